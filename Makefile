@@ -1,0 +1,85 @@
+# `make` lists the targets.
+
+PYTHON ?= python3
+# the environment takes about 7 GB, the downloads the rest
+MIN_FREE_GB ?= 12
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help env check-python check-disk check-onnxruntime install demo test lint typecheck format \
+	test-slow test-gpu clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
+		printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+env: ## Create or update .venv: about 7 GB, several minutes the first time
+	@hash=$$(cat constraints.txt pyproject.toml | sha256sum | cut -d ' ' -f 1); \
+	if [ "$$(cat $(STAMP) 2>/dev/null)" != "$$hash" ]; then \
+		$(MAKE) --no-print-directory install && printf '%s\n' "$$hash" > $(STAMP); \
+	fi
+	@$(MAKE) --no-print-directory check-onnxruntime
+
+check-python:
+	@command -v $(PYTHON) > /dev/null || { \
+		echo "error: $(PYTHON) is not on the PATH; install Python 3.11 or newer, or name one: make env PYTHON=python3.12" >&2; \
+		exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1); need 3.11 or newer: make env PYTHON=python3.12" >&2; \
+		exit 1; }
+
+check-disk:
+	@free=$$(df -Pk . | awk 'NR == 2 {print int($$4 / 1048576)}'); \
+	if [ "$$free" -lt $(MIN_FREE_GB) ]; then \
+		echo "error: $$free GB free in $(CURDIR), need $(MIN_FREE_GB) GB; free some space, then run make env again" >&2; \
+		exit 1; \
+	fi
+
+# both packages install the same module, and the one that came last wins
+check-onnxruntime:
+	@if ls -d $(VENV)/lib/python*/site-packages/onnxruntime-*.dist-info > /dev/null 2>&1 \
+		&& ls -d $(VENV)/lib/python*/site-packages/onnxruntime_gpu-*.dist-info > /dev/null 2>&1; then \
+		echo "error: onnxruntime and onnxruntime-gpu are both in $(VENV) and overwrite each other;" \
+			"run $(BIN)/pip uninstall -y onnxruntime onnxruntime-gpu && rm $(STAMP), then make env" >&2; \
+		exit 1; \
+	fi
+
+install: check-python check-disk
+	@echo "Installing into $(VENV); a new one takes about 7 GB and several minutes"
+	@rm -f $(STAMP)
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[rtx,viz,dev]'
+	@echo "$(VENV) is ready"
+
+demo: env ## Run the demo; WEIGHTS=checkpoint and IMAGES=folder to use your own
+	@$(BIN)/python -m demo.run $(if $(WEIGHTS),--weights "$$WEIGHTS") $(if $(IMAGES),--images "$$IMAGES")
+
+test: env lint typecheck ## Lint, check types, then run the tests
+	@$(BIN)/pytest
+
+lint: env ## Check style, formatting and the directions of imports
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/lint-imports --no-logo
+
+typecheck: env ## Check types with mypy
+	@$(BIN)/mypy
+
+format: env ## Format the code and apply ruff's safe fixes
+	@$(BIN)/ruff check --fix --quiet || true
+	@$(BIN)/ruff format
+
+test-slow: env ## Run the tests, the slow ones too
+	@$(BIN)/pytest --run-slow
+
+test-gpu: env ## Run only the tests that need a GPU or TensorRT
+	@$(BIN)/pytest -m "gpu or tensorrt"
+
+clean: ## Remove builds and caches; .venv and exported files stay
+	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@find condinst_deploy export engines tests demo benchmarks -name __pycache__ -type d -prune \
+		-exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,51 @@
+"""Overlay pictures: masks, boxes and labels drawn on a photograph."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from condinst_deploy.masks import Masks
+
+PALETTE = (
+    (230, 57, 70), (42, 157, 143), (255, 183, 3), (69, 123, 214), (155, 93, 229),
+    (0, 187, 249), (251, 133, 0), (112, 193, 60), (241, 91, 181), (140, 110, 84),
+)  # fmt: skip
+"""RGB colours, used in turn."""
+
+OPACITY = 0.5
+
+
+def overlay(
+    image: npt.NDArray[np.uint8],
+    boxes: npt.NDArray[np.float32],
+    captions: Sequence[str],
+    masks: Masks,
+) -> Image.Image:
+    """Draw instances on a copy of the picture, the first one (the best) on top.
+
+    Args:
+        image: `(H, W, 3)` uint8 RGB, of the masks' size.
+        boxes: `(n, 4)` xyxy pixels.
+        captions: n texts.
+        masks: n masks.
+    """
+    pixels = image.copy()
+    for i in reversed(range(len(masks))):
+        (y, x), crop = masks.offsets[i].tolist(), masks.crops[i]
+        window = pixels[y : y + crop.shape[0], x : x + crop.shape[1]]
+        colour = np.array(PALETTE[i % len(PALETTE)], dtype=np.float32)
+        window[crop] = (window[crop] * (1 - OPACITY) + colour * OPACITY).astype(np.uint8)
+    picture = Image.fromarray(pixels)
+    draw = ImageDraw.Draw(picture)
+    text_size = max(10, min(image.shape[:2]) // 40)
+    font = ImageFont.load_default(text_size)
+    for i in reversed(range(len(masks))):
+        x1, y1, x2, y2 = boxes[i].tolist()
+        colour_of_box = PALETTE[i % len(PALETTE)]
+        draw.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colour_of_box, width=max(1, text_size // 8))
+        corner = (x1, max(0.0, y1 - text_size - 2))
+        draw.rectangle(draw.textbbox(corner, captions[i], font=font), fill=colour_of_box)
+        draw.text(corner, captions[i], fill=(255, 255, 255), font=font)
+    return picture

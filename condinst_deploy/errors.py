@@ -1,0 +1,45 @@
+"""The one error tree of the toolkit.
+
+Every error that a user can cause derives from `CondInstError`; its message says what came, what was
+expected and what to do. Command lines print it as one line, without a traceback.
+"""
+
+
+class CondInstError(Exception):
+    """Base class of every error that this toolkit raises on purpose."""
+
+
+class ConfigError(CondInstError):
+    """A setting, an option or an argument that cannot be used."""
+
+
+class CheckpointError(CondInstError):
+    """A checkpoint that cannot be read, is not safe to read, or does not fit the model."""
+
+
+class ArtifactError(CondInstError):
+    """An exported file or an engine that cannot be used, or whose manifest is missing or wrong."""
+
+
+class ImageError(CondInstError):
+    """A picture that cannot be read or has a form that is not supported."""
+
+
+class BackendError(CondInstError):
+    """A device, an execution provider or a library that was asked for and is not there."""
+
+
+class OutputError(CondInstError):
+    """A result that cannot be written where it was asked to go."""
+
+
+class ExportError(CondInstError):
+    """A model that could not be turned into a graph."""
+
+
+class VerificationError(CondInstError):
+    """An exported file whose outputs differ from the PyTorch model's by more than the tolerance."""
+
+
+class EngineError(CondInstError):
+    """A graph that the engine builder refuses, or an engine that cannot be built or loaded."""

@@ -1,0 +1,1 @@
+"""How much two backends, or a backend and a data set, agree."""

@@ -1,0 +1,1 @@
+"""The trainable PyTorch reference model: one module per stage of the network."""

@@ -1,0 +1,174 @@
+"""Checkpoints: mmdetection's as published, and the toolkit's own format."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from condinst_deploy.atomic import atomic_path
+from condinst_deploy.coco_classes import COCO_CLASSES
+from condinst_deploy.contract import ModelManifest, contiguous_ids, default_class_names
+from condinst_deploy.errors import ArtifactError, CheckpointError, ConfigError
+from condinst_deploy.model.condinst import CondInst
+from condinst_deploy.model.config import BLOCKS, CondInstConfig
+from condinst_deploy.model.key_tables import MMDET, KeyTable, renamed
+from condinst_deploy.model.safe_load import load_checkpoint_file
+
+OWN_FORMAT = "condinst-deploy"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode, and what its file says of it."""
+
+    model: CondInst
+    manifest: ModelManifest
+    note: str  # one sentence: which family and architecture were recognised
+
+
+def load_model(path: str | Path) -> LoadedModel:
+    """Load a checkpoint; its family and its architecture are told by its keys and shapes.
+
+    Raises:
+        CheckpointError: it cannot be read safely, or it does not fit the model; keys that are unmapped,
+            missing or of another shape are listed together.
+    """
+    path = Path(path)
+    content = load_checkpoint_file(path)
+    if content.get("format") == OWN_FORMAT:
+        return _load_own(path, content)
+    state = content.get("state_dict", content)
+    if not isinstance(state, Mapping) or "bbox_head.controller.weight" not in state:
+        raise CheckpointError(
+            f"{path} has none of the keys of a CondInst model (its first keys: {_first_keys(content)});"
+            " expected mmdetection's CondInst or a checkpoint saved by this toolkit"
+        )
+    config = _config_from_shapes(path, {k: tuple(v.shape) for k, v in state.items() if isinstance(v, Tensor)})
+    model = CondInst(config)
+    _load_weights(path, model, state, MMDET)
+    names, ids = _mmdet_classes(content, config.num_classes)
+    manifest = ModelManifest(
+        class_names=names,
+        category_ids=ids,
+        preprocessing=config.preprocessing,
+        selection=config.selection,
+        source=path.name,
+        source_sha256=sha256_of(path),
+    )
+    note = f"mmdetection CondInst, ResNet-{config.depth}, {config.num_classes} classes"
+    return LoadedModel(model.eval(), manifest, note)
+
+
+def save_model(path: str | Path, model: CondInst, manifest: ModelManifest) -> None:
+    """Save weights, architecture and manifest in the toolkit's own format, atomically.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    content = {
+        "format": OWN_FORMAT,
+        "config": model.config.to_dict(),
+        "manifest": manifest.to_json(),
+        "state_dict": model.state_dict(),
+    }
+    with atomic_path(Path(path)) as temporary, temporary.open("wb") as stream:
+        torch.save(content, stream)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _load_own(path: Path, content: dict[str, Any]) -> LoadedModel:
+    try:
+        config = CondInstConfig.from_dict(content["config"])
+        manifest = ModelManifest.from_json(content["manifest"])
+        state = content["state_dict"]
+    except (KeyError, TypeError, AttributeError, ConfigError, ArtifactError) as e:
+        raise CheckpointError(f"{path} is a {OWN_FORMAT} checkpoint with unusable settings: {e}") from e
+    if len(manifest.class_names) != config.num_classes:
+        raise CheckpointError(f"{path} names {len(manifest.class_names)} classes for a model of {config.num_classes}")
+    model = CondInst(config)
+    own: KeyTable = ((r"(.+)", r"\1"),)
+    _load_weights(path, model, state, own)
+    note = f"condinst-deploy checkpoint, ResNet-{config.depth}, {config.num_classes} classes"
+    return LoadedModel(model.eval(), manifest, note)
+
+
+def _load_weights(path: Path, model: CondInst, state: Mapping[str, Any], table: KeyTable) -> None:
+    """Copy `state` into the model; one error lists everything that does not fit."""
+    expected = model.state_dict()
+    mapped, unmapped = renamed([str(k) for k in state], table)
+    tensors = {ours: state[theirs] for theirs, ours in mapped.items()}
+    theirs_of = {ours: theirs for theirs, ours in mapped.items()}
+    problems = [f"unmapped: {key}" for key in unmapped]
+    for key in (k for k in tensors if k not in expected):
+        problems.append(f"unmapped: {theirs_of[key]} (it would be {key})")
+    for key, want in expected.items():
+        have = tensors.get(key)
+        if have is None:
+            if not key.endswith("num_batches_tracked"):  # counts training steps; older files lack it
+                problems.append(f"missing: {key}")
+        elif not isinstance(have, Tensor) or have.shape != want.shape:
+            shape = tuple(have.shape) if isinstance(have, Tensor) else type(have).__name__
+            problems.append(f"mis-shaped: {theirs_of[key]} is {shape}, expected {tuple(want.shape)}")
+        elif not torch.isfinite(have).all():
+            problems.append(f"not finite: {theirs_of[key]} holds NaN or infinity")
+    if problems:
+        raise CheckpointError(f"{path} does not fit the model, {len(problems)} problems:\n  " + "\n  ".join(problems))
+    model.load_state_dict(tensors, strict=False)
+
+
+def _config_from_shapes(path: Path, shapes: dict[str, tuple[int, ...]]) -> CondInstConfig:
+    """Read an mmdetection model's architecture off its tensors."""
+    blocks = tuple(
+        len({m[1] for m in (re.match(rf"backbone\.layer{layer}\.(\d+)\.", key) for key in shapes) if m})
+        for layer in (1, 2, 3, 4)
+    )
+    bottleneck = "backbone.layer1.0.conv3.weight" in shapes
+    depths = [d for d, b in BLOCKS.items() if b == blocks and (d >= 50) == bottleneck]
+    if not depths:
+        raise CheckpointError(
+            f"{path} has a backbone of {blocks} {'bottleneck' if bottleneck else 'basic'} blocks;"
+            f" expected a ResNet of depth {sorted(BLOCKS)}"
+        )
+    try:
+        branch = "mask_head.mask_feature_head."
+        config = CondInstConfig(
+            num_classes=shapes["bbox_head.conv_cls.weight"][0],
+            depth=depths[0],
+            base_width=shapes["backbone.conv1.weight"][0],
+            fpn_channels=shapes["neck.lateral_convs.0.conv.weight"][0],
+            tower_convs=sum(re.fullmatch(r"bbox_head\.cls_convs\.\d+\.conv\.weight", k) is not None for k in shapes),
+            mask_branch_channels=shapes[f"{branch}conv_pred.weight"][1],
+            mask_branch_convs=sum(k.startswith(f"{branch}conv_branch.") and k.endswith("conv.weight") for k in shapes),
+            mask_channels=shapes[f"{branch}conv_pred.weight"][0],
+        )
+    except (KeyError, IndexError, ConfigError) as e:
+        raise CheckpointError(f"{path} is not a complete CondInst model of mmdetection: {e}") from e
+    return config
+
+
+def _mmdet_classes(content: dict[str, Any], num_classes: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Class names from `meta`, where mmdetection 3 (`dataset_meta`) and 2 (`CLASSES`) put them."""
+    meta = content.get("meta")
+    meta = meta if isinstance(meta, dict) else {}
+    dataset = meta.get("dataset_meta")
+    named = (dataset.get("classes") or dataset.get("CLASSES")) if isinstance(dataset, dict) else meta.get("CLASSES")
+    names = tuple(str(n) for n in named) if isinstance(named, list | tuple) else ()
+    if len(names) != num_classes:
+        names = tuple(COCO_CLASSES.values()) if num_classes == len(COCO_CLASSES) else default_class_names(num_classes)
+    if names == tuple(COCO_CLASSES.values()):
+        return names, tuple(COCO_CLASSES)
+    return names, contiguous_ids(names)
+
+
+def _first_keys(content: Mapping[Any, Any]) -> str:
+    return ", ".join(str(key) for key in list(content)[:3]) or "none"

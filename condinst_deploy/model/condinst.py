@@ -1,0 +1,124 @@
+"""The CondInst network: reference model for training, and the truth for every parity test."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from condinst_deploy.contract import Preprocessing
+from condinst_deploy.model.backbone import Backbone
+from condinst_deploy.model.candidates import Candidates, candidates_from_levels
+from condinst_deploy.model.config import CondInstConfig
+from condinst_deploy.model.fpn import FPN
+from condinst_deploy.model.head import Head, LevelOutputs
+from condinst_deploy.model.mask_branch import MaskBranch
+from condinst_deploy.model.mask_head import dynamic_mask_head
+from condinst_deploy.model.select import select_instances
+
+
+class Features(NamedTuple):
+    """What the convolutional part of the network gives."""
+
+    levels: list[LevelOutputs]  # P3..P7
+    mask_feats: Tensor  # (B, mask_channels, H/8, W/8)
+
+
+class Instances(NamedTuple):
+    """The network's outputs, as every backend gives them (see `condinst_deploy.contract.OUTPUTS`)."""
+
+    num_detections: Tensor  # (B,) int32
+    boxes: Tensor  # (B, K, 4) float32 xyxy, network pixels
+    scores: Tensor  # (B, K) float32
+    labels: Tensor  # (B, K) int32
+    mask_logits: Tensor  # (B, K, H/8, W/8)
+
+
+class Normalize(nn.Module):
+    """uint8 pixels to the backbone's input; the padding becomes zero *after* normalising."""
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocessing.std).reshape(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor, image_sizes: Tensor) -> Tensor:
+        """`(B, 3, H, W)` uint8 RGB and `(B, 2)` sizes before padding -> `(B, 3, H, W)` float32."""
+        height, width = images.shape[-2:]
+        inside_y = torch.arange(height, device=images.device) < image_sizes[:, :1]  # (B, H)
+        inside_x = torch.arange(width, device=images.device) < image_sizes[:, 1:]  # (B, W)
+        inside = inside_y[:, None, :, None] & inside_x[:, None, None, :]
+        normalized = (images.to(self.mean.dtype) - self.mean) / self.std
+        return torch.where(inside, normalized, torch.zeros_like(normalized))
+
+
+class CondInst(nn.Module):
+    """CondInst (arXiv 2003.05664) with a ResNet and FPN."""
+
+    def __init__(self, config: CondInstConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or CondInstConfig()
+        self.normalize = Normalize(self.config.preprocessing)
+        self.backbone = Backbone(self.config)
+        self.fpn = FPN(self.config)
+        self.head = Head(self.config)
+        self.mask_branch = MaskBranch(self.config)
+        self._initialize()
+
+    def features(self, normalized: Tensor) -> Features:
+        """Run the convolutional part: `(B, 3, H, W)` normalised, H and W multiples of 32."""
+        pyramid = self.fpn(self.backbone(normalized))
+        return Features(self.head(pyramid), self.mask_branch(pyramid))
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, image_sizes: Tensor) -> Instances:
+        """Detect instances.
+
+        Args:
+            images: `(B, 3, H, W)` uint8 RGB, resized and padded at the bottom and right to multiples of 32.
+            image_sizes: `(B, 2)` height and width before padding.
+        """
+        levels, mask_feats = self.features(self.normalize(images, image_sizes))
+        pictures = [
+            self._slots(candidates_from_levels(levels, i, (int(size[0]), int(size[1])), self.config.selection))
+            for i, size in enumerate(image_sizes.tolist())
+        ]
+        count = torch.stack([n for n, _ in pictures])
+        kept = Candidates(*(torch.stack(field) for field in zip(*(c for _, c in pictures), strict=True)))
+        logits = dynamic_mask_head(mask_feats, kept.params, kept.points, kept.soi, self.config.dynamic_channels)
+        return Instances(count.to(torch.int32), kept.boxes, kept.scores, kept.labels.to(torch.int32), logits)
+
+    def _slots(self, candidates: Candidates) -> tuple[Tensor, Candidates]:
+        """Survivors of NMS in K slots, zeros behind them, and how many there are."""
+        selection = self.config.selection
+        indices, count = select_instances(
+            candidates.boxes[None],
+            candidates.scores[None],
+            candidates.labels[None],
+            selection.nms_iou,
+            selection.max_detections,
+        )
+        kept = indices[0, : int(count[0])]
+        slots = Candidates(*(_padded(field[kept], selection.max_detections) for field in candidates))
+        # an empty slot's relative coordinates must stay finite
+        return count[0], slots._replace(soi=slots.soi.clamp(min=1))
+
+    def _initialize(self) -> None:
+        """Initial weights of mmdetection's CondInst: normal(0.01) heads, prior probability 0.01."""
+        for module in (*self.head.modules(), *self.mask_branch.modules()):
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.constant_(_bias(self.head.cls_logits), -math.log((1 - 0.01) / 0.01))
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias
+
+
+def _padded(x: Tensor, slots: int) -> Tensor:
+    return torch.cat((x, x.new_zeros((slots - x.shape[0], *x.shape[1:]))))

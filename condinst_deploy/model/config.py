@@ -1,0 +1,93 @@
+"""The frozen description of a CondInst network."""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from condinst_deploy.contract import Preprocessing, Selection
+from condinst_deploy.errors import ConfigError
+
+STRIDES = (8, 16, 32, 64, 128)
+"""Strides of P3..P7, in network pixels."""
+
+MASK_STRIDE = 8
+"""Stride of the mask features and of the mask logits, in network pixels."""
+
+SIZES_OF_INTEREST = tuple(8 * stride for stride in STRIDES)
+"""Scale that divides the relative coordinates of an instance found on P3..P7 (64 .. 1024)."""
+
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+"""Residual blocks of layer1..4 by ResNet depth; basic blocks up to 34, bottlenecks from 50."""
+
+NORM_GROUPS = 32
+"""Groups of the towers' GroupNorm."""
+
+
+@dataclass(frozen=True)
+class CondInstConfig:
+    """Architecture and inference rules of one CondInst model.
+
+    The defaults are mmdetection's `condinst_r50_fpn_ms-poly-90k_coco_instance`.
+    """
+
+    num_classes: int = 80
+    depth: int = 50
+    base_width: int = 64  # channels of the stem; ResNet's own is 64
+    fpn_channels: int = 256
+    tower_convs: int = 4
+    mask_branch_channels: int = 128
+    mask_branch_convs: int = 4
+    mask_channels: int = 8  # channels of the mask features
+    dynamic_channels: int = 8  # hidden channels of the dynamic mask head
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    selection: Selection = field(default_factory=Selection)
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ConfigError: a field has a value that no network can be built from.
+        """
+        if self.depth not in BLOCKS:
+            raise ConfigError(f"ResNet depth is {self.depth}; expected one of {sorted(BLOCKS)}")
+        for name in ("num_classes", "base_width", "tower_convs", "mask_branch_channels",
+                     "mask_branch_convs", "mask_channels", "dynamic_channels"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if self.fpn_channels < 1 or self.fpn_channels % NORM_GROUPS:
+            raise ConfigError(
+                f"fpn_channels is {self.fpn_channels}; the towers' GroupNorm needs a multiple of {NORM_GROUPS}"
+            )
+
+    @property
+    def backbone_channels(self) -> tuple[int, int, int]:
+        """Channels of C3, C4 and C5."""
+        expansion = 4 if self.depth >= 50 else 1
+        c3, c4, c5 = (self.base_width * expansion * 2**i for i in (1, 2, 3))
+        return c3, c4, c5
+
+    @property
+    def num_params(self) -> int:
+        """Parameters that the controller predicts per instance (169 for the published models)."""
+        hidden, inputs = self.dynamic_channels, self.mask_channels + 2
+        return hidden * inputs + hidden * hidden + hidden + hidden + hidden + 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, lists and numbers, for a checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "CondInstConfig":
+        """Rebuild what `to_dict` wrote.
+
+        Raises:
+            ConfigError: a field is unknown or has a value that cannot be used.
+        """
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
+        if unknown:
+            raise ConfigError(f"unknown model settings: {', '.join(unknown)}")
+        rest = {k: v for k, v in values.items() if k not in ("preprocessing", "selection")}
+        return cls(
+            **rest,
+            preprocessing=Preprocessing.from_dict(values.get("preprocessing", {})),
+            selection=Selection.from_dict(values.get("selection", {})),
+        )

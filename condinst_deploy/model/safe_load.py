@@ -1,0 +1,84 @@
+"""Reading checkpoint files without ever running what is in them."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from condinst_deploy.errors import CheckpointError
+
+
+class Inert:
+    """Takes the place of an object that a checkpoint carries beside its tensors, and does nothing.
+
+    Published files hold training logs (`mmengine.logging.history_buffer.HistoryBuffer`) and numpy
+    scalars. None of it is needed, so none of it is built: whatever is asked of a stand-in, arguments
+    and state are dropped.
+    """
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> "Inert":
+        """Drop the arguments."""
+        return super().__new__(cls)
+
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
+        """Drop the arguments."""
+
+    def __setstate__(self, _state: Any) -> None:
+        """Drop the state."""
+
+
+INERT_NAMES = (
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    # a HistoryBuffer pickles its own methods through getattr: the stand-in looks nothing up
+    "builtins.getattr",
+    "numpy.core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy.ndarray",
+    "numpy.dtype",
+    "mmengine.config.config.ConfigDict",
+)
+"""Globals of published checkpoints that are replaced by stand-ins; any other one is refused."""
+
+
+def load_checkpoint_file(path: Path) -> dict[str, Any]:
+    """Read the dictionary in a `.pth` file with `weights_only`, on the CPU.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, not a checkpoint, or holds objects that would
+            have to be run to be read.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}: give the path of a .pth file")
+    # one class a name: the unpickler tells stand-ins apart by identity
+    stand_ins = [(type(f"Inert_{i}", (Inert,), {}), name) for i, name in enumerate(INERT_NAMES)]
+    try:
+        with torch.serialization.safe_globals(stand_ins):  # type: ignore[arg-type]
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as e:
+        raise CheckpointError(_refusal(path, str(e))) from e
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, OSError, MemoryError) as e:
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise CheckpointError(
+            f"{path} cannot be read as a PyTorch checkpoint ({reason});"
+            " it may be truncated or of another format: fetch it again"
+        ) from e
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a dictionary with weights")
+    return content
+
+
+def _refusal(path: Path, message: str) -> str:
+    marker = "Unsupported global: GLOBAL "
+    if marker in message:
+        name = message.split(marker, 1)[1].split()[0]
+        return (
+            f"{path} asks for the Python object {name} to be loaded, which could run code; refused."
+            " Save the weights alone (torch.save of the state_dict) where you trust the file"
+        )
+    return (
+        f"{path} is not a checkpoint that can be read safely ({message.splitlines()[0]});"
+        " it may be truncated or of another format: fetch it again, or save the state_dict alone"
+    )

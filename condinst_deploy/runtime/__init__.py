@@ -1,0 +1,1 @@
+"""From pictures to detections: preprocessing, backends with the same four verbs, postprocessing."""

@@ -1,0 +1,73 @@
+"""What every backend is: the same four verbs, load, preprocess, forward, postprocess."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from condinst_deploy.contract import (
+    ImageGeometry,
+    InstanceDetections,
+    ModelManifest,
+    NetworkInputs,
+    NetworkOutputs,
+)
+from condinst_deploy.runtime.images import RGBArray
+from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
+from condinst_deploy.runtime.preprocess import network_inputs
+
+
+class Backend(ABC):
+    """One loaded model on one device. Close it, or use it in a `with` block."""
+
+    name: str
+    device: str
+    manifest: ModelManifest
+
+    @classmethod
+    @abstractmethod
+    def load(cls, path: Path, device: str = "auto") -> Self:
+        """Load a model file.
+
+        Args:
+            path: a file of the backend's kind.
+            device: "auto", "cpu", "cuda" or "cuda:N"; "auto" takes a GPU that works, else the CPU.
+
+        Raises:
+            ArtifactError: the file or its manifest cannot be used.
+            BackendError: the device or a library is not there.
+        """
+
+    def geometry(self, image: RGBArray) -> ImageGeometry:
+        """Sizes of a picture on its way through this model."""
+        static = self.manifest.static_shape
+        canvas = static[1:] if static else None
+        return ImageGeometry.of((image.shape[0], image.shape[1]), self.manifest.preprocessing, canvas)
+
+    def preprocess(self, images: Sequence[RGBArray]) -> tuple[NetworkInputs, list[ImageGeometry]]:
+        """RGB pictures -> one batch, padded to the largest, as the references pad a batch."""
+        geometries = [self.geometry(image) for image in images]
+        static = self.manifest.static_shape
+        return network_inputs(images, geometries, static[0] if static else None), geometries
+
+    @abstractmethod
+    def forward(self, inputs: NetworkInputs) -> NetworkOutputs:
+        """Run the network on one batch."""
+
+    def postprocess(
+        self, outputs: NetworkOutputs, geometries: Sequence[ImageGeometry], result_filter: ResultFilter | None = None
+    ) -> list[InstanceDetections]:
+        """Network outputs -> detections in original pixels, one a geometry."""
+        return detections_from_outputs(outputs, geometries, self.manifest, result_filter or ResultFilter())
+
+    def close(self) -> None:  # noqa: B027  (a backend without resources of its own has nothing to release)
+        """Release what the backend holds; it cannot be used afterwards."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,104 @@
+"""Backend `onnxruntime`: an exported file, on a CPU or through the CUDA provider."""
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Self
+
+from condinst_deploy.contract import INPUTS, MANIFEST_KEY, OUTPUTS, ModelManifest, NetworkInputs, NetworkOutputs
+from condinst_deploy.errors import ArtifactError, BackendError
+from condinst_deploy.runtime.backend import Backend
+from condinst_deploy.runtime.torch_backend import torch_device
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class OnnxRuntimeBackend(Backend):
+    """Runs an exported ONNX file; the provider asked for is the one that runs, or loading fails."""
+
+    name = "onnxruntime"
+
+    def __init__(self, session: Any, manifest: ModelManifest, device: str) -> None:
+        self._session = session
+        self.manifest = manifest
+        self.device = device
+
+    @classmethod
+    def load(cls, path: Path, device: str = "auto") -> Self:
+        """Load an exported file and check that it is one of ours."""
+        if not path.is_file():
+            raise ArtifactError(f"no model at {path}: write one with condinst-export --weights model.pth")
+        return cls.from_bytes(path.read_bytes(), str(path), device)
+
+    @classmethod
+    def from_bytes(cls, content: bytes, name: str, device: str = "auto") -> Self:
+        """Load a serialised file; `name` is what messages call it."""
+        chosen = torch_device(device)
+        session = _session(content, name, chosen.type, chosen.index or 0)
+        manifest = _manifest(session, name)
+        return cls(session, manifest, str(chosen))
+
+    def forward(self, inputs: NetworkInputs) -> NetworkOutputs:
+        """Run the network on one batch."""
+        if self._session is None:
+            raise BackendError("this model was closed; load it again")
+        feed = dict(zip(INPUTS, inputs, strict=True))
+        return NetworkOutputs(*self._session.run(list(OUTPUTS), feed))
+
+    def close(self) -> None:
+        """Release the session and its memory."""
+        self._session = None
+
+
+def _session(content: bytes, name: str, kind: str, index: int) -> Any:
+    _refuse_two_runtimes()
+    try:
+        import onnxruntime
+    except ImportError as e:
+        raise BackendError("ONNX Runtime is not installed: pip install onnxruntime-gpu (it serves CPUs too)") from e
+    if kind == "cuda":
+        onnxruntime.preload_dlls()  # finds the CUDA libraries that PyTorch brought
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; a provider's fall-back is checked below
+    wanted = PROVIDERS[kind]
+    provider: Any = (wanted, {"device_id": index}) if kind == "cuda" else wanted
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=[provider])
+    except Exception as e:  # the module's exceptions have no common base below Exception
+        raise ArtifactError(
+            f"{name} cannot be loaded by ONNX Runtime ({str(e).splitlines()[0][:200]});"
+            " it may be truncated or not an ONNX file: export the model again"
+        ) from e
+    if wanted not in session.get_providers():
+        raise BackendError(
+            f"{wanted} was asked for, but ONNX Runtime runs {name} on {', '.join(session.get_providers())};"
+            " install onnxruntime-gpu and its CUDA libraries, or use device='cpu'"
+        )
+    return session
+
+
+def _manifest(session: Any, name: str) -> ModelManifest:
+    entry = session.get_modelmeta().custom_metadata_map.get(MANIFEST_KEY)
+    if entry is None:
+        raise ArtifactError(
+            f"{name} is an ONNX file without this toolkit's manifest; write it with condinst-export,"
+            " which records class names, preprocessing and thresholds"
+        )
+    found = (tuple(i.name for i in session.get_inputs()), tuple(o.name for o in session.get_outputs()))
+    if found != (INPUTS, OUTPUTS):
+        raise ArtifactError(f"{name} has inputs and outputs {found}; expected {(INPUTS, OUTPUTS)}: export it again")
+    try:
+        return ModelManifest.from_json(entry)
+    except ArtifactError as e:
+        raise ArtifactError(f"{name}: {e}") from e
+
+
+def _refuse_two_runtimes() -> None:
+    """`onnxruntime` and `onnxruntime-gpu` share a folder: with both, which one runs is an accident."""
+    try:
+        versions = [f"{name} {version(name)}" for name in ("onnxruntime", "onnxruntime-gpu")]
+    except PackageNotFoundError:
+        return
+    raise BackendError(
+        f"both {versions[0]} and {versions[1]} are installed and overwrite each other's files;"
+        " pip uninstall both, then pip install onnxruntime-gpu"
+    )

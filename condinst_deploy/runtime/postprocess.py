@@ -1,0 +1,162 @@
+"""The network's outputs -> detections with exact, compact masks at the picture's original size.
+
+The references compute masks densely: logits, aligned bilinear x2, sigmoid, aligned bilinear x4, crop to
+the resized picture, bilinear to the original size, > 0.5. After the sigmoid every step up to the
+threshold is linear and separable, so all of it is one small matrix for the rows and one for the columns;
+and interpolated values never exceed their inputs, so outside the reach of the values above 0.5 the mask
+is empty. Work and memory follow each mask's extent.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest, NetworkOutputs
+from condinst_deploy.masks import BoolArray, Masks, trimmed_crop
+
+Float32 = npt.NDArray[np.float32]
+
+UPSAMPLED_STRIDE = 4
+"""Stride of the probabilities, in network pixels: the logits' 8 after the aligned bilinear x2."""
+
+REACH = 2
+"""How many probabilities beyond one above 0.5 take part in a pixel that it takes part in."""
+
+
+@dataclass(frozen=True)
+class ResultFilter:
+    """What a user wants of the detections; None: all."""
+
+    score_threshold: float | None = None  # keep scores strictly above
+    labels: frozenset[int] | None = None
+    max_detections: int | None = None
+
+    def kept(self, scores: npt.NDArray[Any], labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """Indices of the detections to keep, `scores` and `labels` being sorted by score."""
+        keep = np.ones(len(scores), dtype=np.bool_)
+        if self.score_threshold is not None:
+            keep &= scores > self.score_threshold
+        if self.labels is not None:
+            keep &= np.isin(labels, sorted(self.labels))
+        return np.flatnonzero(keep)[: self.max_detections]
+
+
+def detections_from_outputs(
+    outputs: NetworkOutputs,
+    geometries: Sequence[ImageGeometry],
+    manifest: ModelManifest,
+    result_filter: ResultFilter,
+) -> list[InstanceDetections]:
+    """Detections of each picture of a batch, in original pixels; blank pictures at the end are ignored."""
+    results = []
+    for i, geometry in enumerate(geometries):
+        n = int(outputs.num_detections[i])
+        kept = result_filter.kept(outputs.scores[i, :n], outputs.labels[i, :n])
+        results.append(
+            InstanceDetections(
+                boxes=geometry.to_original(outputs.boxes[i, kept]),
+                scores=outputs.scores[i, kept].astype(np.float32),
+                labels=outputs.labels[i, kept].astype(np.int64),
+                masks=masks_from_logits(outputs.mask_logits[i], kept, geometry),
+                class_names=manifest.class_names,
+                category_ids=manifest.category_ids,
+            )
+        )
+    return results
+
+
+def masks_from_logits(logits: npt.NDArray[Any], kept: npt.NDArray[np.int64], geometry: ImageGeometry) -> Masks:
+    """Binary masks of the slots `kept`.
+
+    Args:
+        logits: `(K, h, w)` at stride 8 of the (batch's) padded size.
+        kept: `(n,)` slots.
+        geometry: sizes of the picture.
+    """
+    height, width = (2 * side for side in logits.shape[1:])
+    rows = composed_resampling(height, geometry.resized[0], geometry.original[0])
+    columns = composed_resampling(width, geometry.resized[1], geometry.original[1])
+    masks = [_mask(logits[slot], rows, columns) for slot in kept]
+    offsets = np.array([offset for offset, _ in masks], dtype=np.int64).reshape(-1, 2)
+    return Masks(geometry.original, offsets, tuple(crop for _, crop in masks))
+
+
+class Resampling(NamedTuple):
+    """One axis' way from probabilities at stride 4 to pixels of the original."""
+
+    matrix: Float32  # (original, n): pixels = matrix @ probabilities
+    first: npt.NDArray[np.int64]  # (original,) first probability that takes part in a pixel, rising
+    last: npt.NDArray[np.int64]  # (original,) last one, rising
+
+
+@lru_cache(maxsize=64)
+def composed_resampling(n: int, resized: int, original: int) -> Resampling:
+    """Aligned bilinear x4 of `n` values, crop to `resized`, bilinear to `original`, as one matrix."""
+    # output o of the second step samples the resized picture at (o + 0.5) * resized / original - 0.5
+    at = np.maximum((np.arange(original) + 0.5) * (resized / original) - 0.5, 0)
+    low = np.minimum(np.floor(at).astype(np.int64), resized - 1)
+    high = np.minimum(low + 1, resized - 1)
+    share = at - low
+    matrix = np.zeros((original, n))
+    taps = []
+    for pixel, weight in ((low, 1 - share), (high, share)):
+        # pixel i of the resized picture samples the probabilities at max((i - 2) / 4, 0)
+        source = np.maximum((pixel - UPSAMPLED_STRIDE // 2) / UPSAMPLED_STRIDE, 0)
+        left = np.floor(source).astype(np.int64)
+        right = np.minimum(left + 1, n - 1)
+        np.add.at(matrix, (np.arange(original), left), weight * (1 - (source - left)))
+        np.add.at(matrix, (np.arange(original), right), weight * (source - left))
+        taps += [left, right]
+    return Resampling(matrix.astype(np.float32), taps[0], taps[3])
+
+
+def _mask(logits: npt.NDArray[Any], rows: Resampling, columns: Resampling) -> tuple[tuple[int, int], BoolArray]:
+    """One instance: `((y, x), crop)` at original size."""
+    positive = logits > 0
+    window_y, window_x = (_window(np.asarray(positive.any(axis=axis))) for axis in (1, 0))
+    if window_y is None or window_x is None:
+        return trimmed_crop(np.zeros((0, 0), dtype=np.bool_))
+    out_y, used_y = _spans(window_y, rows)
+    out_x, used_x = _spans(window_x, columns)
+    probabilities = _probabilities(logits, used_y, used_x)
+    values = rows.matrix[out_y, used_y] @ probabilities @ columns.matrix[out_x, used_x].T
+    (y, x), crop = trimmed_crop(values > 0.5)
+    return (y + out_y.start, x + out_x.start) if crop.size else (0, 0), crop
+
+
+def _window(any_positive: npt.NDArray[np.bool_]) -> tuple[int, int] | None:
+    """Range of probabilities that can be above 0.5, given which logits are positive along one axis."""
+    where = np.flatnonzero(any_positive)
+    if len(where) == 0:
+        return None
+    # probability 2k + 1 is logit k; 2k + 2 is halfway between logits k and k + 1
+    return 2 * int(where[0]), min(2 * int(where[-1]) + 3, 2 * len(any_positive))
+
+
+def _spans(window: tuple[int, int], axis: Resampling) -> tuple[slice, slice]:
+    """Pixels in which the window's probabilities take part, and all probabilities that those pixels need."""
+    start = int(np.searchsorted(axis.last, window[0], side="left"))
+    stop = int(np.searchsorted(axis.first, window[1], side="left"))
+    return slice(start, stop), slice(max(window[0] - REACH, 0), min(window[1] + REACH, axis.matrix.shape[1]))
+
+
+def _probabilities(logits: npt.NDArray[Any], used_y: slice, used_x: slice) -> Float32:
+    """Aligned bilinear x2 and sigmoid of a window, given in probabilities' coordinates."""
+    doubled = _doubled(_doubled(logits.astype(np.float32, copy=False), used_y, 0), used_x, 1)
+    # below -80 the sigmoid is 0 in float32, and exp would overflow
+    probabilities: Float32 = 1 / (1 + np.exp(-np.maximum(doubled, np.float32(-80))))
+    return probabilities
+
+
+def _doubled(x: Float32, used: slice, axis: int) -> Float32:
+    """Entries `used` of the aligned bilinear x2 along `axis`: output j samples at `max((j - 1) / 2, 0)`."""
+    at = np.maximum(np.arange(used.start, used.stop) - 1, 0)
+    low = at // 2
+    high = np.minimum(low + at % 2, x.shape[axis] - 1)
+    half = np.float32(0.5)
+    doubled: Float32 = half * x.take(low, axis=axis) + half * x.take(high, axis=axis)
+    return doubled

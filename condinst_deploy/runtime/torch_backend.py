@@ -1,0 +1,57 @@
+"""Backend `torch`: the reference model itself, from a checkpoint."""
+
+from pathlib import Path
+from typing import Self
+
+import torch
+
+from condinst_deploy.contract import NetworkInputs, NetworkOutputs
+from condinst_deploy.errors import BackendError
+from condinst_deploy.model.checkpoints import LoadedModel, load_model
+from condinst_deploy.runtime.backend import Backend
+
+
+class TorchBackend(Backend):
+    """Runs the PyTorch reference model, the truth that other backends are compared with."""
+
+    name = "torch"
+
+    def __init__(self, loaded: LoadedModel, device: torch.device) -> None:
+        self.model = loaded.model.to(device)
+        self.manifest = loaded.manifest
+        self.note = loaded.note
+        self.device = str(device)
+
+    @classmethod
+    def load(cls, path: Path, device: str = "auto") -> Self:
+        """Load a checkpoint (see `load_model`)."""
+        chosen = torch_device(device)
+        return cls(load_model(path), chosen)
+
+    def forward(self, inputs: NetworkInputs) -> NetworkOutputs:
+        """Run the network; the outputs come back to the host."""
+        images = torch.from_numpy(inputs.images).to(self.device)
+        sizes = torch.from_numpy(inputs.image_sizes).to(self.device)
+        return NetworkOutputs(*(t.cpu().numpy() for t in self.model(images, sizes)))
+
+
+def torch_device(device: str) -> torch.device:
+    """The device that a user's word means.
+
+    Raises:
+        BackendError: it is not a device, or not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as e:
+        raise BackendError(f"device {device!r} is unknown; expected auto, cpu, cuda or cuda:N") from e
+    if chosen.type not in ("cpu", "cuda"):
+        raise BackendError(f"device {device!r} is not supported; expected auto, cpu, cuda or cuda:N")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise BackendError(
+            f"device {device!r} was asked for; PyTorch sees {torch.cuda.device_count()} CUDA devices."
+            " Use device='cpu', or check the driver with nvidia-smi"
+        )
+    return chosen

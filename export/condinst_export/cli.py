@@ -1,0 +1,129 @@
+"""`condinst-export`: a checkpoint becomes one verified ONNX file."""
+
+import json
+import re
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from condinst_deploy.cli.command import command_app, terminal
+from condinst_deploy.errors import ConfigError
+
+DEFAULT_FOLDER = Path("export/build")
+"""Where exported files go, below the current directory."""
+
+
+def export(
+    weights: Annotated[
+        Path, typer.Option(help="Checkpoint: mmdetection's CondInst (.pth) or one saved by this toolkit.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help=f"File to write. Default: {DEFAULT_FOLDER}/NAME_OF_THE_WEIGHTS.onnx")
+    ] = None,
+    max_detections: Annotated[
+        int | None,
+        typer.Option(help="Slots for detections of one picture; fixed in the file. Default: the model's, 100."),
+    ] = None,
+    score_threshold: Annotated[
+        float | None, typer.Option(help="Lowest class probability of a candidate, 0 to 1. Default: the model's, 0.05.")
+    ] = None,
+    nms_iou: Annotated[
+        float | None, typer.Option(help="Overlap above which a detection of the same class is dropped. Default: 0.6.")
+    ] = None,
+    static: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BxHxW", help="Fix batch, height and width, for example 1x800x1344. Default: all dynamic."
+        ),
+    ] = None,
+    class_names: Annotated[
+        Path | None, typer.Option(help="Text file with one class name a line, where the checkpoint has none.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
+) -> None:
+    """Turn a CondInst checkpoint into one ONNX file, and prove it equal to the PyTorch model.
+
+    The file runs in ONNX Runtime as it is and is what engines are built from. It is compared with PyTorch
+    on several pictures and sizes before it gets its name; if they disagree, nothing is written.
+    """
+    started = time.perf_counter()
+    shape = _static_shape(static)
+    # imported here, so that --help does not wait for PyTorch
+    import onnx
+
+    from condinst_deploy.atomic import atomic_path
+    from condinst_deploy.contract import contiguous_ids
+    from condinst_deploy.model.checkpoints import load_model
+    from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
+    from condinst_export.verify import CaseResult, verify_onnx
+
+    options = ExportOptions(max_detections, score_threshold, nms_iou, shape)
+    with terminal.status("reading the checkpoint"):
+        loaded = load_model(weights)
+    terminal.print(f"{weights}: {loaded.note}")
+    manifest = with_options(loaded.model, loaded.manifest, options)
+    if class_names is not None:
+        names = _class_names(class_names, len(manifest.class_names))
+        manifest = replace(manifest, class_names=names, category_ids=contiguous_ids(names))
+    path = (out or DEFAULT_FOLDER / f"{weights.stem}.onnx").absolute()
+
+    def show(result: CaseResult) -> None:
+        batch, _, height, width = result.shape
+        terminal.print(f"  {result.name}, {batch}x{height}x{width}: {result.agreement}")
+
+    with atomic_path(path) as temporary:
+        with terminal.status("exporting the graph"):
+            proto = onnx_from_model(loaded.model, manifest)
+        terminal.print("comparing ONNX Runtime with PyTorch:")
+        with terminal.status("comparing"):
+            verification = verify_onnx(proto, loaded.model, manifest, show)
+        onnx.save(proto, str(temporary))
+    if verification.score_threshold != manifest.selection.score_threshold:
+        terminal.print(
+            "  (the model finds nothing in the test pictures at its own threshold;"
+            f" compared at {verification.score_threshold:.3g} on both sides)"
+        )
+    seconds = time.perf_counter() - started
+    terminal.print(f"exported and verified in {seconds:.0f} s, {path.stat().st_size / 1e6:.0f} MB")
+    if as_json:
+        summary: dict[str, Any] = {
+            "path": str(path),
+            "seconds": round(seconds, 1),
+            "manifest": asdict(manifest),
+            "verification": {
+                "score_threshold": verification.score_threshold,
+                "total": verification.total.summary(),
+                "cases": [
+                    {"name": r.name, "shape": list(r.shape), **r.agreement.summary()} for r in verification.results
+                ],
+            },
+        }
+        print(json.dumps(summary, indent=2))
+    else:
+        print(path)
+
+
+def _static_shape(text: str | None) -> tuple[int, int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text)
+    if match is None:
+        raise ConfigError(f"--static is {text!r}; expected BATCHxHEIGHTxWIDTH, for example 1x800x1344")
+    batch, height, width = (int(n) for n in match.groups())
+    return batch, height, width
+
+
+def _class_names(path: Path, count: int) -> tuple[str, ...]:
+    try:
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path} cannot be read as a list of class names ({e})") from e
+    if len(names) != count:
+        raise ConfigError(f"{path} names {len(names)} classes; the model has {count}")
+    return names
+
+
+main = command_app(export)

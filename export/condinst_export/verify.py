@@ -1,0 +1,177 @@
+"""Verification of an exported file: ONNX Runtime against the PyTorch model, detection by detection."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+
+from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest, NetworkInputs
+from condinst_deploy.errors import VerificationError
+from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE, Agreement, agreement, merged
+from condinst_deploy.model.checkpoints import LoadedModel
+from condinst_deploy.model.condinst import CondInst
+from condinst_deploy.runtime.backend import Backend
+from condinst_deploy.runtime.images import RGBArray, rgb_from
+from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from condinst_deploy.runtime.preprocess import network_inputs
+from condinst_deploy.runtime.torch_backend import TorchBackend
+from condinst_export.graph import SCORE_THRESHOLD
+
+WANTED_CANDIDATES = 20
+"""How many (location, class) pairs pass when the threshold has to be lowered for want of detections."""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """Pictures at a size, run as one batch."""
+
+    name: str
+    images: Sequence[RGBArray]
+    geometries: Sequence[ImageGeometry]
+    batch: int | None  # a fixed batch is filled up with blank pictures
+
+    @property
+    def inputs(self) -> NetworkInputs:
+        """The batch, padded to the largest picture."""
+        return network_inputs(self.images, self.geometries, self.batch)
+
+
+@dataclass(frozen=True, eq=False)
+class CaseResult:
+    """How far ONNX Runtime and PyTorch agree on a case, and on its pictures one by one."""
+
+    name: str
+    shape: tuple[int, ...]  # (B, 3, H, W)
+    agreement: Agreement
+
+
+@dataclass(frozen=True, eq=False)
+class Verification:
+    """All cases, and the threshold that they ran at."""
+
+    results: tuple[CaseResult, ...]
+    score_threshold: float
+
+    @property
+    def total(self) -> Agreement:
+        """All cases together."""
+        return merged(result.agreement for result in self.results)
+
+
+def verify_onnx(
+    proto: onnx.ModelProto, model: CondInst, manifest: ModelManifest, on_case: Callable[[CaseResult], None]
+) -> Verification:
+    """Compare the file with the model at several sizes, singly and in a batch of different pictures.
+
+    In a batch every picture must also get what it gets alone at the same padded size. A model that finds
+    nothing in the pictures is compared once more with its threshold lowered, on both sides alike.
+
+    Args:
+        proto: the exported file.
+        model: the PyTorch model that it was exported from.
+        manifest: the file's manifest.
+        on_case: called with each result.
+
+    Raises:
+        VerificationError: the set of detections differs, or a pair differs by more than `ONNX_TOLERANCE`.
+    """
+    cases = list(_cases(manifest))
+    results = [_compare(case, *_backends(proto, model, manifest)) for case in cases]
+    threshold = manifest.selection.score_threshold
+    if not any(result.agreement.reference_count for result in results):
+        threshold = _threshold_for_some(model, cases)
+        lowered = _with_threshold(proto, model, threshold)
+        results = [_compare(case, *_backends(*lowered, manifest)) for case in cases]
+    for result in results:
+        on_case(result)
+    for result in results:
+        if not result.agreement.within(ONNX_TOLERANCE):
+            raise VerificationError(
+                f"ONNX Runtime disagrees with PyTorch on {result.name} {result.shape}: {result.agreement};"
+                f" expected the same set, boxes within {ONNX_TOLERANCE.boxes} px, scores within"
+                f" {ONNX_TOLERANCE.scores}, mask IoU at least {ONNX_TOLERANCE.mask_iou}. No file was written"
+            )
+    return Verification(tuple(results), threshold)
+
+
+def _cases(manifest: ModelManifest) -> Iterator[Case]:
+    """The pictures that come with this package, at sizes for a dynamic or for the fixed shape."""
+    folder = Path(str(files("condinst_export") / "pictures"))
+    coffee, astronaut = (rgb_from(folder / f"{name}.jpg") for name in ("coffee", "astronaut"))
+    static = manifest.static_shape
+    if static is not None:
+        images = [coffee, astronaut][: static[0]]
+        yield Case("at the fixed shape", images, [_geometry(i, manifest, None, static[1:]) for i in images], static[0])
+        return
+    portrait = np.ascontiguousarray(coffee.transpose(1, 0, 2))
+    for name, images, side in (
+        ("square picture", [astronaut], 320),
+        ("portrait picture", [portrait], 256),
+        ("two different pictures", [coffee, astronaut], 320),
+        ("picture at the model's own size", [coffee], None),
+    ):
+        yield Case(name, images, [_geometry(image, manifest, side) for image in images], None)
+
+
+def _geometry(
+    image: RGBArray, manifest: ModelManifest, side: int | None, canvas: tuple[int, int] | None = None
+) -> ImageGeometry:
+    preprocessing = manifest.preprocessing
+    if side is not None:
+        preprocessing = replace(preprocessing, short_side=side, long_side=max(side, preprocessing.long_side))
+    return ImageGeometry.of((image.shape[0], image.shape[1]), preprocessing, canvas)
+
+
+def _backends(proto: onnx.ModelProto, model: CondInst, manifest: ModelManifest) -> tuple[Backend, Backend]:
+    reference = TorchBackend(LoadedModel(model, manifest, "the model being exported"), torch.device("cpu"))
+    return reference, OnnxRuntimeBackend.from_bytes(proto.SerializeToString(), "the exported file", "cpu")
+
+
+def _compare(case: Case, reference: Backend, exported: Backend) -> CaseResult:
+    inputs = case.inputs
+    want = _detections(reference, inputs, case.geometries)
+    have = _detections(exported, inputs, case.geometries)
+    parts = [agreement(a, b) for a, b in zip(want, have, strict=True)]
+    if len(case.images) > 1 and case.batch is None:
+        for i, geometry in enumerate(case.geometries):
+            single = NetworkInputs(inputs.images[i : i + 1], inputs.image_sizes[i : i + 1])
+            (alone,) = _detections(exported, single, [geometry])
+            parts.append(agreement(alone, have[i]))
+    return CaseResult(case.name, inputs.images.shape, merged(parts))
+
+
+def _detections(
+    backend: Backend, inputs: NetworkInputs, geometries: Sequence[ImageGeometry]
+) -> list[InstanceDetections]:
+    return backend.postprocess(backend.forward(inputs), geometries)
+
+
+def _threshold_for_some(model: CondInst, cases: Sequence[Case]) -> float:
+    """A threshold halfway between the class probabilities of two neighbouring ranks."""
+    best = []
+    for case in cases:
+        images, sizes = (torch.from_numpy(array) for array in case.inputs)
+        with torch.no_grad():
+            levels, _ = model.features(model.normalize(images, sizes))
+        pairs = torch.cat([level.cls_logits.sigmoid().flatten() for level in levels])
+        best.append(pairs.topk(min(WANTED_CANDIDATES + 1, len(pairs))).values)
+    ranked = torch.cat(best).sort(descending=True).values
+    rank = min(WANTED_CANDIDATES, len(ranked) - 1)
+    return float((ranked[rank - 1] + ranked[rank]) / 2)
+
+
+def _with_threshold(proto: onnx.ModelProto, model: CondInst, threshold: float) -> tuple[onnx.ModelProto, CondInst]:
+    """Copies of the file and of the model that differ in the threshold alone."""
+    lowered = onnx.ModelProto()
+    lowered.CopyFrom(proto)
+    (initializer,) = [entry for entry in lowered.graph.initializer if entry.name == SCORE_THRESHOLD]
+    initializer.CopyFrom(onnx.numpy_helper.from_array(np.array(threshold, dtype=np.float32), SCORE_THRESHOLD))
+    selection = replace(model.config.selection, score_threshold=float(np.float32(threshold)))
+    config = replace(model.config, selection=selection)
+    copy = CondInst(config)
+    copy.load_state_dict(model.state_dict())
+    return lowered, copy.eval()
