@@ -25,6 +25,7 @@ OUTPUT = ROOT / "demo" / "output"
 PICTURES = ROOT / "tests" / "golden" / "images"
 KEYS = ROOT / "tests" / "golden" / "mmdet" / "state_dict_keys.txt"
 SEED = 0
+DRAWN = 10  # best detections of a picture that are drawn
 
 
 def main() -> int:
@@ -53,7 +54,7 @@ def demonstrate(weights: Path | None, images: Path) -> None:
     pictures = expand_sources(str(images))
     print(f"\n2. Predictor({model.name!r}) on {len(pictures)} pictures, beside the PyTorch model")
     shown = predict(model, weights, pictures)
-    print("\n3. Look at the result:")
+    print(f"\n3. Look at the result (the best {DRAWN} detections of each picture):")
     for path in shown:
         print(f"   {path}")
 
@@ -68,7 +69,7 @@ def predict(model: Path, weights: Path, pictures: Sequence[Path]) -> list[Path]:
             print(f"   {picture.name}: {len(found)} detections; {parts[-1]}")
             shown.append(OUTPUT / f"{picture.stem}.jpg")
             with atomic_path(shown[-1]) as temporary:
-                found.draw(rgb_from(picture)).save(temporary, format="JPEG", quality=92)
+                found[:DRAWN].draw(rgb_from(picture)).save(temporary, format="JPEG", quality=92)
     print(f"   all: {merged(parts)}")
     return shown
 

@@ -148,8 +148,8 @@ def _probabilities(logits: npt.NDArray[Any], used_y: slice, used_x: slice) -> Fl
     """Aligned bilinear x2 and sigmoid of a window, given in probabilities' coordinates."""
     doubled = _doubled(_doubled(logits.astype(np.float32, copy=False), used_y, 0), used_x, 1)
     # below -80 the sigmoid is 0 in float32, and exp would overflow
-    probabilities: Float32 = 1 / (1 + np.exp(-np.maximum(doubled, np.float32(-80))))
-    return probabilities
+    exponential: Float32 = np.exp(-np.maximum(doubled, np.float32(-80)))
+    return (1 / (1 + exponential)).astype(np.float32, copy=False)
 
 
 def _doubled(x: Float32, used: slice, axis: int) -> Float32:

@@ -1,0 +1,70 @@
+"""Options, skips and fixtures that several test files share."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from condinst_deploy.model.checkpoints import save_model
+from tests.models import SLIM, manifest_of, mmdet_state, seeded_model
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--run-slow", action="store_true", help="run the tests marked slow, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    reasons = _reasons_to_skip(config)
+    for item in items:
+        for marker, reason in reasons.items():
+            if item.get_closest_marker(marker) is not None:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _reasons_to_skip(config: pytest.Config) -> dict[str, str]:
+    reasons = {}
+    if not config.getoption("--run-slow"):
+        reasons["slow"] = "slow: run with --run-slow (make test-slow)"
+    if not torch.cuda.is_available():
+        reasons["gpu"] = "gpu: PyTorch sees no NVIDIA GPU on this machine"
+    try:
+        import tensorrt  # noqa: F401
+    except ImportError:
+        reasons["tensorrt"] = "tensorrt: full TensorRT is not installed (pip install 'condinst-deploy[tensorrt]')"
+    return reasons
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def slim_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A slim seeded model of three classes in the toolkit's own format."""
+    path = tmp_path_factory.mktemp("slim") / "slim.pth"
+    save_model(path, seeded_model(), manifest_of(SLIM))
+    return path
+
+
+@pytest.fixture(scope="session")
+def slim_onnx(slim_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The slim model exported with dynamic shapes."""
+    import onnx
+
+    from condinst_deploy.model.checkpoints import load_model
+    from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
+
+    loaded = load_model(slim_checkpoint)
+    manifest = with_options(loaded.model, loaded.manifest, ExportOptions())
+    path = tmp_path_factory.mktemp("slim_onnx") / "slim.onnx"
+    onnx.save(onnx_from_model(loaded.model, manifest), str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def mmdet_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """mmdetection's R-50 with the golden outputs' weights, saved as mmdetection saves."""
+    path = tmp_path_factory.mktemp("mmdet") / "condinst_r50.pth"
+    torch.save({"meta": {"epoch": 12}, "state_dict": mmdet_state()}, path)
+    return path
