@@ -1,0 +1,67 @@
+"""The reference model against mmdetection's own outputs for the same weights and pictures."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from condinst_deploy.evaluation.agreement import Tolerance, agreement
+from condinst_deploy.model.config import STRIDES
+from condinst_deploy.runtime.images import rgb_from
+from condinst_deploy.runtime.torch_backend import TorchBackend
+from tests.models import GOLDEN, PICTURES, golden_detections
+
+BAR = Tolerance(boxes=0.01, scores=1e-5, mask_iou=0.999)
+CASES = {
+    "coffee": ["coffee"],
+    "astronaut": ["astronaut"],
+    "batch_coffee_astronaut": ["coffee", "astronaut"],
+}
+
+
+@pytest.fixture(scope="module")
+def backend(mmdet_checkpoint: Path) -> Iterator[TorchBackend]:
+    with TorchBackend.load(mmdet_checkpoint, "cpu") as loaded:
+        yield loaded
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_detections_are_mmdetections(backend: TorchBackend, case: str) -> None:
+    golden = np.load(GOLDEN / "mmdet" / f"{case}_seed0.npz")
+    inputs, geometries = backend.preprocess([rgb_from(PICTURES / f"{name}.png") for name in CASES[case]])
+    assert inputs.images.shape == tuple(golden["input_shape"])
+    found = backend.postprocess(backend.forward(inputs), geometries)
+    for i, (detections, geometry) in enumerate(zip(found, geometries, strict=True)):
+        assert geometry.resized == tuple(golden[f"{i}.img_shape"])
+        assert geometry.original == tuple(golden[f"{i}.ori_shape"])
+        result = agreement(golden_detections(golden, i), detections)
+        assert result.reference_count == 100
+        assert result.within(BAR), result
+
+
+def test_raw_head_outputs_and_mask_features_are_mmdetections(backend: TorchBackend) -> None:
+    golden = np.load(GOLDEN / "mmdet" / "coffee_seed0.npz")
+    inputs, _ = backend.preprocess([rgb_from(PICTURES / "coffee.png")])
+    model = backend.model
+    with torch.no_grad():
+        normalized = model.normalize(torch.from_numpy(inputs.images), torch.from_numpy(inputs.image_sizes))
+        pyramid = model.fpn(model.backbone(normalized))
+        levels, mask_feats = model.head(pyramid), model.mask_branch(pyramid)
+    np.testing.assert_allclose(mask_feats.numpy(), golden["mask_feats"], atol=1e-4)
+    for i, (level, stride) in enumerate(zip(levels, STRIDES, strict=True)):
+        ours = {
+            "cls": level.cls_logits,
+            "reg": level.distances * stride,
+            "ctr": level.centerness,
+            "params": level.params,
+            "fpn": pyramid[i],
+        }
+        for name, tensor in ours.items():
+            stats = (tensor.mean().item(), tensor.std().item(), tensor.abs().max().item())
+            np.testing.assert_allclose(stats, golden[f"stats.{i}.{name}"], rtol=1e-3, atol=1e-4)
+        if i >= 2:
+            for name in ("cls", "reg", "ctr"):
+                np.testing.assert_allclose(ours[name].numpy(), golden[f"head.{i}.{name}"], rtol=1e-5, atol=1e-4)
+            np.testing.assert_allclose(ours["params"].numpy(), golden[f"head.{i}.params"], rtol=2e-3, atol=2e-3)

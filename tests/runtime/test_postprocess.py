@@ -1,0 +1,177 @@
+"""Compact postprocessing against the references' dense computation."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from condinst_deploy.contract import ImageGeometry, ModelManifest, NetworkOutputs, Preprocessing
+from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs, masks_from_logits
+from tests.dense_masks import dense_probabilities
+from tests.models import manifest_of
+
+UNDECIDED = 5e-5
+"""Probabilities this close to 0.5 may fall on either side."""
+
+SMALL = Preprocessing(short_side=96, long_side=160)
+
+
+def check_equal(logits: torch.Tensor, geometry: ImageGeometry) -> int:
+    """Compare with the dense masks; returns how many pixels are set."""
+    probabilities = dense_probabilities(logits, geometry).numpy()
+    masks = masks_from_logits(logits.numpy(), np.arange(len(logits)), geometry)
+    dense = np.asarray(masks)
+    assert dense.shape == probabilities.shape
+    wrong = (dense != (probabilities > 0.5)) & (np.abs(probabilities - 0.5) > UNDECIDED)
+    assert not wrong.any()
+    for crop in masks.crops:  # no wider than what is in them
+        assert crop.size == 0 or (crop[[0, -1]].any(axis=1).all() and crop[:, [0, -1]].any(axis=0).all())
+    return int(dense.sum())
+
+
+def blobs(seed: int, n: int, height: int, width: int, scale: float = 4.0) -> torch.Tensor:
+    """Smooth random logits: some parts positive, several parts an instance."""
+    random = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(n, 1, max(1, height // 4), max(1, width // 4), generator=random) * scale - scale / 2
+    fine = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")[:, 0]
+    return fine + torch.randn(n, height, width, generator=random) * 0.3
+
+
+ORIGINALS = [
+    (96, 160),
+    (61, 97),
+    (480, 640),
+    (1200, 1600),
+    (20, 33),
+    (1, 1),
+    (1, 50),
+    (50, 1),
+    (3, 150),
+    (400, 8),
+    (2, 2),
+]
+
+
+@pytest.mark.parametrize("original", ORIGINALS)
+def test_masks_equal_the_dense_computation_at_any_size_ratio(original: tuple[int, int]) -> None:
+    geometry = ImageGeometry.of(original, SMALL)
+    height, width = (side // 8 for side in geometry.padded)
+    set_pixels = check_equal(blobs(hash(original) % 1000, 12, height, width), geometry)
+    assert set_pixels > 0
+
+
+def adversarial(height: int, width: int) -> dict[str, torch.Tensor]:
+    """Named logits `(h, w)`, -6 where nothing is."""
+    empty = torch.full((height, width), -6.0)
+
+    def at(*cells: tuple[int, int], value: float = 6.0) -> torch.Tensor:
+        logits = empty.clone()
+        for y, x in cells:
+            logits[y, x] = value
+        return logits
+
+    checkerboard = torch.where((torch.arange(height)[:, None] + torch.arange(width)) % 2 == 0, 5.0, -5.0)
+    return {
+        "empty": empty,
+        "all zero": torch.zeros(height, width),
+        "full": torch.full((height, width), 9.0),
+        "barely positive everywhere": torch.full((height, width), 1e-3),
+        "saturated": torch.where(checkerboard > 0, 200.0, -200.0),
+        "corners": at((0, 0), (0, width - 1), (height - 1, 0), (height - 1, width - 1)),
+        "one cell": at((height // 2, width // 2)),
+        "weak cell": at((height // 2, width // 2), value=0.01),
+        "specks": at((1, 1), (height - 2, 1), (2, width - 2), value=3.0),
+        "top border": at(*((0, x) for x in range(width))),
+        "right border": at(*((y, width - 1) for y in range(height))),
+        "checkerboard": checkerboard,
+        "positive only in the padding": at((height - 1, width - 1)),
+    }
+
+
+@pytest.mark.parametrize("name", adversarial(4, 4))
+@pytest.mark.parametrize("original", [(96, 130), (200, 271), (40, 50)])
+def test_masks_equal_the_dense_computation_on_adversarial_logits(name: str, original: tuple[int, int]) -> None:
+    geometry = ImageGeometry.of(original, SMALL)
+    height, width = (side // 8 for side in geometry.padded)
+    logits = adversarial(height, width)[name]
+    set_pixels = check_equal(logits[None], geometry)
+    if name in ("full", "barely positive everywhere", "corners", "one cell", "specks", "top border", "checkerboard"):
+        assert set_pixels > 0
+    if name in ("empty", "all zero", "positive only in the padding"):
+        assert set_pixels == 0
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(
+    original=st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    seed=st.integers(0, 10_000),
+    scale=st.sampled_from([0.05, 1.0, 4.0, 30.0]),
+    extra=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+)
+def test_masks_equal_the_dense_computation_on_random_pictures(
+    original: tuple[int, int], seed: int, scale: float, extra: tuple[int, int]
+) -> None:
+    geometry = ImageGeometry.of(original, SMALL)
+    # a picture in a batch may be padded further than it needs
+    height, width = (side // 8 + 4 * more for side, more in zip(geometry.padded, extra, strict=True))
+    check_equal(blobs(seed, 3, height, width, scale), geometry)
+
+
+def test_half_precision_logits_are_taken_as_they_are() -> None:
+    geometry = ImageGeometry.of((150, 200), SMALL)
+    height, width = (side // 8 for side in geometry.padded)
+    check_equal(blobs(5, 4, height, width).half().float(), geometry)
+    half = masks_from_logits(blobs(5, 4, height, width).half().numpy(), np.arange(4), geometry)
+    full = masks_from_logits(blobs(5, 4, height, width).half().float().numpy(), np.arange(4), geometry)
+    assert half.rle() == full.rle()
+
+
+def outputs(count: int, slots: int = 5) -> NetworkOutputs:
+    logits = blobs(3, slots, 12, 20).numpy()[None]
+    scores = np.linspace(0.9, 0.5, slots, dtype=np.float32)[None]
+    boxes = np.tile(np.array([16, 8, 80, 60], dtype=np.float32), (1, slots, 1))
+    labels = (np.arange(slots, dtype=np.int32) % 3)[None]
+    return NetworkOutputs(np.array([count], dtype=np.int32), boxes, scores, labels, logits)
+
+
+@pytest.fixture
+def geometry() -> ImageGeometry:
+    return ImageGeometry((48, 80), (96, 160), (96, 160))
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_only_valid_slots_become_detections(count: int, geometry: ImageGeometry) -> None:
+    (found,) = detections_from_outputs(outputs(count), [geometry], manifest_of(), ResultFilter())
+    assert len(found) == count
+    assert np.asarray(found.masks).shape == (count, 48, 80)
+    if count:
+        np.testing.assert_array_equal(found.boxes[0], [8, 4, 40, 30])
+
+
+def test_the_filter_keeps_what_was_asked_for(geometry: ImageGeometry) -> None:
+    manifest: ModelManifest = manifest_of()
+
+    def scores(result_filter: ResultFilter) -> list[float]:
+        (found,) = detections_from_outputs(outputs(5), [geometry], manifest, result_filter)
+        return [round(float(score), 3) for score in found.scores]
+
+    everything = ResultFilter()
+    assert scores(everything) == [0.9, 0.8, 0.7, 0.6, 0.5]
+    assert scores(replace(everything, score_threshold=0.65)) == [0.9, 0.8, 0.7]
+    assert scores(replace(everything, labels=frozenset({1}))) == [0.8, 0.5]
+    assert scores(replace(everything, max_detections=2)) == [0.9, 0.8]
+    assert scores(replace(everything, labels=frozenset({1, 2}), max_detections=2)) == [0.8, 0.7]
+    assert scores(replace(everything, labels=frozenset())) == []
+
+
+def test_memory_follows_the_masks_and_not_the_picture() -> None:
+    geometry = ImageGeometry.of((3000, 4000), SMALL)
+    height, width = (side // 8 for side in geometry.padded)
+    logits = torch.full((50, height, width), -5.0)
+    logits[:, 3, 4] = 5.0
+    masks = masks_from_logits(logits.numpy(), np.arange(50), geometry)
+    assert masks.areas.min() > 0
+    assert sum(crop.nbytes for crop in masks.crops) < 0.05 * 50 * 3000 * 4000
