@@ -21,8 +21,8 @@ from condinst_deploy.runtime.preprocess import network_inputs
 from condinst_deploy.runtime.torch_backend import TorchBackend
 from condinst_export.graph import SCORE_THRESHOLD
 
-WANTED_CANDIDATES = 20
-"""How many (location, class) pairs pass when the threshold has to be lowered for want of detections."""
+FEWEST, MOST = 10, 60
+"""How many (location, class) pairs may pass when the threshold has to be lowered for want of detections."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,17 +151,20 @@ def _detections(
 
 
 def _threshold_for_some(model: CondInst, cases: Sequence[Case]) -> float:
-    """A threshold halfway between the class probabilities of two neighbouring ranks."""
+    """A threshold in the widest gap between the class probabilities of neighbouring ranks.
+
+    In the widest, so that rounding does not decide which pairs pass.
+    """
     best = []
     for case in cases:
         images, sizes = (torch.from_numpy(array) for array in case.inputs)
         with torch.no_grad():
             levels, _ = model.features(model.normalize(images, sizes))
         pairs = torch.cat([level.cls_logits.sigmoid().flatten() for level in levels])
-        best.append(pairs.topk(min(WANTED_CANDIDATES + 1, len(pairs))).values)
-    ranked = torch.cat(best).sort(descending=True).values
-    rank = min(WANTED_CANDIDATES, len(ranked) - 1)
-    return float((ranked[rank - 1] + ranked[rank]) / 2)
+        best.append(pairs.topk(min(MOST, len(pairs))).values)
+    ranked = torch.cat(best).sort(descending=True).values[FEWEST - 1 : MOST]
+    widest = int((ranked[:-1] - ranked[1:]).argmax())
+    return float((ranked[widest] + ranked[widest + 1]) / 2)
 
 
 def _with_threshold(proto: onnx.ModelProto, model: CondInst, threshold: float) -> tuple[onnx.ModelProto, CondInst]:
