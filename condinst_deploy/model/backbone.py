@@ -1,5 +1,7 @@
 """ResNet trunk of torchvision's residual blocks, C3..C5."""
 
+from typing import Self
+
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
@@ -22,6 +24,8 @@ class Backbone(nn.Module):
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.frozen_stages = 0  # 1: the stem; 2: layer1 too; ...
+        self.norm_eval = False  # keep the running statistics of all norms in training mode
         channels = width
         for i, blocks in enumerate(BLOCKS[config.depth]):
             planes, stride = width * 2**i, 1 if i == 0 else 2
@@ -36,6 +40,32 @@ class Backbone(nn.Module):
         c4 = self.get_submodule("layer3")(c3)
         c5 = self.get_submodule("layer4")(c4)
         return c3, c4, c5
+
+    def freeze(self, stages: int, norm_eval: bool) -> None:
+        """Set what training leaves alone.
+
+        Args:
+            stages: 0 nothing, 1 the stem, 2 the stem and layer1, and so on. Their parameters get no gradients
+                and their norms stay in evaluation mode.
+            norm_eval: all norms normalise by their running statistics, which stay as they are; those of
+                stages that are not frozen still learn their scale and shift.
+        """
+        self.frozen_stages, self.norm_eval = stages, norm_eval
+        for module in self._frozen():
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode, but for what is frozen."""
+        super().train(mode)
+        norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
+        for module in [*self._frozen(), *(norms if self.norm_eval else [])]:
+            module.eval()
+        return self
+
+    def _frozen(self) -> list[nn.Module]:
+        stem = [self.conv1, self.bn1] if self.frozen_stages else []
+        return stem + [self.get_submodule(f"layer{i}") for i in range(1, self.frozen_stages)]
 
 
 def _layer(

@@ -12,7 +12,10 @@ STRIDES = (8, 16, 32, 64, 128)
 MASK_STRIDE = 8
 """Stride of the mask features and of the mask logits, in network pixels."""
 
-SIZES_OF_INTEREST = tuple(8 * stride for stride in STRIDES)
+SOI_STRIDES = 8
+"""Size of interest of a level, in its strides."""
+
+SIZES_OF_INTEREST = tuple(SOI_STRIDES * stride for stride in STRIDES)
 """Scale that divides the relative coordinates of an instance found on P3..P7 (64 .. 1024)."""
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}

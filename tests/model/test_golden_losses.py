@@ -1,0 +1,121 @@
+"""Losses, targets, gradients and norm statistics against mmdetection's for one training batch."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from condinst_deploy.model.checkpoints import load_model
+from condinst_deploy.model.condinst import CondInst
+from condinst_deploy.model.key_tables import MMDET, renamed
+from condinst_deploy.model.losses import Losses, LossSettings, condinst_losses
+from condinst_deploy.model.targets import ImageTargets, assign, locations_of
+from tests.models import GOLDEN
+
+SETTINGS = {
+    "default_max300": LossSettings(),
+    "max20_seed": LossSettings(max_masks=20),
+    "topk12": LossSettings(max_masks=None, masks_per_image=12),
+}
+NAMES = {"cls": "loss_cls", "box": "loss_bbox", "centerness": "loss_centerness", "mask": "loss_mask"}
+
+
+@pytest.fixture(scope="module")
+def golden() -> Any:
+    return np.load(GOLDEN / "mmdet" / "losses_seed0.npz")
+
+
+@pytest.fixture(scope="module")
+def figures() -> Any:
+    return json.loads((GOLDEN / "mmdet" / "losses_seed0.json").read_text())
+
+
+def batch_targets(golden: Any) -> list[ImageTargets]:
+    targets = []
+    for i in range(2):
+        n, height, width = golden[f"gt{i}_masks_shape"]
+        bits = np.unpackbits(golden[f"gt{i}_masks_packed"], axis=1)[:, : height * width]
+        targets.append(
+            ImageTargets(
+                torch.from_numpy(golden[f"gt{i}_bboxes"]),
+                torch.from_numpy(golden[f"gt{i}_labels"]),
+                torch.from_numpy(bits.reshape(n, height, width).astype(bool)),
+            )
+        )
+    return targets
+
+
+@pytest.fixture(scope="module", params=SETTINGS)
+def step(request: pytest.FixtureRequest, mmdet_checkpoint: Path, golden: Any) -> tuple[str, CondInst, Losses]:
+    """One forward and backward pass in training mode."""
+    model = load_model(mmdet_checkpoint).model
+    model.backbone.freeze(2, norm_eval=True)
+    model.train()
+    orders: Iterator[torch.Tensor] = iter([torch.from_numpy(golden[f"max20_seed/perm{i}"]) for i in range(2)])
+
+    def permutation(n: int) -> torch.Tensor:
+        order = next(orders)
+        assert len(order) == n
+        return order
+
+    features = model.features(torch.from_numpy(golden["input"]))
+    losses = condinst_losses(features, batch_targets(golden), SETTINGS[request.param], permutation=permutation)
+    torch.stack(losses).sum().backward()
+    return request.param, model, losses
+
+
+def test_losses_are_mmdetections(step: tuple[str, CondInst, Losses], figures: Any) -> None:
+    setting, _, losses = step
+    want = figures[setting]["losses"]
+    for name, value in losses._asdict().items():
+        assert value.item() == pytest.approx(want[NAMES[name]], rel=1e-5)
+    assert torch.stack(losses).sum().item() == pytest.approx(figures[setting]["total"], rel=1e-5)
+
+
+def test_every_gradient_norm_is_mmdetections(step: tuple[str, CondInst, Losses], figures: Any) -> None:
+    setting, model, _ = step
+    want = figures[setting]["grad_norms"]
+    ours, unmapped = renamed(list(want), MMDET)
+    parameters = dict(model.named_parameters())
+    assert not unmapped
+    assert set(ours.values()) == set(parameters)
+    for key, norm in want.items():
+        gradient = parameters[ours[key]].grad
+        if norm is None:
+            assert gradient is None, key
+        else:
+            assert gradient is not None, key
+            assert gradient.norm().item() == pytest.approx(norm, rel=1e-3, abs=1e-6), key
+
+
+def test_norm_statistics_after_the_step_are_mmdetections(step: tuple[str, CondInst, Losses], golden: Any) -> None:
+    _, model, _ = step
+    buffers = dict(model.named_buffers())
+    keys = [key.removeprefix("bn_after/") for key in golden.files if key.startswith("bn_after/")]
+    ours, _ = renamed(keys, MMDET)
+    assert len(ours) == 14
+    for key, own in ours.items():
+        np.testing.assert_allclose(buffers[own].numpy(), golden[f"bn_after/{key}"], atol=1e-5)
+
+
+def test_frozen_norms_keep_their_statistics(step: tuple[str, CondInst, Losses], mmdet_checkpoint: Path) -> None:
+    _, model, _ = step
+    untouched = load_model(mmdet_checkpoint).model.backbone.state_dict()
+    for key, value in model.backbone.state_dict().items():
+        assert torch.equal(value, untouched[key]), key
+
+
+def test_positives_are_mmdetections(mmdet_checkpoint: Path, golden: Any) -> None:
+    model = load_model(mmdet_checkpoint).model
+    with torch.no_grad():
+        locations = locations_of(model.features(torch.from_numpy(golden["input"])).levels)
+    for i, targets in enumerate(batch_targets(golden)):
+        found = assign(locations, targets)
+        assert found.locations.tolist() == golden[f"pos{i}_inds"].tolist()
+        assert found.instances.tolist() == golden[f"pos{i}_gt_inds"].tolist()
+        assert torch.equal(locations.points[found.locations], torch.from_numpy(golden[f"pos{i}_points"]))
+        assert torch.equal(locations.strides[found.locations], torch.from_numpy(golden[f"pos{i}_strides"]))

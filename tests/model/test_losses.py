@@ -1,0 +1,105 @@
+"""Parts of the losses and targets against plain writings of their definitions, and the empty cases."""
+
+import numpy as np
+import pytest
+import torch
+from torchvision.ops import generalized_box_iou
+
+from condinst_deploy.model.losses import LossSettings, condinst_losses, dice_loss, giou_loss
+from condinst_deploy.model.targets import ImageTargets, assign, centres_of_mass, locations_of
+from tests.models import SLIM, seeded_model
+
+SIDE = 128
+
+
+def no_targets() -> ImageTargets:
+    return ImageTargets(
+        torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, SIDE, SIDE, dtype=torch.bool)
+    )
+
+
+def square(x1: int, y1: int, x2: int, y2: int, label: int = 0) -> ImageTargets:
+    masks = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
+    masks[0, y1:y2, x1:x2] = True
+    return ImageTargets(torch.tensor([[x1, y1, x2, y2]], dtype=torch.float32), torch.tensor([label]), masks)
+
+
+def both(a: ImageTargets, b: ImageTargets) -> ImageTargets:
+    return ImageTargets(torch.cat((a.boxes, b.boxes)), torch.cat((a.labels, b.labels)), torch.cat((a.masks, b.masks)))
+
+
+def test_giou_is_torchvisions_of_the_same_boxes() -> None:
+    random = torch.Generator().manual_seed(0)
+    a, b = torch.rand(50, 4, generator=random) * 9, torch.rand(50, 4, generator=random) * 9
+    signs = torch.tensor([-1.0, -1.0, 1.0, 1.0])
+    want = 1 - generalized_box_iou(a * signs, b * signs).diagonal()
+    torch.testing.assert_close(giou_loss(a, b), want, atol=1e-5, rtol=1e-5)
+
+
+def test_giou_of_boxes_without_area_is_finite() -> None:
+    nothing = torch.zeros(1, 4, requires_grad=True)
+    loss = giou_loss(nothing, torch.zeros(1, 4))
+    loss.sum().backward()
+    assert loss.isfinite().all()
+    assert nothing.grad is not None
+    assert nothing.grad.isfinite().all()
+
+
+def test_dice_of_equal_masks_is_0_and_of_disjoint_ones_1() -> None:
+    masks = torch.zeros(2, 6, 6)
+    masks[:, :3] = 1
+    logits = torch.stack((masks[0] * 200 - 100, 100 - masks[1] * 200))
+    np.testing.assert_allclose(dice_loss(logits, masks).numpy(), [0, 1], atol=1e-5)
+
+
+def test_the_centre_of_mass_is_the_mean_of_the_pixels() -> None:
+    masks = torch.from_numpy(np.random.default_rng(0).random((4, 20, 30)) > 0.7)
+    xs, ys = centres_of_mass(masks)
+    for mask, x, y in zip(masks.numpy(), xs, ys, strict=True):
+        rows, columns = np.nonzero(mask)
+        assert (x.item(), y.item()) == pytest.approx((columns.mean(), rows.mean()), abs=1e-4)
+
+
+def test_the_smaller_of_two_boxes_gets_the_points_that_both_claim() -> None:
+    with torch.no_grad():
+        locations = locations_of(seeded_model().features(torch.zeros(1, 3, SIDE, SIDE)).levels)
+    outer, inner = square(20, 20, 80, 80), square(30, 30, 70, 70, label=1)
+    alone = assign(locations, outer)
+    together = assign(locations, both(outer, inner))
+    assert len(alone.locations) > 0
+    assert set(together.instances.tolist()) == {1}
+    assert set(alone.locations.tolist()) == set(together.locations.tolist())
+
+
+def test_a_batch_without_any_instance_has_zero_losses_and_finite_gradients() -> None:
+    model = seeded_model().train()
+    losses = condinst_losses(model.features(torch.zeros(2, 3, SIDE, SIDE)), [no_targets()] * 2, LossSettings())
+    assert losses.box.item() == losses.centerness.item() == losses.mask.item() == 0
+    assert losses.cls.item() > 0
+    torch.stack(losses).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name
+
+
+def test_an_empty_picture_beside_a_full_one_changes_no_normaliser_but_adds_its_negatives() -> None:
+    model = seeded_model().eval()
+    pictures = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    full = square(20, 30, 90, 100)
+    with torch.no_grad():
+        pair = condinst_losses(model.features(pictures), [full, no_targets()], LossSettings())
+        alone = condinst_losses(model.features(pictures[:1]), [full], LossSettings())
+    for name in ("box", "centerness", "mask"):
+        assert getattr(pair, name).item() == pytest.approx(getattr(alone, name).item(), rel=1e-4)
+    assert pair.cls.item() > alone.cls.item()
+
+
+def test_the_cap_by_quality_keeps_at_least_one_point_of_every_instance() -> None:
+    model = seeded_model().eval()
+    targets = both(square(10, 10, 60, 60), square(64, 64, 120, 120, label=1))
+    with torch.no_grad():
+        features = model.features(torch.zeros(1, 3, SIDE, SIDE))
+        capped = condinst_losses(features, [targets], LossSettings(max_masks=None, masks_per_image=1))
+        free = condinst_losses(features, [targets], LossSettings())
+    assert 0 < capped.mask.item() <= 1
+    assert capped.mask.item() != free.mask.item()
+    assert SLIM.num_classes == 3
