@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from condinst_deploy.errors import OutputError
@@ -15,14 +15,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the folder cannot be made or the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # only the start of the name: one of full length leaves no room for more
+    temporary = path.parent / f".{path.name[:50]}.{os.getpid()}.partial"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise OutputError(f"{path} is a folder; expected the name of a file to write")
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
     except OSError as e:
+        if e.filename is not None and Path(e.filename) not in {temporary, path, *path.parents}:
+            raise  # of another file that the block works with
         raise OutputError(f"{path} cannot be written ({e.strerror or e}); choose another place") from e
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()

@@ -1,10 +1,10 @@
 """The types that everything speaks: detections, image geometry, network tensors and the manifest."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +67,7 @@ class Preprocessing:
             )
         if self.pad_divisor < 32 or self.pad_divisor % 32:
             raise ConfigError(f"pad_divisor is {self.pad_divisor}; expected a multiple of 32")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(v > 0 for v in self.std):
             raise ConfigError(f"mean {self.mean} and std {self.std}: expected three numbers each, std above 0")
 
     @classmethod
@@ -98,8 +98,8 @@ class Selection:
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected a number in 0..1")
         for name in ("candidates_per_level", "max_detections"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected a whole number of at least 1")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Selection":
@@ -170,6 +170,22 @@ class ModelManifest:
                 f"the manifest has {len(self.class_names)} class names and {len(self.category_ids)} category ids;"
                 " expected as many of one as of the other, and at least one"
             )
+        wrong = [name for name, right in self._checks().items() if not right]
+        if wrong:
+            received = ", ".join(f"{name} is {getattr(self, name)!r}" for name in wrong)
+            raise ArtifactError(f"in the manifest {received}, which this release cannot use; export the model again")
+
+    def _checks(self) -> dict[str, bool]:
+        static = self.static_shape
+        return {
+            "class_names": all(isinstance(name, str) for name in self.class_names),
+            "category_ids": all(type(i) is int for i in self.category_ids),
+            "family": self.family in get_args(Family),
+            "mask_stride": self.mask_stride == 8,
+            "precision": isinstance(self.precision, str),
+            "static_shape": static is None or (len(static) == 3 and all(type(n) is int and n > 0 for n in static)),
+            "tools": isinstance(self.tools, dict),
+        }
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -206,11 +222,11 @@ class ModelManifest:
             return cls(
                 **values
                 | {
-                    "class_names": tuple(str(name) for name in values["class_names"]),
-                    "category_ids": tuple(int(i) for i in values["category_ids"]),
+                    "class_names": _tuple(values["class_names"]),
+                    "category_ids": _tuple(values["category_ids"]),
                     "preprocessing": Preprocessing.from_dict(values["preprocessing"]),
                     "selection": Selection.from_dict(values["selection"]),
-                    "static_shape": tuple(int(n) for n in static) if static else None,
+                    "static_shape": None if static is None else _tuple(static),
                 }
             )
         except (KeyError, TypeError, ValueError, ConfigError) as e:
@@ -248,7 +264,8 @@ class InstanceDetections:
         if shapes != ((n, 4), (n,), (n,), n):
             raise ConfigError(f"boxes, scores, labels, masks have sizes {shapes}; expected (n, 4), (n,), (n,), n")
         if n and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
-            raise ConfigError(f"labels reach {self.labels.max()}; there are {len(self.class_names)} class names")
+            outlier = min(self.labels.min(), 0) or self.labels.max()
+            raise ConfigError(f"labels reach {outlier}; there are {len(self.class_names)} class names")
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -264,6 +281,9 @@ class InstanceDetections:
             self.class_names,
             self.category_ids,
         )
+
+    def __iter__(self) -> Iterator["InstanceDetections"]:
+        return (self[i] for i in range(len(self)))
 
     @cached_property
     def names(self) -> list[str]:
@@ -317,6 +337,12 @@ def _known(cls: type[Any], values: dict[str, Any]) -> dict[str, Any]:
     if unknown:
         raise ConfigError(f"unknown settings of {cls.__name__}: {', '.join(unknown)}")
     return dict(values)
+
+
+def _tuple(values: Any) -> tuple[Any, ...]:
+    if not isinstance(values, list | tuple):
+        raise TypeError(f"a list was expected, not {values!r}")
+    return tuple(values)
 
 
 def default_class_names(num_classes: int) -> tuple[str, ...]:

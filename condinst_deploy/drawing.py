@@ -49,3 +49,14 @@ def overlay(
         draw.rectangle(draw.textbbox(corner, captions[i], font=font), fill=colour_of_box)
         draw.text(corner, captions[i], fill=(255, 255, 255), font=font)
     return picture
+
+
+def contact_sheet(pictures: Sequence[Image.Image], columns: int = 4, side: int = 288) -> Image.Image:
+    """Pictures in rows, each scaled to fit a square of `side` pixels."""
+    rows = max(1, -(-len(pictures) // columns))
+    sheet = Image.new("RGB", (columns * side, rows * side), (255, 255, 255))
+    for i, picture in enumerate(pictures):
+        scale = min(side / picture.width, side / picture.height)
+        size = (max(1, int(picture.width * scale)), max(1, int(picture.height * scale)))
+        sheet.paste(picture.resize(size, Image.Resampling.BICUBIC), (i % columns * side, i // columns * side))
+    return sheet

@@ -43,3 +43,7 @@ class VerificationError(CondInstError):
 
 class EngineError(CondInstError):
     """A graph that the engine builder refuses, or an engine that cannot be built or loaded."""
+
+
+class DataError(CondInstError):
+    """A data set that is malformed or incomplete."""

@@ -1,6 +1,6 @@
 """Compact instance masks: a crop and an offset per instance; RLE, polygons and dense masks on demand."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -67,6 +67,9 @@ class Masks:
         picked = np.atleast_1d(np.arange(len(self))[which])
         return Masks(self.size, self.offsets[picked], tuple(self.crops[i] for i in picked))
 
+    def __iter__(self) -> Iterator["Masks"]:
+        return (self[i] for i in range(len(self)))
+
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """Dense masks `(n, H, W)`, bool unless another type is asked for."""
         if copy is False:
@@ -92,11 +95,12 @@ class Masks:
         ]
 
     def polygons(self) -> list[list[npt.NDArray[np.float32]]]:
-        """Closed outlines of every mask, in pixels, where pixel `(0, 0)` covers `[0, 1) x [0, 1)`.
+        """Closed outlines of every mask, in pixels, where the centre of pixel `(0, 0)` is at `(0.5, 0.5)`.
 
         Returns:
-            For each mask a list of `(m, 2)` float32 `(x, y)` polygons; parts and holes are polygons of
-            their own (even-odd rule). A mask of no pixels has none.
+            For each mask a list of `(m, 2)` float32 `(x, y)` polygons through the middles between pixel
+            centres, corners cut: exactly the mask's pixels have their centres inside. Parts and holes are
+            polygons of their own (even-odd rule). A mask of no pixels has none.
         """
         return [_outlines(crop, int(y), int(x)) for (y, x), crop in zip(self.offsets, self.crops, strict=True)]
 

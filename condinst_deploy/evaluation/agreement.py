@@ -117,6 +117,7 @@ def box_ious(a: FloatArray, b: FloatArray) -> npt.NDArray[np.float64]:
 
 def _pairs(reference: InstanceDetections, other: InstanceDetections, min_iou: float) -> npt.NDArray[np.int64]:
     ious = box_ious(reference.boxes, other.boxes)
+    ious[(reference.boxes[:, None] == other.boxes[None]).all(axis=2)] = 1  # a box of no area, too
     ious[reference.labels[:, None] != other.labels[None]] = -1
     candidates = np.argwhere(ious >= min_iou)
     order = np.argsort(-ious[tuple(candidates.T)], kind="stable")

@@ -70,14 +70,19 @@ def save_model(path: str | Path, model: CondInst, manifest: ModelManifest) -> No
     Raises:
         OutputError: the file cannot be written.
     """
-    content = {
+    with atomic_path(Path(path)) as temporary, temporary.open("wb") as stream:
+        torch.save(own_content(model, manifest), stream)
+
+
+def own_content(model: CondInst, manifest: ModelManifest) -> dict[str, Any]:
+    """What a file of the toolkit's own format holds; more entries beside these are fine."""
+    return {
         "format": OWN_FORMAT,
         "config": model.config.to_dict(),
         "manifest": manifest.to_json(),
-        "state_dict": model.state_dict(),
+        # contiguous, so that the layout that training likes does not reach the file
+        "state_dict": {key: value.cpu().contiguous() for key, value in model.state_dict().items()},
     }
-    with atomic_path(Path(path)) as temporary, temporary.open("wb") as stream:
-        torch.save(content, stream)
 
 
 def sha256_of(path: Path) -> str:

@@ -1,6 +1,7 @@
 """The CondInst network: reference model for training, and the truth for every parity test."""
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -106,18 +107,20 @@ class CondInst(nn.Module):
         return count[0], slots._replace(soi=slots.soi.clamp(min=1))
 
     def _initialize(self) -> None:
-        """Initial weights of mmdetection's CondInst: normal(0.01) heads, prior probability 0.01."""
-        for module in (*self.head.modules(), *self.mask_branch.modules()):
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.01)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        nn.init.constant_(_bias(self.head.cls_logits), -math.log((1 - 0.01) / 0.01))
-
-
-def _bias(conv: nn.Conv2d) -> Tensor:
-    assert conv.bias is not None
-    return conv.bias
+        """Initial weights of mmdetection's CondInst; the classes begin at a probability of 0.01."""
+        for part, fill in (
+            (self.backbone, partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu")),
+            (self.fpn, nn.init.xavier_uniform_),
+            (self.head, partial(nn.init.normal_, std=0.01)),
+            (self.mask_branch, partial(nn.init.kaiming_uniform_, a=1)),
+        ):
+            for module in part.modules():
+                if isinstance(module, nn.Conv2d):
+                    fill(module.weight)
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
+        assert self.head.cls_logits.bias is not None
+        nn.init.constant_(self.head.cls_logits.bias, -math.log((1 - 0.01) / 0.01))
 
 
 def _padded(x: Tensor, slots: int) -> Tensor:

@@ -8,14 +8,29 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from condinst_deploy.errors import ImageError
 
 RGBArray = npt.NDArray[np.uint8]
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"})
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2", ".avif"}
+)
 """File names that a folder is searched for, in any case."""
+
+
+ORIENTATION = 0x0112  # EXIF tag
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture of each orientation upright."""
 
 
 def expand_sources(sources: Any) -> list[Any]:
@@ -26,7 +41,10 @@ def expand_sources(sources: Any) -> list[Any]:
     """
     if not isinstance(sources, list | tuple):
         sources = [sources]
-    return [entry for source in sources for entry in _expanded(source)]
+    try:
+        return [entry for source in sources for entry in _expanded(source)]
+    except OSError as e:
+        raise ImageError(f"{e.filename} cannot be looked up ({e.strerror})") from e
 
 
 def _expanded(source: Any) -> Iterator[Any]:
@@ -35,7 +53,7 @@ def _expanded(source: Any) -> Iterator[Any]:
         return
     path = Path(source)
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.is_dir())
         if not found:
             raise ImageError(f"{path} has no pictures; expected files ending in {', '.join(sorted(SUFFIXES))}")
         yield from found
@@ -65,11 +83,17 @@ def rgb_from(source: Any) -> RGBArray:
     if isinstance(source, str | Path):
         return _rgb_from_path(Path(source))
     if isinstance(source, Image.Image):
-        return _rgb_from_pil(source)
+        try:
+            return _rgb_from_pil(source)
+        except (OSError, SyntaxError, ValueError) as e:
+            raise ImageError(f"a picture cannot be decoded ({e}); it may be truncated or damaged") from e
     if isinstance(source, np.ndarray):
         return _rgb_from_array(source)
     if hasattr(source, "detach") and hasattr(source, "permute"):  # a tensor, without importing torch for it
-        array = source.detach().cpu().numpy()
+        try:
+            array = source.detach().cpu().numpy()
+        except TypeError as e:
+            raise ImageError(f"a tensor is {source.dtype}; expected uint8 in 0..255") from e
         if array.ndim == 3:
             if array.shape[0] not in (1, 3, 4):
                 raise ImageError(f"a tensor has shape {array.shape}; expected (3, H, W), channels first")
@@ -79,24 +103,33 @@ def rgb_from(source: Any) -> RGBArray:
 
 
 def _rgb_from_path(path: Path) -> RGBArray:
-    if not path.is_file():
-        raise ImageError(f"no picture at {path}")
     try:
+        if not path.is_file():
+            raise FileNotFoundError
         with warnings.catch_warnings():
             # a large photograph is no attack on whoever asked for it by name; the hard limit stays
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 return _rgb_from_pil(image)
+    except ImageError as e:
+        raise ImageError(f"{path}: {e}") from e
+    except FileNotFoundError as e:
+        raise ImageError(f"no picture at {path}") from e
     except UnidentifiedImageError as e:
         raise ImageError(f"{path} is not a picture in a known format") from e
     except Image.DecompressionBombError as e:
         raise ImageError(f"{path} is too large to be decoded safely ({e})") from e
-    except (OSError, SyntaxError, ValueError, EOFError) as e:
+    except Exception as e:  # Pillow's decoders raise errors of any kind on damaged files
         raise ImageError(f"{path} cannot be decoded ({e}); it may be truncated or damaged") from e
 
 
 def _rgb_from_pil(image: Image.Image) -> RGBArray:
-    image = ImageOps.exif_transpose(image)
+    if 0 in image.size:
+        raise ImageError(f"a picture is empty: its size is {image.size}")
+    image.load()  # Pillow's TIFF reader turns pictures upright itself, and then forgets the orientation
+    # not ImageOps.exif_transpose: it writes the whole EXIF anew, and fails over any odd entry of it
+    turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    image = image if turn is None else image.transpose(turn)
     if image.mode.startswith("I"):  # 16-bit grey, in Pillow's several spellings
         return _rgb_from_array(np.asarray(image).clip(0, 65535).astype(np.uint16))
     if image.mode == "F":
@@ -122,7 +155,7 @@ def _rgb_from_array(array: npt.NDArray[Any]) -> RGBArray:
         raise ImageError(f"an array is {array.dtype}; expected uint8 in 0..255, for example (x * 255).astype('uint8')")
     if array.shape[2] == 4:
         return _rgb_from_pil(Image.fromarray(np.ascontiguousarray(array)))
-    return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
+    return np.array(np.broadcast_to(array, (*array.shape[:2], 3)), order="C")
 
 
 def source_name(source: Any, position: int) -> str:

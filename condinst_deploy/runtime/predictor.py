@@ -76,6 +76,15 @@ class Predictor:
             self.backend.close()
             raise
 
+    @classmethod
+    def of(cls, backend: Backend, batch_size: int | None = None) -> Self:
+        """A predictor around a backend that is loaded already, without filters."""
+        predictor = cls.__new__(cls)
+        predictor.backend = backend
+        predictor._filter = ResultFilter()
+        predictor.batch_size = _batch_size(backend, batch_size)
+        return predictor
+
     @property
     def manifest(self) -> ModelManifest:
         """What the model's file says of itself."""
