@@ -1,6 +1,10 @@
 """Options, skips and fixtures that several test files share."""
 
+import os
 from pathlib import Path
+
+# idle threads sleep instead of spinning: on a machine that does other things, too, spinning costs tenfold
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch

@@ -12,7 +12,7 @@ from condinst_deploy.errors import CondInstError
 
 FAILED, INTERRUPTED = 1, 130
 
-terminal = Console(stderr=True, highlight=False, soft_wrap=True)
+terminal = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 """Where progress and remarks go; standard output carries results only."""
 
 P = ParamSpec("P")

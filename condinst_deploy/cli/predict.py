@@ -56,11 +56,12 @@ def predict(
     from condinst_deploy.runtime.results import coco_results, write_json
 
     paths = [Path(path) for path in expand_sources(list(images))]
-    names = [name.strip() for name in classes.split(",")] if classes else None
+    names = None if classes is None else [name.strip() for name in classes.split(",") if name.strip()]
     with terminal.status("loading the model"):
         predictor = Predictor(model, device, score_threshold, names, max_detections, batch_size)
     with predictor:
-        terminal.print(f"{model}: {predictor.backend.name} on {predictor.backend.device}, {len(paths)} pictures")
+        backend = predictor.backend
+        terminal.print(f"{escape(str(model))}: {backend.name} on {backend.device}, {len(paths)} pictures")
         with coco_results(out / RESULTS_FILE) as writer:
             outcome = _run(predictor, paths, out / OVERLAYS if overlays else None, writer)
     write_json(out / IMAGES_FILE, outcome.pictures)
@@ -101,10 +102,14 @@ def _save_overlay(path: Path, prediction: "Prediction") -> None:
 
 def _overlay_names(paths: Sequence[Path]) -> Iterator[str]:
     """A file name for each picture; equal stems from different folders get a number."""
-    seen: dict[str, int] = {}
+    used: set[str] = set()
     for path in paths:
-        seen[path.stem] = seen.get(path.stem, 0) + 1
-        yield f"{path.stem}.jpg" if seen[path.stem] == 1 else f"{path.stem}_{seen[path.stem]}.jpg"
+        name, number = path.stem, 1
+        while name in used:
+            number += 1
+            name = f"{path.stem}_{number}"
+        used.add(name)
+        yield f"{name}.jpg"
 
 
 def _progress() -> Progress:

@@ -1,9 +1,10 @@
 """Checkpoints: mmdetection's as published, and the toolkit's own format."""
 
 import hashlib
+import io
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,10 @@ def load_model(path: str | Path) -> LoadedModel:
             f"{path} has none of the keys of a CondInst model (its first keys: {_first_keys(content)});"
             " expected mmdetection's CondInst or a checkpoint saved by this toolkit"
         )
-    config = _config_from_shapes(path, {k: tuple(v.shape) for k, v in state.items() if isinstance(v, Tensor)})
+    config = _config_from_shapes(path, {str(k): tuple(v.shape) for k, v in state.items() if isinstance(v, Tensor)})
     model = CondInst(config)
     _load_weights(path, model, state, MMDET)
-    names, ids = _mmdet_classes(content, config.num_classes)
+    names, ids, remark = _mmdet_classes(content, config.num_classes)
     manifest = ModelManifest(
         class_names=names,
         category_ids=ids,
@@ -60,7 +61,7 @@ def load_model(path: str | Path) -> LoadedModel:
         source=path.name,
         source_sha256=sha256_of(path),
     )
-    note = f"mmdetection CondInst, ResNet-{config.depth}, {config.num_classes} classes"
+    note = f"mmdetection CondInst, ResNet-{config.depth}, {config.num_classes} classes{remark}"
     return LoadedModel(model.eval(), manifest, note)
 
 
@@ -70,8 +71,19 @@ def save_model(path: str | Path, model: CondInst, manifest: ModelManifest) -> No
     Raises:
         OutputError: the file cannot be written.
     """
-    with atomic_path(Path(path)) as temporary, temporary.open("wb") as stream:
-        torch.save(own_content(model, manifest), stream)
+    write_checkpoint(Path(path), own_content(model, manifest))
+
+
+def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write a dictionary of tensors and plain values, atomically.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    buffer = io.BytesIO()  # PyTorch's own writer reports a full disk as a broken format
+    torch.save(content, buffer)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def own_content(model: CondInst, manifest: ModelManifest) -> dict[str, Any]:
@@ -96,10 +108,16 @@ def _load_own(path: Path, content: dict[str, Any]) -> LoadedModel:
         config = CondInstConfig.from_dict(content["config"])
         manifest = ModelManifest.from_json(content["manifest"])
         state = content["state_dict"]
+        if not isinstance(state, Mapping):
+            raise ConfigError("state_dict is not a dictionary of tensors")
     except (KeyError, TypeError, AttributeError, ConfigError, ArtifactError) as e:
         raise CheckpointError(f"{path} is a {OWN_FORMAT} checkpoint with unusable settings: {e}") from e
     if len(manifest.class_names) != config.num_classes:
         raise CheckpointError(f"{path} names {len(manifest.class_names)} classes for a model of {config.num_classes}")
+    if (manifest.selection, manifest.preprocessing) != (config.selection, config.preprocessing):
+        raise CheckpointError(f"{path} contradicts itself: its manifest and its model have different settings")
+    if not manifest.source:
+        manifest = replace(manifest, source=path.name, source_sha256=sha256_of(path))
     model = CondInst(config)
     own: KeyTable = ((r"(.+)", r"\1"),)
     _load_weights(path, model, state, own)
@@ -110,7 +128,8 @@ def _load_own(path: Path, content: dict[str, Any]) -> LoadedModel:
 def _load_weights(path: Path, model: CondInst, state: Mapping[str, Any], table: KeyTable) -> None:
     """Copy `state` into the model; one error lists everything that does not fit."""
     expected = model.state_dict()
-    mapped, unmapped = renamed([str(k) for k in state], table)
+    state = {str(key): value for key, value in state.items()}
+    mapped, unmapped = renamed(list(state), table)
     tensors = {ours: state[theirs] for theirs, ours in mapped.items()}
     theirs_of = {ours: theirs for theirs, ours in mapped.items()}
     problems = [f"unmapped: {key}" for key in unmapped]
@@ -124,6 +143,8 @@ def _load_weights(path: Path, model: CondInst, state: Mapping[str, Any], table: 
         elif not isinstance(have, Tensor) or have.shape != want.shape:
             shape = tuple(have.shape) if isinstance(have, Tensor) else type(have).__name__
             problems.append(f"mis-shaped: {theirs_of[key]} is {shape}, expected {tuple(want.shape)}")
+        elif have.layout is not torch.strided or have.is_quantized or have.is_meta or have.is_complex():
+            problems.append(f"not plain numbers: {theirs_of[key]} is {have.layout} {have.dtype} on {have.device}")
         elif not torch.isfinite(have).all():
             problems.append(f"not finite: {theirs_of[key]} holds NaN or infinity")
     if problems:
@@ -161,18 +182,23 @@ def _config_from_shapes(path: Path, shapes: dict[str, tuple[int, ...]]) -> CondI
     return config
 
 
-def _mmdet_classes(content: dict[str, Any], num_classes: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Class names from `meta`, where mmdetection 3 (`dataset_meta`) and 2 (`CLASSES`) put them."""
+def _mmdet_classes(content: dict[str, Any], num_classes: int) -> tuple[tuple[str, ...], tuple[int, ...], str]:
+    """Class names and ids from `meta`, where mmdetection 3 (`dataset_meta`) and 2 (`CLASSES`) put them.
+
+    Also a remark for the user where the file does not name the model's classes.
+    """
     meta = content.get("meta")
     meta = meta if isinstance(meta, dict) else {}
     dataset = meta.get("dataset_meta")
     named = (dataset.get("classes") or dataset.get("CLASSES")) if isinstance(dataset, dict) else meta.get("CLASSES")
     names = tuple(str(n) for n in named) if isinstance(named, list | tuple) else ()
+    remark = ""
     if len(names) != num_classes:
-        names = tuple(COCO_CLASSES.values()) if num_classes == len(COCO_CLASSES) else default_class_names(num_classes)
-    if names == tuple(COCO_CLASSES.values()):
-        return names, tuple(COCO_CLASSES)
-    return names, contiguous_ids(names)
+        is_coco = num_classes == len(COCO_CLASSES)
+        names = tuple(COCO_CLASSES.values()) if is_coco else default_class_names(num_classes)
+        remark = f" (the file does not name them: {'taken for COCO' if is_coco else 'see --class-names'})"
+    ids = tuple(COCO_CLASSES) if names == tuple(COCO_CLASSES.values()) else contiguous_ids(names)
+    return names, ids, remark
 
 
 def _first_keys(content: Mapping[Any, Any]) -> str:

@@ -54,11 +54,13 @@ class CondInstConfig:
             raise ConfigError(f"ResNet depth is {self.depth}; expected one of {sorted(BLOCKS)}")
         for name in ("num_classes", "base_width", "tower_convs", "mask_branch_channels",
                      "mask_branch_convs", "mask_channels", "dynamic_channels"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
-        if self.fpn_channels < 1 or self.fpn_channels % NORM_GROUPS:
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected a whole number of at least 1")
+        # with one channel a group, a level of one cell would have nothing to normalise over
+        if self.fpn_channels < 2 * NORM_GROUPS or self.fpn_channels % NORM_GROUPS:
             raise ConfigError(
-                f"fpn_channels is {self.fpn_channels}; the towers' GroupNorm needs a multiple of {NORM_GROUPS}"
+                f"fpn_channels is {self.fpn_channels}; the towers' GroupNorm needs a multiple of {NORM_GROUPS},"
+                f" at least {2 * NORM_GROUPS}"
             )
 
     @property

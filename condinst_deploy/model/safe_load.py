@@ -1,6 +1,8 @@
 """Reading checkpoint files without ever running what is in them."""
 
+import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,7 @@ def load_checkpoint_file(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing, damaged, not a checkpoint, or holds objects that would
             have to be run to be read.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises on names that no file can have)
         raise CheckpointError(f"no checkpoint at {path}: give the path of a .pth file")
     # one class a name: the unpickler tells stand-ins apart by identity
     stand_ins = [(type(f"Inert_{i}", (Inert,), {}), name) for i, name in enumerate(INERT_NAMES)]
@@ -59,26 +61,29 @@ def load_checkpoint_file(path: Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
         raise CheckpointError(_refusal(path, str(e))) from e
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, OSError, MemoryError) as e:
+    except Exception as e:  # a damaged file can make the reader fail in any way
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise CheckpointError(
-            f"{path} cannot be read as a PyTorch checkpoint ({reason});"
-            " it may be truncated or of another format: fetch it again"
-        ) from e
+        raise CheckpointError(_unreadable(path, reason)) from e
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a dictionary with weights")
     return content
 
 
 def _refusal(path: Path, message: str) -> str:
-    marker = "Unsupported global: GLOBAL "
-    if marker in message:
-        name = message.split(marker, 1)[1].split()[0]
-        return (
-            f"{path} asks for the Python object {name} to be loaded, which could run code; refused."
-            " Save the weights alone (torch.save of the state_dict) where you trust the file"
-        )
+    # PyTorch's messages advise to load the file unsafely; nothing of that is passed on
+    asked = re.search(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)", message)
+    if asked is None:
+        return _unreadable(path, message.split("WeightsUnpickler error:")[-1].strip().splitlines()[0][:100])
     return (
-        f"{path} is not a checkpoint that can be read safely ({message.splitlines()[0]});"
-        " it may be truncated or of another format: fetch it again, or save the state_dict alone"
+        f"{path} asks for the Python object {asked[1]} to be loaded, which could run code; refused."
+        " Save the weights alone (torch.save of the state_dict) where you trust the file"
+    )
+
+
+def _unreadable(path: Path, reason: str) -> str:
+    if "weights_only" in reason:
+        reason = "it holds more than tensors and plain values"
+    return (
+        f"{path} cannot be read as a PyTorch checkpoint ({reason});"
+        " it may be truncated or of another format: fetch it again"
     )

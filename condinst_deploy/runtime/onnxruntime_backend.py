@@ -25,9 +25,13 @@ class OnnxRuntimeBackend(Backend):
     @classmethod
     def load(cls, path: Path, device: str = "auto") -> Self:
         """Load an exported file and check that it is one of ours."""
-        if not path.is_file():
-            raise ArtifactError(f"no model at {path}: write one with condinst-export --weights model.pth")
-        return cls.from_bytes(path.read_bytes(), str(path), device)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError as e:
+            raise ArtifactError(f"no model at {path}: write one with condinst-export --weights model.pth") from e
+        except OSError as e:
+            raise ArtifactError(f"{path} cannot be read ({e.strerror})") from e
+        return cls.from_bytes(content, str(path), device)
 
     @classmethod
     def from_bytes(cls, content: bytes, name: str, device: str = "auto") -> Self:

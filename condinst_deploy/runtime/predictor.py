@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import islice
+from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -58,8 +59,9 @@ class Predictor:
         Args:
             path: a checkpoint (`.pth`, `.pt`) or an exported file (`.onnx`).
             device: "auto", "cpu", "cuda" or "cuda:N".
-            score_threshold: keep detections that score above it; it can only raise the model's own.
-            classes: names or labels to keep; None: all.
+            score_threshold: keep detections whose score (class probability and centerness together) is above it;
+                not below the model's own threshold, which looked at the class probability alone.
+            classes: names or labels to keep, or one name; None: all.
             max_detections: keep the best so many of a picture; it can only lower the model's own.
             batch_size: pictures per run of the network; None: 1 on a CPU, 8 on a GPU.
 
@@ -211,13 +213,14 @@ def _result_filter(
             f"max_detections is {max_detections}; expected 1 to {own.max_detections}, the model's own."
             " Export it again with --max-detections for more"
         )
-    labels = None if classes is None else frozenset(_label(manifest.class_names, c) for c in classes)
+    wanted = [classes] if isinstance(classes, str) else classes
+    labels = None if wanted is None else frozenset(_label(manifest.class_names, c) for c in wanted)
     return ResultFilter(score_threshold, labels, max_detections)
 
 
 def _label(names: Sequence[str], wanted: str | int) -> int:
-    if isinstance(wanted, int) and 0 <= wanted < len(names):
-        return wanted
+    if isinstance(wanted, Integral) and not isinstance(wanted, bool) and 0 <= wanted < len(names):
+        return int(wanted)
     if wanted in names:
         return names.index(str(wanted))
     raise ConfigError(f"the model has no class {wanted!r}; its classes are {', '.join(names)}")

@@ -8,6 +8,7 @@ import torch
 from condinst_deploy.contract import NetworkInputs, NetworkOutputs
 from condinst_deploy.errors import BackendError
 from condinst_deploy.model.checkpoints import LoadedModel, load_model
+from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.runtime.backend import Backend
 
 
@@ -17,7 +18,7 @@ class TorchBackend(Backend):
     name = "torch"
 
     def __init__(self, loaded: LoadedModel, device: torch.device) -> None:
-        self.model = loaded.model.to(device)
+        self._model: CondInst | None = loaded.model.to(device)
         self.manifest = loaded.manifest
         self.note = loaded.note
         self.device = str(device)
@@ -27,6 +28,21 @@ class TorchBackend(Backend):
         """Load a checkpoint (see `load_model`)."""
         chosen = torch_device(device)
         return cls(load_model(path), chosen)
+
+    @property
+    def model(self) -> CondInst:
+        """The reference model.
+
+        Raises:
+            BackendError: it was closed.
+        """
+        if self._model is None:
+            raise BackendError("this model was closed; load it again")
+        return self._model
+
+    def close(self) -> None:
+        """Let go of the model and its memory."""
+        self._model = None
 
     def forward(self, inputs: NetworkInputs) -> NetworkOutputs:
         """Run the network; the outputs come back to the host."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from condinst_deploy.cli.command import command_app, terminal
 from condinst_deploy.errors import ConfigError
@@ -51,6 +52,8 @@ def export(
     """
     started = time.perf_counter()
     shape = _static_shape(static)
+    if out is not None and out.suffix != ".onnx":
+        raise ConfigError(f"--out is {out}; expected a name ending in .onnx")
     # imported here, so that --help does not wait for PyTorch
     import onnx
 
@@ -63,7 +66,7 @@ def export(
     options = ExportOptions(max_detections, score_threshold, nms_iou, shape)
     with terminal.status("reading the checkpoint"):
         loaded = load_model(weights)
-    terminal.print(f"{weights}: {loaded.note}")
+    terminal.print(f"{escape(str(weights))}: {loaded.note}")
     manifest = with_options(loaded.model, loaded.manifest, options)
     if class_names is not None:
         names = _class_names(class_names, len(manifest.class_names))

@@ -86,6 +86,11 @@ def verify_onnx(
         threshold = _threshold_for_some(model, cases)
         lowered = _with_threshold(proto, model, threshold)
         results = [_compare(case, *_backends(*lowered, manifest)) for case in cases]
+    if not any(result.agreement.reference_count for result in results):
+        raise VerificationError(
+            "the model finds nothing in the test pictures at any threshold, so nothing could be compared;"
+            " is it trained? No file was written"
+        )
     for result in results:
         on_case(result)
     for result in results:
@@ -147,7 +152,13 @@ def _compare(case: Case, reference: Backend, exported: Backend) -> CaseResult:
 def _detections(
     backend: Backend, inputs: NetworkInputs, geometries: Sequence[ImageGeometry]
 ) -> list[InstanceDetections]:
-    return backend.postprocess(backend.forward(inputs), geometries)
+    outputs = backend.forward(inputs)
+    if not all(np.isfinite(output).all() for output in outputs):
+        raise VerificationError(
+            f"the {backend.name} backend gives NaN or infinity for a {inputs.images.shape} input;"
+            " the model's weights overflow in float32. No file was written"
+        )
+    return backend.postprocess(outputs, geometries)
 
 
 def _threshold_for_some(model: CondInst, cases: Sequence[Case]) -> float:

@@ -1,0 +1,226 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+
+from condinst_deploy.cli.predict import _overlay_names
+from condinst_deploy.runtime.predictor import Predictor
+from tests.models import noise_picture
+
+COMMAND = Path(sys.executable).parent / "condinst-predict"
+SIZES = {"a.png": (128, 200), "b.bmp": (90, 60), "c.png": (100, 300)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """On a busy machine a small network is many times slower with threads that wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def predict(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [COMMAND, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def error_line(done: subprocess.CompletedProcess[str]) -> str:
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    return line
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def loaded(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for seed, (name, size) in enumerate(SIZES.items()):
+        Image.fromarray(noise_picture(seed, *size)).save(folder / name)
+    return folder
+
+
+def test_a_folder_becomes_overlays_and_coco_results(pictures: Path, slim_checkpoint: Path, tmp_path: Path) -> None:
+    done = predict("pictures", "--model", slim_checkpoint, "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 0
+    out = tmp_path / "results"
+    assert files(out) == ["detections.json", "images.json", *(f"overlays/{name}.jpg" for name in "abc")]
+    assert loaded(out / "images.json") == [
+        {"id": i, "file_name": f"pictures/{name}", "height": height, "width": width}
+        for i, (name, (height, width)) in enumerate(SIZES.items(), start=1)
+    ]
+    with Predictor(slim_checkpoint, device="cpu") as predictor:
+        expected = predictor(pictures)
+        categories = [{"id": i, "name": n} for i, n in zip(predictor.manifest.category_ids, "abc", strict=True)]
+    results = loaded(out / "detections.json")
+    assert [entry["image_id"] for entry in results] == [
+        i for i, d in enumerate(expected, start=1) for _ in range(len(d))
+    ]
+    assert done.stdout == f"{len(results)} detections in 3 pictures, 0 skipped: {out}\n"
+    assert f"{slim_checkpoint}: torch on cpu, 3 pictures" in done.stderr
+
+    truth = COCO()
+    truth.dataset = {"images": loaded(out / "images.json"), "categories": categories, "annotations": []}
+    truth.createIndex()
+    coco = truth.loadRes(str(out / "detections.json"))
+    for i, detections in enumerate(expected, start=1):
+        entries = coco.loadAnns(coco.getAnnIds(imgIds=[i]))
+        np.testing.assert_allclose([e["score"] for e in entries], detections.scores, atol=2e-5)
+        assert [e["category_id"] for e in entries] == (detections.labels + 1).tolist()
+        differing = np.not_equal([coco.annToMask(e) for e in entries], np.asarray(detections.masks))
+        assert differing.mean() < 1e-4
+    for name, (height, width) in SIZES.items():
+        with Image.open(out / "overlays" / Path(name).with_suffix(".jpg")) as overlay:
+            assert (overlay.format, overlay.size) == ("JPEG", (width, height))
+
+
+def test_an_exported_model_with_options_and_pictures_named_by_numbers(slim_onnx: Path, tmp_path: Path) -> None:
+    for name in ("000000000042.png", "7.png"):
+        Image.fromarray(noise_picture(0, 128, 200)).save(tmp_path / name)
+    options = ("--classes", "class b, class a", "--max-detections", "2", "--batch-size", "2", "--no-overlays")
+    done = predict("*.png", "--model", slim_onnx, "--out", "new/out", *options, "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 0
+    assert files(tmp_path / "new" / "out") == ["detections.json", "images.json"]
+    with Predictor(slim_onnx, device="cpu", classes=["class a", "class b"], max_detections=2) as predictor:
+        (expected,) = predictor(tmp_path / "7.png")
+    assert len(expected) == 2
+    results = loaded(tmp_path / "new" / "out" / "detections.json")
+    assert [(e["image_id"], e["category_id"]) for e in results] == [
+        (image, label + 1) for image in (42, 7) for label in expected.labels.tolist()
+    ]
+    np.testing.assert_allclose([e["score"] for e in results], [*expected.scores, *expected.scores], atol=2e-5)
+
+
+def test_corrupt_pictures_are_named_skipped_and_counted(pictures: Path, slim_checkpoint: Path, tmp_path: Path) -> None:
+    (pictures / "b.bmp").write_bytes((pictures / "b.bmp").read_bytes()[:99])
+    arguments = ("pictures", "missing.jpg", "--model", slim_checkpoint, "--out", "out", "--device", "cpu", "--json")
+    done = predict(*arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    summary = json.loads(done.stdout)
+    results = loaded(tmp_path / "out" / "detections.json")
+    assert {key: summary[key] for key in ("out", "pictures", "detections", "interrupted")} == {
+        "out": str(tmp_path / "out"),
+        "pictures": 2,
+        "detections": len(results),
+        "interrupted": False,
+    }
+    assert [entry["file_name"] for entry in summary["skipped"]] == ["pictures/b.bmp", "missing.jpg"]
+    skipped = [line for line in done.stderr.splitlines() if line.startswith("skipped:")]
+    assert skipped == [f"skipped: {entry['error']}" for entry in summary["skipped"]]
+    assert all(entry["file_name"] in entry["error"] for entry in summary["skipped"])
+    # ids are places in the list: they do not move when a picture is skipped
+    images = loaded(tmp_path / "out" / "images.json")
+    assert [(image["id"], image["file_name"]) for image in images] == [(1, "pictures/a.png"), (3, "pictures/c.png")]
+    assert {entry["image_id"] for entry in results} == {1, 3}
+    assert files(tmp_path / "out" / "overlays") == ["a.jpg", "c.jpg"]
+
+
+def test_no_picture_that_can_be_read_gives_empty_results_and_a_failure(slim_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("not a picture")
+    done = predict("text.jpg", "--model", slim_checkpoint, "--out", "out", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == f"0 detections in 0 pictures, 1 skipped: {tmp_path / 'out'}\n"
+    assert files(tmp_path / "out") == ["detections.json", "images.json"]
+    assert loaded(tmp_path / "out" / "detections.json") == loaded(tmp_path / "out" / "images.json") == []
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        (),
+        ("x/a.png",),
+        ("x/a.png", "y/a.png", "a.jpg", "b.jpg", "b.tar.png"),
+        ("a.bmp", "a.png", "a_2.png"),
+        ("a_2.bmp", "a_2.png", "a.png"),
+    ],
+)
+def test_every_overlay_has_a_name_of_its_own(names: tuple[str, ...]) -> None:
+    paths = [Path(name) for name in names]
+    overlays = list(_overlay_names(paths))
+    assert len(set(overlays)) == len(overlays) == len(names)
+    assert all(overlay.startswith(path.stem) for overlay, path in zip(overlays, paths, strict=True))
+    assert all(overlay.endswith(".jpg") for overlay in overlays)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("empty", "--model", "{model}"), "empty has no pictures"),
+        (("none*.jpg", "--model", "{model}"), "nothing matches none*.jpg"),
+        (("pictures", "--model", "none.pth"), "no checkpoint at none.pth"),
+        (("pictures", "--model", "pictures/a.png"), "pictures/a.png is of an unknown kind"),
+        (
+            ("pictures", "--model", "{model}", "--classes", "class a,class x"),
+            "no class 'class x'; its classes are class a",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_leaves_nothing(
+    arguments: tuple[str, ...], reason: str, pictures: Path, slim_checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    filled_in = [argument.format(model=slim_checkpoint) for argument in arguments]
+    done = predict(*filled_in, "--json", "--out", "out", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert reason in error_line(done)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("out", ["file", "file/below/it", "holds a file"])
+def test_a_place_that_cannot_be_written_is_one_line_and_stays_as_it_is(
+    out: str, pictures: Path, slim_checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "holds a file").mkdir()
+    (tmp_path / "holds a file" / "overlays").write_text("mine")
+    before = files(tmp_path)
+    done = predict("pictures", "--model", slim_checkpoint, "--out", out, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"{out}/" in error_line(done)
+    assert "cannot be written" in error_line(done)
+    assert files(tmp_path) == before
+    assert (tmp_path / "file").read_text() == (tmp_path / "holds a file" / "overlays").read_text() == "mine"
+
+
+def test_a_models_path_may_hold_brackets(pictures: Path, slim_checkpoint: Path, tmp_path: Path) -> None:
+    model = tmp_path / "run[1" / "]" / "x[" / "bold]" / "model.pth"
+    model.parent.mkdir(parents=True)
+    model.symlink_to(slim_checkpoint)
+    assert predict("pictures/b.bmp", "--model", "run[1/]/x[/bold]/model.pth", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("pictures",),
+        ("--model", "model.pth"),
+        ("pictures", "--model", "model.pth", "--batch-size", "two"),
+        ("pictures", "--model", "model.pth", "--wings", "2"),
+    ],
+)
+def test_wrong_usage_exits_with_two(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    done = predict(*arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Usage: condinst-predict" in done.stderr
+    assert files(tmp_path) == []

@@ -1,0 +1,143 @@
+from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from condinst_deploy.contract import Preprocessing, Selection
+from condinst_deploy.errors import ConfigError
+from condinst_deploy.model.condinst import CondInst
+from condinst_deploy.model.config import CondInstConfig
+from tests.models import SLIM, mmdet_shapes, seeded_model
+
+CUSTOM = CondInstConfig(
+    num_classes=1,
+    depth=101,
+    base_width=8,
+    fpn_channels=96,
+    tower_convs=2,
+    mask_branch_channels=16,
+    mask_branch_convs=3,
+    mask_channels=4,
+    dynamic_channels=6,
+    preprocessing=Preprocessing(mean=(0.5, 1.0, 2.0), std=(1.0, 2.0, 3.0), short_side=64, long_side=96, pad_divisor=64),
+    selection=Selection(score_threshold=0.25, candidates_per_level=7, nms_iou=0.5, max_detections=3),
+)
+POSITIVE = (
+    "num_classes",
+    "base_width",
+    "tower_convs",
+    "mask_branch_channels",
+    "mask_branch_convs",
+    "mask_channels",
+    "dynamic_channels",
+)
+
+
+def test_the_defaults_are_mmdetections_r50() -> None:
+    with torch.device("meta"):
+        model = CondInst()
+    assert sorted(tuple(v.shape) for v in model.state_dict().values()) == sorted(mmdet_shapes().values())
+    assert (model.config.preprocessing.short_side, model.config.preprocessing.long_side) == (800, 1333)
+    assert model.config.selection == Selection(0.05, 1000, 0.6, 100)
+
+
+@pytest.mark.parametrize(
+    ("mask_channels", "dynamic_channels", "expected"),
+    # weights of three layers, then their biases
+    [(8, 8, 10 * 8 + 8 * 8 + 8 + 8 + 8 + 1), (1, 1, 3 + 1 + 1 + 1 + 1 + 1), (4, 6, 6 * 6 + 6 * 6 + 6 + 6 + 6 + 1)],
+)
+def test_the_number_of_predicted_parameters(mask_channels: int, dynamic_channels: int, expected: int) -> None:
+    config = CondInstConfig(mask_channels=mask_channels, dynamic_channels=dynamic_channels)
+    assert config.num_params == expected
+
+
+def test_the_published_models_predict_169_parameters() -> None:
+    assert CondInstConfig().num_params == 169
+
+
+@pytest.mark.parametrize(
+    ("depth", "base_width", "channels"),
+    [(18, 64, (128, 256, 512)), (34, 8, (16, 32, 64)), (50, 64, (512, 1024, 2048)), (101, 16, (128, 256, 512))],
+)
+def test_the_backbones_channels(depth: int, base_width: int, channels: tuple[int, int, int]) -> None:
+    config = CondInstConfig(depth=depth, base_width=base_width)
+    assert config.backbone_channels == channels
+    with torch.device("meta"):
+        lateral = CondInst(config).fpn.lateral
+    assert tuple(conv.in_channels for conv in lateral if isinstance(conv, torch.nn.Conv2d)) == channels
+
+
+def test_the_slim_model_is_slim() -> None:
+    assert sum(p.numel() for p in seeded_model().parameters()) <= 2_500_000
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        SLIM.num_classes = 4  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", POSITIVE)
+@pytest.mark.parametrize("value", [0, -1])
+def test_sizes_must_be_positive(name: str, value: int) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is {value}; expected a whole number of at least 1"):
+        CondInstConfig(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", POSITIVE)
+def test_one_is_enough(name: str) -> None:
+    assert getattr(CondInstConfig(**{name: 1}), name) == 1  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("depth", [0, 49, 152])
+def test_an_unknown_depth_is_refused(depth: int) -> None:
+    with pytest.raises(ConfigError, match=rf"depth is {depth}; expected one of \[18, 34, 50, 101\]"):
+        CondInstConfig(depth=depth)
+
+
+@pytest.mark.parametrize("channels", [-32, 0, 1, 31, 100])
+def test_the_towers_norm_needs_its_groups(channels: int) -> None:
+    with pytest.raises(ConfigError, match=f"fpn_channels is {channels}; .* multiple of 32"):
+        CondInstConfig(fpn_channels=channels)
+
+
+@pytest.mark.parametrize("channels", [64, 96])
+def test_every_width_that_is_accepted_runs_on_the_smallest_picture(channels: int) -> None:
+    model = seeded_model(replace(SLIM, depth=18, base_width=8, fpn_channels=channels))
+    found = model(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.tensor([[1, 1]]))
+    assert found.mask_logits.shape == (1, 100, 4, 4)
+
+
+@pytest.mark.parametrize("config", [CondInstConfig(), SLIM, CUSTOM], ids=["defaults", "slim", "custom"])
+def test_to_dict_and_from_dict_are_inverses(config: CondInstConfig, tmp_path: Path) -> None:
+    assert CondInstConfig.from_dict(config.to_dict()) == config
+    torch.save(config.to_dict(), tmp_path / "config.pth")
+    assert CondInstConfig.from_dict(torch.load(tmp_path / "config.pth", weights_only=True)) == config
+
+
+def test_what_a_dictionary_leaves_out_is_the_default() -> None:
+    assert CondInstConfig.from_dict({}) == CondInstConfig()
+    assert CondInstConfig.from_dict({"depth": 18, "selection": {"nms_iou": 0.5}}) == CondInstConfig(
+        depth=18, selection=Selection(nms_iou=0.5)
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"depth": 51}, "depth is 51"),
+        ({"wings": 2, "arms": 1}, "unknown model settings: arms, wings"),
+        ({"preprocessing": {"size": 1}}, "unknown settings of Preprocessing: size"),
+        ({"selection": {"size": 1}}, "unknown settings of Selection: size"),
+        ({"preprocessing": {"std": [0, 1, 1]}}, "std above 0"),
+        ({"preprocessing": {"short_side": 100, "long_side": 99}}, "1 <= short <= long"),
+        ({"preprocessing": {"pad_divisor": 48}}, "multiple of 32"),
+        ({"selection": {"score_threshold": 1.5}}, "score_threshold is 1.5"),
+        ({"selection": {"score_threshold": float("nan")}}, "score_threshold is nan"),
+        ({"selection": {"max_detections": 0}}, "max_detections is 0"),
+    ],
+)
+def test_a_dictionary_that_cannot_be_used_is_refused(values: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        CondInstConfig.from_dict(values)
