@@ -52,7 +52,7 @@ install: check-python check-disk
 	@echo "Installing into $(VENV); a new one takes about 7 GB and several minutes"
 	@rm -f $(STAMP)
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[rtx,viz,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[rtx,train,viz,dev]'
 	@echo "$(VENV) is ready"
 
 demo: env ## Run the demo; WEIGHTS=checkpoint and IMAGES=folder to use your own

@@ -1,0 +1,148 @@
+"""`condinst-train`: a recipe and COCO-format data become a trained model."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from condinst_deploy.cli.command import command_app, terminal
+from condinst_deploy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from condinst_deploy.model.losses import Losses
+    from condinst_deploy.training.history import Record
+    from condinst_deploy.training.loop import Reports
+    from condinst_deploy.training.recipe import Recipe
+
+SHAPES_FOLDER = Path("data/shapes")
+
+
+def train(
+    recipe: Annotated[str, typer.Option(help="Recipe of this package (condinst_r50_1x, shapes_slim) or a TOML file.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/NAME_OF_THE_RECIPE")] = None,
+    train_annotations: Annotated[Path | None, typer.Option(help="COCO annotation file to train on.")] = None,
+    train_images: Annotated[Path | None, typer.Option(help="Folder of its pictures.")] = None,
+    val_annotations: Annotated[Path | None, typer.Option(help="COCO annotation file to evaluate on.")] = None,
+    val_images: Annotated[Path | None, typer.Option(help="Folder of its pictures.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Fine-tune this CondInst checkpoint instead of starting anew.")
+    ] = None,
+    backbone: Annotated[Path | None, typer.Option(help="Start from this state dict of a torchvision ResNet.")] = None,
+    num_classes: Annotated[int | None, typer.Option(help="Check that the data set has so many classes.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Length of the run, instead of the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed, instead of the recipe's.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the folder of the run.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the final figures as JSON on standard output.")
+    ] = False,
+) -> None:
+    """Train a CondInst model.
+
+    The folder of the run gets last.pth (checkpoint), model.pth (for condinst-export), history.jsonl,
+    TensorBoard scalars, curves.png and predictions.jpg. Ctrl-C leaves a checkpoint; --resume goes on and
+    ends with the same weights as a run that was never interrupted.
+    """
+    # imported here, so that --help does not wait for PyTorch
+    from condinst_deploy.runtime.torch_backend import torch_device
+    from condinst_deploy.training import loop
+    from condinst_deploy.training.recipe import load_recipe
+    from condinst_deploy.training.run import fine_tuning_run, new_run, resumed_run
+
+    chosen = load_recipe(recipe)
+    folder = out or Path("runs") / Path(recipe).stem
+    if iterations is not None:
+        chosen = replace(chosen, schedule=replace(chosen.schedule, iterations=iterations))
+    if seed is not None:
+        chosen = replace(chosen, seed=seed)
+    if backbone is not None:
+        chosen = replace(chosen, start=replace(chosen.start, backbone=str(backbone)))
+    if chosen.data.shapes:
+        chosen = _with_shapes(chosen)
+    places = {
+        "train_annotations": train_annotations,
+        "train_images": train_images,
+        "val_annotations": val_annotations,
+        "val_images": val_images,
+    }
+    given: dict[str, Any] = {name: str(path) for name, path in places.items() if path is not None}
+    chosen = replace(chosen, data=replace(chosen.data, **given))
+    with terminal.status("reading the data"):
+        sets = loop.open_sets(chosen)
+    chosen = loop.with_classes(chosen, sets)
+    if num_classes is not None and num_classes != chosen.model.num_classes:
+        raise ConfigError(f"--num-classes is {num_classes}; the data set has {chosen.model.num_classes} classes")
+    terminal.print(f"{len(sets.train)} pictures to train on, {len(sets.val)} to evaluate on")
+    terminal.print(f"{chosen.model.num_classes} classes: {', '.join(sets.train.class_names)}")
+    manifest, where = loop.manifest_for(chosen, sets), torch_device(device)
+    checkpoint = folder / loop.CHECKPOINT
+    if resume:
+        run = resumed_run(chosen, checkpoint, where)
+        terminal.print(f"resumed at iteration {run.iteration}")
+    elif checkpoint.exists():
+        raise ConfigError(f"{checkpoint} exists: go on with --resume, or name another folder with --out")
+    elif weights is not None:
+        run = fine_tuning_run(chosen, manifest, weights, where)
+        terminal.print(run.note)
+    else:
+        run = new_run(chosen, manifest, where)
+    with Progress(*_columns(), console=terminal, transient=True) as progress:
+        figures = loop.train(run, sets, folder, _reports(progress, run.iteration, chosen.schedule.iterations))
+    if as_json:
+        print(json.dumps({"out": str(folder.absolute()), **figures}, indent=2))
+    else:
+        print(f"mask AP {figures['segm/ap']:.4f}, box AP {figures['bbox/ap']:.4f}: {folder.absolute()}")
+
+
+def _with_shapes(recipe: "Recipe") -> "Recipe":
+    """Generate the shapes set, or find it generated."""
+    from condinst_deploy.data.shapes import TRAIN_COUNT, VAL_COUNT, ShapesConfig, generate_shapes
+
+    with Progress(*_columns(), console=terminal, transient=True) as progress:
+        task = progress.add_task("generating the shapes set")
+
+        def on_progress(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        train = generate_shapes(SHAPES_FOLDER, "train", TRAIN_COUNT, ShapesConfig(), on_progress)
+        val = generate_shapes(SHAPES_FOLDER, "val", VAL_COUNT, ShapesConfig(), on_progress)
+    data = replace(
+        recipe.data,
+        train_annotations=str(train),
+        train_images=str(SHAPES_FOLDER / "train"),
+        val_annotations=str(val),
+        val_images=str(SHAPES_FOLDER / "val"),
+    )
+    return replace(recipe, data=data)
+
+
+def _reports(progress: Progress, done: int, total: int) -> "Reports":
+    from condinst_deploy.training.loop import Reports
+
+    training = progress.add_task("training", total=total, completed=done)
+    evaluating = progress.add_task("evaluating", total=None, visible=False)
+
+    def on_step(iteration: int, losses: "Losses") -> None:
+        shown = " ".join(f"{name} {value.item():.3f}" for name, value in losses._asdict().items())
+        progress.update(training, completed=iteration, description=f"training  {shown}")
+
+    def on_picture(pictures: int, of: int) -> None:
+        progress.update(evaluating, completed=pictures, total=of, visible=pictures < of)
+
+    def on_evaluation(record: "Record") -> None:
+        terminal.print(
+            f"iteration {record['iteration']:.0f}: mask AP {record['segm/ap']:.4f} (AP50 {record['segm/ap50']:.4f}),"
+            f" box AP {record['bbox/ap']:.4f}"
+        )
+
+    return Reports(on_step, on_picture, on_evaluation)
+
+
+def _columns() -> tuple[TextColumn, BarColumn, MofNCompleteColumn, TimeRemainingColumn]:
+    return TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+
+
+main = command_app(train)

@@ -1,0 +1,335 @@
+"""Data sets in COCO's format, read with checks; what is a training target follows mmdetection's CocoDataset."""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+from pycocotools import mask as coco_mask
+
+from condinst_deploy.errors import DataError
+from condinst_deploy.masks import RLE, BoolArray
+
+Polygons = tuple[npt.NDArray[np.float64], ...]
+"""Parts `(2m,)`: x0, y0, x1, y1, ..."""
+
+Segmentation = Polygons | RLE
+
+Scalar = TypeVar("Scalar", int, str)
+
+MIN_SIZE = 32
+"""Pictures with a side below so many pixels are not trained on."""
+
+FARTHEST = 10
+"""Polygons may leave the picture by so many times its longer side; rasterising takes memory for all of it."""
+
+LISTED = 5
+"""How many of many an error names."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One picture and its instances; crowds are not among them."""
+
+    image_id: int
+    image: npt.NDArray[np.uint8]  # (H, W, 3) RGB
+    boxes: npt.NDArray[np.float32]  # (n, 4) xyxy, pixels
+    labels: npt.NDArray[np.int64]  # (n,)
+    segmentations: tuple[Segmentation, ...]  # n, as annotated
+
+
+class _Instance(NamedTuple):
+    box: tuple[float, float, float, float]  # xyxy
+    label: int
+    segmentation: Segmentation
+
+
+class _Picture(NamedTuple):
+    image_id: int
+    path: Path
+    size: tuple[int, int]  # height, width
+    instances: list[_Instance]
+
+
+class CocoDataset:
+    """Pictures of a folder and the instances that a COCO-format JSON file gives them.
+
+    Categories sorted by id are labels 0, 1, ... Instances that are crowds, marked `ignore`, without area, below
+    one pixel, or outside the picture are left out.
+
+    Attributes:
+        annotations: the JSON file.
+        class_names: name of each label.
+        category_ids: id of each label.
+        image_ids: id of each picture, in the file's order.
+        paths: file of each picture.
+    """
+
+    def __init__(
+        self,
+        annotations: Path,
+        images: Path,
+        training: bool,
+        *,
+        keep_empty: bool = False,
+        min_size: int = MIN_SIZE,
+    ) -> None:
+        """Read and check the annotations, and see that every picture is there.
+
+        Args:
+            annotations: COCO-format JSON.
+            images: folder of the pictures.
+            training: leave out pictures without instances and small ones.
+            keep_empty: keep pictures without instances all the same.
+            min_size: shortest side of a picture to train on, in pixels.
+
+        Raises:
+            DataError: the file is not in COCO's format, an annotation is malformed (named by its id), a picture
+                is missing (named), or nothing is left.
+        """
+        self.annotations = annotations
+        content = _content(annotations)
+        categories = sorted(_by_id(content["categories"], "category", annotations).items())
+        self.category_ids = tuple(category_id for category_id, _ in categories)
+        self.class_names = tuple(_field(c, "name", str, f"{annotations}: category {i}") for i, c in categories)
+        pictures = _pictures(content["images"], images, annotations)
+        labels = {category_id: label for label, category_id in enumerate(self.category_ids)}
+        for annotation_id, annotation in _by_id(content["annotations"], "annotation", annotations).items():
+            _add_instance(annotation, pictures, labels, f"{annotations}: annotation {annotation_id}")
+        self._pictures = list(pictures.values())
+        if training:
+            self._pictures = [p for p in self._pictures if min(p.size) >= min_size and (keep_empty or p.instances)]
+        if not self._pictures:
+            raise DataError(f"{annotations} has no pictures to {'train on' if training else 'look at'}")
+        self.image_ids = tuple(p.image_id for p in self._pictures)
+        self.paths = tuple(p.path for p in self._pictures)
+        _check_present(self.paths, images)
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Decode a picture.
+
+        Raises:
+            DataError: it cannot be decoded or has another size than annotated.
+        """
+        picture = self._pictures[index]
+        image = _decoded(picture.path)
+        if image.shape[:2] != picture.size:
+            raise DataError(
+                f"{picture.path} is {image.shape[1]}x{image.shape[0]}, but picture {picture.image_id} of"
+                f" {self.annotations} is annotated as {picture.size[1]}x{picture.size[0]}"
+            )
+        return Sample(
+            image_id=picture.image_id,
+            image=image,
+            boxes=np.array([i.box for i in picture.instances], dtype=np.float32).reshape(-1, 4),
+            labels=np.array([i.label for i in picture.instances], dtype=np.int64),
+            segmentations=tuple(i.segmentation for i in picture.instances),
+        )
+
+
+def masks_at(sample: Sample, size: tuple[int, int]) -> BoolArray:
+    """Masks `(n, h, w)` of a sample resized to `size`, as mmdetection makes them.
+
+    Polygons are scaled and then rasterised; bitmaps are sampled at `floor(i * old / new)`.
+    """
+    height, width = sample.image.shape[:2]
+    masks = np.zeros((len(sample.segmentations), *size), dtype=np.bool_)
+    for mask, segmentation in zip(masks, sample.segmentations, strict=True):
+        if isinstance(segmentation, tuple):
+            mask[:] = _rasterised(segmentation, (height, width), size)
+        else:
+            mask[:] = _nearest(coco_mask.decode(segmentation), size)
+    return masks
+
+
+def _rasterised(polygons: Polygons, old: tuple[int, int], new: tuple[int, int]) -> BoolArray:
+    scale = np.array([new[1] / old[1], new[0] / old[0]])  # x, y
+    scaled = [(part.reshape(-1, 2) * scale).ravel() for part in polygons]
+    return np.asarray(coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(scaled, *new))), dtype=np.bool_)
+
+
+def _nearest(mask: npt.NDArray[np.uint8], size: tuple[int, int]) -> BoolArray:
+    rows, columns = (np.arange(new) * old // new for new, old in zip(size, mask.shape, strict=True))
+    return mask[np.ix_(rows, columns)].astype(np.bool_)
+
+
+def _decoded(path: Path) -> npt.NDArray[np.uint8]:
+    try:
+        with Image.open(path) as image:
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:
+        raise DataError(f"{path} cannot be decoded ({e}); it may be truncated, damaged or not a picture") from e
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """The file's lists of pictures, annotations and categories, each a list of dictionaries."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+    except OSError as e:
+        raise DataError(f"{path} cannot be read ({e.strerror or e}); expected a COCO-format JSON file") from e
+    except (ValueError, RecursionError) as e:
+        raise DataError(f"{path} is not JSON ({e}); expected a COCO-format file") from e
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise DataError(f"{path} is not in COCO's format: it has no list {key!r}")
+        if not all(isinstance(entry, dict) for entry in content[key]):
+            raise DataError(f"{path} is not in COCO's format: {key!r} has entries that are not objects")
+    return content
+
+
+def _by_id(entries: list[dict[str, Any]], kind: str, path: Path) -> dict[int, dict[str, Any]]:
+    for position, entry in enumerate(entries, start=1):
+        _field(entry, "id", int, f"{path}: {kind} number {position}")
+    twice = [str(i) for i, count in Counter(entry["id"] for entry in entries).items() if count > 1]
+    if twice:
+        raise DataError(f"{path}: {kind} ids are not unique: {_listed(twice)}")
+    return {entry["id"]: entry for entry in entries}
+
+
+def _pictures(entries: list[dict[str, Any]], folder: Path, path: Path) -> dict[int, _Picture]:
+    pictures = {}
+    for image_id, entry in _by_id(entries, "picture", path).items():
+        where = f"{path}: picture {image_id}"
+        size = (_field(entry, "height", int, where), _field(entry, "width", int, where))
+        if min(size) < 1:
+            raise DataError(f"{where} has height {size[0]} and width {size[1]}; expected at least 1")
+        pictures[image_id] = _Picture(image_id, folder / _field(entry, "file_name", str, where), size, [])
+    return pictures
+
+
+def _field(entry: dict[str, Any], name: str, kind: type[Scalar], where: str) -> Scalar:
+    value = entry.get(name)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise DataError(f"{where} has {name!r} {_shortened(value)}; expected {_KINDS[kind]}")
+    return value
+
+
+_KINDS: dict[type, str] = {int: "a whole number", str: "text"}
+
+
+def _add_instance(
+    annotation: dict[str, Any], pictures: dict[int, _Picture], labels: dict[int, int], where: str
+) -> None:
+    image_id, category_id = (_field(annotation, key, int, where) for key in ("image_id", "category_id"))
+    if image_id not in pictures:
+        raise DataError(f"{where} has image_id {image_id}, which no picture has")
+    if category_id not in labels:
+        raise DataError(f"{where} has category_id {category_id}, which no category has")
+    picture = pictures[image_id]
+    x, y, width, height = _bbox(annotation, where)
+    area = annotation.get("area", 1)
+    if not _is_finite(area):
+        raise DataError(f"{where} has area {_shortened(area)}; expected a finite number")
+    if annotation.get("iscrowd") or annotation.get("ignore") or area <= 0:
+        return
+    inside_x = min(x + width, picture.size[1]) - max(x, 0)
+    inside_y = min(y + height, picture.size[0]) - max(y, 0)
+    if inside_x <= 0 or inside_y <= 0 or width < 1 or height < 1:
+        return
+    segmentation = _segmentation(annotation.get("segmentation"), picture.size, where)
+    picture.instances.append(_Instance((x, y, x + width, y + height), labels[category_id], segmentation))
+
+
+def _bbox(annotation: dict[str, Any], where: str) -> list[float]:
+    bbox = annotation.get("bbox")
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(_is_finite(value) for value in bbox):
+        raise DataError(f"{where} has bbox {_shortened(bbox)}; expected four finite numbers x, y, width, height")
+    return bbox
+
+
+def _is_finite(value: Any) -> bool:
+    # a comparison, for JSON's whole numbers can be too large for a float
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _segmentation(value: Any, size: tuple[int, int], where: str) -> Segmentation:
+    if isinstance(value, list) and value:
+        return tuple(_polygon(part, size, where) for part in value)
+    if isinstance(value, dict):
+        return _rle(value, size, where)
+    raise DataError(f"{where} has segmentation {_shortened(value)}; expected polygons or an RLE")
+
+
+def _polygon(part: Any, size: tuple[int, int], where: str) -> npt.NDArray[np.float64]:
+    if not isinstance(part, list):
+        raise DataError(f"{where} has {_shortened(part)} where a polygon is expected: [[x0, y0, x1, y1, ...], ...]")
+    if len(part) < 6 or len(part) % 2:
+        raise DataError(f"{where} has a polygon of {len(part)} numbers; expected an even count of at least 6")
+    try:
+        polygon = np.array(part, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as e:
+        raise DataError(f"{where} has a polygon that is not a list of numbers: {_shortened(part)}") from e
+    if not (np.abs(polygon) <= FARTHEST * max(size)).all():
+        raise DataError(f"{where} has a polygon with a number that is not finite or far outside the picture")
+    return polygon
+
+
+def _rle(value: dict[str, Any], size: tuple[int, int], where: str) -> RLE:
+    height, width = size
+    if value.get("size") != [height, width]:
+        raise DataError(f"{where} has an RLE of size {_shortened(value.get('size'))}; its picture is {[height, width]}")
+    counts = value.get("counts")
+    runs = _runs(counts)
+    if runs is None or (runs < 0).any() or runs.sum() != height * width:
+        raise DataError(f"{where} has a damaged RLE; expected runs that add up to {height} * {width} pixels")
+    if isinstance(counts, str):
+        return {"size": [height, width], "counts": counts.encode()}
+    compressed: RLE = coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
+    return compressed
+
+
+def _runs(counts: Any) -> npt.NDArray[np.int64] | None:
+    """Run lengths of an RLE's counts, compressed or not; None where they are neither."""
+    if isinstance(counts, str):
+        return _decompressed(counts)
+    if isinstance(counts, list) and all(type(n) is int and 0 <= n < 2**31 for n in counts):
+        return np.array(counts, dtype=np.int64)
+    return None
+
+
+def _decompressed(counts: str) -> npt.NDArray[np.int64] | None:
+    """Run lengths of COCO's compressed counts.
+
+    A character holds five bits and says whether more follow, the lowest first; from the fourth on a run is
+    the difference from the one two before it.
+    """
+    codes = np.frombuffer(counts.encode(), dtype=np.uint8).astype(np.int64) - 48
+    if len(codes) == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
+        return None
+    ends = np.flatnonzero(codes < 32)
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    lengths = ends - starts + 1
+    if lengths.max() > 7:  # 32 bits
+        return None
+    place = np.arange(len(codes)) - np.repeat(starts, lengths)
+    runs = np.add.reduceat((codes & 31) << (5 * place), starts)
+    runs -= np.where(codes[ends] & 16, np.int64(1) << (5 * lengths), 0)  # the top bit is the sign
+    for first in (1, 2):
+        runs[first::2] = np.cumsum(runs[first::2])
+    return runs
+
+
+def _check_present(paths: Iterable[Path], folder: Path) -> None:
+    if not folder.is_dir():
+        raise DataError(f"no folder of pictures at {folder}")
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise DataError(f"{len(missing)} pictures are missing from {folder}: {_listed(missing)}")
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,399 @@
+"""A generated data set of textured ellipses, rotated rectangles and concave stars, told apart by shape alone.
+
+Picture i of a split depends on the split's seed and i only. Outlines lie on a grid of 1/16 pixel and everything
+after them is integer arithmetic, so that every machine makes the same annotations and the same pixels.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from condinst_deploy.atomic import atomic_path
+from condinst_deploy.errors import ConfigError, OutputError
+from condinst_deploy.masks import BoolArray, Masks, trimmed_crop
+
+Split = Literal["train", "val"]
+Outline = npt.NDArray[np.float64]  # (m, 2) x, y
+GridOutline = npt.NDArray[np.int64]  # (m, 2) x, y in 1/16 pixel
+PixelArray = npt.NDArray[np.int16]
+
+CLASS_NAMES = ("ellipse", "rectangle", "star")
+"""Labels 0, 1, 2; category ids are one more. An L is a star, too: both are concave."""
+
+TRAIN_COUNT = 5000
+VAL_COUNT = 500
+
+VALIDATION_SHA256 = "4401b8a4ffb14a741ba018cc1fb8a34fcf3a7dd1197af6f5638e023f9087fb0c"
+"""SHA-256 of `val.json` with the default configuration and `VAL_COUNT` pictures."""
+
+VERSION = 1
+"""Of the generator; sets that another one made are made again."""
+
+GRID = 16  # outlines lie on multiples of 1/16 pixel
+TRIES = 20  # proposals for each object wanted; a crowded picture ends with fewer objects
+SPLIT_SIDE = 36  # objects with a longer side below so many pixels stay in one part
+
+
+@dataclass(frozen=True)
+class ShapesConfig:
+    """What the pictures are like; the defaults are those of the committed numbers."""
+
+    size: int = 192  # pixels, height and width
+    objects: tuple[int, int] = (2, 8)  # fewest and most in a picture
+    sides: tuple[int, int] = (12, 120)  # pixels, of the upright box of an object that nothing hides
+    min_visible: float = 0.4  # share of every object's pixels
+    two_parts: float = 0.15  # probability that an object is cut in two by a band
+    contrast: int = 90  # least distance of two surfaces' colours, summed over the channels
+    noise: int = 16  # largest amplitude of a surface's noise
+    train_seed: int = 1
+    val_seed: int = 2
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: a range is empty, does not fit the picture, or the splits share a seed.
+        """
+        if not 1 <= self.objects[0] <= self.objects[1] <= 100:
+            raise ConfigError(f"objects are {self.objects}; expected fewest and most in 1..100")
+        if not 4 <= self.sides[0] <= self.sides[1] <= self.size:
+            raise ConfigError(f"sides are {self.sides}; expected least and largest in 4..{self.size}")
+        for name, limit in (("min_visible", 1), ("two_parts", 1), ("contrast", 127), ("noise", 127)):
+            if not 0 <= getattr(self, name) <= limit:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected 0..{limit}")
+        if self.train_seed == self.val_seed:
+            raise ConfigError(f"both splits have seed {self.val_seed}; expected different ones")
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """One object as it would be seen with nothing in front of it."""
+
+    label: int
+    top: int  # first row of its upright box
+    left: int  # first column
+    mask: BoolArray  # (h, w) of its upright box
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Rows and columns of its upright box."""
+        height, width = self.mask.shape
+        return slice(self.top, self.top + height), slice(self.left, self.left + width)
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """Where the objects of one picture are."""
+
+    shapes: tuple[Shape, ...]  # the last is in front
+    owner: npt.NDArray[np.int8]  # (size, size) index of the shape seen at a pixel, -1 for the background
+
+    def visible(self) -> Masks:
+        """What is seen of each shape."""
+        trimmed = [trimmed_crop(self.owner[shape.window] == i) for i, shape in enumerate(self.shapes)]
+        offsets = [(shape.top + y, shape.left + x) for shape, ((y, x), _) in zip(self.shapes, trimmed, strict=True)]
+        size = (self.owner.shape[0], self.owner.shape[1])
+        return Masks(size, np.array(offsets, dtype=np.int64).reshape(-1, 2), tuple(crop for _, crop in trimmed))
+
+
+def generate_shapes(
+    folder: Path,
+    split: Split,
+    count: int,
+    config: ShapesConfig | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write `<folder>/<split>/000001.png`, ... and `<folder>/<split>.json`, unless the same set is there.
+
+    A set is whole or not there; one of other settings is made again. After each picture `on_progress` is told
+    how many of `count` are done.
+
+    Returns:
+        The path of the annotations, in COCO's format; segmentations are RLEs of what is seen.
+
+    Raises:
+        ConfigError: the objects do not fit into the pictures, or `count` is below 1.
+        OutputError: the set cannot be written, or its names belong to something else.
+    """
+    config = config or ShapesConfig()
+    if count < 1:
+        raise ConfigError(f"the count of pictures is {count}; expected at least 1")
+    pictures, annotations, stamp = folder / split, folder / f"{split}.json", folder / f"{split}.stamp"
+    fingerprint = hashlib.sha256(repr((VERSION, split, count, config)).encode()).hexdigest()
+    if _is_whole(pictures, annotations, stamp, fingerprint, count):
+        return annotations
+    if not stamp.is_file() and (pictures.exists() or annotations.exists()):
+        raise OutputError(f"{pictures} or {annotations} is there, but no generated set; choose another folder")
+    with _replaced_folder(pictures, stamp) as temporary:
+        document = coco_document(_saved(temporary, split, count, config, on_progress), split, config)
+    _write(annotations, document)
+    _write(stamp, fingerprint)
+    return annotations
+
+
+def scene_of(config: ShapesConfig, split: Split, index: int) -> Scene:
+    """Place the objects of picture `index` (from 0) of a split.
+
+    Raises:
+        ConfigError: fewer objects than the least find room.
+    """
+    rng = _random(config, split, index, 0)
+    wanted = _whole(rng, *config.objects)
+    owner = np.full((config.size, config.size), -1, dtype=np.int8)
+    shapes: list[Shape] = []
+    for _ in range(wanted * TRIES):
+        shape = _proposal(config, rng)
+        if shape is not None and _leaves_enough(shape, shapes, owner, config.min_visible):
+            owner[shape.window][shape.mask] = len(shapes)
+            shapes.append(shape)
+        if len(shapes) == wanted:
+            break
+    if len(shapes) < config.objects[0]:
+        raise ConfigError(f"only {len(shapes)} objects find room in a picture of {config}; make them smaller or fewer")
+    return Scene(tuple(shapes), owner)
+
+
+def image_of(scene: Scene, config: ShapesConfig, split: Split, index: int) -> npt.NDArray[np.uint8]:
+    """Paint a scene `(size, size, 3)`: every surface has a colour, blotches, perhaps a pattern, and noise."""
+    rng = _random(config, split, index, 1)
+    colours = _colours(rng, len(scene.shapes) + 1, config.contrast)
+    blotches = _blotches(rng, config.size)
+    canvas = _surface(rng, colours[0], blotches, (slice(0, config.size), slice(0, config.size)))  # (3, size, size)
+    for i, shape in enumerate(scene.shapes):
+        surface = _surface(rng, colours[i + 1], blotches, shape.window)
+        np.copyto(canvas[:, *shape.window], surface, where=scene.owner[shape.window] == i)
+    amplitudes = rng.integers(0, config.noise + 1, len(colours), dtype=np.int16)
+    noise = rng.integers(-128, 128, canvas.shape, dtype=np.int8)
+    canvas += (noise * amplitudes[scene.owner + 1]) >> 7
+    return np.ascontiguousarray(canvas.clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
+
+
+def coco_document(scenes: Iterable[Scene], split: Split, config: ShapesConfig) -> str:
+    """The annotations of pictures 1, 2, ... as canonical JSON: sorted keys, no spaces."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, scene in enumerate(scenes, start=1):
+        name = f"{image_id:06d}.png"
+        images.append({"id": image_id, "file_name": name, "height": config.size, "width": config.size})
+        annotations += _annotations(scene, image_id, len(annotations) + 1)
+    document = {
+        "info": {"description": f"condinst-deploy shapes, {split}", "version": VERSION, "config": asdict(config)},
+        "categories": [{"id": i, "name": name} for i, name in enumerate(CLASS_NAMES, start=1)],
+        "images": images,
+        "annotations": annotations,
+    }
+    return json.dumps(document, sort_keys=True, separators=(",", ":"))
+
+
+def _annotations(scene: Scene, image_id: int, first_id: int) -> list[dict[str, Any]]:
+    masks = scene.visible()
+    parts = zip(scene.shapes, masks.offsets.tolist(), masks.crops, masks.areas.tolist(), masks.rle(), strict=True)
+    return [
+        {
+            "id": annotation_id,
+            "image_id": image_id,
+            "category_id": shape.label + 1,
+            "iscrowd": 0,
+            "area": area,
+            "bbox": [x, y, crop.shape[1], crop.shape[0]],
+            "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
+        }
+        for annotation_id, (shape, (y, x), crop, area, rle) in enumerate(parts, start=first_id)
+    ]
+
+
+def _is_whole(pictures: Path, annotations: Path, stamp: Path, fingerprint: str, count: int) -> bool:
+    there = stamp.is_file() and annotations.is_file() and stamp.read_text() == fingerprint
+    return there and sum(1 for _ in pictures.glob("*.png")) == count
+
+
+def _saved(
+    folder: Path, split: Split, count: int, config: ShapesConfig, on_progress: Callable[[int, int], None] | None
+) -> Iterator[Scene]:
+    for index in range(count):
+        scene = scene_of(config, split, index)
+        image = Image.fromarray(image_of(scene, config, split, index))
+        image.save(folder / f"{index + 1:06d}.png", compress_level=1, compress_type=zlib.Z_HUFFMAN_ONLY)
+        if on_progress is not None:
+            on_progress(index + 1, count)
+        yield scene
+
+
+@contextmanager
+def _replaced_folder(folder: Path, stamp: Path) -> Iterator[Path]:
+    """A new folder that takes the place of `folder` when the block ends well."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)  # of a process of this number that was killed
+        temporary.mkdir(parents=True)
+        yield temporary
+        _write(stamp, "unfinished")  # until pictures and annotations go together again
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    except OSError as e:
+        raise OutputError(f"{folder} cannot be written ({e.strerror or e}); choose another folder") from e
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
+
+
+def _random(config: ShapesConfig, split: Split, index: int, stream: int) -> np.random.Generator:
+    seed = config.train_seed if split == "train" else config.val_seed
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, index, stream))))
+
+
+def _between(rng: np.random.Generator, low: float, high: float) -> float:
+    return low + (high - low) * rng.random()
+
+
+def _whole(rng: np.random.Generator, low: int, high: int) -> int:
+    """A whole number in low..high; `random` alone places objects, the steadiest of NumPy's streams."""
+    return low + int(rng.random() * (high - low + 1))
+
+
+def _leaves_enough(shape: Shape, shapes: list[Shape], owner: npt.NDArray[np.int8], min_visible: float) -> bool:
+    """Whether every shape stays visible enough with `shape` in front."""
+    covered = np.bincount(owner[shape.window][shape.mask] + 1, minlength=len(shapes) + 1)[1:]
+    return all(
+        np.count_nonzero(owner[other.window] == i) - covered[i] >= min_visible * np.count_nonzero(other.mask)
+        for i, other in enumerate(shapes)
+        if covered[i]
+    )
+
+
+def _proposal(config: ShapesConfig, rng: np.random.Generator) -> Shape | None:
+    """A random object inside the picture; None if its box has other sides than wanted."""
+    label = _whole(rng, 0, len(CLASS_NAMES) - 1)
+    low, high = config.sides
+    longer = _between(rng, low, high)
+    shorter = max(low, longer * _between(rng, 0.45, 1.0))
+    mask = rasterised(_turned(_OUTLINES[label](rng) * (longer, shorter), rng))
+    if rng.random() < config.two_parts and longer >= SPLIT_SIDE:
+        mask = _cut_in_two(mask, rng)
+    mask = trimmed_crop(mask)[1]
+    if not (mask.size and low <= min(mask.shape) and max(mask.shape) <= high):
+        return None
+    top, left = (_whole(rng, 0, config.size - side) for side in mask.shape)
+    return Shape(label, top, left, mask)
+
+
+def _ellipse(rng: np.random.Generator) -> Outline:
+    """Outline in -0.5..0.5, as those below."""
+    return _on_circle(40) / 2
+
+
+def _rectangle(rng: np.random.Generator) -> Outline:
+    return np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
+
+
+def _star(rng: np.random.Generator) -> Outline:
+    """A star of four to six rays, or an L."""
+    if rng.random() < 0.4:
+        x, y = _between(rng, -0.2, 0.0), _between(rng, -0.2, 0.0)
+        return np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, y), (x, y), (x, 0.5), (-0.5, 0.5)])
+    points = _on_circle(2 * _whole(rng, 4, 6))  # (2 * rays, 2)
+    points[1::2] *= _between(rng, 0.4, 0.55)
+    return np.asarray((points - points.min(axis=0)) / np.ptp(points, axis=0) - 0.5)
+
+
+def _on_circle(count: int) -> Outline:
+    angles = np.arange(count) * (math.tau / count)
+    return np.stack((np.cos(angles), np.sin(angles)), axis=1)
+
+
+_OUTLINES = (_ellipse, _rectangle, _star)
+
+
+def _turned(outline: Outline, rng: np.random.Generator) -> GridOutline:
+    """Turn an outline in pixels by any angle and put it on the grid, with nothing below 0."""
+    angle = _between(rng, 0.0, math.tau)
+    cos, sin = math.cos(angle), math.sin(angle)
+    points: GridOutline = np.rint(outline @ np.array([(cos, sin), (-sin, cos)]) * GRID).astype(np.int64)
+    points += (_whole(rng, 0, GRID - 1), _whole(rng, 0, GRID - 1)) - points.min(axis=0)
+    return points
+
+
+def rasterised(outline: GridOutline) -> BoolArray:
+    """Pixels `(h, w)` whose centres are inside a polygon `(m, 2)` of x, y >= 0 on the grid, exactly (even-odd)."""
+    width, height = (int(side) for side in -(-outline.max(axis=0) // GRID))
+    following = np.roll(outline, -1, axis=0)
+    upward = outline[:, 1] < following[:, 1]
+    x1, y1 = np.where(upward[:, None], outline, following).T
+    x2, y2 = np.where(upward[:, None], following, outline).T
+    centres = np.arange(height)[:, None] * GRID + GRID // 2  # (h, 1)
+    row, edge = np.nonzero((y1 <= centres) & (centres < y2))
+    rise = (y2 - y1)[edge]
+    crossing = x1[edge] * rise + (centres[row, 0] - y1[edge]) * (x2 - x1)[edge]  # x times rise
+    column = (crossing - GRID // 2 * rise) // (GRID * rise) + 1  # first centre right of the crossing
+    flips = np.bincount(row * (width + 1) + column, minlength=height * (width + 1)).reshape(height, width + 1)
+    return np.asarray(np.cumsum(flips, axis=1)[:, :width] % 2 == 1)
+
+
+def _cut_in_two(mask: BoolArray, rng: np.random.Generator) -> BoolArray:
+    """Take a band out of a mask; the mask itself where that would not leave two parts of size."""
+    height, width = mask.shape
+    longest = max(mask.shape)
+    angle = _between(rng, 0.0, math.pi)
+    across, down = round(64 * math.cos(angle)), round(64 * math.sin(angle))
+    ys, xs = np.arange(height)[:, None] * 2 + 1 - height, np.arange(width) * 2 + 1 - width  # half pixels
+    distance = across * xs + down * ys - int(128 * longest * _between(rng, -0.1, 0.1))  # 1/128 pixel
+    half = int(64 * max(4.0, longest * _between(rng, 0.08, 0.14)))
+    before, after = mask & (distance < -half), mask & (distance > half)
+    least = min(np.count_nonzero(before), np.count_nonzero(after))
+    return before | after if 4 * least >= np.count_nonzero(mask) else mask
+
+
+def _colours(rng: np.random.Generator, count: int, contrast: int) -> PixelArray:
+    """Colours `(count, 3)`, as far from each other as wanted while they are easily found."""
+    chosen = rng.integers(24, 232, (1, 3), dtype=np.int16)
+    while len(chosen) < count:
+        candidates = rng.integers(24, 232, (16, 3), dtype=np.int16)
+        distances = np.abs(candidates[:, None] - chosen).sum(axis=2).min(axis=1)  # (16,)
+        best = distances.clip(max=contrast).argmax()
+        chosen = np.concatenate((chosen, candidates[best : best + 1]))
+    return chosen
+
+
+def _blotches(rng: np.random.Generator, size: int) -> PixelArray:
+    """Smooth random field `(3, size, size)` in -128..127."""
+    cells = _whole(rng, 3, 10)
+    coarse = rng.integers(-128, 128, (3, cells + 1, cells + 1)).astype(np.float32)
+    position = np.arange(size)[:, None] * 16 * cells // size  # 1/16 cell
+    weights = (16 - np.abs(position - 16 * np.arange(cells + 1))).clip(0).astype(np.float32)  # linear interpolation
+    # whole numbers below 2**24: float32 products are exact in any order
+    return np.asarray((weights @ coarse @ weights.T).astype(np.int32) >> 8, dtype=np.int16)
+
+
+def _surface(
+    rng: np.random.Generator, colour: PixelArray, blotches: PixelArray, window: tuple[slice, slice]
+) -> PixelArray:
+    """Texture `(3, h, w)` of a window of the picture."""
+    strengths = rng.integers(-48, 49, (3, 1, 1), dtype=np.int16)
+    surface = (blotches[:, *window] * strengths) // 128 + colour[:, None, None]
+    kind = _whole(rng, 0, 3)
+    if kind < 2:
+        return np.asarray(surface)  # half of all are plain
+    y, x = np.ogrid[window]
+    a, b = int(rng.integers(-8, 9)), int(rng.integers(1, 9))
+    width = _whole(rng, 3, 12) * math.isqrt(a * a + b * b)
+    marks = (a * x + b * y) // width % 2
+    if kind == 3:
+        marks ^= (b * x - a * y) // width % 2
+    return np.asarray(surface + marks.astype(np.int16) * rng.integers(-40, 41, (3, 1, 1), dtype=np.int16))

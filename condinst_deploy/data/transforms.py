@@ -1,0 +1,102 @@
+"""Samples -> training examples -> batches: resizing, flipping and padding as the network sees pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from condinst_deploy.contract import ImageGeometry, Preprocessing
+from condinst_deploy.data.coco import Sample, masks_at
+from condinst_deploy.errors import ConfigError
+from condinst_deploy.model.targets import ImageTargets
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingExample:
+    """One resized picture and what to learn from it."""
+
+    image: npt.NDArray[np.uint8]  # (h, w, 3) RGB
+    targets: ImageTargets  # masks (n, h, w)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingBatch:
+    """Pictures padded at the bottom and right to one size, and their targets."""
+
+    images: Tensor  # (B, 3, H, W) uint8 RGB
+    image_sizes: Tensor  # (B, 2) int64 height and width before padding
+    targets: tuple[ImageTargets, ...]  # masks (n, H, W)
+
+
+@dataclass(frozen=True)
+class TrainingTransform:
+    """Resize to a short side drawn at random, and flip at random."""
+
+    preprocessing: Preprocessing
+    short_sides: tuple[int, ...]  # one is drawn for each picture
+    flip: float  # probability
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            ConfigError: there is no short side, one does not suit the long side, or `flip` is no probability.
+        """
+        if not self.short_sides:
+            raise ConfigError("there are no short sides to resize to; expected at least one")
+        if not 0 <= self.flip <= 1:
+            raise ConfigError(f"flip is {self.flip}; expected a probability in 0..1")
+        for side in self.short_sides:
+            replace(self.preprocessing, short_side=side)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> TrainingExample:
+        """Make one example; `rng` decides it, the same number of draws for every sample."""
+        side = self.short_sides[int(rng.integers(len(self.short_sides)))]
+        flipped = rng.random() < self.flip
+        example = resized(sample, replace(self.preprocessing, short_side=side))
+        return flip_horizontally(example) if flipped else example
+
+
+def resized(sample: Sample, preprocessing: Preprocessing) -> TrainingExample:
+    """Resize picture, boxes and masks to the size and in the way of inference."""
+    height, width = sample.image.shape[:2]
+    new_height, new_width = ImageGeometry.of((height, width), preprocessing).resized
+    image = Image.fromarray(sample.image).resize((new_width, new_height), Image.Resampling.BILINEAR)
+    scale = np.array([new_width / width, new_height / height] * 2, dtype=np.float32)
+    limit = np.array([new_width, new_height] * 2, dtype=np.float32)
+    targets = ImageTargets(
+        boxes=torch.from_numpy((sample.boxes * scale).clip(0, limit)),
+        labels=torch.from_numpy(sample.labels),
+        masks=torch.from_numpy(masks_at(sample, (new_height, new_width))),
+    )
+    return TrainingExample(np.array(image), targets)
+
+
+def flip_horizontally(example: TrainingExample) -> TrainingExample:
+    """Mirror picture, boxes and masks from left to right."""
+    width = example.image.shape[1]
+    x1, y1, x2, y2 = example.targets.boxes.unbind(1)
+    boxes = torch.stack((width - x2, y1, width - x1, y2), dim=1)
+    targets = ImageTargets(boxes, example.targets.labels, example.targets.masks.flip(2))
+    return TrainingExample(np.ascontiguousarray(example.image[:, ::-1]), targets)
+
+
+def collate(examples: Sequence[TrainingExample], pad_divisor: int) -> TrainingBatch:
+    """Pad pictures and masks with zeros to the largest height and width, rounded up to the divisor."""
+    sizes = np.array([example.image.shape[:2] for example in examples], dtype=np.int64)  # (B, 2)
+    height, width = (int(side) for side in -(-sizes.max(axis=0) // pad_divisor) * pad_divisor)
+    images = torch.zeros((len(examples), 3, height, width), dtype=torch.uint8)
+    for canvas, example, (h, w) in zip(images, examples, sizes.tolist(), strict=True):
+        canvas[:, :h, :w] = torch.from_numpy(example.image).permute(2, 0, 1)
+    targets = tuple(_padded(example.targets, height, width) for example in examples)
+    return TrainingBatch(images, torch.from_numpy(sizes), targets)
+
+
+def _padded(targets: ImageTargets, height: int, width: int) -> ImageTargets:
+    masks = targets.masks.new_zeros((len(targets.masks), height, width))
+    masks[:, : targets.masks.shape[1], : targets.masks.shape[2]] = targets.masks
+    return ImageTargets(targets.boxes, targets.labels, masks)

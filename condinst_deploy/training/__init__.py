@@ -1,0 +1,1 @@
+"""Training: a recipe, and the loop that follows it."""

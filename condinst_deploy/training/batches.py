@@ -1,0 +1,52 @@
+"""Training batches, decided by seed and iteration alone: a resumed run sees what an uninterrupted one sees."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from condinst_deploy.data.coco import CocoDataset
+from condinst_deploy.data.transforms import TrainingBatch, TrainingExample, TrainingTransform, collate
+from condinst_deploy.training.recipe import Recipe
+
+Key = tuple[int, int]
+"""Position in the run's endless row of examples, and index of its picture."""
+
+
+class Examples(Dataset[TrainingExample]):
+    """The data set's pictures, transformed at random by seed and position."""
+
+    def __init__(self, data: CocoDataset, transform: TrainingTransform, seed: int) -> None:
+        self._data, self._transform, self._seed = data, transform, seed
+
+    def __getitem__(self, key: Key) -> TrainingExample:
+        """The example at a position."""
+        position, index = key
+        return self._transform(self._data[index], np.random.default_rng((self._seed, position)))
+
+
+def batch_keys(length: int, batch_size: int, seed: int, first: int, stop: int) -> Iterator[list[Key]]:
+    """Keys of the batches of iterations `first` to `stop - 1`; every epoch is a new order of all pictures."""
+    epoch, order = -1, np.zeros(0, dtype=np.int64)
+    for iteration in range(first, stop):
+        keys = []
+        for position in range(iteration * batch_size, (iteration + 1) * batch_size):
+            if position // length != epoch:
+                epoch = position // length
+                order = np.random.default_rng((seed, epoch, length)).permutation(length)
+            keys.append((position, int(order[position % length])))
+        yield keys
+
+
+def batches(data: CocoDataset, recipe: Recipe, first: int) -> Iterator[TrainingBatch]:
+    """The run's batches from iteration `first` on."""
+    transform = TrainingTransform(recipe.model.preprocessing, recipe.short_sides, recipe.flip)
+    schedule = recipe.schedule
+    loader = DataLoader(
+        Examples(data, transform, recipe.seed),
+        batch_sampler=list(batch_keys(len(data), schedule.batch_size, recipe.seed, first, schedule.iterations)),
+        num_workers=recipe.data.workers,
+        collate_fn=partial(collate, pad_divisor=recipe.model.preprocessing.pad_divisor),
+    )
+    yield from loader

@@ -1,0 +1,82 @@
+"""What a run has been through: a line of JSON a record, TensorBoard scalars, and a picture of the curves."""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from condinst_deploy.atomic import atomic_path
+from condinst_deploy.errors import ConfigError
+
+HISTORY_FILE = "history.jsonl"
+LOSSES = ("cls", "box", "centerness", "mask")
+
+Record = dict[str, float]
+
+
+class History:
+    """Records by iteration; a resumed run first forgets what came after its checkpoint."""
+
+    def __init__(self, folder: Path, iteration: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as e:
+            raise ConfigError("training needs tensorboard and matplotlib: pip install 'condinst-deploy[train]'") from e
+        self._path = folder / HISTORY_FILE
+        self.records = [record for record in read_history(self._path) if record["iteration"] <= iteration]
+        with atomic_path(self._path) as temporary:
+            temporary.write_text("".join(json.dumps(record) + "\n" for record in self.records), encoding="utf-8")
+        self._stream = self._path.open("a", encoding="utf-8")
+        self._scalars: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=iteration + 1)
+
+    def add(self, record: Record) -> None:
+        """Append figures of one iteration (`iteration` among them)."""
+        self.records.append(record)
+        self._stream.write(json.dumps(record) + "\n")
+        self._stream.flush()
+        for name, value in record.items():
+            if name != "iteration":
+                self._scalars.add_scalar(name, value, int(record["iteration"]))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.close()
+        self._scalars.close()
+
+
+def read_history(path: Path) -> list[Record]:
+    """Records of a run; a line that was cut off is left out."""
+    records: list[Record] = []
+    if not path.is_file():
+        return records
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records
+
+
+def draw_curves(records: list[Record], path: Path) -> None:
+    """A picture of the losses and of the average precision over the iterations."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    losses, precision = figure.subplots(1, 2)
+    steps = [record for record in records if "loss/total" in record]
+    for name in LOSSES:
+        losses.plot([r["iteration"] for r in steps], [r[f"loss/{name}"] for r in steps], label=name, linewidth=1)
+    losses.set(title="losses", xlabel="iteration", ylim=(0, None))
+    losses.legend()
+    evaluations = [record for record in records if "segm/ap" in record]
+    for kind, label in (("bbox", "box AP"), ("segm", "mask AP")):
+        points = [r[f"{kind}/ap"] for r in evaluations]
+        precision.plot([r["iteration"] for r in evaluations], points, marker="o", label=label)
+    precision.set(title="validation", xlabel="iteration", ylim=(0, 1))
+    precision.legend()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)

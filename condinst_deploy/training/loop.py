@@ -1,0 +1,181 @@
+"""The training loop: steps, evaluation, checkpoints, and pictures at the end."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from condinst_deploy.atomic import atomic_path
+from condinst_deploy.contract import ModelManifest
+from condinst_deploy.data.coco import CocoDataset
+from condinst_deploy.drawing import contact_sheet
+from condinst_deploy.errors import ConfigError
+from condinst_deploy.evaluation.coco import average_precision, detect_all, ground_truth
+from condinst_deploy.model.checkpoints import LoadedModel, save_model
+from condinst_deploy.model.losses import Losses
+from condinst_deploy.runtime.predictor import Predictor
+from condinst_deploy.runtime.torch_backend import TorchBackend
+from condinst_deploy.training.batches import batches
+from condinst_deploy.training.history import History, Record, draw_curves
+from condinst_deploy.training.recipe import Recipe
+from condinst_deploy.training.run import TrainingRun
+
+CHECKPOINT, MODEL, CURVES, SHEET = "last.pth", "model.pth", "curves.png", "predictions.jpg"
+PICTURES_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The training and the validation set."""
+
+    train: CocoDataset
+    val: CocoDataset
+
+
+@dataclass(frozen=True)
+class Reports:
+    """Called as the run goes on."""
+
+    on_step: Callable[[int, Losses], None]
+    on_picture: Callable[[int, int], None]  # evaluation: pictures done, of how many
+    on_evaluation: Callable[[Record], None]
+
+
+def open_sets(recipe: Recipe) -> Sets:
+    """Read the recipe's data sets.
+
+    Raises:
+        ConfigError: the recipe names none.
+        DataError: one of them is malformed or incomplete, or they have different classes.
+    """
+    data = recipe.data
+    if not (data.train_annotations and data.train_images and data.val_annotations and data.val_images):
+        raise ConfigError(
+            "the recipe names no data: set data.train_annotations, train_images, val_annotations and val_images,"
+            " in the recipe or on the command line"
+        )
+    train = CocoDataset(
+        Path(data.train_annotations), Path(data.train_images), training=True, keep_empty=data.keep_empty
+    )
+    val = CocoDataset(Path(data.val_annotations), Path(data.val_images), training=False)
+    if train.class_names != val.class_names:
+        raise ConfigError(
+            f"{data.train_annotations} has the classes {', '.join(train.class_names)};"
+            f" {data.val_annotations} has {', '.join(val.class_names)}: expected the same"
+        )
+    return Sets(train, val)
+
+
+def manifest_for(recipe: Recipe, sets: Sets) -> ModelManifest:
+    """The manifest of a model of these classes."""
+    return ModelManifest(
+        class_names=sets.train.class_names,
+        category_ids=sets.train.category_ids,
+        preprocessing=recipe.model.preprocessing,
+        selection=recipe.model.selection,
+    )
+
+
+def train(run: TrainingRun, sets: Sets, folder: Path, reports: Reports) -> Record:
+    """Train to the end of the recipe; returns the figures of the last evaluation.
+
+    A checkpoint is written every `checkpoint_every` iterations, at the end, and when the run is
+    interrupted.
+    """
+    recipe = run.recipe
+    last: Record = {}
+    with History(folder, run.iteration) as history:
+        started = time.perf_counter()
+        try:
+            for batch in batches(sets.train, recipe, run.iteration):
+                with whole_steps():
+                    losses = run.step(batch)
+                if run.iteration % recipe.log_every == 0:
+                    history.add(_record(run, losses, time.perf_counter() - started))
+                reports.on_step(run.iteration, losses)
+                if run.iteration % recipe.checkpoint_every == 0:
+                    run.save(folder / CHECKPOINT)
+                if run.iteration % recipe.evaluate_every == 0 and run.iteration < recipe.schedule.iterations:
+                    last = evaluate(run, sets, reports)
+                    history.add(last)
+                    reports.on_evaluation(last)
+        except KeyboardInterrupt:
+            run.save(folder / CHECKPOINT)
+            raise
+        run.save(folder / CHECKPOINT)
+        last = evaluate(run, sets, reports)
+        history.add(last)
+        reports.on_evaluation(last)
+        draw_curves(history.records, folder / CURVES)
+    save_model(folder / MODEL, run.model, run.manifest)
+    draw_predictions(run, sets, folder / SHEET)
+    return last
+
+
+@contextmanager
+def whole_steps() -> Iterator[None]:
+    """Let a step end before Ctrl-C takes effect: half a step would not be a checkpoint to go on from."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
+
+
+def evaluate(run: TrainingRun, sets: Sets, reports: Reports) -> Record:
+    """Average precision on the validation set, on a 0..1 scale."""
+    pictures = list(zip(sets.val.image_ids, sets.val.paths, strict=True))
+    done = 0
+
+    def on_picture() -> None:
+        nonlocal done
+        done += 1
+        reports.on_picture(done, len(pictures))
+
+    results = detect_all(_predictor(run), pictures, on_picture)
+    truth = ground_truth(sets.val.annotations)
+    record: Record = {"iteration": run.iteration}
+    for kind in ("bbox", "segm"):
+        for name, value in average_precision(truth, results, kind)._asdict().items():
+            record[f"{kind}/{name}"] = value
+    return record
+
+
+def draw_predictions(run: TrainingRun, sets: Sets, path: Path) -> None:
+    """A sheet of validation pictures with the detections above 0.3 drawn."""
+    shown = []
+    for prediction in _predictor(run).stream(sets.val.paths[:PICTURES_SHOWN]):
+        if prediction.detections is not None and prediction.image is not None:
+            found = prediction.detections
+            shown.append(found[found.scores > 0.3].draw(prediction.image))
+    with atomic_path(path) as temporary:
+        contact_sheet(shown).save(temporary, format="JPEG", quality=90)
+
+
+def _predictor(run: TrainingRun) -> Predictor:
+    run.model.eval()
+    backend = TorchBackend(LoadedModel(run.model, run.manifest, "the model in training"), run.device)
+    return Predictor.of(backend, batch_size=8)
+
+
+def _record(run: TrainingRun, losses: Losses, seconds: float) -> Record:
+    record: Record = {"iteration": run.iteration, "seconds": round(seconds, 1)}
+    record["learning_rate"] = run.optimizer.param_groups[0]["lr"]
+    record["loss/total"] = float(torch.stack(losses).sum())
+    return record | {f"loss/{name}": float(value) for name, value in losses._asdict().items()}
+
+
+def with_classes(recipe: Recipe, sets: Sets) -> Recipe:
+    """The recipe for the data set's number of classes."""
+    return replace(recipe, model=replace(recipe.model, num_classes=len(sets.train.class_names)))

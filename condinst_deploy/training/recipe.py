@@ -1,0 +1,183 @@
+"""Recipes: everything that decides a training run, in one TOML file."""
+
+import math
+import tomllib
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from condinst_deploy.errors import ConfigError
+from condinst_deploy.model.config import CondInstConfig
+from condinst_deploy.model.losses import LossSettings
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where the pictures are, below the current directory; or the generated shapes set."""
+
+    train_annotations: str = ""
+    train_images: str = ""
+    val_annotations: str = ""
+    val_images: str = ""
+    shapes: bool = False  # generate the shapes set below `data/shapes` and use it
+    keep_empty: bool = False  # train on pictures without instances, too
+    workers: int = 2  # processes that decode pictures
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """SGD with momentum, or AdamW."""
+
+    kind: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 1e-4
+    decay_norms_and_biases: bool = True
+    clip_norm: float | None = None  # largest norm of all gradients together
+
+    def __post_init__(self) -> None:
+        """Check the kind.
+
+        Raises:
+            ConfigError: it is not one that the loop knows.
+        """
+        if self.kind not in ("sgd", "adamw"):
+            raise ConfigError(f"optimizer.kind is {self.kind!r}; expected sgd or adamw")
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """Length of the run and course of the learning rate."""
+
+    iterations: int = 90_000
+    batch_size: int = 16
+    warmup_iterations: int = 1_000
+    warmup_factor: float = 0.001  # share of the learning rate at the first iteration
+    decay: Literal["steps", "cosine"] = "steps"
+    steps: tuple[int, ...] = (60_000, 80_000)
+    step_factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ConfigError: a count is not positive, or the decay is unknown.
+        """
+        if self.iterations < 1 or self.batch_size < 1 or self.warmup_iterations < 0:
+            raise ConfigError(
+                f"schedule: iterations {self.iterations}, batch_size {self.batch_size},"
+                f" warmup_iterations {self.warmup_iterations}; expected at least 1, 1 and 0"
+            )
+        if self.decay == "cosine" and self.warmup_iterations >= self.iterations:
+            raise ConfigError(
+                f"schedule.warmup_iterations is {self.warmup_iterations} of {self.iterations} iterations;"
+                " a cosine needs some after the warm-up"
+            )
+        if self.decay not in ("steps", "cosine"):
+            raise ConfigError(f"schedule.decay is {self.decay!r}; expected steps or cosine")
+
+    def learning_rate(self, iteration: int, full: float) -> float:
+        """The rate of an iteration, counted from 0."""
+        if self.decay == "steps":
+            rate = full * self.step_factor ** sum(iteration >= step for step in self.steps)
+        else:
+            rate = full * _cosine((iteration - self.warmup_iterations) / (self.iterations - self.warmup_iterations))
+        if iteration < self.warmup_iterations:
+            rate *= self.warmup_factor + (1 - self.warmup_factor) * iteration / self.warmup_iterations
+        return rate
+
+
+@dataclass(frozen=True)
+class StartSettings:
+    """How the weights begin."""
+
+    frozen_stages: int = 2  # the stem and layer1
+    norm_eval: bool = True  # the backbone's norms keep their statistics
+    controller_std: float = 0.01
+    box_bias: float = 0.0
+    backbone: str = ""  # state dict of a torchvision ResNet
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run; the defaults are mmdetection's `condinst_r50_fpn_ms-poly-90k_coco_instance`."""
+
+    model: CondInstConfig = field(default_factory=CondInstConfig)
+    data: DataSettings = field(default_factory=DataSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    start: StartSettings = field(default_factory=StartSettings)
+    losses: LossSettings = field(default_factory=LossSettings)
+    short_sides: tuple[int, ...] = (640, 672, 704, 736, 768, 800)
+    flip: float = 0.5
+    seed: int = 0
+    evaluate_every: int = 10_000
+    checkpoint_every: int = 1_000
+    log_every: int = 20
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint."""
+        return asdict(self)
+
+
+def load_recipe(name: str) -> Recipe:
+    """Read a recipe that comes with the package, or a TOML file.
+
+    Raises:
+        ConfigError: there is none of that name, or it has settings that cannot be used.
+    """
+    path = Path(name)
+    if path.suffix != ".toml":
+        path = Path(str(files("condinst_deploy") / "training" / "recipes" / f"{name}.toml"))
+        if not path.is_file():
+            known = ", ".join(sorted(p.stem for p in path.parent.glob("*.toml")))
+            raise ConfigError(f"no recipe {name!r}; the package has {known}. Or give a file ending in .toml")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise ConfigError(f"{path} cannot be read as a recipe ({e})") from e
+    try:
+        return recipe_from_dict(values)
+    except ConfigError as e:
+        raise ConfigError(f"{path}: {e}") from e
+
+
+def recipe_from_dict(values: dict[str, Any]) -> Recipe:
+    """Build a recipe from plain values; what is left out keeps its default.
+
+    Raises:
+        ConfigError: a setting is unknown or has the wrong type.
+    """
+    return _filled(Recipe(), values)
+
+
+def _filled(default: T, values: dict[str, Any], where: str = "") -> T:
+    """`default` with the fields that `values` names, tables recursively."""
+    known = {f.name: getattr(default, f.name) for f in fields(default)}  # type: ignore[arg-type]
+    changes: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in known:
+            raise ConfigError(f"unknown setting {where}{name}; expected one of {', '.join(known)}")
+        old = known[name]
+        if is_dataclass(old) and not isinstance(old, type) and isinstance(value, dict):
+            changes[name] = _filled(old, value, f"{where}{name}.")
+        elif isinstance(old, tuple) and isinstance(value, list):
+            changes[name] = tuple(value)
+        elif old is not None and not isinstance(value, _accepted(old)):
+            raise ConfigError(f"{where}{name} is {value!r}; expected {type(old).__name__}")
+        else:
+            changes[name] = value
+    return replace(default, **changes)  # type: ignore[type-var]
+
+
+def _accepted(old: Any) -> tuple[type, ...]:
+    # a whole number may stand where a fraction is expected, and a list of a recipe is a tuple of a checkpoint
+    return (int, float) if isinstance(old, float) else (type(old),)
+
+
+def _cosine(progress: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))

@@ -1,0 +1,282 @@
+"""COCO data sets: against pycocotools, mmdetection's rules of what is trained on, and every error by name."""
+
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from condinst_deploy.data.coco import CocoDataset, Sample, masks_at
+from condinst_deploy.errors import DataError
+
+HEIGHT, WIDTH = 48, 64
+TWO_PARTS = [[4.5, 3.0, 30.25, 6.0, 20.0, 28.5], [40.0, 10.0, 60.0, 10.0, 60.0, 40.7, 40.0, 40.0]]
+FULL = [0, HEIGHT * WIDTH]
+
+
+def random_mask(seed: int = 0) -> np.ndarray[Any, Any]:
+    rng = np.random.default_rng(seed)
+    return np.asfortranarray(rng.random((HEIGHT, WIDTH)) < 0.5).astype(np.uint8, order="F")
+
+
+def compressed(mask: np.ndarray[Any, Any]) -> dict[str, Any]:
+    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": rle["size"], "counts": rle["counts"].decode()}
+
+
+def uncompressed(mask: np.ndarray[Any, Any]) -> dict[str, Any]:
+    flat = mask.T.ravel()
+    changes = np.flatnonzero(np.diff(flat, prepend=0)).tolist()
+    return {"size": list(mask.shape), "counts": np.diff([0, *changes, flat.size]).tolist()}
+
+
+def annotation(number: int = 1, **changes: Any) -> dict[str, Any]:
+    whole: dict[str, Any] = {"id": number, "image_id": 7, "category_id": 3, "iscrowd": 0, "area": 100.0}
+    whole |= {"bbox": [4.5, 3.0, 40.0, 30.0], "segmentation": TWO_PARTS}
+    return {key: value for key, value in (whole | changes).items() if value is not ...}
+
+
+def picture(number: int = 7, width: int = WIDTH, height: int = HEIGHT) -> dict[str, Any]:
+    return {"id": number, "file_name": f"{number}.png", "width": width, "height": height}
+
+
+def content(annotations: list[dict[str, Any]], pictures: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    categories = [{"id": 9, "name": "late"}, {"id": 3, "name": "early"}]
+    return {"images": [picture()] if pictures is None else pictures, "annotations": annotations} | {
+        "categories": categories
+    }
+
+
+def written(folder: Path, values: dict[str, Any]) -> Path:
+    for entry in values["images"]:
+        Image.new("RGB", (entry["width"], entry["height"]), "red").save(folder / entry["file_name"])
+    path = folder / "set.json"
+    path.write_text(json.dumps(values))
+    return path
+
+
+def opened(folder: Path, *annotations: dict[str, Any], training: bool = True) -> CocoDataset:
+    return CocoDataset(written(folder, content(list(annotations))), folder, training)
+
+
+def sample_of(segmentation: Any, folder: Path) -> Sample:
+    return opened(folder, annotation(segmentation=segmentation))[0]
+
+
+def test_a_sample_has_the_picture_the_boxes_and_labels_by_category_id(tmp_path: Path) -> None:
+    data = opened(tmp_path, annotation(1, category_id=9), annotation(2, bbox=[0, 1, 2, 3]))
+    assert (data.class_names, data.category_ids, data.image_ids) == (("early", "late"), (3, 9), (7,))
+    assert data.paths == (tmp_path / "7.png",)
+    sample = data[0]
+    assert sample.image_id == 7
+    assert sample.image.shape == (HEIGHT, WIDTH, 3)
+    assert sample.image.dtype == np.uint8
+    assert sample.image[0, 0].tolist() == [255, 0, 0]
+    assert sample.boxes.tolist() == [[4.5, 3, 44.5, 33], [0, 1, 2, 4]]
+    assert sample.boxes.dtype == np.float32
+    assert sample.labels.tolist() == [1, 0]
+    assert sample.labels.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [TWO_PARTS, compressed(random_mask()), uncompressed(random_mask()), uncompressed(np.ones_like(random_mask()))],
+    ids=["polygons", "compressed", "uncompressed", "all ones"],
+)
+def test_masks_of_the_original_size_are_pycocotools(segmentation: Any, tmp_path: Path) -> None:
+    sample = sample_of(segmentation, tmp_path)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(tmp_path / "set.json"))
+    want = truth.annToMask(truth.loadAnns([1])[0])
+    assert want.any()
+    np.testing.assert_array_equal(masks_at(sample, (HEIGHT, WIDTH))[0], want.astype(bool))
+
+
+def test_polygons_are_scaled_before_they_are_rasterised(tmp_path: Path) -> None:
+    sample = sample_of(TWO_PARTS, tmp_path)
+    size = (HEIGHT * 3, WIDTH * 2)
+    scaled = [[v * (2, 3)[i % 2] for i, v in enumerate(part)] for part in TWO_PARTS]
+    want = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(scaled, *size)))
+    masks = masks_at(sample, size)
+    np.testing.assert_array_equal(masks[0], want.astype(bool))
+    enlarged = np.kron(masks_at(sample, (HEIGHT, WIDTH))[0], np.ones((3, 2), dtype=bool))
+    assert (masks[0] != enlarged).any(), "rasterised first and enlarged after"
+    assert masks[0].sum() == pytest.approx(enlarged.sum(), rel=0.05)
+
+
+@pytest.mark.parametrize("size", [(48, 64), (30, 41), (97, 131), (1, 1)])
+def test_bitmaps_are_sampled_at_the_floor(size: tuple[int, int], tmp_path: Path) -> None:
+    mask = random_mask()
+    got = masks_at(sample_of(compressed(mask), tmp_path), size)[0]
+    want = [[mask[y * HEIGHT // size[0], x * WIDTH // size[1]] for x in range(size[1])] for y in range(size[0])]
+    np.testing.assert_array_equal(got, np.array(want, dtype=bool))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.02, 0.5, 1.0])
+def test_sound_rles_of_all_kinds_are_accepted(share: float, tmp_path: Path) -> None:
+    # long and short runs take one to three characters of the compressed form
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        mask = (rng.random((HEIGHT, WIDTH)) < share).astype(np.uint8)
+        for segmentation in (compressed(mask), uncompressed(mask)):
+            sample = sample_of(segmentation, tmp_path)
+            np.testing.assert_array_equal(masks_at(sample, (HEIGHT, WIDTH))[0], mask.astype(bool))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"iscrowd": 1, "segmentation": uncompressed(random_mask())},
+        {"ignore": True},
+        {"area": 0},
+        {"bbox": [5, 5, 0.9, 10]},
+        {"bbox": [5, 5, 10, 0.0]},
+        {"bbox": [5, 5, -10, 10]},
+        {"bbox": [WIDTH, 5, 10, 10]},
+        {"bbox": [5, -20, 10, 20]},
+    ],
+    ids=lambda changes: ", ".join(changes),
+)
+def test_what_mmdetection_does_not_train_on_is_left_out(changes: dict[str, Any], tmp_path: Path) -> None:
+    sample = opened(tmp_path, annotation(1), annotation(2, **changes))[0]
+    assert len(sample.boxes) == len(sample.labels) == len(sample.segmentations) == 1
+
+
+def test_training_leaves_out_empty_and_small_pictures(tmp_path: Path) -> None:
+    pictures = [picture(7), picture(8), picture(9, width=31), picture(10, width=32)]
+    annotations = [annotation(n, image_id=n, segmentation=[[1, 1, 9, 1, 9, 9]]) for n in (7, 9, 10)]
+    path = written(tmp_path, content(annotations, pictures))
+    assert CocoDataset(path, tmp_path, training=True).image_ids == (7, 10)
+    assert CocoDataset(path, tmp_path, training=True, keep_empty=True).image_ids == (7, 8, 10)
+    assert CocoDataset(path, tmp_path, training=True, min_size=0).image_ids == (7, 9, 10)
+    everything = CocoDataset(path, tmp_path, training=False)
+    assert everything.image_ids == (7, 8, 9, 10)
+    empty = everything[1]
+    assert empty.boxes.shape == (0, 4)
+    assert masks_at(empty, (5, 6)).shape == (0, 5, 6)
+
+
+def test_a_picture_with_only_a_crowd_is_empty(tmp_path: Path) -> None:
+    crowd = annotation(1, iscrowd=1, segmentation=uncompressed(random_mask()))
+    with pytest.raises(DataError, match="no pictures to train on"):
+        opened(tmp_path, crowd)
+    assert len(opened(tmp_path, crowd, training=False)[0].boxes) == 0
+
+
+def test_the_camera_s_orientation_is_applied(tmp_path: Path) -> None:
+    path = written(tmp_path, content([annotation()]))
+    orientation = Image.Exif()
+    orientation[0x0112] = 6  # turned by 90 degrees
+    Image.new("RGB", (HEIGHT, WIDTH)).save(tmp_path / "7.png", exif=orientation)
+    assert CocoDataset(path, tmp_path, training=True)[0].image.shape == (HEIGHT, WIDTH, 3)
+
+
+BROKEN_RLE = compressed(random_mask())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"segmentation": ...}, "segmentation None"),
+        ({"segmentation": []}, r"segmentation \[\]"),
+        ({"segmentation": TWO_PARTS[0]}, "4.5 where a polygon"),
+        ({"segmentation": [[1, 1, 9, 9]]}, "polygon of 4 numbers"),
+        ({"segmentation": [TWO_PARTS[0], [1, 1, 9, 1, 9, 9, 3]]}, "polygon of 7 numbers"),
+        ({"segmentation": [[1, 1, 9, 1, 9, "x"]]}, "not a list of numbers"),
+        ({"segmentation": [[1, 1, 9, 1, 9, [2]]]}, "not a list of numbers"),
+        ({"segmentation": [[1, 1, 9, 1, 9, None]]}, "not finite"),
+        ({"segmentation": [[1, 1, 9, 1, 9, float("nan")]]}, "not finite"),
+        ({"segmentation": [[1, 1, 9, 1, 9, 1e9]]}, "far outside"),
+        ({"segmentation": [[1, 1, 9, 1, 9, 10**400]]}, "not a list of numbers"),
+        ({"segmentation": {**BROKEN_RLE, "size": [WIDTH, HEIGHT]}}, r"size \[64, 48\]; its picture is \[48, 64\]"),
+        ({"segmentation": {"counts": FULL}}, "RLE of size None"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH]}}, "damaged RLE"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [0, 5]}}, "damaged RLE"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [-1, HEIGHT * WIDTH + 1]}}, "damaged RLE"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": ["0", 3072]}}, "damaged RLE"),
+        ({"segmentation": {**BROKEN_RLE, "counts": BROKEN_RLE["counts"][:-5]}}, "damaged RLE"),
+        ({"segmentation": {**BROKEN_RLE, "counts": BROKEN_RLE["counts"] + "o"}}, "damaged RLE"),
+        ({"segmentation": {**BROKEN_RLE, "counts": "ooooooooooooooooooo1"}}, "damaged RLE"),
+        ({"segmentation": {**BROKEN_RLE, "counts": "é~ !"}}, "damaged RLE"),
+        ({"segmentation": {**BROKEN_RLE, "counts": ""}}, "damaged RLE"),
+        ({"segmentation": "polygon"}, "segmentation 'polygon'"),
+        ({"image_id": 8}, "image_id 8, which no picture has"),
+        ({"image_id": ...}, "'image_id' None"),
+        ({"category_id": 4}, "category_id 4, which no category has"),
+        ({"category_id": "3"}, "'category_id' '3'"),
+        ({"bbox": ...}, "bbox None"),
+        ({"bbox": [1, 2, 3]}, r"bbox \[1, 2, 3\]"),
+        ({"bbox": [1, 2, 3, float("nan")]}, "four finite numbers"),
+        ({"bbox": [1, 2, 3, float("inf")]}, "four finite numbers"),
+        ({"bbox": [1, 2, 3, "4"]}, "four finite numbers"),
+        ({"area": "much"}, "area 'much'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_malformed_annotation_is_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        opened(tmp_path, annotation(1), annotation(4711, **changes))
+    assert "annotation 4711" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([], "no list 'images'"),
+        ({"images": []}, "no list 'annotations'"),
+        ({"images": [], "annotations": []}, "no list 'categories'"),
+        (content([], pictures=[]), "has no pictures"),
+        ({**content([]), "images": [7]}, "entries that are not objects"),
+        ({**content([]), "images": [{"id": "seven"}]}, "picture number 1 has 'id' 'seven'; expected a whole number"),
+        ({**content([]), "images": [{**picture(), "width": 0}]}, "picture 7 has height 48 and width 0"),
+        ({**content([]), "images": [{"id": 7, "height": 1, "width": 1}]}, "picture 7 has 'file_name' None"),
+        ({**content([]), "images": [picture(), picture()]}, "picture ids are not unique: 7"),
+        ({**content([]), "categories": [{"id": 3}]}, "category 3 has 'name' None; expected text"),
+        (content([annotation(5), annotation(5)]), "annotation ids are not unique: 5"),
+        (content([annotation(id=...)]), "annotation number 1 has 'id' None"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_file_that_is_not_coco_is_refused(values: Any, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "set.json"
+    path.write_text(json.dumps(values))
+    with pytest.raises(DataError, match=message):
+        CocoDataset(path, tmp_path, training=False)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe\x00", b"[" * 200_000])
+def test_a_file_that_is_not_json_is_refused(text: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "set.json"
+    path.write_bytes(text)
+    with pytest.raises(DataError, match=r"set\.json is not JSON"):
+        CocoDataset(path, tmp_path, training=False)
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.json cannot be read \(No such file"):
+        CocoDataset(tmp_path / "none.json", tmp_path, training=False)
+    path = written(tmp_path, content([], [picture(n) for n in range(10, 20)]))
+    with pytest.raises(DataError, match=r"no folder of pictures at .*nowhere"):
+        CocoDataset(path, tmp_path / "nowhere", training=False)
+    for number in range(12, 20):
+        (tmp_path / f"{number}.png").unlink()
+    with pytest.raises(DataError, match=r"8 pictures are missing from .*: 12\.png, .* 16\.png, \.\.\.$"):
+        CocoDataset(path, tmp_path, training=False)
+
+
+def test_a_picture_that_is_damaged_or_of_another_size_is_named(tmp_path: Path) -> None:
+    data = opened(tmp_path, annotation())
+    Image.new("RGB", (WIDTH, HEIGHT + 1)).save(tmp_path / "7.png")
+    with pytest.raises(DataError, match=r"7\.png is 64x49, but picture 7 of .* is annotated as 64x48"):
+        data[0]
+    (tmp_path / "7.png").write_bytes((tmp_path / "7.png").read_bytes()[:60])
+    with pytest.raises(DataError, match=r"7\.png cannot be decoded"):
+        data[0]
