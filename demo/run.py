@@ -1,87 +1,90 @@
-"""`make demo`: a checkpoint through ONNX to exact masks on real pictures, and how far it agrees with PyTorch.
+"""`make demo`: a checkpoint through ONNX to exact masks, and how far it agrees with PyTorch.
 
-With WEIGHTS the user's own model runs; without, a model of seeded weights. Seeded weights have learned
-nothing: what the demonstration shows is that the exported file computes what the PyTorch model computes,
-not that the model knows what is in a picture.
+Without arguments the model is the slim one that ships in this folder, trained on generated shapes, and the pictures are
+generated ones that it has never seen. With WEIGHTS and IMAGES it is the user's own.
 """
 
 import argparse
-import ast
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import torch
+from rich.progress import track
 
-from condinst_deploy import CondInstError, Predictor
+from condinst_deploy import CondInstError, InstanceDetections, Predictor
 from condinst_deploy.atomic import atomic_path
+from condinst_deploy.data.shapes import ShapesConfig, generate_shapes
+from condinst_deploy.drawing import contact_sheet
 from condinst_deploy.evaluation.agreement import agreement, merged
+from condinst_deploy.evaluation.coco import average_precision, ground_truth
 from condinst_deploy.runtime.images import expand_sources, rgb_from
 from condinst_export.cli import export
-from tests.golden.seeded_weights import seeded_state_dict
 
-ROOT = Path(__file__).resolve().parent.parent
-OUTPUT = ROOT / "demo" / "output"
-PICTURES = ROOT / "tests" / "golden" / "images"
-KEYS = ROOT / "tests" / "golden" / "mmdet" / "state_dict_keys.txt"
-SEED = 0
-DRAWN = 10  # best detections of a picture that are drawn
+FOLDER = Path(__file__).resolve().parent
+OUTPUT = FOLDER / "output"
+SHIPPED = FOLDER / "shapes_slim.pth"
+UNSEEN_SEED = 20_261_122
+"""Neither the training nor the validation pictures come from it."""
+
+UNSEEN = 40
+DRAWN = 12
+SHOWN_ABOVE = 0.3
+"""Score from which detections are drawn; the figures count all of them."""
 
 
 def main() -> int:
     """Run the demonstration."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
-    parser.add_argument("--weights", type=Path, help="your checkpoint; default: an R-50 of seeded weights")
-    parser.add_argument("--images", type=Path, default=PICTURES, help="folder of pictures; default: two photographs")
+    parser.add_argument("--weights", type=Path, help="your checkpoint; default: the slim model that ships")
+    parser.add_argument("--images", type=Path, help="folder of pictures; default: generated, never seen in training")
     arguments = parser.parse_args()
     try:
-        demonstrate(arguments.weights, arguments.images)
+        demonstrate(arguments.weights or SHIPPED, arguments.images)
     except CondInstError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
     return 0
 
 
-def demonstrate(weights: Path | None, images: Path) -> None:
+def demonstrate(weights: Path, images: Path | None) -> None:
     """Export, predict, compare with PyTorch, draw."""
-    if weights is None:
-        weights = seeded_checkpoint(OUTPUT / "seeded_r50.pth")
-        print("No WEIGHTS given: the model is a ResNet-50 CondInst of seeded weights. It has learned nothing,")
-        print("so its labels mean nothing; what counts is that every step gives what PyTorch gives.\n")
     print("1. condinst-export: checkpoint -> ONNX, verified against PyTorch")
     model = OUTPUT / f"{weights.stem}.onnx"
     export(weights=weights, out=model)
-    pictures = expand_sources(str(images))
+    annotations = None
+    if images is None:
+        config = replace(ShapesConfig(), val_seed=UNSEEN_SEED)
+        annotations = generate_shapes(OUTPUT / "unseen", "val", UNSEEN, config)
+        images = OUTPUT / "unseen" / "val"
+        print(f"\n{UNSEEN} pictures generated that the model has never seen: {images}")
+    pictures: list[Path] = expand_sources(str(images))
     print(f"\n2. Predictor({model.name!r}) on {len(pictures)} pictures, beside the PyTorch model")
-    shown = predict(model, weights, pictures)
-    print(f"\n3. Look at the result (the best {DRAWN} detections of each picture):")
-    for path in shown:
-        print(f"   {path}")
+    found = compare(model, weights, pictures)
+    if annotations is not None and weights == SHIPPED:
+        results = [entry for i, one in enumerate(found, start=1) for entry in one.to_coco(i)]
+        precision = average_precision(ground_truth(annotations), results, "segm")
+        print(f"   mask AP {precision.ap:.3f}, AP50 {precision.ap50:.3f} on these {len(pictures)} pictures")
+    print("\n3. Look at the result:")
+    print(f"   {draw(found, pictures)}")
 
 
-def predict(model: Path, weights: Path, pictures: Sequence[Path]) -> list[Path]:
-    """Overlay pictures of the exported model's detections; prints the agreement with PyTorch."""
-    parts, shown = [], []
+def compare(model: Path, weights: Path, pictures: Sequence[Path]) -> list[InstanceDetections]:
+    """What the exported file finds; prints how far it agrees with the PyTorch model."""
     with Predictor(model) as exported, Predictor(weights) as reference:
-        for picture in pictures:
-            (found,), (wanted,) = exported(picture), reference(picture)
-            parts.append(agreement(wanted, found))
-            print(f"   {picture.name}: {len(found)} detections; {parts[-1]}")
-            shown.append(OUTPUT / f"{picture.stem}.jpg")
-            with atomic_path(shown[-1]) as temporary:
-                found[:DRAWN].draw(rgb_from(picture)).save(temporary, format="JPEG", quality=92)
-    print(f"   all: {merged(parts)}")
-    return shown
+        pairs = [(exported(p)[0], reference(p)[0]) for p in track(pictures, "   pictures", transient=True)]
+    print(f"   {merged(agreement(wanted, found) for found, wanted in pairs)}")
+    return [found for found, _ in pairs]
 
 
-def seeded_checkpoint(path: Path) -> Path:
-    """An mmdetection checkpoint of weights made from names, shapes and a seed."""
-    rows = (line.split("\t") for line in KEYS.read_text(encoding="utf-8").splitlines())
-    shapes = {key: ast.literal_eval(shape) for key, shape, _ in rows}
-    arrays = seeded_state_dict(shapes, SEED)
+def draw(found: Sequence[InstanceDetections], pictures: Sequence[Path]) -> Path:
+    """A sheet of the first pictures with the detections that the model is sure of."""
+    shown = [
+        one[one.scores > SHOWN_ABOVE].draw(rgb_from(path)) for one, path in zip(found[:DRAWN], pictures, strict=False)
+    ]
+    path = OUTPUT / "detections.jpg"
     with atomic_path(path) as temporary:
-        state = {key: torch.from_numpy(array) for key, array in arrays.items()}
-        torch.save({"meta": {}, "state_dict": state}, temporary)
+        contact_sheet(shown).save(temporary, format="JPEG", quality=92)
     return path
 
 
