@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import supervision
 
 FloatArray = npt.NDArray[np.float32]
-Family = Literal["mmdet", "adelaidet"]
+Family = Literal["mmdet"]
 
 MANIFEST_VERSION = 1
 MANIFEST_KEY = "condinst_deploy"

@@ -16,7 +16,7 @@ from condinst_deploy import CondInstError, InstanceDetections, Predictor
 from condinst_deploy.atomic import atomic_path
 from condinst_deploy.data.shapes import ShapesConfig, generate_shapes
 from condinst_deploy.drawing import contact_sheet
-from condinst_deploy.evaluation.agreement import agreement, merged
+from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE, Agreement, agreement, merged
 from condinst_deploy.evaluation.coco import average_precision, ground_truth
 from condinst_deploy.runtime.images import expand_sources, rgb_from
 from condinst_export.cli import export
@@ -40,15 +40,15 @@ def main() -> int:
     parser.add_argument("--images", type=Path, help="folder of pictures; default: generated, never seen in training")
     arguments = parser.parse_args()
     try:
-        demonstrate(arguments.weights or SHIPPED, arguments.images)
+        agrees = demonstrate(arguments.weights or SHIPPED, arguments.images)
     except CondInstError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
-    return 0
+    return 0 if agrees else 1
 
 
-def demonstrate(weights: Path, images: Path | None) -> None:
-    """Export, predict, compare with PyTorch, draw."""
+def demonstrate(weights: Path, images: Path | None) -> bool:
+    """Export, predict, compare with PyTorch, draw; whether the exported file agrees with PyTorch."""
     print("1. condinst-export: checkpoint -> ONNX, verified against PyTorch")
     model = OUTPUT / f"{weights.stem}.onnx"
     export(weights=weights, out=model)
@@ -60,21 +60,22 @@ def demonstrate(weights: Path, images: Path | None) -> None:
         print(f"\n{UNSEEN} pictures generated that the model has never seen: {images}")
     pictures: list[Path] = expand_sources(str(images))
     print(f"\n2. Predictor({model.name!r}) on {len(pictures)} pictures, beside the PyTorch model")
-    found = compare(model, weights, pictures)
+    found, total = compare(model, weights, pictures)
+    print(f"   {total}")
     if annotations is not None and weights == SHIPPED:
         results = [entry for i, one in enumerate(found, start=1) for entry in one.to_coco(i)]
         precision = average_precision(ground_truth(annotations), results, "segm")
         print(f"   mask AP {precision.ap:.3f}, AP50 {precision.ap50:.3f} on these {len(pictures)} pictures")
     print("\n3. Look at the result:")
     print(f"   {draw(found, pictures)}")
+    return total.within(ONNX_TOLERANCE)
 
 
-def compare(model: Path, weights: Path, pictures: Sequence[Path]) -> list[InstanceDetections]:
-    """What the exported file finds; prints how far it agrees with the PyTorch model."""
+def compare(model: Path, weights: Path, pictures: Sequence[Path]) -> tuple[list[InstanceDetections], Agreement]:
+    """What the exported file finds, and how far it agrees with the PyTorch model."""
     with Predictor(model) as exported, Predictor(weights) as reference:
         pairs = [(exported(p)[0], reference(p)[0]) for p in track(pictures, "   pictures", transient=True)]
-    print(f"   {merged(agreement(wanted, found) for found, wanted in pairs)}")
-    return [found for found, _ in pairs]
+    return [found for found, _ in pairs], merged(agreement(wanted, found) for found, wanted in pairs)
 
 
 def draw(found: Sequence[InstanceDetections], pictures: Sequence[Path]) -> Path:

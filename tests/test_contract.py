@@ -234,7 +234,7 @@ def test_from_dict_leaves_its_argument_alone() -> None:
 MANIFEST = ModelManifest(
     class_names=("cat", "guide dog"),
     category_ids=(17, 18),
-    family="adelaidet",
+    family="mmdet",
     preprocessing=Preprocessing(mean=(1.5, 2.0, 3.0), std=(1.0, 1.25, 57.375), short_side=640, pad_divisor=64),
     selection=Selection(0.3, 500, 0.5, 17),
     mask_stride=8,

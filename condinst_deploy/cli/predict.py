@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from condinst_deploy.runtime.results import ResultsWriter
 
 RESULTS_FILE, IMAGES_FILE, OVERLAYS = "detections.json", "images.json", "overlays"
+LARGEST_JPEG = 65_500
+"""Longest side of a JPEG, in pixels, that Pillow writes."""
 
 
 @dataclass
@@ -61,7 +63,8 @@ def predict(
         predictor = Predictor(model, device, score_threshold, names, max_detections, batch_size)
     with predictor:
         backend = predictor.backend
-        terminal.print(f"{escape(str(model))}: {backend.name} on {backend.device}, {len(paths)} pictures")
+        note = f" ({backend.note})" if backend.note else ""
+        terminal.print(f"{escape(str(model))}{note}: {backend.name} on {backend.device}, {len(paths)} pictures")
         with coco_results(out / RESULTS_FILE) as writer:
             outcome = _run(predictor, paths, out / OVERLAYS if overlays else None, writer)
     write_json(out / IMAGES_FILE, outcome.pictures)
@@ -96,12 +99,14 @@ def _save_overlay(path: Path, prediction: "Prediction") -> None:
 
     assert prediction.detections is not None
     assert prediction.image is not None
-    with atomic_path(path) as temporary:
-        prediction.detections.draw(prediction.image).save(temporary, format="JPEG", quality=90)
+    overlay = prediction.detections.draw(prediction.image)
+    kind = "JPEG" if max(overlay.size) <= LARGEST_JPEG else "PNG"
+    with atomic_path(path.with_name(f"{path.name}.{'jpg' if kind == 'JPEG' else 'png'}")) as temporary:
+        overlay.save(temporary, format=kind, quality=90)
 
 
 def _overlay_names(paths: Sequence[Path]) -> Iterator[str]:
-    """A file name for each picture; equal stems from different folders get a number."""
+    """A name for each picture's overlay; equal stems from different folders get a number."""
     used: set[str] = set()
     for path in paths:
         name, number = path.stem, 1
@@ -109,7 +114,7 @@ def _overlay_names(paths: Sequence[Path]) -> Iterator[str]:
             number += 1
             name = f"{path.stem}_{number}"
         used.add(name)
-        yield f"{name}.jpg"
+        yield name
 
 
 def _progress() -> Progress:

@@ -19,6 +19,9 @@ class Tolerance:
     scores: float  # largest difference
     mask_iou: float  # smallest IoU at original size
 
+    def __str__(self) -> str:
+        return f"boxes within {self.boxes:g} px, scores within {self.scores:g}, mask IoU at least {self.mask_iou:g}"
+
 
 ONNX_TOLERANCE = Tolerance(boxes=0.02, scores=2e-5, mask_iou=0.999)
 """An exported file against the PyTorch model, both in float32."""

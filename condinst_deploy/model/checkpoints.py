@@ -13,7 +13,7 @@ from torch import Tensor
 
 from condinst_deploy.atomic import atomic_path
 from condinst_deploy.coco_classes import COCO_CLASSES
-from condinst_deploy.contract import ModelManifest, contiguous_ids, default_class_names
+from condinst_deploy.contract import ModelManifest, Preprocessing, contiguous_ids, default_class_names
 from condinst_deploy.errors import ArtifactError, CheckpointError, ConfigError
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.config import BLOCKS, CondInstConfig
@@ -50,6 +50,7 @@ def load_model(path: str | Path) -> LoadedModel:
             " expected mmdetection's CondInst or a checkpoint saved by this toolkit"
         )
     config = _config_from_shapes(path, {str(k): tuple(v.shape) for k, v in state.items() if isinstance(v, Tensor)})
+    config = replace(config, preprocessing=_mmdet_preprocessing(path, state))
     model = CondInst(config)
     _load_weights(path, model, state, MMDET)
     names, ids, remark = _mmdet_classes(content, config.num_classes)
@@ -61,7 +62,10 @@ def load_model(path: str | Path) -> LoadedModel:
         source=path.name,
         source_sha256=sha256_of(path),
     )
-    note = f"mmdetection CondInst, ResNet-{config.depth}, {config.num_classes} classes{remark}"
+    note = (
+        f"mmdetection CondInst, ResNet-{config.depth}, {config.num_classes} classes{remark};"
+        " sizes and thresholds are the published configuration's"
+    )
     return LoadedModel(model.eval(), manifest, note)
 
 
@@ -147,6 +151,8 @@ def _load_weights(path: Path, model: CondInst, state: Mapping[str, Any], table: 
             problems.append(f"not plain numbers: {theirs_of[key]} is {have.layout} {have.dtype} on {have.device}")
         elif not torch.isfinite(have).all():
             problems.append(f"not finite: {theirs_of[key]} holds NaN or infinity")
+        elif key.endswith("running_var") and (have < 0).any():
+            problems.append(f"negative: {theirs_of[key]} holds variances below 0")
     if problems:
         raise CheckpointError(f"{path} does not fit the model, {len(problems)} problems:\n  " + "\n  ".join(problems))
     model.load_state_dict(tensors, strict=False)
@@ -180,6 +186,19 @@ def _config_from_shapes(path: Path, shapes: dict[str, tuple[int, ...]]) -> CondI
     except (KeyError, IndexError, ConfigError) as e:
         raise CheckpointError(f"{path} is not a complete CondInst model of mmdetection: {e}") from e
     return config
+
+
+def _mmdet_preprocessing(path: Path, state: Mapping[Any, Any]) -> Preprocessing:
+    """The published preprocessing, with the file's own mean and std (RGB) where it has them."""
+    own: dict[str, tuple[float, ...]] = {}
+    for name in ("mean", "std"):
+        value = state.get(f"data_preprocessor.{name}")
+        if isinstance(value, Tensor) and value.numel() == 3:
+            own[name] = tuple(value.flatten().tolist())
+    try:
+        return Preprocessing.from_dict(own)
+    except ConfigError as e:
+        raise CheckpointError(f"{path}: its data_preprocessor cannot be used: {e}") from e
 
 
 def _mmdet_classes(content: dict[str, Any], num_classes: int) -> tuple[tuple[str, ...], tuple[int, ...], str]:

@@ -28,7 +28,7 @@ MMDET: KeyTable = (
     (r"mask_head\.mask_feature_head\.conv_branch\.(\d+)\.conv\.(\w+)", r"mask_branch.tower.\1.conv.\2"),
     (r"mask_head\.mask_feature_head\.conv_branch\.(\d+)\.bn\.(\w+)", r"mask_branch.tower.\1.norm.\2"),
     (r"mask_head\.mask_feature_head\.conv_pred\.(\w+)", r"mask_branch.features.\1"),
-    (r"data_preprocessor\..+", None),  # mean and std, which the configuration holds
+    (r"data_preprocessor\..+", None),  # mean and std, read into the configuration
 )
 
 

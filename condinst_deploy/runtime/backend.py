@@ -24,6 +24,7 @@ class Backend(ABC):
     name: str
     device: str
     manifest: ModelManifest
+    note: str = ""  # what loading found out about the file
 
     @classmethod
     @abstractmethod
@@ -32,7 +33,7 @@ class Backend(ABC):
 
         Args:
             path: a file of the backend's kind.
-            device: "auto", "cpu", "cuda" or "cuda:N"; "auto" takes a GPU that works, else the CPU.
+            device: "auto", "cpu", "cuda" or "cuda:N"; "auto" takes a GPU where PyTorch sees one, else the CPU.
 
         Raises:
             ArtifactError: the file or its manifest cannot be used.

@@ -128,7 +128,7 @@ def _rgb_from_pil(image: Image.Image) -> RGBArray:
         raise ImageError(f"a picture is empty: its size is {image.size}")
     image.load()  # Pillow's TIFF reader turns pictures upright itself, and then forgets the orientation
     # not ImageOps.exif_transpose: it writes the whole EXIF anew, and fails over any odd entry of it
-    turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    turn = TURNS.get(_orientation(image))
     image = image if turn is None else image.transpose(turn)
     if image.mode.startswith("I"):  # 16-bit grey, in Pillow's several spellings
         return _rgb_from_array(np.asarray(image).clip(0, 65535).astype(np.uint16))
@@ -138,6 +138,13 @@ def _rgb_from_pil(image: Image.Image) -> RGBArray:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
     return np.array(image.convert("RGB"))
+
+
+def _orientation(image: Image.Image) -> Any:
+    try:
+        return image.getexif().get(ORIENTATION)
+    except Exception:  # a picture with EXIF that cannot be read is still a picture
+        return None
 
 
 def _rgb_from_array(array: npt.NDArray[Any]) -> RGBArray:

@@ -64,7 +64,7 @@ def _session(content: bytes, name: str, kind: str, index: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; a provider's fall-back is checked below
     wanted = PROVIDERS[kind]
-    provider: Any = (wanted, {"device_id": index}) if kind == "cuda" else wanted
+    provider: Any = (wanted, {"device_id": index, "use_tf32": 0}) if kind == "cuda" else wanted
     try:
         session = onnxruntime.InferenceSession(content, options, providers=[provider])
     except Exception as e:  # the module's exceptions have no common base below Exception

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest, NetworkOutputs
+from condinst_deploy.errors import BackendError
 from condinst_deploy.masks import BoolArray, Masks, trimmed_crop
 
 Float32 = npt.NDArray[np.float32]
@@ -51,7 +52,17 @@ def detections_from_outputs(
     manifest: ModelManifest,
     result_filter: ResultFilter,
 ) -> list[InstanceDetections]:
-    """Detections of each picture of a batch, in original pixels; blank pictures at the end are ignored."""
+    """Detections of each picture of a batch, in original pixels; blank pictures at the end are ignored.
+
+    Raises:
+        BackendError: the network's outputs are not finite.
+    """
+    if not np.isfinite(outputs.mask_logits).all():
+        # a comparison with NaN is false, so all detections would be missing without a word
+        raise BackendError(
+            "the network gives NaN or infinity: its weights, or its precision, overflow on this picture;"
+            " check the checkpoint, or run it in float32"
+        )
     results = []
     for i, geometry in enumerate(geometries):
         n = int(outputs.num_detections[i])

@@ -50,7 +50,7 @@ class Predictor:
         path: str | Path,
         device: str = "auto",
         score_threshold: float | None = None,
-        classes: Sequence[str | int] | None = None,
+        classes: Sequence[str | int] | str | int | None = None,
         max_detections: int | None = None,
         batch_size: int | None = None,
     ) -> None:
@@ -61,7 +61,7 @@ class Predictor:
             device: "auto", "cpu", "cuda" or "cuda:N".
             score_threshold: keep detections whose score (class probability and centerness together) is above it;
                 not below the model's own threshold, which looked at the class probability alone.
-            classes: names or labels to keep, or one name; None: all.
+            classes: names or labels to keep, or one; None: all.
             max_detections: keep the best so many of a picture; it can only lower the model's own.
             batch_size: pictures per run of the network; None: 1 on a CPU, 8 on a GPU.
 
@@ -199,7 +199,7 @@ def _batch_size(backend: Backend, asked: int | None) -> int:
 def _result_filter(
     manifest: ModelManifest,
     score_threshold: float | None,
-    classes: Sequence[str | int] | None,
+    classes: Sequence[str | int] | str | int | None,
     max_detections: int | None,
 ) -> ResultFilter:
     own = manifest.selection
@@ -213,7 +213,7 @@ def _result_filter(
             f"max_detections is {max_detections}; expected 1 to {own.max_detections}, the model's own."
             " Export it again with --max-detections for more"
         )
-    wanted = [classes] if isinstance(classes, str) else classes
+    wanted = [classes] if isinstance(classes, str | int | Integral) else classes
     labels = None if wanted is None else frozenset(_label(manifest.class_names, c) for c in wanted)
     return ResultFilter(score_threshold, labels, max_detections)
 

@@ -48,7 +48,8 @@ class TorchBackend(Backend):
         """Run the network; the outputs come back to the host."""
         images = torch.from_numpy(inputs.images).to(self.device)
         sizes = torch.from_numpy(inputs.image_sizes).to(self.device)
-        return NetworkOutputs(*(t.cpu().numpy() for t in self.model(images, sizes)))
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # float32 means float32 here
+            return NetworkOutputs(*(t.cpu().numpy() for t in self.model(images, sizes)))
 
 
 def torch_device(device: str) -> torch.device:

@@ -59,6 +59,7 @@ def export(
 
     from condinst_deploy.atomic import atomic_path
     from condinst_deploy.contract import contiguous_ids
+    from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE
     from condinst_deploy.model.checkpoints import load_model
     from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
     from condinst_export.verify import CaseResult, verify_onnx
@@ -75,20 +76,17 @@ def export(
 
     def show(result: CaseResult) -> None:
         batch, _, height, width = result.shape
-        terminal.print(f"  {result.name}, {batch}x{height}x{width}: {result.agreement}")
+        lowered = result.score_threshold != manifest.selection.score_threshold
+        where = f", threshold lowered to {result.score_threshold:.2g}" if lowered else ""
+        terminal.print(f"  {result.name}, {batch}x{height}x{width}{where}: {result.agreement}")
 
     with atomic_path(path) as temporary:
         with terminal.status("exporting the graph"):
             proto = onnx_from_model(loaded.model, manifest)
-        terminal.print("comparing ONNX Runtime with PyTorch:")
+        terminal.print(f"comparing ONNX Runtime with PyTorch (expected: the same set, {ONNX_TOLERANCE}):")
         with terminal.status("comparing"):
             verification = verify_onnx(proto, loaded.model, manifest, show)
         onnx.save(proto, str(temporary))
-    if verification.score_threshold != manifest.selection.score_threshold:
-        terminal.print(
-            "  (the model finds nothing in the test pictures at its own threshold;"
-            f" compared at {verification.score_threshold:.3g} on both sides)"
-        )
     seconds = time.perf_counter() - started
     terminal.print(f"exported and verified in {seconds:.0f} s, {path.stat().st_size / 1e6:.0f} MB")
     if as_json:
@@ -97,10 +95,12 @@ def export(
             "seconds": round(seconds, 1),
             "manifest": asdict(manifest),
             "verification": {
-                "score_threshold": verification.score_threshold,
+                "tolerance": asdict(ONNX_TOLERANCE),
                 "total": verification.total.summary(),
                 "cases": [
-                    {"name": r.name, "shape": list(r.shape), **r.agreement.summary()} for r in verification.results
+                    {"name": r.name, "shape": list(r.shape), "score_threshold": r.score_threshold}
+                    | r.agreement.summary()
+                    for r in verification.results
                 ],
             },
         }

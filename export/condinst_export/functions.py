@@ -5,6 +5,8 @@ value has a name of its own in the whole file: TensorRT's parser mis-wires funct
 meet names of the graph around them.
 """
 
+from collections.abc import Iterable
+
 import onnx
 import onnx.parser
 
@@ -194,7 +196,16 @@ def _braced(values: list[int]) -> str:
     return "{" + ", ".join(str(v) for v in values) + "}"
 
 
+def _name_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
+    """Name every node after its first output: tools that convert precision pass over nameless ones."""
+    for node in nodes:
+        node.name = f"node_{node.output[0]}"
+        for attribute in node.attribute:
+            _name_nodes(attribute.g.node)
+
+
 def _function(text: str) -> onnx.FunctionProto:
     function = onnx.parser.parse_function(text)
+    _name_nodes(function.node)
     onnx.checker.check_function(function)
     return function

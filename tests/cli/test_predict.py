@@ -77,7 +77,7 @@ def test_a_folder_becomes_overlays_and_coco_results(pictures: Path, slim_checkpo
         i for i, d in enumerate(expected, start=1) for _ in range(len(d))
     ]
     assert done.stdout == f"{len(results)} detections in 3 pictures, 0 skipped: {out}\n"
-    assert f"{slim_checkpoint}: torch on cpu, 3 pictures" in done.stderr
+    assert f"{slim_checkpoint} (condinst-deploy checkpoint, ResNet-50, 3 classes): torch on cpu" in done.stderr
 
     truth = COCO()
     truth.dataset = {"images": loaded(out / "images.json"), "categories": categories, "annotations": []}
@@ -159,7 +159,6 @@ def test_every_overlay_has_a_name_of_its_own(names: tuple[str, ...]) -> None:
     overlays = list(_overlay_names(paths))
     assert len(set(overlays)) == len(overlays) == len(names)
     assert all(overlay.startswith(path.stem) for overlay, path in zip(overlays, paths, strict=True))
-    assert all(overlay.endswith(".jpg") for overlay in overlays)
 
 
 @pytest.mark.parametrize(
@@ -224,3 +223,11 @@ def test_wrong_usage_exits_with_two(arguments: tuple[str, ...], tmp_path: Path) 
     assert (done.returncode, done.stdout) == (2, "")
     assert "Usage: condinst-predict" in done.stderr
     assert files(tmp_path) == []
+
+
+def test_an_overlay_too_wide_for_jpeg_is_a_png(slim_checkpoint: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (66_000, 3)).save(tmp_path / "wide.png")
+    done = predict("wide.png", "--model", slim_checkpoint, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("error")) == (0, 0)
+    with Image.open(tmp_path / "results" / "overlays" / "wide.png") as overlay:
+        assert overlay.size == (66_000, 3)

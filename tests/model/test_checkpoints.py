@@ -168,7 +168,7 @@ def test_a_file_of_mmengines_runner_loads_where_mmengine_cannot_be_imported(
     command = [sys.executable, "-c", WITHOUT_MMENGINE, str(mmengine_file), str(copy)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "mmdetection CondInst, ResNet-50, 3 classes\n"
+    assert done.stdout.startswith("mmdetection CondInst, ResNet-50, 3 classes; ")
     loaded = load_model(copy)
     assert_same_weights(loaded.model, seeded_model())
     assert_same_outputs(loaded.model, seeded_model())
@@ -260,8 +260,21 @@ def test_counters_of_training_steps_may_be_missing_and_normalisation_may_be_ther
     assert counters
     for key in counters:
         del state[key]
-    state["data_preprocessor.mean"] = torch.zeros(3, 1, 1)
-    assert_same_weights(load_model(saved(tmp_path / "model.pth", state)).model, seeded_model(TINY))
+    state["data_preprocessor.mean"] = torch.tensor([1.0, 2.0, 3.0]).reshape(3, 1, 1)
+    loaded = load_model(saved(tmp_path / "model.pth", state))
+    assert_same_weights(loaded.model, seeded_model(TINY))
+    assert loaded.manifest.preprocessing.mean == (1.0, 2.0, 3.0)
+    assert loaded.model.normalize.mean.flatten().tolist() == [1.0, 2.0, 3.0]
+    state["data_preprocessor.std"] = torch.zeros(3, 1, 1)
+    with pytest.raises(CheckpointError, match="std above 0"):
+        load_model(saved(tmp_path / "model.pth", state))
+
+
+def test_variances_below_0_are_refused(tmp_path: Path) -> None:
+    state = mmdet_state_of(seeded_model(TINY))
+    state["backbone.bn1.running_var"] = -torch.ones_like(state["backbone.bn1.running_var"])
+    with pytest.raises(CheckpointError, match=r"negative: backbone\.bn1\.running_var"):
+        load_model(saved(tmp_path / "model.pth", state))
 
 
 # ---- the toolkit's own format

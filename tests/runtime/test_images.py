@@ -624,3 +624,10 @@ def test_pictures_are_called_by_their_path_or_their_place() -> None:
     assert source_name(Path("a") / "b.png", 3) == "a/b.png"
     assert source_name("b.png", 3) == "b.png"
     assert source_name(RGB, 3) == "picture 3"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_exif_that_cannot_be_read_does_no_harm(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x.{kind.lower()}"
+    Image.new("RGB", (6, 4), (90, 90, 90)).save(path, format=kind, exif=b"Exif\0\0garbagegarbage")
+    assert rgb_from(path).shape == (4, 6, 3)
