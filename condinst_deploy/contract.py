@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 
 from condinst_deploy.drawing import overlay
 from condinst_deploy.errors import ArtifactError, ConfigError
@@ -25,6 +25,9 @@ MANIFEST_KEY = "condinst_deploy"
 """Name of the manifest's entry in an ONNX file's `metadata_props`."""
 
 INPUTS = ("images", "image_sizes")
+DRAWN_ABOVE = 0.3
+"""Score above which detections are drawn, unless asked otherwise; results keep all of them."""
+
 OUTPUTS = ("num_detections", "boxes", "scores", "labels", "mask_logits")
 
 
@@ -233,7 +236,7 @@ class ModelManifest:
             raise ArtifactError(f"the manifest cannot be used ({e!r}); export the model again") from e
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class InstanceDetections:
     """Instances found in one picture, best first.
 
@@ -266,6 +269,11 @@ class InstanceDetections:
         if n and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
             outlier = min(self.labels.min(), 0) or self.labels.max()
             raise ConfigError(f"labels reach {outlier}; there are {len(self.class_names)} class names")
+
+    def __repr__(self) -> str:
+        best = ", ".join(f"{name} {score:.2f}" for name, score in zip(self.names[:3], self.scores[:3], strict=True))
+        height, width = self.masks.size
+        return f"InstanceDetections({len(self)} in {width}x{height}{': ' + best if best else ''})"
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -310,7 +318,9 @@ class InstanceDetections:
         try:
             import supervision
         except ImportError as e:
-            raise ConfigError("to_supervision needs the package supervision: pip install 'condinst-deploy[viz]'") from e
+            raise ConfigError(
+                "to_supervision needs the package supervision: pip install '.[viz]' in the repository"
+            ) from e
         return supervision.Detections(
             xyxy=self.boxes,
             mask=np.asarray(self.masks),
@@ -319,16 +329,24 @@ class InstanceDetections:
             data={"class_name": np.array(self.names, dtype=np.str_)},
         )
 
-    def draw(self, image: npt.NDArray[np.uint8] | Image.Image) -> Image.Image:
-        """Overlay of masks, boxes, names and scores on the picture they were found in (upright, RGB)."""
-        pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+    def draw(self, image: npt.NDArray[np.uint8] | Image.Image, score_threshold: float = DRAWN_ABOVE) -> Image.Image:
+        """Overlay of masks, boxes, names and scores on the picture they were found in.
+
+        Args:
+            image: RGB or grey uint8 array, or PIL image (turned upright by its EXIF, as for prediction).
+            score_threshold: draw detections that score above it; 0 draws all.
+        """
+        if isinstance(image, Image.Image):
+            image = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        pixels = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
         if pixels.shape != (*self.masks.size, 3) or pixels.dtype != np.uint8:
             raise ConfigError(
                 f"the picture to draw on is {pixels.dtype} {pixels.shape};"
                 f" expected uint8 {(*self.masks.size, 3)}, the picture that was predicted on"
             )
-        captions = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores, strict=True)]
-        return overlay(pixels, self.boxes, captions, self.masks)
+        drawn = self[self.scores > score_threshold]
+        captions = [f"{name} {score:.2f}" for name, score in zip(drawn.names, drawn.scores, strict=True)]
+        return overlay(pixels, drawn.boxes, captions, drawn.masks)
 
 
 def _known(cls: type[Any], values: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class RLE(TypedDict):
     counts: bytes
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Masks:
     """Binary masks of the instances of one picture.
 
@@ -58,6 +58,9 @@ class Masks:
         trimmed = [trimmed_crop(mask != 0) for mask in dense]
         offsets = np.array([offset for offset, _ in trimmed], dtype=np.int64).reshape(-1, 2)
         return cls((dense.shape[1], dense.shape[2]), offsets, tuple(crop for _, crop in trimmed))
+
+    def __repr__(self) -> str:
+        return f"Masks({len(self)} in {self.size[1]}x{self.size[0]})"
 
     def __len__(self) -> int:
         return len(self.crops)

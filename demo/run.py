@@ -14,6 +14,7 @@ from rich.progress import track
 
 from condinst_deploy import CondInstError, InstanceDetections, Predictor
 from condinst_deploy.atomic import atomic_path
+from condinst_deploy.contract import DRAWN_ABOVE
 from condinst_deploy.data.shapes import ShapesConfig, generate_shapes
 from condinst_deploy.drawing import contact_sheet
 from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE, Agreement, agreement, merged
@@ -29,8 +30,6 @@ UNSEEN_SEED = 20_261_122
 
 UNSEEN = 40
 DRAWN = 12
-SHOWN_ABOVE = 0.3
-"""Score from which detections are drawn; the figures count all of them."""
 
 
 def main() -> int:
@@ -49,6 +48,8 @@ def main() -> int:
 
 def demonstrate(weights: Path, images: Path | None) -> bool:
     """Export, predict, compare with PyTorch, draw; whether the exported file agrees with PyTorch."""
+    if images is not None:
+        expand_sources(str(images))  # a wrong folder is told before the long part
     print("1. condinst-export: checkpoint -> ONNX, verified against PyTorch")
     model = OUTPUT / f"{weights.stem}.onnx"
     export(weights=weights, out=model)
@@ -67,7 +68,7 @@ def demonstrate(weights: Path, images: Path | None) -> bool:
         precision = average_precision(ground_truth(annotations), results, "segm")
         print(f"   mask AP {precision.ap:.3f}, AP50 {precision.ap50:.3f} on these {len(pictures)} pictures")
     print("\n3. Look at the result:")
-    print(f"   {draw(found, pictures)}")
+    print(f"   {draw(found, pictures)} (detections that score above {DRAWN_ABOVE})")
     return total.within(ONNX_TOLERANCE)
 
 
@@ -80,9 +81,7 @@ def compare(model: Path, weights: Path, pictures: Sequence[Path]) -> tuple[list[
 
 def draw(found: Sequence[InstanceDetections], pictures: Sequence[Path]) -> Path:
     """A sheet of the first pictures with the detections that the model is sure of."""
-    shown = [
-        one[one.scores > SHOWN_ABOVE].draw(rgb_from(path)) for one, path in zip(found[:DRAWN], pictures, strict=False)
-    ]
+    shown = [one.draw(rgb_from(path)) for one, path in zip(found[:DRAWN], pictures, strict=False)]
     path = OUTPUT / "detections.jpg"
     with atomic_path(path) as temporary:
         contact_sheet(shown).save(temporary, format="JPEG", quality=92)

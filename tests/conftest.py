@@ -34,7 +34,7 @@ def _reasons_to_skip(config: pytest.Config) -> dict[str, str]:
     try:
         import tensorrt  # noqa: F401
     except ImportError:
-        reasons["tensorrt"] = "tensorrt: full TensorRT is not installed (pip install 'condinst-deploy[tensorrt]')"
+        reasons["tensorrt"] = "tensorrt: full TensorRT is not installed (pip install '.[tensorrt]')"
     return reasons
 
 

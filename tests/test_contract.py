@@ -620,7 +620,6 @@ def test_drawing_on_one_pixel() -> None:
     "pixels",
     [
         np.zeros((WIDTH, HEIGHT, 3), np.uint8),
-        np.zeros((HEIGHT, WIDTH), np.uint8),
         np.zeros((HEIGHT, WIDTH, 4), np.uint8),
         np.zeros((HEIGHT, WIDTH, 3), np.float32),
         np.zeros((HEIGHT, WIDTH, 3), np.uint16),
@@ -635,3 +634,21 @@ def test_drawing_on_another_picture_is_refused(pixels: npt.NDArray[Any]) -> None
 def test_drawing_on_a_pil_picture_of_another_size_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"uint8 \(90, 60, 3\)"):
         detections(1).draw(Image.new("RGB", (HEIGHT, WIDTH)))
+
+
+def test_a_grey_or_rotated_picture_that_was_predicted_on_can_be_drawn_on() -> None:
+    found = InstanceDetections(
+        boxes=np.array([[1, 1, 5, 4]], dtype=np.float32),
+        scores=np.array([0.9], dtype=np.float32),
+        labels=np.array([0]),
+        masks=Masks.from_dense(np.ones((1, 6, 8), dtype=np.uint8)),
+        class_names=("cat",),
+        category_ids=(1,),
+    )
+    assert found.draw(np.zeros((6, 8), dtype=np.uint8)).size == (8, 6)
+    sideways = Image.new("L", (6, 8))
+    sideways.getexif()[0x0112] = 6
+    assert found.draw(sideways).size == (8, 6)
+    assert np.asarray(found.draw(np.zeros((6, 8, 3), dtype=np.uint8), score_threshold=0.95)).max() == 0
+    assert repr(found) == "InstanceDetections(1 in 8x6: cat 0.90)"
+    assert repr(found.masks) == "Masks(1 in 8x6)"

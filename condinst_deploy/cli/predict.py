@@ -31,26 +31,34 @@ class Outcome:
 
 
 def predict(
-    images: Annotated[list[str], typer.Argument(metavar="IMG_OR_DIR...", help="Pictures, folders or patterns.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMG_OR_DIR...", help="Pictures, folders (not their subfolders) or patterns ('pics/**/*.jpg')."
+        ),
+    ],
     model: Annotated[Path, typer.Option(help="Model file: .onnx from condinst-export, or a checkpoint (.pth).")],
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("results"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     score_threshold: Annotated[
-        float | None, typer.Option(help="Keep detections that score above it (at least the model's own threshold).")
+        float | None,
+        typer.Option(
+            help="Keep scores (class probability and centerness together) above it; at least the model's own."
+        ),
     ] = None,
     classes: Annotated[str | None, typer.Option(help="Class names to keep, separated by commas. Default: all.")] = None,
     max_detections: Annotated[int | None, typer.Option(help="Keep the best so many of a picture.")] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Pictures of equal padded shape run at once. Default: 1 on a CPU, 8 on a GPU.")
     ] = None,
-    overlays: Annotated[bool, typer.Option(help="Draw the detections on the pictures.")] = True,
+    overlays: Annotated[bool, typer.Option(help="Draw the detections that score above 0.3.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on standard output.")] = False,
 ) -> None:
     """Find instances in pictures.
 
-    Writes overlays/NAME.jpg, detections.json (COCO results) and images.json (id, file and size of each
-    picture) into the folder. A picture that cannot be read is named, skipped and counted, and the exit
-    status is 1 at the end.
+    Writes overlays/NAME.jpg, detections.json (COCO results, all detections) and images.json (pictures and
+    classes with their ids) into the folder. A picture that cannot be read is named, skipped and counted,
+    and the exit status is 1 at the end.
     """
     # imported here, so that --help does not wait for the backends
     from condinst_deploy.runtime.images import expand_sources
@@ -67,7 +75,12 @@ def predict(
         terminal.print(f"{escape(str(model))}{note}: {backend.name} on {backend.device}, {len(paths)} pictures")
         with coco_results(out / RESULTS_FILE) as writer:
             outcome = _run(predictor, paths, out / OVERLAYS if overlays else None, writer)
-    write_json(out / IMAGES_FILE, outcome.pictures)
+        categories = [
+            {"id": category_id, "name": name}
+            for category_id, name in zip(predictor.manifest.category_ids, predictor.class_names, strict=True)
+        ]
+    # loads in pycocotools, whose loadRes then takes the detections
+    write_json(out / IMAGES_FILE, {"images": outcome.pictures, "categories": categories, "annotations": []})
     _report(out.absolute(), outcome, writer.count, as_json)
 
 

@@ -1,14 +1,17 @@
 """`condinst-train`: a recipe and COCO-format data become a trained model."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from condinst_deploy.cli.command import command_app, terminal
+from condinst_deploy.cli.command import INTERRUPTED, command_app, terminal
 from condinst_deploy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from condinst_deploy.training.history import Record
     from condinst_deploy.training.loop import Reports
     from condinst_deploy.training.recipe import Recipe
+    from condinst_deploy.training.run import TrainingRun
 
 SHAPES_FOLDER = Path("data/shapes")
 
@@ -41,6 +45,8 @@ def train(
     ] = False,
 ) -> None:
     """Train a CondInst model.
+
+    The recipe shapes_slim generates its data (375 MB) in data/shapes below the current folder.
 
     The folder of the run gets last.pth (checkpoint), model.pth (for condinst-export), history.jsonl,
     TensorBoard scalars, curves.png and predictions.jpg. Ctrl-C leaves a checkpoint; --resume goes on and
@@ -89,12 +95,22 @@ def train(
         terminal.print(run.note)
     else:
         run = new_run(chosen, manifest, where)
-    with Progress(*_columns(), console=terminal, transient=True) as progress:
+    with _told(run, folder), Progress(*_columns(), console=terminal, transient=True) as progress:
         figures = loop.train(run, sets, folder, _reports(progress, run.iteration, chosen.schedule.iterations))
     if as_json:
         print(json.dumps({"out": str(folder.absolute()), **figures}, indent=2))
     else:
         print(f"mask AP {figures['segm/ap']:.4f}, box AP {figures['bbox/ap']:.4f}: {folder.absolute()}")
+
+
+@contextmanager
+def _told(run: "TrainingRun", folder: Path) -> Iterator[None]:
+    """Say where an interrupted run stands."""
+    try:
+        yield
+    except KeyboardInterrupt as e:
+        terminal.print(f"stopped at iteration {run.iteration}, saved {escape(str(folder))}/last.pth; --resume goes on")
+        raise typer.Exit(INTERRUPTED) from e
 
 
 def _with_shapes(recipe: "Recipe") -> "Recipe":

@@ -118,14 +118,18 @@ class Predictor:
             results.append(prediction.detections)
         return results
 
-    def stream(self, images: Iterable[Any]) -> Iterator[Prediction]:
+    def stream(self, images: Iterable[Any] | str | Path) -> Iterator[Prediction]:
         """Detect instances in pictures as they come; order is kept, and memory is bounded.
 
         A picture that cannot be read yields a `Prediction` with its error, and the others go on.
 
         Args:
-            images: pictures as for a call, each standing for itself (no folders or patterns).
+            images: an iterable of pictures, each standing for itself; or one path, folder or pattern.
         """
+        if isinstance(images, str | Path):
+            images = expand_sources(images)
+        if hasattr(images, "shape"):  # an array or a tensor would be taken apart row by row
+            raise ConfigError("stream was given one picture; expected a list or another iterable of pictures")
         numbered = iter(enumerate(images))
         window = self.batch_size if self.batch_size == 1 else self.batch_size * WINDOW
         while batch := list(islice(numbered, window)):

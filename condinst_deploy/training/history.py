@@ -21,7 +21,7 @@ class History:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as e:
-            raise ConfigError("training needs tensorboard and matplotlib: pip install 'condinst-deploy[train]'") from e
+            raise ConfigError("training needs tensorboard, matplotlib: pip install '.[train]' in the repository") from e
         self._path = folder / HISTORY_FILE
         self.records = [record for record in read_history(self._path) if record["iteration"] <= iteration]
         with atomic_path(self._path) as temporary:

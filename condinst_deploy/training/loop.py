@@ -153,12 +153,11 @@ def evaluate(run: TrainingRun, sets: Sets, reports: Reports) -> Record:
 
 
 def draw_predictions(run: TrainingRun, sets: Sets, path: Path) -> None:
-    """A sheet of validation pictures with the detections above 0.3 drawn."""
+    """A sheet of validation pictures with the detections drawn."""
     shown = []
     for prediction in _predictor(run).stream(sets.val.paths[:PICTURES_SHOWN]):
         if prediction.detections is not None and prediction.image is not None:
-            found = prediction.detections
-            shown.append(found[found.scores > 0.3].draw(prediction.image))
+            shown.append(prediction.detections.draw(prediction.image))
     with atomic_path(path) as temporary:
         contact_sheet(shown).save(temporary, format="JPEG", quality=90)
 

@@ -43,7 +43,7 @@ def plan_from_onnx(proto: onnx.ModelProto, profiles: Sequence[Profile], capabili
     try:
         import tensorrt_rtx as trt
     except ImportError as e:
-        raise EngineError("TensorRT for RTX is not installed: pip install 'condinst-deploy[rtx]'") from e
+        raise EngineError("TensorRT for RTX is not installed: pip install '.[rtx]' in the repository") from e
     logger = _Log(trt).logger
     builder = trt.Builder(logger)
     network = builder.create_network(0)

@@ -65,13 +65,13 @@ def test_a_folder_becomes_overlays_and_coco_results(pictures: Path, slim_checkpo
     assert done.returncode == 0
     out = tmp_path / "results"
     assert files(out) == ["detections.json", "images.json", *(f"overlays/{name}.jpg" for name in "abc")]
-    assert loaded(out / "images.json") == [
+    assert loaded(out / "images.json")["images"] == [
         {"id": i, "file_name": f"pictures/{name}", "height": height, "width": width}
         for i, (name, (height, width)) in enumerate(SIZES.items(), start=1)
     ]
     with Predictor(slim_checkpoint, device="cpu") as predictor:
         expected = predictor(pictures)
-        categories = [{"id": i, "name": n} for i, n in zip(predictor.manifest.category_ids, "abc", strict=True)]
+        categories = [{"id": i, "name": f"class {n}"} for i, n in zip((1, 2, 3), "abc", strict=True)]
     results = loaded(out / "detections.json")
     assert [entry["image_id"] for entry in results] == [
         i for i, d in enumerate(expected, start=1) for _ in range(len(d))
@@ -79,9 +79,8 @@ def test_a_folder_becomes_overlays_and_coco_results(pictures: Path, slim_checkpo
     assert done.stdout == f"{len(results)} detections in 3 pictures, 0 skipped: {out}\n"
     assert f"{slim_checkpoint} (condinst-deploy checkpoint, ResNet-50, 3 classes): torch on cpu" in done.stderr
 
-    truth = COCO()
-    truth.dataset = {"images": loaded(out / "images.json"), "categories": categories, "annotations": []}
-    truth.createIndex()
+    truth = COCO(str(out / "images.json"))
+    assert truth.loadCats(truth.getCatIds()) == categories
     coco = truth.loadRes(str(out / "detections.json"))
     for i, detections in enumerate(expected, start=1):
         entries = coco.loadAnns(coco.getAnnIds(imgIds=[i]))
@@ -129,7 +128,7 @@ def test_corrupt_pictures_are_named_skipped_and_counted(pictures: Path, slim_che
     assert skipped == [f"skipped: {entry['error']}" for entry in summary["skipped"]]
     assert all(entry["file_name"] in entry["error"] for entry in summary["skipped"])
     # ids are places in the list: they do not move when a picture is skipped
-    images = loaded(tmp_path / "out" / "images.json")
+    images = loaded(tmp_path / "out" / "images.json")["images"]
     assert [(image["id"], image["file_name"]) for image in images] == [(1, "pictures/a.png"), (3, "pictures/c.png")]
     assert {entry["image_id"] for entry in results} == {1, 3}
     assert files(tmp_path / "out" / "overlays") == ["a.jpg", "c.jpg"]
@@ -141,7 +140,7 @@ def test_no_picture_that_can_be_read_gives_empty_results_and_a_failure(slim_chec
     assert done.returncode == 1
     assert done.stdout == f"0 detections in 0 pictures, 1 skipped: {tmp_path / 'out'}\n"
     assert files(tmp_path / "out") == ["detections.json", "images.json"]
-    assert loaded(tmp_path / "out" / "detections.json") == loaded(tmp_path / "out" / "images.json") == []
+    assert loaded(tmp_path / "out" / "detections.json") == loaded(tmp_path / "out" / "images.json")["images"] == []
 
 
 @pytest.mark.parametrize(

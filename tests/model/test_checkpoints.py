@@ -116,7 +116,7 @@ def test_the_tests_own_renaming_gives_exactly_mmdetections_keys() -> None:
 @pytest.fixture(scope="module")
 def mmengine_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A slim model as mmengine's runner saves it: a message hub, schedulers, an optimizer, numpy values."""
-    reason = "writes a checkpoint with mmengine's own classes: pip install 'condinst-deploy[dev]'"
+    reason = "writes a checkpoint with mmengine's own classes: pip install '.[dev]'"
     MessageHub = pytest.importorskip("mmengine.logging", reason=reason).MessageHub
     ConfigDict = pytest.importorskip("mmengine.config", reason=reason).ConfigDict
     MultiStepLR = pytest.importorskip("mmengine.optim", reason=reason).MultiStepLR

@@ -599,3 +599,12 @@ def test_a_wrong_option_closes_the_model(name: str, models: dict[str, Path], mon
     inputs, _ = backend.preprocess([PICTURE])
     with pytest.raises(BackendError, match="closed"):
         backend.forward(inputs)
+
+
+def test_a_stream_takes_a_folder_and_refuses_a_single_array(slim_checkpoint: Path, tmp_path: Path) -> None:
+    for name in "ab":
+        Image.fromarray(noise_picture(0, 64, 64)).save(tmp_path / f"{name}.png")
+    with Predictor(slim_checkpoint, device="cpu") as predictor:
+        assert [Path(one.name).name for one in predictor.stream(tmp_path)] == ["a.png", "b.png"]
+        with pytest.raises(ConfigError, match="expected a list"):
+            next(iter(predictor.stream(noise_picture(0, 64, 64))))
