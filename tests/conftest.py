@@ -1,6 +1,7 @@
 """Options, skips and fixtures that several test files share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # idle threads sleep instead of spinning: on a machine that does other things, too, spinning costs tenfold
@@ -41,6 +42,15 @@ def _reasons_to_skip(config: pytest.Config) -> dict[str, str]:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """On a busy machine a small network is many times slower with threads that wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

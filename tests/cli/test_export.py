@@ -3,7 +3,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,13 +27,7 @@ STATIC = "1x128x224"
 OPTIONS = ("--static", STATIC, "--max-detections", "5", "--score-threshold", "0.01", "--nms-iou", "0.5")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """On a busy machine a small network is many times slower with threads that wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def export(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:

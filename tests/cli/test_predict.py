@@ -2,13 +2,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -20,13 +18,7 @@ COMMAND = Path(sys.executable).parent / "condinst-predict"
 SIZES = {"a.png": (128, 200), "b.bmp": (90, 60), "c.png": (100, 300)}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """On a busy machine a small network is many times slower with threads that wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def predict(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
