@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from condinst_deploy.training.run import TrainingRun
 
 SHAPES_FOLDER = Path("data/shapes")
+LINE_EVERY = 100
+"""Iterations between two lines where there is no terminal to draw a bar on."""
 
 
 def train(
@@ -144,6 +146,8 @@ def _reports(progress: Progress, done: int, total: int) -> "Reports":
     def on_step(iteration: int, losses: "Losses") -> None:
         shown = " ".join(f"{name} {value.item():.3f}" for name, value in losses._asdict().items())
         progress.update(training, completed=iteration, description=f"training  {shown}")
+        if not terminal.is_terminal and iteration % LINE_EVERY == 0:
+            terminal.print(f"iteration {iteration} of {total}: {shown}")
 
     def on_picture(pictures: int, of: int) -> None:
         progress.update(evaluating, completed=pictures, total=of, visible=pictures < of)

@@ -99,6 +99,7 @@ class StartSettings:
     norm_eval: bool = True  # the backbone's norms keep their statistics
     controller_std: float = 0.01
     box_bias: float = 0.0
+    zero_residual: bool = False  # every residual block begins as the identity: from scratch, learning starts sooner
     backbone: str = ""  # state dict of a torchvision ResNet
 
 

@@ -22,6 +22,8 @@ from condinst_deploy.training.loop import Reports, Sets, manifest_for, open_sets
 from condinst_deploy.training.recipe import DataSettings, OptimizerSettings, Recipe, ScheduleSettings, StartSettings
 from condinst_deploy.training.run import TrainingRun, fine_tuning_run, new_run, optimizer_of, resumed_run
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 TINY = CondInstConfig(
     depth=18,
@@ -181,6 +183,15 @@ def run_model(recipe: Recipe) -> torch.nn.Module:
     from condinst_deploy.model.condinst import CondInst
 
     return CondInst(recipe.model)
+
+
+def test_residual_blocks_begin_as_the_identity_where_the_recipe_says_so(recipe: Recipe, sets: Sets) -> None:
+    x = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    for zero_residual in (False, True):
+        start = replace(recipe.start, zero_residual=zero_residual)
+        block = run_of(replace(recipe, start=start), sets).model.backbone.layer1[0].eval()
+        with torch.no_grad():
+            assert torch.equal(block(x), x.relu()) is zero_residual
 
 
 def test_missing_data_says_what_to_set() -> None:

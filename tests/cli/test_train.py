@@ -1,0 +1,90 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from condinst_deploy.data.shapes import generate_shapes
+
+COMMAND = Path(sys.executable).parent / "condinst-train"
+RECIPE = """
+short_sides = [64]
+log_every = 1
+
+[data]
+workers = 0
+
+[model]
+depth = 18
+base_width = 8
+fpn_channels = 64
+tower_convs = 1
+mask_branch_channels = 8
+mask_branch_convs = 1
+preprocessing = {short_side = 64, long_side = 64}
+
+[schedule]
+iterations = 100
+batch_size = 1
+warmup_iterations = 1
+
+[start]
+frozen_stages = 0
+"""
+
+
+def train(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [COMMAND, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("train")
+    (folder / "tiny.toml").write_text(RECIPE)
+    generate_shapes(folder, "train", 4)
+    generate_shapes(folder, "val", 2)
+    return folder
+
+
+def data_of(folder: Path) -> list[str | Path]:
+    names = {"train-annotations": "train.json", "train-images": "train", "val-annotations": "val.json"}
+    return [part for name, file in names.items() for part in (f"--{name}", folder / file)] + [
+        "--val-images",
+        folder / "val",
+    ]
+
+
+def test_a_run_without_a_terminal_says_how_far_it_is_and_prints_its_figures(folder: Path, tmp_path: Path) -> None:
+    done = train("--recipe", folder / "tiny.toml", *data_of(folder), "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "4 pictures to train on, 2 to evaluate on" in done.stderr
+    assert "iteration 100 of 100: cls " in done.stderr
+    figures = json.loads(done.stdout)
+    assert figures["iteration"] == 100
+    assert figures["out"] == str(tmp_path / "runs" / "tiny")
+    assert (tmp_path / "runs" / "tiny" / "model.pth").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recipe", "nothing"], "no recipe 'nothing'; the package has "),
+        (["--recipe", "condinst_r50_1x"], "instances_train2017.json cannot be read"),
+        (["--recipe", "condinst_r50_1x", "--num-classes", "7", "DATA"], "--num-classes is 7; the data set has 3"),
+        (["--recipe", "condinst_r50_1x", "--resume", "DATA"], "last.pth"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(arguments: list[str], message: str, folder: Path, tmp_path: Path) -> None:
+    given = [part for name in arguments for part in (data_of(folder) if name == "DATA" else [name])]
+    done = train(*given, cwd=tmp_path)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert message in line
+    assert list(tmp_path.iterdir()) == []
