@@ -1,6 +1,7 @@
 """Training batches, decided by seed and iteration alone: a resumed run sees what an uninterrupted one sees."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -17,13 +18,18 @@ Key = tuple[int, int]
 class Examples(Dataset[TrainingExample]):
     """The data set's pictures, transformed at random by seed and position."""
 
-    def __init__(self, data: CocoDataset, transform: TrainingTransform, seed: int) -> None:
-        self._data, self._transform, self._seed = data, transform, seed
+    def __init__(self, data: CocoDataset, recipe: Recipe) -> None:
+        self._data, self._seed = data, recipe.seed
+        schedule, preprocessing = recipe.schedule, recipe.model.preprocessing
+        self._late_from = (schedule.iterations - recipe.late_iterations) * schedule.batch_size
+        self._early = TrainingTransform(preprocessing, recipe.short_sides, recipe.flip)
+        self._late = replace(self._early, short_sides=recipe.late_short_sides or recipe.short_sides)
 
     def __getitem__(self, key: Key) -> TrainingExample:
         """The example at a position."""
         position, index = key
-        return self._transform(self._data[index], np.random.default_rng((self._seed, position)))
+        transform = self._early if position < self._late_from else self._late
+        return transform(self._data[index], np.random.default_rng((self._seed, position)))
 
 
 def batch_keys(length: int, batch_size: int, seed: int, first: int, stop: int) -> Iterator[list[Key]]:
@@ -41,10 +47,9 @@ def batch_keys(length: int, batch_size: int, seed: int, first: int, stop: int) -
 
 def batches(data: CocoDataset, recipe: Recipe, first: int) -> Iterator[TrainingBatch]:
     """The run's batches from iteration `first` on."""
-    transform = TrainingTransform(recipe.model.preprocessing, recipe.short_sides, recipe.flip)
     schedule = recipe.schedule
     loader = DataLoader(
-        Examples(data, transform, recipe.seed),
+        Examples(data, recipe),
         batch_sampler=list(batch_keys(len(data), schedule.batch_size, recipe.seed, first, schedule.iterations)),
         num_workers=recipe.data.workers,
         collate_fn=partial(collate, pad_divisor=recipe.model.preprocessing.pad_divisor),

@@ -114,6 +114,8 @@ class Recipe:
     start: StartSettings = field(default_factory=StartSettings)
     losses: LossSettings = field(default_factory=LossSettings)
     short_sides: tuple[int, ...] = (640, 672, 704, 736, 768, 800)
+    late_short_sides: tuple[int, ...] = ()  # those of the last iterations; none: the same to the end
+    late_iterations: int = 0  # how many of them: most is learnt cheaply from small pictures, outlines from large ones
     flip: float = 0.5
     seed: int = 0
     evaluate_every: int = 10_000

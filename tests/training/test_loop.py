@@ -17,6 +17,7 @@ from condinst_deploy.errors import CheckpointError, ConfigError
 from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.model.config import CondInstConfig
 from condinst_deploy.model.losses import Losses
+from condinst_deploy.training.batches import batches
 from condinst_deploy.training.history import Record
 from condinst_deploy.training.loop import Reports, Sets, manifest_for, open_sets, train, whole_steps, with_classes
 from condinst_deploy.training.recipe import DataSettings, OptimizerSettings, Recipe, ScheduleSettings, StartSettings
@@ -192,6 +193,12 @@ def test_residual_blocks_begin_as_the_identity_where_the_recipe_says_so(recipe: 
         block = run_of(replace(recipe, start=start), sets).model.backbone.layer1[0].eval()
         with torch.no_grad():
             assert torch.equal(block(x), x.relu()) is zero_residual
+
+
+def test_the_last_iterations_see_the_late_sizes(recipe: Recipe, sets: Sets) -> None:
+    late = replace(recipe, short_sides=(64,), late_short_sides=(96,), late_iterations=2)
+    sizes = [batch.image_sizes.unique().tolist() for batch in batches(sets.train, late, first=2)]
+    assert sizes == [[64], [64], [96], [96]]
 
 
 def test_missing_data_says_what_to_set() -> None:
