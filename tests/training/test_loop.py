@@ -190,7 +190,7 @@ def test_residual_blocks_begin_as_the_identity_where_the_recipe_says_so(recipe: 
     x = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
     for zero_residual in (False, True):
         start = replace(recipe.start, zero_residual=zero_residual)
-        block = run_of(replace(recipe, start=start), sets).model.backbone.layer1[0].eval()
+        block = run_of(replace(recipe, start=start), sets).model.backbone.get_submodule("layer1.0").eval()
         with torch.no_grad():
             assert torch.equal(block(x), x.relu()) is zero_residual
 
