@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from condinst_deploy.model.checkpoints import save_model
-from tests.models import SLIM, manifest_of, mmdet_state, seeded_model
+from tests.models import SLIM, adelaidet_state, manifest_of, mmdet_state, seeded_model
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,6 +73,14 @@ def slim_onnx(slim_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
     manifest = with_options(loaded.model, loaded.manifest, ExportOptions())
     path = tmp_path_factory.mktemp("slim_onnx") / "slim.onnx"
     onnx.save(onnx_from_model(loaded.model, manifest), str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def adelaidet_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """AdelaiDet's MS_R_50_1x with the golden outputs' weights, saved as AdelaiDet saves."""
+    path = tmp_path_factory.mktemp("adelaidet") / "CondInst_MS_R_50_1x.pth"
+    torch.save({"model": adelaidet_state("MS_R_50"), "iteration": 89_999}, path)
     return path
 
 

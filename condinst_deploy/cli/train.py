@@ -142,7 +142,7 @@ def _reports(progress: Progress, done: int, total: int) -> "Reports":
     evaluating = progress.add_task("evaluating", total=None, visible=False)
 
     def on_step(iteration: int, losses: "Losses") -> None:
-        shown = " ".join(f"{name} {value.item():.3f}" for name, value in losses._asdict().items())
+        shown = " ".join(f"{name} {value.item():.3f}" for name, value in losses.terms.items())
         progress.update(training, completed=iteration, description=f"training  {shown}")
 
     def on_picture(pictures: int, of: int) -> None:

@@ -37,6 +37,7 @@ class OptimizerSettings:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 1e-4
     decay_norms_and_biases: bool = True
+    decay_norms: bool = True  # False: norms are spared, biases are not
     clip_norm: float | None = None  # largest norm of all gradients together
 
     def __post_init__(self) -> None:
@@ -97,6 +98,7 @@ class StartSettings:
 
     frozen_stages: int = 2  # the stem and layer1
     norm_eval: bool = True  # the backbone's norms keep their statistics
+    norm_affine: bool = True  # ... but learn their scale and shift
     controller_std: float = 0.01
     box_bias: float = 0.0
     backbone: str = ""  # state dict of a torchvision ResNet
