@@ -96,8 +96,8 @@ class Selection:
 
     | family | threshold and ranking look at | score | boxes |
     | --- | --- | --- | --- |
-    | mmdet | class probability | class probability * centerness | clamped to the picture, empty ones dropped, then NMS |
-    | adelaidet | class probability * centerness | its square root | NMS, then clipped, empty ones dropped |
+    | mmdet | class probability | it times centerness | clamped to the picture, empty ones dropped, then NMS |
+    | adelaidet | class probability times centerness | its square root | NMS, then clipped, empty ones dropped |
 
     AdelaiDet keeps every detection that ties with the last one; here `max_detections` is a limit for both.
     """
@@ -381,7 +381,7 @@ class InstanceDetections:
 def _sides_in_one_step(
     original: tuple[int, int], preprocessing: Preprocessing, canvas: tuple[int, int] | None
 ) -> tuple[float, float]:
-    """mmdetection's way: the smallest of all scales."""
+    """The way of mmdetection: the smallest of all scales."""
     short, long = min(original), max(original)
     scale = min(preprocessing.short_side / short, preprocessing.long_side / long)
     if canvas is not None:

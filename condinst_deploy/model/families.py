@@ -13,6 +13,7 @@ from condinst_deploy.coco_classes import COCO_CLASSES
 from condinst_deploy.contract import Family, Preprocessing, Selection, contiguous_ids, default_class_names
 from condinst_deploy.errors import CheckpointError, ConfigError
 from condinst_deploy.model.config import BLOCKS, CondInstConfig
+from condinst_deploy.model.key_tables import ADELAIDET_BACKBONE, renamed
 
 MARKERS: dict[Family, str] = {"mmdet": "bbox_head.controller.weight", "adelaidet": "controller.weight"}
 """A key that every CondInst model of the family has, and no other model."""
@@ -25,7 +26,8 @@ FULL_NAMES: dict[Family, str] = {"mmdet": "mmdetection", "adelaidet": "AdelaiDet
 ADELAIDET_PREPROCESSING = Preprocessing(std=(1.0, 1.0, 1.0), family="adelaidet")
 ADELAIDET_SELECTION = Selection(family="adelaidet")
 
-STEM = re.compile(r"(backbone\.bottom_up\.(backbone\.)?)?stem\.conv1\.weight")
+BOTTOM_UP = re.compile(r"^backbone\.bottom_up\.(backbone\.)?")
+STEM = re.compile(rf"({BOTTOM_UP.pattern})?stem\.conv1\.weight")
 SCALE = re.compile(r"proposal_generator\.fcos_head\.scales\.\d+\.scale")
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -80,6 +82,20 @@ def in_our_layout(state: Mapping[str, Any]) -> dict[str, Any]:
         elif SCALE.fullmatch(key) and value.shape == (1,):
             laid_out[key] = value.squeeze(0)
     return laid_out
+
+
+def backbone_state(content: Mapping[Any, Any]) -> dict[str, Any]:
+    """A ResNet's weights under torchvision's names, from a file of torchvision's or of detectron2's names.
+
+    Other parts of a detectron2 or AdelaiDet model, and torchvision's classifier, are left out.
+    """
+    state = content.get(STATE_ENTRIES["adelaidet"], content)
+    state = {str(key): value for key, value in state.items()} if isinstance(state, Mapping) else {}
+    if not any(STEM.fullmatch(key) for key in state):
+        return {key: value for key, value in state.items() if not key.startswith("fc.")}
+    state = {BOTTOM_UP.sub("", key): value for key, value in in_our_layout(state).items()}
+    ours, _ = renamed(list(state), ADELAIDET_BACKBONE)
+    return {own: state[theirs] for theirs, own in ours.items()}
 
 
 def _family_and_state(

@@ -155,7 +155,8 @@ def semantic_loss(logits: Tensor, targets: Sequence[ImageTargets]) -> Tensor:
         targets: one a picture; a pixel belongs to the smallest mask that covers it.
     """
     wanted = torch.stack([_pixel_classes(target, logits.shape[1]) for target in targets]).to(logits.dtype)
-    return sigmoid_focal_loss(logits, wanted, reduction="sum") / wanted.sum().clamp(min=1)
+    total: Tensor = sigmoid_focal_loss(logits, wanted, reduction="sum")
+    return total / wanted.sum().clamp(min=1)
 
 
 def _pixel_classes(target: ImageTargets, num_classes: int) -> Tensor:

@@ -13,6 +13,7 @@ from condinst_deploy.data.transforms import TrainingBatch
 from condinst_deploy.errors import CheckpointError, ConfigError
 from condinst_deploy.model.checkpoints import load_model, own_content, write_checkpoint
 from condinst_deploy.model.condinst import CondInst
+from condinst_deploy.model.families import backbone_state
 from condinst_deploy.model.losses import Losses, condinst_losses
 from condinst_deploy.model.safe_load import load_checkpoint_file
 from condinst_deploy.training.recipe import OptimizerSettings, Recipe, StartSettings
@@ -190,10 +191,11 @@ def _start(model: CondInst, settings: StartSettings) -> None:
 
 
 def _load_backbone(model: CondInst, path: Path) -> None:
-    """Weights of a torchvision ResNet; its classifier is left out."""
-    state = {key: value for key, value in load_checkpoint_file(path).items() if not key.startswith("fc.")}
+    """Weights of torchvision's ResNet, or of detectron2's as its checkpoints hold it."""
+    # a frozen norm counts no steps, so that detectron2's files lack the counters
+    counters = {key: value for key, value in model.backbone.state_dict().items() if key.endswith("_batches_tracked")}
     try:
-        model.backbone.load_state_dict(state)
+        model.backbone.load_state_dict(counters | backbone_state(load_checkpoint_file(path)))
     except RuntimeError as e:
         raise CheckpointError(f"{path} is not a state dict of the recipe's ResNet: {e}") from e
 

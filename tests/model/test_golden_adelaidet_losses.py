@@ -47,14 +47,12 @@ def sem_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def batch_targets(batch: Any) -> list[ImageTargets]:
-    return [
-        ImageTargets(
-            torch.from_numpy(batch[f"im{i}_boxes"]).float(),
-            torch.from_numpy(batch[f"im{i}_classes"]),
-            torch.from_numpy(np.stack([full_mask(batch, f"im{i}_obj{j}") for j in range(len(batch[f"im{i}_classes"]))])),
-        )
-        for i in range(2)
-    ]
+    targets = []
+    for i in range(2):
+        labels = torch.from_numpy(batch[f"im{i}_classes"])
+        masks = np.stack([full_mask(batch, f"im{i}_obj{j}") for j in range(len(labels))])
+        targets.append(ImageTargets(torch.from_numpy(batch[f"im{i}_boxes"]).float(), labels, torch.from_numpy(masks)))
+    return targets
 
 
 def full_mask(batch: Any, name: str) -> npt.NDArray[np.bool_]:

@@ -76,7 +76,7 @@ def test_a_batch_without_any_instance_has_zero_losses_and_finite_gradients() -> 
     losses = condinst_losses(model.features(torch.zeros(2, 3, SIDE, SIDE)), [no_targets()] * 2, LossSettings())
     assert losses.box.item() == losses.centerness.item() == losses.mask.item() == 0
     assert losses.cls.item() > 0
-    torch.stack(losses).sum().backward()
+    losses.total.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is None or parameter.grad.isfinite().all(), name
 
