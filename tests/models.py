@@ -48,17 +48,27 @@ SLIM_BIFPN = replace(SLIM_ADELAIDET, neck="bifpn", bifpn_repeats=2, semantic_hea
 SLIM_KINDS = {"mmdet": SLIM, "adelaidet": SLIM_ADELAIDET, "adelaidet BiFPN sem": SLIM_BIFPN}
 """One slim model of every kind of graph."""
 
-ALIASES = ((r"box_pred", "bbox_pred"), (r"centerness", "ctrness"), (r"scales\.(\d)$", r"scales.\1.scale"))
+ALIASES = (
+    (r"box_pred", "bbox_pred"),
+    (r"centerness", "ctrness"),
+    (r"scales\.(\d)$", r"scales.\1.scale"),
+    (r"semantic\.2", r"semantic.logits"),
+    (r"\.weights$", r".weights_f0"),
+)
 """Our names -> names that the generator of seeded weights has rules for."""
+
+RAW_STEM = (r"^backbone\.conv1", "backbone.stem.conv1")
+"""The same for a network that sees pixels which were not divided by a standard deviation."""
 
 
 def seeded_model(config: CondInstConfig = SLIM, seed: int = 0) -> CondInst:
     """A model whose weights are made from names, shapes and a seed; it detects something in most pictures."""
     model = CondInst(config)
+    aliases = (*ALIASES, RAW_STEM) if config.family == "adelaidet" else ALIASES
     names = {}
     for key in model.state_dict():
         alias = key
-        for pattern, replacement in ALIASES:
+        for pattern, replacement in aliases:
             alias = re.sub(pattern, replacement, alias)
         names[alias] = key
     shapes = {alias: tuple(model.state_dict()[key].shape) for alias, key in names.items()}
