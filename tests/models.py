@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,9 @@ ALIASES = (
     (r"\.weights$", r".weights_f0"),
 )
 """Our names -> names that the generator of seeded weights has rules for."""
+
+SlimFiles = Callable[[str], tuple[Path, Path]]
+"""Kind -> its checkpoint and its exported file (the fixture `slim_files`)."""
 
 RAW_STEM = (r"^backbone\.conv1", "backbone.stem.conv1")
 """The same for a network that sees pixels which were not divided by a standard deviation."""

@@ -61,7 +61,8 @@ def published_model(path: Path, content: Mapping[Any, Any], family: Family | Non
     try:
         config = _adelaidet_config(shapes) if found == "adelaidet" else _mmdet_config(shapes, state)
     except (KeyError, IndexError, ConfigError) as e:
-        raise CheckpointError(f"{path} is not a complete CondInst model of {FULL_NAMES[found]}: {e}") from e
+        reason = f"expected a tensor {e}" if isinstance(e, KeyError) else e
+        raise CheckpointError(f"{path} is not a complete CondInst model of {FULL_NAMES[found]}: {reason}") from e
     names, ids, remark = _classes(content, config.num_classes)
     note = (
         f"{FULL_NAMES[found]} CondInst, {config.title}, {config.num_classes} classes{remark};"

@@ -67,9 +67,7 @@ def test_the_reference_finds_what_a_plain_loop_finds(case: CandidateCase, family
 
 
 def test_the_table_tells_the_families_apart() -> None:
-    counts = {
-        case.name: [len(plain_candidates(case, 0, family)) for family in FAMILIES] for case in candidate_cases()
-    }
+    counts = {case.name: [len(plain_candidates(case, 0, family)) for family in FAMILIES] for case in candidate_cases()}
     assert counts["nothing above the threshold"] == [0, 0]
     # many classes are sure enough, hardly a product is
     assert counts["sure classes, poor centerness"][0] > 2 * counts["sure classes, poor centerness"][1]
