@@ -71,7 +71,7 @@ class Preprocessing:
         Raises:
             ConfigError: a size is not positive, the padding does not suit the backbone, or the family is unknown.
         """
-        _check_family(self.family)
+        check_family(self.family)
         if self.short_side < 1 or self.long_side < self.short_side:
             raise ConfigError(
                 f"short side {self.short_side} and long side {self.long_side}: expected 1 <= short <= long"
@@ -114,7 +114,7 @@ class Selection:
         Raises:
             ConfigError: a threshold is outside 0..1, a limit is not positive, or the family is unknown.
         """
-        _check_family(self.family)
+        check_family(self.family)
         for name in ("score_threshold", "nms_iou"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected a number in 0..1")
@@ -408,7 +408,8 @@ def _sides_in_two_steps(
     return height, width
 
 
-def _check_family(family: Any) -> None:
+def check_family(family: Any) -> None:
+    """Raise a `ConfigError` unless `family` is one."""
     if family not in get_args(Family):
         raise ConfigError(f"family is {family!r}; expected one of {', '.join(get_args(Family))}")
 

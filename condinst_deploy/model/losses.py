@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from condinst_deploy.contract import Family
+from condinst_deploy.contract import Family, check_family
 from condinst_deploy.model.condinst import Features
 from condinst_deploy.model.config import MASK_STRIDE, SOI_STRIDES
 from condinst_deploy.model.head import LevelOutputs
@@ -37,6 +37,14 @@ class LossSettings:
     max_masks: int | None = 300  # positive points, drawn at random
     masks_per_image: int | None = None  # or the best so many of a picture, shared evenly over its instances
     family: Family = "mmdet"
+
+    def __post_init__(self) -> None:
+        """Check the family.
+
+        Raises:
+            ConfigError: it is unknown.
+        """
+        check_family(self.family)
 
 
 class Losses(NamedTuple):
