@@ -1,6 +1,7 @@
 """The CondInst network: reference model for training, and the truth for every parity test."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -110,13 +111,17 @@ class CondInst(nn.Module):
         return count[0], slots._replace(soi=slots.soi.clamp(min=1))
 
     def _initialize(self) -> None:
-        """Initial weights of the family's CondInst; the classes begin at a probability of 0.01."""
-        narrow = partial(nn.init.kaiming_uniform_, a=1)
+        """Initial weights of the family's CondInst; the classes begin at a probability of 0.01.
+
+        BiFPN keeps PyTorch's own, as AdelaiDet's does.
+        """
+        uniform = partial(nn.init.kaiming_uniform_, a=1)
+        neck: Callable[[Tensor], Tensor] = uniform if self.config.family == "adelaidet" else nn.init.xavier_uniform_
         for part, fill in (
             (self.backbone, partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu")),
-            (self.fpn, narrow if self.config.family == "adelaidet" else nn.init.xavier_uniform_),
+            (nn.Identity() if self.config.neck == "bifpn" else self.fpn, neck),
             (self.head, partial(nn.init.normal_, std=0.01)),
-            (self.mask_branch, narrow),
+            (self.mask_branch, uniform),
         ):
             for module in part.modules():
                 if isinstance(module, nn.Conv2d):

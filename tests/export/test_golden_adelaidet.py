@@ -59,6 +59,7 @@ def test_in_a_batch_each_picture_gets_its_own_detections(r50: OnnxRuntimeBackend
         assert result.within(ONNX_TOLERANCE), result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", DEEPER)
 def test_deeper_and_wider_architectures_are_adelaidets(architecture: str, tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
