@@ -25,7 +25,12 @@ SHAPES_FOLDER = Path("data/shapes")
 
 
 def train(
-    recipe: Annotated[str, typer.Option(help="Recipe of this package (condinst_r50_1x, shapes_slim) or a TOML file.")],
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="Recipe of this package (condinst_r50_1x, adelaidet_r50_1x, shapes_slim, ...) or a TOML file."
+        ),
+    ],
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/NAME_OF_THE_RECIPE")] = None,
     train_annotations: Annotated[Path | None, typer.Option(help="COCO annotation file to train on.")] = None,
     train_images: Annotated[Path | None, typer.Option(help="Folder of its pictures.")] = None,
@@ -34,7 +39,9 @@ def train(
     weights: Annotated[
         Path | None, typer.Option(help="Fine-tune this CondInst checkpoint instead of starting anew.")
     ] = None,
-    backbone: Annotated[Path | None, typer.Option(help="Start from this state dict of a torchvision ResNet.")] = None,
+    backbone: Annotated[
+        Path | None, typer.Option(help="Start from this ResNet: torchvision's state dict, or a file with detectron2's.")
+    ] = None,
     num_classes: Annotated[int | None, typer.Option(help="Check that the data set has so many classes.")] = None,
     iterations: Annotated[int | None, typer.Option(help="Length of the run, instead of the recipe's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed, instead of the recipe's.")] = None,

@@ -101,7 +101,7 @@ class StartSettings:
     norm_affine: bool = True  # ... but learn their scale and shift
     controller_std: float = 0.01
     box_bias: float = 0.0
-    backbone: str = ""  # state dict of a torchvision ResNet
+    backbone: str = ""  # file with a ResNet of torchvision's or of detectron2's names
 
 
 @dataclass(frozen=True)

@@ -192,6 +192,17 @@ def test_our_own_files_written_before_there_were_families_load_unchanged(tmp_pat
     assert loaded.manifest.family == "mmdet"
 
 
+def test_the_shipped_model_of_before_there_were_families_loads_unchanged() -> None:
+    path = Path(__file__).parents[2] / "demo" / "shapes_slim.pth"
+    stored = torch.load(path, weights_only=True)
+    assert not {*NEW_SETTINGS} & set(stored["config"])
+    loaded = load_model(path)
+    assert (loaded.manifest.family, loaded.model.config.neck) == ("mmdet", "fpn")
+    state = loaded.model.state_dict()
+    assert state.keys() == stored["state_dict"].keys()
+    assert all(torch.equal(state[key], value) for key, value in stored["state_dict"].items())
+
+
 def test_the_family_can_be_named_and_a_wrong_name_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "model.pth", {"model": adelaidet_state_of(seeded_model(SLIM_ADELAIDET))})
     assert load_model(path, "adelaidet").manifest.family == "adelaidet"
