@@ -1,6 +1,7 @@
 """The types that everything speaks: detections, image geometry, network tensors and the manifest."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     import supervision
 
 FloatArray = npt.NDArray[np.float32]
-Family = Literal["mmdet"]
+Family = Literal["mmdet", "adelaidet"]
+"""Reference implementation whose rules a model follows: mmdetection's or AdelaiDet's."""
 
 MANIFEST_VERSION = 1
 MANIFEST_KEY = "condinst_deploy"
@@ -50,20 +52,26 @@ class NetworkOutputs(NamedTuple):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes the network's input; the defaults are mmdetection's."""
+    """How a picture becomes the network's input; the defaults are mmdetection's.
+
+    AdelaiDet's networks see BGR; here the input is RGB for every family, and the order of the first
+    convolution's weights follows (`model/families.py`).
+    """
 
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # RGB
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)  # RGB
     short_side: int = 800
     long_side: int = 1333
     pad_divisor: int = 32
+    family: Family = "mmdet"  # whose rounding of the resized sides
 
     def __post_init__(self) -> None:
         """Check the sizes.
 
         Raises:
-            ConfigError: a size is not positive, or the padding does not suit the backbone.
+            ConfigError: a size is not positive, the padding does not suit the backbone, or the family is unknown.
         """
+        check_family(self.family)
         if self.short_side < 1 or self.long_side < self.short_side:
             raise ConfigError(
                 f"short side {self.short_side} and long side {self.long_side}: expected 1 <= short <= long"
@@ -84,25 +92,40 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which predictions become instances; the defaults are mmdetection's."""
+    """Which predictions become instances; the defaults are mmdetection's.
 
-    score_threshold: float = 0.05  # of the class probability, strict
+    | family | threshold and ranking look at | score | boxes |
+    | --- | --- | --- | --- |
+    | mmdet | class probability | it times centerness | clamped to the picture, empty ones dropped, then NMS |
+    | adelaidet | class probability times centerness | its square root | NMS, then clipped, empty ones dropped |
+
+    AdelaiDet keeps every detection that ties with the last one; here `max_detections` is a limit for both.
+    """
+
+    score_threshold: float = 0.05  # strict
     candidates_per_level: int = 1000
     nms_iou: float = 0.6
     max_detections: int = 100
+    family: Family = "mmdet"
 
     def __post_init__(self) -> None:
         """Check the ranges.
 
         Raises:
-            ConfigError: a threshold is outside 0..1 or a limit is not positive.
+            ConfigError: a threshold is outside 0..1, a limit is not positive, or the family is unknown.
         """
+        check_family(self.family)
         for name in ("score_threshold", "nms_iou"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected a number in 0..1")
         for name in ("candidates_per_level", "max_detections"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected a whole number of at least 1")
+
+    @property
+    def lowest_score(self) -> float:
+        """The threshold on the scale of the scores: AdelaiDet's are square roots of what it is compared with."""
+        return math.sqrt(self.score_threshold) if self.family == "adelaidet" else self.score_threshold
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Selection":
@@ -124,17 +147,16 @@ class ImageGeometry:
     ) -> "ImageGeometry":
         """Resized and padded size of a picture: `scale = min(short/min(h, w), long/max(h, w))`.
 
+        The families reach the resized sides by different roundings, which differ by a pixel for some pictures.
+
         Args:
             original: `(height, width)`.
             preprocessing: the model's sizes.
             canvas: padded size of a model exported with fixed sizes; the picture is made to fit into it.
         """
-        short, long = min(original), max(original)
-        scale = min(preprocessing.short_side / short, preprocessing.long_side / long)
-        if canvas is not None:
-            scale = min(scale, *(limit / side for limit, side in zip(canvas, original, strict=True)))
+        sides = _sides_in_two_steps if preprocessing.family == "adelaidet" else _sides_in_one_step
         # the references round a 1:3000 picture's short side to 0 and fail; it keeps one pixel here
-        height, width = (max(1, int(side * scale + 0.5)) for side in original)
+        height, width = (max(1, int(side + 0.5)) for side in sides(original, preprocessing, canvas))
         divisor = preprocessing.pad_divisor
         padded = canvas or (-(-height // divisor) * divisor, -(-width // divisor) * divisor)
         return cls(original, (height, width), padded)
@@ -143,6 +165,11 @@ class ImageGeometry:
         """Boxes `(n, 4)` in network pixels -> original pixels."""
         scale_y, scale_x = (r / o for r, o in zip(self.resized, self.original, strict=True))
         return (boxes / np.array([scale_x, scale_y, scale_x, scale_y], dtype=np.float32)).astype(np.float32)
+
+    def clipped(self, boxes: FloatArray) -> FloatArray:
+        """Boxes `(n, 4)` in original pixels, clipped to the picture."""
+        height, width = self.original
+        return boxes.clip(0, np.array([width, height, width, height], dtype=np.float32))
 
 
 @dataclass(frozen=True)
@@ -184,6 +211,8 @@ class ModelManifest:
             "class_names": all(isinstance(name, str) for name in self.class_names),
             "category_ids": all(type(i) is int for i in self.category_ids),
             "family": self.family in get_args(Family),
+            "preprocessing": self.preprocessing.family == self.family,
+            "selection": self.selection.family == self.family,
             "mask_stride": self.mask_stride == 8,
             "precision": isinstance(self.precision, str),
             "static_shape": static is None or (len(static) == 3 and all(type(n) is int and n > 0 for n in static)),
@@ -347,6 +376,42 @@ class InstanceDetections:
         drawn = self[self.scores > score_threshold]
         captions = [f"{name} {score:.2f}" for name, score in zip(drawn.names, drawn.scores, strict=True)]
         return overlay(pixels, drawn.boxes, captions, drawn.masks)
+
+
+def _sides_in_one_step(
+    original: tuple[int, int], preprocessing: Preprocessing, canvas: tuple[int, int] | None
+) -> tuple[float, float]:
+    """The way of mmdetection: the smallest of all scales."""
+    short, long = min(original), max(original)
+    scale = min(preprocessing.short_side / short, preprocessing.long_side / long)
+    if canvas is not None:
+        scale = min(scale, *(limit / side for limit, side in zip(canvas, original, strict=True)))
+    return original[0] * scale, original[1] * scale
+
+
+def _sides_in_two_steps(
+    original: tuple[int, int], preprocessing: Preprocessing, canvas: tuple[int, int] | None
+) -> tuple[float, float]:
+    """The way of detectron2's ResizeShortestEdge: the short side first, then whatever limit is exceeded.
+
+    In floating point the order matters: 222x372 gives a height of 795.5 in one step and just below it in two.
+    """
+    short = float(preprocessing.short_side)
+    scale = short / min(original)
+    height, width = (short, scale * original[1]) if original[0] < original[1] else (scale * original[0], short)
+    if max(height, width) > preprocessing.long_side:
+        scale = preprocessing.long_side / max(height, width)
+        height, width = height * scale, width * scale
+    if canvas is not None:
+        scale = min(1.0, canvas[0] / height, canvas[1] / width)
+        height, width = height * scale, width * scale
+    return height, width
+
+
+def check_family(family: Any) -> None:
+    """Raise a `ConfigError` unless `family` is one."""
+    if family not in get_args(Family):
+        raise ConfigError(f"family is {family!r}; expected one of {', '.join(get_args(Family))}")
 
 
 def _known(cls: type[Any], values: dict[str, Any]) -> dict[str, Any]:

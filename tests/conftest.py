@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from condinst_deploy.model.checkpoints import save_model
-from tests.models import SLIM, manifest_of, mmdet_state, seeded_model
+from tests.models import SLIM, SLIM_KINDS, SlimFiles, adelaidet_state, manifest_of, mmdet_state, seeded_model
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -64,15 +64,41 @@ def slim_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def slim_onnx(slim_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The slim model exported with dynamic shapes."""
+    return _exported(slim_checkpoint, tmp_path_factory.mktemp("slim_onnx") / "slim.onnx")
+
+
+@pytest.fixture(scope="session")
+def slim_files(slim_checkpoint: Path, slim_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> SlimFiles:
+    """Checkpoint and exported file of a kind of `SLIM_KINDS`, made when they are asked for."""
+    made = {"mmdet": (slim_checkpoint, slim_onnx)}
+
+    def files_of(kind: str) -> tuple[Path, Path]:
+        if kind not in made:
+            config, checkpoint = SLIM_KINDS[kind], tmp_path_factory.mktemp("slim") / "slim.pth"
+            save_model(checkpoint, seeded_model(config), manifest_of(config))
+            made[kind] = checkpoint, _exported(checkpoint, checkpoint.with_suffix(".onnx"))
+        return made[kind]
+
+    return files_of
+
+
+def _exported(checkpoint: Path, path: Path) -> Path:
     import onnx
 
     from condinst_deploy.model.checkpoints import load_model
     from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
 
-    loaded = load_model(slim_checkpoint)
+    loaded = load_model(checkpoint)
     manifest = with_options(loaded.model, loaded.manifest, ExportOptions())
-    path = tmp_path_factory.mktemp("slim_onnx") / "slim.onnx"
     onnx.save(onnx_from_model(loaded.model, manifest), str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def adelaidet_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """AdelaiDet's MS_R_50_1x with the golden outputs' weights, saved as AdelaiDet saves."""
+    path = tmp_path_factory.mktemp("adelaidet") / "CondInst_MS_R_50_1x.pth"
+    torch.save({"model": adelaidet_state("MS_R_50"), "iteration": 89_999}, path)
     return path
 
 

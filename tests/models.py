@@ -2,6 +2,8 @@
 
 import ast
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from condinst_deploy.contract import InstanceDetections, ModelManifest, Preproce
 from condinst_deploy.masks import Masks
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.config import CondInstConfig
+from condinst_deploy.model.families import ADELAIDET_SELECTION
 from tests.golden.seeded_weights import seeded_state_dict
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -27,17 +30,49 @@ SLIM = CondInstConfig(
 )
 """R-50's layout at a quarter of the width, for small pictures."""
 
-ALIASES = ((r"box_pred", "bbox_pred"), (r"centerness", "ctrness"), (r"scales\.(\d)$", r"scales.\1.scale"))
+ADELAIDET_KEYS = {
+    "MS_R_50": ("MS_R_50_1x",),
+    "MS_R_50_sem": ("MS_R_50_3x_sem",),
+    "MS_R_101": ("MS_R_101_1x",),
+    "MS_R_101_sem": ("MS_R_101_1x", "MS_R_50_3x_sem"),
+    "MS_R_50_BiFPN_sem": ("MS_R_50_BiFPN_3x_sem",),
+}
+"""Architectures of AdelaiDet -> the lists that hold their keys, of the second one the semantic head's alone."""
+
+SLIM_ADELAIDET = replace(
+    SLIM,
+    stride_in_1x1=True,
+    preprocessing=Preprocessing(std=(1.0, 1.0, 1.0), short_side=128, long_side=224, family="adelaidet"),
+    selection=ADELAIDET_SELECTION,
+)
+SLIM_BIFPN = replace(SLIM_ADELAIDET, neck="bifpn", bifpn_repeats=2, semantic_head=True)
+SLIM_KINDS = {"mmdet": SLIM, "adelaidet": SLIM_ADELAIDET, "adelaidet BiFPN sem": SLIM_BIFPN}
+"""One slim model of every kind of graph."""
+
+ALIASES = (
+    (r"box_pred", "bbox_pred"),
+    (r"centerness", "ctrness"),
+    (r"scales\.(\d)$", r"scales.\1.scale"),
+    (r"semantic\.2", r"semantic.logits"),
+    (r"\.weights$", r".weights_f0"),
+)
 """Our names -> names that the generator of seeded weights has rules for."""
+
+SlimFiles = Callable[[str], tuple[Path, Path]]
+"""Kind -> its checkpoint and its exported file (the fixture `slim_files`)."""
+
+RAW_STEM = (r"^backbone\.conv1", "backbone.stem.conv1")
+"""The same for a network that sees pixels which were not divided by a standard deviation."""
 
 
 def seeded_model(config: CondInstConfig = SLIM, seed: int = 0) -> CondInst:
     """A model whose weights are made from names, shapes and a seed; it detects something in most pictures."""
     model = CondInst(config)
+    aliases = (*ALIASES, RAW_STEM) if config.family == "adelaidet" else ALIASES
     names = {}
     for key in model.state_dict():
         alias = key
-        for pattern, replacement in ALIASES:
+        for pattern, replacement in aliases:
             alias = re.sub(pattern, replacement, alias)
         names[alias] = key
     shapes = {alias: tuple(model.state_dict()[key].shape) for alias, key in names.items()}
@@ -52,6 +87,7 @@ def manifest_of(config: CondInstConfig = SLIM) -> ModelManifest:
     return ModelManifest(
         class_names=names,
         category_ids=contiguous_ids(names),
+        family=config.family,
         preprocessing=config.preprocessing,
         selection=config.selection,
         tools={"condinst-deploy": "0"},
@@ -60,26 +96,60 @@ def manifest_of(config: CondInstConfig = SLIM) -> ModelManifest:
 
 def mmdet_shapes() -> dict[str, tuple[int, ...]]:
     """Key -> shape of mmdetection's R-50 CondInst."""
-    rows = (line.split("\t") for line in (GOLDEN / "mmdet" / "state_dict_keys.txt").read_text().splitlines())
-    return {key: ast.literal_eval(shape) for key, shape, _ in rows}
+    return _listed_shapes(GOLDEN / "mmdet" / "state_dict_keys.txt")
 
 
 def mmdet_state(seed: int = 0) -> dict[str, torch.Tensor]:
     """Weights that mmdetection made its golden outputs with."""
-    arrays = seeded_state_dict(mmdet_shapes(), seed)
+    return seeded_state(mmdet_shapes(), seed)
+
+
+def adelaidet_shapes(architecture: str) -> dict[str, tuple[int, ...]]:
+    """Key -> shape of AdelaiDet's CondInst of an architecture of `ADELAIDET_KEYS`."""
+    own, *heads = (
+        _listed_shapes(GOLDEN / "adelaidet" / f"state_dict_keys_{name}.txt") for name in ADELAIDET_KEYS[architecture]
+    )
+    semantic = ("mask_branch.seg_head.", "mask_branch.logits.")
+    return own | {key: shape for head in heads for key, shape in head.items() if key.startswith(semantic)}
+
+
+def adelaidet_state(architecture: str, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Weights that AdelaiDet made its golden outputs with."""
+    return seeded_state(adelaidet_shapes(architecture), seed)
+
+
+def seeded_state(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, torch.Tensor]:
+    """Tensors made from names, shapes and a seed."""
+    arrays = seeded_state_dict(shapes, seed)
     return {key: torch.from_numpy(np.asarray(array)) for key, array in arrays.items()}
+
+
+def _listed_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    rows = (line.split("\t") for line in path.read_text().splitlines())
+    return {key: ast.literal_eval(shape) for key, shape, *_ in rows}
 
 
 def golden_detections(archive: Any, image: int) -> InstanceDetections:
     """What mmdetection found in one picture."""
     n, height, width = archive[f"{image}.mask_shape"]
     bits = np.unpackbits(archive[f"{image}.mask_bits"], axis=1)[:, : height * width]
+    return _detections(archive, f"{image}.", "labels", bits.reshape(n, height, width))
+
+
+def adelaidet_detections(archive: Any, image: int) -> InstanceDetections:
+    """What AdelaiDet found in one picture."""
+    width = archive[f"im{image}_original_hw"][1]
+    masks = np.unpackbits(archive[f"im{image}_masks_packed"], axis=2)[:, :, :width]
+    return _detections(archive, f"im{image}_", "classes", masks)
+
+
+def _detections(archive: Any, prefix: str, labels: str, masks: np.ndarray[Any, Any]) -> InstanceDetections:
     names = tuple(str(i) for i in range(80))
     return InstanceDetections(
-        boxes=archive[f"{image}.boxes"],
-        scores=archive[f"{image}.scores"],
-        labels=archive[f"{image}.labels"].astype(np.int64),
-        masks=Masks.from_dense(bits.reshape(n, height, width)),
+        boxes=archive[f"{prefix}boxes"],
+        scores=archive[f"{prefix}scores"],
+        labels=archive[f"{prefix}{labels}"].astype(np.int64),
+        masks=Masks.from_dense(masks),
         class_names=names,
         category_ids=contiguous_ids(names),
     )

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from condinst_deploy.model.config import STRIDES
+from condinst_deploy.model.head import LevelOutputs
+
 THRESHOLD = 0.6
 
 
@@ -17,6 +20,20 @@ class SelectCase:
     scores: Tensor  # (B, N)
     labels: Tensor  # (B, N) int32
     slots: int
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, eq=False)
+class CandidateCase:
+    """What the selection of candidates sees: the head's outputs for pictures padded to 64x96."""
+
+    name: str
+    levels: list[LevelOutputs]  # P3..P7
+    sizes: Tensor  # (B, 2) height and width before padding
+    threshold: float = 0.05
+    limit: int = 20  # candidates per level
 
     def __str__(self) -> str:
         return self.name
@@ -59,9 +76,47 @@ def select_cases() -> list[SelectCase]:
         SelectCase("no area", one_box[[0, 1, 0, 1]].repeat(1, 3, 1), _falling(3), _labels(1, 3), 3),
         SelectCase("IoU at the threshold", _at_threshold(), _falling(4), _labels(1, 4), 4),
         SelectCase("rising scores", spread[None], _falling(12).flip(1), _labels(1, 12), 12),
+        # as AdelaiDet's boxes are at this point: not clamped to the picture
+        SelectCase("beyond the picture", _at_threshold() - 70, _falling(4), _labels(1, 4), 4),
         SelectCase("one picture empty", torch.stack((spread, spread)), _one_empty(12), _labels(2, 12), 12),
     ]
     return cases
+
+
+def candidate_cases(classes: int = 3) -> list[CandidateCase]:
+    """Cases for the rules of both families; no two pairs are as good as each other."""
+    random = torch.Generator().manual_seed(2)
+    sizes = torch.tensor([[60, 90], [64, 41]], dtype=torch.int32)
+
+    def levels(cls: float, centerness: float, distance: float) -> list[LevelOutputs]:
+        made = []
+        for height, width in ((-(-64 // stride), -(-96 // stride)) for stride in STRIDES):
+            shape = (2, classes, height, width)
+            made.append(
+                LevelOutputs(
+                    torch.randn(shape, generator=random) * 2 + cls,
+                    torch.rand((2, 4, height, width), generator=random) * distance,
+                    torch.randn((2, 1, height, width), generator=random) + centerness,
+                    torch.randn((2, 5, height, width), generator=random),
+                )
+            )
+        return made
+
+    no_sides = [level._replace(distances=level.distances.clamp(max=0)) for level in levels(0, 0, 1)]
+    thin = [level._replace(distances=level.distances * torch.eye(4)[0].reshape(4, 1, 1)) for level in levels(0, 0, 2)]
+    return [
+        CandidateCase("usual", levels(-2, 1, 3), sizes),
+        CandidateCase("more than the limit", levels(3, 1, 3), sizes),
+        CandidateCase("a limit of one", levels(0, 0, 3), sizes, limit=1),
+        CandidateCase("nothing above the threshold", levels(-30, 0, 3), sizes),
+        CandidateCase("everything above the threshold", levels(4, 4, 3), sizes, threshold=0.0, limit=1000),
+        CandidateCase("sure classes, poor centerness", levels(5, -6, 3), sizes),
+        CandidateCase("poor classes, sure centerness", levels(-3, 8, 3), sizes),
+        CandidateCase("boxes beyond the picture", levels(0, 0, 100), sizes),
+        CandidateCase("boxes without area", no_sides, sizes),
+        CandidateCase("boxes without height", thin, sizes),
+        CandidateCase("smallest picture", levels(0, 0, 3), torch.tensor([[1, 1], [1, 96]], dtype=torch.int32)),
+    ]
 
 
 def mask_head_cases(channels: int = 8, hidden: int = 8) -> list[MaskHeadCase]:

@@ -19,6 +19,7 @@ from pycocotools.cocoeval import COCOeval
 from condinst_deploy.coco_classes import COCO_CLASSES
 from condinst_deploy.contract import (
     MANIFEST_VERSION,
+    Family,
     ImageGeometry,
     InstanceDetections,
     ModelManifest,
@@ -30,6 +31,7 @@ from condinst_deploy.contract import (
 from condinst_deploy.drawing import PALETTE
 from condinst_deploy.errors import ArtifactError, ConfigError
 from condinst_deploy.masks import Masks, Selector
+from condinst_deploy.model.families import ADELAIDET_PREPROCESSING
 from tests.models import GOLDEN, noise_picture
 
 Size = tuple[int, int]
@@ -89,10 +91,56 @@ def test_sizes_are_those_that_mmdetection_recorded(name: str) -> None:
         assert geometry.padded == tuple(archive["input_shape"].tolist()[-2:])
 
 
-@given(SIDE, SIDE, st.integers(1, 1000), st.integers(0, 1000))
+@pytest.mark.parametrize(
+    ("original", "resized", "mmdet"),
+    [
+        # what detectron2's ResizeShortestEdge.get_output_shape gives for 800 and 1333, and mmdetection's rule
+        ((480, 640), (800, 1067), (800, 1067)),
+        ((640, 427), (1199, 800), (1199, 800)),
+        ((612, 612), (800, 800), (800, 800)),
+        ((1080, 1920), (750, 1333), (750, 1333)),
+        ((100, 1000), (133, 1333), (133, 1333)),
+        # exactly a half in real numbers: two roundings come out below it, or above it
+        ((222, 372), (795, 1333), (796, 1333)),
+        ((407, 682), (795, 1333), (796, 1333)),
+        ((372, 138), (1333, 494), (1333, 495)),
+        ((470, 860), (728, 1333), (729, 1333)),
+        ((622, 311), (1333, 667), (1333, 666)),
+        ((298, 596), (667, 1333), (666, 1333)),
+    ],
+)
+def test_adelaidets_sizes_are_rounded_in_two_steps(original: Size, resized: Size, mmdet: Size) -> None:
+    assert ImageGeometry.of(original, ADELAIDET_PREPROCESSING).resized == resized
+    assert ImageGeometry.of(original, Preprocessing()).resized == mmdet
+
+
+@pytest.mark.parametrize("canvas", [(800, 1344), (1344, 800), (320, 320)])
+@pytest.mark.parametrize("original", [(400, 600), (600, 400), (1000, 20), (222, 372), (1, 3000)])
+def test_adelaidets_pictures_fit_a_canvas(original: Size, canvas: Size) -> None:
+    geometry = ImageGeometry.of(original, ADELAIDET_PREPROCESSING, canvas)
+    one_step = ImageGeometry.of(original, Preprocessing(), canvas)
+    assert geometry.padded == canvas
+    for side, limit, other in zip(geometry.resized, canvas, one_step.resized, strict=True):
+        assert 1 <= side <= limit
+        assert abs(side - other) <= 1
+
+
+@pytest.mark.parametrize("name", ["astronaut", "coffee"])
+def test_sizes_are_those_that_adelaidet_recorded(name: str) -> None:
+    with np.load(GOLDEN / "adelaidet" / f"{name}_seed0.npz") as archive:
+        height, width = archive["im0_original_hw"].tolist()
+        geometry = ImageGeometry.of((height, width), ADELAIDET_PREPROCESSING)
+        assert geometry.resized == tuple(archive["im0_resized_hw"].tolist())
+        assert geometry.padded == tuple(archive["im0_padded_hw"].tolist())
+
+
+@pytest.mark.parametrize("family", ["mmdet", "adelaidet"])
+@given(height=SIDE, width=SIDE, short=st.integers(1, 1000), more=st.integers(0, 1000))
 @settings(deadline=None, derandomize=True, max_examples=300)
-def test_sizes_follow_the_rule_in_exact_arithmetic(height: int, width: int, short: int, more: int) -> None:
-    preprocessing = Preprocessing(short_side=short, long_side=short + more)
+def test_sizes_follow_the_rule_in_exact_arithmetic(
+    family: Family, height: int, width: int, short: int, more: int
+) -> None:
+    preprocessing = Preprocessing(short_side=short, long_side=short + more, family=family)
     geometry = ImageGeometry.of((height, width), preprocessing)
     scale = min(Fraction(short, min(height, width)), Fraction(short + more, max(height, width)))
     for side, resized, padded in zip((height, width), geometry.resized, geometry.padded, strict=True):
@@ -176,6 +224,7 @@ def test_no_boxes_go_back_to_no_boxes() -> None:
         ({"mean": (1.0, 2.0)}, "expected three numbers each"),
         ({"std": (1.0, 2.0, 3.0, 4.0)}, "expected three numbers each"),
         ({"std": (1.0, 0.0, 1.0)}, "std above 0"),
+        ({"family": "yolact"}, "family is 'yolact'; expected one of mmdet, adelaidet"),
     ],
 )
 def test_preprocessing_that_cannot_work_is_refused(values: dict[str, Any], message: str) -> None:
@@ -197,6 +246,7 @@ def test_preprocessing_at_the_limits_is_taken(values: dict[str, Any]) -> None:
         ({"nms_iou": 1.5}, "nms_iou is 1.5"),
         ({"candidates_per_level": 0}, "candidates_per_level is 0; expected"),
         ({"max_detections": 0}, "max_detections is 0; expected"),
+        ({"family": None}, "family is None; expected one of mmdet, adelaidet"),
     ],
 )
 def test_selection_that_cannot_work_is_refused(values: dict[str, Any], message: str) -> None:
@@ -210,6 +260,25 @@ def test_selection_that_cannot_work_is_refused(values: dict[str, Any], message: 
 )
 def test_selection_at_the_limits_is_taken(values: dict[str, Any]) -> None:
     assert all(getattr(Selection(**values), name) == value for name, value in values.items())
+
+
+def test_the_lowest_score_is_on_the_scale_of_the_scores() -> None:
+    assert Selection().lowest_score == 0.05
+    assert Selection(family="adelaidet").lowest_score == pytest.approx(0.2236068)
+
+
+def test_a_manifest_written_before_there_were_families_is_mmdetections() -> None:
+    values = json.loads(MANIFEST.to_json())
+    del values["preprocessing"]["family"], values["selection"]["family"]
+    assert ModelManifest.from_dict(values) == MANIFEST
+
+
+@pytest.mark.parametrize("part", ["preprocessing", "selection"])
+def test_a_manifest_whose_families_differ_is_refused(part: str) -> None:
+    values = json.loads(MANIFEST.to_json())
+    values[part]["family"] = "adelaidet"
+    with pytest.raises(ArtifactError, match=f"in the manifest {part} is .*'adelaidet'"):
+        ModelManifest.from_dict(values)
 
 
 def test_settings_of_unknown_names_are_refused() -> None:

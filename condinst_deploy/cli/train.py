@@ -27,7 +27,12 @@ LINE_EVERY = 100
 
 
 def train(
-    recipe: Annotated[str, typer.Option(help="Recipe of this package (condinst_r50_1x, shapes_slim) or a TOML file.")],
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="Recipe of this package (condinst_r50_1x, adelaidet_r50_1x, shapes_slim, ...) or a TOML file."
+        ),
+    ],
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/NAME_OF_THE_RECIPE")] = None,
     train_annotations: Annotated[Path | None, typer.Option(help="COCO annotation file to train on.")] = None,
     train_images: Annotated[Path | None, typer.Option(help="Folder of its pictures.")] = None,
@@ -36,7 +41,9 @@ def train(
     weights: Annotated[
         Path | None, typer.Option(help="Fine-tune this CondInst checkpoint instead of starting anew.")
     ] = None,
-    backbone: Annotated[Path | None, typer.Option(help="Start from this state dict of a torchvision ResNet.")] = None,
+    backbone: Annotated[
+        Path | None, typer.Option(help="Start from this ResNet: torchvision's state dict, or a file with detectron2's.")
+    ] = None,
     num_classes: Annotated[int | None, typer.Option(help="Check that the data set has so many classes.")] = None,
     iterations: Annotated[int | None, typer.Option(help="Length of the run, instead of the recipe's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed, instead of the recipe's.")] = None,
@@ -144,7 +151,7 @@ def _reports(progress: Progress, done: int, total: int) -> "Reports":
     evaluating = progress.add_task("evaluating", total=None, visible=False)
 
     def on_step(iteration: int, losses: "Losses") -> None:
-        shown = " ".join(f"{name} {value.item():.3f}" for name, value in losses._asdict().items())
+        shown = " ".join(f"{name} {value.item():.3f}" for name, value in losses.terms.items())
         progress.update(training, completed=iteration, description=f"training  {shown}")
         if not terminal.is_terminal and iteration % LINE_EVERY == 0:
             terminal.print(f"iteration {iteration} of {total}: {shown}")

@@ -9,7 +9,7 @@ from condinst_deploy.model.config import BLOCKS, CondInstConfig
 
 
 class Backbone(nn.Module):
-    """ResNet-18/34/50/101, "pytorch" style: the stride of a bottleneck sits on its 3x3 convolution.
+    """ResNet-18/34/50/101; the stride of a bottleneck sits on its 3x3 convolution, or on its first (MSRA's).
 
     Parameter names are torchvision's own (`conv1`, `bn1`, `layer1.0.conv1`, ...). torchvision's
     `ResNet` fixes the stem at 64 channels; here `base_width` sets it, so that a slim network for tests
@@ -31,6 +31,8 @@ class Backbone(nn.Module):
             planes, stride = width * 2**i, 1 if i == 0 else 2
             self.add_module(f"layer{i + 1}", _layer(block, channels, planes, blocks, stride))
             channels = planes * block.expansion
+        if config.stride_in_1x1:
+            self._move_strides()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`(B, 3, H, W)` -> C3, C4, C5 at strides 8, 16 and 32."""
@@ -41,7 +43,7 @@ class Backbone(nn.Module):
         c5 = self.get_submodule("layer4")(c4)
         return c3, c4, c5
 
-    def freeze(self, stages: int, norm_eval: bool) -> None:
+    def freeze(self, stages: int, norm_eval: bool, norm_affine: bool = True) -> None:
         """Set what training leaves alone.
 
         Args:
@@ -49,19 +51,28 @@ class Backbone(nn.Module):
                 and their norms stay in evaluation mode.
             norm_eval: all norms normalise by their running statistics, which stay as they are; those of
                 stages that are not frozen still learn their scale and shift.
+            norm_affine: whether those do; detectron2's FrozenBatchNorm, AdelaiDet's norm, does not.
         """
         self.frozen_stages, self.norm_eval = stages, norm_eval
-        for module in self._frozen():
+        for module in [*self._frozen(), *([] if norm_affine else self._norms())]:
             module.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode, but for what is frozen."""
         super().train(mode)
-        norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
-        for module in [*self._frozen(), *(norms if self.norm_eval else [])]:
+        for module in [*self._frozen(), *(self._norms() if self.norm_eval else [])]:
             module.eval()
         return self
+
+    def _norms(self) -> list[nn.Module]:
+        return [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
+
+    def _move_strides(self) -> None:
+        """From the 3x3 to the first 1x1 convolution of every bottleneck, as the MSRA weights were trained."""
+        for module in self.modules():
+            if isinstance(module, Bottleneck):
+                module.conv1.stride, module.conv2.stride = module.conv2.stride, module.conv1.stride
 
     def _frozen(self) -> list[nn.Module]:
         stem = [self.conv1, self.bn1] if self.frozen_stages else []

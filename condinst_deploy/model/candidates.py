@@ -25,11 +25,11 @@ class Candidates(NamedTuple):
 def candidates_from_levels(
     levels: Sequence[LevelOutputs], image: int, size: tuple[int, int], selection: Selection
 ) -> Candidates:
-    """Candidates of picture `image` of the batch over all levels (rules of mmdetection's CondInst head).
+    """Candidates of picture `image` of the batch over all levels, by the rules of the selection's family.
 
-    Per level, (location, class) pairs whose class probability is strictly above the threshold, at most
-    `candidates_per_level` of them; score = class probability times centerness; boxes clamped to the
-    resized picture, those without area dropped.
+    Per level, the best (location, class) pairs above the threshold, at most `candidates_per_level` of them.
+    By mmdetection's rules the boxes are clamped to the resized picture, and those without area dropped;
+    by AdelaiDet's they stay as they are, and `runtime/postprocess.py` clips them in the original picture.
 
     Args:
         levels: the head's outputs, P3..P7.
@@ -42,6 +42,16 @@ def candidates_from_levels(
         for level, stride, soi in zip(levels, STRIDES, SIZES_OF_INTEREST, strict=True)
     ]
     merged = Candidates(*(torch.cat(field) for field in zip(*parts, strict=True)))
+    return merged if selection.family == "adelaidet" else _clamped(merged, size)
+
+
+def ranked_by(level: LevelOutputs, selection: Selection) -> Tensor:
+    """What threshold and top-k compare, `(..., C, h, w)`: class probabilities, with AdelaiDet times centerness."""
+    probabilities = level.cls_logits.sigmoid()
+    return probabilities * level.centerness.sigmoid() if selection.family == "adelaidet" else probabilities
+
+
+def _clamped(merged: Candidates, size: tuple[int, int]) -> Candidates:
     height, width = size
     x1, y1, x2, y2 = merged.boxes.unbind(1)
     boxes = torch.stack((x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)), dim=1)
@@ -52,19 +62,19 @@ def candidates_from_levels(
 def _level_candidates(level: LevelOutputs, stride: int, soi: int, selection: Selection) -> Candidates:
     num_classes, height, width = level.cls_logits.shape
     points = level_points(height, width, stride, level.cls_logits.device)
-    probabilities = level.cls_logits.sigmoid().permute(1, 2, 0).reshape(-1)  # (C, h, w) -> (h*w*C,)
-    above = torch.nonzero(probabilities > selection.score_threshold).squeeze(1)
-    order = torch.sort(probabilities[above], descending=True, stable=True).indices
+    rank = ranked_by(level, selection).permute(1, 2, 0).reshape(-1)  # (C, h, w) -> (h*w*C,)
+    above = torch.nonzero(rank > selection.score_threshold).squeeze(1)
+    order = torch.sort(rank[above], descending=True, stable=True).indices
     pairs = above[order[: selection.candidates_per_level]]
     location, label = pairs // num_classes, pairs % num_classes
-    centerness = level.centerness.reshape(-1).sigmoid()
+    centerness = level.centerness.reshape(-1).sigmoid()[location]
     distances = level.distances.reshape(4, -1).T[location] * stride
     centre = points[location]
     return Candidates(
         boxes=torch.cat((centre - distances[:, :2], centre + distances[:, 2:]), dim=1),
-        scores=probabilities[pairs] * centerness[location],
+        scores=rank[pairs].sqrt() if selection.family == "adelaidet" else rank[pairs] * centerness,
         labels=label,
         params=level.params.reshape(level.params.shape[0], -1).T[location],
         points=centre,
-        soi=torch.full_like(probabilities[pairs], soi),
+        soi=torch.full_like(centerness, soi),
     )

@@ -1,6 +1,7 @@
 """The CondInst network: reference model for training, and the truth for every parity test."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from condinst_deploy.contract import Preprocessing
 from condinst_deploy.model.backbone import Backbone
+from condinst_deploy.model.bifpn import BiFPN
 from condinst_deploy.model.candidates import Candidates, candidates_from_levels
 from condinst_deploy.model.config import CondInstConfig
 from condinst_deploy.model.fpn import FPN
@@ -23,6 +25,7 @@ class Features(NamedTuple):
 
     levels: list[LevelOutputs]  # P3..P7
     mask_feats: Tensor  # (B, mask_channels, H/8, W/8)
+    semantic_logits: Tensor | None = None  # (B, C, H/8, W/8), in training mode of a model with that head
 
 
 class Instances(NamedTuple):
@@ -56,14 +59,14 @@ class Normalize(nn.Module):
 
 
 class CondInst(nn.Module):
-    """CondInst (arXiv 2003.05664) with a ResNet and FPN."""
+    """CondInst (arXiv 2003.05664) with a ResNet and FPN or BiFPN."""
 
     def __init__(self, config: CondInstConfig | None = None) -> None:
         super().__init__()
         self.config = config or CondInstConfig()
         self.normalize = Normalize(self.config.preprocessing)
         self.backbone = Backbone(self.config)
-        self.fpn = FPN(self.config)
+        self.fpn = BiFPN(self.config) if self.config.neck == "bifpn" else FPN(self.config)
         self.head = Head(self.config)
         self.mask_branch = MaskBranch(self.config)
         self._initialize()
@@ -71,7 +74,8 @@ class CondInst(nn.Module):
     def features(self, normalized: Tensor) -> Features:
         """Run the convolutional part: `(B, 3, H, W)` normalised, H and W multiples of 32."""
         pyramid = self.fpn(self.backbone(normalized))
-        return Features(self.head(pyramid), self.mask_branch(pyramid))
+        semantic_logits = self.mask_branch.semantic_logits(pyramid) if self.training else None
+        return Features(self.head(pyramid), self.mask_branch(pyramid), semantic_logits)
 
     @torch.no_grad()
     def forward(self, images: Tensor, image_sizes: Tensor) -> Instances:
@@ -81,7 +85,7 @@ class CondInst(nn.Module):
             images: `(B, 3, H, W)` uint8 RGB, resized and padded at the bottom and right to multiples of 32.
             image_sizes: `(B, 2)` height and width before padding.
         """
-        levels, mask_feats = self.features(self.normalize(images, image_sizes))
+        levels, mask_feats, _ = self.features(self.normalize(images, image_sizes))
         pictures = [
             self._slots(candidates_from_levels(levels, i, (int(size[0]), int(size[1])), self.config.selection))
             for i, size in enumerate(image_sizes.tolist())
@@ -107,20 +111,26 @@ class CondInst(nn.Module):
         return count[0], slots._replace(soi=slots.soi.clamp(min=1))
 
     def _initialize(self) -> None:
-        """Initial weights of mmdetection's CondInst; the classes begin at a probability of 0.01."""
+        """Initial weights of the family's CondInst; the classes begin at a probability of 0.01.
+
+        BiFPN keeps PyTorch's own, as AdelaiDet's does.
+        """
+        uniform = partial(nn.init.kaiming_uniform_, a=1)
+        neck: Callable[[Tensor], Tensor] = uniform if self.config.family == "adelaidet" else nn.init.xavier_uniform_
         for part, fill in (
             (self.backbone, partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu")),
-            (self.fpn, nn.init.xavier_uniform_),
+            (nn.Identity() if self.config.neck == "bifpn" else self.fpn, neck),
             (self.head, partial(nn.init.normal_, std=0.01)),
-            (self.mask_branch, partial(nn.init.kaiming_uniform_, a=1)),
+            (self.mask_branch, uniform),
         ):
             for module in part.modules():
                 if isinstance(module, nn.Conv2d):
                     fill(module.weight)
                     if module.bias is not None:
                         nn.init.zeros_(module.bias)
-        assert self.head.cls_logits.bias is not None
-        nn.init.constant_(self.head.cls_logits.bias, -math.log((1 - 0.01) / 0.01))
+        classifiers = [self.head.cls_logits, *(self.mask_branch.semantic or [])[-1:]]
+        for classifier in classifiers:
+            nn.init.constant_(classifier.bias, -math.log((1 - 0.01) / 0.01))
 
 
 def _padded(x: Tensor, slots: int) -> Tensor:

@@ -1,9 +1,9 @@
 """The frozen description of a CondInst network."""
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
-from condinst_deploy.contract import Preprocessing, Selection
+from condinst_deploy.contract import Family, Preprocessing, Selection
 from condinst_deploy.errors import ConfigError
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -24,23 +24,31 @@ BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 NORM_GROUPS = 32
 """Groups of the towers' GroupNorm."""
 
+Neck = Literal["fpn", "bifpn"]
+"""What makes P3..P7 of the backbone's features."""
+
 
 @dataclass(frozen=True)
 class CondInstConfig:
     """Architecture and inference rules of one CondInst model.
 
-    The defaults are mmdetection's `condinst_r50_fpn_ms-poly-90k_coco_instance`.
+    The defaults are mmdetection's `condinst_r50_fpn_ms-poly-90k_coco_instance`; the zoo of AdelaiDet is
+    another set of values (`model/families.py` reads them off a checkpoint).
     """
 
     num_classes: int = 80
     depth: int = 50
     base_width: int = 64  # channels of the stem; ResNet's own is 64
-    fpn_channels: int = 256
+    stride_in_1x1: bool = False  # a bottleneck's stride sits on its first convolution (MSRA), not on the 3x3
+    neck: Neck = "fpn"
+    fpn_channels: int = 256  # of P3..P7, whatever makes them
+    bifpn_repeats: int = 6  # for the neck "bifpn"
     tower_convs: int = 4
     mask_branch_channels: int = 128
     mask_branch_convs: int = 4
     mask_channels: int = 8  # channels of the mask features
     dynamic_channels: int = 8  # hidden channels of the dynamic mask head
+    semantic_head: bool = False  # a classifier of P3's pixels, which only training uses
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     selection: Selection = field(default_factory=Selection)
 
@@ -53,15 +61,36 @@ class CondInstConfig:
         if self.depth not in BLOCKS:
             raise ConfigError(f"ResNet depth is {self.depth}; expected one of {sorted(BLOCKS)}")
         for name in ("num_classes", "base_width", "tower_convs", "mask_branch_channels",
-                     "mask_branch_convs", "mask_channels", "dynamic_channels"):  # fmt: skip
+                     "mask_branch_convs", "mask_channels", "dynamic_channels", "bifpn_repeats"):  # fmt: skip
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected a whole number of at least 1")
+        for name in ("stride_in_1x1", "semantic_head"):
+            if type(getattr(self, name)) is not bool:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; expected true or false")
+        if self.neck not in get_args(Neck):
+            raise ConfigError(f"neck is {self.neck!r}; expected one of {', '.join(get_args(Neck))}")
+        if self.preprocessing.family != self.selection.family:
+            raise ConfigError(
+                f"preprocessing is of the family {self.preprocessing.family} and selection of {self.selection.family};"
+                " expected the same"
+            )
         # with one channel a group, a level of one cell would have nothing to normalise over
         if self.fpn_channels < 2 * NORM_GROUPS or self.fpn_channels % NORM_GROUPS:
             raise ConfigError(
                 f"fpn_channels is {self.fpn_channels}; the towers' GroupNorm needs a multiple of {NORM_GROUPS},"
                 f" at least {2 * NORM_GROUPS}"
             )
+
+    @property
+    def family(self) -> Family:
+        """Reference implementation whose rules the model follows."""
+        return self.selection.family
+
+    @property
+    def title(self) -> str:
+        """Short name of the architecture, for messages."""
+        parts = [f"ResNet-{self.depth}", "BiFPN" if self.neck == "bifpn" else ""]
+        return " ".join(part for part in (*parts, "with a semantic head" if self.semantic_head else "") if part)
 
     @property
     def backbone_channels(self) -> tuple[int, int, int]:

@@ -6,6 +6,8 @@ match whole keys; a key that no rule matches is an error that lists it.
 
 import re
 
+from condinst_deploy.contract import Family
+
 KeyTable = tuple[tuple[str, str | None], ...]
 
 MMDET: KeyTable = (
@@ -30,6 +32,64 @@ MMDET: KeyTable = (
     (r"mask_head\.mask_feature_head\.conv_pred\.(\w+)", r"mask_branch.features.\1"),
     (r"data_preprocessor\..+", None),  # mean and std, read into the configuration
 )
+
+_STAGES = range(1, 5)  # torchvision's layer1..4 are detectron2's res2..5
+_TOWER = range(16)  # AdelaiDet counts convolution, norm and ReLU; more layers than any published tower has
+
+ADELAIDET_BACKBONE: KeyTable = (
+    (r"stem\.conv1\.weight", r"conv1.weight"),
+    (r"stem\.conv1\.norm\.(\w+)", r"bn1.\1"),
+    *((rf"res{i + 1}\.(\d+)\.conv(\d)\.weight", rf"layer{i}.\1.conv\2.weight") for i in _STAGES),
+    *((rf"res{i + 1}\.(\d+)\.conv(\d)\.norm\.(\w+)", rf"layer{i}.\1.bn\2.\3") for i in _STAGES),
+    *((rf"res{i + 1}\.(\d+)\.shortcut\.weight", rf"layer{i}.\1.downsample.0.weight") for i in _STAGES),
+    *((rf"res{i + 1}\.(\d+)\.shortcut\.norm\.(\w+)", rf"layer{i}.\1.downsample.1.\2") for i in _STAGES),
+)
+"""detectron2's ResNet, whose name for itself AdelaiDet puts in front."""
+
+_BIFPN_NODES = ("3_3_4", "2_2_5", "1_1_6", "0_0_7", "1_1_7_8", "2_2_6_9", "3_3_5_10", "4_4_11")
+"""AdelaiDet names a node of a repeat after its level and its inputs, in the order of `bifpn.NODES`."""
+
+
+def _fusion_rules(i: int, name: str) -> KeyTable:
+    repeat = r"backbone\.repeated_bifpn\.(\d+)\."
+    return (
+        (rf"{repeat}weights_f{name}", rf"fpn.repeats.\1.{i}.weights"),
+        (rf"{repeat}outputs_f{name}\.weight", rf"fpn.repeats.\1.{i}.conv.weight"),
+        (rf"{repeat}outputs_f{name}\.norm\.(\w+)", rf"fpn.repeats.\1.{i}.norm.\2"),
+    )
+
+
+_HEAD = r"proposal_generator\.fcos_head\."
+
+ADELAIDET: KeyTable = (
+    *((rf"backbone\.bottom_up\.(?:backbone\.)?{theirs}", rf"backbone.{ours}") for theirs, ours in ADELAIDET_BACKBONE),
+    *((rf"backbone\.fpn_lateral{i + 3}\.(\w+)", rf"fpn.lateral.{i}.\1") for i in range(3)),
+    *((rf"backbone\.fpn_output{i + 3}\.(\w+)", rf"fpn.output.{i}.\1") for i in range(3)),
+    (r"backbone\.top_block\.(p[67])\.(\w+)", r"fpn.\1.\2"),
+    (r"backbone\.bottom_up\.res6\.reduction\.(weight)", r"fpn.reduction.0.\1"),
+    (r"backbone\.bottom_up\.res6\.reduction\.norm\.(\w+)", r"fpn.reduction.1.\1"),
+    (r"backbone\.repeated_bifpn\.0\.lateral_(\d)_f\1\.(weight|bias)", r"fpn.lateral.\1.0.\2"),
+    (r"backbone\.repeated_bifpn\.0\.lateral_(\d)_f\1\.norm\.(\w+)", r"fpn.lateral.\1.1.\2"),
+    *(rule for i, node in enumerate(_BIFPN_NODES) for rule in _fusion_rules(i, node)),
+    *((rf"{_HEAD}cls_tower\.{3 * i}\.(\w+)", rf"head.cls_tower.{i}.conv.\1") for i in _TOWER),
+    *((rf"{_HEAD}cls_tower\.{3 * i + 1}\.(\w+)", rf"head.cls_tower.{i}.norm.\1") for i in _TOWER),
+    *((rf"{_HEAD}bbox_tower\.{3 * i}\.(\w+)", rf"head.box_tower.{i}.conv.\1") for i in _TOWER),
+    *((rf"{_HEAD}bbox_tower\.{3 * i + 1}\.(\w+)", rf"head.box_tower.{i}.norm.\1") for i in _TOWER),
+    (rf"{_HEAD}cls_logits\.(\w+)", r"head.cls_logits.\1"),
+    (rf"{_HEAD}bbox_pred\.(\w+)", r"head.box_pred.\1"),
+    (rf"{_HEAD}ctrness\.(\w+)", r"head.centerness.\1"),
+    (rf"{_HEAD}scales\.(\d+)\.scale", r"head.scales.\1"),
+    (r"controller\.(\w+)", r"head.controller.\1"),
+    (r"mask_branch\.(refine|tower)\.(\d+)\.0\.(\w+)", r"mask_branch.\1.\2.conv.\3"),
+    (r"mask_branch\.(refine|tower)\.(\d+)\.1\.(\w+)", r"mask_branch.\1.\2.norm.\3"),
+    (r"mask_branch\.tower\.\d+\.(weight|bias)", r"mask_branch.features.\1"),
+    (r"mask_branch\.seg_head\.([01])\.0\.(\w+)", r"mask_branch.semantic.\1.conv.\2"),
+    (r"mask_branch\.seg_head\.([01])\.1\.(\w+)", r"mask_branch.semantic.\1.norm.\2"),
+    (r"mask_branch\.logits\.(\w+)", r"mask_branch.semantic.2.\1"),
+    (r"mask_head\.(sizes_of_interest|_iter)", None),  # constants, and a count of training steps
+)
+
+KEY_TABLES: dict[Family, KeyTable] = {"mmdet": MMDET, "adelaidet": ADELAIDET}
 
 
 def renamed(keys: list[str], table: KeyTable) -> tuple[dict[str, str], list[str]]:

@@ -1,4 +1,4 @@
-"""The four training losses of CondInst, as mmdetection computes them; every weight is 1."""
+"""The training losses of CondInst, as mmdetection or AdelaiDet computes them; every weight is 1."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
+from condinst_deploy.contract import Family, check_family
 from condinst_deploy.model.condinst import Features
 from condinst_deploy.model.config import MASK_STRIDE, SOI_STRIDES
 from condinst_deploy.model.head import LevelOutputs
@@ -20,24 +21,50 @@ MASK_TARGET_STRIDE = 4
 """Stride at which masks are learnt."""
 
 DICE_EPSILON = 5e-6
+"""Added to each of the two sums of squares; AdelaiDet adds twice as much to both together, which is the same."""
+
 GIOU_EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
 class LossSettings:
-    """Caps on the instances whose masks are learnt."""
+    """Whose losses, and caps on the instances whose masks are learnt.
 
-    max_masks: int | None = 300  # positive points of a picture, drawn at random
-    masks_per_image: int | None = None  # or the best so many, shared evenly over the picture's instances
+    AdelaiDet's GIoU loss has `(intersection + 1) / (union + 1)`, in strides, and its cap is for a process's
+    whole batch instead of for a picture; its own cap is 500.
+    """
+
+    max_masks: int | None = 300  # positive points, drawn at random
+    masks_per_image: int | None = None  # or the best so many of a picture, shared evenly over its instances
+    family: Family = "mmdet"
+
+    def __post_init__(self) -> None:
+        """Check the family.
+
+        Raises:
+            ConfigError: it is unknown.
+        """
+        check_family(self.family)
 
 
 class Losses(NamedTuple):
-    """Scalars that `sum` to the total."""
+    """Scalars; their sum is what training lowers."""
 
     cls: Tensor
     box: Tensor
     centerness: Tensor
     mask: Tensor
+    semantic: Tensor | None = None  # of a model with a semantic head
+
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """Those that the model has, by name."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+    @property
+    def total(self) -> Tensor:
+        """Their sum."""
+        return torch.stack(list(self.terms.values())).sum()
 
 
 class FlatOutputs(NamedTuple):
@@ -75,7 +102,7 @@ def condinst_losses(
     References:
         Focal loss (alpha 0.25, gamma 2) over the number of positives; GIoU weighted by the centerness target over
         the sum of these; binary cross-entropy of centerness over the number of positives; dice at stride 4
-        over the instances learnt.
+        over the instances learnt; focal loss of the pixels' classes at stride 8 over the pixels of instances.
     """
     locations = locations_of(features.levels)
     flat = flat_outputs(features.levels)
@@ -86,11 +113,13 @@ def condinst_losses(
     centerness = torch.cat([flat.centerness[i, a.locations] for i, a in enumerate(assignments)])
     wanted_centerness = centerness_targets(wanted)
     weight_sum = average(wanted_centerness.sum().detach()).clamp(min=1e-6)
+    semantic = features.semantic_logits
     return Losses(
         cls=sigmoid_focal_loss(flat.cls_logits, _one_hot(flat, assignments, targets), reduction="sum") / num_pos,
-        box=(giou_loss(distances, wanted) * wanted_centerness).sum() / weight_sum,
+        box=(giou_loss(distances, wanted, settings.family) * wanted_centerness).sum() / weight_sum,
         centerness=F.binary_cross_entropy_with_logits(centerness, wanted_centerness, reduction="sum") / num_pos,
         mask=_mask_loss(features.mask_feats, flat, locations, assignments, targets, settings, hidden, permutation),
+        semantic=None if semantic is None else semantic_loss(semantic, targets),
     )
 
 
@@ -108,13 +137,14 @@ def centerness_targets(distances: Tensor) -> Tensor:
     return ratio.sqrt()
 
 
-def giou_loss(distances: Tensor, wanted: Tensor) -> Tensor:
+def giou_loss(distances: Tensor, wanted: Tensor, family: Family = "mmdet") -> Tensor:
     """`1 - GIoU` of boxes around the same points, given by distances `(p, 4)` >= 0 to their sides: `(p,)`."""
+    smoothing = 1 if family == "adelaidet" else 0
     overlap_sides = torch.minimum(distances, wanted)
     hull_sides = torch.maximum(distances, wanted)
     overlap, hull = _area(overlap_sides), _area(hull_sides).clamp(min=GIOU_EPSILON)
     union = (_area(distances) + _area(wanted) - overlap).clamp(min=GIOU_EPSILON)
-    return 1 - overlap / union + (hull - union) / hull
+    return 1 - (overlap + smoothing) / (union + smoothing) + (hull - union) / hull
 
 
 def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
@@ -123,6 +153,29 @@ def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
     both = (probabilities * masks).sum(dim=1)
     squares = probabilities.square().sum(dim=1) + DICE_EPSILON + masks.square().sum(dim=1) + DICE_EPSILON
     return 1 - 2 * both / squares
+
+
+def semantic_loss(logits: Tensor, targets: Sequence[ImageTargets]) -> Tensor:
+    """Focal loss of the pixels' classes over the number of pixels that belong to an instance, at least 1.
+
+    Args:
+        logits: `(B, C, H/8, W/8)`.
+        targets: one a picture; a pixel belongs to the smallest mask that covers it.
+    """
+    wanted = torch.stack([_pixel_classes(target, logits.shape[1]) for target in targets]).to(logits.dtype)
+    total: Tensor = sigmoid_focal_loss(logits, wanted, reduction="sum")
+    return total / wanted.sum().clamp(min=1)
+
+
+def _pixel_classes(target: ImageTargets, num_classes: int) -> Tensor:
+    """One-hot classes of a picture's pixels at the mask features' stride: `(C, H/8, W/8)` bool, none outside."""
+    masks = target.masks[:, MASK_STRIDE // 2 :: MASK_STRIDE, MASK_STRIDE // 2 :: MASK_STRIDE]
+    classes = masks.new_zeros((num_classes, *masks.shape[1:]))
+    if len(masks) == 0:
+        return classes
+    areas = target.masks.sum(dim=(1, 2)).to(torch.float32)
+    smallest, instance = torch.where(masks, areas[:, None, None], torch.inf).min(dim=0)  # (H/8, W/8)
+    return classes.scatter(0, target.labels[instance][None], smallest.isfinite()[None])
 
 
 def _area(distances: Tensor) -> Tensor:
@@ -149,8 +202,8 @@ def _mask_loss(
 ) -> Tensor:
     """Dice over the positive points of all pictures that are kept under the caps."""
     total, count = mask_feats.sum() * 0, 0  # keeps the gradients' graph where nothing is positive
-    for i, (assignment, target) in enumerate(zip(assignments, targets, strict=True)):
-        kept = _kept(i, flat, assignment, settings, permutation)
+    chosen = _kept(flat, assignments, settings, permutation)
+    for i, (assignment, target, kept) in enumerate(zip(assignments, targets, chosen, strict=True)):
         where, instances = assignment.locations[kept], assignment.instances[kept]
         count += len(where)
         if len(where) == 0:
@@ -170,13 +223,25 @@ def _mask_loss(
 
 
 def _kept(
+    flat: FlatOutputs, assignments: Sequence[Assignment], settings: LossSettings, permutation: Permutation
+) -> list[Tensor]:
+    """Indices of each picture's positives whose masks are learnt."""
+    counts = [len(assignment.locations) for assignment in assignments]
+    if settings.family == "adelaidet" and settings.max_masks is not None and sum(counts) > settings.max_masks:
+        drawn = torch.zeros(sum(counts), dtype=torch.bool)
+        drawn[permutation(len(drawn))[: settings.max_masks]] = True
+        return [part.nonzero().squeeze(1).to(flat.params.device) for part in drawn.split(counts)]
+    return [_kept_of_one(i, flat, assignment, settings, permutation) for i, assignment in enumerate(assignments)]
+
+
+def _kept_of_one(
     image: int, flat: FlatOutputs, assignment: Assignment, settings: LossSettings, permutation: Permutation
 ) -> Tensor:
-    """Indices of a picture's positives whose masks are learnt."""
     positives = len(assignment.locations)
     everything = torch.arange(positives, device=assignment.locations.device)
-    if settings.max_masks is not None and positives > settings.max_masks:
-        return permutation(positives)[: settings.max_masks].to(everything.device)
+    per_picture = settings.max_masks if settings.family == "mmdet" else None
+    if per_picture is not None and positives > per_picture:
+        return permutation(positives)[:per_picture].to(everything.device)
     if settings.masks_per_image is None or positives == 0:
         return everything
     scores = flat.cls_logits[image, assignment.locations].sigmoid().amax(dim=1)

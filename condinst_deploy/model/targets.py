@@ -1,4 +1,4 @@
-"""Training targets: which points learn which instance (rules of mmdetection's CondInst head)."""
+"""Training targets: which points learn which instance (the rules of both reference implementations)."""
 
 from dataclasses import dataclass
 from typing import NamedTuple

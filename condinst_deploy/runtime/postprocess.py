@@ -54,6 +54,9 @@ def detections_from_outputs(
 ) -> list[InstanceDetections]:
     """Detections of each picture of a batch, in original pixels; blank pictures at the end are ignored.
 
+    AdelaiDet's models have boxes that reach beyond the picture: they are clipped here, and a detection whose box
+    is empty then is dropped.
+
     Raises:
         BackendError: the network's outputs are not finite.
     """
@@ -66,10 +69,14 @@ def detections_from_outputs(
     results = []
     for i, geometry in enumerate(geometries):
         n = int(outputs.num_detections[i])
-        kept = result_filter.kept(outputs.scores[i, :n], outputs.labels[i, :n])
+        boxes, found = geometry.to_original(outputs.boxes[i, :n]), np.arange(n)
+        if manifest.family == "adelaidet":
+            boxes = geometry.clipped(boxes)
+            found = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
+        kept = found[result_filter.kept(outputs.scores[i, found], outputs.labels[i, found])]
         results.append(
             InstanceDetections(
-                boxes=geometry.to_original(outputs.boxes[i, kept]),
+                boxes=boxes[kept],
                 scores=outputs.scores[i, kept].astype(np.float32),
                 labels=outputs.labels[i, kept].astype(np.int64),
                 masks=masks_from_logits(outputs.mask_logits[i], kept, geometry),

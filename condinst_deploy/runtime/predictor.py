@@ -60,7 +60,7 @@ class Predictor:
             path: a checkpoint (`.pth`, `.pt`) or an exported file (`.onnx`).
             device: "auto", "cpu", "cuda" or "cuda:N".
             score_threshold: keep detections whose score (class probability and centerness together) is above it;
-                not below the model's own threshold, which looked at the class probability alone.
+                not below the model's own (`Selection.lowest_score`).
             classes: names or labels to keep, or one; None: all.
             max_detections: keep the best so many of a picture; it can only lower the model's own.
             batch_size: pictures per run of the network; None: 1 on a CPU, 8 on a GPU.
@@ -207,9 +207,9 @@ def _result_filter(
     max_detections: int | None,
 ) -> ResultFilter:
     own = manifest.selection
-    if score_threshold is not None and not own.score_threshold <= score_threshold <= 1:
+    if score_threshold is not None and not own.lowest_score <= score_threshold <= 1:
         raise ConfigError(
-            f"score_threshold is {score_threshold}; the model was made with {own.score_threshold} and can only"
+            f"score_threshold is {score_threshold}; the model was made with {own.lowest_score:.4g} and can only"
             " be raised from there, up to 1. Export it again with --score-threshold for a lower one"
         )
     if max_detections is not None and not 1 <= max_detections <= own.max_detections:

@@ -9,7 +9,7 @@ from condinst_deploy.atomic import atomic_path
 from condinst_deploy.errors import ConfigError
 
 HISTORY_FILE = "history.jsonl"
-LOSSES = ("cls", "box", "centerness", "mask")
+LOSSES = ("cls", "box", "centerness", "mask", "semantic")
 
 Record = dict[str, float]
 
@@ -69,7 +69,9 @@ def draw_curves(records: list[Record], path: Path) -> None:
     losses, precision = figure.subplots(1, 2)
     steps = [record for record in records if "loss/total" in record]
     for name in LOSSES:
-        losses.plot([r["iteration"] for r in steps], [r[f"loss/{name}"] for r in steps], label=name, linewidth=1)
+        own = [record for record in steps if f"loss/{name}" in record]
+        if own:
+            losses.plot([r["iteration"] for r in own], [r[f"loss/{name}"] for r in own], label=name, linewidth=1)
     losses.set(title="losses", xlabel="iteration", ylim=(0, None))
     losses.legend()
     evaluations = [record for record in records if "segm/ap" in record]

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from condinst_deploy.atomic import atomic_path
 from condinst_deploy.contract import ModelManifest
 from condinst_deploy.data.coco import CocoDataset
@@ -76,6 +74,7 @@ def manifest_for(recipe: Recipe, sets: Sets) -> ModelManifest:
     return ModelManifest(
         class_names=sets.train.class_names,
         category_ids=sets.train.category_ids,
+        family=recipe.model.family,
         preprocessing=recipe.model.preprocessing,
         selection=recipe.model.selection,
     )
@@ -171,8 +170,8 @@ def _predictor(run: TrainingRun) -> Predictor:
 def _record(run: TrainingRun, losses: Losses, seconds: float) -> Record:
     record: Record = {"iteration": run.iteration, "seconds": round(seconds, 1)}
     record["learning_rate"] = run.optimizer.param_groups[0]["lr"]
-    record["loss/total"] = float(torch.stack(losses).sum())
-    return record | {f"loss/{name}": float(value) for name, value in losses._asdict().items()}
+    record["loss/total"] = float(losses.total)
+    return record | {f"loss/{name}": float(value) for name, value in losses.terms.items()}
 
 
 def with_classes(recipe: Recipe, sets: Sets) -> Recipe:

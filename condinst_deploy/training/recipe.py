@@ -37,6 +37,7 @@ class OptimizerSettings:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 1e-4
     decay_norms_and_biases: bool = True
+    decay_norms: bool = True  # False: norms are spared, biases are not
     clip_norm: float | None = None  # largest norm of all gradients together
 
     def __post_init__(self) -> None:
@@ -97,10 +98,11 @@ class StartSettings:
 
     frozen_stages: int = 2  # the stem and layer1
     norm_eval: bool = True  # the backbone's norms keep their statistics
+    norm_affine: bool = True  # ... but learn their scale and shift
     controller_std: float = 0.01
     box_bias: float = 0.0
     zero_residual: bool = False  # every residual block begins as the identity: from scratch, learning starts sooner
-    backbone: str = ""  # state dict of a torchvision ResNet
+    backbone: str = ""  # file with a ResNet of torchvision's or of detectron2's names
 
 
 @dataclass(frozen=True)
@@ -130,23 +132,32 @@ class Recipe:
 def load_recipe(name: str) -> Recipe:
     """Read a recipe that comes with the package, or a TOML file.
 
+    A recipe may begin with `base = "NAME"`, a recipe of the package; it then says only what is different.
+
     Raises:
         ConfigError: there is none of that name, or it has settings that cannot be used.
     """
     path = Path(name)
     if path.suffix != ".toml":
-        path = Path(str(files("condinst_deploy") / "training" / "recipes" / f"{name}.toml"))
-        if not path.is_file():
-            known = ", ".join(sorted(p.stem for p in path.parent.glob("*.toml")))
-            raise ConfigError(f"no recipe {name!r}; the package has {known}. Or give a file ending in .toml")
+        path = _packaged(name)
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise ConfigError(f"{path} cannot be read as a recipe ({e})") from e
     try:
-        return recipe_from_dict(values)
+        base = values.pop("base", None)
+        return _filled(Recipe() if base is None else load_recipe(str(_packaged(str(base)))), values)
     except ConfigError as e:
         raise ConfigError(f"{path}: {e}") from e
+
+
+def _packaged(name: str) -> Path:
+    """File of a recipe that comes with the package."""
+    folder = Path(str(files("condinst_deploy") / "training" / "recipes"))
+    known = {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    if name not in known:
+        raise ConfigError(f"no recipe {name!r}; the package has {', '.join(known)}. Or give a file ending in .toml")
+    return known[name]
 
 
 def recipe_from_dict(values: dict[str, Any]) -> Recipe:

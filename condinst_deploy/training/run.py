@@ -14,6 +14,7 @@ from condinst_deploy.data.transforms import TrainingBatch
 from condinst_deploy.errors import CheckpointError, ConfigError
 from condinst_deploy.model.checkpoints import load_model, own_content, write_checkpoint
 from condinst_deploy.model.condinst import CondInst
+from condinst_deploy.model.families import backbone_state
 from condinst_deploy.model.losses import Losses, condinst_losses
 from condinst_deploy.model.safe_load import load_checkpoint_file
 from condinst_deploy.training.recipe import OptimizerSettings, Recipe, StartSettings
@@ -45,7 +46,7 @@ class TrainingRun:
             group["lr"] = rate
         self.model.train()
         losses = self._losses(batch)
-        total = torch.stack(losses).sum()
+        total = losses.total
         if not total.isfinite():
             raise ConfigError(
                 f"the losses of iteration {self.iteration} are not finite ({_shown(losses)});"
@@ -57,7 +58,7 @@ class TrainingRun:
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.optimizer.clip_norm)
         self.optimizer.step()
         self.iteration += 1
-        return Losses(*(loss.detach() for loss in losses))
+        return Losses(**{name: loss.detach() for name, loss in losses.terms.items()})
 
     def _losses(self, batch: TrainingBatch) -> Losses:
         images = self.model.normalize(batch.images.to(self.device), batch.image_sizes.to(self.device))
@@ -104,14 +105,17 @@ def fine_tuning_run(recipe: Recipe, manifest: ModelManifest, weights: Path, devi
     """
     loaded = load_model(weights)
     torch.manual_seed(recipe.seed)
-    config = replace(
-        loaded.model.config, num_classes=len(manifest.class_names), preprocessing=recipe.model.preprocessing
-    )
+    # the sizes are the recipe's; mean, std and rules go with the weights
+    sizes = {name: getattr(recipe.model.preprocessing, name) for name in ("short_side", "long_side", "pad_divisor")}
+    preprocessing = replace(loaded.model.config.preprocessing, **sizes)
+    config = replace(loaded.model.config, num_classes=len(manifest.class_names), preprocessing=preprocessing)
+    manifest = replace(manifest, family=config.family, preprocessing=preprocessing, selection=config.selection)
     model = CondInst(config)
     state = loaded.model.state_dict()
     note = f"fine-tuning {weights} ({loaded.note}), all weights kept"
     if config.num_classes != loaded.model.config.num_classes:
-        state = {key: value for key, value in state.items() if not key.startswith("head.cls_logits.")}
+        classifiers = ("head.cls_logits.", "mask_branch.semantic.2.")
+        state = {key: value for key, value in state.items() if not key.startswith(classifiers)}
         note = f"fine-tuning {weights} ({loaded.note}); the class layer begins anew for {config.num_classes} classes"
     model.load_state_dict(state, strict=False)
     run = _run(replace(recipe, model=config), model, manifest, device)
@@ -131,7 +135,9 @@ def resumed_run(recipe: Recipe, path: Path, device: torch.device) -> TrainingRun
         raise CheckpointError(f"{path} is not a training checkpoint; expected last.pth of a run")
     loaded = load_model(path)
     recipe = replace(recipe, model=loaded.model.config)
-    changed = [key for key, value in recipe.to_dict().items() if value != training["recipe"].get(key)]
+    # settings that did not exist yet when the checkpoint was written had what is their default now
+    then = _completed(training["recipe"], Recipe().to_dict())
+    changed = [key for key, value in recipe.to_dict().items() if value != then.get(key)]
     if changed:
         raise ConfigError(
             f"{path} was made with another recipe (it differs in {', '.join(changed)});"
@@ -145,7 +151,7 @@ def resumed_run(recipe: Recipe, path: Path, device: torch.device) -> TrainingRun
 
 def _run(recipe: Recipe, model: CondInst, manifest: ModelManifest, device: torch.device) -> TrainingRun:
     model = model.to(device=device, memory_format=_layout(model))  # type: ignore[call-overload]
-    model.backbone.freeze(recipe.start.frozen_stages, recipe.start.norm_eval)
+    model.backbone.freeze(recipe.start.frozen_stages, recipe.start.norm_eval, recipe.start.norm_affine)
     return TrainingRun(recipe, model, manifest, optimizer_of(model, recipe.optimizer), device)
 
 
@@ -165,8 +171,11 @@ def optimizer_of(model: nn.Module, settings: OptimizerSettings) -> torch.optim.O
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
-                spared = isinstance(module, NORMS) or name == "bias" or parameter.ndim == 0
-                (free if spared and not settings.decay_norms_and_biases else decayed).append(parameter)
+                of_norm = isinstance(module, NORMS)
+                spared = (of_norm and not settings.decay_norms) or (
+                    (of_norm or name == "bias" or parameter.ndim == 0) and not settings.decay_norms_and_biases
+                )
+                (free if spared else decayed).append(parameter)
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": settings.weight_decay},
         {"params": free, "weight_decay": 0.0},
@@ -189,13 +198,22 @@ def _start(model: CondInst, settings: StartSettings) -> None:
 
 
 def _load_backbone(model: CondInst, path: Path) -> None:
-    """Weights of a torchvision ResNet; its classifier is left out."""
-    state = {key: value for key, value in load_checkpoint_file(path).items() if not key.startswith("fc.")}
+    """Weights of torchvision's ResNet, or of detectron2's as its checkpoints hold it."""
+    # a frozen norm counts no steps, so that detectron2's files lack the counters
+    counters = {key: value for key, value in model.backbone.state_dict().items() if key.endswith("_batches_tracked")}
     try:
-        model.backbone.load_state_dict(state)
+        model.backbone.load_state_dict(counters | backbone_state(load_checkpoint_file(path)))
     except RuntimeError as e:
         raise CheckpointError(f"{path} is not a state dict of the recipe's ResNet: {e}") from e
 
 
+def _completed(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """`values` with what they lack of `defaults`, tables recursively."""
+    return defaults | {
+        name: _completed(value, defaults[name]) if isinstance(value, dict) and name in defaults else value
+        for name, value in values.items()
+    }
+
+
 def _shown(losses: Losses) -> str:
-    return ", ".join(f"{name} {value.item():.3g}" for name, value in losses._asdict().items())
+    return ", ".join(f"{name} {value.item():.3g}" for name, value in losses.terms.items())

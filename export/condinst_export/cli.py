@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from condinst_deploy.cli.command import command_app, terminal
+from condinst_deploy.contract import Family
 from condinst_deploy.errors import ConfigError
 
 DEFAULT_FOLDER = Path("export/build")
@@ -19,8 +20,11 @@ DEFAULT_FOLDER = Path("export/build")
 
 def export(
     weights: Annotated[
-        Path, typer.Option(help="Checkpoint: mmdetection's CondInst (.pth) or one saved by this toolkit.")
+        Path, typer.Option(help="Checkpoint: mmdetection's or AdelaiDet's CondInst (.pth), or this toolkit's own.")
     ],
+    family: Annotated[
+        Family | None, typer.Option(help="Family that the checkpoint must be of. Default: told by its keys.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help=f"File to write. Default: {DEFAULT_FOLDER}/NAME_OF_THE_WEIGHTS.onnx")
     ] = None,
@@ -29,7 +33,11 @@ def export(
         typer.Option(help="Slots for detections of one picture; fixed in the file. Default: the model's, 100."),
     ] = None,
     score_threshold: Annotated[
-        float | None, typer.Option(help="Lowest class probability of a candidate, 0 to 1. Default: the model's, 0.05.")
+        float | None,
+        typer.Option(
+            help="What a candidate's class probability (AdelaiDet: times centerness) must be above, 0 to 1."
+            " Default: the model's, 0.05."
+        ),
     ] = None,
     nms_iou: Annotated[
         float | None, typer.Option(help="Overlap above which a detection of the same class is dropped. Default: 0.6.")
@@ -66,7 +74,7 @@ def export(
 
     options = ExportOptions(max_detections, score_threshold, nms_iou, shape)
     with terminal.status("reading the checkpoint"):
-        loaded = load_model(weights)
+        loaded = load_model(weights, family)
     terminal.print(f"{escape(str(weights))}: {loaded.note}")
     manifest = with_options(loaded.model, loaded.manifest, options)
     if class_names is not None:

@@ -98,9 +98,10 @@ def dynamic_mask_head_function(config: CondInstConfig) -> onnx.FunctionProto:
     """The dynamic mask head as batched matrix products.
 
     `mask_feats (B, C, h, w)`, `params (B, K, num_params)`, `points (B, K, 2)`, `soi (B, K)` -> `logits
-    (B, K, h, w)`. Relative coordinates are never made per instance:
-    `W1 [(point - pixel) / soi; feats] + b1 = W1_feats feats - W1_xy pixel / soi + (W1_xy point / soi + b1)`,
-    a product of (K*hidden, C) with the features and a rank-3 term in the pixels' coordinates.
+    (B, K, h, w)`. Relative coordinates are never made per instance and pixel:
+    `W1 [(point - pixel) / soi; feats] + b1 = W1_feats feats + W1_x rel_x + (W1_y rel_y + b1)`,
+    a product of (K*hidden, C) with the features, a term of the column and one of the row. Points, pixels and
+    sizes of interest are whole numbers or powers of two, so that `rel` is exact, and small where the mask ends.
     """
     channels, hidden = config.mask_channels, config.dynamic_channels
     inputs = channels + 2
@@ -117,21 +118,14 @@ def dynamic_mask_head_function(config: CondInstConfig) -> onnx.FunctionProto:
             dmh_as_w3 = Constant <value: tensor = int64[4] dmh_as_w3_value {_braced([0, 0, 1, hidden])}> ()
             dmh_as_bias = Constant <value: tensor = int64[4] dmh_as_bias_value {_braced([0, 0, hidden, 1])}> ()
             dmh_as_scalar = Constant <value: tensor = int64[4] dmh_as_scalar_value {{0, 0, 1, 1}}> ()
-            dmh_as_point = Constant <value: tensor = int64[4] dmh_as_point_value {{0, 0, 2, 1}}> ()
+            dmh_as_row = Constant <value: tensor = int64[3] dmh_as_row_value {{0, 0, 1}}> ()
             dmh_w1_rows = Reshape (dmh_w1, dmh_as_w1)
-            dmh_w1_sizes = Constant <value: tensor = int64[2] dmh_w1_sizes_value {_braced([2, channels])}> ()
-            dmh_w1_xy, dmh_w1_feats = Split <axis: int = 3> (dmh_w1_rows, dmh_w1_sizes)
+            dmh_w1_sizes = Constant <value: tensor = int64[3] dmh_w1_sizes_value {_braced([1, 1, channels])}> ()
+            dmh_w1_x, dmh_w1_y, dmh_w1_feats = Split <axis: int = 3> (dmh_w1_rows, dmh_w1_sizes)
 
-            dmh_soi_4d = Reshape (dmh_soi, dmh_as_scalar)
-            dmh_slope = Div (dmh_w1_xy, dmh_soi_4d)
-            dmh_points_4d = Reshape (dmh_points, dmh_as_point)
-            dmh_at_point = MatMul (dmh_slope, dmh_points_4d)
+            dmh_soi_3d = Reshape (dmh_soi, dmh_as_row)
+            dmh_points_x, dmh_points_y = Split <axis: int = 2, num_outputs: int = 2> (dmh_points)
             dmh_b1_4d = Reshape (dmh_b1, dmh_as_bias)
-            dmh_offset = Add (dmh_at_point, dmh_b1_4d)
-            dmh_minus_slope = Neg (dmh_slope)
-            dmh_position_4d = Concat <axis: int = 3> (dmh_minus_slope, dmh_offset)
-            dmh_as_position = Constant <value: tensor = int64[3] dmh_as_position_value {{0, -1, 3}}> ()
-            dmh_position = Reshape (dmh_position_4d, dmh_as_position)
 
             dmh_feats_shape = Shape (dmh_feats)
             dmh_2 = Constant <value: tensor = int64 dmh_2_value {{2}}> ()
@@ -149,30 +143,35 @@ def dynamic_mask_head_function(config: CondInstConfig) -> onnx.FunctionProto:
             dmh_columns_px = Mul (dmh_columns_f, dmh_stride)
             dmh_rows_px = Mul (dmh_rows_f, dmh_stride)
             dmh_xs = Add (dmh_columns_px, dmh_half)
-            dmh_ys_flat = Add (dmh_rows_px, dmh_half)
-            dmh_last = Constant <value: tensor = int64[1] dmh_last_value {{1}}> ()
-            dmh_ys = Unsqueeze (dmh_ys_flat, dmh_last)
+            dmh_ys = Add (dmh_rows_px, dmh_half)
             dmh_map_shape = Shape <start: int = 2> (dmh_feats)
-            dmh_grid_x = Expand (dmh_xs, dmh_map_shape)
-            dmh_grid_y = Expand (dmh_ys, dmh_map_shape)
-            dmh_one = Constant <value: tensor = float dmh_one_value {{1}}> ()
-            dmh_grid_1 = Expand (dmh_one, dmh_map_shape)
-            dmh_flat = Constant <value: tensor = int64[2] dmh_flat_value {{1, -1}}> ()
-            dmh_pixel_x = Reshape (dmh_grid_x, dmh_flat)
-            dmh_pixel_y = Reshape (dmh_grid_y, dmh_flat)
-            dmh_pixel_1 = Reshape (dmh_grid_1, dmh_flat)
-            dmh_pixels = Concat <axis: int = 0> (dmh_pixel_x, dmh_pixel_y, dmh_pixel_1)
-            dmh_coordinate_term = MatMul (dmh_position, dmh_pixels)
+            dmh_dx = Sub (dmh_points_x, dmh_xs)
+            dmh_dy = Sub (dmh_points_y, dmh_ys)
+            dmh_rel_x = Div (dmh_dx, dmh_soi_3d)
+            dmh_rel_y = Div (dmh_dy, dmh_soi_3d)
+            dmh_as_row_axis = Constant <value: tensor = int64[1] dmh_as_row_axis_value {{2}}> ()
+            dmh_rel_x_4d = Unsqueeze (dmh_rel_x, dmh_as_row_axis)
+            dmh_rel_y_4d = Unsqueeze (dmh_rel_y, dmh_as_row_axis)
+            dmh_term_x = Mul (dmh_w1_x, dmh_rel_x_4d)
+            dmh_product_y = Mul (dmh_w1_y, dmh_rel_y_4d)
+            dmh_term_y = Add (dmh_product_y, dmh_b1_4d)
+            dmh_x_axis = Constant <value: tensor = int64[1] dmh_x_axis_value {{3}}> ()
+            dmh_y_axis = Constant <value: tensor = int64[1] dmh_y_axis_value {{4}}> ()
+            dmh_by_column = Unsqueeze (dmh_term_x, dmh_x_axis)
+            dmh_by_row = Unsqueeze (dmh_term_y, dmh_y_axis)
+            dmh_coordinate_term = Add (dmh_by_row, dmh_by_column)
 
             dmh_as_columns = Constant <value: tensor = int64[3] dmh_as_columns_value {_braced([0, channels, -1])}> ()
             dmh_feats_flat = Reshape (dmh_feats, dmh_as_columns)
             dmh_as_product = Constant <value: tensor = int64[3] dmh_as_product_value {_braced([0, -1, channels])}> ()
             dmh_w1_all = Reshape (dmh_w1_feats, dmh_as_product)
             dmh_feature_term = MatMul (dmh_w1_all, dmh_feats_flat)
-            dmh_sum1 = Add (dmh_feature_term, dmh_coordinate_term)
-            dmh_relu1 = Relu (dmh_sum1)
-
             dmh_batch_slots = Shape <end: int = 2> (dmh_params)
+            dmh_hidden_rows = Constant <value: tensor = int64[1] dmh_hidden_rows_value {_braced([hidden])}> ()
+            dmh_as_maps = Concat <axis: int = 0> (dmh_batch_slots, dmh_hidden_rows, dmh_map_shape)
+            dmh_feature_maps = Reshape (dmh_feature_term, dmh_as_maps)
+            dmh_sum1 = Add (dmh_feature_maps, dmh_coordinate_term)
+            dmh_relu1 = Relu (dmh_sum1)
             dmh_hidden_any = Constant <value: tensor = int64[2] dmh_hidden_any_value {_braced([hidden, -1])}> ()
             dmh_as_hidden = Concat <axis: int = 0> (dmh_batch_slots, dmh_hidden_any)
             dmh_hidden1 = Reshape (dmh_relu1, dmh_as_hidden)

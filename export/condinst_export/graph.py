@@ -17,13 +17,13 @@ from condinst_deploy.model.head import LevelOutputs
 from condinst_export.functions import DOMAIN, DYNAMIC_MASK_HEAD, SELECT_INSTANCES
 
 SCORE_THRESHOLD = "score_threshold"
-"""Name of the initializer that holds the threshold of the class probabilities."""
+"""Name of the initializer that holds the threshold of the candidates."""
 
 
 class LevelCandidates(NamedTuple):
     """The best (location, class) pairs of one level, `n = candidates_per_level` of them, for all pictures."""
 
-    boxes: Tensor  # (B, n, 4) xyxy, clamped to the picture
+    boxes: Tensor  # (B, n, 4) xyxy
     scores: Tensor  # (B, n), 0 where there is no candidate
     labels: Tensor  # (B, n) int32
     locations: Tensor  # (B, n) int64 index among the locations of all levels
@@ -43,7 +43,7 @@ class ExportGraph(nn.Module):
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> Instances:
         """Trace for the exporter: the two special operations are symbolic and give no values."""
-        levels, mask_feats = self.model.features(self.model.normalize(images, image_sizes))
+        levels, mask_feats, _ = self.model.features(self.model.normalize(images, image_sizes))
         candidates = self._candidates(levels, image_sizes)
         indices, count = self._select(candidates)
         slots = indices.to(torch.int64)  # (B, K)
@@ -68,18 +68,18 @@ class ExportGraph(nn.Module):
             parts.append(self._level_candidates(level, stride, soi, first))
             first = first + level.centerness.shape[2] * level.centerness.shape[3]
         merged = LevelCandidates(*(torch.cat(field, dim=1) for field in zip(*parts, strict=True)))
-        sizes = image_sizes.to(torch.float32)[:, None]  # (B, 1, 2) height, width
-        limits = torch.cat((sizes.flip(2), sizes.flip(2)), dim=2)  # (B, 1, 4) width, height, width, height
-        boxes = merged.boxes.clamp(min=0).minimum(limits)
-        has_area = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
-        return merged._replace(boxes=boxes, scores=merged.scores * has_area)
+        # AdelaiDet's boxes stay as they are until the picture's original size (runtime/postprocess.py)
+        return merged if self.model.config.family == "adelaidet" else _inside(merged, image_sizes)
 
     def _level_candidates(self, level: LevelOutputs, stride: int, soi: int, first: int) -> LevelCandidates:
         selection, num_classes = self.model.config.selection, self.model.config.num_classes
         height, width = level.cls_logits.shape[2:]
         limit = selection.candidates_per_level
-        probabilities = level.cls_logits.sigmoid().permute(0, 2, 3, 1).flatten(1)  # (B, C, h, w) -> (B, h*w*C)
-        passed = probabilities * (probabilities > self.score_threshold)
+        by_product = selection.family == "adelaidet"
+        centerness = level.centerness.sigmoid()  # (B, 1, h, w)
+        rank = level.cls_logits.sigmoid() * (centerness if by_product else 1)
+        rank = rank.permute(0, 2, 3, 1).flatten(1)  # (B, C, h, w) -> (B, h*w*C)
+        passed = rank * (rank > self.score_threshold)
         # a small level has fewer pairs than the limit, which TopK does not accept: fill up with zeros
         best, pairs = F.pad(passed, (0, limit)).topk(limit, dim=1)  # (B, n)
         location = (pairs // num_classes).clamp(max=height * width - 1)
@@ -87,10 +87,9 @@ class ExportGraph(nn.Module):
         x = (location - row * width).to(torch.float32) * stride + stride / 2
         y = row.to(torch.float32) * stride + stride / 2
         left, top, right, bottom = (side.gather(1, location) * stride for side in level.distances.flatten(2).unbind(1))
-        centerness = level.centerness.flatten(1).sigmoid().gather(1, location)
         return LevelCandidates(
             boxes=torch.stack((x - left, y - top, x + right, y + bottom), dim=2),
-            scores=best * centerness,
+            scores=best.sqrt() if by_product else best * centerness.flatten(1).gather(1, location),
             labels=(pairs - pairs // num_classes * num_classes).to(torch.int32),
             locations=location + first,
             points=torch.stack((x, y), dim=2),
@@ -109,6 +108,15 @@ class ExportGraph(nn.Module):
             version=1,
         )
         return indices, count
+
+
+def _inside(candidates: LevelCandidates, image_sizes: Tensor) -> LevelCandidates:
+    """Boxes clamped to the pictures; those without area get the score of no candidate."""
+    sizes = image_sizes.to(torch.float32)[:, None]  # (B, 1, 2) height, width
+    limits = torch.cat((sizes.flip(2), sizes.flip(2)), dim=2)  # (B, 1, 4) width, height, width, height
+    boxes = candidates.boxes.clamp(min=0).minimum(limits)
+    has_area = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
+    return candidates._replace(boxes=boxes, scores=candidates.scores * has_area)
 
 
 def _rows(x: Tensor, indices: Tensor) -> Tensor:

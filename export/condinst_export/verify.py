@@ -12,6 +12,7 @@ import torch
 from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest, NetworkInputs
 from condinst_deploy.errors import VerificationError
 from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE, Agreement, agreement, merged
+from condinst_deploy.model.candidates import ranked_by
 from condinst_deploy.model.checkpoints import LoadedModel
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.runtime.backend import Backend
@@ -174,14 +175,14 @@ def _detections(
 
 
 def _threshold_for_some(model: CondInst, case: Case) -> float:
-    """A threshold in the widest gap between the class probabilities of neighbouring ranks.
+    """A threshold in the widest gap between what it is compared with of neighbouring ranks.
 
     In the widest, so that rounding does not decide which pairs pass.
     """
     images, sizes = (torch.from_numpy(array) for array in case.inputs)
     with torch.no_grad():
-        levels, _ = model.features(model.normalize(images, sizes))
-    pairs = torch.cat([level.cls_logits.sigmoid().flatten() for level in levels])
+        levels = model.features(model.normalize(images, sizes)).levels
+    pairs = torch.cat([ranked_by(level, model.config.selection).flatten() for level in levels])
     ranked = pairs.topk(min(MOST, len(pairs))).values[FEWEST - 1 :]
     widest = int((ranked[:-1] - ranked[1:]).argmax())
     return float((ranked[widest] + ranked[widest + 1]) / 2)

@@ -228,6 +228,7 @@ def run_here(*arguments: str | Path) -> str:
         (("--score-threshold", "1.01"), "score_threshold is 1.01"),
         (("--score-threshold", "nan"), "score_threshold is nan"),
         (("--nms-iou", "-0.1"), "nms_iou is -0.1"),
+        (("--family", "adelaidet"), "good.pth is a model of the family mmdet; expected adelaidet"),
         (("--class-names", "two.txt"), "two.txt names 2 classes; the model has 3"),
         (("--class-names", "latin.txt"), "latin.txt cannot be read as a list of class names"),
         (("--class-names", "none.txt"), "none.txt cannot be read as a list of class names"),
@@ -286,7 +287,15 @@ def test_an_export_that_fails_late_leaves_only_what_was_there(
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("--weights",), ("--weights", "a.pth", "--max-detections", "few"), ("a.pth",), ("--wings",)]
+    "arguments",
+    [
+        (),
+        ("--weights",),
+        ("--weights", "a.pth", "--max-detections", "few"),
+        ("--weights", "a.pth", "--family", "yolact"),
+        ("a.pth",),
+        ("--wings",),
+    ],
 )
 def test_wrong_usage_exits_with_two(arguments: tuple[str, ...], tmp_path: Path) -> None:
     done = export(*arguments, cwd=tmp_path)

@@ -16,7 +16,7 @@ from condinst_deploy.model.config import CondInstConfig
 from condinst_export.graph import SCORE_THRESHOLD
 from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
 from condinst_export.verify import CaseResult, verify_onnx
-from tests.models import SLIM, manifest_of, seeded_model
+from tests.models import SLIM, SlimFiles, manifest_of, seeded_model
 
 ONE_CLASS = replace(SLIM, num_classes=1, depth=18, mask_channels=4, dynamic_channels=6)
 FIXED = replace(SLIM, selection=Selection(max_detections=7, candidates_per_level=50))
@@ -44,6 +44,29 @@ def test_three_classes_verify(three_classes: tuple[onnx.ModelProto, CondInst, Mo
     assert list(verification.results) == shown
     assert verification.total.reference_count > 20
     assert all(result.agreement.reference_count > 0 for result in verification.results[5:])
+
+
+@pytest.mark.parametrize("kind", ["adelaidet", "adelaidet BiFPN sem"])
+def test_every_kind_of_graph_verifies(kind: str, slim_files: SlimFiles) -> None:
+    checkpoint, exported_file = slim_files(kind)
+    loaded, proto = load_model(checkpoint), onnx.load(str(exported_file))
+    verification = verify_onnx(proto, loaded.model, loaded.manifest, ignore)
+    assert verification.total.reference_count > 20
+    # the semantic head is for training alone
+    assert not [entry.name for entry in proto.graph.initializer if "semantic" in entry.name]
+
+
+def test_a_file_by_another_familys_rules_is_caught(
+    three_classes: tuple[onnx.ModelProto, CondInst, ModelManifest],
+) -> None:
+    proto, model, manifest = three_classes
+    selection = replace(model.config.selection, family="adelaidet")
+    preprocessing = replace(model.config.preprocessing, family="adelaidet")
+    other = CondInst(replace(model.config, selection=selection, preprocessing=preprocessing))
+    other.load_state_dict(model.state_dict())
+    claimed = replace(manifest, family="adelaidet", selection=selection, preprocessing=preprocessing)
+    with pytest.raises(VerificationError, match="disagrees with PyTorch"):
+        verify_onnx(proto, other.eval(), claimed, ignore)
 
 
 def test_one_class_basic_blocks_and_narrow_mask_head_verify() -> None:

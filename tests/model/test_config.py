@@ -8,21 +8,29 @@ import torch
 from condinst_deploy.contract import Preprocessing, Selection
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.condinst import CondInst
-from condinst_deploy.model.config import CondInstConfig
-from tests.models import SLIM, mmdet_shapes, seeded_model
+from condinst_deploy.model.config import STRIDES, CondInstConfig
+from tests.models import SLIM, SLIM_ADELAIDET, SLIM_BIFPN, mmdet_shapes, seeded_model
 
 CUSTOM = CondInstConfig(
     num_classes=1,
     depth=101,
     base_width=8,
+    stride_in_1x1=True,
+    neck="bifpn",
     fpn_channels=96,
+    bifpn_repeats=2,
     tower_convs=2,
     mask_branch_channels=16,
     mask_branch_convs=3,
     mask_channels=4,
     dynamic_channels=6,
-    preprocessing=Preprocessing(mean=(0.5, 1.0, 2.0), std=(1.0, 2.0, 3.0), short_side=64, long_side=96, pad_divisor=64),
-    selection=Selection(score_threshold=0.25, candidates_per_level=7, nms_iou=0.5, max_detections=3),
+    semantic_head=True,
+    preprocessing=Preprocessing(
+        mean=(0.5, 1.0, 2.0), std=(1.0, 2.0, 3.0), short_side=64, long_side=96, pad_divisor=64, family="adelaidet"
+    ),
+    selection=Selection(
+        score_threshold=0.25, candidates_per_level=7, nms_iou=0.5, max_detections=3, family="adelaidet"
+    ),
 )
 POSITIVE = (
     "num_classes",
@@ -32,6 +40,7 @@ POSITIVE = (
     "mask_branch_convs",
     "mask_channels",
     "dynamic_channels",
+    "bifpn_repeats",
 )
 
 
@@ -67,6 +76,44 @@ def test_the_backbones_channels(depth: int, base_width: int, channels: tuple[int
     with torch.device("meta"):
         lateral = CondInst(config).fpn.lateral
     assert tuple(conv.in_channels for conv in lateral if isinstance(conv, torch.nn.Conv2d)) == channels
+
+
+@pytest.mark.parametrize(("depth", "moved"), [(18, 0), (50, 3), (101, 3)])
+def test_the_stride_moves_to_the_first_convolution_of_bottlenecks(depth: int, moved: int) -> None:
+    with torch.device("meta"):
+        plain, msra = (CondInst(CondInstConfig(depth=depth, stride_in_1x1=on)).backbone for on in (False, True))
+    strides = [
+        (name, module.stride)
+        for backbone in (plain, msra)
+        for name, module in backbone.named_modules()
+        if isinstance(module, torch.nn.Conv2d)
+    ]
+    half = len(strides) // 2
+    changed = {name for before, (name, after) in zip(strides[:half], strides[half:], strict=True) if before[1] != after}
+    assert changed == {f"layer{i}.0.conv{j}" for i in (2, 3, 4)[:moved] for j in (1, 2)}
+
+
+@pytest.mark.parametrize("sides", [(64, 96), (32, 32), (32, 160), (224, 96)])
+def test_both_necks_give_five_levels_of_the_same_sizes(sides: tuple[int, int]) -> None:
+    picture = torch.zeros(1, 3, *sides)
+    shapes = []
+    for config in (SLIM_ADELAIDET, SLIM_BIFPN):
+        model = seeded_model(config)
+        with torch.no_grad():
+            shapes.append([level.shape for level in model.fpn(model.backbone(picture))])
+    assert shapes[0] == shapes[1]
+    assert [tuple(shape[2:]) for shape in shapes[0]] == [
+        (-(-sides[0] // stride), -(-sides[1] // stride)) for stride in STRIDES
+    ]
+
+
+def test_the_semantic_head_works_in_training_alone() -> None:
+    picture = torch.zeros(2, 3, 64, 96)
+    trained = seeded_model(SLIM_BIFPN).train().features(picture).semantic_logits
+    assert trained is not None
+    assert trained.shape == (2, 3, 8, 12)
+    assert seeded_model(SLIM_BIFPN).features(picture).semantic_logits is None
+    assert seeded_model(SLIM_ADELAIDET).train().features(picture).semantic_logits is None
 
 
 def test_the_slim_model_is_slim() -> None:
@@ -128,6 +175,10 @@ def test_what_a_dictionary_leaves_out_is_the_default() -> None:
     [
         ({"depth": 51}, "depth is 51"),
         ({"wings": 2, "arms": 1}, "unknown model settings: arms, wings"),
+        ({"neck": "pan"}, "neck is 'pan'; expected one of fpn, bifpn"),
+        ({"semantic_head": 1}, "semantic_head is 1; expected true or false"),
+        ({"stride_in_1x1": None}, "stride_in_1x1 is None; expected true or false"),
+        ({"selection": {"family": "adelaidet"}}, "preprocessing is of the family mmdet and selection of adelaidet"),
         ({"preprocessing": {"size": 1}}, "unknown settings of Preprocessing: size"),
         ({"selection": {"size": 1}}, "unknown settings of Selection: size"),
         ({"preprocessing": {"std": [0, 1, 1]}}, "std above 0"),

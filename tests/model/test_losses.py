@@ -5,7 +5,10 @@ import pytest
 import torch
 from torchvision.ops import generalized_box_iou
 
-from condinst_deploy.model.losses import LossSettings, condinst_losses, dice_loss, giou_loss
+from condinst_deploy.contract import Family
+from condinst_deploy.model.condinst import Features
+from condinst_deploy.model.head import LevelOutputs
+from condinst_deploy.model.losses import LossSettings, condinst_losses, dice_loss, giou_loss, semantic_loss
 from condinst_deploy.model.targets import ImageTargets, assign, centres_of_mass, locations_of
 from tests.models import SLIM, seeded_model
 
@@ -76,7 +79,7 @@ def test_a_batch_without_any_instance_has_zero_losses_and_finite_gradients() -> 
     losses = condinst_losses(model.features(torch.zeros(2, 3, SIDE, SIDE)), [no_targets()] * 2, LossSettings())
     assert losses.box.item() == losses.centerness.item() == losses.mask.item() == 0
     assert losses.cls.item() > 0
-    torch.stack(losses).sum().backward()
+    losses.total.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is None or parameter.grad.isfinite().all(), name
 
@@ -103,3 +106,57 @@ def test_the_cap_by_quality_keeps_at_least_one_point_of_every_instance() -> None
     assert 0 < capped.mask.item() <= 1
     assert capped.mask.item() != free.mask.item()
     assert SLIM.num_classes == 3
+
+
+def test_adelaidets_giou_adds_one_to_both_areas() -> None:
+    a, b = torch.tensor([[1.0, 1, 1, 1]]), torch.tensor([[2.0, 1, 2, 1]])
+    # overlap 4 of a union of 8, which the hull equals
+    assert giou_loss(a, b).item() == pytest.approx(1 - 4 / 8)
+    assert giou_loss(a, b, "adelaidet").item() == pytest.approx(1 - 5 / 9)
+
+
+@pytest.mark.parametrize(("family", "draws"), [("mmdet", [1, 1]), ("adelaidet", [2])])
+def test_the_cap_is_for_a_picture_or_for_the_whole_batch(family: Family, draws: list[int]) -> None:
+    model = seeded_model().eval()
+    full = square(20, 30, 90, 100)
+    asked: list[int] = []
+
+    def last_first(n: int) -> torch.Tensor:
+        asked.append(n)
+        return torch.arange(n).flip(0)
+
+    with torch.no_grad():
+        features = model.features(torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)))
+        positives = len(assign(locations_of(features.levels), full).locations)
+        one = LossSettings(max_masks=1, family=family)
+        capped = condinst_losses(features, [full, full], one, permutation=last_first)
+        every = condinst_losses(features, [full, full], LossSettings(max_masks=500, family=family))
+        second = Features([LevelOutputs(*(x[1:] for x in level)) for level in features.levels], features.mask_feats[1:])
+        alone = condinst_losses(second, [full], one, permutation=last_first)
+    assert positives > 1
+    assert asked == [n * positives for n in draws] + [positives]
+    assert capped.mask.item() != pytest.approx(every.mask.item())
+    if family == "adelaidet":  # the last of all positives is in the second picture
+        assert capped.mask.item() == pytest.approx(alone.mask.item(), rel=1e-5)
+
+
+def test_the_semantic_loss_takes_the_smallest_mask_of_a_pixel() -> None:
+    classes, random = 3, torch.Generator().manual_seed(0)
+    logits = torch.randn(2, classes, SIDE // 8, SIDE // 8, generator=random)
+    outer, inner = square(16, 16, 112, 112, label=2), square(40, 40, 80, 72, label=1)
+    wanted = torch.zeros_like(logits)
+    wanted[0, 2, 2:14, 2:14] = 1  # pixel 4 of every 8
+    wanted[0, :, 5:9, 5:10] = torch.tensor([0.0, 1, 0])[:, None, None]
+    p = logits.sigmoid()
+    focal = torch.where(wanted > 0, -0.25 * (1 - p) ** 2 * p.log(), -0.75 * p**2 * (1 - p).log()).sum()
+    loss = semantic_loss(logits, [both(outer, inner), no_targets()])
+    assert loss.item() == pytest.approx((focal / wanted.sum()).item(), rel=1e-5)
+
+
+def test_the_semantic_loss_of_pictures_without_instances_is_finite() -> None:
+    logits = torch.zeros(1, 3, SIDE // 8, SIDE // 8, requires_grad=True)
+    loss = semantic_loss(logits, [no_targets()])
+    loss.backward()
+    assert loss.item() == pytest.approx(3 * (SIDE // 8) ** 2 * 0.75 * 0.25 * np.log(2), rel=1e-4)
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()

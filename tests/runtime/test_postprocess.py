@@ -13,7 +13,7 @@ from condinst_deploy.contract import ImageGeometry, ModelManifest, NetworkOutput
 from condinst_deploy.errors import BackendError
 from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs, masks_from_logits
 from tests.dense_masks import dense_probabilities
-from tests.models import manifest_of
+from tests.models import SLIM_ADELAIDET, manifest_of
 
 UNDECIDED = 5e-5
 """Probabilities this close to 0.5 may fall on either side."""
@@ -189,3 +189,53 @@ def test_outputs_that_are_not_finite_are_an_error_and_not_an_empty_result(geomet
     broken.mask_logits[0, 0, 0, 0] = np.nan
     with pytest.raises(BackendError, match="NaN or infinity"):
         detections_from_outputs(broken, [geometry], manifest_of(), ResultFilter())
+
+
+def outputs_with(boxes: list[list[float]]) -> NetworkOutputs:
+    """Detections with these boxes, best first, and masks of their own, for a picture of 64x96."""
+    n = len(boxes)
+    return NetworkOutputs(
+        num_detections=np.array([n], dtype=np.int32),
+        boxes=np.array([boxes], dtype=np.float32),
+        scores=np.linspace(0.9, 0.3, n, dtype=np.float32)[None],
+        labels=np.arange(n, dtype=np.int32)[None] % 3,
+        mask_logits=blobs(3, n, 8, 12).numpy()[None],
+    )
+
+
+BEYOND = [
+    [-20.0, 10.0, 40.0, 50.0],  # reaches beyond the left side
+    [100.0, 10.0, 140.0, 50.0],  # beside the picture
+    [10.0, 10.0, 10.0, 40.0],  # no width
+    [60.0, -30.0, 200.0, 90.0],  # reaches beyond three sides
+    [20.0, -9.0, 50.0, 0.0],  # ends at the upper side
+    [0.0, 0.0, 96.0, 64.0],  # the whole picture
+]
+
+
+@pytest.mark.parametrize("limit", [None, 2])
+def test_adelaidets_boxes_are_clipped_and_empty_ones_go_with_their_masks(limit: int | None) -> None:
+    geometry = ImageGeometry((128, 192), (64, 96), (64, 96))
+    outputs, chosen = outputs_with(BEYOND), ResultFilter(max_detections=limit)
+    (found,) = detections_from_outputs(outputs, [geometry], manifest_of(SLIM_ADELAIDET), chosen)
+    left = [0, 3, 5][:limit]  # the limit counts what is left
+    expected = [[0, 20, 80, 100], [120, 0, 192, 128], [0, 0, 192, 128]][:limit]
+    assert found.boxes.tolist() == expected
+    assert found.scores.tolist() == outputs.scores[0, left].tolist()
+    assert found.labels.tolist() == outputs.labels[0, left].tolist()
+    masks = masks_from_logits(outputs.mask_logits[0], np.array(left), geometry)
+    assert np.array_equal(np.asarray(found.masks), np.asarray(masks))
+
+
+def test_mmdetections_boxes_stay_as_the_network_gives_them() -> None:
+    geometry = ImageGeometry((64, 96), (64, 96), (64, 96))
+    (found,) = detections_from_outputs(outputs_with(BEYOND), [geometry], manifest_of(), ResultFilter())
+    assert found.boxes.tolist() == BEYOND
+
+
+def test_a_picture_whose_boxes_are_all_beyond_it_has_no_detections() -> None:
+    geometry = ImageGeometry((64, 96), (64, 96), (64, 96))
+    outputs = outputs_with([[-9.0, 0.0, -1.0, 9.0], [0.0, 64.0, 9.0, 70.0]])
+    (found,) = detections_from_outputs(outputs, [geometry], manifest_of(SLIM_ADELAIDET), ResultFilter())
+    assert len(found) == 0
+    assert np.asarray(found.masks).shape == (0, 64, 96)

@@ -19,7 +19,7 @@ from condinst_deploy.runtime import onnxruntime_backend
 from condinst_deploy.runtime.predictor import Predictor, load_backend
 from condinst_export.graph import SCORE_THRESHOLD
 from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
-from tests.models import SLIM, manifest_of, noise_picture, seeded_model
+from tests.models import SLIM, SLIM_ADELAIDET, manifest_of, noise_picture, seeded_model
 
 BACKENDS = ["torch", "onnxruntime"]
 SIZES = {
@@ -286,6 +286,19 @@ def test_a_limit_outside_the_models_slots_is_an_error(limit: int, slim_onnx: Pat
 def test_a_batch_of_nothing_is_an_error(size: int, slim_checkpoint: Path) -> None:
     with pytest.raises(ConfigError, match=f"batch_size is {size}; expected at least 1"):
         Predictor(slim_checkpoint, device="cpu", batch_size=size)
+
+
+def test_adelaidets_lowest_threshold_is_on_the_scale_of_its_scores(tmp_path: Path) -> None:
+    save_model(tmp_path / "model.pth", seeded_model(SLIM_ADELAIDET), manifest_of(SLIM_ADELAIDET))
+    with pytest.raises(ConfigError, match=r"score_threshold is 0.2; the model was made with 0.2236"):
+        Predictor(tmp_path / "model.pth", device="cpu", score_threshold=0.2)
+    pictures = [noise_picture(seed, 128, 224) for seed in (0, 1)]
+    with Predictor(tmp_path / "model.pth", device="cpu") as everything:
+        found = everything(pictures)
+    assert min(detections.scores.min() for detections in found) > 0.2236
+    with Predictor(tmp_path / "model.pth", device="cpu", score_threshold=0.5) as sure:
+        for all_of_them, few in zip(found, sure(pictures), strict=True):
+            assert few.scores.tolist() == [score for score in all_of_them.scores.tolist() if score > 0.5]
 
 
 # ---- zero detections, and exactly the maximum

@@ -1,13 +1,20 @@
 """Recipes: what ships is what was published, and what is wrong is named."""
 
+import math
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
+import torch
 
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.condinst import CondInst
+from condinst_deploy.model.config import CondInstConfig
+from condinst_deploy.model.families import ADELAIDET_PREPROCESSING, ADELAIDET_SELECTION
+from condinst_deploy.model.losses import LossSettings
 from condinst_deploy.training.recipe import Recipe, ScheduleSettings, load_recipe, recipe_from_dict
+from tests.models import adelaidet_shapes
 
 
 def test_the_published_recipe_is_mmdetections() -> None:
@@ -20,6 +27,74 @@ def test_the_published_recipe_is_mmdetections() -> None:
     assert recipe.short_sides == (640, 672, 704, 736, 768, 800)
     assert (recipe.start.frozen_stages, recipe.start.norm_eval) == (2, True)
     assert recipe.model == Recipe().model
+
+
+ADELAIDET = {
+    "adelaidet_r50_1x": "MS_R_50",
+    "adelaidet_r50_3x": "MS_R_50",
+    "adelaidet_r50_3x_sem": "MS_R_50_sem",
+    "adelaidet_r101_1x": "MS_R_101",
+    "adelaidet_r101_3x": "MS_R_101",
+    "adelaidet_r101_3x_sem": "MS_R_101_sem",
+    "adelaidet_r50_bifpn_1x": None,
+    "adelaidet_r50_bifpn_3x": None,
+    "adelaidet_r50_bifpn_3x_sem": "MS_R_50_BiFPN_sem",
+    "adelaidet_r101_bifpn_3x": None,
+    "adelaidet_r101_bifpn_3x_sem": None,
+}
+"""Recipe -> architecture whose keys AdelaiDet's own state dict was listed for."""
+
+
+@pytest.mark.parametrize("name", ADELAIDET)
+def test_the_recipes_of_the_zoo_are_adelaidets(name: str) -> None:
+    recipe = load_recipe(name)
+    longer = "3x" in name
+    assert recipe.schedule == ScheduleSettings(
+        iterations=270_000 if longer else 90_000, steps=(210_000, 250_000) if longer else (60_000, 80_000)
+    )
+    assert (recipe.optimizer.kind, recipe.optimizer.learning_rate, recipe.optimizer.momentum) == ("sgd", 0.01, 0.9)
+    assert (recipe.optimizer.weight_decay, recipe.optimizer.decay_norms) == (1e-4, False)
+    assert recipe.optimizer.decay_norms_and_biases
+    assert (recipe.start.frozen_stages, recipe.start.norm_eval, recipe.start.norm_affine) == (2, True, False)
+    assert recipe.losses == LossSettings(max_masks=500, family="adelaidet")
+    assert recipe.short_sides == (640, 672, 704, 736, 768, 800)
+    assert recipe.model.preprocessing == ADELAIDET_PREPROCESSING
+    assert recipe.model.selection == ADELAIDET_SELECTION
+    bifpn = "bifpn" in name
+    assert recipe.model == CondInstConfig(
+        depth=101 if "r101" in name else 50,
+        stride_in_1x1=True,
+        neck="bifpn" if bifpn else "fpn",
+        fpn_channels=160 if bifpn else 256,
+        semantic_head=name.endswith("_sem"),
+        preprocessing=ADELAIDET_PREPROCESSING,
+        selection=ADELAIDET_SELECTION,
+    )
+
+
+@pytest.mark.parametrize("name", [name for name, architecture in ADELAIDET.items() if architecture is not None])
+def test_a_recipes_model_has_as_many_weights_as_adelaidets(name: str) -> None:
+    architecture = ADELAIDET[name]
+    assert architecture is not None
+    with torch.device("meta"):
+        ours = CondInst(load_recipe(name).model).state_dict()
+    theirs = adelaidet_shapes(architecture)
+    counted = sum(value.numel() for key, value in ours.items() if not key.endswith("num_batches_tracked"))
+    idle = ("num_batches_tracked", "sizes_of_interest", "_iter")
+    assert counted == sum(math.prod(shape) for key, shape in theirs.items() if not key.endswith(idle))
+
+
+def test_every_recipe_of_the_package_is_tested_here() -> None:
+    folder = files("condinst_deploy") / "training" / "recipes"
+    names = {entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")}
+    assert names == {"condinst_r50_1x", "shapes_slim", *ADELAIDET}
+
+
+def test_a_recipe_builds_on_another(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('base = "adelaidet_r50_3x_sem"\n[optimizer]\nlearning_rate = 0.001\n')
+    base = load_recipe("adelaidet_r50_3x_sem")
+    assert load_recipe(str(path)) == replace(base, optimizer=replace(base.optimizer, learning_rate=0.001))
 
 
 def test_the_slim_recipe_has_the_full_structure_at_a_quarter_of_the_width() -> None:
@@ -42,7 +117,7 @@ def test_the_cosine_begins_after_the_warm_up_and_ends_at_nothing() -> None:
 
 
 def test_a_recipe_comes_back_from_its_dictionary() -> None:
-    for name in ("condinst_r50_1x", "shapes_slim"):
+    for name in ("condinst_r50_1x", "shapes_slim", "adelaidet_r101_bifpn_3x_sem"):
         recipe = load_recipe(name)
         assert recipe_from_dict(recipe.to_dict()) == recipe
         assert recipe_from_dict(replace(recipe, seed=7).to_dict()) != recipe
@@ -61,6 +136,10 @@ def test_a_recipe_comes_back_from_its_dictionary() -> None:
         ("[schedule]\ndecay = 'line'", "expected steps or cosine"),
         ("seed =", "cannot be read as a recipe"),
         ("[model]\ndepth = 51", "depth is 51"),
+        ("base = 'nothing'", "no recipe 'nothing'; the package has"),
+        ("base = 3", "no recipe '3'"),
+        ("[model.selection]\nfamily = 'adelaidet'", "preprocessing is of the family mmdet"),
+        ("[losses]\nfamily = 'yolact'", "family is 'yolact'; expected one of mmdet, adelaidet"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_file(text: str, message: str, tmp_path: Path) -> None:
@@ -72,5 +151,5 @@ def test_a_wrong_setting_is_named_with_its_file(text: str, message: str, tmp_pat
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:
-    with pytest.raises(ConfigError, match="condinst_r50_1x, shapes_slim"):
+    with pytest.raises(ConfigError, match=r"adelaidet_r50_1x, .*condinst_r50_1x, shapes_slim"):
         load_recipe("nothing")

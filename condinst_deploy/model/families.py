@@ -1,0 +1,207 @@
+"""What a published checkpoint is: its family, told by its keys, and its architecture, told by its tensors."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from condinst_deploy.coco_classes import COCO_CLASSES
+from condinst_deploy.contract import Family, Preprocessing, Selection, contiguous_ids, default_class_names
+from condinst_deploy.errors import CheckpointError, ConfigError
+from condinst_deploy.model.config import BLOCKS, CondInstConfig
+from condinst_deploy.model.key_tables import ADELAIDET_BACKBONE, renamed
+
+MARKERS: dict[Family, str] = {"mmdet": "bbox_head.controller.weight", "adelaidet": "controller.weight"}
+"""A key that every CondInst model of the family has, and no other model."""
+
+STATE_ENTRIES: dict[Family, str] = {"mmdet": "state_dict", "adelaidet": "model"}
+"""Entry of a file that holds the weights; a bare dictionary of weights is fine, too."""
+
+FULL_NAMES: dict[Family, str] = {"mmdet": "mmdetection", "adelaidet": "AdelaiDet"}
+
+ADELAIDET_PREPROCESSING = Preprocessing(std=(1.0, 1.0, 1.0), family="adelaidet")
+ADELAIDET_SELECTION = Selection(family="adelaidet")
+
+BOTTOM_UP = re.compile(r"^backbone\.bottom_up\.(backbone\.)?")
+STEM = re.compile(rf"({BOTTOM_UP.pattern})?stem\.conv1\.weight")
+SCALE = re.compile(r"proposal_generator\.fcos_head\.scales\.\d+\.scale")
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class PublishedModel:
+    """A checkpoint of one of the reference implementations, before its weights are loaded."""
+
+    family: Family
+    config: CondInstConfig
+    state: Mapping[str, Any]  # their keys; tensors laid out as ours
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    note: str  # one sentence on what was recognised
+
+
+def published_model(path: Path, content: Mapping[Any, Any], family: Family | None = None) -> PublishedModel:
+    """Recognise a checkpoint.
+
+    Args:
+        path: for messages.
+        content: what the file holds.
+        family: the family that it must be of; None: told by the keys.
+
+    Raises:
+        CheckpointError: it is no CondInst model of the family (of any), or its tensors describe none.
+    """
+    found, state = _family_and_state(path, content, family)
+    shapes = {key: tuple(value.shape) for key, value in state.items() if isinstance(value, Tensor)}
+    try:
+        config = _adelaidet_config(shapes) if found == "adelaidet" else _mmdet_config(shapes, state)
+    except (KeyError, IndexError, ConfigError) as e:
+        reason = f"expected a tensor {e}" if isinstance(e, KeyError) else e
+        raise CheckpointError(f"{path} is not a complete CondInst model of {FULL_NAMES[found]}: {reason}") from e
+    names, ids, remark = _classes(content, config.num_classes)
+    note = (
+        f"{FULL_NAMES[found]} CondInst, {config.title}, {config.num_classes} classes{remark};"
+        " sizes and thresholds are the published configuration's"
+    )
+    state = in_our_layout(state) if found == "adelaidet" else state
+    return PublishedModel(found, config, state, names, ids, note)
+
+
+def in_our_layout(state: Mapping[str, Any]) -> dict[str, Any]:
+    """AdelaiDet's tensors with the stem's channels as RGB instead of BGR, and scales without an axis."""
+    laid_out = dict(state)
+    for key, value in state.items():
+        if not isinstance(value, Tensor) or value.layout is not torch.strided:
+            continue
+        if STEM.fullmatch(key) and value.ndim == 4:
+            laid_out[key] = value.flip(1)
+        elif SCALE.fullmatch(key) and value.shape == (1,):
+            laid_out[key] = value.squeeze(0)
+    return laid_out
+
+
+def backbone_state(content: Mapping[Any, Any]) -> dict[str, Any]:
+    """A ResNet's weights under torchvision's names, from a file of torchvision's or of detectron2's names.
+
+    Other parts of a detectron2 or AdelaiDet model, and torchvision's classifier, are left out.
+    """
+    state = content.get(STATE_ENTRIES["adelaidet"], content)
+    state = {str(key): value for key, value in state.items()} if isinstance(state, Mapping) else {}
+    if not any(STEM.fullmatch(key) for key in state):
+        return {key: value for key, value in state.items() if not key.startswith("fc.")}
+    state = {BOTTOM_UP.sub("", key): value for key, value in in_our_layout(state).items()}
+    ours, _ = renamed(list(state), ADELAIDET_BACKBONE)
+    return {own: state[theirs] for theirs, own in ours.items()}
+
+
+def _family_and_state(
+    path: Path, content: Mapping[Any, Any], family: Family | None
+) -> tuple[Family, Mapping[str, Any]]:
+    for candidate in MARKERS if family is None else (family,):
+        state = content.get(STATE_ENTRIES[candidate], content)
+        if isinstance(state, Mapping) and MARKERS[candidate] in state:
+            return candidate, {str(key): value for key, value in state.items()}
+    expected = "mmdetection's or AdelaiDet's" if family is None else f"{FULL_NAMES[family]}'s"
+    raise CheckpointError(
+        f"{path} has none of the keys of a CondInst model (its first keys: {_first_keys(content)});"
+        f" expected {expected} CondInst or a checkpoint saved by this toolkit"
+    )
+
+
+def _mmdet_config(shapes: Shapes, state: Mapping[str, Any]) -> CondInstConfig:
+    branch = "mask_head.mask_feature_head."
+    return CondInstConfig(
+        num_classes=shapes["bbox_head.conv_cls.weight"][0],
+        depth=_depth(shapes, r"backbone\.layer([1-4])\.(\d+)\.", "backbone.layer1.0.conv3.weight"),
+        base_width=shapes["backbone.conv1.weight"][0],
+        fpn_channels=shapes["neck.lateral_convs.0.conv.weight"][0],
+        tower_convs=_count(shapes, r"bbox_head\.cls_convs\.(\d+)\.conv\.weight"),
+        mask_branch_channels=shapes[f"{branch}conv_pred.weight"][1],
+        mask_branch_convs=_count(shapes, r"mask_head\.mask_feature_head\.conv_branch\.(\d+)\.conv\.weight"),
+        mask_channels=shapes[f"{branch}conv_pred.weight"][0],
+        preprocessing=_mmdet_preprocessing(state),
+    )
+
+
+def _adelaidet_config(shapes: Shapes) -> CondInstConfig:
+    bifpn = _count(shapes, r"backbone\.repeated_bifpn\.(\d+)\..+")
+    resnet = f"backbone.bottom_up.{'backbone.' if bifpn else ''}"
+    depth = _depth(shapes, rf"{re.escape(resnet)}res([2-5])\.(\d+)\.", f"{resnet}res2.0.conv3.weight")
+    branch_convs = _count(shapes, r"mask_branch\.tower\.(\d+)\.0\.weight")
+    config = CondInstConfig(
+        num_classes=shapes["proposal_generator.fcos_head.cls_logits.weight"][0],
+        depth=depth,
+        base_width=shapes[f"{resnet}stem.conv1.weight"][0],
+        stride_in_1x1=depth >= 50,
+        fpn_channels=shapes["controller.weight"][1],
+        # a convolution's weight has four axes, a norm's has one
+        tower_convs=_count(shapes, r"proposal_generator\.fcos_head\.cls_tower\.(\d+)\.weight", axes=4),
+        mask_branch_channels=shapes["mask_branch.refine.0.0.weight"][0],
+        mask_branch_convs=branch_convs,
+        mask_channels=shapes[f"mask_branch.tower.{branch_convs}.weight"][0],
+        semantic_head="mask_branch.logits.weight" in shapes,
+        preprocessing=ADELAIDET_PREPROCESSING,
+        selection=ADELAIDET_SELECTION,
+    )
+    return replace(config, neck="bifpn", bifpn_repeats=bifpn) if bifpn else config
+
+
+def _depth(shapes: Shapes, block: str, bottleneck_key: str) -> int:
+    """Depth of the ResNet with so many blocks a layer; `block` matches a block's layer and index."""
+    found = {match.groups() for match in map(re.compile(block).match, shapes) if match}
+    counts = tuple(sum(layer == own for layer, _ in found) for own in sorted({layer for layer, _ in found}))
+    bottleneck = bottleneck_key in shapes
+    depths = [depth for depth, blocks in BLOCKS.items() if blocks == counts and (depth >= 50) == bottleneck]
+    if not depths:
+        raise ConfigError(
+            f"its backbone has {counts} {'bottleneck' if bottleneck else 'basic'} blocks;"
+            f" expected a ResNet of depth {sorted(BLOCKS)}"
+        )
+    return depths[0]
+
+
+def _count(shapes: Shapes, pattern: str, axes: int | None = None) -> int:
+    """How many different indices a pattern's first group takes, among tensors of so many axes."""
+    matches = ((re.fullmatch(pattern, key), shape) for key, shape in shapes.items())
+    return len({match[1] for match, shape in matches if match and axes in (None, len(shape))})
+
+
+def _mmdet_preprocessing(state: Mapping[str, Any]) -> Preprocessing:
+    """The published preprocessing, with the file's own mean and std (RGB) where it has them."""
+    own: dict[str, tuple[float, ...]] = {}
+    for name in ("mean", "std"):
+        value = state.get(f"data_preprocessor.{name}")
+        if isinstance(value, Tensor) and value.numel() == 3:
+            own[name] = tuple(value.flatten().tolist())
+    try:
+        return Preprocessing.from_dict(own)
+    except ConfigError as e:
+        raise ConfigError(f"its data_preprocessor cannot be used: {e}") from e
+
+
+def _classes(content: Mapping[Any, Any], num_classes: int) -> tuple[tuple[str, ...], tuple[int, ...], str]:
+    """Class names and ids from `meta`, where mmdetection 3 (`dataset_meta`) and 2 (`CLASSES`) put them.
+
+    AdelaiDet's files name none. Also a remark for the user where the file does not name the model's classes.
+    """
+    meta = content.get("meta")
+    meta = meta if isinstance(meta, dict) else {}
+    dataset = meta.get("dataset_meta")
+    named = (dataset.get("classes") or dataset.get("CLASSES")) if isinstance(dataset, dict) else meta.get("CLASSES")
+    names = tuple(str(n) for n in named) if isinstance(named, list | tuple) else ()
+    remark = ""
+    if len(names) != num_classes:
+        is_coco = num_classes == len(COCO_CLASSES)
+        names = tuple(COCO_CLASSES.values()) if is_coco else default_class_names(num_classes)
+        remark = f" (the file does not name them: {'taken for COCO' if is_coco else 'see --class-names'})"
+    ids = tuple(COCO_CLASSES) if names == tuple(COCO_CLASSES.values()) else contiguous_ids(names)
+    return names, ids, remark
+
+
+def _first_keys(content: Mapping[Any, Any]) -> str:
+    return ", ".join(str(key) for key in list(content)[:3]) or "none"

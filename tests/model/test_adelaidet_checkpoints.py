@@ -1,0 +1,253 @@
+"""AdelaiDet's checkpoints: told by their keys, loaded without a key left over, refused where they do not fit."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from condinst_deploy.coco_classes import COCO_CLASSES
+from condinst_deploy.contract import Preprocessing
+from condinst_deploy.errors import CheckpointError
+from condinst_deploy.model.checkpoints import load_model, own_content, save_model
+from condinst_deploy.model.condinst import CondInst
+from condinst_deploy.model.config import CondInstConfig
+from condinst_deploy.model.families import ADELAIDET_PREPROCESSING, ADELAIDET_SELECTION
+from tests.models import (
+    ADELAIDET_KEYS,
+    SLIM,
+    SLIM_ADELAIDET,
+    SLIM_BIFPN,
+    adelaidet_shapes,
+    manifest_of,
+    seeded_model,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+NODES = ("3_3_4", "2_2_5", "1_1_6", "0_0_7", "1_1_7_8", "2_2_6_9", "3_3_5_10", "4_4_11")
+
+
+def adelaidet_key(key: str, config: CondInstConfig) -> str:
+    """The name that AdelaiDet gives what this model calls `key`."""
+    module, rest = key.split(".", 1)
+    return {"backbone": _backbone_key, "fpn": _fpn_key, "head": _head_key, "mask_branch": _branch_key}[module](
+        rest, config
+    )
+
+
+def _backbone_key(key: str, config: CondInstConfig) -> str:
+    prefix = "backbone.bottom_up." + ("backbone." if config.neck == "bifpn" else "")
+    if not key.startswith("layer"):
+        return prefix + "stem." + key.replace("bn1", "conv1.norm")
+    layer, block, rest = key.split(".", 2)
+    rest = rest.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+    rest = re.sub(r"bn(\d)", r"conv\1.norm", rest)
+    return f"{prefix}res{int(layer[-1]) + 1}.{block}.{rest}"
+
+
+def _fpn_key(key: str, config: CondInstConfig) -> str:
+    part, *rest = key.split(".")
+    if config.neck == "fpn":
+        if part in ("p6", "p7"):
+            return ".".join(["backbone.top_block", part, *rest])
+        return ".".join([f"backbone.fpn_{part}{int(rest[0]) + 3}", *rest[1:]])
+    if part == "reduction":
+        return ".".join(["backbone.bottom_up.res6.reduction", *(["norm"] if rest[0] == "1" else []), *rest[1:]])
+    if part == "lateral":
+        name = f"backbone.repeated_bifpn.0.lateral_{rest[0]}_f{rest[0]}"
+        return ".".join([name, *(["norm"] if rest[1] == "1" else []), *rest[2:]])
+    repeat, node, leaf, *rest = rest
+    name = f"backbone.repeated_bifpn.{repeat}.{'weights' if leaf == 'weights' else 'outputs'}_f{NODES[int(node)]}"
+    return ".".join([name, *(["norm"] if leaf == "norm" else []), *rest])
+
+
+def _head_key(key: str, config: CondInstConfig) -> str:
+    part, *rest = key.split(".")
+    if part == "controller":
+        return key
+    if part.endswith("tower"):
+        index = 3 * int(rest[0]) + (rest[1] == "norm")
+        name = {"cls_tower": "cls_tower", "box_tower": "bbox_tower"}[part]
+        return f"proposal_generator.fcos_head.{name}.{index}.{rest[2]}"
+    names = {"cls_logits": "cls_logits", "box_pred": "bbox_pred", "centerness": "ctrness", "scales": "scales"}
+    return ".".join(["proposal_generator.fcos_head", names[part], *rest] + (["scale"] if part == "scales" else []))
+
+
+def _branch_key(key: str, config: CondInstConfig) -> str:
+    part, *rest = key.split(".")
+    if part == "features":
+        return f"mask_branch.tower.{config.mask_branch_convs}.{rest[0]}"
+    if part == "semantic" and rest[0] == "2":
+        return f"mask_branch.logits.{rest[1]}"
+    name = "seg_head" if part == "semantic" else part
+    return ".".join(["mask_branch", name, rest[0], {"conv": "0", "norm": "1"}[rest[1]], *rest[2:]])
+
+
+def adelaidet_state_of(model: CondInst) -> dict[str, Tensor]:
+    """What AdelaiDet would save of this model."""
+    state = {}
+    for key, value in model.state_dict().items():
+        if key.startswith("backbone.") and key.endswith("num_batches_tracked"):
+            continue  # its frozen norms count nothing
+        value = value.flip(1) if key == "backbone.conv1.weight" else value
+        state[adelaidet_key(key, model.config)] = value[None] if key.startswith("head.scales") else value
+    return state | {
+        "mask_head.sizes_of_interest": torch.tensor([64, 128, 256, 512, 1024]),
+        "mask_head._iter": torch.zeros(1),
+    }
+
+
+def saved(path: Path, content: Any) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def config_of(architecture: str) -> CondInstConfig:
+    """What the published configuration says."""
+    bifpn = "BiFPN" in architecture
+    return CondInstConfig(
+        depth=101 if "101" in architecture else 50,
+        stride_in_1x1=True,
+        neck="bifpn" if bifpn else "fpn",
+        fpn_channels=160 if bifpn else 256,
+        semantic_head=architecture.endswith("_sem"),
+        preprocessing=ADELAIDET_PREPROCESSING,
+        selection=ADELAIDET_SELECTION,
+    )
+
+
+@pytest.mark.parametrize("architecture", ADELAIDET_KEYS)
+def test_every_architecture_loads_with_nothing_left_over(architecture: str, tmp_path: Path) -> None:
+    shapes = adelaidet_shapes(architecture)
+    state = {key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}  # a file of nothing but names
+    loaded = load_model(saved(tmp_path / "model.pth", {"model": state}))
+    assert loaded.model.config == config_of(architecture)
+    assert loaded.note.startswith(f"AdelaiDet CondInst, {loaded.model.config.title}, 80 classes")
+    assert loaded.manifest.family == "adelaidet"
+    assert (loaded.manifest.class_names, loaded.manifest.category_ids) == (
+        tuple(COCO_CLASSES.values()),
+        tuple(COCO_CLASSES),
+    )
+    assert set(shapes) == set(adelaidet_state_of(loaded.model))
+
+
+KINDS = {
+    "FPN": SLIM_ADELAIDET,
+    "BiFPN with a semantic head": SLIM_BIFPN,
+    "FPN with a semantic head, ResNet-101": replace(
+        SLIM_ADELAIDET, depth=101, base_width=8, semantic_head=True, tower_convs=2, mask_branch_convs=3
+    ),
+    "BiFPN, ResNet-18": replace(SLIM_BIFPN, depth=18, stride_in_1x1=False, semantic_head=False, mask_channels=4),
+}
+
+
+@pytest.mark.parametrize("wrapped", [True, False], ids=["in a dictionary", "bare"])
+@pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)
+def test_every_tensor_finds_its_place(config: CondInstConfig, wrapped: bool, tmp_path: Path) -> None:
+    original = seeded_model(config)
+    state = adelaidet_state_of(original)
+    loaded = load_model(saved(tmp_path / "model.pth", {"model": state, "iteration": 7} if wrapped else state))
+    # a checkpoint does not tell for what picture size it was trained
+    assert loaded.model.config == replace(config, preprocessing=ADELAIDET_PREPROCESSING)
+    ours, want = loaded.model.state_dict(), original.state_dict()
+    assert ours.keys() == want.keys()
+    assert [key for key in want if not torch.equal(ours[key], want[key])] == []
+
+
+def test_the_stem_sees_rgb_where_adelaidets_sees_bgr(tmp_path: Path) -> None:
+    original = seeded_model(SLIM_ADELAIDET)
+    state = adelaidet_state_of(original)
+    loaded = load_model(saved(tmp_path / "model.pth", state)).model
+    bgr = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    theirs = torch.nn.functional.conv2d(bgr, state["backbone.bottom_up.stem.conv1.weight"], stride=2, padding=3)
+    torch.testing.assert_close(loaded.backbone.conv1(bgr.flip(1)), theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("config", [SLIM_ADELAIDET, SLIM_BIFPN], ids=["FPN", "BiFPN"])
+def test_our_own_format_carries_the_whole_configuration(config: CondInstConfig, tmp_path: Path) -> None:
+    original = seeded_model(config)
+    save_model(tmp_path / "model.pth", original, manifest_of(config))
+    loaded = load_model(tmp_path / "model.pth", "adelaidet")
+    assert loaded.model.config == config
+    assert loaded.manifest.family == "adelaidet"
+    assert all(torch.equal(loaded.model.state_dict()[key], value) for key, value in original.state_dict().items())
+
+
+NEW_SETTINGS = ("stride_in_1x1", "neck", "bifpn_repeats", "semantic_head")
+
+
+def test_our_own_files_written_before_there_were_families_load_unchanged(tmp_path: Path) -> None:
+    content = own_content(seeded_model(SLIM), manifest_of(SLIM))
+    old = {key: value for key, value in content["config"].items() if key not in NEW_SETTINGS}
+    for part in ("preprocessing", "selection"):
+        old[part] = {key: value for key, value in old[part].items() if key != "family"}
+    manifest = content["manifest"].replace(',"family":"mmdet"}', "}")
+    assert manifest.count("family") == 1
+    loaded = load_model(saved(tmp_path / "model.pth", content | {"config": old, "manifest": manifest}))
+    assert loaded.model.config == SLIM
+    assert loaded.manifest.family == "mmdet"
+
+
+def test_the_shipped_model_of_before_there_were_families_loads_unchanged() -> None:
+    path = Path(__file__).parents[2] / "demo" / "shapes_slim.pth"
+    stored = torch.load(path, weights_only=True)
+    assert not {*NEW_SETTINGS} & set(stored["config"])
+    loaded = load_model(path)
+    assert (loaded.manifest.family, loaded.model.config.neck) == ("mmdet", "fpn")
+    state = loaded.model.state_dict()
+    assert state.keys() == stored["state_dict"].keys()
+    assert all(torch.equal(state[key], value) for key, value in stored["state_dict"].items())
+
+
+def test_the_family_can_be_named_and_a_wrong_name_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "model.pth", {"model": adelaidet_state_of(seeded_model(SLIM_ADELAIDET))})
+    assert load_model(path, "adelaidet").manifest.family == "adelaidet"
+    with pytest.raises(CheckpointError, match="expected mmdetection's CondInst or"):
+        load_model(path, "mmdet")
+    save_model(tmp_path / "own.pth", seeded_model(SLIM), manifest_of(SLIM))
+    with pytest.raises(CheckpointError, match="is a model of the family mmdet; expected adelaidet"):
+        load_model(tmp_path / "own.pth", "adelaidet")
+
+
+def test_everything_that_does_not_fit_is_listed_in_adelaidets_names(tmp_path: Path) -> None:
+    state = adelaidet_state_of(seeded_model(SLIM_ADELAIDET))
+    del state["controller.bias"]
+    state["proposal_generator.fcos_head.scales.2.scale"] = torch.zeros(2)
+    state["proposal_generator.fcos_head.bbox_pred.weight"] = torch.zeros(5, 64, 3, 3)
+    state["backbone.bottom_up.stem.conv1.weight"] = torch.full((16, 3, 7, 7), float("nan"))
+    state["backbone.bottom_up.res5.0.conv2_offset.weight"] = torch.zeros(18, 128, 3, 3)
+    state["backbone.bottom_up.res2.9.conv1.norm.weight"] = torch.zeros(16)
+    state["top_module.weight"] = torch.zeros(1)
+    path = saved(tmp_path / "model.pth", {"model": state})
+    with pytest.raises(CheckpointError, match=r"backbone has \(4, 4, 6, 3\) bottleneck blocks"):
+        load_model(path)
+    del state["backbone.bottom_up.res2.9.conv1.norm.weight"]
+    saved(path, {"model": state})
+    with pytest.raises(CheckpointError) as caught:
+        load_model(path)
+    assert sorted(line.strip() for line in str(caught.value).splitlines()[1:]) == [
+        "mis-shaped: proposal_generator.fcos_head.bbox_pred.weight is (5, 64, 3, 3), expected (4, 64, 3, 3)",
+        "mis-shaped: proposal_generator.fcos_head.scales.2.scale is (2,), expected ()",
+        "missing: head.controller.bias",
+        "not finite: backbone.bottom_up.stem.conv1.weight holds NaN or infinity",
+        "unmapped: backbone.bottom_up.res5.0.conv2_offset.weight",
+        "unmapped: top_module.weight",
+    ]
+
+
+@pytest.mark.parametrize(
+    "missing", ["proposal_generator.fcos_head.cls_logits.weight", "mask_branch.refine.0.0.weight", "controller.weight"]
+)
+def test_an_incomplete_model_is_refused(missing: str, tmp_path: Path) -> None:
+    state = adelaidet_state_of(seeded_model(SLIM_ADELAIDET))
+    del state[missing]
+    with pytest.raises(CheckpointError, match=r"expected (mmdetection's or AdelaiDet's|a tensor)"):
+        load_model(saved(tmp_path / "model.pth", {"model": state}))
+
+
+def test_the_published_preprocessing_divides_by_nothing() -> None:
+    assert Preprocessing(std=(1.0, 1.0, 1.0), family="adelaidet") == ADELAIDET_PREPROCESSING

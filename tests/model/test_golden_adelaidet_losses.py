@@ -1,0 +1,166 @@
+"""Losses, targets, gradients and norm statistics against AdelaiDet's for one training batch."""
+
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from pycocotools import mask as coco_mask
+
+from condinst_deploy.model.checkpoints import load_model
+from condinst_deploy.model.condinst import CondInst, Features
+from condinst_deploy.model.config import STRIDES
+from condinst_deploy.model.head import LevelOutputs
+from condinst_deploy.model.key_tables import ADELAIDET, renamed
+from condinst_deploy.model.losses import Losses, LossSettings, condinst_losses
+from condinst_deploy.model.targets import ImageTargets, assign, locations_of
+from tests.models import GOLDEN, adelaidet_state
+
+SETTINGS = {
+    "losses": LossSettings(max_masks=500, family="adelaidet"),
+    "losses_topk32": LossSettings(max_masks=None, masks_per_image=32, family="adelaidet"),
+    "losses_sem": LossSettings(max_masks=500, family="adelaidet"),
+}
+NAMES = {
+    "cls": "loss_fcos_cls",
+    "box": "loss_fcos_loc",
+    "centerness": "loss_fcos_ctr",
+    "mask": "loss_mask",
+    "semantic": "loss_sem",
+}
+SIZE = (640, 960)
+
+
+@pytest.fixture(scope="module")
+def batch() -> Any:
+    return np.load(GOLDEN / "adelaidet" / "losses_seed0.npz")
+
+
+@pytest.fixture(scope="module")
+def sem_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sem") / "model.pth"
+    torch.save({"model": adelaidet_state("MS_R_50_sem")}, path)
+    return path
+
+
+def batch_targets(batch: Any) -> list[ImageTargets]:
+    targets = []
+    for i in range(2):
+        labels = torch.from_numpy(batch[f"im{i}_classes"])
+        masks = np.stack([full_mask(batch, f"im{i}_obj{j}") for j in range(len(labels))])
+        targets.append(ImageTargets(torch.from_numpy(batch[f"im{i}_boxes"]).float(), labels, torch.from_numpy(masks)))
+    return targets
+
+
+def full_mask(batch: Any, name: str) -> npt.NDArray[np.bool_]:
+    """An instance's polygons, drawn by pycocotools at the padded size."""
+    polygons = []
+    for k in count():
+        if f"{name}_poly{k}" not in batch.files:
+            break
+        polygons.append(batch[f"{name}_poly{k}"].tolist())
+    drawn = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, *SIZE)))
+    return np.asarray(drawn, dtype=np.bool_)
+
+
+def features_of(model: CondInst, batch: Any) -> Features:
+    images = torch.zeros((2, 3, *SIZE), dtype=torch.uint8)
+    sizes = []
+    for i in range(2):
+        rgb = batch[f"im{i}_bgr"][..., ::-1].copy()
+        sizes.append(rgb.shape[:2])
+        images[i, :, : rgb.shape[0], : rgb.shape[1]] = torch.from_numpy(rgb).permute(2, 0, 1)
+    return model.features(model.normalize(images, torch.tensor(sizes)))
+
+
+@pytest.fixture(scope="module", params=SETTINGS)
+def step(
+    request: pytest.FixtureRequest, adelaidet_checkpoint: Path, sem_checkpoint: Path, batch: Any
+) -> tuple[Any, CondInst, Losses]:
+    """One forward and backward pass in training mode, and what AdelaiDet got."""
+    golden = np.load(GOLDEN / "adelaidet" / f"{request.param}_seed0.npz")
+    model = load_model(sem_checkpoint if request.param == "losses_sem" else adelaidet_checkpoint).model
+    model.backbone.freeze(2, norm_eval=True, norm_affine=False)
+    model.train()
+    losses = condinst_losses(features_of(model, batch), batch_targets(batch), SETTINGS[request.param])
+    losses.total.backward()
+    return golden, model, losses
+
+
+def test_losses_are_adelaidets(step: tuple[Any, CondInst, Losses]) -> None:
+    golden, _, losses = step
+    assert set(losses.terms) == {name for name, theirs in NAMES.items() if theirs in golden.files}
+    for name, value in losses.terms.items():
+        assert value.item() == pytest.approx(float(golden[NAMES[name]]), rel=1e-5), name
+
+
+def test_every_gradient_norm_is_adelaidets(step: tuple[Any, CondInst, Losses]) -> None:
+    golden, model, _ = step
+    learnt, unmapped = renamed(golden["grad_names"].tolist(), ADELAIDET)
+    frozen, unknown = renamed(golden["frozen_names"].tolist(), ADELAIDET)
+    assert not unmapped
+    assert not unknown
+    parameters = dict(model.named_parameters())
+    norms = [key for key in parameters if key.startswith("backbone.") and ("bn" in key or "downsample.1" in key)]
+    # theirs has the backbone's norms as buffers
+    assert set(learnt.values()) | set(frozen.values()) == set(parameters) - set(norms)
+    assert all(parameters[key].grad is None for key in [*frozen.values(), *norms])
+    for key, norm in zip(golden["grad_names"].tolist(), golden["grad_norms"].tolist(), strict=True):
+        gradient = parameters[learnt[key]].grad
+        assert gradient is not None, key
+        assert gradient.norm().item() == pytest.approx(norm, rel=1e-3, abs=1e-6), key
+
+
+def test_norm_statistics_after_the_step_are_adelaidets(step: tuple[Any, CondInst, Losses], batch: Any) -> None:
+    _, model, _ = step
+    buffers = dict(model.named_buffers())
+    keys = [key.removeprefix("after_") for key in batch.files if key.startswith("after_")]
+    ours, _ = renamed(keys, ADELAIDET)
+    assert len(ours) == 14
+    for key, own in ours.items():
+        np.testing.assert_allclose(buffers[own].numpy(), batch[f"after_{key}"], atol=1e-5)
+
+
+def test_frozen_norms_keep_everything(step: tuple[Any, CondInst, Losses], adelaidet_checkpoint: Path) -> None:
+    _, model, _ = step
+    untouched = load_model(adelaidet_checkpoint).model.backbone.state_dict()
+    for key, value in model.backbone.state_dict().items():
+        assert torch.equal(value, untouched[key]), key
+
+
+def test_positives_are_adelaidets(batch: Any) -> None:
+    empty = [torch.zeros(1, 1, *(-(-side // stride) for side in SIZE)) for stride in STRIDES]
+    locations = locations_of([LevelOutputs(x, x, x, x) for x in empty])
+    targets = batch_targets(batch)
+    for i, target in enumerate(targets):
+        stride_4 = np.unpackbits(batch["gt_bitmasks_packed"], axis=2)[6 * i :][: len(target.masks)]
+        assert np.array_equal(target.masks[:, 2::4, 2::4].numpy(), stride_4.astype(bool))
+        found = assign(locations, target)
+        mine = batch["pos_im_inds"] == i
+        theirs = {
+            (*point, level): (instance, *distances)
+            for point, level, instance, distances in zip(
+                batch["pos_locations"][mine].tolist(),
+                batch["pos_fpn_levels"][mine].tolist(),
+                (batch["pos_gt_inds"][mine] - 6 * i).tolist(),
+                batch["pos_reg_targets"][mine].tolist(),
+                strict=True,
+            )
+        }
+        levels = (locations.strides[found.locations].log2() - 3).int()
+        ours = {
+            (*point, level): (instance, *distances)
+            for point, level, instance, distances in zip(
+                locations.points[found.locations].tolist(),
+                levels.tolist(),
+                found.instances.tolist(),
+                found.distances.tolist(),
+                strict=True,
+            )
+        }
+        assert ours.keys() == theirs.keys()
+        for key, value in theirs.items():
+            assert ours[key] == pytest.approx(value, abs=1e-4), key

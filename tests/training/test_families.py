@@ -1,0 +1,209 @@
+"""Every kind of AdelaiDet's models trains: plain, with the semantic loss, with BiFPN."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from condinst_deploy.contract import Preprocessing
+from condinst_deploy.data.shapes import generate_shapes
+from condinst_deploy.errors import CheckpointError, ConfigError
+from condinst_deploy.model.checkpoints import load_model, save_model
+from condinst_deploy.model.config import CondInstConfig
+from condinst_deploy.model.families import ADELAIDET_SELECTION
+from condinst_deploy.model.losses import Losses
+from condinst_deploy.training.batches import batches
+from condinst_deploy.training.history import read_history
+from condinst_deploy.training.loop import Reports, Sets, manifest_for, open_sets, train
+from condinst_deploy.training.recipe import DataSettings, Recipe, ScheduleSettings, StartSettings, load_recipe
+from condinst_deploy.training.run import TrainingRun, fine_tuning_run, new_run, optimizer_of, resumed_run
+from tests.models import manifest_of, seeded_model
+
+CPU = torch.device("cpu")
+TINY = CondInstConfig(
+    num_classes=3,
+    depth=50,
+    base_width=8,
+    stride_in_1x1=True,
+    fpn_channels=64,
+    tower_convs=1,
+    mask_branch_channels=8,
+    mask_branch_convs=1,
+    bifpn_repeats=2,
+    preprocessing=Preprocessing(std=(1.0, 1.0, 1.0), short_side=96, long_side=96, family="adelaidet"),
+    selection=ADELAIDET_SELECTION,
+)
+KINDS = {
+    "plain": TINY,
+    "sem": replace(TINY, semantic_head=True),
+    "BiFPN": replace(TINY, neck="bifpn"),
+    "BiFPN sem": replace(TINY, neck="bifpn", semantic_head=True),
+}
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """AdelaiDet's published recipe, on a few small pictures."""
+    folder = tmp_path_factory.mktemp("shapes")
+    annotations = generate_shapes(folder, "train", 4)
+    data = DataSettings(str(annotations), str(folder / "train"), str(annotations), str(folder / "train"), workers=0)
+    published = load_recipe("adelaidet_r50_1x")
+    schedule = replace(published.schedule, iterations=2, batch_size=2, warmup_iterations=0)
+    return replace(published, model=TINY, data=data, schedule=schedule, short_sides=(96,), log_every=1)
+
+
+@pytest.fixture(scope="module")
+def sets(recipe: Recipe) -> Sets:
+    return open_sets(recipe)
+
+
+def quiet() -> Reports:
+    return Reports(lambda iteration, losses: None, lambda done, of: None, lambda record: None)
+
+
+def first_step(recipe: Recipe, sets: Sets) -> tuple[TrainingRun, Losses]:
+    run = new_run(recipe, manifest_for(recipe, sets), CPU)
+    return run, run.step(next(batches(sets.train, recipe, 0)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_step_moves_what_learns_and_nothing_else(kind: str, recipe: Recipe, sets: Sets) -> None:
+    recipe = replace(recipe, model=KINDS[kind])
+    before = new_run(recipe, manifest_for(recipe, sets), CPU).model.state_dict()
+    run, losses = first_step(recipe, sets)
+    assert all(loss.isfinite() and loss > 0 for loss in losses.terms.values())
+    assert ("semantic" in losses.terms) == KINDS[kind].semantic_head
+    changed = {key for key, value in run.model.state_dict().items() if not torch.equal(value, before[key])}
+    parameters = dict(run.model.named_parameters())
+    learns = {name for name, parameter in parameters.items() if parameter.requires_grad}
+    assert all((parameter.grad is not None) == (name in learns) for name, parameter in parameters.items())
+    statistics = {key for key in changed if "running_" in key or key.endswith("num_batches_tracked")}
+    assert changed - statistics <= learns
+    assert {key.split(".")[0] for key in changed - statistics} == {"backbone", "fpn", "head", "mask_branch"}
+    # the backbone's norms keep scale, shift and statistics
+    assert not [key for key in changed if key.startswith("backbone.") and ("bn" in key or "downsample.1" in key)]
+    assert {key.split(".")[0] for key in statistics} == {"mask_branch", *(["fpn"] if "BiFPN" in kind else [])}
+
+
+def test_a_run_ends_with_a_model_of_its_kind(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
+    recipe = replace(recipe, model=KINDS["BiFPN sem"])
+    train(new_run(recipe, manifest_for(recipe, sets), CPU), sets, tmp_path, quiet())
+    loaded = load_model(tmp_path / "model.pth", "adelaidet")
+    assert loaded.model.config == KINDS["BiFPN sem"]
+    assert all("loss/semantic" in record for record in read_history(tmp_path / "history.jsonl")[:2])
+    assert (tmp_path / "curves.png").stat().st_size > 0
+    run = resumed_run(recipe, tmp_path / "last.pth", CPU)
+    assert (run.iteration, run.manifest.family) == (2, "adelaidet")
+
+
+def test_norms_are_spared_the_decay_and_biases_are_not(recipe: Recipe) -> None:
+    model = seeded_model(KINDS["BiFPN sem"])
+    decayed, spared = (group["params"] for group in optimizer_of(model, recipe.optimizer).param_groups)
+    norms = [
+        parameter
+        for module in model.modules()
+        if isinstance(module, torch.nn.BatchNorm2d | torch.nn.GroupNorm)
+        for parameter in module.parameters()
+    ]
+    assert {id(p) for p in spared} == {id(p) for p in norms}
+    assert len(decayed) + len(spared) == len(list(model.parameters()))
+    assert any(parameter is model.head.controller.bias for parameter in decayed)
+
+
+def test_fine_tuning_keeps_the_rules_of_the_checkpoint(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
+    config = KINDS["sem"]
+    save_model(tmp_path / "model.pth", seeded_model(config), manifest_of(config))
+    mine = Recipe(data=recipe.data, schedule=recipe.schedule, short_sides=(96,))  # says nothing of a family
+    mine = replace(mine, model=replace(mine.model, preprocessing=Preprocessing(short_side=64, long_side=96)))
+    manifest = replace(manifest_for(mine, sets), class_names=("a", "b"), category_ids=(1, 2))
+    run = fine_tuning_run(mine, manifest, tmp_path / "model.pth", CPU)
+    preprocessing = replace(config.preprocessing, short_side=64)
+    assert run.model.config == replace(config, num_classes=2, preprocessing=preprocessing)
+    assert (run.manifest.family, run.manifest.preprocessing) == ("adelaidet", preprocessing)
+    source = seeded_model(config).state_dict()
+    changed = {key for key, v in run.model.state_dict().items() if v.shape != source[key].shape}
+    assert changed == {
+        f"{layer}.{name}" for layer in ("head.cls_logits", "mask_branch.semantic.2") for name in ("weight", "bias")
+    }
+    run.save(tmp_path / "last.pth")
+    assert load_model(tmp_path / "last.pth").model.config == run.model.config
+
+
+# ---- where the weights begin
+
+
+def detectron2_resnet(config: CondInstConfig, prefix: str) -> dict[str, Any]:
+    """The ResNet of a seeded model, as detectron2 saves it: its own names, BGR, no counters."""
+    state = {}
+    for key, value in seeded_model(config).backbone.state_dict().items():
+        if key.endswith("num_batches_tracked"):
+            continue
+        name = key.replace("bn1", "conv1.norm").replace("bn2", "conv2.norm").replace("bn3", "conv3.norm")
+        name = name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+        name = f"res{int(name[5]) + 1}{name[6:]}" if name.startswith("layer") else f"stem.{name}"
+        state[prefix + name] = value.flip(1) if name == "stem.conv1.weight" else value
+    return state
+
+
+@pytest.mark.parametrize(
+    ("prefix", "wrapped"), [("", False), ("backbone.bottom_up.", True), ("backbone.bottom_up.backbone.", True)]
+)
+def test_a_run_begins_with_detectron2s_resnet(
+    prefix: str, wrapped: bool, recipe: Recipe, sets: Sets, tmp_path: Path
+) -> None:
+    state = detectron2_resnet(TINY, prefix) | {"proposal_generator.fcos_head.cls_logits.bias": torch.zeros(3)}
+    torch.save({"model": state} if wrapped else state, tmp_path / "resnet.pth")
+    begun = replace(recipe, start=replace(recipe.start, backbone=str(tmp_path / "resnet.pth")))
+    backbone = new_run(begun, manifest_for(begun, sets), CPU).model.backbone
+    want = seeded_model(TINY).backbone.state_dict()
+    assert [key for key, value in backbone.state_dict().items() if not torch.equal(value, want[key])] == []
+
+
+def test_an_incomplete_resnet_is_an_error(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
+    state = detectron2_resnet(TINY, "")
+    del state["res4.0.conv2.weight"]
+    torch.save(state, tmp_path / "resnet.pth")
+    begun = replace(recipe, start=replace(recipe.start, backbone=str(tmp_path / "resnet.pth")))
+    with pytest.raises(CheckpointError, match=r"layer3\.0\.conv2\.weight"):
+        new_run(begun, manifest_for(begun, sets), CPU)
+
+
+# ---- checkpoints of before there were families
+
+
+def test_a_run_begun_before_there_were_families_resumes(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
+    old = Recipe(
+        model=CondInstConfig(
+            num_classes=3,
+            depth=18,
+            base_width=8,
+            fpn_channels=64,
+            tower_convs=1,
+            mask_branch_channels=8,
+            mask_branch_convs=1,
+        ),
+        data=recipe.data,
+        schedule=ScheduleSettings(iterations=5, batch_size=1, warmup_iterations=1),
+        start=StartSettings(frozen_stages=0),
+    )
+    new_run(old, manifest_for(old, sets), CPU).save(tmp_path / "last.pth")
+    content = torch.load(tmp_path / "last.pth", weights_only=True)
+    stored = content["training"]["recipe"]
+    for table, names in {
+        "model": ("stride_in_1x1", "neck", "bifpn_repeats", "semantic_head"),
+        "optimizer": ("decay_norms",),
+        "start": ("norm_affine",),
+        "losses": ("family",),
+    }.items():
+        for name in names:
+            del stored[table][name]
+    for part in ("preprocessing", "selection"):
+        del stored["model"][part]["family"]
+    torch.save(content, tmp_path / "last.pth")
+    assert resumed_run(old, tmp_path / "last.pth", CPU).iteration == 0
+    with pytest.raises(ConfigError, match="it differs in optimizer"):
+        resumed_run(replace(old, optimizer=replace(old.optimizer, decay_norms=False)), tmp_path / "last.pth", CPU)
