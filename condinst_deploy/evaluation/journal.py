@@ -20,8 +20,8 @@ SYNC_SECONDS = 1.0
 class Journal:
     """Lines of JSON in a file: the settings, then one line a picture, in the data set's order.
 
-    The file's name holds a hash of the settings (model, annotations, pictures, options, versions), so that a run goes on
-    only where the same run stopped. What was cut off in the middle of a line is dropped.
+    The file's name holds a hash of the settings (model, annotations, pictures, options, versions), so that a run goes
+    on only where the same run stopped. What was cut off in the middle of a line is dropped.
 
     >>> with Journal(folder, "model.onnx", settings, image_ids, window=1) as journal:
     ...     for image_id in image_ids[journal.finished :]:

@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +19,11 @@ from condinst_deploy.evaluation.truth import Truth
 from condinst_deploy.masks import BoolArray, Masks
 from condinst_deploy.runtime.images import RGBArray, rgb_from
 
+Scalar = TypeVar("Scalar", bound=np.generic)
+
 SIDE = 480
-"""Longest side of a drawn picture, in pixels: a report of three comparisons stays below 5 MB."""
+"""Longest side of a drawn picture, in pixels: a report of three comparisons stays below 5 MB. Smaller pictures are
+enlarged, so that their pixels are seen."""
 
 QUALITY = 82
 ONLY_REFERENCE, ONLY_OTHER = (230, 57, 70), (0, 150, 255)
@@ -97,7 +101,23 @@ def _drawn(
 ) -> Image.Image:
     captions = [f"{truth.name_of(int(side.labels[i]))} {side.scores[i]:.2f}" for i in which]
     masks = _masks(side, which, (image.shape[0], image.shape[1]))
-    return overlay(image, side.boxes[which].astype(np.float32), captions, masks, colours[which].tolist())
+    factor = _factor(image)
+    large = Masks(
+        (factor * masks.size[0], factor * masks.size[1]),
+        factor * masks.offsets,
+        tuple(_enlarged(crop, factor) for crop in masks.crops),
+    )
+    boxes = (factor * side.boxes[which]).astype(np.float32)
+    return overlay(_enlarged(image, factor), boxes, captions, large, colours[which].tolist())
+
+
+def _factor(image: RGBArray) -> int:
+    """How many times a small picture is enlarged."""
+    return max(1, SIDE // max(image.shape[:2]))
+
+
+def _enlarged(pixels: npt.NDArray[Scalar], factor: int) -> npt.NDArray[Scalar]:
+    return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def _masks(side: Instances, which: Sequence[int] | npt.NDArray[np.int64], size: tuple[int, int]) -> Masks:
@@ -131,7 +151,7 @@ def _tinted(image: RGBArray, left: BoolArray, right: BoolArray) -> Image.Image:
     reach = max(1, round(max(image.shape[:2]) / SIDE))
     for where, colour in ((left, ONLY_REFERENCE), (right, ONLY_OTHER)):
         pixels[_grown(where, reach)] = colour
-    return Image.fromarray(pixels)
+    return Image.fromarray(_enlarged(pixels, _factor(image)))
 
 
 def _grown(where: BoolArray, size: int) -> BoolArray:
