@@ -29,14 +29,13 @@ def read_results(path: Path, truth: Truth) -> list[Entry]:
     """
     entries = _entries(path)
     wanted, known, categories = set(truth.image_ids), set(truth.coco.imgs), set(truth.category_ids)
-    keys = KINDS.keys() & entries[0].keys() if entries else set()
+    keys = _keys(entries[0]) if entries else set()
     kept = []
     for position, entry in enumerate(entries, start=1):
         where = f"{path}: entry {position}"
-        if not isinstance(entry, dict) or KINDS.keys() & entry.keys() != keys or not keys:
-            raise DataError(
-                f"{where} lacks 'bbox' or 'segmentation' that others have; expected the same keys everywhere"
-            )
+        if not keys or _keys(entry) != keys:
+            wanted_keys = " and ".join(sorted(map(repr, keys))) or "'bbox', 'segmentation' or both"
+            raise DataError(f"{where} is no detection like the others; expected an object with {wanted_keys}")
         _check_ids(entry, where, known, categories, truth.annotations)
         if not is_finite(entry.get("score")):
             raise DataError(f"{where} has score {entry.get('score')!r}; expected a finite number")
@@ -70,6 +69,10 @@ def _entries(path: Path) -> list[Any]:
             f"{path} holds no list; expected a COCO results file: [{{'image_id': 42, 'category_id': 18, ...}}, ...]"
         )
     return content
+
+
+def _keys(entry: Any) -> set[str]:
+    return KINDS.keys() & entry.keys() if isinstance(entry, dict) else set()
 
 
 def _check_ids(entry: Entry, where: str, known: set[int], categories: set[int], annotations: Path) -> None:
