@@ -113,7 +113,7 @@ def _drawn(
 
 def _factor(image: RGBArray) -> int:
     """How many times a small picture is enlarged."""
-    return max(1, SIDE // max(image.shape[:2]))
+    return max(1, SIDE // max(image.shape[0], image.shape[1]))
 
 
 def _enlarged(pixels: npt.NDArray[Scalar], factor: int) -> npt.NDArray[Scalar]:
