@@ -113,7 +113,8 @@ def _drawn(
 
 def _factor(image: RGBArray) -> int:
     """How many times a small picture is enlarged."""
-    return max(1, SIDE // max(image.shape[0], image.shape[1]))
+    longest: int = max(image.shape)
+    return max(1, SIDE // longest)
 
 
 def _enlarged(pixels: npt.NDArray[Scalar], factor: int) -> npt.NDArray[Scalar]:

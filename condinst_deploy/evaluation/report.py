@@ -92,6 +92,7 @@ def write_html(path: Path, evaluation: Evaluation, verdict: Verdict, per_class: 
         "percent": percent_text,
         "small": _small_text,
         "iou": _iou_text,
+        "breakable": _breakable,
     }
     page = environment.get_template("report.html").render(
         sides=evaluation.sides,
@@ -204,6 +205,12 @@ def _change_text(value: float | None) -> str:
 def percent_text(value: float) -> str:
     """Two decimals, cut off and not rounded: 100 % means all."""
     return f"{int(value * 1e4) / 100:.2f} %"
+
+
+def _breakable(name: str) -> Markup:
+    """A file's name that may be broken where a reader would."""
+    breaks = {sign: Markup("{}<wbr>").format(sign) for sign in "/_-"} | {".": Markup("<wbr>.")}
+    return Markup("").join(breaks.get(sign, sign) for sign in name)
 
 
 def _small_text(value: float | None) -> str:
