@@ -101,7 +101,7 @@ def _on_progress(progress: Any) -> "OnProgress":
     def on_progress(what: str, done: int, of: int) -> None:
         if what not in tasks:
             tasks[what] = progress.add_task(escape(what), total=of, completed=done)
-            if done > 0 and ":" not in what:
+            if done:
                 terminal.print(f"{escape(what)}: {done} of {of} pictures were finished before")
         progress.update(tasks[what], completed=done)
 

@@ -81,22 +81,19 @@ def evaluate(sources: Sequence[Source], truth: Truth, options: Options, on_progr
     Raises:
         CondInstError: a model, a picture or a results file cannot be used.
     """
-    sides: list[Side] = []
-    comparisons: list[Comparison] = []
-    differences: list[tuple[Difference, ...]] = []
-    reference: dict[int, list[Entry]] = {}
-    for source, name in zip(sources, unique_names([source.path for source in sources]), strict=True):
-        side, entries = _side(source, name, truth, options, on_progress)
-        sides.append(side)
-        if len(sides) == 1:
-            reference = by_picture(entries)
-            continue
-        comparison = _compared(reference, by_picture(entries), name, truth, on_progress)
-        comparisons.append(comparison)
-        found = by_picture(entries)
-        worst = [picture.image_id for picture in comparison.worst]
-        differences.append(tuple(Difference(i, reference.get(i, ()), found.get(i, ())) for i in worst))
-    return Evaluation(truth, tuple(sides), tuple(comparisons), tuple(differences))
+    names = unique_names([source.path for source in sources])
+    first, entries = _side(sources[0], names[0], truth, options, on_progress)
+    reference = by_picture(entries)
+    others = [
+        _against(reference, source, name, truth, options, on_progress)
+        for source, name in zip(sources[1:], names[1:], strict=True)
+    ]
+    return Evaluation(
+        truth,
+        sides=(first, *(side for side, _, _ in others)),
+        comparisons=tuple(comparison for _, comparison, _ in others),
+        differences=tuple(differences for _, _, differences in others),
+    )
 
 
 def detect(predictor: Predictor, source: Path, truth: Truth, options: Options, on_progress: OnProgress) -> list[Entry]:
@@ -158,21 +155,27 @@ def _side(
     return Side(name, note, path, len(entries), coco), entries
 
 
-def _compared(
+def _against(
     reference: Mapping[int, Sequence[Entry]],
-    other: Mapping[int, Sequence[Entry]],
+    source: Source,
     name: str,
     truth: Truth,
+    options: Options,
     on_progress: OnProgress,
-) -> Comparison:
-    done = 0
+) -> tuple[Side, Comparison, tuple[Difference, ...]]:
+    side, entries = _side(source, name, truth, options, on_progress)
+    other = by_picture(entries)
+    what, done = f"{name}: agreement", 0
+    on_progress(what, done, len(truth))
 
     def on_picture() -> None:
         nonlocal done
         done += 1
-        on_progress(f"{name}: agreement", done, len(truth))
+        on_progress(what, done, len(truth))
 
-    return compare(reference, other, truth.image_ids, on_picture)
+    comparison = compare(reference, other, truth.image_ids, on_picture)
+    worst = [picture.image_id for picture in comparison.worst]
+    return side, comparison, tuple(Difference(i, reference.get(i, ()), other.get(i, ())) for i in worst)
 
 
 def _check_size(name: str, size: tuple[int, int], image_id: int, truth: Truth) -> None:

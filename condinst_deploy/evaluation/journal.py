@@ -80,10 +80,18 @@ class Journal:
             yield from content["results"]
 
     def close(self) -> None:
-        """Bring everything to the disk and let others use the file."""
-        if not self._stream.closed:
-            os.fsync(self._stream.fileno())
-            self._stream.close()
+        """Bring everything to the disk and let others use the file.
+
+        Raises:
+            OutputError: the disk is full.
+        """
+        if self._stream.closed:
+            return
+        try:
+            with self._stream:
+                os.fsync(self._stream.fileno())
+        except OSError as e:
+            raise self._unwritable(e) from e
 
     def __enter__(self) -> Self:
         return self

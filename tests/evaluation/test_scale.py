@@ -3,12 +3,12 @@
 import tracemalloc
 from pathlib import Path
 
-from benchmarks.evaluation import CLASSES, EACH, made_up_detections, made_up_truth
+from benchmarks.evaluation import EACH, made_up_detections, made_up_truth
 from condinst_deploy.evaluation.comparison import compare
 from condinst_deploy.evaluation.results import by_picture, read_results
 from condinst_deploy.runtime.results import coco_results
 
-PICTURES = 30
+PICTURES = 10
 LIMIT = 3e9 / 500_000
 """Bytes a detection that COCO-sized results may take."""
 
@@ -29,7 +29,6 @@ def test_made_up_results_are_read_back_as_written_in_bounded_memory(tmp_path: Pa
         tracemalloc.stop()
     assert read == entries
     assert len(read) == PICTURES * EACH
-    assert len({entry["category_id"] for entry in read}) == CLASSES
     assert peak / len(read) < LIMIT
     comparison = compare(by_picture(read), by_picture(entries), truth.image_ids)
     assert comparison.whole.same_set
