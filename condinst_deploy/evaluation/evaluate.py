@@ -110,7 +110,7 @@ def detect(predictor: Predictor, source: Path, truth: Truth, options: Options, o
     with Journal(options.out / JOURNALS, source.name, settings, truth.image_ids, predictor.window) as journal:
         on_progress(source.name, journal.finished, len(pictures))
         for image_id, prediction, found in detect_each(predictor, pictures[journal.finished :]):
-            _check_size(prediction.name, found.masks.size, image_id, truth)
+            truth.check_size(prediction.name, found.masks.size, image_id)
             journal.add(image_id, replace(found, category_ids=category_ids).to_coco(image_id))
             on_progress(source.name, journal.finished, len(pictures))
         return list(journal.entries())
@@ -176,15 +176,6 @@ def _against(
     comparison = compare(reference, other, truth.image_ids, on_picture)
     worst = [picture.image_id for picture in comparison.worst]
     return side, comparison, tuple(Difference(i, reference.get(i, ()), other.get(i, ())) for i in worst)
-
-
-def _check_size(name: str, size: tuple[int, int], image_id: int, truth: Truth) -> None:
-    if size != truth.size(image_id):
-        height, width = truth.size(image_id)
-        raise DataError(
-            f"{name} is {size[1]}x{size[0]}, but picture {image_id} of {truth.annotations} is annotated as"
-            f" {width}x{height}; expected the data set's own pictures"
-        )
 
 
 def _settings(predictor: Predictor, source: Path, truth: Truth, options: Options) -> dict[str, Any]:

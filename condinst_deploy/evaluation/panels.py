@@ -48,9 +48,15 @@ def panel_from(difference: Difference, truth: Truth) -> Panel:
     """Draw what both sides found in a picture; an instance has the same colour on both.
 
     Drawn is what scores above 0.3 on either side, or everything where nothing does.
+
+    Raises:
+        DataError: the picture has another size than annotated.
+        ImageError: it cannot be read.
     """
     path = truth.paths[truth.image_ids.index(difference.image_id)]
     image = rgb_from(path)
+    size = image.shape[0], image.shape[1]
+    truth.check_size(str(path), size, difference.image_id)
     sides = _best_first(difference.reference), _best_first(difference.other)
     pairs = matched_pairs(*sides)
     colours = _colours(sides, pairs)
@@ -58,7 +64,7 @@ def panel_from(difference: Difference, truth: Truth) -> Panel:
     drawn = [
         _drawn(image, side, which, colour, truth) for side, which, colour in zip(sides, shown, colours, strict=True)
     ]
-    left, right = _only_on_one_side(sides, pairs, shown, (image.shape[0], image.shape[1]))
+    left, right = _only_on_one_side(sides, pairs, shown, size)
     lone = [len(side.scores) - len(pairs) for side in sides]
     return Panel(
         title=f"{path.name} (id {difference.image_id})",

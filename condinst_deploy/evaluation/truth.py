@@ -45,6 +45,19 @@ class Truth:
         picture = self.coco.imgs[image_id]
         return picture["height"], picture["width"]
 
+    def check_size(self, name: str, size: tuple[int, int], image_id: int) -> None:
+        """See that a picture, called `name` in messages, has the annotated height and width.
+
+        Raises:
+            DataError: it has not.
+        """
+        height, width = self.size(image_id)
+        if size != (height, width):
+            raise DataError(
+                f"{name} is {size[1]}x{size[0]}, but picture {image_id} of {self.annotations} is annotated as"
+                f" {width}x{height}; expected the data set's own pictures"
+            )
+
     def name_of(self, category_id: int) -> str:
         """Class name of a category."""
         return self.class_names[self.category_ids.index(category_id)]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from condinst_deploy.errors import DataError
 from condinst_deploy.evaluation.coco import points
 from condinst_deploy.evaluation.evaluate import Evaluation, Options, Source, evaluate
 from condinst_deploy.evaluation.gate import failures
@@ -181,12 +182,15 @@ def test_panels_show_what_only_one_side_has(tmp_path: Path) -> None:
     assert not np.array_equal(image_of(first.reference), image_of(first.other))
 
 
-def test_large_pictures_are_shrunk(tmp_path: Path) -> None:
+def test_large_pictures_are_shrunk_and_others_than_annotated_are_refused(tmp_path: Path) -> None:
     evaluation = evaluated(tmp_path, small_coco.results(), moved())
     large = Image.new("RGB", (1600, 1200), "grey")
     truth = replace(evaluation.truth, paths=(tmp_path / "large.png",) * 3)
     large.save(tmp_path / "large.png")
     nothing = replace(evaluation.differences[0][0], reference=(), other=())
+    with pytest.raises(DataError, match=r"large\.png is 1600x1200, but picture 285 of .* is annotated as 200x200"):
+        panel_from(nothing, truth)
+    truth.coco.imgs[285] |= {"width": 1600, "height": 1200}
     panel = panel_from(nothing, truth)
     assert image_of(panel.difference).shape == (360, SIDE, 3)
     assert sum(len(uri) for uri in (panel.reference, panel.other, panel.difference)) < 3 * 60_000
