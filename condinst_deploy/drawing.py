@@ -22,6 +22,7 @@ def overlay(
     boxes: npt.NDArray[np.float32],
     captions: Sequence[str],
     masks: Masks,
+    colours: Sequence[int] | None = None,
 ) -> Image.Image:
     """Draw instances on a copy of the picture, the first one (the best) on top.
 
@@ -30,12 +31,14 @@ def overlay(
         boxes: `(n, 4)` xyxy pixels.
         captions: n texts.
         masks: n masks.
+        colours: n places in `PALETTE`, taken in turn; None: 0, 1, ...
     """
     pixels = image.copy()
+    chosen = [PALETTE[c % len(PALETTE)] for c in (range(len(masks)) if colours is None else colours)]
     for i in reversed(range(len(masks))):
         (y, x), crop = masks.offsets[i].tolist(), masks.crops[i]
         window = pixels[y : y + crop.shape[0], x : x + crop.shape[1]]
-        colour = np.array(PALETTE[i % len(PALETTE)], dtype=np.float32)
+        colour = np.array(chosen[i], dtype=np.float32)
         window[crop] = (window[crop] * (1 - OPACITY) + colour * OPACITY).astype(np.uint8)
     picture = Image.fromarray(pixels)
     draw = ImageDraw.Draw(picture)
@@ -43,10 +46,9 @@ def overlay(
     font = ImageFont.load_default(text_size)
     for i in reversed(range(len(masks))):
         x1, y1, x2, y2 = boxes[i].tolist()
-        colour_of_box = PALETTE[i % len(PALETTE)]
-        draw.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colour_of_box, width=max(1, text_size // 8))
+        draw.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=chosen[i], width=max(1, text_size // 8))
         corner = (x1, max(0.0, y1 - text_size - 2))
-        draw.rectangle(draw.textbbox(corner, captions[i], font=font), fill=colour_of_box)
+        draw.rectangle(draw.textbbox(corner, captions[i], font=font), fill=chosen[i])
         draw.text(corner, captions[i], fill=(255, 255, 255), font=font)
     return picture
 

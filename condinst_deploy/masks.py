@@ -59,6 +59,13 @@ class Masks:
         offsets = np.array([offset for offset, _ in trimmed], dtype=np.int64).reshape(-1, 2)
         return cls((dense.shape[1], dense.shape[2]), offsets, tuple(crop for _, crop in trimmed))
 
+    @classmethod
+    def from_rle(cls, rles: Sequence[RLE], size: tuple[int, int]) -> "Masks":
+        """Decode COCO RLEs of a picture of `size`, one dense mask at a time."""
+        trimmed = [trimmed_crop(coco_mask.decode(rle).astype(np.bool_)) for rle in rles]
+        offsets = np.array([offset for offset, _ in trimmed], dtype=np.int64).reshape(-1, 2)
+        return cls(size, offsets, tuple(crop for _, crop in trimmed))
+
     def __repr__(self) -> str:
         return f"Masks({len(self)} in {self.size[1]}x{self.size[0]})"
 

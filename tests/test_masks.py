@@ -164,6 +164,16 @@ def test_picture_without_pixels_has_the_rle_of_pycocotools(size: tuple[int, int]
     assert Masks.from_dense(empty(*size)[None]).rle() == [coco_rle(empty(*size))]
 
 
+@pytest.mark.parametrize("name", DENSE)
+def test_masks_come_back_from_their_rle(name: str) -> None:
+    masks = Masks.from_dense(np.stack([DENSE[name], ~DENSE[name]]))
+    size = (DENSE[name].shape[0], DENSE[name].shape[1])
+    decoded = Masks.from_rle(masks.rle(), size)
+    np.testing.assert_array_equal(np.asarray(decoded), np.asarray(masks))
+    assert decoded.offsets.tolist() == masks.offsets.tolist()
+    assert len(Masks.from_rle([], size)) == 0
+
+
 def test_rles_of_several_masks_decode_to_the_dense_masks() -> None:
     dense = random_masks()
     decoded = coco_mask.decode(Masks.from_dense(dense).rle())

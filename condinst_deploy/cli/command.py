@@ -7,6 +7,7 @@ from typing import ParamSpec
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from condinst_deploy.errors import CondInstError
 
@@ -16,6 +17,12 @@ terminal = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 """Where progress and remarks go; standard output carries results only."""
 
 P = ParamSpec("P")
+
+
+def progress_bar() -> Progress:
+    """Bars on the terminal: what, how far, how many of how many, and the time that is left."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=terminal, transient=True)
 
 
 def command_app(function: Callable[P, None]) -> typer.Typer:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from condinst_deploy.cli.command import FAILED, INTERRUPTED, command_app, terminal
+from condinst_deploy.cli.command import FAILED, INTERRUPTED, command_app, progress_bar, terminal
 
 if TYPE_CHECKING:
     from condinst_deploy.runtime.predictor import Prediction, Predictor
@@ -90,7 +89,7 @@ def _run(predictor: "Predictor", paths: Sequence[Path], overlays: Path | None, w
     outcome = Outcome()
     names = _overlay_names(paths)
     try:
-        with _progress() as progress:
+        with progress_bar() as progress:
             predictions = progress.track(predictor.stream(paths), total=len(paths), description="pictures")
             for path, image_id, name, prediction in zip(paths, image_ids(list(paths)), names, predictions, strict=True):
                 if prediction.detections is None or prediction.image is None:
@@ -128,11 +127,6 @@ def _overlay_names(paths: Sequence[Path]) -> Iterator[str]:
             name = f"{path.stem}_{number}"
         used.add(name)
         yield name
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=terminal, transient=True)
 
 
 def _report(out: Path, outcome: Outcome, detections: int, as_json: bool) -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
-from condinst_deploy.cli.command import INTERRUPTED, command_app, terminal
+from condinst_deploy.cli.command import INTERRUPTED, command_app, progress_bar, terminal
 from condinst_deploy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def train(
         terminal.print(run.note)
     else:
         run = new_run(chosen, manifest, where)
-    with _told(run, folder), Progress(*_columns(), console=terminal, transient=True) as progress:
+    with _told(run, folder), progress_bar() as progress:
         figures = loop.train(run, sets, folder, _reports(progress, run.iteration, chosen.schedule.iterations))
     if as_json:
         print(json.dumps({"out": str(folder.absolute()), **figures}, indent=2))
@@ -126,7 +126,7 @@ def _with_shapes(recipe: "Recipe") -> "Recipe":
     """Generate the shapes set, or find it generated."""
     from condinst_deploy.data.shapes import TRAIN_COUNT, VAL_COUNT, ShapesConfig, generate_shapes
 
-    with Progress(*_columns(), console=terminal, transient=True) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("generating the shapes set")
 
         def on_progress(done: int, total: int) -> None:
@@ -166,10 +166,6 @@ def _reports(progress: Progress, done: int, total: int) -> "Reports":
         )
 
     return Reports(on_step, on_picture, on_evaluation)
-
-
-def _columns() -> tuple[TextColumn, BarColumn, MofNCompleteColumn, TimeRemainingColumn]:
-    return TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
 
 
 main = command_app(train)

@@ -74,7 +74,7 @@ class CocoDataset:
     def __init__(
         self,
         annotations: Path,
-        images: Path,
+        images: Path | None,
         training: bool,
         *,
         keep_empty: bool = False,
@@ -84,7 +84,7 @@ class CocoDataset:
 
         Args:
             annotations: COCO-format JSON.
-            images: folder of the pictures.
+            images: folder of the pictures; None: they are not looked for.
             training: leave out pictures without instances and small ones.
             keep_empty: keep pictures without instances all the same.
             min_size: shortest side of a picture to train on, in pixels.
@@ -98,7 +98,7 @@ class CocoDataset:
         categories = sorted(_by_id(content["categories"], "category", annotations).items())
         self.category_ids = tuple(category_id for category_id, _ in categories)
         self.class_names = tuple(_field(c, "name", str, f"{annotations}: category {i}") for i, c in categories)
-        pictures = _pictures(content["images"], images, annotations)
+        pictures = _pictures(content["images"], images or Path(), annotations)
         labels = {category_id: label for label, category_id in enumerate(self.category_ids)}
         for annotation_id, annotation in _by_id(content["annotations"], "annotation", annotations).items():
             _add_instance(annotation, pictures, labels, f"{annotations}: annotation {annotation_id}")
@@ -109,7 +109,8 @@ class CocoDataset:
             raise DataError(f"{annotations} has no pictures to {'train on' if training else 'look at'}")
         self.image_ids = tuple(p.image_id for p in self._pictures)
         self.paths = tuple(p.path for p in self._pictures)
-        _check_present(self.paths, images)
+        if images is not None:
+            _check_present(self.paths, images)
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -225,9 +226,9 @@ def _add_instance(
     if category_id not in labels:
         raise DataError(f"{where} has category_id {category_id}, which no category has")
     picture = pictures[image_id]
-    x, y, width, height = _bbox(annotation, where)
+    x, y, width, height = checked_bbox(annotation.get("bbox"), where)
     area = annotation.get("area", 1)
-    if not _is_finite(area):
+    if not is_finite(area):
         raise DataError(f"{where} has area {_shortened(area)}; expected a finite number")
     if annotation.get("iscrowd") or annotation.get("ignore") or area <= 0:
         return
@@ -235,23 +236,33 @@ def _add_instance(
     inside_y = min(y + height, picture.size[0]) - max(y, 0)
     if inside_x <= 0 or inside_y <= 0 or width < 1 or height < 1:
         return
-    segmentation = _segmentation(annotation.get("segmentation"), picture.size, where)
+    segmentation = checked_segmentation(annotation.get("segmentation"), picture.size, where)
     picture.instances.append(_Instance((x, y, x + width, y + height), labels[category_id], segmentation))
 
 
-def _bbox(annotation: dict[str, Any], where: str) -> list[float]:
-    bbox = annotation.get("bbox")
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(_is_finite(value) for value in bbox):
+def checked_bbox(bbox: Any, where: str) -> list[float]:
+    """A box `[x, y, width, height]`.
+
+    Raises:
+        DataError: it is not four finite numbers; `where` says whose it is.
+    """
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(is_finite(value) for value in bbox):
         raise DataError(f"{where} has bbox {_shortened(bbox)}; expected four finite numbers x, y, width, height")
     return bbox
 
 
-def _is_finite(value: Any) -> bool:
+def is_finite(value: Any) -> bool:
+    """Whether a value from JSON is a number that float64 can hold."""
     # a comparison, for JSON's whole numbers can be too large for a float
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def _segmentation(value: Any, size: tuple[int, int], where: str) -> Segmentation:
+def checked_segmentation(value: Any, size: tuple[int, int], where: str) -> Segmentation:
+    """Polygons or an RLE of a picture of `size`, `(height, width)`, as annotation and result files have them.
+
+    Raises:
+        DataError: it is neither, or damaged; `where` says whose it is.
+    """
     if isinstance(value, list) and value:
         return tuple(_polygon(part, size, where) for part in value)
     if isinstance(value, dict):

@@ -1,6 +1,6 @@
 """How far two sets of detections of the same pictures agree, detection by detection."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
-from condinst_deploy.contract import FloatArray, InstanceDetections
+from condinst_deploy.contract import InstanceDetections
+from condinst_deploy.masks import RLE
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,57 @@ class Tolerance:
         return f"boxes within {self.boxes:g} px, scores within {self.scores:g}, mask IoU at least {self.mask_iou:g}"
 
 
+MIN_IOU = 0.5
+"""Box IoU from which two detections of the same label can be the same instance."""
+
+Pairs = npt.NDArray[np.int64]
+"""`(m, 2)` indices into the two sides, the reference's rising."""
+
 ONNX_TOLERANCE = Tolerance(boxes=0.02, scores=2e-5, mask_iou=0.999)
 """An exported file against the PyTorch model, both in float32."""
+
+
+@dataclass(frozen=True, eq=False)
+class Instances:
+    """What of a picture's detections is compared; masks stay encoded."""
+
+    boxes: npt.NDArray[np.float64]  # (n, 4) xyxy, original pixels
+    scores: npt.NDArray[np.float64]  # (n,)
+    labels: npt.NDArray[np.int64]  # (n,) label or category id, the same on both sides
+    areas: npt.NDArray[np.float64]  # (n,) pixels of the mask, of the box where there is none
+    rles: list[RLE] | None  # n masks; None: boxes alone
+
+
+def instances_from_detections(detections: InstanceDetections) -> Instances:
+    """Detections as they come from a `Predictor`."""
+    return Instances(
+        detections.boxes.astype(np.float64),
+        detections.scores.astype(np.float64),
+        detections.labels,
+        detections.masks.areas.astype(np.float64),
+        detections.masks.rle(),
+    )
+
+
+def instances_from_coco(entries: Sequence[Mapping[str, Any]]) -> Instances:
+    """Entries of a COCO results file that belong to one picture."""
+    boxes = np.array([entry["bbox"] for entry in entries], dtype=np.float64).reshape(-1, 4)
+    rles: list[RLE] | None = None
+    areas = boxes[:, 2] * boxes[:, 3]
+    if all("segmentation" in entry for entry in entries):
+        rles = [
+            {"size": rle["size"], "counts": rle["counts"].encode("ascii")}
+            for rle in (entry["segmentation"] for entry in entries)
+        ]
+        areas = np.array([coco_mask.area(rle) for rle in rles], dtype=np.float64)
+    boxes[:, 2:] += boxes[:, :2]  # xywh -> xyxy
+    return Instances(
+        boxes,
+        np.array([entry["score"] for entry in entries], dtype=np.float64),
+        np.array([entry["category_id"] for entry in entries], dtype=np.int64),
+        areas,
+        rles,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +96,12 @@ class Agreement:
     def same_set(self) -> bool:
         """Whether every detection of either side has its partner on the other."""
         return self.matched == self.reference_count == self.other_count
+
+    @property
+    def matched_share(self) -> float:
+        """Share of the detections of both sides that have a partner; 1 where there are none."""
+        total = self.reference_count + self.other_count
+        return 2 * self.matched / total if total else 1.0
 
     def within(self, tolerance: Tolerance) -> bool:
         """Whether it is the same set and every pair is within the tolerance."""
@@ -81,18 +137,26 @@ class Agreement:
         )
 
 
-def agreement(reference: InstanceDetections, other: InstanceDetections, min_iou: float = 0.5) -> Agreement:
+def agreement(reference: InstanceDetections, other: InstanceDetections, min_iou: float = MIN_IOU) -> Agreement:
     """Compare two sets of detections of one picture.
 
     A pair has the same label and a box IoU of at least `min_iou`; pairs are made greedily by falling IoU,
     never by order: neighbouring scores can be closer than two implementations' rounding.
     """
-    pairs = _pairs(reference, other, min_iou)
+    sides = instances_from_detections(reference), instances_from_detections(other)
+    return agreement_of(*sides, matched_pairs(*sides, min_iou))
+
+
+def agreement_of(reference: Instances, other: Instances, pairs: Pairs) -> Agreement:
+    """Figures of two sets that have been matched already."""
     left, right = pairs[:, 0], pairs[:, 1]
-    box_errors = np.abs(reference.boxes[left].astype(np.float64) - other.boxes[right]).max(axis=1, initial=0)
-    score_errors = np.abs(reference.scores[left].astype(np.float64) - other.scores[right])
-    mask_ious = _paired_mask_ious(reference[left], other[right])
-    return Agreement(len(reference), len(other), box_errors, score_errors, mask_ious)
+    return Agreement(
+        len(reference.scores),
+        len(other.scores),
+        np.abs(reference.boxes[left] - other.boxes[right]).max(axis=1, initial=0),
+        np.abs(reference.scores[left] - other.scores[right]),
+        _paired_mask_ious(reference, other, pairs),
+    )
 
 
 def merged(parts: Iterable[Agreement]) -> Agreement:
@@ -108,7 +172,7 @@ def merged(parts: Iterable[Agreement]) -> Agreement:
     )
 
 
-def box_ious(a: FloatArray, b: FloatArray) -> npt.NDArray[np.float64]:
+def box_ious(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """IoU of every box `a (n, 4)` with every box `b (m, 4)`: `(n, m)`."""
     a64, b64 = a.astype(np.float64)[:, None], b.astype(np.float64)[None]
     sides = np.minimum(a64[..., 2:], b64[..., 2:]) - np.maximum(a64[..., :2], b64[..., :2])
@@ -118,7 +182,8 @@ def box_ious(a: FloatArray, b: FloatArray) -> npt.NDArray[np.float64]:
     return ious
 
 
-def _pairs(reference: InstanceDetections, other: InstanceDetections, min_iou: float) -> npt.NDArray[np.int64]:
+def matched_pairs(reference: Instances, other: Instances, min_iou: float = MIN_IOU) -> Pairs:
+    """Index pairs `(m, 2)` of the instances of both sides that are taken for the same one (see `agreement`)."""
     ious = box_ious(reference.boxes, other.boxes)
     ious[(reference.boxes[:, None] == other.boxes[None]).all(axis=2)] = 1  # a box of no area, too
     ious[reference.labels[:, None] != other.labels[None]] = -1
@@ -133,10 +198,12 @@ def _pairs(reference: InstanceDetections, other: InstanceDetections, min_iou: fl
     return np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2)
 
 
-def _paired_mask_ious(a: InstanceDetections, b: InstanceDetections) -> npt.NDArray[np.float64]:
-    """IoU of the i-th mask of either side; two empty masks agree."""
-    ious = [
-        1.0 if not area_a and not area_b else float(coco_mask.iou([rle_a], [rle_b], [0])[0, 0])
-        for rle_a, rle_b, area_a, area_b in zip(a.masks.rle(), b.masks.rle(), a.masks.areas, b.masks.areas, strict=True)
-    ]
-    return np.array(ious, dtype=np.float64)
+def _paired_mask_ious(a: Instances, b: Instances, pairs: Pairs) -> npt.NDArray[np.float64]:
+    """IoU of the masks of each pair; two empty masks agree, and without masks on a side there is no figure."""
+    if a.rles is None or b.rles is None:
+        return np.full(len(pairs), np.nan)
+    ious = np.ones(len(pairs))
+    for k, (i, j) in enumerate(pairs.tolist()):
+        if a.areas[i] or b.areas[j]:
+            ious[k] = coco_mask.iou([a.rles[i]], [b.rles[j]], [0])[0, 0]
+    return ious

@@ -1,20 +1,33 @@
-"""Average precision of detections on a COCO-format data set, through pycocotools."""
+"""COCO's figures of detections on a COCO-format data set, through pycocotools."""
 
 import contextlib
+import copy
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from condinst_deploy.runtime.predictor import Predictor
+from condinst_deploy.contract import InstanceDetections
+from condinst_deploy.errors import BackendError
+from condinst_deploy.runtime.predictor import Prediction, Predictor
+
+Kind = Literal["bbox", "segm"]
+Entry = dict[str, Any]
+"""One detection of a COCO results file."""
+
+CURVE_IOUS = (0.5, 0.75)
+"""IoU thresholds that precision-recall curves are kept for."""
 
 
-class Precision(NamedTuple):
-    """COCO's figures of one kind, 0..1; -1 where there is nothing of that size."""
+class Figures(NamedTuple):
+    """COCO's twelve figures of one kind, 0..1; -1 where nothing of that size is annotated."""
 
     ap: float  # mean over IoU 0.50:0.95
     ap50: float
@@ -22,42 +35,165 @@ class Precision(NamedTuple):
     small: float
     medium: float
     large: float
+    recall1: float = -1.0  # mean over IoU, with the best detection of each picture and class
+    recall10: float = -1.0
+    recall100: float = -1.0
+    recall_small: float = -1.0
+    recall_medium: float = -1.0
+    recall_large: float = -1.0
+
+
+FIGURE_NAMES = dict(
+    zip(
+        Figures._fields,
+        ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large")
+        + ("AR 1", "AR 10", "AR 100", "AR small", "AR medium", "AR large"),
+        strict=True,
+    )
+)
+KIND_NAMES: dict[Kind, str] = {"bbox": "box", "segm": "mask"}
+"""What people call them."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What is evaluated, and by which library."""
+
+    image_ids: tuple[int, ...] | None = None  # None: all pictures of the data set
+    fast: bool = False  # faster-coco-eval instead of pycocotools
+
+
+@dataclass(frozen=True, eq=False)
+class CocoEvaluation:
+    """All that pycocotools says of one list of results, for boxes or for masks."""
+
+    figures: Figures
+    per_class: dict[int, Figures]  # by category id
+    curves: npt.NDArray[np.float64]  # (len(CURVE_IOUS), 101) precision at recall 0, 0.01, ..., 1; mean over classes
+
+
+def points(figure: float) -> float | None:
+    """A figure in AP points, 0..100; None where nothing of that size is annotated."""
+    return None if figure < 0 else 100 * figure
+
+
+def detect_each(
+    predictor: Predictor, pictures: Sequence[tuple[int, Path]]
+) -> Iterator[tuple[int, Prediction, InstanceDetections]]:
+    """Detections of `(image id, path)` pairs, one after the other.
+
+    Raises:
+        ImageError: a picture cannot be read.
+    """
+    predictions = predictor.stream([path for _, path in pictures])
+    for (image_id, _), prediction in zip(pictures, predictions, strict=True):
+        if prediction.error is not None:
+            raise prediction.error
+        assert prediction.detections is not None
+        yield image_id, prediction, prediction.detections
 
 
 def detect_all(
     predictor: Predictor,
     pictures: Sequence[tuple[int, Path]],
     on_picture: Callable[[], None] = lambda: None,
-) -> list[dict[str, Any]]:
+) -> list[Entry]:
     """COCO results of `(image id, path)` pairs.
 
     Raises:
         ImageError: a picture cannot be read.
     """
-    results: list[dict[str, Any]] = []
-    predictions = predictor.stream([path for _, path in pictures])
-    for (image_id, _), prediction in zip(pictures, predictions, strict=True):
-        if prediction.error is not None:
-            raise prediction.error
-        assert prediction.detections is not None
-        results += prediction.detections.to_coco(image_id)
+    results: list[Entry] = []
+    for image_id, _, detections in detect_each(predictor, pictures):
+        results += detections.to_coco(image_id)
         on_picture()
     return results
 
 
-def average_precision(truth: COCO, results: Sequence[dict[str, Any]], kind: str) -> Precision:
-    """AP of boxes (`kind="bbox"`) or masks (`"segm"`) over all pictures of the data set."""
-    if not results:
-        return Precision(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+def average_precision(truth: COCO, results: Sequence[Entry], kind: Kind) -> Figures:
+    """Figures of boxes (`kind="bbox"`) or masks (`"segm"`) over all pictures of the data set."""
+    return evaluate_coco(truth, results, kind).figures
+
+
+def evaluate_coco(truth: COCO, results: Sequence[Entry], kind: Kind, scope: Scope | None = None) -> CocoEvaluation:
+    """Evaluate results as mmdetection and detectron2 do: masks are small, medium or large by their own area.
+
+    pycocotools would take the box's area where an entry has a box, too.
+
+    Raises:
+        BackendError: faster-coco-eval was asked for and is not installed.
+    """
+    scope = scope or Scope()
+    classes = sorted(truth.getCatIds())
+    entries = [{k: v for k, v in entry.items() if k != "bbox" or kind == "bbox"} for entry in results]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it goes
-        evaluation = COCOeval(truth, truth.loadRes([dict(entry) for entry in results]), kind)
+        evaluation = _evaluation(truth, entries, kind, scope.fast)
+        if scope.image_ids is not None:
+            evaluation.params.imgIds = sorted(scope.image_ids)
         evaluation.evaluate()
         evaluation.accumulate()
-        evaluation.summarize()
-    return Precision(*(float(value) for value in np.asarray(evaluation.stats)[:6]))
+        # precision (T, R, K, A, M) and recall (T, K, A, M): IoU, recall, class, area, detections a picture
+        precision, recall = (np.asarray(evaluation.eval[name]) for name in ("precision", "recall"))
+        whole = _summarized(evaluation, precision, recall)
+        per_class = {
+            category: _summarized(evaluation, precision[:, :, k : k + 1], recall[:, k : k + 1])
+            for k, category in enumerate(classes)
+        }
+    return CocoEvaluation(whole, per_class, _curves(precision, np.asarray(evaluation.params.iouThrs)))
 
 
 def ground_truth(annotations: Path) -> COCO:
-    """Load a COCO annotation file without pycocotools' remarks."""
+    """Load a COCO annotation file without pycocotools' remarks, and ready for its evaluation.
+
+    `iscrowd` and `area` may be missing. Ids are given anew from 1: pycocotools takes a match with the annotation of
+    id 0 for none.
+    """
     with contextlib.redirect_stdout(io.StringIO()):
-        return COCO(str(annotations))
+        truth = COCO(str(annotations))
+        for number, annotation in enumerate(truth.dataset["annotations"], start=1):
+            annotation["id"] = number
+            annotation.setdefault("iscrowd", 0)
+            if "area" not in annotation:
+                annotation["area"] = float(coco_mask.area(truth.annToRLE(annotation)))
+        truth.createIndex()
+    return truth
+
+
+def _evaluation(truth: COCO, entries: list[Entry], kind: Kind, fast: bool) -> Any:
+    if not fast:
+        return COCOeval(truth, _loaded(truth, entries), kind)
+    try:
+        import faster_coco_eval
+    except ImportError as e:
+        raise BackendError(
+            "--fast needs faster-coco-eval: pip install '.[fast-eval]' in the repository, or leave --fast out"
+        ) from e
+    copied = faster_coco_eval.COCO(copy.deepcopy(truth.dataset))
+    return faster_coco_eval.COCOeval_faster(copied, _loaded(copied, entries), kind, print_function=print)
+
+
+def _loaded(truth: Any, entries: list[Entry]) -> Any:
+    """Results as the library wants them; its own `loadRes` fails on an empty list."""
+    if entries:
+        return truth.loadRes(entries)
+    empty = type(truth)()
+    empty.dataset = {name: truth.dataset[name] for name in ("images", "categories")} | {"annotations": []}
+    empty.createIndex()
+    return empty
+
+
+def _summarized(evaluation: Any, precision: npt.NDArray[np.float64], recall: npt.NDArray[np.float64]) -> Figures:
+    """The library's own summary of all classes, or of those left in the arrays."""
+    evaluation.eval = {**evaluation.eval, "precision": precision, "recall": recall}
+    evaluation.summarize()
+    return Figures(*(float(value) for value in np.asarray(evaluation.stats)[:12]))
+
+
+def _curves(precision: npt.NDArray[np.float64], thresholds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    at = [int(np.argmin(np.abs(thresholds - iou))) for iou in CURVE_IOUS]
+    chosen = precision[at, :, :, 0, -1]  # (T, R, K), all areas, 100 detections
+    annotated = chosen[:, :, (chosen[0] >= 0).all(axis=0)]
+    if annotated.shape[2] == 0:
+        return np.zeros(annotated.shape[:2])
+    mean: npt.NDArray[np.float64] = annotated.mean(axis=2)
+    return mean

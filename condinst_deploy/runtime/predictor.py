@@ -97,6 +97,11 @@ class Predictor:
         """The model's classes, by label."""
         return self.manifest.class_names
 
+    @property
+    def window(self) -> int:
+        """How many pictures `stream` takes up together; what it finds in them does not depend on the others."""
+        return self.batch_size if self.batch_size == 1 else self.batch_size * WINDOW
+
     def __call__(self, images: Any) -> list[InstanceDetections]:
         """Detect instances.
 
@@ -131,8 +136,7 @@ class Predictor:
         if hasattr(images, "shape"):  # an array or a tensor would be taken apart row by row
             raise ConfigError("stream was given one picture; expected a list or another iterable of pictures")
         numbered = iter(enumerate(images))
-        window = self.batch_size if self.batch_size == 1 else self.batch_size * WINDOW
-        while batch := list(islice(numbered, window)):
+        while batch := list(islice(numbered, self.window)):
             yield from self._predict([_decoded(source, i) for i, source in batch])
 
     def _predict(self, decoded: list[Prediction]) -> list[Prediction]:

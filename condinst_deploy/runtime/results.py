@@ -1,7 +1,7 @@
 """Result files: a COCO results list, written as it grows, and the pictures it speaks of."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,15 +15,17 @@ class ResultsWriter:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._first = True
         self.count = 0
 
     def add(self, image_id: int, detections: InstanceDetections) -> None:
         """Append all detections of a picture."""
-        for entry in detections.to_coco(image_id):
-            self._stream.write(("" if self._first else ",\n") + json.dumps(entry, separators=(",", ":")))
-            self._first = False
-        self.count += len(detections)
+        self.add_entries(detections.to_coco(image_id))
+
+    def add_entries(self, entries: Iterable[dict[str, Any]]) -> None:
+        """Append entries that are made already."""
+        for entry in entries:
+            self._stream.write((",\n" if self.count else "") + json.dumps(entry, separators=(",", ":")))
+            self.count += 1
 
 
 @contextmanager

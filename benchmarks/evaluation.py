@@ -1,0 +1,295 @@
+"""What an evaluation costs beside the network.
+
+    python -m benchmarks.evaluation files              # COCO-sized results: written, journalled, read back
+    python -m benchmarks.evaluation overhead [--pictures 24]   # R-50 at 800 px: where the time of condinst-eval goes
+
+Both print JSON; `benchmarks/results/` holds what was committed. Pictures, masks and weights are made from seeds.
+On a machine that does other things, too, set OPENBLAS_NUM_THREADS=1: numpy's threads wait for each other, and small
+products, of which masks at original size are made, take thirty times as long.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from condinst_deploy.contract import InstanceDetections
+from condinst_deploy.evaluation import evaluate as stages
+from condinst_deploy.evaluation.coco import Kind, Scope, evaluate_coco
+from condinst_deploy.evaluation.evaluate import Options, Source, evaluate
+from condinst_deploy.evaluation.journal import Journal
+from condinst_deploy.evaluation.report import Verdict, write_html
+from condinst_deploy.evaluation.results import read_results
+from condinst_deploy.evaluation.truth import Truth, load_truth
+from condinst_deploy.masks import Masks
+from condinst_deploy.runtime import predictor
+from condinst_deploy.runtime.backend import Backend
+from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from condinst_deploy.runtime.results import coco_results
+from condinst_deploy.runtime.torch_backend import TorchBackend
+
+PICTURES, EACH, CLASSES = 5000, 100, 80
+HEIGHT, WIDTH = 480, 640
+POOL = 50
+"""Different pictures' detections; the others repeat them under other ids."""
+
+ANNOTATED = 7
+"""Objects a picture, as many as in val2017."""
+
+PHOTOGRAPHS = Path(__file__).parents[1] / "tests" / "golden" / "images"
+
+
+def main() -> None:
+    """Run one of the two measurements."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("files", "overhead"))
+    parser.add_argument("--pictures", type=int, help="how many; default: 5000 for files, 24 for overhead")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.what == "files":
+            figures = files(Path(folder), arguments.pictures or PICTURES)
+        else:
+            figures = overhead(Path(folder), arguments.pictures or 24)
+    print(json.dumps(figures | {"machine": machine()}, indent=2))
+
+
+def files(folder: Path, pictures: int = PICTURES) -> dict[str, Any]:
+    """Seconds and peak memory of writing and reading made-up results, and of evaluating them."""
+    pool = [made_up_detections(seed) for seed in range(POOL)]
+    truth = made_up_truth(folder, pool, pictures)
+    seconds: Costs = {}
+    with _clock(seconds, "encode (RLE)"):
+        for i in range(pictures):
+            pool[i % POOL].to_coco(1)
+    made_up = [found.to_coco(0) for found in pool]
+    with _clock(seconds, "write results (JSON)"), coco_results(folder / "results.json") as writer:
+        for i, image_id in enumerate(truth.image_ids):
+            writer.add_entries(entry | {"image_id": image_id} for entry in made_up[i % POOL])
+    with _clock(seconds, "read results (JSON and checks)"):
+        entries = read_results(folder / "results.json", truth)
+    peak = _peak_gib()
+    assert len(entries) == pictures * EACH
+    with _clock(seconds, "write journal"), Journal(folder, "x", {}, truth.image_ids, window=1) as journal:
+        for i, image_id in enumerate(truth.image_ids):
+            journal.add(image_id, entries[i * EACH : (i + 1) * EACH])
+    kinds: tuple[Kind, ...] = ("bbox", "segm")
+    for fast in (False, True):
+        if fast and find_spec("faster_coco_eval") is None:
+            continue
+        with _clock(seconds, f"box and mask AP, {'faster-coco-eval' if fast else 'pycocotools'}"):
+            for kind in kinds:
+                evaluate_coco(truth.coco, entries, kind, Scope(fast=fast))
+    return {
+        "detections": len(entries),
+        "results_mb": round((folder / "results.json").stat().st_size / 1e6, 1),
+        "seconds": _rounded(seconds),
+        "peak_gib_written_and_read": peak,
+        "peak_gib_evaluated": _peak_gib(),
+    }
+
+
+def overhead(folder: Path, pictures: int) -> dict[str, Any]:
+    """Where the wall time of `condinst-eval --model r50.pth --model r50.onnx` goes."""
+    annotations, checkpoint, exported = _photographs(folder, pictures), folder / "r50.pth", folder / "r50.onnx"
+    _save_r50(checkpoint, exported)
+    truth = load_truth(annotations, folder / "pictures")
+    seconds: Costs = {}
+    places: list[tuple[Any, str, str]] = [
+        (predictor, "_decoded", "decode"),
+        (Backend, "preprocess", "resize and pad"),
+        (TorchBackend, "forward", "network, torch"),
+        (OnnxRuntimeBackend, "forward", "network, onnxruntime"),
+        (Backend, "postprocess", "masks at original size"),
+        (InstanceDetections, "to_coco", "RLE"),
+        (Journal, "add", "journal"),
+        (stages, "evaluate_coco", "average precision"),
+        (stages, "compare", "matching"),
+    ]
+    for owner, name, stage in places:
+        setattr(owner, name, _timed(getattr(owner, name), seconds, stage))
+    options = Options(folder / "out")
+    for warm_up in (checkpoint, exported):
+        with predictor.Predictor(warm_up) as model:
+            model(truth.paths[0])
+    seconds.clear()
+    with _clock(seconds, "all"):
+        sources = [Source(checkpoint, is_model=True), Source(exported, is_model=True)]
+        evaluation = evaluate(sources, truth, options, lambda *_: None)
+        with _clock(seconds, "report"):
+            write_html(folder / "out" / "report.html", evaluation, Verdict(), per_class=False)
+    whole, network = seconds.pop("all"), Cost()
+    for stage, cost in seconds.items():
+        network += cost if stage.startswith("network") else Cost()
+    seconds["the rest (loading models, files)"] = whole - sum(seconds.values(), Cost())
+    threads = torch.get_num_threads()
+    return {
+        "pictures": pictures,
+        "detections": [side.detections for side in evaluation.sides],
+        "network_input": "800x1067 padded to 800x1088",
+        "seconds": _rounded(seconds),
+        "all": whole.rounded(),
+        "overhead_share_of_wall": round(1 - network.wall / whole.wall, 4),
+        # as if the machine were idle: the network alone is spread over the threads
+        "overhead_share_from_cpu": round(1 / (1 + network.cpu / threads / (whole.cpu - network.cpu)), 4),
+    }
+
+
+def made_up_detections(seed: int) -> InstanceDetections:
+    """100 ellipses of 0.1 % to 40 % of the picture, in boxes of their own."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    centres = rng.uniform(0.1, 0.9, (EACH, 2)) * (HEIGHT, WIDTH)
+    radii = np.exp(rng.uniform(np.log(0.02), np.log(0.36), (EACH, 2))) * (HEIGHT, WIDTH)
+    dense = np.stack(
+        [
+            ((rows - y) / a) ** 2 + ((columns - x) / b) ** 2 < 1 + 0.05 * np.sin(columns)
+            for (y, x), (a, b) in zip(centres, radii, strict=True)
+        ]
+    )
+    masks = Masks.from_dense(dense)
+    corners = masks.offsets[:, ::-1]
+    sizes = np.array([crop.shape[::-1] for crop in masks.crops])
+    names = tuple(f"class {i}" for i in range(CLASSES))
+    return InstanceDetections(
+        boxes=np.concatenate((corners, corners + sizes), axis=1).astype(np.float32),
+        scores=np.sort(rng.uniform(0.05, 1, EACH).astype(np.float32))[::-1].copy(),
+        labels=rng.integers(0, CLASSES, EACH),
+        masks=masks,
+        class_names=names,
+        category_ids=tuple(range(1, CLASSES + 1)),
+    )
+
+
+def made_up_truth(folder: Path, pool: list[InstanceDetections], pictures: int) -> Truth:
+    """A data set in which the first detections of each picture are right."""
+    ids = range(1, pictures + 1)
+    objects = [found[:ANNOTATED].to_coco(0) for found in pool]
+    annotations: list[dict[str, Any]] = []
+    for i, image_id in enumerate(ids):
+        for entry in objects[i % len(pool)]:
+            area = entry["bbox"][2] * entry["bbox"][3]
+            annotations.append(entry | {"id": len(annotations) + 1, "image_id": image_id, "iscrowd": 0, "area": area})
+    content = {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "height": HEIGHT, "width": WIDTH} for i in ids],
+        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(pool[0].class_names)],
+        "annotations": annotations,
+    }
+    (folder / "instances.json").write_text(json.dumps(content))
+    return load_truth(folder / "instances.json", None)
+
+
+def _photographs(folder: Path, count: int) -> Path:
+    """640x480 JPEGs cut from two photographs, and an annotation file with a box on each."""
+    from condinst_deploy.coco_classes import COCO_CLASSES
+
+    rng = np.random.default_rng(0)
+    (folder / "pictures").mkdir()
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for i in range(1, count + 1):
+        photograph = Image.open(PHOTOGRAPHS / ("coffee.png", "astronaut.png")[i % 2]).convert("RGB")
+        x, y = (int(rng.integers(0, side // 3)) for side in photograph.size)
+        window = photograph.crop((x, y, x + 2 * photograph.width // 3, y + 2 * photograph.height // 3))
+        window.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS).save(folder / "pictures" / f"{i}.jpg", quality=92)
+        images.append({"id": i, "file_name": f"{i}.jpg", "height": HEIGHT, "width": WIDTH})
+        box = [100, 100, 200, 150]
+        polygon = [100, 100, 300, 100, 300, 250, 100, 250]
+        annotations.append(
+            {"id": i, "image_id": i, "category_id": 1, "iscrowd": 0, "bbox": box, "area": 30_000}
+            | {"segmentation": [polygon]}
+        )
+    categories = [{"id": i, "name": name} for i, name in COCO_CLASSES.items()]
+    path = folder / "instances.json"
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return path
+
+
+def _save_r50(checkpoint: Path, exported: Path) -> None:
+    """mmdetection's R-50 with weights made from a seed, and its exported file."""
+    import onnx
+
+    from condinst_deploy.model.checkpoints import load_model
+    from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
+    from tests.models import mmdet_state
+
+    torch.save({"meta": {"epoch": 12}, "state_dict": mmdet_state()}, checkpoint)
+    loaded = load_model(checkpoint)
+    manifest = with_options(loaded.model, loaded.manifest, ExportOptions())
+    onnx.save(onnx_from_model(loaded.model, manifest), str(exported))
+
+
+class Cost(NamedTuple):
+    """Seconds of a stage; processor time counts every thread, and does not grow with what else the machine does."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+
+    def __add__(self, other: tuple[float, ...]) -> "Cost":  # type: ignore[override]
+        return Cost(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def __sub__(self, other: "Cost") -> "Cost":
+        return Cost(self.wall - other.wall, self.cpu - other.cpu)
+
+    def rounded(self) -> dict[str, float]:
+        return {name: round(value, 2) for name, value in self._asdict().items()}
+
+
+Costs = dict[str, Cost]
+
+
+def _timed(function: Callable[..., Any], seconds: Costs, stage: str) -> Callable[..., Any]:
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        with _clock(seconds, stage):
+            return function(*args, **kwargs)
+
+    return timed
+
+
+@contextmanager
+def _clock(seconds: Costs, stage: str) -> Iterator[None]:
+    started = time.perf_counter(), time.process_time()
+    try:
+        yield
+    finally:
+        spent = Cost(time.perf_counter() - started[0], time.process_time() - started[1])
+        seconds[stage] = seconds.get(stage, Cost()) + spent
+
+
+def _rounded(seconds: Costs) -> dict[str, dict[str, float]]:
+    return {stage: cost.rounded() for stage, cost in seconds.items()}
+
+
+def _peak_gib() -> float:
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "processor": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "load_average": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("numpy", "onnxruntime-gpu", "pycocotools", "torch")},
+        "commit": commit.stdout.strip(),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""`condinst-eval`: COCO's figures of models and results files, side by side, and how far they agree."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import TaskID
+from rich.table import Table
+
+from condinst_deploy.cli.command import FAILED, INTERRUPTED, command_app, progress_bar, terminal
+
+if TYPE_CHECKING:
+    from condinst_deploy.evaluation.evaluate import Evaluation, OnProgress, Source
+    from condinst_deploy.evaluation.report import Verdict
+
+REPORT, FIGURES = "report.html", "figures.json"
+
+
+def evaluate(
+    annotations: Annotated[Path, typer.Option(help="COCO annotation file with the ground truth.")],
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(help="Model file (checkpoint, .onnx, ...); give it several times. The first is the reference."),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the annotated pictures; models need it.")] = None,
+    results: Annotated[
+        list[Path] | None,
+        typer.Option(help="COCO results file from anywhere; several times, too. They come after the models."),
+    ] = None,
+    gate: Annotated[
+        float | None, typer.Option(help="Fail when an AP differs from the reference's by more; AP points, 0 to 100.")
+    ] = None,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Show the AP of each class, too.")] = False,
+    limit: Annotated[int | None, typer.Option(help="Take the first so many pictures.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Pictures of equal padded shape run at once. Default: 1 on a CPU, 8 on a GPU.")
+    ] = None,
+    score_threshold: Annotated[
+        float | None, typer.Option(help="Keep scores above it; at least the models' own. Default: the models' own.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for report, figures, results and journals.")] = Path("evaluation"),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    fast: Annotated[bool, typer.Option("--fast", help="Compute AP with faster-coco-eval (extra fast-eval).")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON on standard output.")] = False,
+) -> None:
+    """Evaluate models on a COCO-format data set and compare them with the first.
+
+    Writes report.html, figures.json and NAME.results.json (COCO results) into the folder. Ctrl-C, or a power cut,
+    costs nothing that was finished: the same command goes on, and ends with the same numbers. Of a command with one
+    more model only that model runs.
+
+    Exit status: 0 done and gate passed, 1 gate failed or an error, 2 wrong usage, 130 interrupted.
+    """
+    # imported here, so that --help does not wait for the backends
+    from condinst_deploy.evaluation.evaluate import Options, Source, check_sources
+    from condinst_deploy.evaluation.evaluate import evaluate as run
+    from condinst_deploy.evaluation.gate import failures
+    from condinst_deploy.evaluation.report import Verdict, figures_json, write_html
+    from condinst_deploy.evaluation.truth import load_truth
+    from condinst_deploy.runtime.results import write_json
+
+    sources = [Source(path, is_model=True) for path in model or []]
+    sources += [Source(path, is_model=False) for path in results or []]
+    check_sources(sources, images, gate)
+    with terminal.status("reading the annotations"):
+        truth = load_truth(annotations, images, limit)
+    terminal.print(f"{len(truth)} pictures, {len(truth.class_names)} classes: {escape(str(annotations))}")
+    options = Options(out, device, batch_size, score_threshold, fast)
+    with _told(sources), progress_bar() as progress:
+        evaluation = run(sources, truth, options, _on_progress(progress))
+    verdict = Verdict(gate, () if gate is None else tuple(failures(evaluation, gate)))
+    figures = figures_json(evaluation, verdict, per_class)
+    write_json(out / FIGURES, figures)
+    with terminal.status("drawing the report"):
+        write_html(out / REPORT, evaluation, verdict, per_class)
+    _print(evaluation, verdict, figures, per_class, as_json, (out / REPORT).absolute())
+    if verdict.failures:
+        raise typer.Exit(FAILED)
+
+
+@contextmanager
+def _told(sources: Sequence["Source"]) -> Iterator[None]:
+    """Say how an interrupted run goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as e:
+        again = "; the same command goes on where it stopped" if any(source.is_model for source in sources) else ""
+        terminal.print(f"interrupted{again}")
+        raise typer.Exit(INTERRUPTED) from e
+
+
+def _on_progress(progress: Any) -> "OnProgress":
+    """A bar for each thing to do; pictures that an earlier run finished do not count for the time that is left."""
+    tasks: dict[str, TaskID] = {}
+
+    def on_progress(what: str, done: int, of: int) -> None:
+        if what not in tasks:
+            tasks[what] = progress.add_task(escape(what), total=of, completed=done)
+            if done:
+                terminal.print(f"{escape(what)}: {done} of {of} pictures were finished before")
+        progress.update(tasks[what], completed=done)
+
+    return on_progress
+
+
+def _print(
+    evaluation: "Evaluation", verdict: "Verdict", figures: dict[str, Any], per_class: bool, as_json: bool, report: Path
+) -> None:
+    if as_json:
+        print(json.dumps(figures, indent=2))
+    else:
+        console = Console(highlight=False, emoji=False)
+        console.print(_table(evaluation, per_class))
+        for comparison in figures["comparisons"]:
+            console.print(_agreement_line(comparison), soft_wrap=True)
+        console.print(f"report: {escape(str(report))}", soft_wrap=True)
+    for failure in verdict.failures:
+        terminal.print(f"[bold red]gate failed:[/] {escape(str(failure))}")
+    if verdict.limit is not None and not verdict.failures:
+        terminal.print(f"gate passed: no AP differs by more than {verdict.limit:g} points")
+
+
+def _table(evaluation: "Evaluation", per_class: bool) -> Table:
+    from condinst_deploy.evaluation.report import class_table, figures_table
+
+    table = Table("AP points", *(escape(side.name) for side in evaluation.sides), show_edge=False, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+        column.overflow = "fold"
+    for name, row in figures_table(evaluation):
+        table.add_row(name, *map(_cell, row), end_section=name.endswith("AR large"))
+    if per_class:
+        for name, kind, row in class_table(evaluation):
+            table.add_row(f"{escape(name)} {kind} AP", *map(_cell, row))
+    return table
+
+
+def _cell(cell: tuple[float | None, float | None]) -> str:
+    value, change = cell
+    shown = "-" if value is None else f"{value:.2f}"
+    return shown if change is None else f"{shown} ({change:+.2f})"
+
+
+def _agreement_line(comparison: dict[str, Any]) -> str:
+    from condinst_deploy.evaluation.report import percent_text
+
+    figures = comparison["agreement"]
+    line = (
+        f"{comparison['name']} against {comparison['reference']}: {percent_text(figures['matched_share'])} of the"
+        f" detections matched ({figures['matched']} pairs of {figures['reference']} and {figures['other']})"
+    )
+    if figures["matched"]:
+        line += (
+            f", boxes within {figures['box_error_px']['max']:.2g} px, scores within {figures['score_error']['max']:.2g}"
+        )
+    if figures["mask_iou"]["median"] is not None:
+        line += f", mask IoU median {figures['mask_iou']['median']:.6f}, lowest {figures['mask_iou']['min']:.6f}"
+    return escape(line)
+
+
+main = command_app(evaluate)

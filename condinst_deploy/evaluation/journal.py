@@ -1,0 +1,143 @@
+"""The journal of an evaluation: what was found in the finished pictures, kept through any interruption."""
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from condinst_deploy.errors import ConfigError, OutputError
+from condinst_deploy.evaluation.coco import Entry
+
+SYNC_SECONDS = 1.0
+"""A power cut costs the pictures of so many seconds; a killed process costs none that was finished."""
+
+
+class Journal:
+    """Lines of JSON in a file: the settings, then one line a picture, in the data set's order.
+
+    The file's name holds a hash of the settings (model, annotations, pictures, options, versions), so that a run goes
+    on only where the same run stopped. What was cut off in the middle of a line is dropped.
+
+    >>> with Journal(folder, "model.onnx", settings, image_ids, window=1) as journal:
+    ...     for image_id in image_ids[journal.finished :]:
+    ...         journal.add(image_id, entries)
+    """
+
+    def __init__(
+        self, folder: Path, name: str, settings: dict[str, Any], image_ids: Sequence[int], window: int
+    ) -> None:
+        """Open the journal of these settings, or begin one.
+
+        Args:
+            folder: where journals are.
+            name: of the model, for whoever looks at the folder.
+            settings: everything that the numbers depend on; plain JSON values.
+            image_ids: all pictures, in the order in which they will be added.
+            window: pictures that are run together; a window that is not whole is run again, so that the
+                same pictures share batches and the numbers stay the same.
+
+        Raises:
+            ConfigError: another process is at work on it.
+            OutputError: it cannot be written.
+        """
+        self._head = json.dumps(settings, sort_keys=True)
+        self.path = folder / f"{name[:60]}.{hashlib.sha256(self._head.encode()).hexdigest()[:12]}.jsonl"
+        self._image_ids = image_ids
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._stream = self.path.open("a+b")
+        except OSError as e:
+            raise self._unwritable(e) from e
+        self._lock()
+        self.finished = self._kept(window)
+        self._synced = time.monotonic()
+
+    def add(self, image_id: int, entries: Sequence[Entry]) -> None:
+        """Append the next picture's results.
+
+        Raises:
+            OutputError: the disk is full.
+        """
+        line = json.dumps({"image_id": image_id, "results": entries}, separators=(",", ":")) + "\n"
+        try:
+            self._stream.write(line.encode())
+            self._stream.flush()
+            if time.monotonic() - self._synced > SYNC_SECONDS:
+                os.fsync(self._stream.fileno())
+                self._synced = time.monotonic()
+        except OSError as e:
+            raise self._unwritable(e) from e
+        self.finished += 1
+
+    def entries(self) -> Iterator[Entry]:
+        """All results so far, in order."""
+        for _, content in self._lines():
+            yield from content["results"]
+
+    def close(self) -> None:
+        """Bring everything to the disk and let others use the file.
+
+        Raises:
+            OutputError: the disk is full.
+        """
+        if self._stream.closed:
+            return
+        try:
+            with self._stream:
+                os.fsync(self._stream.fileno())
+        except OSError as e:
+            raise self._unwritable(e) from e
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            self._stream.close()
+            raise ConfigError(
+                f"another process is writing {self.path}; wait for it, or name another folder with --out"
+            ) from e
+
+    def _kept(self, window: int) -> int:
+        """Cut off what is not whole; how many pictures are left."""
+        ends = [end for end, _ in self._lines()]
+        if len(ends) < len(self._image_ids):
+            ends = ends[: len(ends) // window * window]
+        if not ends:
+            self._stream.truncate(0)
+            self._stream.write(self._head.encode() + b"\n")
+        else:
+            self._stream.truncate(ends[-1])
+        self._stream.flush()
+        return len(ends)
+
+    def _lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """End in the file and content of every picture's line, up to the first that is not what it should be."""
+        with self.path.open("rb") as stream:
+            if stream.readline() != self._head.encode() + b"\n":
+                return
+            for image_id, line in zip(self._image_ids, stream, strict=False):
+                try:
+                    content = json.loads(line) if line.endswith(b"\n") else None
+                except ValueError:
+                    return
+                if not isinstance(content, dict) or content.get("image_id") != image_id:
+                    return
+                yield stream.tell(), content
+
+    def _unwritable(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"{self.path} cannot be written ({error.strerror or error}); choose another place with --out"
+        )

@@ -1,0 +1,178 @@
+"""Pictures in which two sides differ: each side's masks, and the pixels that only one of them has."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from condinst_deploy.contract import DRAWN_ABOVE
+from condinst_deploy.drawing import overlay
+from condinst_deploy.evaluation.agreement import Instances, instances_from_coco, matched_pairs
+from condinst_deploy.evaluation.coco import Entry
+from condinst_deploy.evaluation.evaluate import Difference
+from condinst_deploy.evaluation.truth import Truth
+from condinst_deploy.masks import BoolArray, Masks
+from condinst_deploy.runtime.images import RGBArray, rgb_from
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+SIDE = 480
+"""Longest side of a drawn picture, in pixels: a report of three comparisons stays below 5 MB. Smaller pictures are
+enlarged, so that their pixels are seen."""
+
+QUALITY = 82
+ONLY_REFERENCE, ONLY_OTHER = (230, 57, 70), (0, 150, 255)
+"""Colours of pixels that one side alone has."""
+
+MOST_DRAWN = 30
+"""Of a side; a picture full of outlines shows nothing."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture three times, as JPEG data URIs."""
+
+    title: str
+    caption: str
+    reference: str
+    other: str
+    difference: str
+
+
+def panel_from(difference: Difference, truth: Truth) -> Panel:
+    """Draw what both sides found in a picture; an instance has the same colour on both.
+
+    Drawn is what scores above 0.3 on either side, or everything where nothing does.
+
+    Raises:
+        DataError: the picture has another size than annotated.
+        ImageError: it cannot be read.
+    """
+    path = truth.paths[truth.image_ids.index(difference.image_id)]
+    image = rgb_from(path)
+    size = image.shape[0], image.shape[1]
+    truth.check_size(str(path), size, difference.image_id)
+    sides = _best_first(difference.reference), _best_first(difference.other)
+    pairs = matched_pairs(*sides)
+    colours = _colours(sides, pairs)
+    shown = _shown(sides, pairs)
+    drawn = [
+        _drawn(image, side, which, colour, truth) for side, which, colour in zip(sides, shown, colours, strict=True)
+    ]
+    left, right = _only_on_one_side(sides, pairs, shown, size)
+    lone = [len(side.scores) - len(pairs) for side in sides]
+    return Panel(
+        title=f"{path.name} (id {difference.image_id})",
+        caption=f"{len(pairs)} matched, {lone[0]} only in the reference, {lone[1]} only in the other;"
+        f" {np.count_nonzero(left)} and {np.count_nonzero(right)} pixels on one side alone",
+        reference=_data_uri(drawn[0]),
+        other=_data_uri(drawn[1]),
+        difference=_data_uri(_tinted(image, left, right)),
+    )
+
+
+Sides = tuple[Instances, Instances]
+Chosen = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+"""Indices into each side."""
+
+
+def _best_first(entries: Sequence[Entry]) -> Instances:
+    return instances_from_coco(sorted(entries, key=lambda entry: -entry["score"]))
+
+
+def _colours(sides: Sides, pairs: npt.NDArray[np.int64]) -> Chosen:
+    """A number for each instance, the same for the two of a pair."""
+    left = np.arange(len(sides[0].scores))
+    right = len(left) + np.arange(len(sides[1].scores))
+    right[pairs[:, 1]] = left[pairs[:, 0]]
+    return left, right
+
+
+def _shown(sides: Sides, pairs: npt.NDArray[np.int64]) -> Chosen:
+    left, right = (side.scores > DRAWN_ABOVE for side in sides)
+    either = left[pairs[:, 0]] | right[pairs[:, 1]]
+    left[pairs[:, 0]] = right[pairs[:, 1]] = either
+    if not left.any() and not right.any():
+        left[:], right[:] = True, True
+    return np.flatnonzero(left)[:MOST_DRAWN], np.flatnonzero(right)[:MOST_DRAWN]
+
+
+def _drawn(
+    image: RGBArray, side: Instances, which: npt.NDArray[np.int64], colours: npt.NDArray[np.int64], truth: Truth
+) -> Image.Image:
+    captions = [f"{truth.name_of(int(side.labels[i]))} {side.scores[i]:.2f}" for i in which]
+    masks = _masks(side, which, (image.shape[0], image.shape[1]))
+    factor = _factor(image)
+    large = Masks(
+        (factor * masks.size[0], factor * masks.size[1]),
+        factor * masks.offsets,
+        tuple(_enlarged(crop, factor) for crop in masks.crops),
+    )
+    boxes = (factor * side.boxes[which]).astype(np.float32)
+    return overlay(_enlarged(image, factor), boxes, captions, large, colours[which].tolist())
+
+
+def _factor(image: RGBArray) -> int:
+    """How many times a small picture is enlarged."""
+    longest: int = max(image.shape)
+    return max(1, SIDE // longest)
+
+
+def _enlarged(pixels: npt.NDArray[Scalar], factor: int) -> npt.NDArray[Scalar]:
+    return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def _masks(side: Instances, which: Sequence[int] | npt.NDArray[np.int64], size: tuple[int, int]) -> Masks:
+    """Masks of some instances; empty ones where the results have boxes alone."""
+    if side.rles is None:
+        return Masks(size, np.zeros((len(which), 2), dtype=np.int64), (np.zeros((0, 0), dtype=np.bool_),) * len(which))
+    return Masks.from_rle([side.rles[i] for i in which], size)
+
+
+def _only_on_one_side(
+    sides: Sides, pairs: npt.NDArray[np.int64], shown: Chosen, size: tuple[int, int]
+) -> tuple[BoolArray, BoolArray]:
+    """Pixels `(H, W)` that an instance has on one side and its partner, if it has one, has not on the other."""
+    only = np.zeros(size, dtype=np.bool_), np.zeros(size, dtype=np.bool_)
+    partners = dict(pairs.tolist()), {j: i for i, j in pairs.tolist()}
+    for this in (0, 1):
+        for index in shown[this].tolist():
+            own = np.asarray(_masks(sides[this], [index], size))[0]
+            partner = partners[this].get(index)
+            if partner is not None:
+                own &= ~np.asarray(_masks(sides[1 - this], [partner], size))[0]
+            only[this][own] = True
+    return only
+
+
+def _tinted(image: RGBArray, left: BoolArray, right: BoolArray) -> Image.Image:
+    """The picture in pale grey with the differing pixels in colour; thin lines survive the shrinking."""
+    grey = Image.fromarray(image).convert("L")
+    pale = (np.asarray(grey, dtype=np.float32) * 0.5 + 110).astype(np.uint8)
+    pixels = np.repeat(pale[..., None], 3, axis=2)
+    reach = max(1, round(max(image.shape[:2]) / SIDE))
+    for where, colour in ((left, ONLY_REFERENCE), (right, ONLY_OTHER)):
+        pixels[_grown(where, reach)] = colour
+    return Image.fromarray(_enlarged(pixels, _factor(image)))
+
+
+def _grown(where: BoolArray, size: int) -> BoolArray:
+    """Every pixel widened to a square of `size`, so that one of many pixels is seen after shrinking."""
+    grown = where.copy()
+    for _ in range(size - 1):
+        grown[1:] |= grown[:-1].copy()
+        grown[:, 1:] |= grown[:, :-1].copy()
+    return grown
+
+
+def _data_uri(picture: Image.Image) -> str:
+    scale = min(1.0, SIDE / max(picture.size))
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    stream = io.BytesIO()
+    picture.resize((width, height), Image.Resampling.LANCZOS).save(stream, format="JPEG", quality=QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

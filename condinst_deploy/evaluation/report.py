@@ -1,0 +1,222 @@
+"""What an evaluation leaves: a JSON file of all figures, and one HTML page that needs nothing else."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from condinst_deploy.atomic import atomic_path
+from condinst_deploy.evaluation.coco import CURVE_IOUS, FIGURE_NAMES, KIND_NAMES, Figures, Kind, points
+from condinst_deploy.evaluation.comparison import IOU_BINS, RULE, SIZES, Comparison, agreement_figures, iou_counts
+from condinst_deploy.evaluation.evaluate import Evaluation, Side
+from condinst_deploy.evaluation.gate import Failure
+from condinst_deploy.evaluation.panels import Panel, panel_from
+from condinst_deploy.evaluation.plots import Curve, bars, error_rows, iou_rows, precision_recall
+
+BOX_ERROR_BOUNDS = (0.001, 0.01, 0.1, 1.0, 10.0)  # px
+SCORE_ERROR_BOUNDS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+
+Cell = tuple[float | None, float | None]
+"""A figure in points, and its difference from the reference's; None where there is none."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate said; no limit where none was asked for."""
+
+    limit: float | None = None  # points
+    failures: tuple[Failure, ...] = ()
+
+
+def figures_table(evaluation: Evaluation) -> list[tuple[str, list[Cell]]]:
+    """Rows of all figures that a side has: name and one cell a side."""
+    kinds: list[Kind] = ["bbox", "segm"]
+    return [
+        (f"{KIND_NAMES[kind]} {FIGURE_NAMES[name]}", _cells([_figure(side, kind, name) for side in evaluation.sides]))
+        for kind in kinds
+        if any(kind in side.coco for side in evaluation.sides)
+        for name in Figures._fields
+    ]
+
+
+def class_table(evaluation: Evaluation) -> list[tuple[str, str, list[Cell]]]:
+    """Rows of AP for each class that is annotated: class, kind, and one cell a side."""
+    kinds: list[Kind] = ["bbox", "segm"]
+    rows = []
+    for category_id in evaluation.truth.category_ids:
+        for kind in kinds:
+            found = [
+                points(s.coco[kind].per_class[category_id].ap) if kind in s.coco else None for s in evaluation.sides
+            ]
+            if any(value is not None for value in found):
+                rows.append((evaluation.truth.name_of(category_id), KIND_NAMES[kind], _cells(found)))
+    return rows
+
+
+def figures_json(evaluation: Evaluation, verdict: Verdict, per_class: bool) -> dict[str, Any]:
+    """All figures as plain values; AP and AR in points, 0..100."""
+    truth = evaluation.truth
+    return {
+        "annotations": str(truth.annotations),
+        "pictures": len(truth),
+        "unit": "AP points, 0..100",
+        "sides": [_side_json(side, evaluation, per_class) for side in evaluation.sides],
+        "rule": RULE,
+        "comparisons": [
+            _comparison_json(side, comparison, evaluation)
+            for side, comparison in zip(evaluation.sides[1:], evaluation.comparisons, strict=True)
+        ],
+        "gate": {
+            "limit": verdict.limit,
+            "passed": None if verdict.limit is None else not verdict.failures,
+            "failures": [str(failure) for failure in verdict.failures],
+        },
+    }
+
+
+def write_html(path: Path, evaluation: Evaluation, verdict: Verdict, per_class: bool) -> None:
+    """Write the report: one file with its pictures inside, no scripts, nothing loaded from anywhere.
+
+    Raises:
+        ImageError: a picture that differs cannot be read any more.
+        OutputError: the file cannot be written.
+    """
+    loader = PackageLoader("condinst_deploy.evaluation")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters |= {
+        "points": _points_text,
+        "change": _change_text,
+        "percent": percent_text,
+        "small": _small_text,
+        "iou": _iou_text,
+        "breakable": _breakable,
+    }
+    page = environment.get_template("report.html").render(
+        sides=evaluation.sides,
+        truth=evaluation.truth,
+        verdict=verdict,
+        table=figures_table(evaluation),
+        classes=class_table(evaluation) if per_class else [],
+        curves=[(title, Markup(svg)) for title, svg in _curve_plots(evaluation)],
+        comparisons=[
+            _section(side, comparison, number, evaluation)
+            for number, (side, comparison) in enumerate(
+                zip(evaluation.sides[1:], evaluation.comparisons, strict=True), start=1
+            )
+        ],
+        rule=RULE,
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _cells(values: Sequence[float | None]) -> list[Cell]:
+    first = values[0]
+    changes = [None if value is None or first is None else value - first for value in values]
+    return [(value, change if i else None) for i, (value, change) in enumerate(zip(values, changes, strict=True))]
+
+
+def _figure(side: Side, kind: Kind, name: str) -> float | None:
+    return points(getattr(side.coco[kind].figures, name)) if kind in side.coco else None
+
+
+def _side_json(side: Side, evaluation: Evaluation, per_class: bool) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "name": side.name,
+        "note": side.note,
+        "results": str(side.results.absolute()),
+        "detections": side.detections,
+    }
+    for kind, coco in side.coco.items():
+        entry[KIND_NAMES[kind]] = {name: points(value) for name, value in coco.figures._asdict().items()}
+    if per_class:
+        entry["per_class"] = {
+            str(category_id): {
+                "name": evaluation.truth.name_of(category_id),
+                **{KIND_NAMES[kind]: points(coco.per_class[category_id].ap) for kind, coco in side.coco.items()},
+            }
+            for category_id in evaluation.truth.category_ids
+        }
+    return entry
+
+
+def _comparison_json(side: Side, comparison: Comparison, evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "name": side.name,
+        "reference": evaluation.sides[0].name,
+        "agreement": agreement_figures(comparison.whole),
+        "by_size": {size: agreement_figures(comparison.by_size[size]) for size in SIZES},
+        "worst_pictures": [
+            {"image_id": picture.image_id, "difference": picture.difference, **agreement_figures(picture.whole)}
+            for picture in comparison.worst
+        ],
+    }
+
+
+def _section(side: Side, comparison: Comparison, number: int, evaluation: Evaluation) -> dict[str, Any]:
+    """What the template shows of one comparison."""
+    whole = comparison.whole
+    plots = [
+        ("Mask IoU of matched pairs", bars("mask IoU", iou_rows(iou_counts(whole.mask_ious), IOU_BINS), number)),
+        ("Box difference, px (largest of four)", bars("box", error_rows(whole.box_errors, BOX_ERROR_BOUNDS), number)),
+        ("Score difference", bars("score", error_rows(whole.score_errors, SCORE_ERROR_BOUNDS), number)),
+    ]
+    sizes = [("all", agreement_figures(whole)), *((s, agreement_figures(comparison.by_size[s])) for s in SIZES)]
+    return {
+        "side": side,
+        "number": number,
+        "sizes": sizes,
+        "plots": [(title, Markup(svg)) for title, svg in plots],
+        "worst": list(zip(comparison.worst, _panels(evaluation, number - 1), strict=True)),
+    }
+
+
+def _panels(evaluation: Evaluation, which: int) -> list[Panel | None]:
+    truth = evaluation.truth
+    return [panel_from(d, truth) if truth.has_pictures else None for d in evaluation.differences[which]]
+
+
+def _curve_plots(evaluation: Evaluation) -> list[tuple[str, str]]:
+    kinds: list[Kind] = ["bbox", "segm"]
+    plots = []
+    for kind in kinds:
+        curves = [
+            Curve(f"{side.name}, IoU {iou:g}", side.coco[kind].curves[k], number, dashed=k > 0)
+            for k, iou in enumerate(CURVE_IOUS)
+            for number, side in enumerate(evaluation.sides)
+            if kind in side.coco
+        ]
+        if curves:
+            plots.append((f"{KIND_NAMES[kind].capitalize()} precision over recall", precision_recall(kind, curves)))
+    return plots
+
+
+def _points_text(value: float | None) -> str:
+    return "\u2013" if value is None else f"{value:.2f}"
+
+
+def _change_text(value: float | None) -> str:
+    return "" if value is None else f"{value:+.2f}".replace("-0.00", "0.00").replace("+0.00", "0.00")
+
+
+def percent_text(value: float) -> str:
+    """Two decimals, cut off and not rounded: 100 % means all."""
+    return f"{int(value * 1e4) / 100:.2f} %"
+
+
+def _breakable(name: str) -> Markup:
+    """A file's name that may be broken where a reader would."""
+    breaks = {sign: Markup("{}<wbr>").format(sign) for sign in "/_-"} | {".": Markup("<wbr>.")}
+    return Markup("").join(breaks.get(sign, sign) for sign in name)
+
+
+def _small_text(value: float | None) -> str:
+    return "\u2013" if value is None else f"{value:.3g}"
+
+
+def _iou_text(value: float | None) -> str:
+    """Five decimals, cut off and not rounded: 1 means equal."""
+    return "\u2013" if value is None else f"{int(value * 1e5) / 1e5:.5f}"

@@ -1,0 +1,99 @@
+"""The journal: what was finished stays, what was not whole goes, and nothing else is taken for it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from condinst_deploy.errors import ConfigError, OutputError
+from condinst_deploy.evaluation.journal import Journal
+
+IDS = [5, 3, 9, 2, 7]
+
+
+def journal(folder: Path, window: int = 1, **settings: Any) -> Journal:
+    return Journal(folder, "model.onnx", {"model": "a"} | settings, IDS, window)
+
+
+def entries(image_id: int) -> list[dict[str, Any]]:
+    return [{"image_id": image_id, "score": 0.1 + 0.2}, {"image_id": image_id, "score": 1 / 3}][: image_id % 3]
+
+
+def fill(folder: Path, count: int, window: int = 1) -> Path:
+    with journal(folder, window) as opened:
+        for image_id in IDS[opened.finished : count]:
+            opened.add(image_id, entries(image_id))
+        return opened.path
+
+
+def test_a_new_journal_is_empty_and_a_filled_one_goes_on(tmp_path: Path) -> None:
+    with journal(tmp_path) as first:
+        assert (first.finished, list(first.entries())) == (0, [])
+    fill(tmp_path, 3)
+    with journal(tmp_path) as second:
+        assert second.finished == 3
+        assert list(second.entries()) == [entry for i in IDS[:3] for entry in entries(i)]
+    fill(tmp_path, 5)
+    with journal(tmp_path) as third:
+        assert third.finished == 5
+        assert list(third.entries()) == [entry for i in IDS for entry in entries(i)]
+
+
+def test_whatever_is_cut_off_anywhere_the_finished_pictures_stay(tmp_path: Path) -> None:
+    path = fill(tmp_path, 4)
+    whole = path.read_bytes()
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
+    for length in range(len(whole) + 1):
+        path.write_bytes(whole[:length])
+        with journal(tmp_path) as opened:
+            assert opened.finished == max(0, sum(end <= length for end in ends) - 1)
+        fill(tmp_path, 4)
+        assert path.read_bytes() == whole
+
+
+def test_a_window_that_is_not_whole_is_run_again(tmp_path: Path) -> None:
+    fill(tmp_path, 3, window=2)
+    with journal(tmp_path, window=2) as opened:
+        assert opened.finished == 2
+    fill(tmp_path, 5, window=2)
+    with journal(tmp_path, window=2) as opened:
+        assert opened.finished == 5  # the last window is short, but all of it
+
+
+@pytest.mark.parametrize("damage", [b"{", b"[]\n", b'{"image_id":99,"results":[]}\n', b"\xff\xfe\n"])
+def test_a_damaged_line_ends_what_is_believed(damage: bytes, tmp_path: Path) -> None:
+    path = fill(tmp_path, 2)
+    good = path.read_bytes()
+    path.write_bytes(good + damage + b'{"image_id":2,"results":[]}\n')
+    with journal(tmp_path) as opened:
+        assert opened.finished == 2
+    assert path.read_bytes() == good
+
+
+def test_other_settings_have_a_journal_of_their_own(tmp_path: Path) -> None:
+    first = fill(tmp_path, 2)
+    with journal(tmp_path, batch_size=4) as other:
+        assert other.finished == 0
+        assert other.path != first
+    assert first.name.startswith("model.onnx.")
+    with journal(tmp_path) as again:
+        assert again.finished == 2
+
+
+def test_a_file_of_the_same_name_with_another_head_is_begun_anew(tmp_path: Path) -> None:
+    path = fill(tmp_path, 2)
+    path.write_bytes(b"{}\n" + path.read_bytes().split(b"\n", 1)[1])
+    with journal(tmp_path) as opened:
+        assert opened.finished == 0
+
+
+def test_two_processes_do_not_write_one_journal(tmp_path: Path) -> None:
+    with journal(tmp_path), pytest.raises(ConfigError, match=r"another process is writing .*name another folder"):
+        journal(tmp_path)
+    journal(tmp_path).close()
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="choose another place with --out"):
+        journal(tmp_path / "file")

@@ -1,0 +1,115 @@
+"""Deliberately broken models, trained and on pictures that they know how to read: the gate and the agreement say so."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from typer.testing import CliRunner
+
+from condinst_deploy.cli.evaluate import main
+from condinst_deploy.contract import ImageGeometry
+from condinst_deploy.data.shapes import generate_shapes
+from condinst_deploy.evaluation.coco import detect_all, ground_truth
+from condinst_deploy.masks import Masks
+from condinst_deploy.model import candidates, condinst, mask_branch
+from condinst_deploy.model.head import level_points
+from condinst_deploy.model.mask_head import dynamic_mask_head
+from condinst_deploy.runtime import postprocess
+from condinst_deploy.runtime.predictor import Predictor
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SHIPPED = Path(__file__).parents[2] / "demo" / "shapes_slim.pth"
+COUNT = 24
+GATE = 0.1
+
+
+def nearest_features(x: Tensor, factor: int) -> Tensor:
+    """Instead of the aligned bilinear in the mask branch."""
+    return F.interpolate(x, scale_factor=factor, mode="nearest")
+
+
+def nearest_masks(logits: np.ndarray[Any, Any], kept: np.ndarray[Any, Any], geometry: ImageGeometry) -> Masks:
+    """Instead of aligned bilinear, sigmoid, aligned bilinear."""
+    padded = torch.from_numpy(logits[kept])[None].repeat_interleave(8, 2).repeat_interleave(8, 3)
+    height, width = geometry.resized
+    resized = padded[:, :, :height, :width]
+    return Masks.from_dense((F.interpolate(resized, size=geometry.original, mode="nearest")[0] > 0).numpy())
+
+
+def pixel_corners(feats: Tensor, params: Tensor, points: Tensor, soi: Tensor, hidden: int) -> Tensor:
+    """A pixel's coordinates are those of its corner, not of its centre."""
+    return dynamic_mask_head(feats, params, points + 4, soi, hidden)
+
+
+def point_corners(height: int, width: int, stride: int, device: torch.device) -> Tensor:
+    """A location's point is the corner of its cell, not the centre."""
+    return level_points(height, width, stride, device) - stride / 2
+
+
+BROKEN: dict[str, tuple[object, str, Callable[..., Any]]] = {
+    "nearest features": (mask_branch, "aligned_bilinear", nearest_features),
+    "nearest masks": (postprocess, "masks_from_logits", nearest_masks),
+    "pixel corners": (condinst, "dynamic_mask_head", pixel_corners),
+    "point corners": (candidates, "level_points", point_corners),
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return generate_shapes(tmp_path_factory.mktemp("shapes"), "val", COUNT)
+
+
+@pytest.fixture(scope="module")
+def good(data: Path) -> Path:
+    return results_of(data, "good", batch_size=1)
+
+
+def results_of(data: Path, name: str, batch_size: int) -> Path:
+    truth = ground_truth(data)
+    pictures = [(i, data.parent / "val" / truth.imgs[i]["file_name"]) for i in truth.getImgIds()]
+    path = data.parent / f"{name}.json"
+    with Predictor(SHIPPED, device="cpu", batch_size=batch_size) as predictor:
+        path.write_text(json.dumps(detect_all(predictor, pictures)))
+    return path
+
+
+def evaluate(data: Path, reference: Path, other: Path, out: Path) -> tuple[int, Any]:
+    arguments = ["--annotations", data, "--results", reference, "--results", other, "--gate", GATE, "--out", out]
+    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    return done.exit_code, json.loads((out / "figures.json").read_text())
+
+
+def test_the_same_model_in_other_batches_passes(data: Path, good: Path, tmp_path: Path) -> None:
+    status, figures = evaluate(data, good, results_of(data, "batched", batch_size=4), tmp_path)
+    agreement = figures["comparisons"][0]["agreement"]
+    assert status == 0
+    assert figures["sides"][0]["mask"]["ap"] > 30  # it is trained: otherwise nothing here would mean anything
+    assert agreement["matched_share"] >= 0.999
+    assert agreement["mask_iou"]["median"] >= 0.9999
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_model_fails_the_gate_and_the_agreement(
+    name: str, data: Path, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(*BROKEN[name])
+    status, figures = evaluate(data, good, results_of(data, name, batch_size=1), tmp_path)
+    agreement = figures["comparisons"][0]["agreement"]
+    assert status == 1
+    assert any("mask AP" in failure for failure in figures["gate"]["failures"])
+    assert agreement["mask_iou"]["median"] < 0.99
+    if name == "point corners":
+        assert agreement["box_error_px"]["median"] >= 2
+        assert any("box AP" in failure for failure in figures["gate"]["failures"])
+    else:  # the boxes are right, and only the masks tell
+        assert agreement["matched_share"] == 1
+        assert agreement["box_error_px"]["max"] < 0.01
+        assert not any("box" in failure for failure in figures["gate"]["failures"])
+    assert figures["comparisons"][0]["worst_pictures"][0]["difference"] > 0.3

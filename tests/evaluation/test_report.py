@@ -1,0 +1,212 @@
+"""The report: one file that needs nothing else, with every figure and the pictures that differ."""
+
+import base64
+import io
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from condinst_deploy.errors import DataError
+from condinst_deploy.evaluation.coco import points
+from condinst_deploy.evaluation.evaluate import Evaluation, Options, Source, evaluate
+from condinst_deploy.evaluation.gate import failures
+from condinst_deploy.evaluation.panels import ONLY_OTHER, ONLY_REFERENCE, SIDE, panel_from
+from condinst_deploy.evaluation.plots import bars, error_rows, iou_rows
+from condinst_deploy.evaluation.report import Verdict, figures_json, figures_table, write_html
+from condinst_deploy.evaluation.truth import load_truth
+from tests import small_coco
+
+
+def evaluated(
+    folder: Path, *sides: list[dict[str, Any]], pictures: bool = True, names: tuple[str, ...] = ("a.json", "b.json")
+) -> Evaluation:
+    annotations, images = small_coco.written(folder)
+    sources = []
+    for name, content in zip(names, sides, strict=False):
+        (folder / name).write_text(json.dumps(content))
+        sources.append(Source(folder / name, is_model=False))
+    truth = load_truth(annotations, images if pictures else None)
+    return evaluate(sources, truth, Options(folder / "out"), lambda *_: None)
+
+
+def moved() -> list[dict[str, Any]]:
+    """The stop sign's mask is ten pixels narrower, and the toothbrush is missing."""
+    results = small_coco.results()[:4]
+    results[3]["segmentation"] = small_coco.rle_of((40, 40, 40, 31))
+    return results
+
+
+class Checker(HTMLParser):
+    """Collects addresses and open tags."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value or "" for name, value in attributes if name in ("src", "href", "xlink:href")]
+        if tag not in ("meta", "img", "br", "wbr"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def page(folder: Path, evaluation: Evaluation, verdict: Verdict | None = None, per_class: bool = True) -> str:
+    write_html(folder / "report.html", evaluation, verdict or Verdict(), per_class)
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_is_whole_and_loads_nothing(tmp_path: Path) -> None:
+    text = page(tmp_path, evaluated(tmp_path, small_coco.results(), moved()))
+    checker = Checker()
+    checker.feed(text)
+    assert checker.open == []
+    assert len(checker.addresses) == 6  # two pictures, three times each
+    assert all(address.startswith("data:image/jpeg;base64,") for address in checker.addresses)
+    assert "<script" not in text
+    assert "url(" not in text
+    assert "@import" not in text
+    assert set(re.findall(r"https?://[^\"' <]+", text)) == {"http://www.w3.org/2000/svg"}
+    assert 'name="viewport"' in text
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_every_figure_is_on_the_page(tmp_path: Path) -> None:
+    evaluation = evaluated(tmp_path, small_coco.results(), moved())
+    text = page(tmp_path, evaluation)
+    for _, row in figures_table(evaluation):
+        for value, _ in row:
+            assert (f"{value:.2f}" if value is not None else "\u2013") in text
+    assert "toothbrush" in text
+    assert "mask IoU" in text
+    assert "toothbrush" not in page(tmp_path, evaluation, per_class=False)
+
+
+def test_the_gate_is_told(tmp_path: Path) -> None:
+    evaluation = evaluated(tmp_path, small_coco.results(), moved())
+    found = failures(evaluation, 1.0)
+    assert [(f.figure, round(f.other - f.reference, 2)) for f in found] == [
+        ("box AP", -33.33),
+        ("box AP50", -33.33),
+        ("box AP75", -33.33),
+        ("box AP medium", -50.0),
+        ("mask AP", -11.72),  # toothbrush 0.2 / 3; stop sign 0.3 * 51/101 / 3, for its IoU is 40*31 / 2500
+        ("mask AP50", -50.17),
+        ("mask AP medium", -25.0),
+    ]
+    text = page(tmp_path, evaluation, Verdict(1.0, tuple(found)))
+    assert "Gate of 1.0 points failed: 7 figures differ by more." in text
+    assert "b.json: mask AP medium is 0.00, -25.00 from the reference&#39;s 25.00" in text
+    assert "points passed" in page(tmp_path, evaluation, Verdict(60.0))
+    assert failures(evaluation, abs(found[-1].other - found[-1].reference))[-1].figure == "mask AP50"  # up to and with
+
+
+def test_names_are_text_and_not_markup(tmp_path: Path) -> None:
+    names = ("<b>&.json", '"><script>alert(1).json')
+    evaluation = evaluated(tmp_path, small_coco.results(), moved(), names=names)
+    text = page(tmp_path, evaluation)
+    assert "<script" not in text
+    assert "&lt;b&gt;&amp;.json" in text
+
+
+def test_one_side_alone_has_its_figures_and_no_comparison(tmp_path: Path) -> None:
+    text = page(tmp_path, evaluated(tmp_path, small_coco.results()))
+    assert "Average precision" in text
+    assert "Agreement" not in text
+    assert "<img" not in text
+
+
+def test_equal_sides_show_no_picture(tmp_path: Path) -> None:
+    text = page(tmp_path, evaluated(tmp_path, small_coco.results(), small_coco.results()))
+    assert "No picture differs" in text
+    assert "<img" not in text
+
+
+def test_without_the_pictures_they_are_named(tmp_path: Path) -> None:
+    text = page(tmp_path, evaluated(tmp_path, small_coco.results(), moved(), pictures=False))
+    assert "picture 285: difference 0.6" in text
+    assert "<img" not in text
+
+
+def test_boxes_alone_and_nothing_at_all_have_a_report(tmp_path: Path) -> None:
+    boxes = [{k: v for k, v in entry.items() if k != "segmentation"} for entry in small_coco.results()]
+    assert "data:image" in page(tmp_path, evaluated(tmp_path, boxes, boxes[:3]))
+    assert "mask AP" in page(tmp_path, evaluated(tmp_path, small_coco.results(), []))
+    assert "mask AP" in page(tmp_path, evaluated(tmp_path, [], []))
+
+
+def test_the_json_file_is_plain_and_in_points(tmp_path: Path) -> None:
+    evaluation = evaluated(tmp_path, small_coco.results(), moved())
+    told = json.loads(json.dumps(figures_json(evaluation, Verdict(1.0), per_class=True), allow_nan=False))
+    assert told["sides"][0]["box"]["ap"] == pytest.approx(61.7822, abs=1e-4)
+    assert told["sides"][0]["per_class"]["1"] == {"name": "person", "box": pytest.approx(50), "mask": pytest.approx(50)}
+    comparison = told["comparisons"][0]
+    assert [picture["image_id"] for picture in comparison["worst_pictures"]] == [285, 139]
+    assert comparison["worst_pictures"][0]["difference"] == 0.6
+    assert comparison["worst_pictures"][1]["difference"] == pytest.approx(0.7 * (1 - 40 / 50))
+    assert comparison["by_size"]["medium"]["matched"] == 1
+    nothing = evaluated(tmp_path / "nothing", [], [])
+    json.dumps(figures_json(nothing, Verdict(), per_class=True), allow_nan=False)
+
+
+def image_of(uri: str) -> np.ndarray[Any, Any]:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1]))).convert("RGB"))
+
+
+def share_of(colour: tuple[int, int, int], pixels: np.ndarray[Any, Any]) -> float:
+    return float((np.abs(pixels.astype(int) - colour).max(axis=2) < 40).mean())
+
+
+def test_panels_show_what_only_one_side_has(tmp_path: Path) -> None:
+    evaluation = evaluated(tmp_path, small_coco.results(), moved())
+    first, second = (panel_from(difference, evaluation.truth) for difference in evaluation.differences[0])
+    assert first.title == "000000000285.png (id 285)"
+    assert first.caption.startswith("0 matched, 1 only in the reference, 0 only in the other; 920 and 0 pixels")
+    assert second.caption.endswith("310 and 0 pixels on one side alone")  # ten columns of 31
+    pixels = image_of(first.difference)
+    assert pixels.shape == (2 * small_coco.SIDE, 2 * small_coco.SIDE, 3)  # a small picture is enlarged
+    assert share_of(ONLY_REFERENCE, pixels) == pytest.approx(920 / small_coco.SIDE**2, rel=0.1)
+    assert share_of(ONLY_OTHER, pixels) == 0
+    assert not np.array_equal(image_of(first.reference), image_of(first.other))
+
+
+def test_large_pictures_are_shrunk_and_others_than_annotated_are_refused(tmp_path: Path) -> None:
+    evaluation = evaluated(tmp_path, small_coco.results(), moved())
+    large = Image.new("RGB", (1600, 1200), "grey")
+    truth = replace(evaluation.truth, paths=(tmp_path / "large.png",) * 3)
+    large.save(tmp_path / "large.png")
+    nothing = replace(evaluation.differences[0][0], reference=(), other=())
+    with pytest.raises(DataError, match=r"large\.png is 1600x1200, but picture 285 of .* is annotated as 200x200"):
+        panel_from(nothing, truth)
+    truth.coco.imgs[285] |= {"width": 1600, "height": 1200}
+    panel = panel_from(nothing, truth)
+    assert image_of(panel.difference).shape == (360, SIDE, 3)
+    assert sum(len(uri) for uri in (panel.reference, panel.other, panel.difference)) < 3 * 60_000
+
+
+def test_counts_of_plots() -> None:
+    assert error_rows(np.array([0, 0, 0.01, 0.02, 5]), (0.01, 1)) == [
+        ("0", 2),
+        ("up to 0.01", 1),
+        ("up to 1", 1),
+        ("above 1", 1),
+    ]
+    assert iou_rows([1, 2, 3], (0.5, 1)) == [("1 (identical)", 3), ("from 0.5", 2), ("below 0.5", 1)]
+    empty = bars("x", [("a", 0), ("b", 0)], 1)
+    assert empty.count('width="0.0"') == 2
+
+
+def test_figures_that_are_not_there_have_no_points() -> None:
+    assert (points(-1), points(0), points(0.5)) == (None, 0, 50)

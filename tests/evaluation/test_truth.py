@@ -1,0 +1,116 @@
+"""The data set to evaluate on: what it holds, and one line for everything that is wrong with it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from condinst_deploy.contract import ModelManifest
+from condinst_deploy.errors import ConfigError, DataError
+from condinst_deploy.evaluation.truth import load_truth
+from tests import small_coco
+
+
+def changed(folder: Path, **values: Any) -> tuple[Path, Path]:
+    return small_coco.written(folder, small_coco.content() | values)
+
+
+def test_classes_are_sorted_by_id_and_pictures_keep_the_files_order(tmp_path: Path) -> None:
+    annotations, images = changed(tmp_path, images=small_coco.content()["images"][::-1])
+    truth = load_truth(annotations, images)
+    assert truth.category_ids == (1, 13, 90)
+    assert truth.class_names == ("person", "stop sign", "toothbrush")
+    assert truth.image_ids == (632, 285, 139)
+    assert truth.paths[0] == images / "000000000632.png"
+    assert truth.size(139) == (200, 200)
+    assert truth.name_of(13) == "stop sign"
+    assert len(load_truth(annotations, images, limit=2)) == 2
+    assert len(load_truth(annotations, images, limit=9)) == 3
+
+
+def test_results_alone_need_no_pictures(tmp_path: Path) -> None:
+    annotations, images = small_coco.written(tmp_path)
+    for path in images.iterdir():
+        path.unlink()
+    assert not load_truth(annotations, None).has_pictures
+    with pytest.raises(DataError, match=r"3 pictures are missing from .*000000000139\.png"):
+        load_truth(annotations, images)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("no json", "is not JSON"),
+        ("[1, 2]", "has no list 'images'"),
+        ('{"images": []}', "has no list 'annotations'"),
+        ('{"images": [], "annotations": [], "categories": []}', "has no pictures"),
+    ],
+)
+def test_a_file_that_is_not_cocos_is_one_line(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(DataError, match=message):
+        load_truth(tmp_path / "x.json", None)
+
+
+def test_no_ground_truth_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no ground truth: nothing is annotated in its 3 pictures"):
+        load_truth(*changed(tmp_path, annotations=[]))
+    crowd_alone = [entry for entry in small_coco.content()["annotations"] if entry["iscrowd"]]
+    with pytest.raises(DataError, match="has no ground truth"):
+        load_truth(*changed(tmp_path, annotations=crowd_alone))
+    annotations, images = changed(tmp_path, images=small_coco.content()["images"][::-1])
+    with pytest.raises(DataError, match="nothing is annotated in its 1 pictures to evaluate"):
+        load_truth(annotations, images, limit=1)
+
+
+def test_a_damaged_crowd_is_named(tmp_path: Path) -> None:
+    values = small_coco.content()
+    values["annotations"][1]["segmentation"] = {"size": [200, 200], "counts": "0123"}
+    with pytest.raises(DataError, match="a crowd of picture 139 has a damaged RLE"):
+        load_truth(*small_coco.written(tmp_path, values))
+
+
+@pytest.mark.parametrize("limit", [0, -3])
+def test_a_limit_below_one_is_an_error(limit: int, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"the limit is {limit}"):
+        load_truth(*small_coco.written(tmp_path), limit=limit)
+
+
+def manifest(*names: str) -> ModelManifest:
+    return ModelManifest(class_names=names, category_ids=tuple(range(1, len(names) + 1)))
+
+
+def test_a_models_labels_get_the_data_sets_ids_by_their_names(tmp_path: Path) -> None:
+    truth = load_truth(*small_coco.written(tmp_path))
+    assert truth.category_ids_of(manifest("person", "stop sign", "toothbrush"), "m.pth") == (1, 13, 90)
+    assert truth.category_ids_of(manifest("toothbrush", "person", "stop sign"), "m.pth") == (90, 1, 13)
+    assert truth.category_ids_of(manifest("class_0", "class_1", "class_2"), "m.pth") == (1, 13, 90)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("person", "stop sign"), r"has 2 classes and .* 3, .*only the data has toothbrush; expected"),
+        (("person", "stop sign", "comb"), r"only the model has comb; only the data has toothbrush; expected"),
+        (("class_0", "class_1"), r"only the model has class_0, class_1; only the data has person, stop sign"),
+        (("person", "person", "stop sign"), r"m\.pth has 3 classes"),
+        (tuple("abcdefgh"), r"only the model has a, b, c, d, e, \.\.\.; "),
+    ],
+)
+def test_other_classes_are_one_line(names: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    truth = load_truth(*small_coco.written(tmp_path))
+    with pytest.raises(ConfigError, match=message):
+        truth.category_ids_of(manifest(*names), "m.pth")
+
+
+def test_coco_itself_has_91_ids_with_gaps(tmp_path: Path) -> None:
+    from condinst_deploy.coco_classes import COCO_CLASSES
+
+    values = small_coco.content() | {"categories": [{"id": i, "name": name} for i, name in COCO_CLASSES.items()]}
+    annotations, _ = small_coco.written(tmp_path, values)
+    truth = load_truth(annotations, None)
+    ids = truth.category_ids_of(manifest(*COCO_CLASSES.values()), "coco.pth")  # with ids 1..80 of its own
+    assert ids == tuple(COCO_CLASSES)
+    assert (len(ids), ids[11], ids[-1]) == (80, 13, 90)
+    assert json.loads(annotations.read_text())["categories"][-1]["id"] == 90
