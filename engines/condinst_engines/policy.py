@@ -1,7 +1,7 @@
 """The precision policy: which nodes run in half precision, which stay in float32, and why.
 
-It stands here and nowhere else. Rules match node names (`backbone.layer1.0.conv2/Conv`, `SelectInstances/iou`), the first that
-matches decides, and a recipe's patterns come before all of them.
+It stands here and nowhere else. Rules match node names (`backbone.layer1.0.conv2/Conv`, `SelectInstances/iou`), the
+first that matches decides, and a recipe's patterns come before all of them.
 """
 
 from collections.abc import Iterable
@@ -34,7 +34,7 @@ POLICY = (
     Rule("DynamicMaskHead/*", True, "three small layers, and the widest maps of the network"),
     Rule("normalize/*", False, "the mean of a channel, 123.675, has no close neighbour in bfloat16"),
     Rule("candidates/*", False, "boxes are clamped to the picture and tested for area: coordinates"),
-    Rule("candidates.*", False, "locations, decoding, score product and top-k: close scores would tie and change order"),
+    Rule("candidates.*", False, "locations, decoding, scores and top-k: close scores would tie and change order"),
     Rule("SelectInstances/*", False, "areas overflow float16 above 256x256 px; an IoU near the threshold would flip"),
     Rule("instances/*", False, "gathers boxes and scores, which the contract wants in float32"),
     Rule("*", False, "whatever no rule names"),
@@ -56,7 +56,7 @@ class Policy:
         """
         for name in ("float32", "half"):
             if not all(isinstance(pattern, str) and pattern for pattern in getattr(self, name)):
-                raise ConfigError(f"precision.{name} is {getattr(self, name)!r}; expected patterns of node names")
+                raise ConfigError(f"policy.{name} is {getattr(self, name)!r}; expected patterns of node names")
 
     @property
     def rules(self) -> tuple[Rule, ...]:

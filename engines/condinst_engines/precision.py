@@ -1,7 +1,7 @@
 """Mixed precision, written into the graph: under strong typing a builder runs every node in the type it finds.
 
-Casts are put where the policy's sides meet; weights are converted and checked; inputs and outputs keep the types of the
-contract. The bodies of the two special operations are converted, too, so that the file can be inlined or rewritten later.
+Casts are put where the policy's sides meet; weights are converted and checked; inputs and outputs keep the types of
+the contract. The bodies of the two special operations are converted, too: the file can be inlined or rewritten later.
 """
 
 from collections import Counter
@@ -66,7 +66,8 @@ def converted(proto: onnx.ModelProto, precision: Precision, policy: Policy | Non
 
 
 def _node_names(model: ir.Model) -> Iterator[str]:
-    for graph in (model.graph, *model.functions.values()):
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for graph in graphs:
         yield from (node.name or "" for node in graph.all_nodes())
 
 
@@ -192,7 +193,7 @@ class _Conversion:
         self.counts["weights"] += 1
         return made
 
-    def _as_half(self, tensor: ir.TensorProtocol, owner: str) -> ir.Tensor:
+    def _as_half(self, tensor: ir.TensorProtocol, owner: str) -> ir.TensorProtocol:
         values = tensor.numpy()
         with np.errstate(over="ignore"):
             half = values.astype(self.half.numpy())
@@ -200,7 +201,7 @@ class _Conversion:
             largest = float(np.abs(values).max())
             raise EngineError(
                 f"{owner} reaches {largest:g}, which {NAMES[self.half]} cannot hold; build with --fp32 or --bf16,"
-                " or keep the node that uses it in float32 (float32 under [precision] in a recipe)"
+                " or keep the node that uses it in float32 (float32 under [policy] in a recipe)"
             )
         return ir.Tensor(half, name=f"{owner}_{NAMES[self.half]}")
 
@@ -221,14 +222,13 @@ class _Conversion:
         return made
 
     def _owner_of_input(self, value: ir.Value) -> ir.Graph | ir.Function:
-        return next(g for g in (self.model.graph, *self.model.functions.values()) if value in g.inputs)
+        graphs: list[ir.Graph | ir.Function] = [self.model.graph, *self.model.functions.values()]
+        return next(graph for graph in graphs if value in graph.inputs)
 
     def _restore_outputs(self, graph: ir.Graph) -> None:
         """Cast outputs back to what the contract says."""
         for i, value in enumerate(graph.outputs):
-            fine = self.types[value] != self.half or (
-                value.name == KEEPS_FLOAT16 and self.half == ir.DataType.FLOAT16
-            )
+            fine = self.types[value] != self.half or (value.name == KEEPS_FLOAT16 and self.half == ir.DataType.FLOAT16)
             if not fine:
                 name = value.name
                 made = self._cast(value, FLOAT)

@@ -2,8 +2,8 @@
 
 ONNX Runtime has no bfloat16 convolutions on a CPU, and runs float16 ones in float32 with casts around them that it
 may merge. Here the same graph is run with the rounding written out: weights, casts and the result of every half
-node pass through the half type once. Engines accumulate in float32, too, but keep what they fuse unrounded, so this errs on
-the harsh side.
+node pass through the half type once. Engines accumulate in float32, too, but keep what they fuse unrounded, so this
+errs on the harsh side.
 """
 
 import numpy as np
@@ -48,7 +48,7 @@ def _widen_constant(node: ir.Node) -> None:
 
 
 def _round(graph: ir.Graph, value: ir.Value, half: ir.DataType) -> None:
-    """node -> half -> float32; the last value takes the name and the users."""
+    """Node -> half -> float32; the last value takes the name and the users."""
     node, name = value.producer(), value.name
     assert node is not None
     wide = ir.Value(name=name, shape=value.shape, type=ir.TensorType(FLOAT))

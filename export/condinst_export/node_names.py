@@ -1,7 +1,7 @@
 """Names of the exported nodes: the module that a node comes from, and its operator.
 
-`backbone.layer1.0.conv2/Conv`, `candidates.levels.p3/TopK`, `instances/GatherElements_2`. They are an interface: precision
-policies match them, engines' layers carry them, and a comparison of two files prints them.
+`backbone.layer1.0.conv2/Conv`, `candidates.levels.p3/TopK`, `instances/GatherElements_2`. They are an interface:
+precision policies match them, engines' layers carry them, and a comparison of two files prints them.
 """
 
 import ast
@@ -32,5 +32,5 @@ def _scope(node: onnx.NodeProto) -> str:
     if node.op_type == "Conv" and node.input[1].endswith(WEIGHT):
         return node.input[1].removeprefix("model.").removesuffix(WEIGHT)
     listed = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "[]")
-    scopes = [scope for scope in ast.literal_eval(listed)[:-1] if scope and not scope.startswith("_")]
-    return scopes[-1].removeprefix("model.") if scopes else TOP
+    scopes: list[str] = [scope for scope in ast.literal_eval(listed)[:-1] if scope and not scope.startswith("_")]
+    return str(scopes[-1]).removeprefix("model.") if scopes else TOP
