@@ -159,7 +159,7 @@ def _add_profiles(
     builder: "tensorrt.Builder", config: "tensorrt.IBuilderConfig", profiles: Sequence[EngineProfile], log: BuilderLog
 ) -> None:
     for number, profile in enumerate(profiles):
-        made = builder.create_optimization_profile()
+        made: Any = builder.create_optimization_profile()  # takes tuples, where the stubs want Dims
         for name, shapes in profile.items():
             made.set_shape(name, shapes.min, shapes.opt, shapes.max)
         if config.add_optimization_profile(made) < 0:

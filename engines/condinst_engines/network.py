@@ -59,9 +59,13 @@ def tensors_of(network: "tensorrt.INetworkDefinition") -> tuple[EngineTensor, ..
     inputs = (network.get_input(i) for i in range(network.num_inputs))
     outputs = (network.get_output(i) for i in range(network.num_outputs))
     return (
-        *(EngineTensor(t.name, "input", DTYPES[t.dtype.name], tuple(t.shape)) for t in inputs),
-        *(EngineTensor(t.name, "output", DTYPES[t.dtype.name], tuple(t.shape)) for t in outputs),
+        *(EngineTensor(t.name, "input", DTYPES[t.dtype.name], _shape(t)) for t in inputs),
+        *(EngineTensor(t.name, "output", DTYPES[t.dtype.name], _shape(t)) for t in outputs),
     )
+
+
+def _shape(tensor: Any) -> tuple[int, ...]:
+    return tuple(int(side) for side in tensor.shape)
 
 
 def found_in_network(network: "tensorrt.INetworkDefinition") -> FoundPrecision:

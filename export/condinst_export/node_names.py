@@ -30,7 +30,7 @@ def name_nodes(graph: onnx.GraphProto) -> None:
 def _scope(node: onnx.NodeProto) -> str:
     # a convolution that swallowed its norm has the norm's scope; its weight still tells where it stands
     if node.op_type == "Conv" and node.input[1].endswith(WEIGHT):
-        return node.input[1].removeprefix("model.").removesuffix(WEIGHT)
+        return str(node.input[1]).removeprefix("model.").removesuffix(WEIGHT)
     listed = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "[]")
     scopes: list[str] = [scope for scope in ast.literal_eval(listed)[:-1] if scope and not scope.startswith("_")]
     return str(scopes[-1]).removeprefix("model.") if scopes else TOP
