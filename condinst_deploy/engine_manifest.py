@@ -191,9 +191,10 @@ def write_engine(path: Path, plan: bytes, manifest: EngineManifest) -> None:
         OutputError: a file cannot be written.
     """
     # the manifest gets its name first: should the run end between the two, the hashes differ and loading says so
-    with atomic_path(path) as engine, atomic_path(manifest_path(path)) as sidecar:
+    with atomic_path(path) as engine:
         engine.write_bytes(plan)
-        sidecar.write_text(manifest.to_json(), encoding="utf-8")
+        with atomic_path(manifest_path(path)) as sidecar:
+            sidecar.write_text(manifest.to_json(), encoding="utf-8")
 
 
 def read_manifest(engine: Path) -> EngineManifest:
