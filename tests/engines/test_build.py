@@ -87,7 +87,7 @@ def test_a_network_without_the_graphs_tensors_is_refused(small_graph: onnx.Model
             names[:] = [f"other_{name}" if name not in initializers(other) else name for name in names]
     for value in (*other.graph.input, *other.graph.output):
         value.name = f"other_{value.name}"
-    with pytest.raises(EngineError, match="no tensor of the precision"):
+    with pytest.raises(EngineError, match="none of the tensors that were to be of half precision"):
         check_types(full, other)
 
 
