@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from click.testing import Result
 from PIL import Image
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from condinst_deploy.engine_manifest import manifest_path, read_engine
 from condinst_engines.cli.build_engine import main as build_engine
@@ -73,7 +72,8 @@ def test_json_is_all_that_standard_output_holds(folder: Path) -> None:
 
 def test_options_come_before_the_recipe(folder: Path) -> None:
     Path("own.toml").write_text(
-        f'precision = "float16"\nprofiles = ["{SMALL_PROFILE}"]\n[rtx]\nsm = ["80"]\n[policy]\nfloat32 = ["backbone*", "head*"]\n'
+        f'precision = "float16"\nprofiles = ["{SMALL_PROFILE}"]\n[rtx]\nsm = ["80"]\n'
+        '[policy]\nfloat32 = ["backbone*", "head*"]\n'
     )
     result = run(build_engine, "--recipe", "own.toml", "--sm", "89", "--out", "x.engine", "--json")
     values = json.loads(result.stdout)

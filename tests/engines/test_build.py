@@ -170,7 +170,7 @@ def test_a_timing_cache_is_refused_where_it_does_nothing(
 
 
 def test_ctrl_c_stops_the_builder_at_its_next_step(small_graph: onnx.ModelProto, rtx: Flavour) -> None:
-    pressed = []
+    pressed: list[str] = []
 
     def press(share: float, phase: str) -> None:
         if not pressed:
