@@ -61,7 +61,7 @@ def graph_for_builder(proto: onnx.ModelProto, recipe: BuildRecipe) -> onnx.Model
     Raises:
         ConfigError, EngineError: as `precision.converted`.
     """
-    return onnx.inliner.inline_local_functions(converted(proto, recipe.precision, recipe.policy).proto)
+    return onnx.inliner.inline_local_functions(converted(proto, recipe.precision, recipe.policy))
 
 
 def build_engine(

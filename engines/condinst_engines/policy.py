@@ -27,7 +27,7 @@ class Rule:
 POLICY = (
     Rule("backbone*", True, "convolutions: a third of the work"),
     Rule("fpn*", True, "convolutions"),
-    Rule("head*", True, "towers and predictions: half of the work; norms accumulate in float32 inside the kernels"),
+    Rule("head*", True, "towers and predictions: half of the work"),
     Rule("mask_branch*", True, "convolutions and their resampling"),
     Rule("params/*", True, "moves predicted parameters: exact"),
     Rule("DynamicMaskHead/xy_*", False, "coordinates: float16 is 1 px apart above 1024, bfloat16 4 px above 512"),

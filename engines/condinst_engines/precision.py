@@ -4,7 +4,6 @@ Casts are put where the policy's sides meet; weights are converted and checked; 
 the contract. The bodies of the two special operations are converted, too: the file can be inlined or rewritten later.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,43 +25,29 @@ KEEPS_FLOAT16 = "mask_logits"
 """The one output that the contract allows in float16; what reads it converts. It halves the largest transfer."""
 
 
-@dataclass(frozen=True)
-class Converted:
-    """A graph of mixed precision, and what became of its nodes."""
-
-    proto: onnx.ModelProto
-    half_values: frozenset[str]  # values that the graph makes in half precision
-    half_nodes: int
-    float32_nodes: int  # of those that compute with floating point
-    weights: int  # initializers converted
-
-
-def converted(proto: onnx.ModelProto, precision: Precision, policy: Policy | None = None) -> Converted:
+def converted(proto: onnx.ModelProto, precision: Precision, policy: Policy | None = None) -> onnx.ModelProto:
     """Write a precision into a graph.
 
     Args:
         proto: a float32 file of condinst-export; it is left as it is.
-        precision: of the nodes that the policy calls half; "float32" changes nothing.
+        precision: of the nodes that the policy calls half; "float32" gives a copy.
         policy: rules; None: the toolkit's own.
 
     Raises:
         ConfigError: a pattern of the policy matches no node, or a node that cannot be converted.
         EngineError: a weight has no value in that precision, or the graph is not one of ours.
     """
-    if precision == "float32":
-        return Converted(proto, frozenset(), 0, sum(1 for _ in ir.from_proto(proto).graph), 0)
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     model = ir.from_proto(copy)
     policy = policy or Policy()
     policy.check(_node_names(model))
-    conversion = _Conversion(model, TYPES[precision], policy)
-    conversion.run()
+    if precision == "float32":
+        return copy
+    _Conversion(model, TYPES[precision], policy).run()
     done = ir.to_proto(model)
     _set_manifest_precision(done, precision)
-    values = frozenset(value.name or "" for value, kind in conversion.types.items() if kind == conversion.half)
-    counts = conversion.counts
-    return Converted(done, values, counts["half"], counts["float32"], counts["weights"])
+    return done
 
 
 def _node_names(model: ir.Model) -> Iterator[str]:
@@ -87,7 +72,6 @@ class _Conversion:
     policy: Policy
     types: dict[ir.Value, ir.DataType] = field(default_factory=dict)
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = field(default_factory=dict)
-    counts: Counter[str] = field(default_factory=Counter)
 
     def run(self) -> None:
         graph = self.model.graph
@@ -130,7 +114,6 @@ class _Conversion:
             self._widen_inputs(inner)
         self._widen_inputs(node)
         self.types.update(zip(node.outputs, control_flow_types(node), strict=True))
-        self.counts["float32"] += 1
 
     def _convert_operator(self, node: ir.Node) -> None:
         schema = schema_of(node, self._opset(node))
@@ -146,10 +129,7 @@ class _Conversion:
             may_be_half = "tensor(float16)" in choices.get(type_variable(schema, i), ())
             wanted[i] = self.half if rule.half and may_be_half else FLOAT
         self._feed(node, wanted)
-        kinds = output_types(node, schema, self.types)
-        self.types.update(zip(node.outputs, kinds, strict=True))
-        if wanted or any(kind in (FLOAT, self.half) for kind in kinds):
-            self.counts["half" if self.half in (*wanted.values(), *kinds) else "float32"] += 1
+        self.types.update(zip(node.outputs, output_types(node, schema, self.types), strict=True))
 
     def _opset(self, node: ir.Node) -> int:
         version = self.model.opset_imports.get(node.domain)
@@ -190,7 +170,6 @@ class _Conversion:
         tensor = self._as_half(value.const_value, value.name or "")
         made = ir.Value(name=tensor.name, shape=value.shape, type=ir.TensorType(kind), const_value=tensor)
         value.graph.register_initializer(made)
-        self.counts["weights"] += 1
         return made
 
     def _as_half(self, tensor: ir.TensorProtocol, owner: str) -> ir.TensorProtocol:

@@ -205,7 +205,7 @@ def test_a_file_that_overflows_ends_with_1(folder: Path) -> None:
     for entry in list(proto.graph.initializer):
         weight = onnx.numpy_helper.to_array(entry) * np.float32(10_000)
         entry.CopyFrom(onnx.numpy_helper.from_array(weight.astype(np.float32), entry.name))
-    onnx.save(converted(proto, "float16").proto, "half.onnx")
+    onnx.save(converted(proto, "float16"), "half.onnx")
     Image.fromarray(noise_picture(0, 40, 60)).save("0.png")
     result = run(compare, source, "half.onnx", "--images", "0.png")
     assert result.exit_code == 1

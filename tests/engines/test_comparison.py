@@ -18,7 +18,7 @@ BATCH = NetworkInputs(
 
 
 def half(proto: onnx.ModelProto, precision: str = "float16") -> onnx.ModelProto:
-    return onnx.inliner.inline_local_functions(converted(proto, precision).proto)  # type: ignore[arg-type]
+    return onnx.inliner.inline_local_functions(converted(proto, precision))  # type: ignore[arg-type]
 
 
 def copy_of(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -61,7 +61,7 @@ def detections(backend: Backend, name: str) -> InstanceDetections:
 
 
 def half_graph(path: str, precision: Any) -> onnx.ModelProto:
-    return onnx.inliner.inline_local_functions(converted(onnx.load(path), precision).proto)
+    return onnx.inliner.inline_local_functions(converted(onnx.load(path), precision))
 
 
 @pytest.fixture(scope="module")

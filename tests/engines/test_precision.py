@@ -25,7 +25,7 @@ HALF = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 
 
 def inlined(proto: onnx.ModelProto, precision: Precision, policy: Policy | None = None) -> onnx.ModelProto:
-    return onnx.inliner.inline_local_functions(converted(proto, precision, policy).proto)
+    return onnx.inliner.inline_local_functions(converted(proto, precision, policy))
 
 
 def made_types(proto: onnx.ModelProto) -> dict[str, str]:
@@ -40,7 +40,7 @@ def float16(slim_proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def test_the_converted_file_is_valid_onnx_with_and_without_functions(slim_proto: onnx.ModelProto) -> None:
-    proto = converted(slim_proto, "float16").proto
+    proto = converted(slim_proto, "float16")
     onnx.checker.check_model(proto, full_check=True)
     assert {node.op_type for node in proto.graph.node if node.domain == "condinst"} == {
         "SelectInstances",
@@ -56,9 +56,9 @@ def test_the_given_file_is_left_as_it_is(slim_proto: onnx.ModelProto) -> None:
 
 
 def test_float32_changes_nothing(slim_proto: onnx.ModelProto) -> None:
-    result = converted(slim_proto, "float32")
-    assert result.proto is slim_proto
-    assert (result.half_nodes, result.weights, result.half_values) == (0, 0, frozenset())
+    assert converted(slim_proto, "float32") == slim_proto
+    with pytest.raises(ConfigError, match="matches no node"):
+        converted(slim_proto, "float32", Policy(float32=("nothing*",)))
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
@@ -139,8 +139,12 @@ def test_a_weight_that_float16_cannot_hold_is_named(small_graph: onnx.ModelProto
     set_weight(small_graph, "second_weight", 7e4)
     with pytest.raises(EngineError, match="second_weight reaches 70000, which float16 cannot hold"):
         converted(small_graph, "float16")
-    assert converted(small_graph, "bfloat16").weights == 2
-    assert converted(small_graph, "float16", Policy(float32=("head*",))).weights == 1
+    assert weight_types(converted(small_graph, "bfloat16")) == ["BFLOAT16", "BFLOAT16"]
+    assert weight_types(converted(small_graph, "float16", Policy(float32=("head*",)))) == ["FLOAT", "FLOAT16"]
+
+
+def weight_types(proto: onnx.ModelProto) -> list[str]:
+    return sorted(ir.DataType(entry.data_type).name for entry in proto.graph.initializer)
 
 
 def test_a_weight_that_is_not_finite_is_named(small_graph: onnx.ModelProto) -> None:
