@@ -47,6 +47,7 @@ def graphs(source: Path, others: list[Path]) -> Iterator[tuple[str, onnx.ModelPr
         del other.metadata_props[:]
         other.metadata_props.extend(proto.metadata_props)
         yield path.stem, other
+        yield f"{path.stem} rounded", rounded(onnx.inliner.inline_local_functions(other))
 
 
 def detections_of(predictor: Predictor, images: list[Any]) -> list[InstanceDetections]:

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
 import onnx
 
@@ -11,6 +12,7 @@ from condinst_deploy.atomic import atomic_path
 from condinst_deploy.contract import ModelManifest
 from condinst_deploy.engine_manifest import EngineManifest, host, write_engine
 from condinst_deploy.errors import ConfigError, EngineError
+from condinst_deploy.model.checkpoints import sha256_of
 from condinst_engines.build import BuiltEngine, Surroundings, build_engine, graph_for_builder, targets_of
 from condinst_engines.flavour import Flavour
 from condinst_engines.onnx_input import load_onnx, manifest_of
@@ -42,6 +44,13 @@ class EngineFiles:
                 raise ConfigError(f"the file to write is {path}; expected a name ending in {suffix}")
 
 
+class Source(NamedTuple):
+    """The exported file, as it was when it was read."""
+
+    name: str
+    sha256: str
+
+
 def engine_from_onnx(
     files: EngineFiles, recipe: BuildRecipe, flavour: Flavour, surroundings: Surroundings
 ) -> tuple[Path, EngineManifest]:
@@ -62,12 +71,13 @@ def engine_from_onnx(
         raise EngineError(f"{files.source} is in {model.precision} already; give the file that condinst-export wrote")
     profiles = profiles_for(model, recipe.profiles)
     path = files.engine or default_engine_path(files.source, recipe, flavour)
+    source = Source(files.source.name, sha256_of(files.source))
     graph = graph_for_builder(proto, recipe)
     if files.keep_onnx is not None:
         with atomic_path(files.keep_onnx) as temporary:
             onnx.save(graph, str(temporary))
     built = build_engine(graph, profiles, recipe, flavour, surroundings)
-    manifest = _manifest(built, replace(model, precision=recipe.precision), recipe, flavour, files.source)
+    manifest = _manifest(built, replace(model, precision=recipe.precision), recipe, flavour, source)
     write_engine(path.absolute(), built.plan, manifest)
     return path.absolute(), manifest
 
@@ -81,7 +91,7 @@ def default_engine_path(source: Path, recipe: BuildRecipe, flavour: Flavour) -> 
 
 
 def _manifest(
-    built: BuiltEngine, model: ModelManifest, recipe: BuildRecipe, flavour: Flavour, source: Path
+    built: BuiltEngine, model: ModelManifest, recipe: BuildRecipe, flavour: Flavour, source: Source
 ) -> EngineManifest:
     return EngineManifest(
         flavour=flavour.name,
@@ -93,7 +103,7 @@ def _manifest(
         profiles=built.profiles,
         model=model,
         onnx=source.name,
-        onnx_sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
+        onnx_sha256=source.sha256,
         plan_sha256=hashlib.sha256(built.plan).hexdigest(),
         plan_bytes=len(built.plan),
         hardware_compatible=_hardware_compatible(recipe, flavour),

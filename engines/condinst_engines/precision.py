@@ -98,6 +98,8 @@ class _Conversion:
 
     def _convert_call(self, node: ir.Node, function: ir.Function) -> None:
         """A function's formals have the types of what is passed; every function is called once."""
+        if any(formal in self.types for formal in function.inputs):
+            raise EngineError(f"{function.name} is called twice; this pass types a function for one call")
         for formal, value in zip(function.inputs, node.inputs, strict=True):
             assert value is not None
             self.types[formal] = self.types[value]

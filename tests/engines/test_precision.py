@@ -124,10 +124,25 @@ def test_a_recipe_can_keep_nodes_in_float32(slim_proto: onnx.ModelProto) -> None
 
 
 def test_a_recipe_can_convert_more(slim_proto: onnx.ModelProto) -> None:
-    proto = inlined(slim_proto, "float16", Policy(half=("normalize/*", "candidates.levels.p7/Sigmoid*")))
+    proto = inlined(
+        slim_proto, "float16", Policy(half=("normalize/*", "candidates.levels.p7/Sigmoid*", "instances/Mul*"))
+    )
     onnx.checker.check_model(proto, full_check=True)
     assert made_types(proto)["normalize/Div"] != "FLOAT"
     assert made_types(proto)["candidates.levels.p7/Sigmoid"] == "FLOAT16"
+    outputs = {value.name: value.type.tensor_type.elem_type for value in proto.graph.output}
+    assert outputs["boxes"] == outputs["scores"] == TensorProto.FLOAT  # cast back
+
+
+def test_a_function_that_is_called_twice_is_refused(slim_proto: onnx.ModelProto) -> None:
+    twice = onnx.ModelProto()
+    twice.CopyFrom(slim_proto)
+    (call,) = [node for node in twice.graph.node if node.op_type == "DynamicMaskHead"]
+    again = twice.graph.node.add()
+    again.CopyFrom(call)
+    again.output[:], again.name = ["other_logits"], "instances/again"
+    with pytest.raises(EngineError, match="DynamicMaskHead is called twice"):
+        converted(twice, "float16")
 
 
 def test_nodes_in_a_loop_cannot_be_converted(slim_proto: onnx.ModelProto) -> None:
