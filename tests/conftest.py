@@ -1,8 +1,12 @@
 """Options, skips and fixtures that several test files share."""
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # idle threads sleep instead of spinning: on a machine that does other things, too, spinning costs tenfold
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -108,3 +112,15 @@ def mmdet_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("mmdet") / "condinst_r50.pth"
     torch.save({"meta": {"epoch": 12}, "state_dict": mmdet_state()}, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def exported_r50(mmdet_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What `condinst-export --weights condinst_r50.pth --json` says; `path` is the file it wrote."""
+    folder = tmp_path_factory.mktemp("r50")
+    command = [str(Path(sys.executable).parent / "condinst-export"), "--weights", str(mmdet_checkpoint), "--json"]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    summary: dict[str, Any] = json.loads(run.stdout)
+    assert Path(summary["path"]) == folder / "export" / "build" / "condinst_r50.onnx"
+    return summary

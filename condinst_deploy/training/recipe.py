@@ -1,17 +1,14 @@
 """Recipes: everything that decides a training run, in one TOML file."""
 
 import math
-import tomllib
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.config import CondInstConfig
 from condinst_deploy.model.losses import LossSettings
-
-T = TypeVar("T")
+from condinst_deploy.recipes import filled, recipe_from_toml
 
 
 @dataclass(frozen=True)
@@ -137,27 +134,7 @@ def load_recipe(name: str) -> Recipe:
     Raises:
         ConfigError: there is none of that name, or it has settings that cannot be used.
     """
-    path = Path(name)
-    if path.suffix != ".toml":
-        path = _packaged(name)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
-        raise ConfigError(f"{path} cannot be read as a recipe ({e})") from e
-    try:
-        base = values.pop("base", None)
-        return _filled(Recipe() if base is None else load_recipe(str(_packaged(str(base)))), values)
-    except ConfigError as e:
-        raise ConfigError(f"{path}: {e}") from e
-
-
-def _packaged(name: str) -> Path:
-    """File of a recipe that comes with the package."""
-    folder = Path(str(files("condinst_deploy") / "training" / "recipes"))
-    known = {path.stem: path for path in sorted(folder.glob("*.toml"))}
-    if name not in known:
-        raise ConfigError(f"no recipe {name!r}; the package has {', '.join(known)}. Or give a file ending in .toml")
-    return known[name]
+    return recipe_from_toml(Recipe(), name, files("condinst_deploy") / "training" / "recipes")
 
 
 def recipe_from_dict(values: dict[str, Any]) -> Recipe:
@@ -166,31 +143,7 @@ def recipe_from_dict(values: dict[str, Any]) -> Recipe:
     Raises:
         ConfigError: a setting is unknown or has the wrong type.
     """
-    return _filled(Recipe(), values)
-
-
-def _filled(default: T, values: dict[str, Any], where: str = "") -> T:
-    """`default` with the fields that `values` names, tables recursively."""
-    known = {f.name: getattr(default, f.name) for f in fields(default)}  # type: ignore[arg-type]
-    changes: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in known:
-            raise ConfigError(f"unknown setting {where}{name}; expected one of {', '.join(known)}")
-        old = known[name]
-        if is_dataclass(old) and not isinstance(old, type) and isinstance(value, dict):
-            changes[name] = _filled(old, value, f"{where}{name}.")
-        elif isinstance(old, tuple) and isinstance(value, list):
-            changes[name] = tuple(value)
-        elif old is not None and not isinstance(value, _accepted(old)):
-            raise ConfigError(f"{where}{name} is {value!r}; expected {type(old).__name__}")
-        else:
-            changes[name] = value
-    return replace(default, **changes)  # type: ignore[type-var]
-
-
-def _accepted(old: Any) -> tuple[type, ...]:
-    # a whole number may stand where a fraction is expected, and a list of a recipe is a tuple of a checkpoint
-    return (int, float) if isinstance(old, float) else (type(old),)
+    return filled(Recipe(), values)
 
 
 def _cosine(progress: float) -> float:

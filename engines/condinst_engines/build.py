@@ -1,100 +1,218 @@
-"""ONNX -> plan, with the builder of TensorRT for RTX, which needs no GPU."""
+"""ONNX -> plan: the precision is written into the graph, functions are inlined, the builder does the rest.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+One code path for both flavours. TensorRT for RTX builds for named GPUs without one; full TensorRT builds on
+the GPU that the engine is for.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 import onnx
 import onnx.inliner
+import torch
 
-from condinst_deploy.errors import EngineError
+from condinst_deploy.atomic import atomic_path
+from condinst_deploy.engine_manifest import EngineProfile, EngineTensor, FoundPrecision
+from condinst_deploy.errors import ConfigError, EngineError
+from condinst_engines.builder_log import BuilderLog
+from condinst_engines.flavour import Flavour
+from condinst_engines.monitor import Interruption, OnProgress, Phases, progress_monitor
+from condinst_engines.network import check_types, found_in_network, parsed_network, tensors_of
+from condinst_engines.precision import converted
+from condinst_engines.recipe import BuildRecipe
 
-Shape = tuple[int, ...]
+if TYPE_CHECKING:
+    import tensorrt
+
+GIB = 1 << 30
+LARGEST_PROTO = 2**31 - 1
 
 
 @dataclass(frozen=True)
-class Profile:
-    """Shapes that one optimization profile covers, by input name."""
+class Surroundings:
+    """What a build has around it besides its recipe."""
 
-    minimum: Mapping[str, Shape]
-    optimum: Mapping[str, Shape]
-    maximum: Mapping[str, Shape]
-
-
-def image_profile(minimum: Shape, optimum: Shape, maximum: Shape) -> Profile:
-    """The profile of an exported file from shapes `(B, 3, H, W)` of its images."""
-    parts = ({"images": shape, "image_sizes": (shape[0], 2)} for shape in (minimum, optimum, maximum))
-    return Profile(*parts)
+    timing_cache: Path | None = None  # read where it exists, and written afterwards
+    log: TextIO | None = None  # takes everything that the builder says
+    on_progress: OnProgress = field(default=lambda share, phase: None)
 
 
-def plan_from_onnx(proto: onnx.ModelProto, profiles: Sequence[Profile], capabilities: Sequence[str] = ("86",)) -> bytes:
-    """Build a plan ahead of time.
+@dataclass(frozen=True)
+class BuiltEngine:
+    """A plan, and what is known of it."""
 
-    The bodies of the special operations are inlined first: the parser can mis-wire local functions.
+    plan: bytes
+    targets: tuple[str, ...]
+    tensors: tuple[EngineTensor, ...]
+    found: FoundPrecision
+    profiles: tuple[EngineProfile, ...]
+    warnings: tuple[str, ...]
+    seconds: float
 
-    Args:
-        proto: a file written by condinst-export.
-        profiles: at least one, for a file with dynamic shapes.
-        capabilities: compute capabilities of the GPUs that the plan is for, for example "86" and "120".
+
+def graph_for_builder(proto: onnx.ModelProto, recipe: BuildRecipe) -> onnx.ModelProto:
+    """The exact graph that the builder gets: of the recipe's precision, functions inlined.
+
+    The bodies of the special operations are inlined because the parser can mis-wire local functions.
 
     Raises:
-        EngineError: the builder is missing, refuses a node, or cannot build.
+        ConfigError, EngineError: as `precision.converted`.
     """
-    try:
-        import tensorrt_rtx as trt
-    except ImportError as e:
-        raise EngineError("TensorRT for RTX is not installed: pip install '.[rtx]' in the repository") from e
-    logger = _Log(trt).logger
-    builder = trt.Builder(logger)
-    network = builder.create_network(0)
-    parser = trt.OnnxParser(network, logger)
-    inlined = onnx.inliner.inline_local_functions(proto)
-    if not parser.parse(inlined.SerializeToString()) or network.num_layers == 0:
-        problems = [parser.get_error(i) for i in range(parser.num_errors)]
-        lines = [f"{problem.node_name()} ({problem.node_operator()}): {problem.desc()}" for problem in problems]
-        raise EngineError("the parser refuses the graph: " + ("; ".join(lines) or "it has no layers"))
+    return onnx.inliner.inline_local_functions(converted(proto, recipe.precision, recipe.policy))
+
+
+def build_engine(
+    graph: onnx.ModelProto,
+    profiles: Sequence[EngineProfile],
+    recipe: BuildRecipe,
+    flavour: Flavour,
+    surroundings: Surroundings | None = None,
+) -> BuiltEngine:
+    """Build a plan from a graph of `graph_for_builder`.
+
+    Args:
+        graph: precision written in, no functions left.
+        profiles: at least one for a graph with dynamic shapes.
+        recipe: everything else that decides the engine.
+        flavour: the builder.
+        surroundings: files and progress.
+
+    Raises:
+        ConfigError: the flavour does not offer what the recipe asks for.
+        EngineError: the parser or the builder refuses, or a tensor has not the precision that was asked for.
+        KeyboardInterrupt: Ctrl-C was pressed; the builder stopped at its next step.
+    """
+    surroundings = surroundings or Surroundings()
+    targets = targets_of(recipe, flavour)
+    started = time.perf_counter()
+    log = BuilderLog(flavour.trt, surroundings.log)
+    builder: tensorrt.Builder = flavour.trt.Builder(log.logger)
+    network = parsed_network(flavour, builder, _serialised(graph), log)
+    check_types(network, graph)
     config = builder.create_builder_config()
-    for profile in profiles:
-        config.add_optimization_profile(_optimization_profile(builder, profile))
-    config.num_compute_capabilities = len(capabilities)
-    for i, capability in enumerate(capabilities):
-        config.set_compute_capability(_capability(trt, capability), i)
-    plan = builder.build_serialized_network(network, config)
+    _add_profiles(builder, config, profiles, log)
+    _apply(recipe, config, flavour)
+    if flavour.builds_ahead:
+        _set_targets(config, flavour.trt, targets)
+    cache = _timing_cache(config, flavour, surroundings.timing_cache)
+    interruption = Interruption()
+    monitor = progress_monitor(flavour.trt, Phases(surroundings.on_progress), interruption)
+    config.progress_monitor = monitor
+    with interruption.listening():
+        plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise EngineError("the builder could not build the engine: " + "; ".join(_Log.errors(logger)))
-    return bytes(plan)
+        raise EngineError(f"the builder could not build the engine: {log.reason}{_hint(recipe, flavour)}")
+    if cache is not None and surroundings.timing_cache is not None:
+        _save_timing_cache(cache, surroundings.timing_cache)
+    return BuiltEngine(
+        plan=bytes(memoryview(plan)),
+        targets=targets,
+        tensors=tensors_of(network),
+        found=found_in_network(network),
+        profiles=tuple(profiles),
+        warnings=tuple(dict.fromkeys(log.warnings)),
+        seconds=time.perf_counter() - started,
+    )
 
 
-def _optimization_profile(builder: Any, profile: Profile) -> Any:
-    made = builder.create_optimization_profile()
-    for name, shape in profile.minimum.items():
-        made.set_shape(name, shape, profile.optimum[name], profile.maximum[name])
-    return made
+def targets_of(recipe: BuildRecipe, flavour: Flavour) -> tuple[str, ...]:
+    """Compute capabilities that the engine is for.
+
+    Raises:
+        ConfigError: the flavour builds for other GPUs, or not ahead of time.
+        EngineError: it builds on the GPU at hand, and there is none.
+    """
+    if flavour.builds_ahead:
+        return _ahead_targets(recipe, flavour)
+    if not torch.cuda.is_available():
+        raise EngineError(
+            "the flavour tensorrt builds on the GPU that the engine is for, and PyTorch sees none here;"
+            " build on a machine that has it, or ahead of time with --flavour rtx"
+        )
+    major, minor = torch.cuda.get_device_capability()
+    return (f"{major}{minor}",)
 
 
-def _capability(trt: Any, capability: str) -> Any:
-    known = getattr(trt.ComputeCapability, f"SM{capability}", None)
-    if known is None:
-        raise EngineError(f"compute capability {capability!r} is not one that this builder can target")
-    return known
+def _ahead_targets(recipe: BuildRecipe, flavour: Flavour) -> tuple[str, ...]:
+    targets = tuple(dict.fromkeys(recipe.rtx.sm))
+    unknown = [target for target in targets if target not in flavour.targets]
+    if unknown or not targets:
+        raise ConfigError(
+            f"--sm names {', '.join(unknown) or 'nothing'}; TensorRT for RTX {flavour.version} builds for"
+            f" {', '.join(flavour.targets)}. GPUs of servers (90, 100) need --flavour tensorrt"
+        )
+    if recipe.precision == "bfloat16" and "75" in targets:
+        raise ConfigError("--bf16 and --sm 75: GPUs of that generation (T4, RTX 20) have no bfloat16; use --fp16")
+    return tuple(sorted(targets, key=int))
 
 
-class _Log:
-    """A builder's logger that keeps the errors, for the message of the exception."""
+def _serialised(graph: onnx.ModelProto) -> bytes:
+    if graph.ByteSize() > LARGEST_PROTO:
+        raise EngineError(f"the graph has {graph.ByteSize() / 1e9:.1f} GB; a file of more than 2 GB cannot be parsed")
+    return bytes(graph.SerializeToString())
 
-    def __init__(self, trt: Any) -> None:
-        class Logger(trt.ILogger):  # type: ignore[misc]
-            def __init__(self) -> None:
-                super().__init__()
-                self.messages: list[str] = []
 
-            def log(self, severity: Any, message: str) -> None:
-                if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                    self.messages.append(message)
+def _add_profiles(
+    builder: "tensorrt.Builder", config: "tensorrt.IBuilderConfig", profiles: Sequence[EngineProfile], log: BuilderLog
+) -> None:
+    for number, profile in enumerate(profiles):
+        made: Any = builder.create_optimization_profile()  # takes tuples, where the stubs want Dims
+        for name, shapes in profile.items():
+            made.set_shape(name, shapes.min, shapes.opt, shapes.max)
+        if config.add_optimization_profile(made) < 0:
+            raise EngineError(f"the builder refuses profile {number}: {log.reason}")
 
-        self.logger = Logger()
 
-    @staticmethod
-    def errors(logger: Any) -> list[str]:
-        """What the builder said went wrong."""
-        return list(logger.messages) or ["no reason was given"]
+def _apply(recipe: BuildRecipe, config: "tensorrt.IBuilderConfig", flavour: Flavour) -> None:
+    trt = flavour.trt
+    config.builder_optimization_level = recipe.optimization_level
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that an inspector tells types of layers
+    if recipe.workspace_gb:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(recipe.workspace_gb * GIB))
+    flags = {"REFIT": recipe.refit or recipe.strip_weights, "STRIP_PLAN": recipe.strip_weights}
+    if flavour.has_compatibility:
+        flags["VERSION_COMPATIBLE"] = recipe.tensorrt.version_compatible
+        if recipe.tensorrt.hardware_compatible:
+            config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    for name, wanted in flags.items():
+        if wanted:
+            config.set_flag(getattr(trt.BuilderFlag, name))
+
+
+def _set_targets(config: Any, trt: Any, targets: Sequence[str]) -> None:
+    """Only TensorRT for RTX has these calls."""
+    config.num_compute_capabilities = len(targets)
+    for i, target in enumerate(targets):
+        if not config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{target}"), i):
+            raise EngineError(f"the builder refuses compute capability {target}")
+
+
+def _timing_cache(config: "tensorrt.IBuilderConfig", flavour: Flavour, path: Path | None) -> Any:
+    """The cache that the build reads and fills, or None."""
+    if path is None:
+        return None
+    if not flavour.has_timing_cache:
+        raise ConfigError("--timing-cache does nothing for TensorRT for RTX, which times on the machine that runs")
+    try:
+        cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
+    except OSError as e:
+        raise EngineError(f"the timing cache {path} cannot be read ({e.strerror})") from e
+    if not config.set_timing_cache(cache, False):
+        raise EngineError(f"the timing cache {path} is of another version or GPU; name another file")
+    return cache
+
+
+def _save_timing_cache(cache: "tensorrt.ITimingCache", path: Path) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(memoryview(cache.serialize()))
+
+
+def _hint(recipe: BuildRecipe, flavour: Flavour) -> str:
+    if flavour.builds_ahead and (recipe.refit or recipe.strip_weights):
+        return "; TensorRT for RTX needs a GPU in the building machine for --refit and --strip-weights"
+    if recipe.workspace_gb:
+        return f"; the workspace is limited to {recipe.workspace_gb:g} GiB, does it need more?"
+    return ""

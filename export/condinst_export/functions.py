@@ -99,9 +99,10 @@ def dynamic_mask_head_function(config: CondInstConfig) -> onnx.FunctionProto:
 
     `mask_feats (B, C, h, w)`, `params (B, K, num_params)`, `points (B, K, 2)`, `soi (B, K)` -> `logits
     (B, K, h, w)`. Relative coordinates are never made per instance and pixel:
-    `W1 [(point - pixel) / soi; feats] + b1 = W1_feats feats + W1_x rel_x + (W1_y rel_y + b1)`,
-    a product of (K*hidden, C) with the features, a term of the column and one of the row. Points, pixels and
-    sizes of interest are whole numbers or powers of two, so that `rel` is exact, and small where the mask ends.
+    `W1 [x; y; feats] + b1 = W1_feats feats + (W1_x x + b1) + W1_y y`, where the relative coordinate x depends on the
+    column alone and y on the row alone: a product of (K*hidden, C) with the features, a term a column
+    and a term a row. What is computed from coordinates has names with `xy_`: those nodes stay in float32
+    in every engine.
     """
     channels, hidden = config.mask_channels, config.dynamic_channels
     inputs = channels + 2
@@ -118,13 +119,9 @@ def dynamic_mask_head_function(config: CondInstConfig) -> onnx.FunctionProto:
             dmh_as_w3 = Constant <value: tensor = int64[4] dmh_as_w3_value {_braced([0, 0, 1, hidden])}> ()
             dmh_as_bias = Constant <value: tensor = int64[4] dmh_as_bias_value {_braced([0, 0, hidden, 1])}> ()
             dmh_as_scalar = Constant <value: tensor = int64[4] dmh_as_scalar_value {{0, 0, 1, 1}}> ()
-            dmh_as_row = Constant <value: tensor = int64[3] dmh_as_row_value {{0, 0, 1}}> ()
             dmh_w1_rows = Reshape (dmh_w1, dmh_as_w1)
             dmh_w1_sizes = Constant <value: tensor = int64[3] dmh_w1_sizes_value {_braced([1, 1, channels])}> ()
             dmh_w1_x, dmh_w1_y, dmh_w1_feats = Split <axis: int = 3> (dmh_w1_rows, dmh_w1_sizes)
-
-            dmh_soi_3d = Reshape (dmh_soi, dmh_as_row)
-            dmh_points_x, dmh_points_y = Split <axis: int = 2, num_outputs: int = 2> (dmh_points)
             dmh_b1_4d = Reshape (dmh_b1, dmh_as_bias)
 
             dmh_feats_shape = Shape (dmh_feats)
@@ -136,41 +133,44 @@ def dynamic_mask_head_function(config: CondInstConfig) -> onnx.FunctionProto:
             dmh_width = Gather (dmh_feats_shape, dmh_3)
             dmh_columns = Range (dmh_0, dmh_width, dmh_1)
             dmh_rows = Range (dmh_0, dmh_height, dmh_1)
-            dmh_columns_f = Cast <to: int = {onnx.TensorProto.FLOAT}> (dmh_columns)
-            dmh_rows_f = Cast <to: int = {onnx.TensorProto.FLOAT}> (dmh_rows)
-            dmh_stride = Constant <value: tensor = float dmh_stride_value {{{MASK_STRIDE}}}> ()
-            dmh_half = Constant <value: tensor = float dmh_half_value {{{MASK_STRIDE // 2}}}> ()
-            dmh_columns_px = Mul (dmh_columns_f, dmh_stride)
-            dmh_rows_px = Mul (dmh_rows_f, dmh_stride)
-            dmh_xs = Add (dmh_columns_px, dmh_half)
-            dmh_ys = Add (dmh_rows_px, dmh_half)
-            dmh_map_shape = Shape <start: int = 2> (dmh_feats)
-            dmh_dx = Sub (dmh_points_x, dmh_xs)
-            dmh_dy = Sub (dmh_points_y, dmh_ys)
-            dmh_rel_x = Div (dmh_dx, dmh_soi_3d)
-            dmh_rel_y = Div (dmh_dy, dmh_soi_3d)
-            dmh_as_row_axis = Constant <value: tensor = int64[1] dmh_as_row_axis_value {{2}}> ()
-            dmh_rel_x_4d = Unsqueeze (dmh_rel_x, dmh_as_row_axis)
-            dmh_rel_y_4d = Unsqueeze (dmh_rel_y, dmh_as_row_axis)
-            dmh_term_x = Mul (dmh_w1_x, dmh_rel_x_4d)
-            dmh_product_y = Mul (dmh_w1_y, dmh_rel_y_4d)
-            dmh_term_y = Add (dmh_product_y, dmh_b1_4d)
-            dmh_x_axis = Constant <value: tensor = int64[1] dmh_x_axis_value {{3}}> ()
-            dmh_y_axis = Constant <value: tensor = int64[1] dmh_y_axis_value {{4}}> ()
-            dmh_by_column = Unsqueeze (dmh_term_x, dmh_x_axis)
-            dmh_by_row = Unsqueeze (dmh_term_y, dmh_y_axis)
-            dmh_coordinate_term = Add (dmh_by_row, dmh_by_column)
+            dmh_xy_columns = Cast <to: int = {onnx.TensorProto.FLOAT}> (dmh_columns)
+            dmh_xy_rows = Cast <to: int = {onnx.TensorProto.FLOAT}> (dmh_rows)
+            dmh_xy_stride = Constant <value: tensor = float dmh_xy_stride_value {{{MASK_STRIDE}}}> ()
+            dmh_xy_half = Constant <value: tensor = float dmh_xy_half_value {{{MASK_STRIDE // 2}}}> ()
+            dmh_xy_columns_px = Mul (dmh_xy_columns, dmh_xy_stride)
+            dmh_xy_rows_px = Mul (dmh_xy_rows, dmh_xy_stride)
+            dmh_xy_xs = Add (dmh_xy_columns_px, dmh_xy_half)
+            dmh_xy_ys = Add (dmh_xy_rows_px, dmh_xy_half)
+
+            dmh_as_point = Constant <value: tensor = int64[4] dmh_as_point_value {{0, 0, 2, 1}}> ()
+            dmh_xy_points = Reshape (dmh_points, dmh_as_point)
+            dmh_xy_halves = Constant <value: tensor = int64[2] dmh_xy_halves_value {{1, 1}}> ()
+            dmh_xy_point_x, dmh_xy_point_y = Split <axis: int = 2> (dmh_xy_points, dmh_xy_halves)
+            dmh_xy_soi = Reshape (dmh_soi, dmh_as_scalar)
+            dmh_xy_distance_x = Sub (dmh_xy_point_x, dmh_xy_xs)
+            dmh_xy_distance_y = Sub (dmh_xy_point_y, dmh_xy_ys)
+            dmh_xy_relative_x = Div (dmh_xy_distance_x, dmh_xy_soi)
+            dmh_xy_relative_y = Div (dmh_xy_distance_y, dmh_xy_soi)
+            dmh_xy_product_x = Mul (dmh_w1_x, dmh_xy_relative_x)
+            dmh_xy_term_x = Add (dmh_xy_product_x, dmh_b1_4d)
+            dmh_xy_term_y = Mul (dmh_w1_y, dmh_xy_relative_y)
+            dmh_row_axis = Constant <value: tensor = int64[1] dmh_row_axis_value {{3}}> ()
+            dmh_column_axis = Constant <value: tensor = int64[1] dmh_column_axis_value {{4}}> ()
+            dmh_term_x = Unsqueeze (dmh_xy_term_x, dmh_row_axis)
+            dmh_term_y = Unsqueeze (dmh_xy_term_y, dmh_column_axis)
 
             dmh_as_columns = Constant <value: tensor = int64[3] dmh_as_columns_value {_braced([0, channels, -1])}> ()
             dmh_feats_flat = Reshape (dmh_feats, dmh_as_columns)
             dmh_as_product = Constant <value: tensor = int64[3] dmh_as_product_value {_braced([0, -1, channels])}> ()
             dmh_w1_all = Reshape (dmh_w1_feats, dmh_as_product)
-            dmh_feature_term = MatMul (dmh_w1_all, dmh_feats_flat)
+            dmh_product1 = MatMul (dmh_w1_all, dmh_feats_flat)
             dmh_batch_slots = Shape <end: int = 2> (dmh_params)
-            dmh_hidden_rows = Constant <value: tensor = int64[1] dmh_hidden_rows_value {_braced([hidden])}> ()
-            dmh_as_maps = Concat <axis: int = 0> (dmh_batch_slots, dmh_hidden_rows, dmh_map_shape)
-            dmh_feature_maps = Reshape (dmh_feature_term, dmh_as_maps)
-            dmh_sum1 = Add (dmh_feature_maps, dmh_coordinate_term)
+            dmh_map_shape = Shape <start: int = 2> (dmh_feats)
+            dmh_hidden_only = Constant <value: tensor = int64[1] dmh_hidden_only_value {_braced([hidden])}> ()
+            dmh_as_maps = Concat <axis: int = 0> (dmh_batch_slots, dmh_hidden_only, dmh_map_shape)
+            dmh_feature_term = Reshape (dmh_product1, dmh_as_maps)
+            dmh_with_x = Add (dmh_feature_term, dmh_term_x)
+            dmh_sum1 = Add (dmh_with_x, dmh_term_y)
             dmh_relu1 = Relu (dmh_sum1)
             dmh_hidden_any = Constant <value: tensor = int64[2] dmh_hidden_any_value {_braced([hidden, -1])}> ()
             dmh_as_hidden = Concat <axis: int = 0> (dmh_batch_slots, dmh_hidden_any)
@@ -195,16 +195,16 @@ def _braced(values: list[int]) -> str:
     return "{" + ", ".join(str(v) for v in values) + "}"
 
 
-def _name_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
-    """Name every node after its first output: tools that convert precision pass over nameless ones."""
+def _name_nodes(nodes: Iterable[onnx.NodeProto], function: str) -> None:
+    """Name every node after its function and its first output: precision policies match these names."""
     for node in nodes:
-        node.name = f"node_{node.output[0]}"
+        node.name = f"{function}/{node.output[0].split('_', 1)[1]}"
         for attribute in node.attribute:
-            _name_nodes(attribute.g.node)
+            _name_nodes(attribute.g.node, function)
 
 
 def _function(text: str) -> onnx.FunctionProto:
     function = onnx.parser.parse_function(text)
-    _name_nodes(function.node)
+    _name_nodes(function.node, function.name)
     onnx.checker.check_function(function)
     return function

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from condinst_deploy.model.condinst import CondInst, Instances
-from condinst_deploy.model.config import SIZES_OF_INTEREST, STRIDES
+from condinst_deploy.model.config import SIZES_OF_INTEREST, STRIDES, CondInstConfig
 from condinst_deploy.model.head import LevelOutputs
 from condinst_export.functions import DOMAIN, DYNAMIC_MASK_HEAD, SELECT_INSTANCES
 
@@ -32,11 +32,16 @@ class LevelCandidates(NamedTuple):
 
 
 class ExportGraph(nn.Module):
-    """`images (B, 3, H, W)` uint8, `image_sizes (B, 2)` int32 -> the contract's outputs."""
+    """`images (B, 3, H, W)` uint8, `image_sizes (B, 2)` int32 -> the contract's outputs.
+
+    Its steps are modules because the exporter names nodes after modules, and precision policies match names.
+    """
 
     def __init__(self, model: CondInst) -> None:
         super().__init__()
         self.model = model
+        self.candidates = AllCandidates(model.config)
+        self.params = ParamsAt()
         # a buffer becomes an initializer of this name, which verification can lower on a copy
         self.score_threshold: Tensor
         self.register_buffer(SCORE_THRESHOLD, torch.tensor(model.config.selection.score_threshold))
@@ -44,14 +49,14 @@ class ExportGraph(nn.Module):
     def forward(self, images: Tensor, image_sizes: Tensor) -> Instances:
         """Trace for the exporter: the two special operations are symbolic and give no values."""
         levels, mask_feats, _ = self.model.features(self.model.normalize(images, image_sizes))
-        candidates = self._candidates(levels, image_sizes)
+        candidates = self.candidates(levels, image_sizes, self.score_threshold)
         indices, count = self._select(candidates)
         slots = indices.to(torch.int64)  # (B, K)
         kept = torch.arange(slots.shape[1]) < count[:, None]
         boxes = _rows(candidates.boxes, slots) * kept[..., None]
         scores = candidates.scores.gather(1, slots) * kept
         labels = torch.where(kept, candidates.labels.gather(1, slots), 0)
-        params = _params_at(levels, candidates.locations.gather(1, slots)) * kept[..., None]
+        params = self.params(levels, candidates.locations.gather(1, slots), kept)
         points, soi = _rows(candidates.points, slots), candidates.soi.gather(1, slots)
         logits = torch.onnx.ops.symbolic(
             f"{DOMAIN}::{DYNAMIC_MASK_HEAD}",
@@ -61,40 +66,6 @@ class ExportGraph(nn.Module):
             version=1,
         )
         return Instances(count, boxes, scores, labels, logits)
-
-    def _candidates(self, levels: list[LevelOutputs], image_sizes: Tensor) -> LevelCandidates:
-        parts, first = [], 0
-        for level, stride, soi in zip(levels, STRIDES, SIZES_OF_INTEREST, strict=True):
-            parts.append(self._level_candidates(level, stride, soi, first))
-            first = first + level.centerness.shape[2] * level.centerness.shape[3]
-        merged = LevelCandidates(*(torch.cat(field, dim=1) for field in zip(*parts, strict=True)))
-        # AdelaiDet's boxes stay as they are until the picture's original size (runtime/postprocess.py)
-        return merged if self.model.config.family == "adelaidet" else _inside(merged, image_sizes)
-
-    def _level_candidates(self, level: LevelOutputs, stride: int, soi: int, first: int) -> LevelCandidates:
-        selection, num_classes = self.model.config.selection, self.model.config.num_classes
-        height, width = level.cls_logits.shape[2:]
-        limit = selection.candidates_per_level
-        by_product = selection.family == "adelaidet"
-        centerness = level.centerness.sigmoid()  # (B, 1, h, w)
-        rank = level.cls_logits.sigmoid() * (centerness if by_product else 1)
-        rank = rank.permute(0, 2, 3, 1).flatten(1)  # (B, C, h, w) -> (B, h*w*C)
-        passed = rank * (rank > self.score_threshold)
-        # a small level has fewer pairs than the limit, which TopK does not accept: fill up with zeros
-        best, pairs = F.pad(passed, (0, limit)).topk(limit, dim=1)  # (B, n)
-        location = (pairs // num_classes).clamp(max=height * width - 1)
-        row = location // width
-        x = (location - row * width).to(torch.float32) * stride + stride / 2
-        y = row.to(torch.float32) * stride + stride / 2
-        left, top, right, bottom = (side.gather(1, location) * stride for side in level.distances.flatten(2).unbind(1))
-        return LevelCandidates(
-            boxes=torch.stack((x - left, y - top, x + right, y + bottom), dim=2),
-            scores=best.sqrt() if by_product else best * centerness.flatten(1).gather(1, location),
-            labels=(pairs - pairs // num_classes * num_classes).to(torch.int32),
-            locations=location + first,
-            points=torch.stack((x, y), dim=2),
-            soi=torch.full_like(best, soi),
-        )
 
     def _select(self, candidates: LevelCandidates) -> tuple[Tensor, Tensor]:
         selection = self.model.config.selection
@@ -110,6 +81,70 @@ class ExportGraph(nn.Module):
         return indices, count
 
 
+class AllCandidates(nn.Module):
+    """Candidates of P3..P7, by the rules of the model's family."""
+
+    def __init__(self, config: CondInstConfig) -> None:
+        super().__init__()
+        self.family = config.family
+        levels = enumerate(zip(STRIDES, SIZES_OF_INTEREST, strict=True), start=3)
+        self.levels = nn.ModuleDict({f"p{i}": CandidatesOfLevel(config, *level) for i, level in levels})
+
+    def forward(self, levels: list[LevelOutputs], image_sizes: Tensor, threshold: Tensor) -> LevelCandidates:
+        """P3..P7 and sizes before padding -> all candidates, level after level."""
+        parts, first = [], 0
+        for level, candidates_of in zip(levels, self.levels.values(), strict=True):
+            parts.append(candidates_of(level, first, threshold))
+            first = first + level.centerness.shape[2] * level.centerness.shape[3]
+        merged = LevelCandidates(*(torch.cat(field, dim=1) for field in zip(*parts, strict=True)))
+        # AdelaiDet's boxes stay as they are until the picture's original size (runtime/postprocess.py)
+        return merged if self.family == "adelaidet" else _inside(merged, image_sizes)
+
+
+class CandidatesOfLevel(nn.Module):
+    """Threshold, top-k and decoding of one level."""
+
+    def __init__(self, config: CondInstConfig, stride: int, soi: int) -> None:
+        super().__init__()
+        self.num_classes, self.limit = config.num_classes, config.selection.candidates_per_level
+        self.by_product = config.family == "adelaidet"
+        self.stride, self.soi = stride, soi
+
+    def forward(self, level: LevelOutputs, first: int, threshold: Tensor) -> LevelCandidates:
+        """One level, whose locations are counted from `first` on."""
+        height, width = level.cls_logits.shape[2:]
+        centerness = level.centerness.sigmoid()  # (B, 1, h, w)
+        rank = level.cls_logits.sigmoid() * (centerness if self.by_product else 1)
+        rank = rank.permute(0, 2, 3, 1).flatten(1)  # (B, C, h, w) -> (B, h*w*C)
+        passed = rank * (rank > threshold)
+        # a small level has fewer pairs than the limit, which TopK does not accept: fill up with zeros
+        best, pairs = F.pad(passed, (0, self.limit)).topk(self.limit, dim=1)  # (B, n)
+        location = (pairs // self.num_classes).clamp(max=height * width - 1)
+        row = location // width
+        x = (location - row * width).to(torch.float32) * self.stride + self.stride / 2
+        y = row.to(torch.float32) * self.stride + self.stride / 2
+        sides = level.distances.flatten(2).unbind(1)
+        left, top, right, bottom = (side.gather(1, location) * self.stride for side in sides)
+        return LevelCandidates(
+            boxes=torch.stack((x - left, y - top, x + right, y + bottom), dim=2),
+            scores=best.sqrt() if self.by_product else best * centerness.flatten(1).gather(1, location),
+            labels=(pairs - pairs // self.num_classes * self.num_classes).to(torch.int32),
+            locations=location + first,
+            points=torch.stack((x, y), dim=2),
+            soi=torch.full_like(best, self.soi),
+        )
+
+
+class ParamsAt(nn.Module):
+    """Controller outputs of the kept instances."""
+
+    def forward(self, levels: list[LevelOutputs], locations: Tensor, kept: Tensor) -> Tensor:
+        """At `locations (B, K)`, counted over all levels -> `(B, K, num_params)`; 0 in slots not `kept (B, K)`."""
+        params = torch.cat([level.params.flatten(2) for level in levels], dim=2)  # (B, P, h*w) -> (B, P, L)
+        picked = params.gather(2, locations[:, None].expand(-1, params.shape[1], -1))  # (B, P, K)
+        return picked.transpose(1, 2) * kept[..., None]
+
+
 def _inside(candidates: LevelCandidates, image_sizes: Tensor) -> LevelCandidates:
     """Boxes clamped to the pictures; those without area get the score of no candidate."""
     sizes = image_sizes.to(torch.float32)[:, None]  # (B, 1, 2) height, width
@@ -122,10 +157,3 @@ def _inside(candidates: LevelCandidates, image_sizes: Tensor) -> LevelCandidates
 def _rows(x: Tensor, indices: Tensor) -> Tensor:
     """`x (B, N, D)` at `indices (B, K)` -> `(B, K, D)`."""
     return x.gather(1, indices[..., None].expand(-1, -1, x.shape[2]))
-
-
-def _params_at(levels: list[LevelOutputs], locations: Tensor) -> Tensor:
-    """Controller outputs at `locations (B, K)`, counted over all levels -> `(B, K, num_params)`."""
-    params = torch.cat([level.params.flatten(2) for level in levels], dim=2)  # (B, P, h*w) -> (B, P, L)
-    picked = params.gather(2, locations[:, None].expand(-1, params.shape[1], -1))  # (B, P, K)
-    return picked.transpose(1, 2)

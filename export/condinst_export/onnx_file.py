@@ -16,6 +16,7 @@ from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.config import MASK_STRIDE
 from condinst_export.functions import DOMAIN, OPSET, dynamic_mask_head_function, select_instances_function
 from condinst_export.graph import ExportGraph
+from condinst_export.node_names import name_nodes
 
 TRACE_SHAPE = (2, 320, 352)
 """Batch, height and width that a dynamic graph is traced with: all different, none of them 1."""
@@ -104,6 +105,7 @@ def _finished(proto: onnx.ModelProto, model: CondInst, manifest: ModelManifest) 
     proto.functions.extend([select_instances_function(), dynamic_mask_head_function(model.config)])
     if DOMAIN not in {entry.domain for entry in proto.opset_import}:
         proto.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
+    name_nodes(proto.graph)
     for node in proto.graph.node:
         del node.metadata_props[:]  # stack traces of the exporting machine
         node.ClearField("doc_string")

@@ -1,0 +1,87 @@
+"""`condinst-compare`: two ONNX files, tensor by tensor."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from condinst_deploy.cli.command import FAILED, command_app, terminal
+
+if TYPE_CHECKING:
+    from condinst_deploy.contract import ModelManifest, NetworkInputs
+    from condinst_engines.comparison import TensorError
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A.onnx", help="The reference, usually what condinst-export wrote.")],
+    second: Annotated[Path, typer.Argument(metavar="B.onnx", help="The other, usually what --keep-onnx left.")],
+    images: Annotated[list[str], typer.Option(help="Picture, folder or pattern; repeat it for more.")],
+    top: Annotated[int, typer.Option(min=1, help="How many layers to show.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all tensors as JSON on standard output.")] = False,
+) -> None:
+    """Show what a precision costs: error norms of outputs and layers, largest first.
+
+    Both files run in ONNX Runtime on the CPU; tensors of half precision, bfloat16 too, are rounded as they would be.
+    Tensors behind a top-k come last: they are compared slot by slot, and where two scores change places, whole
+    slots differ. The exit status is 1 where a tensor of B is not finite.
+    """
+    # imported here, so that --help does not wait for PyTorch
+    from condinst_deploy.runtime.images import expand_sources
+    from condinst_engines.comparison import compare as compare_tensors
+    from condinst_engines.onnx_input import load_onnx, manifest_of
+
+    protos = load_onnx(first), load_onnx(second)
+    manifest = manifest_of(protos[0], first)
+    batches = [_batch(path, manifest) for pattern in images for path in expand_sources(pattern)]
+    with terminal.status("comparing") as status:
+        errors = compare_tensors(
+            *protos, batches, lambda done, total: status.update(f"comparing, run {done + 1} of {total}")
+        )
+    if as_json:
+        print(json.dumps([asdict(error) | {"is_output": error.is_output} for error in errors], indent=2))
+    else:
+        _show(errors, top, f"{escape(str(second))} against {escape(str(first))}, {len(batches)} pictures")
+    broken = [error for error in errors if error.not_finite]
+    if broken:
+        terminal.print(f"[bold red]{len(broken)} tensors of {escape(str(second))} are not finite[/]")
+        raise typer.Exit(FAILED)
+
+
+def _batch(source: object, manifest: "ModelManifest") -> "NetworkInputs":
+    from condinst_deploy.contract import ImageGeometry
+    from condinst_deploy.runtime.images import rgb_from
+    from condinst_deploy.runtime.preprocess import network_inputs
+
+    image = rgb_from(source)
+    static = manifest.static_shape
+    size = (image.shape[0], image.shape[1])
+    geometry = ImageGeometry.of(size, manifest.preprocessing, static[1:] if static else None)
+    return network_inputs([image], [geometry], static[0] if static else None)
+
+
+def _show(errors: "Sequence[TensorError]", top: int, title: str) -> None:
+    from rich.console import Console
+
+    outputs = [error for error in errors if error.is_output]
+    layers = [error for error in errors if not error.is_output]
+    table = Table(title=title, title_justify="left")
+    for column in ("tensor", "node"):
+        table.add_column(column, overflow="fold")
+    for column in ("relative", "largest", "magnitude", "not finite"):
+        table.add_column(column, justify="right")
+    for part in (outputs, layers[:top]):
+        for error in part:
+            numbers = (f"{error.relative:.2g}", f"{error.largest:.2g}", f"{error.magnitude:.3g}")
+            table.add_row(escape(error.name), escape(error.node), *numbers, str(error.not_finite or ""))
+        table.add_section()
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"{len(layers)} layers compared, {min(top, len(layers))} shown; --json prints all")
+
+
+main = command_app(compare)

@@ -1,0 +1,99 @@
+"""`condinst-inspect`: what a checkpoint, an exported file or an engine is."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from condinst_deploy.cli.command import command_app
+
+MOST_CLASSES, MOST_LAYERS = 10, 30
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="Checkpoint (.pth), exported file (.onnx) or engine (.engine).")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON on standard output.")] = False,
+) -> None:
+    """Say what a file is: tensors, profiles, precision, classes, preprocessing, versions.
+
+    An engine is checked against its manifest. Its layers are listed where this machine has a GPU that can load it.
+    """
+    # imported here, so that --help does not wait for PyTorch
+    from condinst_engines.inspection import inspect_file
+
+    found = inspect_file(file)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    lines = [f"[bold]{found['kind']}[/] {escape(found['path'])}"]
+    lines += {"checkpoint": _checkpoint, "ONNX file": _onnx, "TensorRT engine": _engine}[found["kind"]](found)
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
+    for line in lines:
+        console.print(line)
+
+
+def _checkpoint(found: dict[str, Any]) -> list[str]:
+    return [f"  {escape(found['note'])}", f"  {found['parameters']:,} parameters, float32", *_model(found["manifest"])]
+
+
+def _onnx(found: dict[str, Any]) -> list[str]:
+    opsets = ", ".join(f"{domain} {version}" for domain, version in found["opsets"].items())
+    weights = ", ".join(f"{count} {kind}" for kind, count in found["weights"].items())
+    functions = ", ".join(found["functions"]) or "none (inlined)"
+    return [
+        f"  by {escape(found['producer'])}; opsets {opsets}; precision {found['precision']}",
+        f"  weights: {weights}",
+        *_tensors("input", found["inputs"]),
+        *_tensors("output", found["outputs"]),
+        f"  {len(found['nodes'])} nodes; functions: {functions}",
+        *_model(found["manifest"]),
+    ]
+
+
+def _engine(found: dict[str, Any]) -> list[str]:
+    engine = found["engine"]
+    layers = ", ".join(f"{count} in {kind}" for kind, count in engine["found"]["layers"].items())
+    lines = [
+        f"  flavour {engine['flavour']}, version {engine['library_version']}, {engine['plan_bytes'] / 1e6:.0f} MB,"
+        f" built in {engine['build_seconds']} s on {escape(engine['host'])} from {escape(engine['onnx'])}",
+        f"  for GPUs of compute capability {', '.join(engine['targets'])}"
+        + (" and later" if engine["hardware_compatible"] else ""),
+        f"  precision {engine['precision']}; layers by the {engine['found']['source']}: {layers}",
+        f"  plugins: {', '.join(engine['plugins']) or 'none'}",
+        *_tensors("input", [t for t in engine["tensors"] if t["role"] == "input"]),
+        *_tensors("output", [t for t in engine["tensors"] if t["role"] == "output"]),
+    ]
+    for number, profile in enumerate(engine["profiles"]):
+        for name, shapes in profile.items():
+            texts = (_shape(shapes[key]) for key in ("min", "opt", "max"))
+            lines.append(f"  profile {number}: {name} {':'.join(texts)}")
+    lines += _model(engine["model"])
+    lines += [f"  layer {escape(str(layer.get('Name', '?')))}" for layer in found["layers"][:MOST_LAYERS]]
+    return [*lines, f"  {escape(found['remark'])}"] if found["remark"] else lines
+
+
+def _tensors(role: str, tensors: list[dict[str, Any]]) -> list[str]:
+    return [f"  {role} {tensor['name']}: {tensor['dtype']} {_shape(tensor['shape'])}" for tensor in tensors]
+
+
+def _shape(shape: list[Any]) -> str:
+    return "x".join(str(side) for side in shape)
+
+
+def _model(manifest: dict[str, Any]) -> list[str]:
+    names, preprocessing, selection = manifest["class_names"], manifest["preprocessing"], manifest["selection"]
+    shown = ", ".join(names[:MOST_CLASSES]) + (", ..." if len(names) > MOST_CLASSES else "")
+    return [
+        f"  family {manifest['family']}; {len(names)} classes: {escape(shown)}",
+        f"  pictures: short side {preprocessing['short_side']}, long side at most {preprocessing['long_side']},"
+        f" padded to {preprocessing['pad_divisor']}",
+        f"  class probability above {selection['score_threshold']}, NMS at IoU {selection['nms_iou']},"
+        f" at most {selection['max_detections']} instances",
+        f"  weights from {escape(manifest['source'] or 'an unnamed file')}",
+    ]
+
+
+main = command_app(inspect)

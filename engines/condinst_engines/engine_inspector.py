@@ -1,0 +1,64 @@
+"""The layers that an engine really has, by the library's inspector; it takes a GPU that can load the engine."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from condinst_deploy.engine_manifest import ENGINE_INSPECTOR, EngineManifest, FoundPrecision
+from condinst_deploy.errors import ArtifactError, BackendError
+from condinst_engines.builder_log import BuilderLog
+from condinst_engines.flavour import Flavour
+
+if TYPE_CHECKING:
+    import tensorrt
+
+FORMATS = (("bfloat16", ("bf16", "bfloat16")), ("float16", ("fp16", "half")), ("float32", ("fp32", "float")))
+"""Type -> words of the inspector's descriptions ("Half", "Channel major FP16 format"); the first match counts."""
+
+
+def layers_of(plan: bytes, flavour: Flavour, manifest: EngineManifest | None = None) -> list[dict[str, Any]]:
+    """The inspector's description of every layer.
+
+    Raises:
+        ArtifactError: the engine is not for this library or this GPU.
+        BackendError: there is no GPU, or the library cannot load the engine.
+    """
+    if not torch.cuda.is_available():
+        raise BackendError("PyTorch sees no NVIDIA GPU on this machine, and an engine can only be loaded on one")
+    if manifest is not None:
+        major, minor = torch.cuda.get_device_capability()
+        manifest.check_loadable(flavour.name, flavour.version, f"{major}{minor}")
+    log = BuilderLog(flavour.trt)
+    runtime: tensorrt.Runtime = flavour.trt.Runtime(log.logger)
+    engine: Any = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise BackendError(f"the library cannot load the engine: {log.reason}")
+    text = engine.create_engine_inspector().get_engine_information(flavour.trt.LayerInformationFormat.JSON)
+    return layers_from_json(text)
+
+
+def layers_from_json(text: str) -> list[dict[str, Any]]:
+    """Layers of the inspector's JSON; a plan without details has names only.
+
+    Raises:
+        ArtifactError: it is not the inspector's JSON.
+    """
+    try:
+        layers = json.loads(text)["Layers"]
+    except (json.JSONDecodeError, KeyError, TypeError) as e:
+        raise ArtifactError(f"the engine inspector's answer cannot be read ({e!r})") from e
+    return [layer if isinstance(layer, dict) else {"Name": layer} for layer in layers]
+
+
+def found_in_engine(layers: Sequence[Mapping[str, Any]]) -> FoundPrecision:
+    """Layers that give floating point, by the type of their first output."""
+    kinds = (_kind(layer["Outputs"][0]) for layer in layers if layer.get("Outputs"))
+    return FoundPrecision(ENGINE_INSPECTOR, dict(Counter(kind for kind in kinds if kind)))
+
+
+def _kind(tensor: Mapping[str, Any]) -> str | None:
+    words = str(tensor.get("Format/Datatype", "")).lower()
+    return next((kind for kind, signs in FORMATS if any(sign in words for sign in signs)), None)

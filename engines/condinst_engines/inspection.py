@@ -1,0 +1,102 @@
+"""What a file is: a checkpoint, an exported file or an engine, as plain values."""
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from condinst_deploy.engine_manifest import EngineManifest, read_engine
+from condinst_deploy.errors import ArtifactError, BackendError
+from condinst_engines.engine_inspector import layers_of
+from condinst_engines.flavour import load_flavour
+from condinst_engines.onnx_input import load_onnx, manifest_of
+
+CHECKPOINTS, ENGINES = (".pth", ".pt"), (".engine", ".plan")
+
+
+def inspect_file(path: Path) -> dict[str, Any]:
+    """Describe a file.
+
+    Returns:
+        `kind` and `path`, and what is known of a file of that kind.
+
+    Raises:
+        ArtifactError, CheckpointError: it cannot be read, or is of no known kind.
+    """
+    suffix = path.suffix.lower()
+    if suffix in CHECKPOINTS:
+        return _checkpoint(path)
+    if suffix == ".onnx":
+        return _onnx(path)
+    if suffix in ENGINES:
+        return _engine(path)
+    known = ", ".join((*CHECKPOINTS, ".onnx", *ENGINES))
+    raise ArtifactError(f"{path} is of no known kind; expected a name ending in one of {known}")
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    from condinst_deploy.model.checkpoints import load_model  # takes PyTorch's seconds
+
+    loaded = load_model(path)
+    return {
+        "kind": "checkpoint",
+        "path": str(path.absolute()),
+        "note": loaded.note,
+        "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
+        "precision": "float32",
+        "model": asdict(loaded.model.config),
+        "manifest": asdict(loaded.manifest),
+    }
+
+
+def _onnx(path: Path) -> dict[str, Any]:
+    proto = load_onnx(path)
+    manifest = manifest_of(proto, path)
+    opsets = {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
+    weights: Counter[str] = Counter()
+    for initializer in proto.graph.initializer:
+        weights[ir.DataType(initializer.data_type).name.lower()] += 1
+    return {
+        "kind": "ONNX file",
+        "path": str(path.absolute()),
+        "opsets": opsets,
+        "producer": f"{proto.producer_name} {proto.producer_version}",
+        "precision": manifest.precision,
+        "weights": dict(weights),
+        "inputs": [_tensor(value) for value in proto.graph.input],
+        "outputs": [_tensor(value) for value in proto.graph.output],
+        "operators": dict(Counter(node.op_type for node in proto.graph.node).most_common()),
+        "functions": [f"{function.domain}::{function.name}" for function in proto.functions],
+        "manifest": asdict(manifest),
+        "nodes": [node.name for node in (*proto.graph.node, *(n for f in proto.functions for n in f.node))],
+    }
+
+
+def _tensor(value: onnx.ValueInfoProto) -> dict[str, Any]:
+    kind = value.type.tensor_type
+    shape = [dim.dim_param or dim.dim_value for dim in kind.shape.dim]
+    return {"name": value.name, "dtype": ir.DataType(kind.elem_type).name.lower(), "shape": shape}
+
+
+def _engine(path: Path) -> dict[str, Any]:
+    plan, manifest = read_engine(path)
+    layers, remark = _layers(plan, manifest)
+    return {
+        "kind": "TensorRT engine",
+        "path": str(path.absolute()),
+        "precision": manifest.precision,
+        "engine": asdict(manifest),
+        "layers": layers,
+        "remark": remark,
+    }
+
+
+def _layers(plan: bytes, manifest: EngineManifest) -> tuple[list[dict[str, Any]], str]:
+    """Layers of the engine itself, where this machine can load it; otherwise the reason why not."""
+    try:
+        return layers_of(plan, load_flavour(manifest.flavour), manifest), ""
+    except (ArtifactError, BackendError) as e:
+        return [], f"the engine itself was not loaded, and its layers are not listed: {e}"

@@ -1,0 +1,62 @@
+"""Exported files as this stage reads them."""
+
+from pathlib import Path
+
+import onnx
+
+from condinst_deploy.contract import MANIFEST_KEY, ModelManifest
+from condinst_deploy.errors import ArtifactError, ConfigError
+
+DEFAULT_FOLDER = Path("export/build")
+"""Where condinst-export writes, below the current directory."""
+
+
+def only_exported(folder: Path = DEFAULT_FOLDER) -> Path:
+    """The only ONNX file that was exported below the current directory.
+
+    Raises:
+        ConfigError: there is none, or more than one.
+    """
+    found = sorted(folder.glob("*.onnx"))
+    if not found:
+        raise ConfigError(
+            f"no ONNX file in {folder.absolute()}:"
+            " run condinst-export --weights model.pth here, or name one with --onnx"
+        )
+    if len(found) > 1:
+        raise ConfigError(f"{folder} holds {', '.join(p.name for p in found)}: name one with --onnx")
+    return found[0]
+
+
+def load_onnx(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file.
+
+    Raises:
+        ArtifactError: it is missing or is not one.
+    """
+    try:
+        proto = onnx.load(str(path))
+    except FileNotFoundError as e:
+        raise ArtifactError(f"no file at {path}: write one with condinst-export --weights model.pth") from e
+    except OSError as e:
+        raise ArtifactError(f"{path} cannot be read ({e.strerror or e})") from e
+    except Exception as e:  # protobuf's errors come without types
+        raise ArtifactError(f"{path} is truncated or not an ONNX file: export the model again") from e
+    if not proto.graph.node:
+        raise ArtifactError(f"{path} is empty or not an ONNX file: export the model again")
+    return proto
+
+
+def manifest_of(proto: onnx.ModelProto, path: Path) -> ModelManifest:
+    """The manifest inside an exported file.
+
+    Raises:
+        ArtifactError: there is none, or it cannot be used.
+    """
+    entries = [entry.value for entry in proto.metadata_props if entry.key == MANIFEST_KEY]
+    if not entries:
+        raise ArtifactError(f"{path} is an ONNX file without this toolkit's manifest; write it with condinst-export")
+    try:
+        return ModelManifest.from_json(entries[0])
+    except ArtifactError as e:
+        raise ArtifactError(f"{path}: {e}") from e

@@ -1,0 +1,224 @@
+"""`condinst-build-engine`, `condinst-inspect` and `condinst-compare`, as a user runs them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from condinst_deploy.engine_manifest import manifest_path, read_engine
+from condinst_engines.cli.build_engine import main as build_engine
+from condinst_engines.cli.compare import main as compare
+from condinst_engines.cli.inspect import main as inspect
+from condinst_engines.precision import converted
+from tests.graphs import small_network
+from tests.models import SLIM, manifest_of, noise_picture
+
+SMALL_PROFILE = "1x3x32x32:1x3x64x96:2x3x64x96"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current directory in which condinst-export has left one small file."""
+    monkeypatch.chdir(tmp_path)
+    write_small(tmp_path / "export/build/small.onnx")
+    return tmp_path
+
+
+def write_small(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(small_network(replace(manifest_of(SLIM), class_names=("[bold]ant[/]", "bee", "sea cow"))), str(path))
+
+
+def run(command: object, *arguments: str | Path) -> Result:
+    result = CliRunner().invoke(command, [str(argument) for argument in arguments])  # type: ignore[arg-type]
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def error_of(result: Result) -> str:
+    assert result.exit_code == 1
+    assert result.stderr.count("error:") == 1
+    assert "Traceback" not in result.stderr
+    return result.stderr[result.stderr.index("error:") :]
+
+
+def test_fp16_without_a_name_builds_the_only_exported_file(folder: Path) -> None:
+    result = run(build_engine, "--fp16")
+    path = folder / "engines/build/small.rtx.fp16.sm86-89-120.engine"
+    assert result.stdout == f"{path}\n"
+    assert "precision: float16, as asked; layers by the typed network:" in result.stderr
+    assert "in float16" in result.stderr
+    assert "profile 0: images from 1x3x128x128 to 8x3x224x224, tuned for 1x3x128x224" in result.stderr
+    assert read_engine(path)[1].precision == "float16"
+
+
+def test_json_is_all_that_standard_output_holds(folder: Path) -> None:
+    result = run(
+        build_engine, "--bf16", "--sm", "80, sm86", "--shapes", SMALL_PROFILE, "--shapes", SMALL_PROFILE, "--json"
+    )
+    values = json.loads(result.stdout)
+    assert values["path"] == str(folder / "engines/build/small.rtx.bf16.sm80-86.engine")
+    assert (values["precision"], values["targets"], len(values["profiles"])) == ("bfloat16", ["80", "86"], 2)
+
+
+def test_options_come_before_the_recipe(folder: Path) -> None:
+    Path("own.toml").write_text(
+        f'precision = "float16"\nprofiles = ["{SMALL_PROFILE}"]\n[rtx]\nsm = ["80"]\n'
+        '[policy]\nfloat32 = ["backbone*", "head*"]\n'
+    )
+    result = run(build_engine, "--recipe", "own.toml", "--sm", "89", "--out", "x.engine", "--json")
+    values = json.loads(result.stdout)
+    assert (values["precision"], values["targets"]) == ("float16", ["89"])
+    assert "float16" not in values["found"]["layers"]  # both convolutions were kept in float32
+    assert values["profiles"][0]["images"]["max"] == [2, 3, 64, 96]
+
+
+def test_the_log_and_the_graph_are_kept_where_asked(folder: Path) -> None:
+    run(build_engine, "--fp16", "--log", "logs/build.txt", "--keep-onnx", "kept.onnx")
+    assert "[VERBOSE]" in Path("logs/build.txt").read_text()
+    assert any(entry.data_type == onnx.TensorProto.FLOAT16 for entry in onnx.load("kept.onnx").graph.initializer)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--fp16", "--bf16"], "give one of --fp32, --fp16 and --bf16"),
+        (["--onnx", "none.onnx"], "no file at none.onnx"),
+        (["--out", "x.plan"], "ending in .engine"),
+        (["--flavour", "vanilla"], "expected tensorrt or rtx"),
+        (["--recipe", "h100"], "no recipe 'h100'"),
+        (["--shapes", "1x3x33x33"], "expected MIN:OPT:MAX"),
+        (["--sm", "90"], "builds for 75, 80"),
+        (["--optimization-level", "9"], "expected 0 to 5"),
+        (["--hardware-compatible", "--flavour", "rtx"], "are for --flavour tensorrt"),
+        (["--timing-cache", "x", "--flavour", "rtx"], "--timing-cache does nothing"),
+        (["--log", "export/build"], "the log export/build cannot be written"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(folder: Path, options: list[str], reason: str) -> None:
+    assert reason in error_of(run(build_engine, *options))
+    assert not Path("engines").exists()
+
+
+def test_without_an_exported_file_the_command_says_how_to_make_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "run condinst-export --weights model.pth" in error_of(run(build_engine, "--fp16"))
+
+
+def test_ctrl_c_ends_with_130_and_leaves_nothing(slim_onnx: Path, tmp_path: Path) -> None:
+    code = "from condinst_engines.cli.build_engine import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "--onnx", str(slim_onnx), "--fp16"],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert "TensorRT flavour" in process.stderr.readline()  # what follows takes seconds
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=300)
+    assert process.returncode == 130, rest
+    assert "interrupted" in rest
+    assert "Traceback" not in rest
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_an_engine_is_described_and_checked(folder: Path) -> None:
+    path = Path(run(build_engine, "--fp16", "--shapes", SMALL_PROFILE).stdout.strip())
+    result = run(inspect, path)
+    assert result.exit_code == 0
+    for words in (
+        "TensorRT engine",
+        "flavour rtx",
+        "86, 89, 120",
+        "in float16",
+        "profile 0: images 1x3x32x32:1x3x64x96:2x3x64x96",
+        "output boxes: float32",
+        "3 classes: [bold]ant[/], bee",
+        "plugins: none",
+    ):
+        assert words in result.stdout, words
+    values = json.loads(run(inspect, path, "--json").stdout)
+    assert values["engine"]["model"]["class_names"][2] == "sea cow"
+    path.write_bytes(b"something else")
+    assert "is not the plan" in error_of(run(inspect, path))
+    manifest_path(path).unlink()
+    assert "has no manifest" in error_of(run(inspect, path))
+
+
+def test_an_exported_file_is_described(slim_onnx: Path) -> None:
+    result = run(inspect, slim_onnx)
+    for words in (
+        "ONNX file",
+        "precision float32",
+        "condinst::DynamicMaskHead",
+        "mask_logits: float32",
+        "NMS at IoU 0.6",
+    ):
+        assert words in result.stdout, words
+    assert "SelectInstances/iou" in json.loads(run(inspect, slim_onnx, "--json").stdout)["nodes"]
+
+
+def test_a_checkpoint_is_described(slim_checkpoint: Path) -> None:
+    result = run(inspect, slim_checkpoint)
+    assert "checkpoint" in result.stdout
+    assert "ResNet-50, 3 classes" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("x.txt", "of no known kind"), ("x.onnx", "no file"), ("x.engine", "no engine")]
+)
+def test_a_file_that_cannot_be_described_is_said(name: str, reason: str, tmp_path: Path) -> None:
+    assert reason in error_of(run(inspect, tmp_path / name))
+
+
+def test_two_files_are_compared_on_pictures(folder: Path) -> None:
+    source = folder / "export/build/small.onnx"
+    onnx.save(converted(onnx.load(str(source)), "float16").proto, "half.onnx")
+    for seed in range(2):
+        Image.fromarray(noise_picture(seed, 40, 60)).save(f"{seed}.png")
+    result = run(compare, source, "half.onnx", "--images", "*.png", "--top", "3")
+    assert result.exit_code == 0, result.output
+    assert "2 pictures" in result.stdout
+    values = json.loads(run(compare, source, "half.onnx", "--images", "0.png", "--json").stdout)
+    assert values[0]["name"] == "boxes"
+    errors = {value["name"]: value for value in values}
+    assert 0 < errors["first"]["relative"] < 1e-2
+    assert errors["first"]["node"] == "backbone.first/Conv_first"
+
+
+def test_a_file_that_overflows_ends_with_1(folder: Path) -> None:
+    source = folder / "export/build/small.onnx"
+    proto = onnx.load(str(source))
+    for entry in list(proto.graph.initializer):
+        weight = onnx.numpy_helper.to_array(entry) * np.float32(10_000)
+        entry.CopyFrom(onnx.numpy_helper.from_array(weight.astype(np.float32), entry.name))
+    onnx.save(converted(proto, "float16"), "half.onnx")
+    Image.fromarray(noise_picture(0, 40, 60)).save("0.png")
+    result = run(compare, source, "half.onnx", "--images", "0.png")
+    assert result.exit_code == 1
+    assert "tensors of half.onnx are not finite" in result.stderr
+
+
+def test_pictures_that_are_missing_are_said(folder: Path) -> None:
+    source = folder / "export/build/small.onnx"
+    assert "none.png" in error_of(run(compare, source, source, "--images", "none.png"))
+
+
+@pytest.mark.parametrize("command", [build_engine, inspect, compare])
+def test_help_says_what_the_command_is_for(command: object) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert "Usage" in result.stdout

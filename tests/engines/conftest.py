@@ -1,0 +1,41 @@
+"""Graphs and builders that several test files of this stage share."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+
+from condinst_engines.flavour import Flavour, load_flavour
+from tests.graphs import small_network
+from tests.models import SLIM, manifest_of, seeded_model
+
+TINY = replace(SLIM, depth=18, base_width=8, tower_convs=1, mask_branch_channels=16, mask_branch_convs=1)
+STATIC = (1, 128, 224)
+
+
+@pytest.fixture(scope="session")
+def rtx() -> Flavour:
+    return load_flavour("rtx")
+
+
+@pytest.fixture(scope="session")
+def slim_proto(slim_onnx: Path) -> onnx.ModelProto:
+    return onnx.load(str(slim_onnx))
+
+
+@pytest.fixture(scope="session")
+def static_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model exported with fixed shapes."""
+    from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
+
+    model = seeded_model(TINY)
+    manifest = with_options(model, manifest_of(TINY), ExportOptions(max_detections=5, static_shape=STATIC))
+    path = tmp_path_factory.mktemp("static") / "tiny.onnx"
+    onnx.save(onnx_from_model(model, manifest), str(path))
+    return path
+
+
+@pytest.fixture
+def small_graph() -> onnx.ModelProto:
+    return small_network()

@@ -1,0 +1,157 @@
+"""From an exported file to an engine and its manifest on disk."""
+
+import errno
+import hashlib
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+
+from condinst_deploy.engine_manifest import manifest_path, read_engine
+from condinst_deploy.errors import ArtifactError, ConfigError, EngineError, OutputError
+from condinst_engines.build import Surroundings
+from condinst_engines.engine_file import EngineFiles, default_engine_path, engine_from_onnx
+from condinst_engines.flavour import Flavour
+from condinst_engines.onnx_input import load_onnx, only_exported
+from condinst_engines.recipe import BuildRecipe, RtxSettings, TensorrtSettings
+
+FP16 = BuildRecipe(precision="float16")
+
+
+@pytest.fixture
+def source(small_graph: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = Path("export/build/small.v2.onnx")
+    path.parent.mkdir(parents=True)
+    onnx.save(small_graph, str(path))
+    return path
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_engine_gets_its_name_and_a_manifest_of_everything(source: Path, rtx: Flavour, tmp_path: Path) -> None:
+    path, manifest = engine_from_onnx(EngineFiles(source), FP16, rtx, Surroundings())
+    assert path == tmp_path / "engines/build/small.v2.rtx.fp16.sm86-89-120.engine"
+    plan, read = read_engine(path)
+    assert read == manifest
+    assert hashlib.sha256(plan).hexdigest() == manifest.plan_sha256
+    assert manifest.onnx_sha256 == hashlib.sha256(source.read_bytes()).hexdigest()
+    assert (manifest.onnx, manifest.flavour, manifest.precision) == ("small.v2.onnx", "rtx", "float16")
+    assert manifest.targets == ("86", "89", "120")
+    assert manifest.library_version == manifest.tools["tensorrt_rtx"] == rtx.version
+    assert manifest.model.precision == "float16"
+    assert manifest.model.class_names == ("class a", "class b", "class c")
+    assert manifest.profiles[0]["images"].max == (8, 3, 224, 224)
+    assert [tensor.name for tensor in manifest.tensors] == ["images", "image_sizes", "boxes"]
+    assert manifest.build_seconds > 0
+    assert files_below(tmp_path) == [
+        f"engines/build/{path.name}",
+        f"engines/build/{path.name}.json",
+        "export/build/small.v2.onnx",
+    ]
+
+
+def test_the_graph_that_the_builder_got_can_be_kept(source: Path, rtx: Flavour, tmp_path: Path) -> None:
+    kept = tmp_path / "kept" / "graph.onnx"
+    engine_from_onnx(EngineFiles(source, tmp_path / "x.engine", kept), FP16, rtx, Surroundings())
+    onnx.checker.check_model(str(kept), full_check=True)
+    kinds = {entry.data_type for entry in onnx.load(str(kept)).graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in kinds
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name"),
+    [
+        (BuildRecipe(), "m.rtx.fp32.sm86-89-120.engine"),
+        (BuildRecipe(precision="bfloat16", rtx=RtxSettings(("120", "80"))), "m.rtx.bf16.sm80-120.engine"),
+        (replace(FP16, tensorrt=TensorrtSettings(hardware_compatible=True)), "m.rtx.fp16.sm86-89-120.engine"),
+    ],
+)
+def test_the_default_name_tells_what_the_engine_is(recipe: BuildRecipe, name: str, rtx: Flavour) -> None:
+    assert default_engine_path(Path("m.onnx"), recipe, rtx) == Path("engines/build") / name
+
+
+def test_a_wider_engine_of_the_other_flavour_is_named_so(rtx: Flavour) -> None:
+    recipe = replace(FP16, rtx=RtxSettings(("80",)), tensorrt=TensorrtSettings(hardware_compatible=True))
+    path = default_engine_path(Path("m.onnx"), recipe, Flavour("tensorrt", rtx.trt))
+    assert path.name == "m.tensorrt.fp16.sm80plus.engine"
+
+
+def test_ctrl_c_leaves_nothing(source: Path, rtx: Flavour, tmp_path: Path) -> None:
+    surroundings = Surroundings(on_progress=lambda *_: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        engine_from_onnx(EngineFiles(source), FP16, rtx, surroundings)
+    assert files_below(tmp_path) == ["export/build/small.v2.onnx"]
+
+
+def test_a_full_disk_leaves_nothing(
+    source: Path, rtx: Flavour, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, _: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match=r"x\.engine cannot be written \(No space left"):
+        engine_from_onnx(EngineFiles(source, tmp_path / "x.engine"), FP16, rtx, Surroundings())
+    assert files_below(tmp_path) == ["export/build/small.v2.onnx"]
+
+
+def test_an_older_engine_is_replaced_together_with_its_manifest(source: Path, rtx: Flavour, tmp_path: Path) -> None:
+    path = tmp_path / "x.engine"
+    for recipe in (BuildRecipe(), FP16):
+        engine_from_onnx(EngineFiles(source, path), recipe, rtx, Surroundings())
+    assert read_engine(path)[1].precision == "float16"
+
+
+def test_a_converted_file_is_not_converted_again(source: Path, rtx: Flavour, tmp_path: Path) -> None:
+    kept = tmp_path / "kept.onnx"
+    engine_from_onnx(EngineFiles(source, tmp_path / "x.engine", kept), FP16, rtx, Surroundings())
+    with pytest.raises(EngineError, match=r"kept\.onnx is in float16 already"):
+        engine_from_onnx(EngineFiles(kept), FP16, rtx, Surroundings())
+
+
+def test_the_only_exported_file_is_taken(source: Path) -> None:
+    assert only_exported() == source
+
+
+def test_none_and_several_exported_files_are_said(source: Path, small_graph: onnx.ModelProto) -> None:
+    onnx.save(small_graph, str(source.with_name("other.onnx")))
+    with pytest.raises(ConfigError, match=r"holds other\.onnx, small\.v2\.onnx: name one with --onnx"):
+        only_exported()
+    for path in source.parent.iterdir():
+        path.unlink()
+    with pytest.raises(ConfigError, match=r"no ONNX file in .*condinst-export --weights model\.pth"):
+        only_exported()
+
+
+@pytest.mark.parametrize("content", [b"", b"not ONNX", b"\x08\x0a\x12"])
+def test_a_file_that_is_not_onnx_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"broken\.onnx"):
+        load_onnx(path)
+    with pytest.raises(ArtifactError, match=r"no file at .*none\.onnx"):
+        load_onnx(tmp_path / "none.onnx")
+
+
+def test_a_file_without_a_manifest_is_refused(source: Path, small_graph: onnx.ModelProto, rtx: Flavour) -> None:
+    del small_graph.metadata_props[:]
+    onnx.save(small_graph, str(source))
+    with pytest.raises(ArtifactError, match="without this toolkit's manifest"):
+        engine_from_onnx(EngineFiles(source), FP16, rtx, Surroundings())
+
+
+def test_names_with_another_ending_are_refused(source: Path) -> None:
+    with pytest.raises(ConfigError, match=r"ending in \.engine"):
+        EngineFiles(source, Path("x.onnx"))
+    with pytest.raises(ConfigError, match=r"ending in \.onnx"):
+        EngineFiles(source, None, Path("x.engine"))
+
+
+def test_the_manifest_lies_beside_the_engine() -> None:
+    assert manifest_path(Path("a/b.engine")) == Path("a/b.engine.json")

@@ -1,0 +1,72 @@
+"""The bars of the full-size model and the exports of every kind, through NVIDIA's builder."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from condinst_deploy.contract import Selection
+from condinst_engines.build import build_engine, graph_for_builder
+from condinst_engines.flavour import Flavour
+from condinst_engines.profiles import profiles_for
+from condinst_engines.recipe import BuildRecipe
+from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
+from tests.engines.conftest import TINY
+from tests.models import manifest_of, seeded_model
+
+SERVER = "images=1x3x320x320:1x3x800x1344:8x3x1344x1344"
+BUILD = """
+import resource, sys, json
+from condinst_engines.cli.build_engine import main
+try:
+    main()
+finally:
+    print(json.dumps({"peak_kb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}), file=sys.stderr)
+"""
+MOST_SECONDS = 60
+"""Four times the bar of 15 s on two free cores: a busy machine must not fail the test."""
+
+
+def built(source: str, folder: Path, precision: str) -> dict[str, Any]:
+    """What `condinst-build-engine --json` says, with the peak memory of the process."""
+    options = ("--onnx", source, f"--{precision}", "--flavour", "rtx", "--shapes", SERVER, "--json")
+    run = subprocess.run(
+        [sys.executable, "-c", BUILD, *options], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    peak = json.loads(run.stderr.strip().splitlines()[-1])
+    values: dict[str, Any] = json.loads(run.stdout) | peak
+    return values
+
+
+def test_the_full_size_file_builds_small_quick_and_half_as_large_in_float16(
+    exported_r50: dict[str, Any], tmp_path: Path
+) -> None:
+    full, half = (built(exported_r50["path"], tmp_path, precision) for precision in ("fp32", "fp16"))
+    assert half["plan_bytes"] <= 0.55 * full["plan_bytes"]
+    for engine in (full, half):
+        assert engine["build_seconds"] < MOST_SECONDS
+        assert engine["peak_kb"] < 3e6
+    assert "float16" not in full["found"]["layers"]
+    assert half["found"]["layers"]["float16"] > 500
+    weights = Path(exported_r50["path"]).stat().st_size
+    assert 0.8 * weights < full["plan_bytes"] < 1.5 * weights
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("classes", [1, 80])
+@pytest.mark.parametrize("static", [None, (1, 128, 224)], ids=["dynamic", "static"])
+def test_exports_of_every_kind_build(classes: int, static: tuple[int, int, int] | None, rtx: Flavour) -> None:
+    """With K = 300 and the fewest and the most classes; K = 100 and three classes are in test_build."""
+    config = replace(TINY, num_classes=classes, selection=Selection(max_detections=300))
+    model = seeded_model(config)
+    manifest = with_options(model, manifest_of(config), ExportOptions(static_shape=static))
+    recipe = BuildRecipe(precision="float16")
+    graph = graph_for_builder(onnx_from_model(model, manifest), recipe)
+    engine = build_engine(graph, profiles_for(manifest, ()), recipe, rtx)
+    assert engine.tensors[-1].shape[1] == 300
+    assert len(engine.profiles) == (static is None)

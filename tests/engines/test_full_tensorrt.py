@@ -1,0 +1,83 @@
+"""Full TensorRT on the GPU that an engine is for: one command, `pytest -m tensorrt tests/engines`.
+
+It has not run where this was written: the library comes from NVIDIA's own index, and it builds only on a GPU.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from condinst_deploy.engine_manifest import read_engine
+from condinst_engines.build import Surroundings
+from condinst_engines.engine_file import EngineFiles, engine_from_onnx
+from condinst_engines.engine_inspector import found_in_engine, layers_of
+from condinst_engines.flavour import Flavour, load_flavour
+from condinst_engines.inspection import inspect_file
+from condinst_engines.recipe import BuildRecipe, TensorrtSettings
+
+pytestmark = [pytest.mark.tensorrt, pytest.mark.gpu]
+
+FP16 = BuildRecipe(precision="float16")
+PROFILE = ("1x3x128x128:1x3x128x224:2x3x224x224",)
+
+
+@pytest.fixture(scope="module")
+def tensorrt() -> Flavour:
+    return load_flavour("tensorrt")
+
+
+@pytest.fixture
+def small(small_graph: onnx.ModelProto, tmp_path: Path) -> Path:
+    onnx.save(small_graph, str(tmp_path / "small.onnx"))
+    return tmp_path / "small.onnx"
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+def test_the_engine_has_the_precision_that_was_asked_for(
+    slim_onnx: Path, tmp_path: Path, tensorrt: Flavour, precision: str
+) -> None:
+    recipe = BuildRecipe(precision=precision, profiles=PROFILE)  # type: ignore[arg-type]
+    files = EngineFiles(slim_onnx, tmp_path / "slim.engine")
+    path, manifest = engine_from_onnx(files, recipe, tensorrt, Surroundings())
+    major, minor = torch.cuda.get_device_capability()
+    assert manifest.targets == (f"{major}{minor}",)
+    plan, _ = read_engine(path)
+    found = found_in_engine(layers_of(plan, tensorrt, manifest))
+    assert found.layers.get(precision, 0) > 20
+    assert set(found.layers) <= {"float32", precision}
+    description = inspect_file(path)
+    assert description["remark"] == ""
+    assert description["layers"]
+
+
+def test_a_timing_cache_makes_the_second_build_quicker_or_equal(
+    slim_onnx: Path, tmp_path: Path, tensorrt: Flavour
+) -> None:
+    surroundings = Surroundings(timing_cache=tmp_path / "cache")
+    files, recipe = EngineFiles(slim_onnx, tmp_path / "slim.engine"), replace(FP16, profiles=PROFILE)
+    engine_from_onnx(files, recipe, tensorrt, surroundings)
+    first = (tmp_path / "cache").read_bytes()
+    assert first
+    engine_from_onnx(files, recipe, tensorrt, surroundings)
+    assert len((tmp_path / "cache").read_bytes()) == len(first)  # nothing new had to be timed
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        replace(FP16, tensorrt=TensorrtSettings(hardware_compatible=True)),
+        replace(FP16, tensorrt=TensorrtSettings(version_compatible=True)),
+        replace(FP16, refit=True),
+        replace(FP16, strip_weights=True),
+        replace(FP16, workspace_gb=0.25, optimization_level=0),
+    ],
+    ids=["hardware compatible", "version compatible", "refit", "stripped", "small and quick"],
+)
+def test_every_option_builds(small: Path, tmp_path: Path, tensorrt: Flavour, recipe: BuildRecipe) -> None:
+    path, manifest = engine_from_onnx(EngineFiles(small, tmp_path / "x.engine"), recipe, tensorrt, Surroundings())
+    assert read_engine(path)[1] == manifest
+    assert manifest.hardware_compatible is recipe.tensorrt.hardware_compatible
+    assert manifest.weights_stripped is recipe.strip_weights

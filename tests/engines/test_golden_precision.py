@@ -1,0 +1,134 @@
+"""What half precision costs the full-size model: mmdetection's own detections against converted graphs."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.inliner
+import onnxruntime
+import pytest
+import torch
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from condinst_deploy.contract import InstanceDetections
+from condinst_deploy.evaluation.agreement import Agreement, agreement, merged
+from condinst_deploy.model.checkpoints import load_model
+from condinst_deploy.model.condinst import CondInst, Features
+from condinst_deploy.model.head import LevelOutputs
+from condinst_deploy.runtime.backend import Backend
+from condinst_deploy.runtime.images import rgb_from
+from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from condinst_deploy.runtime.torch_backend import TorchBackend
+from condinst_engines.precision import converted
+from condinst_engines.rounding import rounded
+from tests.models import GOLDEN, PICTURES, golden_detections
+
+NAMES = ("coffee", "astronaut")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """The least that a precision must keep, at a box IoU of 0.9 and equal labels."""
+
+    matched: float
+    median_mask_iou: float
+
+    def check(self, result: Agreement) -> None:
+        assert result.reference_count == 200
+        assert result.matched >= self.matched * result.reference_count, result
+        assert np.median(result.mask_ious) >= self.median_mask_iou
+
+
+FLOAT16, BFLOAT16 = Bar(0.97, 0.99), Bar(0.90, 0.97)
+
+
+def found_by(backend: Backend) -> Agreement:
+    """mmdetection's detections of both pictures, which are the float32 file's to 1e-5, against the backend's."""
+    parts = []
+    for name in NAMES:
+        golden = golden_detections(np.load(GOLDEN / "mmdet" / f"{name}_seed0.npz"), 0)
+        parts.append(agreement(golden, detections(backend, name), min_iou=0.9))
+    return merged(parts)
+
+
+def detections(backend: Backend, name: str) -> InstanceDetections:
+    inputs, geometries = backend.preprocess([rgb_from(PICTURES / f"{name}.png")])
+    (found,) = backend.postprocess(backend.forward(inputs), geometries)
+    return found
+
+
+def half_graph(path: str, precision: Any) -> onnx.ModelProto:
+    return onnx.inliner.inline_local_functions(converted(onnx.load(path), precision))
+
+
+@pytest.fixture(scope="module")
+def float16(exported_r50: dict[str, Any]) -> onnx.ModelProto:
+    return half_graph(exported_r50["path"], "float16")
+
+
+def test_float16_in_onnx_runtime(float16: onnx.ModelProto) -> None:
+    with OnnxRuntimeBackend.from_bytes(float16.SerializeToString(), "float16", "cpu") as backend:
+        FLOAT16.check(found_by(backend))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "bar"), [("float16", FLOAT16), ("bfloat16", BFLOAT16)])
+def test_every_half_tensor_rounded(exported_r50: dict[str, Any], precision: str, bar: Bar) -> None:
+    graph = rounded(half_graph(exported_r50["path"], precision))
+    with OnnxRuntimeBackend.from_bytes(graph.SerializeToString(), precision, "cpu") as backend:
+        bar.check(found_by(backend))
+
+
+def test_float16_gives_no_nan_or_infinity_in_any_tensor(float16: onnx.ModelProto, exported_r50: dict[str, Any]) -> None:
+    """Every floating tensor of the graph is reduced to a sum, which is finite only if all its elements are."""
+    graph = rounded(float16)
+    typed = onnx.shape_inference.infer_shapes(graph)
+    floating = [v.name for v in typed.graph.value_info if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]
+    weights = {entry.name for entry in graph.graph.initializer}
+    names = [name for name in floating if name not in weights]
+    assert len(names) > 800
+    for i, name in enumerate(names):
+        graph.graph.node.append(onnx.helper.make_node("ReduceSumSquare", [name], [f"sum_{i}"], keepdims=0))
+        graph.graph.output.append(onnx.helper.make_tensor_value_info(f"sum_{i}", onnx.TensorProto.FLOAT, []))
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    with OnnxRuntimeBackend.load(Path(exported_r50["path"]), "cpu") as backend:
+        inputs, _ = backend.preprocess([rgb_from(PICTURES / "coffee.png")])
+    sums = session.run([f"sum_{i}" for i in range(len(names))], inputs._asdict())
+    assert [name for name, value in zip(names, sums, strict=True) if not np.isfinite(value)] == []
+
+
+class BFloat16Model(CondInst):
+    """The policy once more, in PyTorch: modules in bfloat16, coordinates and all from the scores on in float32."""
+
+    def features(self, normalized: torch.Tensor) -> Features:
+        levels, mask_feats = super().features(normalized.to(torch.bfloat16))
+        wide = [LevelOutputs(*(tensor.float() for tensor in level)) for level in levels]
+        return Features(wide, mask_feats.float())
+
+
+@pytest.mark.slow
+def test_bfloat16_modules_of_pytorch(mmdet_checkpoint: Path) -> None:
+    """Independent of the conversion and of ONNX Runtime; the mask head's layers alone are not rounded here."""
+    loaded = load_model(mmdet_checkpoint)
+    model = BFloat16Model(loaded.model.config)
+    model.load_state_dict(loaded.model.state_dict())
+    for part in (model.backbone, model.fpn, model.head, model.mask_branch):
+        fold_norms(part)
+        part.to(torch.bfloat16)
+    backend = TorchBackend(type(loaded)(model.eval(), loaded.manifest, "in bfloat16"), torch.device("cpu"))
+    BFLOAT16.check(found_by(backend))
+
+
+def fold_norms(module: torch.nn.Module) -> None:
+    """Write each batch norm into the convolution before it, as the exporter does."""
+    children = list(module.named_children())
+    for (_, before), (name, child) in pairwise(children):
+        if isinstance(before, torch.nn.Conv2d) and isinstance(child, torch.nn.BatchNorm2d):
+            fused = fuse_conv_bn_eval(before.eval(), child.eval())
+            before.bias, before.weight = fused.bias, fused.weight
+            setattr(module, name, torch.nn.Identity())
+    for _, child in children:
+        fold_norms(child)
