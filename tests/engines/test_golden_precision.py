@@ -104,7 +104,7 @@ class BFloat16Model(CondInst):
     """The policy once more, in PyTorch: modules in bfloat16, coordinates and all from the scores on in float32."""
 
     def features(self, normalized: torch.Tensor) -> Features:
-        levels, mask_feats = super().features(normalized.to(torch.bfloat16))
+        levels, mask_feats, _ = super().features(normalized.to(torch.bfloat16))
         wide = [LevelOutputs(*(tensor.float() for tensor in level)) for level in levels]
         return Features(wide, mask_feats.float())
 

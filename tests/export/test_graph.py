@@ -7,9 +7,8 @@ import torch
 
 from condinst_deploy.contract import Selection
 from condinst_deploy.model.candidates import candidates_from_levels
-from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.config import CondInstConfig
-from condinst_export.graph import ExportGraph
+from condinst_export.graph import AllCandidates
 from tests.models import SLIM, SLIM_ADELAIDET
 from tests.operations import CandidateCase, candidate_cases
 
@@ -20,11 +19,8 @@ def test_the_graph_has_the_reference_candidates(case: CandidateCase, config: Con
     selection = Selection(
         score_threshold=case.threshold, candidates_per_level=case.limit, family=config.selection.family
     )
-    with torch.device("meta"):  # no weight takes part
-        model = CondInst(replace(config, selection=selection))
-    graph = ExportGraph(model)
-    graph.score_threshold = torch.tensor(case.threshold)
-    slots = graph._candidates(case.levels, case.sizes)
+    candidates = AllCandidates(replace(config, selection=selection))
+    slots = candidates(case.levels, case.sizes, torch.tensor(case.threshold))
     for picture, (height, width) in enumerate(case.sizes.tolist()):
         want = candidates_from_levels(case.levels, picture, (height, width), selection)
         live = slots.scores[picture] > 0
