@@ -38,7 +38,7 @@ def graphs(source: Path, others: list[Path]) -> Iterator[tuple[str, onnx.ModelPr
     proto = onnx.load(str(source))
     yield "float32", proto
     for precision in ("float16", "bfloat16"):
-        graph = onnx.inliner.inline_local_functions(converted(proto, precision))  # type: ignore[arg-type]
+        graph = onnx.inliner.inline_local_functions(converted(proto, precision))
         if precision == "float16":
             yield "float16 in ONNX Runtime", graph
         yield f"{precision} rounded", rounded(graph)
