@@ -3,6 +3,8 @@
 PYTHON ?= python3
 # the environment takes about 7 GB, the downloads the rest
 MIN_FREE_GB ?= 12
+# test processes side by side, of one core and up to 4 GB each
+WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -59,7 +61,7 @@ demo: env ## Run the demo; WEIGHTS=checkpoint and IMAGES=folder to use your own
 	@$(BIN)/python -m demo.run $(if $(WEIGHTS),--weights "$$WEIGHTS") $(if $(IMAGES),--images "$$IMAGES")
 
 test: env lint typecheck ## Lint, check types, then run the tests
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 lint: env ## Check style, formatting and the directions of imports
 	@$(BIN)/ruff check
@@ -74,7 +76,7 @@ format: env ## Format the code and apply ruff's safe fixes
 	@$(BIN)/ruff format
 
 test-slow: env ## Run the tests, the slow ones too
-	@$(BIN)/pytest --run-slow
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --run-slow
 
 test-gpu: env ## Run only the tests that need a GPU or TensorRT
 	@$(BIN)/pytest -m "gpu or tensorrt"

@@ -10,6 +10,11 @@ from typing import Any
 
 # idle threads sleep instead of spinning: on a machine that does other things, too, spinning costs tenfold
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # workers side by side: one core and one thread each
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(cores)]})
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
@@ -51,10 +56,20 @@ def _seeded() -> None:
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """On a busy machine a small network is many times slower with threads that wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    yield from _threads(1)
+
+
+@pytest.fixture(scope="module")
+def two_threads() -> Iterator[None]:
+    """As many as the references had: the order of float32 sums depends on it."""
+    yield from _threads(2)
+
+
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     yield
-    torch.set_num_threads(threads)
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

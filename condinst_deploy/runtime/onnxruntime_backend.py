@@ -1,5 +1,6 @@
 """Backend `onnxruntime`: an exported file, on a CPU or through the CUDA provider."""
 
+import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
@@ -63,6 +64,8 @@ def _session(content: bytes, name: str, kind: str, index: int) -> Any:
         onnxruntime.preload_dlls()  # finds the CUDA libraries that PyTorch brought
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; a provider's fall-back is checked below
+    # its own default counts the machine's cores, those too that a container or taskset leaves out
+    options.intra_op_num_threads = len(os.sched_getaffinity(0))
     wanted = PROVIDERS[kind]
     provider: Any = (wanted, {"device_id": index, "use_tf32": 0}) if kind == "cuda" else wanted
     try:
