@@ -186,7 +186,7 @@ def test_a_file_that_cannot_be_described_is_said(name: str, reason: str, tmp_pat
 
 def test_two_files_are_compared_on_pictures(folder: Path) -> None:
     source = folder / "export/build/small.onnx"
-    onnx.save(converted(onnx.load(str(source)), "float16").proto, "half.onnx")
+    onnx.save(converted(onnx.load(str(source)), "float16"), "half.onnx")
     for seed in range(2):
         Image.fromarray(noise_picture(seed, 40, 60)).save(f"{seed}.png")
     result = run(compare, source, "half.onnx", "--images", "*.png", "--top", "3")
