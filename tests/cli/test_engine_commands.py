@@ -117,7 +117,9 @@ def test_without_an_exported_file_the_command_says_how_to_make_one(
 
 
 def test_ctrl_c_ends_with_130_and_leaves_nothing(slim_onnx: Path, tmp_path: Path) -> None:
-    code = "from condinst_engines.cli.build_engine import main; main()"
+    # a shell that runs the tests in the background lets its children ignore SIGINT
+    handler = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{handler}; from condinst_engines.cli.build_engine import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "--onnx", str(slim_onnx), "--fp16"],
         cwd=tmp_path,
