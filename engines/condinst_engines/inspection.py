@@ -58,7 +58,7 @@ def _onnx(path: Path) -> dict[str, Any]:
     opsets = {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
     weights: Counter[str] = Counter()
     for initializer in proto.graph.initializer:
-        weights[ir.DataType(initializer.data_type).name.lower()] += 1
+        weights[_dtype(initializer.data_type)] += 1
     return {
         "kind": "ONNX file",
         "path": str(path.absolute()),
@@ -75,10 +75,14 @@ def _onnx(path: Path) -> dict[str, Any]:
     }
 
 
+def _dtype(kind: int) -> str:
+    return str(ir.DataType(kind).numpy().name)
+
+
 def _tensor(value: onnx.ValueInfoProto) -> dict[str, Any]:
     kind = value.type.tensor_type
     shape = [dim.dim_param or dim.dim_value for dim in kind.shape.dim]
-    return {"name": value.name, "dtype": ir.DataType(kind.elem_type).name.lower(), "shape": shape}
+    return {"name": value.name, "dtype": _dtype(kind.elem_type), "shape": shape}
 
 
 def _engine(path: Path) -> dict[str, Any]:
