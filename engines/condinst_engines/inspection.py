@@ -12,6 +12,7 @@ from condinst_deploy.engine_manifest import EngineManifest, read_engine
 from condinst_deploy.errors import ArtifactError, BackendError
 from condinst_engines.engine_inspector import layers_of
 from condinst_engines.flavour import load_flavour
+from condinst_engines.node_types import node_names
 from condinst_engines.onnx_input import load_onnx, manifest_of
 
 CHECKPOINTS, ENGINES = (".pth", ".pt"), (".engine", ".plan")
@@ -71,7 +72,7 @@ def _onnx(path: Path) -> dict[str, Any]:
         "operators": dict(Counter(node.op_type for node in proto.graph.node).most_common()),
         "functions": [f"{function.domain}::{function.name}" for function in proto.functions],
         "manifest": asdict(manifest),
-        "nodes": [node.name for node in (*proto.graph.node, *(n for f in proto.functions for n in f.node))],
+        "nodes": list(node_names(ir.from_proto(proto))),
     }
 
 
