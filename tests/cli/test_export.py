@@ -109,6 +109,7 @@ def test_the_options_end_in_the_manifest(exported: Exported) -> None:
         "score_threshold": 0.01,
         "candidates_per_level": 1000,
         "nms_iou": 0.5,
+        "family": "mmdet",
         "max_detections": 5,
     }
     assert manifest["static_shape"] == [1, 128, 224]
