@@ -16,8 +16,7 @@ from condinst_deploy.model.config import CondInstConfig
 from condinst_deploy.model.fpn import FPN
 from condinst_deploy.model.head import Head, LevelOutputs
 from condinst_deploy.model.mask_branch import MaskBranch
-from condinst_deploy.model.mask_head import dynamic_mask_head
-from condinst_deploy.model.select import select_instances
+from condinst_deploy.model.operations import REFERENCE, Operations
 
 
 class Features(NamedTuple):
@@ -69,6 +68,7 @@ class CondInst(nn.Module):
         self.fpn = BiFPN(self.config) if self.config.neck == "bifpn" else FPN(self.config)
         self.head = Head(self.config)
         self.mask_branch = MaskBranch(self.config)
+        self.operations: Operations = REFERENCE  # a GPU's backend puts the fused kernels here
         self._initialize()
 
     def features(self, normalized: Tensor) -> Features:
@@ -87,28 +87,28 @@ class CondInst(nn.Module):
         """
         levels, mask_feats, _ = self.features(self.normalize(images, image_sizes))
         pictures = [
-            self._slots(candidates_from_levels(levels, i, (int(size[0]), int(size[1])), self.config.selection))
+            candidates_from_levels(levels, i, (int(size[0]), int(size[1])), self.config.selection)
             for i, size in enumerate(image_sizes.tolist())
         ]
-        count = torch.stack([n for n, _ in pictures])
-        kept = Candidates(*(torch.stack(field) for field in zip(*(c for _, c in pictures), strict=True)))
-        logits = dynamic_mask_head(mask_feats, kept.params, kept.points, kept.soi, self.config.dynamic_channels)
+        count, kept = self._slots(pictures)
+        logits = self.operations.mask_head(mask_feats, kept.params, kept.points, kept.soi, self.config.dynamic_channels)
         return Instances(count.to(torch.int32), kept.boxes, kept.scores, kept.labels.to(torch.int32), logits)
 
-    def _slots(self, candidates: Candidates) -> tuple[Tensor, Candidates]:
-        """Survivors of NMS in K slots, zeros behind them, and how many there are."""
+    def _slots(self, pictures: list[Candidates]) -> tuple[Tensor, Candidates]:
+        """How many survive NMS in each picture `(B,)`, and they in K slots `(B, K, ...)`, zeros behind them."""
         selection = self.config.selection
-        indices, count = select_instances(
-            candidates.boxes[None],
-            candidates.scores[None],
-            candidates.labels[None],
-            selection.nms_iou,
-            selection.max_detections,
+        # a score of 0 is never kept, so shorter lists are filled up with zeros; one place more keeps none empty
+        longest = 1 + max(len(candidates.scores) for candidates in pictures)
+        batch = Candidates(
+            *(torch.stack([_padded(x, longest) for x in field]) for field in zip(*pictures, strict=True))
         )
-        kept = indices[0, : int(count[0])]
-        slots = Candidates(*(_padded(field[kept], selection.max_detections) for field in candidates))
+        indices, count = self.operations.select(
+            batch.boxes, batch.scores, batch.labels, selection.nms_iou, selection.max_detections
+        )
+        filled = torch.arange(selection.max_detections, device=count.device) < count[:, None]  # (B, K)
+        slots = Candidates(*(_picked(field, indices, filled) for field in batch))
         # an empty slot's relative coordinates must stay finite
-        return count[0], slots._replace(soi=slots.soi.clamp(min=1))
+        return count, slots._replace(soi=slots.soi.clamp(min=1))
 
     def _initialize(self) -> None:
         """Initial weights of the family's CondInst; the classes begin at a probability of 0.01.
@@ -135,3 +135,9 @@ class CondInst(nn.Module):
 
 def _padded(x: Tensor, slots: int) -> Tensor:
     return torch.cat((x, x.new_zeros((slots - x.shape[0], *x.shape[1:]))))
+
+
+def _picked(x: Tensor, indices: Tensor, filled: Tensor) -> Tensor:
+    """`x (B, N, ...)` at `indices (B, K)`, zeros where not `filled (B, K)`."""
+    rows = x[torch.arange(len(x), device=x.device)[:, None], indices]
+    return torch.where(filled.reshape(*filled.shape, *[1] * (x.ndim - 2)), rows, torch.zeros_like(rows))

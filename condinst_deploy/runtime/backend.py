@@ -25,6 +25,7 @@ class Backend(ABC):
     device: str
     manifest: ModelManifest
     note: str = ""  # what loading found out about the file
+    largest_batch: int | None = None  # pictures that the network takes at once; None: as many as memory holds
 
     @classmethod
     @abstractmethod

@@ -16,6 +16,8 @@ from condinst_deploy.runtime.images import RGBArray, expand_sources, rgb_from, s
 from condinst_deploy.runtime.postprocess import ResultFilter
 
 BACKENDS = {
+    ".engine": "condinst_deploy.runtime.tensorrt_backend:TensorRtBackend",
+    ".plan": "condinst_deploy.runtime.tensorrt_backend:TensorRtBackend",
     ".onnx": "condinst_deploy.runtime.onnxruntime_backend:OnnxRuntimeBackend",
     ".pth": "condinst_deploy.runtime.torch_backend:TorchBackend",
     ".pt": "condinst_deploy.runtime.torch_backend:TorchBackend",
@@ -57,7 +59,7 @@ class Predictor:
         """Load the model.
 
         Args:
-            path: a checkpoint (`.pth`, `.pt`) or an exported file (`.onnx`).
+            path: a checkpoint (`.pth`, `.pt`), an exported file (`.onnx`) or an engine (`.engine`).
             device: "auto", "cpu", "cuda" or "cuda:N".
             score_threshold: keep detections whose score (class probability and centerness together) is above it;
                 not below the model's own (`Selection.lowest_score`).
@@ -201,7 +203,11 @@ def _batch_size(backend: Backend, asked: int | None) -> int:
         if asked is not None and asked > static[0]:
             raise ConfigError(f"batch_size is {asked}; the model was exported for {static[0]} at a time")
         return asked or static[0]
-    return asked or (8 if backend.device.startswith("cuda") else 1)
+    largest = backend.largest_batch
+    if largest is not None and asked is not None and asked > largest:
+        raise ConfigError(f"batch_size is {asked}; the engine was built for at most {largest} at a time")
+    usual = 8 if backend.device.startswith("cuda") else 1
+    return asked or min(usual, largest or usual)
 
 
 def _result_filter(

@@ -7,17 +7,22 @@ import torch
 
 from condinst_deploy.contract import NetworkInputs, NetworkOutputs
 from condinst_deploy.errors import BackendError
+from condinst_deploy.kernels.operations import operations_for
 from condinst_deploy.model.checkpoints import LoadedModel, load_model
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.runtime.backend import Backend
 
 
 class TorchBackend(Backend):
-    """Runs the PyTorch reference model, the truth that other backends are compared with."""
+    """Runs the PyTorch reference model, the truth that other backends are compared with.
+
+    On a GPU the two special operations are the fused kernels.
+    """
 
     name = "torch"
 
     def __init__(self, loaded: LoadedModel, device: torch.device) -> None:
+        loaded.model.operations = operations_for(device)
         self._model: CondInst | None = loaded.model.to(device)
         self.manifest = loaded.manifest
         self.note = loaded.note

@@ -5,7 +5,7 @@ the GPU that the engine is for.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -23,6 +23,7 @@ from condinst_engines.monitor import Interruption, OnProgress, Phases, progress_
 from condinst_engines.network import check_types, found_in_network, parsed_network, tensors_of
 from condinst_engines.precision import converted
 from condinst_engines.recipe import BuildRecipe
+from condinst_engines.rewrites.plugins import Rewritten, with_plugins
 
 if TYPE_CHECKING:
     import tensorrt
@@ -38,6 +39,7 @@ class Surroundings:
     timing_cache: Path | None = None  # read where it exists, and written afterwards
     log: TextIO | None = None  # takes everything that the builder says
     on_progress: OnProgress = field(default=lambda share, phase: None)
+    on_note: Callable[[str], None] = field(default=lambda note: None)  # takes what a user should know
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,12 @@ def graph_for_builder(proto: onnx.ModelProto, recipe: BuildRecipe) -> onnx.Model
         ConfigError, EngineError: as `precision.converted`.
     """
     return onnx.inliner.inline_local_functions(converted(proto, recipe.precision, recipe.policy))
+
+
+def plugin_graph_for_builder(proto: onnx.ModelProto, recipe: BuildRecipe) -> Rewritten:
+    """As `graph_for_builder`, with plugins in the places of the special operations, where the kernels cover them."""
+    rewritten = with_plugins(converted(proto, recipe.precision, recipe.policy))
+    return rewritten._replace(proto=onnx.inliner.inline_local_functions(rewritten.proto))
 
 
 def build_engine(

@@ -13,9 +13,18 @@ from condinst_deploy.contract import ModelManifest
 from condinst_deploy.engine_manifest import EngineManifest, host, write_engine
 from condinst_deploy.errors import ConfigError, EngineError
 from condinst_deploy.model.checkpoints import sha256_of
-from condinst_engines.build import BuiltEngine, Surroundings, build_engine, graph_for_builder, targets_of
+from condinst_engines.build import (
+    BuiltEngine,
+    Surroundings,
+    build_engine,
+    graph_for_builder,
+    plugin_graph_for_builder,
+    targets_of,
+)
 from condinst_engines.flavour import Flavour
 from condinst_engines.onnx_input import load_onnx, manifest_of
+from condinst_engines.plugins import register_plugins
+from condinst_engines.plugins.names import LOWEST_CAPABILITY
 from condinst_engines.profiles import profiles_for
 from condinst_engines.recipe import SHORT, BuildRecipe
 
@@ -72,14 +81,32 @@ def engine_from_onnx(
     profiles = profiles_for(model, recipe.profiles)
     path = files.engine or default_engine_path(files.source, recipe, flavour)
     source = Source(files.source.name, sha256_of(files.source))
-    graph = graph_for_builder(proto, recipe)
+    graph, plugins = _graph(proto, recipe, flavour, surroundings)
     if files.keep_onnx is not None:
         with atomic_path(files.keep_onnx) as temporary:
             onnx.save(graph, str(temporary))
     built = build_engine(graph, profiles, recipe, flavour, surroundings)
     manifest = _manifest(built, replace(model, precision=recipe.precision), recipe, flavour, source)
+    manifest = replace(manifest, plugins=plugins)
     write_engine(path.absolute(), built.plan, manifest)
     return path.absolute(), manifest
+
+
+def _graph(
+    proto: onnx.ModelProto, recipe: BuildRecipe, flavour: Flavour, surroundings: Surroundings
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """The builder's graph and its plugins; they are registered."""
+    if not flavour.has_plugins or not recipe.tensorrt.plugins:
+        return graph_for_builder(proto, recipe), ()
+    targets = targets_of(recipe, flavour)
+    if min(int(target) for target in targets) < LOWEST_CAPABILITY:
+        surroundings.on_note(f"no plugins: the kernels are for sm_{LOWEST_CAPABILITY} on, this is {', '.join(targets)}")
+        return graph_for_builder(proto, recipe), ()
+    rewritten = plugin_graph_for_builder(proto, recipe)
+    for reason in rewritten.refused:
+        surroundings.on_note(f"no plugin for {reason}")
+    register_plugins(flavour)
+    return rewritten.proto, rewritten.plugins
 
 
 def default_engine_path(source: Path, recipe: BuildRecipe, flavour: Flavour) -> Path:

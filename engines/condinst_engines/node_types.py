@@ -81,6 +81,14 @@ def control_flow_types(node: ir.Node) -> list[ir.DataType]:
     return found
 
 
+def _declared(node: ir.Node) -> list[ir.DataType]:
+    """Types of a plugin's outputs, which no schema tells, as the graph declares them."""
+    found = [value.dtype for value in node.outputs if value.dtype is not None]
+    if len(found) != len(node.outputs):
+        raise EngineError(f"node {node.name} ({node.op_type}) is a plugin whose outputs have no types")
+    return found
+
+
 def value_types(model: ir.Model) -> dict[ir.Value, ir.DataType]:
     """Types of all values of a graph whose functions are inlined; what stands inside loops is left out.
 
@@ -94,7 +102,12 @@ def value_types(model: ir.Model) -> dict[ir.Value, ir.DataType]:
         types[value] = value.dtype
     for node in model.graph:
         opset = model.opset_imports.get(node.domain, 0)
-        found = control_flow_types(node) if bodies(node) else output_types(node, schema_of(node, opset), types)
+        if bodies(node):
+            found = control_flow_types(node)
+        elif "plugin_namespace" in node.attributes:
+            found = _declared(node)
+        else:
+            found = output_types(node, schema_of(node, opset), types)
         types.update(zip(node.outputs, found, strict=True))
     return types
 

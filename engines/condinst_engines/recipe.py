@@ -24,6 +24,7 @@ class TensorrtSettings:
 
     hardware_compatible: bool = False  # runs on every GPU from Ampere on, some kernels are slower
     version_compatible: bool = False  # runs with later versions of TensorRT
+    plugins: bool = True  # fused kernels inside the engine, on GPUs from Ampere on
 
 
 @dataclass(frozen=True)

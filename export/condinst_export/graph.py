@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from condinst_deploy.model.condinst import CondInst, Instances
 from condinst_deploy.model.config import SIZES_OF_INTEREST, STRIDES, CondInstConfig
 from condinst_deploy.model.head import LevelOutputs
+from condinst_deploy.model.operations import Operations
 from condinst_export.functions import DOMAIN, DYNAMIC_MASK_HEAD, SELECT_INSTANCES
 
 SCORE_THRESHOLD = "score_threshold"
@@ -37,9 +38,10 @@ class ExportGraph(nn.Module):
     Its steps are modules because the exporter names nodes after modules, and precision policies match names.
     """
 
-    def __init__(self, model: CondInst) -> None:
+    def __init__(self, model: CondInst, operations: Operations | None = None) -> None:
+        """`operations` take the places of the symbolic nodes: the same fixed slots then run in PyTorch."""
         super().__init__()
-        self.model = model
+        self.model, self.operations = model, operations
         self.candidates = AllCandidates(model.config)
         self.params = ParamsAt()
         # a buffer becomes an initializer of this name, which verification can lower on a copy
@@ -47,28 +49,37 @@ class ExportGraph(nn.Module):
         self.register_buffer(SCORE_THRESHOLD, torch.tensor(model.config.selection.score_threshold))
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> Instances:
-        """Trace for the exporter: the two special operations are symbolic and give no values."""
+        """Trace for the exporter, where the two special operations are symbolic, or run with real ones."""
         levels, mask_feats, _ = self.model.features(self.model.normalize(images, image_sizes))
         candidates = self.candidates(levels, image_sizes, self.score_threshold)
         indices, count = self._select(candidates)
         slots = indices.to(torch.int64)  # (B, K)
-        kept = torch.arange(slots.shape[1]) < count[:, None]
+        kept = torch.arange(slots.shape[1], device=count.device) < count[:, None]
         boxes = _rows(candidates.boxes, slots) * kept[..., None]
         scores = candidates.scores.gather(1, slots) * kept
         labels = torch.where(kept, candidates.labels.gather(1, slots), 0)
         params = self.params(levels, candidates.locations.gather(1, slots), kept)
         points, soi = _rows(candidates.points, slots), candidates.soi.gather(1, slots)
-        logits = torch.onnx.ops.symbolic(
+        return Instances(count, boxes, scores, labels, self._mask_head(mask_feats, params, points, soi))
+
+    def _mask_head(self, mask_feats: Tensor, params: Tensor, points: Tensor, soi: Tensor) -> Tensor:
+        if self.operations is not None:
+            return self.operations.mask_head(mask_feats, params, points, soi, self.model.config.dynamic_channels)
+        logits: Tensor = torch.onnx.ops.symbolic(
             f"{DOMAIN}::{DYNAMIC_MASK_HEAD}",
             (mask_feats, params, points, soi),
             dtype=torch.float32,
-            shape=(mask_feats.shape[0], slots.shape[1], mask_feats.shape[2], mask_feats.shape[3]),
+            shape=(mask_feats.shape[0], params.shape[1], mask_feats.shape[2], mask_feats.shape[3]),
             version=1,
         )
-        return Instances(count, boxes, scores, labels, logits)
+        return logits
 
     def _select(self, candidates: LevelCandidates) -> tuple[Tensor, Tensor]:
         selection = self.model.config.selection
+        if self.operations is not None:
+            return self.operations.select(
+                candidates.boxes, candidates.scores, candidates.labels, selection.nms_iou, selection.max_detections
+            )
         batch = candidates.scores.shape[0]
         indices, count = torch.onnx.ops.symbolic_multi_out(
             f"{DOMAIN}::{SELECT_INSTANCES}",

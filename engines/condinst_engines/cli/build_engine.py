@@ -64,6 +64,9 @@ def build_engine(
     version_compatible: Annotated[
         bool, typer.Option("--version-compatible", help="tensorrt: run with later versions of TensorRT.")
     ] = False,
+    no_plugins: Annotated[
+        bool, typer.Option("--no-plugins", help="tensorrt: standard layers only, no kernels of ours inside the engine.")
+    ] = False,
     refit: Annotated[bool, typer.Option("--refit", help="Let weights be exchanged later.")] = False,
     strip_weights: Annotated[
         bool, typer.Option("--strip-weights", help="Leave the weights out; they come by refitting.")
@@ -100,6 +103,8 @@ def build_engine(
     library = load_flavour(flavour)
     chosen = _with_rtx(chosen, library, sm)
     chosen = _with_tensorrt(chosen, library, hardware_compatible, version_compatible)
+    if no_plugins:
+        chosen = replace(chosen, tensorrt=replace(chosen.tensorrt, plugins=False))
     files = EngineFiles(onnx or only_exported(), out, keep_onnx)
     terminal.print(f"{escape(str(files.source))} -> TensorRT flavour {library.name}, version {library.version}")
     with _log_file(log) as log_file, _progress() as progress:
@@ -108,7 +113,10 @@ def build_engine(
         def show(share: float, phase: str) -> None:
             progress.update(task, completed=share, description=phase.lower() or "building")
 
-        path, manifest = engine_from_onnx(files, chosen, library, Surroundings(timing_cache, log_file, show))
+        def note(text: str) -> None:
+            terminal.print(f"  {escape(text)}")
+
+        path, manifest = engine_from_onnx(files, chosen, library, Surroundings(timing_cache, log_file, show, note))
     if as_json:
         print(json.dumps({"path": str(path)} | asdict(manifest), indent=2))
         return
@@ -177,6 +185,8 @@ def _summarise(manifest: "EngineManifest") -> None:
     layers = ", ".join(f"{count} in {kind}" for kind, count in manifest.found.layers.items())
     terminal.print(f"  precision: {manifest.precision}, as asked; layers by the {manifest.found.source}: {layers}")
     terminal.print(f"  for GPUs of compute capability {', '.join(manifest.targets)}")
+    if manifest.plugins:
+        terminal.print(f"  plugins: {', '.join(manifest.plugins)}")
     for number, profile in enumerate(manifest.profiles):
         images = profile["images"]
         smallest, usual, largest = ("x".join(str(n) for n in shape) for shape in (images.min, images.opt, images.max))

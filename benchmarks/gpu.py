@@ -1,0 +1,247 @@
+"""The fused kernels, and the network with them, on an NVIDIA GPU; one command, results as JSON.
+
+    python benchmarks/gpu.py --out benchmarks/results/gpu.json
+
+Every form is compared with the reference in float32 before it is timed. Times are medians of many runs between CUDA
+events, over inputs that rotate so that none stays in the cache. The network has seeded random weights of R-50.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from condinst_deploy.contract import ImageGeometry, ModelManifest, NetworkOutputs, contiguous_ids
+from condinst_deploy.kernels.operations import fused_operations
+from condinst_deploy.model.condinst import CondInst, Features, Instances
+from condinst_deploy.model.mask_head import dynamic_mask_head, split_params
+from condinst_deploy.model.select import select_instances
+from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
+from condinst_export.graph import ExportGraph
+
+HEIGHT, WIDTH = 800, 1344
+GFLOP = 480  # of the network for one picture of that size
+ROTATION = 8
+WARM_UP, RUNS = 20, 200
+IOU, SLOTS = 0.6, 100
+
+
+def milliseconds(call: Callable[..., Any], inputs: Sequence[tuple[Any, ...]], runs: int = RUNS) -> dict[str, float]:
+    """Median and 99th percentile of `call(*inputs[i])`, i going round."""
+    for i in range(WARM_UP):
+        call(*inputs[i % len(inputs)])
+    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(runs)]
+    torch.cuda.synchronize()
+    for i, (start, stop) in enumerate(events):
+        start.record()
+        call(*inputs[i % len(inputs)])
+        stop.record()
+    torch.cuda.synchronize()
+    times = [start.elapsed_time(stop) for start, stop in events]
+    return {"median_ms": round(median(times), 5), "p99_ms": round(quantiles(times, n=100)[98], 5)}
+
+
+def captured(call: Callable[..., Any], inputs: Sequence[tuple[Any, ...]]) -> list[tuple[Callable[[], None]]]:
+    """One CUDA graph for each input: what is timed is the GPU, not Python's launches."""
+    graphs = []
+    for arguments in inputs:
+        call(*arguments)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            call(*arguments)
+        graphs.append((graph.replay,))
+    return graphs
+
+
+def timed(call: Callable[..., Any], inputs: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
+    """As called from Python, and replayed from a CUDA graph."""
+    replays = captured(call, inputs)
+    return {"called": milliseconds(call, inputs), "graph": milliseconds(lambda replay: replay(), replays)}
+
+
+def mask_head_inputs(slots: int, seed: int) -> tuple[Tensor, ...]:
+    random = torch.Generator("cuda").manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=random, device="cuda").half()
+
+    points = torch.rand(1, slots, 2, generator=random, device="cuda") * torch.tensor([WIDTH, HEIGHT], device="cuda")
+    soi = 64.0 * 2 ** torch.randint(5, (1, slots), generator=random, device="cuda")
+    return normal(1, 8, HEIGHT // 8, WIDTH // 8), normal(1, slots, 169), points, soi
+
+
+def batched_products(feats: Tensor, params: Tensor, points: Tensor, soi: Tensor) -> Tensor:
+    """The portable form: one product for the first layer of all instances, batched ones for the others."""
+    batch, channels, height, width = feats.shape
+    slots = params.shape[1]
+    (w1, w2, w3), (b1, b2, b3) = split_params(params.reshape(-1, params.shape[2]), channels, 8)
+    xs = torch.arange(width, device=feats.device) * 8.0 + 4
+    ys = torch.arange(height, device=feats.device) * 8.0 + 4
+    x, y = ((points[..., i, None] - p) / soi[..., None] for i, p in ((0, xs), (1, ys)))
+    first = (w1[:, :, 2:].reshape(batch, -1, channels) @ feats.flatten(2)).reshape(batch, slots, 8, height, width)
+    as_slots = (batch, slots, 8, 1)
+    term_x = w1[:, :, 0].reshape(as_slots) * x[:, :, None] + b1.reshape(as_slots)
+    term_y = w1[:, :, 1].reshape(as_slots) * y[:, :, None]
+    hidden = F.relu(first + term_x[..., None, :] + term_y[..., None]).to(feats.dtype).reshape(batch * slots, 8, -1)
+    hidden = F.relu(torch.baddbmm(b2[..., None], w2, hidden))
+    return torch.baddbmm(b3[..., None], w3, hidden).reshape(batch, slots, height, width)
+
+
+def mask_heads(slots: int) -> dict[str, Any]:
+    inputs = [mask_head_inputs(slots, seed) for seed in range(ROTATION)]
+    forms: dict[str, Callable[..., Tensor]] = {
+        "fused": fused_operations().mask_head,
+        "batched products": batched_products,
+        "grouped convolution": dynamic_mask_head,
+    }
+    feats, params, points, soi = inputs[0]
+    want = dynamic_mask_head(feats.float(), params.float(), points, soi)
+    results: dict[str, Any] = {}
+    for name, form in forms.items():
+        arguments = [(*each, 8) for each in inputs] if name == "fused" else inputs
+        error = float((form(*arguments[0]).float() - want).abs().max() / want.abs().max())
+        results[name] = {"relative_error": error} | timed(form, arguments)
+    fused, grouped = (results[name]["graph"]["median_ms"] for name in ("fused", "grouped convolution"))
+    if results["fused"]["relative_error"] > 2e-3:
+        raise RuntimeError(f"the fused mask head is {results['fused']['relative_error']:g} off; nothing to time")
+    return results | {"speedup_over_grouped_convolution": round(grouped / fused, 2)}
+
+
+def candidates(batch: int, seed: int) -> tuple[Any, ...]:
+    random = torch.Generator("cuda").manual_seed(seed)
+    corner = torch.rand(batch, 5000, 2, generator=random, device="cuda") * torch.tensor([WIDTH, HEIGHT], device="cuda")
+    side = 10 + torch.rand(batch, 5000, 2, generator=random, device="cuda") * 300
+    scores = torch.rand(batch, 5000, generator=random, device="cuda")
+    labels = torch.randint(80, (batch, 5000), generator=random, device="cuda", dtype=torch.int32)
+    return torch.cat((corner, corner + side), 2), scores, labels, IOU, SLOTS
+
+
+def torchvisions(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float, slots: int) -> list[Tensor]:
+    pictures = zip(boxes, scores, labels, strict=True)
+    return [batched_nms(*picture, iou)[:slots] for picture in pictures]
+
+
+def selections(batch: int) -> dict[str, Any]:
+    inputs = [candidates(batch, seed) for seed in range(ROTATION)]
+    fused = fused_operations().select
+    for boxes, scores, labels, iou, slots in inputs:
+        found = fused(boxes, scores, labels, iou, slots)
+        want = select_instances(boxes.cpu(), scores.cpu(), labels.cpu(), iou, slots)
+        if not all(torch.equal(ours.cpu(), theirs) for ours, theirs in zip(found, want, strict=True)):
+            raise RuntimeError("the fused selection keeps other candidates than the reference; nothing to time")
+    # torchvision's asks the GPU how many it kept, which no graph can hold
+    return {"fused": timed(fused, inputs), "torchvision": {"called": milliseconds(torchvisions, inputs, 50)}}
+
+
+class HalfCondInst(CondInst):
+    """Convolutions in float16, channels last; what decides about boxes and scores in float32."""
+
+    def features(self, normalized: Tensor) -> Features:
+        levels, mask_feats = super().features(normalized.half().contiguous(memory_format=torch.channels_last))
+        wide = [
+            level._replace(
+                cls_logits=level.cls_logits.float(),
+                centerness=level.centerness.float(),
+                distances=level.distances.float(),
+            )
+            for level in levels
+        ]
+        return Features(wide, mask_feats.contiguous())
+
+
+def half_network() -> ExportGraph:
+    torch.manual_seed(0)
+    model = HalfCondInst().eval().cuda()
+    torch.nn.init.constant_(model.head.cls_logits.bias, -2.0)  # random weights that find something
+    for part in (model.backbone, model.fpn, model.head, model.mask_branch):
+        part.half().to(memory_format=torch.channels_last)
+    return ExportGraph(model, fused_operations()).eval().cuda()
+
+
+def network(batch: int, peak_tflops: float) -> dict[str, Any]:
+    graph = half_network()
+    images = [torch.randint(256, (batch, 3, HEIGHT, WIDTH), dtype=torch.uint8, device="cuda") for _ in range(2)]
+    sizes = torch.tensor([[HEIGHT, WIDTH]] * batch, dtype=torch.int32, device="cuda")
+    outputs: Instances = graph(images[0], sizes)
+    if not bool(torch.isfinite(outputs.mask_logits).all()):
+        raise RuntimeError("the network gives NaN or infinity; nothing to time")
+    found = milliseconds(lambda replay: replay(), captured(graph, [(image, sizes) for image in images]), 100)
+    tflops = GFLOP * batch / found["median_ms"]
+    return found | {
+        "detections": int(outputs.num_detections.sum()),
+        "share_of_measured_peak": round(tflops / peak_tflops, 4),
+        "with_masks_on_the_host": end_to_end(graph, images, sizes),
+    }
+
+
+def end_to_end(graph: ExportGraph, images: list[Tensor], sizes: Tensor) -> dict[str, float]:
+    """Called from Python, outputs copied, masks made by the host's postprocessing."""
+    names = tuple(str(i) for i in range(graph.model.config.num_classes))
+    manifest = ModelManifest(names, contiguous_ids(names), graph.model.config.preprocessing)
+    geometries = [ImageGeometry.of((HEIGHT, WIDTH), manifest.preprocessing)] * len(sizes)
+
+    def run(pictures: Tensor) -> None:
+        outputs = NetworkOutputs(*(t.cpu().numpy() for t in graph(pictures, sizes)))
+        detections_from_outputs(outputs, geometries, manifest, ResultFilter())
+
+    return milliseconds(run, [(image,) for image in images], 10)
+
+
+def measured_peak() -> float:
+    """TFLOP/s of a float16 product of 8192 x 8192 matrices of random numbers."""
+    a, b = (torch.randn(8192, 8192, device="cuda").half() for _ in range(2))
+    return 2 * 8192**3 / milliseconds(torch.matmul, [(a, b)], 50)["median_ms"] / 1e9
+
+
+def surroundings() -> dict[str, Any]:
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "capability": torch.cuda.get_device_capability(),
+        "cuda": torch.version.cuda,
+        "versions": {name: version(name) for name in ("torch", "torchvision", "triton")},
+        "python": platform.python_version(),
+        "commit": commit,
+    }
+
+
+def measured() -> dict[str, Any]:
+    peak = measured_peak()
+    return {
+        "machine": surroundings(),
+        "float16_peak_tflops": round(peak, 1),
+        "mask_head": {f"K = {slots}": mask_heads(slots) for slots in (100, 300)},
+        "selection": {f"batch {batch}": selections(batch) for batch in (1, 8)},
+        "network": {f"batch {batch}": network(batch, peak) for batch in (1, 8)},
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="file for the results; they are printed as well")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("error: PyTorch sees no NVIDIA GPU on this machine; run this on one that has it", file=sys.stderr)
+        return 1
+    with torch.no_grad():
+        text = json.dumps(measured(), indent=1)
+    if arguments.out is not None:
+        arguments.out.write_text(text + "\n", encoding="utf-8")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""The kernels compiled ahead of time, for a compute capability and without a GPU."""
+
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from condinst_deploy.kernels.mask_head import FLOAT32, HALF
+from condinst_deploy.kernels.select import select_instances_kernel, warps_of
+
+POINTERS = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16"}
+ALIGNMENT = 16
+"""Bytes that every tensor's address is a multiple of; PyTorch and TensorRT give 256."""
+
+FIRST_BLACKWELL = 100
+
+
+@dataclass(frozen=True)
+class KernelSource:
+    """A kernel with its types and constants decided; arguments are inputs, whole numbers, outputs."""
+
+    function: Any
+    arguments: dict[str, str]  # name -> Triton's name of its type
+    constants: dict[str, Any]
+    warps: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CompiledKernel:
+    """PTX and what a launch must know."""
+
+    name: str
+    ptx: str
+    threads: int  # of a block
+    shared_bytes: int  # of a block, given at launch
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the assembler says that a kernel takes."""
+
+    registers: int  # of a thread
+    spilled_bytes: int  # stores and loads of a thread
+
+
+def mask_head_source(dtype: str, channels: int, hidden: int) -> KernelSource:
+    """The mask head for features and parameters of one type."""
+    launch = FLOAT32 if dtype == "float32" else HALF
+    data = POINTERS[dtype]
+    arguments = {"feats": data, "params": data, "points": "*fp32", "soi": "*fp32"}
+    arguments |= dict.fromkeys(("slots", "height", "width"), "i32") | {"logits": data}
+    constants = {"CHANNELS": channels, "HIDDEN": hidden, "TILE": launch.tile}
+    return KernelSource(launch.kernel, arguments, constants, launch.warps)
+
+
+def select_source(threshold: float, block: int) -> KernelSource:
+    """Instance selection for up to `block` candidates."""
+    arguments = {"boxes": "*fp32", "scores": "*fp32", "labels": "*i32", "candidates": "i32", "slots": "i32"}
+    arguments |= {"indices": "*i32", "count": "*i32"}
+    constants = {"THRESHOLD": threshold, "BLOCK": block}
+    exact = {"enable_fp_fusion": False}
+    return KernelSource(select_instances_kernel, arguments, constants, warps_of(block), exact)
+
+
+def compiled(source: KernelSource, capability: int, ptx_version: int | None = None) -> CompiledKernel:
+    """Compile for a compute capability (80 is sm_80); `ptx_version` 80 is PTX ISA 8.0, None the newest."""
+    names = source.function.arg_names
+    signature = {name: source.arguments.get(name, "constexpr") for name in names}
+    constants = {(names.index(name),): value for name, value in source.constants.items()}
+    aligned = [["tt.divisibility", ALIGNMENT]]
+    attributes = {(i,): aligned for i, name in enumerate(names) if signature[name].startswith("*")}
+    options = {"num_warps": source.warps} | source.options
+    if ptx_version is not None:
+        options["ptx_version"] = ptx_version
+    target = GPUTarget("cuda", capability, 32)
+    kernel = triton.compile(ASTSource(source.function, signature, constants, attributes), target, options)
+    return CompiledKernel(kernel.metadata.name, kernel.asm["ptx"], 32 * source.warps, kernel.metadata.shared)
+
+
+def target_of(ptx: str) -> str:
+    """What the PTX is for, as it says itself: `sm_80`."""
+    found = re.search(r"^\.target\s+(\w+)", ptx, re.MULTILINE)
+    return found.group(1) if found else ""
+
+
+def resources_of(ptx: str, architecture: str) -> Resources:
+    """Assemble for an architecture (`sm_90`) with the assembler that comes with Triton.
+
+    Raises:
+        subprocess.CalledProcessError: the assembler refuses the PTX.
+    """
+    tools = triton.knobs.nvidia
+    number = int(re.sub(r"\D", "", architecture))
+    assembler = tools.ptxas_blackwell if number >= FIRST_BLACKWELL else tools.ptxas
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "kernel.ptx"
+        source.write_text(ptx, encoding="utf-8")
+        command = [assembler.path, "-v", f"-arch={architecture}", str(source), "-o", str(source.with_suffix(".cubin"))]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    spilled = sum(int(n) for n in re.findall(r"(\d+) bytes spill", said))
+    registers = max(int(n) for n in re.findall(r"Used (\d+) registers", said))
+    return Resources(registers, spilled)

@@ -1,0 +1,188 @@
+"""The dynamic mask head as one kernel; `condinst_deploy.model.mask_head` is its reference.
+
+A program holds a tile of pixels in registers and takes it through all three layers; nothing per instance but
+the logits goes to memory, and each program reads each parameter once. Coordinates are float32 throughout.
+
+Two bodies, by the type of the features. In float32 a program has one instance, and the layers are fused
+multiply-adds: tensor cores have no float32. In float16 and bfloat16 a program has 16 instances, and the layers
+are products on tensor cores, two instances at a time, because eight channels fill half of a product's sixteen:
+
+    hidden1 (pixels, 2*8) = relu(feats (pixels, C) @ W1 (C, 2*8) + coordinate term in float32)
+    hidden2 (pixels, 2*8) = relu(hidden1 @ [W2 0; 0 W2'] + b2)
+    logits (pixels, 16)  += hidden2 @ (w3 in the column of each of the two)
+
+Pixels are the rows, so that the result of one product is the operand of the next in the same registers.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from condinst_deploy.model.config import MASK_STRIDE
+from condinst_deploy.model.mask_head import dynamic_mask_head
+
+STRIDE = tl.constexpr(MASK_STRIDE)
+GROUP = tl.constexpr(16)  # instances of a program in half precision: the columns of the last product
+WIDE = tl.constexpr(8)  # hidden channels, after padding
+
+MOST_CHANNELS = 16
+"""Channels of the mask features that fit the depth of one product on tensor cores."""
+
+
+@triton.jit
+def mask_head_float32(
+    feats, params, points, soi, slots, height, width, logits,
+    CHANNELS: tl.constexpr, HIDDEN: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """`TILE` pixels of one instance; program (pixel tile, slot, picture)."""
+    pixels = height * width
+    instance = tl.program_id(2).to(tl.int64) * slots + tl.program_id(1)
+    inputs: tl.constexpr = CHANNELS + 2
+    w2: tl.constexpr = HIDDEN * inputs
+    w3: tl.constexpr = w2 + HIDDEN * HIDDEN
+    b1: tl.constexpr = w3 + HIDDEN
+    b2: tl.constexpr = b1 + HIDDEN
+    b3: tl.constexpr = b2 + HIDDEN
+    own = params + instance * (b3 + 1)
+    pixel = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    inside = pixel < pixels
+    scale = tl.load(soi + instance)
+    x = tl.load(points + 2 * instance)
+    y = tl.load(points + 2 * instance + 1)
+    relative_x = tl.div_rn(x - ((pixel % width) * STRIDE + STRIDE // 2).to(tl.float32), scale)
+    relative_y = tl.div_rn(y - ((pixel // width) * STRIDE + STRIDE // 2).to(tl.float32), scale)
+
+    channel = tl.arange(0, WIDE)
+    real = channel < HIDDEN
+    row = own + channel * inputs  # of w1, one hidden channel each
+    hidden = tl.load(own + b1 + channel, real, 0.0)[:, None] + tl.zeros((WIDE, TILE), tl.float32)  # (8, TILE)
+    hidden += tl.load(row, real, 0.0)[:, None] * relative_x[None, :]
+    hidden += tl.load(row + 1, real, 0.0)[:, None] * relative_y[None, :]
+    picture = feats + tl.program_id(2).to(tl.int64) * CHANNELS * pixels
+    for c in tl.static_range(CHANNELS):
+        value = tl.load(picture + c * pixels + pixel, inside, 0.0)
+        hidden += tl.load(row + 2 + c, real, 0.0)[:, None] * value[None, :]
+    hidden = tl.maximum(hidden, 0.0)
+
+    # the second layer's channels are used as soon as they are known
+    logit = tl.load(own + b3) + tl.zeros((TILE,), tl.float32)
+    for c in tl.static_range(HIDDEN):
+        weights = tl.load(own + w2 + c * HIDDEN + channel, real, 0.0)
+        second = tl.load(own + b2 + c) + tl.sum(weights[:, None] * hidden, axis=0)
+        logit += tl.load(own + w3 + c) * tl.maximum(second, 0.0)
+    tl.store(logits + instance * pixels + pixel, logit, inside)
+
+
+@triton.jit
+def mask_head_half(
+    feats, params, points, soi, slots, height, width, logits,
+    CHANNELS: tl.constexpr, HIDDEN: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """`TILE` pixels of 16 instances; program (pixel tile, group of slots, picture)."""
+    kind: tl.constexpr = feats.dtype.element_ty
+    pixels = height * width
+    inputs: tl.constexpr = CHANNELS + 2
+    w2: tl.constexpr = HIDDEN * inputs
+    w3: tl.constexpr = w2 + HIDDEN * HIDDEN
+    b1: tl.constexpr = w3 + HIDDEN
+    b2: tl.constexpr = b1 + HIDDEN
+    b3: tl.constexpr = b2 + HIDDEN
+    size: tl.constexpr = b3 + 1
+    pixel = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    inside = pixel < pixels
+    xs = ((pixel % width) * STRIDE + STRIDE // 2).to(tl.float32)
+    ys = ((pixel // width) * STRIDE + STRIDE // 2).to(tl.float32)
+    lane = tl.arange(0, 16)
+    picture = feats + tl.program_id(2).to(tl.int64) * CHANNELS * pixels
+    values = tl.load(
+        picture + lane[None, :] * pixels + pixel[:, None], inside[:, None] & (lane < CHANNELS)[None, :], 0.0
+    )  # (TILE, 16)
+
+    # past the last slot a program repeats it, and stores nothing
+    first_slot = tl.program_id(1) * GROUP
+    left = slots - first_slot
+    first = tl.program_id(2).to(tl.int64) * slots + first_slot  # instance in the batch
+    group = params + first * size
+    places = points + first * 2
+    sizes = soi + first
+    half, channel = lane // WIDE, lane % WIDE  # which of the two instances, and its hidden channel
+    real = channel < HIDDEN
+    sums = tl.load(group + tl.minimum(lane, left - 1) * size + b3).to(tl.float32)[None, :]
+    sums += tl.zeros((TILE, GROUP), tl.float32)  # (TILE, 16 instances)
+    for pair in range(0, GROUP, 2):
+        instance = tl.minimum(pair + half, left - 1)  # (16,)
+        own = instance * size
+        # the coordinates are a term in float32: constant - slope_x * x - slope_y * y
+        scale = 1.0 / tl.load(sizes + instance)
+        slope_x = tl.load(group + own + channel * inputs, real, 0.0).to(tl.float32) * scale
+        slope_y = tl.load(group + own + channel * inputs + 1, real, 0.0).to(tl.float32) * scale
+        constant = tl.load(group + own + b1 + channel, real, 0.0).to(tl.float32)
+        constant += slope_x * tl.load(places + 2 * instance) + slope_y * tl.load(places + 2 * instance + 1)
+        term = (constant[None, :] - slope_x[None, :] * xs[:, None]) - slope_y[None, :] * ys[:, None]
+        weights1 = tl.load(
+            group + (own + channel * inputs + 2)[None, :] + lane[:, None],
+            real[None, :] & (lane < CHANNELS)[:, None],
+            0.0,
+        )  # (16 features, 2*8)
+        hidden = tl.maximum(tl.dot(values, weights1, term), 0.0).to(kind)  # (TILE, 2*8)
+
+        block = (half[:, None] == half[None, :]) & real[None, :] & real[:, None]
+        weights2 = tl.load(group + (own + w2 + channel * HIDDEN)[None, :] + channel[:, None], block, 0.0)  # (2*8, 2*8)
+        bias2 = tl.load(group + own + b2 + channel, real, 0.0).to(tl.float32)[None, :]
+        hidden = tl.maximum(tl.dot(hidden, weights2, bias2 + tl.zeros((TILE, 16), tl.float32)), 0.0).to(kind)
+
+        column = real[:, None] & ((pair + half)[:, None] == lane[None, :])
+        weights3 = tl.load(group + (own + w3 + channel)[:, None] + tl.zeros((16, GROUP), tl.int32), column, 0.0)
+        sums = tl.dot(hidden, weights3, sums)
+    place = logits + (first + lane)[:, None] * pixels + pixel[None, :]  # (16, TILE)
+    tl.store(place, tl.trans(sums).to(kind), (first_slot + lane < slots)[:, None] & inside[None, :])
+
+
+@dataclass(frozen=True)
+class MaskHeadLaunch:
+    """How the kernel of one type is launched."""
+
+    kernel: Any
+    tile: int  # pixels of a program
+    group: int  # instances of a program
+    warps: int
+
+    def grid(self, batch: int, slots: int, pixels: int) -> tuple[int, int, int]:
+        """Programs: pixel tiles, groups of slots, pictures."""
+        return triton.cdiv(pixels, self.tile), triton.cdiv(slots, self.group), batch
+
+
+FLOAT32 = MaskHeadLaunch(mask_head_float32, tile=512, group=1, warps=4)
+HALF = MaskHeadLaunch(mask_head_half, tile=256, group=GROUP.value, warps=4)
+LAUNCHES = {torch.float32: FLOAT32, torch.float16: HALF, torch.bfloat16: HALF}
+
+
+def supports_mask_head(mask_feats: Tensor, params: Tensor, hidden: int) -> bool:
+    """Whether the kernels cover these types and widths; the published models are (8, 8)."""
+    fits = mask_feats.shape[1] <= MOST_CHANNELS and hidden <= WIDE.value
+    return fits and mask_feats.dtype == params.dtype and mask_feats.dtype in LAUNCHES
+
+
+def fused_mask_head(mask_feats: Tensor, params: Tensor, points: Tensor, soi: Tensor, hidden: int = 8) -> Tensor:
+    """Mask logits of every instance, in one launch; arguments and result as `dynamic_mask_head`'s.
+
+    Types and widths that the kernels do not cover, and calls that want gradients, go to the reference.
+    """
+    if not supports_mask_head(mask_feats, params, hidden) or (torch.is_grad_enabled() and params.requires_grad):
+        return dynamic_mask_head(mask_feats, params, points, soi, hidden)
+    batch, channels, height, width = mask_feats.shape
+    slots = params.shape[1]
+    logits = mask_feats.new_empty((batch, slots, height, width))
+    if logits.numel() == 0:
+        return logits
+    launch = LAUNCHES[mask_feats.dtype]
+    launch.kernel[launch.grid(batch, slots, height * width)](
+        mask_feats.contiguous(), params.contiguous(), points.float().contiguous(), soi.float().contiguous(),
+        slots, height, width, logits,
+        CHANNELS=channels, HIDDEN=hidden, TILE=launch.tile, num_warps=launch.warps,
+    )  # fmt: skip
+    return logits

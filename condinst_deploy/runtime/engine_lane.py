@@ -1,0 +1,107 @@
+"""One execution context of an engine at one shape: its stream, its buffers on both sides, its CUDA graph.
+
+Device memory and streams are PyTorch's, so that both share one allocator. A CUDA graph holds a context's addresses,
+so a context keeps one shape for life.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from condinst_deploy.contract import OUTPUTS, NetworkInputs, NetworkOutputs
+from condinst_deploy.engine_manifest import EngineManifest
+from condinst_deploy.errors import BackendError
+from condinst_deploy.runtime.engine_shapes import BatchShape, profile_of
+
+COUNT, MASKS = OUTPUTS[0], OUTPUTS[-1]
+
+
+class EngineLane:
+    """Runs batches of one shape. Close it when it is idle."""
+
+    def __init__(self, engine: Any, manifest: EngineManifest, shape: BatchShape, device: torch.device) -> None:
+        """Prepare a context and all its memory.
+
+        Raises:
+            BackendError: the shape lies outside every profile, or the library refuses it.
+        """
+        profile = profile_of(manifest, shape)
+        self._stream = torch.cuda.Stream(device)
+        self._context: Any = engine.create_execution_context()
+        if self._context is None:
+            raise BackendError(f"no execution context for {shape}: the GPU has not enough free memory")
+        self._choose(profile, shape)
+        shapes = {t.name: tuple(self._context.get_tensor_shape(t.name)) for t in manifest.tensors}
+        kinds = {t.name: getattr(torch, t.dtype) for t in manifest.tensors}
+        self._device = {n: torch.empty(s, dtype=kinds[n], device=device) for n, s in shapes.items()}
+        self._host = {n: torch.empty(s, dtype=kinds[n], pin_memory=True) for n, s in shapes.items()}
+        for name, buffer in self._device.items():
+            self._context.set_tensor_address(name, buffer.data_ptr())
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._runs = 0
+
+    def run(self, inputs: NetworkInputs) -> NetworkOutputs:
+        """Copy in, run, copy out; of the mask logits only the slots in use cross to the host.
+
+        Raises:
+            BackendError: the library could not run the engine.
+        """
+        with torch.cuda.stream(self._stream):
+            for name, values in inputs._asdict().items():
+                self._host[name].copy_(torch.from_numpy(values))
+                self._device[name].copy_(self._host[name], non_blocking=True)
+            self._enqueue()
+            for name in OUTPUTS[:-1]:
+                self._host[name].copy_(self._device[name], non_blocking=True)
+            self._stream.synchronize()
+            logits = self._used_logits(int(self._host[COUNT].max()))
+            self._stream.synchronize()
+        # the buffers belong to the next run
+        return NetworkOutputs(*(b.numpy().copy() for b in (*(self._host[name] for name in OUTPUTS[:-1]), logits)))
+
+    def close(self) -> None:
+        """Wait for the stream, then release graph, context and buffers, in this order."""
+        self._stream.synchronize()
+        self._graph = None
+        self._context = None
+        self._device, self._host = {}, {}
+
+    def _choose(self, profile: int | None, shape: BatchShape) -> None:
+        handle = self._stream.cuda_stream
+        if profile is None:
+            return
+        if not self._context.set_optimization_profile_async(profile, handle):
+            raise BackendError(f"the engine refuses profile {profile}")
+        for name, sides in shape.inputs.items():
+            if not self._context.set_input_shape(name, sides):
+                raise BackendError(f"the engine refuses {name} of shape {sides}")
+
+    def _enqueue(self) -> None:
+        """The first run sets the library up, the second is captured where that is possible, the others replay."""
+        self._runs += 1
+        if self._runs == 2:
+            self._graph = self._captured()
+        if self._graph is not None:
+            self._graph.replay()
+        elif not self._context.execute_async_v3(self._stream.cuda_stream):
+            raise BackendError("TensorRT could not run the engine; its own message stands above")
+
+    def _captured(self) -> torch.cuda.CUDAGraph | None:
+        """The run as a CUDA graph; None where the library or a layer does not allow it."""
+        capturable = getattr(self._context, "is_stream_capturable", None)
+        if capturable is not None and not capturable(self._stream.cuda_stream):
+            return None
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+                done = self._context.execute_async_v3(self._stream.cuda_stream)
+        except RuntimeError:  # a layer that synchronises ends the capture
+            return None
+        return graph if done else None
+
+    def _used_logits(self, slots: int) -> Tensor:
+        buffer = self._device[MASKS]
+        shape = (buffer.shape[0], slots, *buffer.shape[2:])
+        used = self._host[MASKS].reshape(-1)[: torch.Size(shape).numel()].reshape(shape)
+        return used.copy_(buffer[:, :slots], non_blocking=True)

@@ -1,0 +1,193 @@
+"""The engine runtime as far as a machine without a GPU goes: what it refuses, and why, before anything runs."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from condinst_deploy.contract import NetworkInputs
+from condinst_deploy.engine_manifest import (
+    EngineManifest,
+    EngineTensor,
+    FoundPrecision,
+    ShapeRange,
+    manifest_path,
+    write_engine,
+)
+from condinst_deploy.errors import ArtifactError, BackendError, ConfigError
+from condinst_deploy.runtime import tensorrt_backend
+from condinst_deploy.runtime.engine_shapes import BatchShape, largest_batch, profile_of
+from condinst_deploy.runtime.predictor import Predictor, load_backend
+from condinst_deploy.runtime.tensorrt_backend import TensorRtBackend, runtime_library
+from tests.models import manifest_of, noise_picture
+
+PLAN = b"not a plan that a library could read"
+
+
+def profile(low: tuple[int, int, int], high: tuple[int, int, int]) -> dict[str, ShapeRange]:
+    images = ((low[0], 3, *low[1:]), (high[0], 3, *high[1:]))
+    return {
+        "images": ShapeRange(images[0], images[1], images[1]),
+        "image_sizes": ShapeRange((low[0], 2), (high[0], 2), (high[0], 2)),
+    }
+
+
+DYNAMIC = EngineManifest(
+    flavour="rtx",
+    library_version="1.7.1.116",
+    precision="float16",
+    found=FoundPrecision("typed network", {"float16": 10}),
+    targets=("86",),
+    tensors=(
+        EngineTensor("images", "input", "uint8", (-1, 3, -1, -1)),
+        EngineTensor("image_sizes", "input", "int32", (-1, 2)),
+        EngineTensor("mask_logits", "output", "float16", (-1, 100, -1, -1)),
+    ),
+    profiles=(profile((1, 128, 128), (1, 256, 256)), profile((2, 128, 128), (4, 256, 512))),
+    model=manifest_of(),
+    onnx="model.onnx",
+    onnx_sha256="0" * 64,
+    plan_sha256=hashlib.sha256(PLAN).hexdigest(),
+    plan_bytes=len(PLAN),
+)
+FIXED = replace(
+    DYNAMIC,
+    profiles=(),
+    tensors=(
+        EngineTensor("images", "input", "uint8", (2, 3, 128, 224)),
+        EngineTensor("image_sizes", "input", "int32", (2, 2)),
+    ),
+)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    path = tmp_path / "model.engine"
+    write_engine(path, PLAN, DYNAMIC)
+    return path
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What PyTorch says on a machine with an H200."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+
+
+@pytest.mark.parametrize(
+    ("shape", "number"),
+    [((1, 128, 128), 0), ((1, 256, 256), 0), ((2, 128, 160), 1), ((4, 256, 512), 1)],
+)
+def test_the_profile_follows_from_the_shape(shape: tuple[int, int, int], number: int) -> None:
+    assert profile_of(DYNAMIC, BatchShape(*shape)) == number
+
+
+@pytest.mark.parametrize("shape", [(1, 96, 128), (1, 256, 288), (5, 128, 128), (4, 256, 544)])
+def test_a_shape_outside_every_profile_is_refused_with_the_ranges(shape: tuple[int, int, int]) -> None:
+    text = f"{shape[0]}x3x{shape[1]}x{shape[2]}"
+    ranges = "1x3x128x128 to 1x3x256x256 or 2x3x128x128 to 4x3x256x512"
+    with pytest.raises(BackendError, match=f"images are {text}; the engine takes {ranges}: build it again"):
+        profile_of(DYNAMIC, BatchShape(*shape))
+
+
+def test_an_engine_of_fixed_shapes_takes_that_shape_alone() -> None:
+    assert profile_of(FIXED, BatchShape(2, 128, 224)) is None
+    with pytest.raises(BackendError, match="images are 1x3x128x224; the engine takes 2x3x128x224 only"):
+        profile_of(FIXED, BatchShape(1, 128, 224))
+
+
+def test_the_largest_batch_is_that_of_some_profile() -> None:
+    assert largest_batch(DYNAMIC) == 4
+    assert largest_batch(FIXED) == 2
+
+
+def test_without_a_gpu_loading_says_so(engine: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(BackendError, match=r"needs an NVIDIA GPU, and device='auto' means cpu here"):
+        load_backend(engine)
+    with pytest.raises(BackendError, match="PyTorch sees 0 CUDA devices"):
+        load_backend(engine, "cuda")
+
+
+def test_the_manifest_is_checked_before_the_machine(engine: Path) -> None:
+    engine.write_bytes(PLAN + b"!")
+    with pytest.raises(ArtifactError, match=r"is not the plan that model\.engine\.json describes"):
+        load_backend(engine)
+    manifest_path(engine).unlink()
+    with pytest.raises(ArtifactError, match=r"model\.engine has no manifest"):
+        load_backend(engine)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_an_engine_for_another_gpu_is_refused_before_it_is_loaded(engine: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"for GPUs of compute capability 86 and this one has 90"):
+        load_backend(engine)
+    write_engine(engine, PLAN, replace(DYNAMIC, library_version="1.0"))
+    with pytest.raises(ArtifactError, match=r"built by version 1\.0 and .* is installed"):
+        load_backend(engine)
+    write_engine(engine, PLAN, replace(DYNAMIC, targets=("90",), weights_stripped=True))
+    with pytest.raises(ArtifactError, match="has no weights"):
+        load_backend(engine)
+
+
+def test_a_missing_library_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hasattr(runtime_library("rtx"), "Runtime")
+    monkeypatch.setitem(tensorrt_backend.MODULES, "rtx", "a_library_that_is_not_there")
+    with pytest.raises(BackendError, match="pip install tensorrt-rtx"):
+        runtime_library("rtx")
+
+
+def test_a_batch_outside_the_profiles_stops_before_any_context_is_made() -> None:
+    backend = TensorRtBackend(None, DYNAMIC, torch.device("cuda", 0))
+    inputs = NetworkInputs(np.zeros((8, 3, 128, 128), np.uint8), np.full((8, 2), 128, np.int32))
+    with pytest.raises(BackendError, match="images are 8x3x128x128"):
+        backend.forward(inputs)
+
+
+def test_a_closed_engine_says_so() -> None:
+    with TensorRtBackend(None, DYNAMIC, torch.device("cuda", 0)) as backend:
+        pass
+    inputs = NetworkInputs(np.zeros((1, 3, 128, 128), np.uint8), np.full((1, 2), 128, np.int32))
+    with pytest.raises(BackendError, match="was closed; load it again"):
+        backend.forward(inputs)
+
+
+def test_a_predictor_never_asks_for_more_than_the_engine_takes() -> None:
+    backend = TensorRtBackend(None, DYNAMIC, torch.device("cuda", 0))
+    assert Predictor.of(backend).batch_size == 4
+    with pytest.raises(ConfigError, match="batch_size is 5; the engine was built for at most 4"):
+        Predictor.of(backend, batch_size=5)
+
+
+@pytest.mark.gpu
+def test_an_rtx_engine_gives_what_onnx_runtime_gives(slim_onnx: Path, tmp_path: Path) -> None:
+    """On a workstation's GPU: two shapes, a batch, the second run of a shape captured, two threads."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from condinst_engines.build import Surroundings
+    from condinst_engines.engine_file import EngineFiles, engine_from_onnx
+    from condinst_engines.flavour import load_flavour
+    from condinst_engines.recipe import BuildRecipe, RtxSettings
+
+    library = load_flavour()
+    major, minor = torch.cuda.get_device_capability()
+    capability = f"{major}{minor}"
+    if library.builds_ahead and capability not in library.targets:
+        pytest.skip(f"TensorRT for RTX has no engines for compute capability {capability}")
+    recipe = BuildRecipe(profiles=("1x3x128x128:1x3x128x224:2x3x224x224",), rtx=RtxSettings((capability,)))
+    path, _ = engine_from_onnx(EngineFiles(slim_onnx, tmp_path / "slim.engine"), recipe, library, Surroundings())
+    pictures = [noise_picture(seed, 128, 160 + 32 * (seed % 2)) for seed in range(4)]
+    with Predictor(path) as engine, Predictor(slim_onnx, "cpu") as portable:
+        want = portable(pictures)
+        with ThreadPoolExecutor(2) as threads:
+            rounds = list(threads.map(lambda _: engine(pictures), range(6)))
+    for got in rounds:
+        for found, expected in zip(got, want, strict=True):
+            assert len(found) == len(expected) > 0
+            np.testing.assert_allclose(found.boxes, expected.boxes, atol=0.1)
+            np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)
