@@ -2,10 +2,10 @@
 
 It runs in an environment of its own, because ModelOpt pins other versions than this toolkit:
 
-    python3 -m venv /tmp/modelopt
-    /tmp/modelopt/bin/pip install nvidia-modelopt==0.47.0 "onnx~=1.21" onnxruntime onnxslim onnx-graphsurgeon \\
+    python3 -m venv modelopt
+    modelopt/bin/pip install nvidia-modelopt==0.47.0 "onnx~=1.21" onnxruntime onnxslim onnx-graphsurgeon \\
         onnxconverter-common onnxscript polygraphy cppimport lief
-    PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python /tmp/modelopt/bin/python benchmarks/autocast.py \\
+    PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python modelopt/bin/python benchmarks/autocast.py \\
         model.onnx model.autocast.onnx --calibration inputs.npz
 
 AutoCast 0.47 does not take the file as a whole: it does not look into local functions, and of an inlined file it

@@ -98,18 +98,19 @@ def build_engine(
     started = time.perf_counter()
     log = BuilderLog(flavour.trt, surroundings.log)
     builder: tensorrt.Builder = flavour.trt.Builder(log.logger)
-    network = parsed_network(flavour, builder, _serialised(graph), log)
-    check_types(network, graph)
-    config = builder.create_builder_config()
-    _add_profiles(builder, config, profiles, log)
-    _apply(recipe, config, flavour)
-    if flavour.builds_ahead:
-        _set_targets(config, flavour.trt, targets)
-    cache = _timing_cache(config, flavour, surroundings.timing_cache)
     interruption = Interruption()
-    monitor = progress_monitor(flavour.trt, Phases(surroundings.on_progress), interruption)
-    config.progress_monitor = monitor
+    # an exception out of a callback, the logger's too, would cross the library's frames
     with interruption.listening():
+        network = parsed_network(flavour, builder, _serialised(graph), log)
+        check_types(network, graph)
+        config = builder.create_builder_config()
+        _add_profiles(builder, config, profiles, log)
+        _apply(recipe, config, flavour)
+        if flavour.builds_ahead:
+            _set_targets(config, flavour.trt, targets)
+        cache = _timing_cache(config, flavour, surroundings.timing_cache)
+        monitor = progress_monitor(flavour.trt, Phases(surroundings.on_progress), interruption)
+        config.progress_monitor = monitor
         plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise EngineError(f"the builder could not build the engine: {log.reason}{_hint(recipe, flavour)}")

@@ -12,6 +12,7 @@ from condinst_deploy.engine_manifest import EngineManifest, read_engine
 from condinst_deploy.errors import ArtifactError, BackendError
 from condinst_engines.engine_inspector import layers_of
 from condinst_engines.flavour import load_flavour
+from condinst_engines.node_types import node_names
 from condinst_engines.onnx_input import load_onnx, manifest_of
 
 CHECKPOINTS, ENGINES = (".pth", ".pt"), (".engine", ".plan")
@@ -58,7 +59,7 @@ def _onnx(path: Path) -> dict[str, Any]:
     opsets = {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
     weights: Counter[str] = Counter()
     for initializer in proto.graph.initializer:
-        weights[ir.DataType(initializer.data_type).name.lower()] += 1
+        weights[_dtype(initializer.data_type)] += 1
     return {
         "kind": "ONNX file",
         "path": str(path.absolute()),
@@ -71,14 +72,18 @@ def _onnx(path: Path) -> dict[str, Any]:
         "operators": dict(Counter(node.op_type for node in proto.graph.node).most_common()),
         "functions": [f"{function.domain}::{function.name}" for function in proto.functions],
         "manifest": asdict(manifest),
-        "nodes": [node.name for node in (*proto.graph.node, *(n for f in proto.functions for n in f.node))],
+        "nodes": list(node_names(ir.from_proto(proto))),
     }
+
+
+def _dtype(kind: int) -> str:
+    return str(ir.DataType(kind).numpy().name)
 
 
 def _tensor(value: onnx.ValueInfoProto) -> dict[str, Any]:
     kind = value.type.tensor_type
     shape = [dim.dim_param or dim.dim_value for dim in kind.shape.dim]
-    return {"name": value.name, "dtype": ir.DataType(kind.elem_type).name.lower(), "shape": shape}
+    return {"name": value.name, "dtype": _dtype(kind.elem_type), "shape": shape}
 
 
 def _engine(path: Path) -> dict[str, Any]:

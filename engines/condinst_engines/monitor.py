@@ -79,7 +79,7 @@ class Interruption:
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
         if self.wanted:
             raise KeyboardInterrupt
 

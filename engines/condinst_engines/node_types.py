@@ -1,6 +1,6 @@
 """Element types of a node's outputs, from its operator's schema and the types of its inputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -57,6 +57,13 @@ def output_types(node: ir.Node, schema: OpSchema, types: Types) -> list[ir.DataT
             raise EngineError(f"node {node.name} ({node.op_type}): the type of output {i} cannot be told")
         found.append(kind)
     return found
+
+
+def node_names(model: ir.Model) -> Iterator[str]:
+    """Names of all nodes: of the graph, of its functions, and inside loops."""
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for graph in graphs:
+        yield from (node.name or "" for node in graph.all_nodes())
 
 
 def bodies(node: ir.Node) -> list[ir.Graph]:

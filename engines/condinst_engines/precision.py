@@ -4,7 +4,6 @@ Casts are put where the policy's sides meet; weights are converted and checked; 
 the contract. The bodies of the two special operations are converted, too: the file can be inlined or rewritten later.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +13,15 @@ import onnx_ir as ir
 
 from condinst_deploy.contract import MANIFEST_KEY, ModelManifest
 from condinst_deploy.errors import ConfigError, EngineError
-from condinst_engines.node_types import allowed, bodies, control_flow_types, output_types, schema_of, type_variable
+from condinst_engines.node_types import (
+    allowed,
+    bodies,
+    control_flow_types,
+    node_names,
+    output_types,
+    schema_of,
+    type_variable,
+)
 from condinst_engines.policy import Policy, Precision
 
 FLOAT = ir.DataType.FLOAT
@@ -41,19 +48,13 @@ def converted(proto: onnx.ModelProto, precision: Precision, policy: Policy | Non
     copy.CopyFrom(proto)
     model = ir.from_proto(copy)
     policy = policy or Policy()
-    policy.check(_node_names(model))
+    policy.check(node_names(model))
     if precision == "float32":
         return copy
     _Conversion(model, TYPES[precision], policy).run()
     done = ir.to_proto(model)
     _set_manifest_precision(done, precision)
     return done
-
-
-def _node_names(model: ir.Model) -> Iterator[str]:
-    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-    for graph in graphs:
-        yield from (node.name or "" for node in graph.all_nodes())
 
 
 def _set_manifest_precision(proto: onnx.ModelProto, precision: Precision) -> None:

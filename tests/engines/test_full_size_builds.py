@@ -25,14 +25,15 @@ from condinst_engines.cli.build_engine import main
 try:
     main()
 finally:
-    print(json.dumps({"peak_kb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}), file=sys.stderr)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print(json.dumps({"peak_kb": used.ru_maxrss, "cpu_seconds": used.ru_utime + used.ru_stime}), file=sys.stderr)
 """
-MOST_SECONDS = 60
-"""Four times the bar of 15 s on two free cores: a busy machine must not fail the test."""
+MOST_CPU_SECONDS = 30
+"""Of the whole process. The bar is 15 s on two cores; a clock on the wall would make a busy machine fail."""
 
 
 def built(source: str, folder: Path, precision: str) -> dict[str, Any]:
-    """What `condinst-build-engine --json` says, with the peak memory of the process."""
+    """What `condinst-build-engine --json` says, with the peak memory and the processor time of the process."""
     options = ("--onnx", source, f"--{precision}", "--flavour", "rtx", "--shapes", SERVER, "--json")
     run = subprocess.run(
         [sys.executable, "-c", BUILD, *options], cwd=folder, capture_output=True, text=True, check=False
@@ -49,7 +50,7 @@ def test_the_full_size_file_builds_small_quick_and_half_as_large_in_float16(
     full, half = (built(exported_r50["path"], tmp_path, precision) for precision in ("fp32", "fp16"))
     assert half["plan_bytes"] <= 0.55 * full["plan_bytes"]
     for engine in (full, half):
-        assert engine["build_seconds"] < MOST_SECONDS
+        assert engine["cpu_seconds"] < MOST_CPU_SECONDS
         assert engine["peak_kb"] < 3e6
     assert "float16" not in full["found"]["layers"]
     assert half["found"]["layers"]["float16"] > 500

@@ -82,6 +82,7 @@ def test_every_half_tensor_rounded(exported_r50: dict[str, Any], precision: str,
         bar.check(found_by(backend))
 
 
+@pytest.mark.slow
 def test_float16_gives_no_nan_or_infinity_in_any_tensor(float16: onnx.ModelProto, exported_r50: dict[str, Any]) -> None:
     """Every floating tensor of the graph is reduced to a sum, which is finite only if all its elements are."""
     graph = rounded(float16)

@@ -62,8 +62,8 @@ def test_a_fixed_shape_with_few_slots_verifies() -> None:
 def shift_coordinates(proto: onnx.ModelProto) -> None:
     """Pixel centres at 8i instead of 8i + 4."""
     (function,) = [f for f in proto.functions if f.name == "DynamicMaskHead"]
-    (node,) = [n for n in function.node if n.output[0] == "dmh_half"]
-    node.attribute[0].t.CopyFrom(onnx.numpy_helper.from_array(np.array(0, dtype=np.float32), "dmh_half_value"))
+    (node,) = [n for n in function.node if n.output[0] == "dmh_xy_half"]
+    node.attribute[0].t.CopyFrom(onnx.numpy_helper.from_array(np.array(0, dtype=np.float32), "dmh_xy_half_value"))
 
 
 def loosen_nms(proto: onnx.ModelProto) -> None:
