@@ -124,7 +124,7 @@ def test_the_rewritten_graph_with_the_kernels_equals_the_original_in_onnx_runtim
     [
         ("86", True, PLUGINS, None),
         ("86", False, (), None),
-        ("75", True, (), "no plugins: the kernels are for sm_80 on"),
+        ("75", True, (), "the kernels are for sm_80 on"),
     ],
 )
 def test_a_build_has_plugins_where_the_gpu_and_the_recipe_allow(
