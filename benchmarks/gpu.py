@@ -164,6 +164,7 @@ class HalfCondInst(CondInst):
 def half_network() -> ExportGraph:
     torch.manual_seed(0)
     model = HalfCondInst().eval().cuda()
+    assert model.head.cls_logits.bias is not None
     torch.nn.init.constant_(model.head.cls_logits.bias, -2.0)  # random weights that find something
     for part in (model.backbone, model.fpn, model.head, model.mask_branch):
         part.half().to(memory_format=torch.channels_last)
@@ -189,7 +190,7 @@ def network(batch: int, peak_tflops: float) -> dict[str, Any]:
 def end_to_end(graph: ExportGraph, images: list[Tensor], sizes: Tensor) -> dict[str, float]:
     """Called from Python, outputs copied, masks made by the host's postprocessing."""
     names = tuple(str(i) for i in range(graph.model.config.num_classes))
-    manifest = ModelManifest(names, contiguous_ids(names), graph.model.config.preprocessing)
+    manifest = ModelManifest(names, contiguous_ids(names), preprocessing=graph.model.config.preprocessing)
     geometries = [ImageGeometry.of((HEIGHT, WIDTH), manifest.preprocessing)] * len(sizes)
 
     def run(pictures: Tensor) -> None:
