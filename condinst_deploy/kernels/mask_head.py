@@ -172,7 +172,8 @@ def fused_mask_head(mask_feats: Tensor, params: Tensor, points: Tensor, soi: Ten
 
     Types and widths that the kernels do not cover, and calls that want gradients, go to the reference.
     """
-    if not supports_mask_head(mask_feats, params, hidden) or (torch.is_grad_enabled() and params.requires_grad):
+    wants_gradients = torch.is_grad_enabled() and (params.requires_grad or mask_feats.requires_grad)
+    if wants_gradients or not supports_mask_head(mask_feats, params, hidden):
         return dynamic_mask_head(mask_feats, params, points, soi, hidden)
     batch, channels, height, width = mask_feats.shape
     slots = params.shape[1]
@@ -180,9 +181,10 @@ def fused_mask_head(mask_feats: Tensor, params: Tensor, points: Tensor, soi: Ten
     if logits.numel() == 0:
         return logits
     launch = LAUNCHES[mask_feats.dtype]
-    launch.kernel[launch.grid(batch, slots, height * width)](
-        mask_feats.contiguous(), params.contiguous(), points.float().contiguous(), soi.float().contiguous(),
-        slots, height, width, logits,
-        CHANNELS=channels, HIDDEN=hidden, TILE=launch.tile, num_warps=launch.warps,
-    )  # fmt: skip
+    with torch.cuda.device_of(mask_feats):  # Triton launches on the current device
+        launch.kernel[launch.grid(batch, slots, height * width)](
+            mask_feats.contiguous(), params.contiguous(), points.float().contiguous(), soi.float().contiguous(),
+            slots, height, width, logits,
+            CHANNELS=channels, HIDDEN=hidden, TILE=launch.tile, num_warps=launch.warps,
+        )  # fmt: skip
     return logits

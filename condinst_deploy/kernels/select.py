@@ -82,9 +82,10 @@ def fused_select_instances(
     indices = labels.new_empty((batch, max_detections), dtype=torch.int64)
     count = labels.new_empty((batch,), dtype=torch.int64)
     block = block_of(candidates)
-    select_instances_kernel[(batch,)](
-        boxes.contiguous(), scores.contiguous(), labels.contiguous(), candidates, max_detections, indices, count,
-        THRESHOLD=float(np.float32(iou_threshold)), BLOCK=block,
-        num_warps=warps_of(block), enable_fp_fusion=False,
-    )  # fmt: skip
+    with torch.cuda.device_of(scores):  # Triton launches on the current device
+        select_instances_kernel[(batch,)](
+            boxes.contiguous(), scores.contiguous(), labels.contiguous(), candidates, max_detections, indices, count,
+            THRESHOLD=float(np.float32(iou_threshold)), BLOCK=block,
+            num_warps=warps_of(block), enable_fp_fusion=False,
+        )  # fmt: skip
     return indices, count

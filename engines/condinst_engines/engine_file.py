@@ -81,7 +81,7 @@ def engine_from_onnx(
     profiles = profiles_for(model, recipe.profiles)
     path = files.engine or default_engine_path(files.source, recipe, flavour)
     source = Source(files.source.name, sha256_of(files.source))
-    graph, plugins = _graph(proto, recipe, flavour, surroundings)
+    graph, plugins = graph_and_plugins(proto, recipe, flavour, surroundings)
     if files.keep_onnx is not None:
         with atomic_path(files.keep_onnx) as temporary:
             onnx.save(graph, str(temporary))
@@ -92,7 +92,7 @@ def engine_from_onnx(
     return path.absolute(), manifest
 
 
-def _graph(
+def graph_and_plugins(
     proto: onnx.ModelProto, recipe: BuildRecipe, flavour: Flavour, surroundings: Surroundings
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """The builder's graph and its plugins; they are registered."""

@@ -59,3 +59,34 @@ def test_the_fixed_slots_that_it_times_find_what_the_model_finds() -> None:
     torch.testing.assert_close(got.boxes, want.boxes, atol=1e-3, rtol=0)
     filled = torch.arange(want.scores.shape[1]) < want.num_detections[:, None]
     torch.testing.assert_close(got.mask_logits[filled], want.mask_logits[filled], atol=1e-3, rtol=1e-4)
+
+
+def test_its_half_network_runs_from_picture_to_masks(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU with the reference operations, called once where a GPU is timed."""
+    monkeypatch.setattr(benchmark, "HEIGHT", 128)
+    monkeypatch.setattr(benchmark, "WIDTH", 224)
+    model = benchmark.HalfCondInst(SLIM).eval()
+    assert model.head.cls_logits.bias is not None
+    torch.nn.init.constant_(model.head.cls_logits.bias, -2.0)
+    for part in (model.backbone, model.fpn, model.head, model.mask_branch):
+        part.half().to(memory_format=torch.channels_last)
+    graph = ExportGraph(model, REFERENCE).eval()
+    images = torch.randint(256, (2, 3, 128, 224), dtype=torch.uint8)
+    sizes = torch.tensor([[128, 224]] * 2, dtype=torch.int32)
+    masks: list[int] = []
+    make = benchmark.detections_from_outputs
+
+    def noted(*arguments: object) -> object:
+        found = make(*arguments)
+        masks.extend(len(detections.masks) for detections in found)
+        return found
+
+    monkeypatch.setattr(benchmark, "detections_from_outputs", noted)
+    monkeypatch.setattr(benchmark, "milliseconds", lambda call, inputs, runs=1: [call(*each) for each in inputs])
+    with torch.no_grad():
+        outputs = graph(images, sizes)
+        benchmark.end_to_end(graph, [images], sizes)
+    assert outputs.mask_logits.dtype == torch.float16
+    assert bool(torch.isfinite(outputs.mask_logits).all())
+    assert masks == outputs.num_detections.tolist()
+    assert min(masks) > 0

@@ -11,12 +11,15 @@ import pytest
 import torch
 
 from condinst_deploy.engine_manifest import read_engine
+from condinst_deploy.evaluation.agreement import agreement
+from condinst_deploy.runtime.predictor import Predictor
 from condinst_engines.build import Surroundings
 from condinst_engines.engine_file import EngineFiles, engine_from_onnx
 from condinst_engines.engine_inspector import found_in_engine, layers_of
 from condinst_engines.flavour import Flavour, load_flavour
 from condinst_engines.inspection import inspect_file
 from condinst_engines.recipe import BuildRecipe, TensorrtSettings
+from tests.models import noise_picture
 
 pytestmark = [pytest.mark.tensorrt, pytest.mark.gpu]
 
@@ -81,3 +84,24 @@ def test_every_option_builds(small: Path, tmp_path: Path, tensorrt: Flavour, rec
     assert read_engine(path)[1] == manifest
     assert manifest.hardware_compatible is recipe.tensorrt.hardware_compatible
     assert manifest.weights_stripped is recipe.strip_weights
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+def test_plugins_and_portable_bodies_find_the_same(
+    slim_onnx: Path, tmp_path: Path, tensorrt: Flavour, precision: str
+) -> None:
+    """The kernels inside one engine, the standard layers in the other; three runs, so that CUDA graphs take part."""
+    recipe = BuildRecipe(precision=precision, profiles=PROFILE)  # type: ignore[arg-type]
+    without = replace(recipe, tensorrt=TensorrtSettings(plugins=False))
+    paths = []
+    for name, chosen in (("plugins", recipe), ("portable", without)):
+        files = EngineFiles(slim_onnx, tmp_path / f"{name}.engine")
+        path, manifest = engine_from_onnx(files, chosen, tensorrt, Surroundings())
+        assert len(manifest.plugins) == (2 if name == "plugins" else 0)
+        paths.append(path)
+    pictures = [noise_picture(seed, 128, 160) for seed in (1, 2)]
+    with Predictor(paths[0]) as fused, Predictor(paths[1]) as portable:
+        for _ in range(3):
+            for found, expected in zip(fused(pictures), portable(pictures), strict=True):
+                assert len(found) > 0
+                assert len(agreement(expected, found).mask_ious) >= 0.97 * len(expected)

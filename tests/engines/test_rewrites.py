@@ -9,9 +9,11 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from condinst_engines.build import graph_for_builder, plugin_graph_for_builder
+from condinst_engines import engine_file
+from condinst_engines.build import Surroundings, graph_for_builder, plugin_graph_for_builder
+from condinst_engines.flavour import Flavour
 from condinst_engines.node_types import value_types
-from condinst_engines.recipe import BuildRecipe
+from condinst_engines.recipe import BuildRecipe, RtxSettings, TensorrtSettings
 from condinst_engines.rewrites.plugins import with_plugins
 from tests.kernels.interpreter import interpreted
 from tests.models import noise_picture
@@ -115,6 +117,38 @@ def test_the_rewritten_graph_with_the_kernels_equals_the_original_in_onnx_runtim
     for name in ("boxes", "scores"):
         np.testing.assert_allclose(got[name], want[name], atol=1e-5)
     np.testing.assert_allclose(got["mask_logits"], want["mask_logits"], atol=1e-5 * np.abs(want["mask_logits"]).max())
+
+
+@pytest.mark.parametrize(
+    ("target", "wanted", "plugins", "note"),
+    [
+        ("86", True, PLUGINS, None),
+        ("86", False, (), None),
+        ("75", True, (), "the kernels are for sm_80 on"),
+    ],
+)
+def test_a_build_has_plugins_where_the_gpu_and_the_recipe_allow(
+    slim_proto: onnx.ModelProto,
+    rtx: Flavour,
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+    wanted: bool,
+    plugins: tuple[str, ...],
+    note: str | None,
+) -> None:
+    """What goes to the builder; that TensorRT knows the plugins then is for a machine that has it."""
+    registered: list[Flavour] = []
+    monkeypatch.setattr(engine_file, "register_plugins", registered.append)
+    full = Flavour("tensorrt", rtx.trt)  # the other library, which lets us name a target without a GPU
+    recipe = BuildRecipe(rtx=RtxSettings((target,)), tensorrt=TensorrtSettings(plugins=wanted))
+    notes: list[str] = []
+    graph, found = engine_file.graph_and_plugins(slim_proto, recipe, full, Surroundings(on_note=notes.append))
+    assert found == plugins
+    assert set(nodes_of(graph)) == {name.split("::")[1].split()[0] for name in plugins}
+    assert registered == ([full] if plugins else [])
+    assert notes == [] if note is None else note in notes[0]
+    # a builder without plugins never gets one
+    assert engine_file.graph_and_plugins(slim_proto, recipe, rtx, Surroundings())[1] == ()
 
 
 def run(proto: onnx.ModelProto, names: list[str], feed: dict[str, Any]) -> list[Any]:
