@@ -30,10 +30,11 @@ from PIL import Image
 from condinst_deploy.contract import InstanceDetections
 from condinst_deploy.evaluation import evaluate as stages
 from condinst_deploy.evaluation.coco import Kind, Scope, evaluate_coco
-from condinst_deploy.evaluation.evaluate import Options, Source, evaluate
+from condinst_deploy.evaluation.evaluate import evaluate
 from condinst_deploy.evaluation.journal import Journal
 from condinst_deploy.evaluation.report import Verdict, write_html
 from condinst_deploy.evaluation.results import read_results
+from condinst_deploy.evaluation.sources import Options, Source
 from condinst_deploy.evaluation.truth import Truth, load_truth
 from condinst_deploy.masks import Masks
 from condinst_deploy.runtime import predictor

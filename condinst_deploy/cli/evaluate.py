@@ -1,6 +1,7 @@
 """`condinst-eval`: COCO's figures of models and results files, side by side, and how far they agree."""
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +16,12 @@ from rich.table import Table
 from condinst_deploy.cli.command import FAILED, INTERRUPTED, command_app, progress_bar, terminal
 
 if TYPE_CHECKING:
-    from condinst_deploy.evaluation.evaluate import Evaluation, OnProgress, Source
+    from condinst_deploy.evaluation.evaluate import Evaluation, OnProgress
     from condinst_deploy.evaluation.report import Verdict
+    from condinst_deploy.evaluation.sources import Source
 
-REPORT, FIGURES = "report.html", "figures.json"
+LINE_SECONDS = 30.0
+"""Between two lines where there is no terminal to draw a bar on."""
 
 
 def evaluate(
@@ -44,6 +47,9 @@ def evaluate(
         float | None, typer.Option(help="Keep scores above it; at least the models' own. Default: the models' own.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for report, figures, results and journals.")] = Path("evaluation"),
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Run every picture anew, whatever an interrupted or earlier run left.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     fast: Annotated[bool, typer.Option("--fast", help="Compute AP with faster-coco-eval (extra fast-eval).")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON on standard output.")] = False,
@@ -52,26 +58,27 @@ def evaluate(
 
     Writes report.html, figures.json and NAME.results.json (COCO results) into the folder. Ctrl-C, or a power cut,
     costs nothing that was finished: the same command goes on, and ends with the same numbers. Of a command with one
-    more model only that model runs.
+    more model only that model runs; --fresh runs all anew.
 
     Exit status: 0 done and gate passed, 1 gate failed or an error, 2 wrong usage, 130 interrupted.
     """
     # imported here, so that --help does not wait for the backends
-    from condinst_deploy.evaluation.evaluate import Options, Source, check_sources
     from condinst_deploy.evaluation.evaluate import evaluate as run
     from condinst_deploy.evaluation.gate import failures
     from condinst_deploy.evaluation.report import Verdict, figures_json, write_html
+    from condinst_deploy.evaluation.sources import FIGURES, REPORT, Options, Source, check_outputs, check_sources
     from condinst_deploy.evaluation.truth import load_truth
     from condinst_deploy.runtime.results import write_json
 
     sources = [Source(path, is_model=True) for path in model or []]
     sources += [Source(path, is_model=False) for path in results or []]
     check_sources(sources, images, gate)
+    check_outputs(sources, annotations, out)
+    options = Options(out, device, batch_size, score_threshold, fast, fresh)
     with terminal.status("reading the annotations"):
         truth = load_truth(annotations, images, limit)
     terminal.print(f"{len(truth)} pictures, {len(truth.class_names)} classes: {escape(str(annotations))}")
-    options = Options(out, device, batch_size, score_threshold, fast)
-    with _told(sources), progress_bar() as progress:
+    with _told(sources, fresh), progress_bar() as progress:
         evaluation = run(sources, truth, options, _on_progress(progress))
     verdict = Verdict(gate, () if gate is None else tuple(failures(evaluation, gate)))
     figures = figures_json(evaluation, verdict, per_class)
@@ -84,26 +91,35 @@ def evaluate(
 
 
 @contextmanager
-def _told(sources: Sequence["Source"]) -> Iterator[None]:
+def _told(sources: Sequence["Source"], fresh: bool) -> Iterator[None]:
     """Say how an interrupted run goes on."""
     try:
         yield
     except KeyboardInterrupt as e:
-        again = "; the same command goes on where it stopped" if any(source.is_model for source in sources) else ""
+        command = "the same command without --fresh" if fresh else "the same command"
+        again = f"; {command} goes on where it stopped" if any(source.is_model for source in sources) else ""
         terminal.print(f"interrupted{again}")
         raise typer.Exit(INTERRUPTED) from e
 
 
 def _on_progress(progress: Any) -> "OnProgress":
-    """A bar for each thing to do; pictures that an earlier run finished do not count for the time that is left."""
+    """A bar for each thing to do; pictures that an earlier run finished do not count for the time that is left.
+
+    Where there is no terminal to draw on, a line from time to time.
+    """
     tasks: dict[str, TaskID] = {}
+    told = time.monotonic()
 
     def on_progress(what: str, done: int, of: int) -> None:
+        nonlocal told
         if what not in tasks:
             tasks[what] = progress.add_task(escape(what), total=of, completed=done)
             if done:
                 terminal.print(f"{escape(what)}: {done} of {of} pictures were finished before")
         progress.update(tasks[what], completed=done)
+        if not terminal.is_terminal and time.monotonic() - told >= LINE_SECONDS:
+            terminal.print(f"{escape(what)}: {done} of {of}")
+            told = time.monotonic()
 
     return on_progress
 
@@ -111,6 +127,8 @@ def _on_progress(progress: Any) -> "OnProgress":
 def _print(
     evaluation: "Evaluation", verdict: "Verdict", figures: dict[str, Any], per_class: bool, as_json: bool, report: Path
 ) -> None:
+    from condinst_deploy.evaluation.gate import compared
+
     if as_json:
         print(json.dumps(figures, indent=2))
     else:
@@ -122,7 +140,7 @@ def _print(
     for failure in verdict.failures:
         terminal.print(f"[bold red]gate failed:[/] {escape(str(failure))}")
     if verdict.limit is not None and not verdict.failures:
-        terminal.print(f"gate passed: no AP differs by more than {verdict.limit:g} points")
+        terminal.print(f"gate passed: no {compared(evaluation)} differs by more than {verdict.limit:g} points")
 
 
 def _table(evaluation: "Evaluation", per_class: bool) -> Table:
@@ -141,13 +159,15 @@ def _table(evaluation: "Evaluation", per_class: bool) -> Table:
 
 
 def _cell(cell: tuple[float | None, float | None]) -> str:
+    from condinst_deploy.evaluation.wording import change_text
+
     value, change = cell
     shown = "-" if value is None else f"{value:.2f}"
-    return shown if change is None else f"{shown} ({change:+.2f})"
+    return shown if change is None else f"{shown} ({change_text(change)})"
 
 
 def _agreement_line(comparison: dict[str, Any]) -> str:
-    from condinst_deploy.evaluation.report import percent_text
+    from condinst_deploy.evaluation.wording import iou_text, percent_text
 
     figures = comparison["agreement"]
     line = (
@@ -159,7 +179,8 @@ def _agreement_line(comparison: dict[str, Any]) -> str:
             f", boxes within {figures['box_error_px']['max']:.2g} px, scores within {figures['score_error']['max']:.2g}"
         )
     if figures["mask_iou"]["median"] is not None:
-        line += f", mask IoU median {figures['mask_iou']['median']:.6f}, lowest {figures['mask_iou']['min']:.6f}"
+        median, lowest = (iou_text(figures["mask_iou"][name]) for name in ("median", "min"))
+        line += f", mask IoU median {median}, lowest {lowest}"
     return escape(line)
 
 

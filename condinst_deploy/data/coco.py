@@ -79,6 +79,7 @@ class CocoDataset:
         *,
         keep_empty: bool = False,
         min_size: int = MIN_SIZE,
+        content: dict[str, Any] | None = None,
     ) -> None:
         """Read and check the annotations, and see that every picture is there.
 
@@ -88,13 +89,14 @@ class CocoDataset:
             training: leave out pictures without instances and small ones.
             keep_empty: keep pictures without instances all the same.
             min_size: shortest side of a picture to train on, in pixels.
+            content: what `coco_content` read from the file, if it was read already.
 
         Raises:
             DataError: the file is not in COCO's format, an annotation is malformed (named by its id), a picture
                 is missing (named), or nothing is left.
         """
         self.annotations = annotations
-        content = _content(annotations)
+        content = coco_content(annotations) if content is None else content
         categories = sorted(_by_id(content["categories"], "category", annotations).items())
         self.category_ids = tuple(category_id for category_id, _ in categories)
         self.class_names = tuple(_field(c, "name", str, f"{annotations}: category {i}") for i, c in categories)
@@ -171,8 +173,12 @@ def _decoded(path: Path) -> npt.NDArray[np.uint8]:
         raise DataError(f"{path} cannot be decoded ({e}); it may be truncated, damaged or not a picture") from e
 
 
-def _content(path: Path) -> dict[str, Any]:
-    """The file's lists of pictures, annotations and categories, each a list of dictionaries."""
+def coco_content(path: Path) -> dict[str, Any]:
+    """The lists of pictures, annotations and categories of a COCO-format file, in UTF-8, UTF-16 or UTF-32.
+
+    Raises:
+        DataError: it cannot be read, or one of them is not a list of dictionaries.
+    """
     try:
         content: dict[str, Any] = json.loads(path.read_bytes())
     except OSError as e:
@@ -230,7 +236,7 @@ def _add_instance(
     area = annotation.get("area", 1)
     if not is_finite(area):
         raise DataError(f"{where} has area {_shortened(area)}; expected a finite number")
-    if annotation.get("iscrowd") or annotation.get("ignore") or area <= 0:
+    if is_crowd(annotation, where) or annotation.get("ignore") or area <= 0:
         return
     inside_x = min(x + width, picture.size[1]) - max(x, 0)
     inside_y = min(y + height, picture.size[0]) - max(y, 0)
@@ -238,6 +244,18 @@ def _add_instance(
         return
     segmentation = checked_segmentation(annotation.get("segmentation"), picture.size, where)
     picture.instances.append(_Instance((x, y, x + width, y + height), labels[category_id], segmentation))
+
+
+def is_crowd(annotation: dict[str, Any], where: str) -> bool:
+    """Whether an annotation marks a crowd; without `iscrowd` it does not.
+
+    Raises:
+        DataError: `iscrowd` is neither 0 nor 1; `where` says whose it is.
+    """
+    value = annotation.get("iscrowd", 0)
+    if (not is_finite(value) and not isinstance(value, bool)) or value not in (0, 1):
+        raise DataError(f"{where} has iscrowd {_shortened(value)}; expected 0 or 1")
+    return bool(value)
 
 
 def checked_bbox(bbox: Any, where: str) -> list[float]:
@@ -268,6 +286,14 @@ def checked_segmentation(value: Any, size: tuple[int, int], where: str) -> Segme
     if isinstance(value, dict):
         return _rle(value, size, where)
     raise DataError(f"{where} has segmentation {_shortened(value)}; expected polygons or an RLE")
+
+
+def merged_rle(segmentation: Segmentation, size: tuple[int, int]) -> RLE:
+    """One RLE of a checked segmentation of a picture of `size`, `(height, width)`."""
+    if not isinstance(segmentation, tuple):
+        return segmentation
+    merged: RLE = coco_mask.merge(coco_mask.frPyObjects([part.tolist() for part in segmentation], *size))
+    return merged
 
 
 def _polygon(part: Any, size: tuple[int, int], where: str) -> npt.NDArray[np.float64]:

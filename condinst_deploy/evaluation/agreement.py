@@ -184,8 +184,7 @@ def box_ious(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.float64
 
 def matched_pairs(reference: Instances, other: Instances, min_iou: float = MIN_IOU) -> Pairs:
     """Index pairs `(m, 2)` of the instances of both sides that are taken for the same one (see `agreement`)."""
-    ious = box_ious(reference.boxes, other.boxes)
-    ious[(reference.boxes[:, None] == other.boxes[None]).all(axis=2)] = 1  # a box of no area, too
+    ious = _overlaps(reference.boxes, other.boxes)
     ious[reference.labels[:, None] != other.labels[None]] = -1
     candidates = np.argwhere(ious >= min_iou)
     order = np.argsort(-ious[tuple(candidates.T)], kind="stable")
@@ -196,6 +195,18 @@ def matched_pairs(reference: Instances, other: Instances, min_iou: float = MIN_I
             used_right.add(j)
             pairs.append((i, j))
     return np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2)
+
+
+def paired_box_ious(reference: Instances, other: Instances, pairs: Pairs) -> npt.NDArray[np.float64]:
+    """Box IoU `(m,)` of each pair."""
+    return _overlaps(reference.boxes[pairs[:, 0]], other.boxes[pairs[:, 1]]).diagonal()
+
+
+def _overlaps(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """IoU of every box with every box; equal ones have 1, those without area, too."""
+    ious = box_ious(a, b)
+    ious[(a[:, None] == b[None]).all(axis=2)] = 1
+    return ious
 
 
 def _paired_mask_ious(a: Instances, b: Instances, pairs: Pairs) -> npt.NDArray[np.float64]:

@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from condinst_deploy.contract import InstanceDetections
+from condinst_deploy.data.coco import checked_segmentation, coco_content, is_crowd, merged_rle
 from condinst_deploy.errors import BackendError
 from condinst_deploy.runtime.predictor import Prediction, Predictor
 
@@ -142,32 +143,65 @@ def evaluate_coco(truth: COCO, results: Sequence[Entry], kind: Kind, scope: Scop
     return CocoEvaluation(whole, per_class, _curves(precision, np.asarray(evaluation.params.iouThrs)))
 
 
-def ground_truth(annotations: Path) -> COCO:
-    """Load a COCO annotation file without pycocotools' remarks, and ready for its evaluation.
+def ground_truth(annotations: Path, content: dict[str, Any] | None = None) -> COCO:
+    """A COCO annotation file without pycocotools' remarks, and ready for its evaluation.
 
     `iscrowd` and `area` may be missing. Ids are given anew from 1: pycocotools takes a match with the annotation of
     id 0 for none.
+
+    Args:
+        annotations: the file.
+        content: what `coco_content` read from it, with pictures and ids that `CocoDataset` accepted; None: read it.
+
+    Raises:
+        DataError: an object's segmentation is missing or damaged. Those that are no training targets (crowds, tiny
+            ones) count, too: pycocotools reads them all, in C and unchecked.
     """
+    content = coco_content(annotations) if content is None else content
+    truth = COCO()
+    truth.dataset = {name: content[name] for name in ("images", "categories")}
+    sizes = {picture["id"]: (picture["height"], picture["width"]) for picture in content["images"]}
+    truth.dataset["annotations"] = [
+        _object(entry, number, sizes[entry["image_id"]], f"{annotations}: annotation {entry.get('id')}")
+        for number, entry in enumerate(content["annotations"], start=1)
+    ]
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(annotations))
-        for number, annotation in enumerate(truth.dataset["annotations"], start=1):
-            annotation["id"] = number
-            annotation.setdefault("iscrowd", 0)
-            if "area" not in annotation:
-                annotation["area"] = float(coco_mask.area(truth.annToRLE(annotation)))
         truth.createIndex()
     return truth
 
 
-def _evaluation(truth: COCO, entries: list[Entry], kind: Kind, fast: bool) -> Any:
-    if not fast:
-        return COCOeval(truth, _loaded(truth, entries), kind)
+def _object(entry: Entry, number: int, size: tuple[int, int], where: str) -> Entry:
+    """A copy of an annotation with all that pycocotools wants of it."""
+    crowd = int(is_crowd(entry, where))
+    segmentation = checked_segmentation(entry.get("segmentation"), size, where)
+    area = entry["area"] if "area" in entry else float(coco_mask.area(merged_rle(segmentation, size)))
+    return entry | {"id": number, "iscrowd": crowd, "area": area}
+
+
+def check_library(fast: bool) -> None:
+    """See that the library of a `Scope` is there.
+
+    Raises:
+        BackendError: faster-coco-eval was asked for and is not installed.
+    """
+    if fast:
+        _faster_coco_eval()
+
+
+def _faster_coco_eval() -> Any:
     try:
         import faster_coco_eval
     except ImportError as e:
         raise BackendError(
             "--fast needs faster-coco-eval: pip install '.[fast-eval]' in the repository, or leave --fast out"
         ) from e
+    return faster_coco_eval
+
+
+def _evaluation(truth: COCO, entries: list[Entry], kind: Kind, fast: bool) -> Any:
+    if not fast:
+        return COCOeval(truth, _loaded(truth, entries), kind)
+    faster_coco_eval = _faster_coco_eval()
     copied = faster_coco_eval.COCO(copy.deepcopy(truth.dataset))
     return faster_coco_eval.COCOeval_faster(copied, _loaded(copied, entries), kind, print_function=print)
 

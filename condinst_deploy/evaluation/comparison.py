@@ -16,6 +16,7 @@ from condinst_deploy.evaluation.agreement import (
     instances_from_coco,
     matched_pairs,
     merged,
+    paired_box_ious,
 )
 from condinst_deploy.evaluation.coco import Entry
 
@@ -32,8 +33,9 @@ WORST = 8
 RULE = (
     "Two detections match when they have the same label and a box IoU of at least 0.5; pairs are made greedily by"
     " falling IoU. Matched share: detections of both sides that have a partner. Sizes are those of the reference's"
-    " masks, with COCO's bounds. A picture's difference: the scores of all detections without a partner, plus"
-    " score x (1 - mask IoU) of all pairs."
+    " masks, with COCO's bounds. A picture's difference: the scores of all detections without a partner, plus, for"
+    " every pair, score x (1 - box IoU), score x (1 - mask IoU) where both sides have masks, and the difference of the"
+    " scores."
 )
 """What the figures mean, for whoever reads them."""
 
@@ -109,7 +111,8 @@ def _compared(image_id: int, reference: Sequence[Entry], other: Sequence[Entry])
     pairs = matched_pairs(left, right)
     whole = agreement_of(left, right, pairs)
     alone = np.delete(left.scores, pairs[:, 0]).sum() + np.delete(right.scores, pairs[:, 1]).sum()
-    unlike = left.scores[pairs[:, 0]] * np.nan_to_num(1 - whole.mask_ious)
+    missed = 1 - paired_box_ious(left, right, pairs) + np.nan_to_num(1 - whole.mask_ious)
+    unlike = left.scores[pairs[:, 0]] * missed + whole.score_errors
     return PictureComparison(image_id, pairs, whole, _by_size(left, right, pairs, whole), float(alone + unlike.sum()))
 
 

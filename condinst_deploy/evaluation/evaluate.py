@@ -1,46 +1,32 @@
 """An evaluation from end to end: models and results files in, figures and comparisons out."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from condinst_deploy.errors import ConfigError, DataError
-from condinst_deploy.evaluation.coco import CocoEvaluation, Entry, Kind, Scope, detect_each, evaluate_coco
+from condinst_deploy.evaluation.coco import (
+    CocoEvaluation,
+    Entry,
+    Kind,
+    Scope,
+    check_library,
+    detect_each,
+    evaluate_coco,
+)
 from condinst_deploy.evaluation.comparison import Comparison, compare
 from condinst_deploy.evaluation.journal import Journal
+from condinst_deploy.evaluation.provenance import figure_versions, file_digest, run_settings
 from condinst_deploy.evaluation.results import by_picture, kinds_of, read_results
+from condinst_deploy.evaluation.sources import Options, Source, check_outputs, results_path, unique_names
 from condinst_deploy.evaluation.truth import Truth
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.runtime.results import coco_results
 
 JOURNALS = "journals"
-LIBRARIES = ("condinst-deploy", "numpy", "onnxruntime-gpu", "pillow", "tensorrt", "torch", "torchvision")
-"""Whose versions the numbers may depend on."""
 
 OnProgress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and of how much."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where results come from: a model to run, or a results file."""
-
-    path: Path
-    is_model: bool
-
-
-@dataclass(frozen=True)
-class Options:
-    """How an evaluation is run."""
-
-    out: Path
-    device: str = "auto"
-    batch_size: int | None = None
-    score_threshold: float | None = None  # keep scores above; None: the models' own
-    fast: bool = False  # faster-coco-eval
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +35,8 @@ class Side:
 
     name: str  # unique in an evaluation
     note: str  # how it was run
+    settings: dict[str, Any]  # all that its results depend on; plain JSON values
+    reused: int  # pictures whose results an earlier run left in the journal
     results: Path  # its COCO results file
     detections: int
     coco: dict[Kind, CocoEvaluation]
@@ -68,163 +56,154 @@ class Evaluation:
     """Everything that the table, the JSON file and the report are made of; the first side is the reference."""
 
     truth: Truth
+    versions: dict[str, str | None]  # of what computed the figures
     sides: tuple[Side, ...]
     comparisons: tuple[Comparison, ...]  # of each further side with the reference
     differences: tuple[tuple[Difference, ...], ...]  # of each comparison, its worst pictures
 
 
+@dataclass(frozen=True)
+class Run:
+    """What all sources of an evaluation share."""
+
+    truth: Truth
+    options: Options
+    on_progress: OnProgress
+
+
+class _Found(NamedTuple):
+    """What a source gave, before it is evaluated."""
+
+    entries: list[Entry]
+    path: Path  # results file
+    note: str
+    settings: dict[str, Any]
+    reused: int = 0
+
+
 def evaluate(sources: Sequence[Source], truth: Truth, options: Options, on_progress: OnProgress) -> Evaluation:
     """Run, or read, every source, evaluate it, and compare it with the first.
 
-    Results of two sources are held at a time.
+    Results of two sources are held at a time. Whatever can be known to fail is found before the first picture.
 
     Raises:
         CondInstError: a model, a picture or a results file cannot be used.
     """
+    run = Run(truth, options, on_progress)
     names = unique_names([source.path for source in sources])
-    first, entries = _side(sources[0], names[0], truth, options, on_progress)
+    check_outputs(sources, truth.annotations, options.out)
+    check_library(options.fast)
+    _check_ahead(sources, run)
+    first, entries = _side(sources[0], names[0], run)
     reference = by_picture(entries)
-    others = [
-        _against(reference, source, name, truth, options, on_progress)
-        for source, name in zip(sources[1:], names[1:], strict=True)
-    ]
+    others = [_against(reference, source, name, run) for source, name in zip(sources[1:], names[1:], strict=True)]
     return Evaluation(
         truth,
+        figure_versions(options.fast),
         sides=(first, *(side for side, _, _ in others)),
         comparisons=tuple(comparison for _, comparison, _ in others),
         differences=tuple(differences for _, _, differences in others),
     )
 
 
-def detect(predictor: Predictor, source: Path, truth: Truth, options: Options, on_progress: OnProgress) -> list[Entry]:
-    """Run a model on every picture that its journal does not have yet; all results, with the data set's ids.
+def detect(predictor: Predictor, source: Path, name: str, run: Run) -> tuple[list[Entry], dict[str, Any], int]:
+    """Run a model on every picture that its journal does not have yet.
+
+    Args:
+        predictor: the model.
+        source: its file.
+        name: what it is called in this evaluation.
+        run: data set and options.
+
+    Returns:
+        All results with the data set's ids, all that they depend on, and how many pictures the journal had.
 
     Raises:
         ConfigError: the model's classes are not the data set's.
         DataError: a picture has another size than annotated.
         ImageError: a picture cannot be read.
     """
+    truth, options = run.truth, run.options
     category_ids = truth.category_ids_of(predictor.manifest, str(source))
     pictures = list(zip(truth.image_ids, truth.paths, strict=True))
-    settings = _settings(predictor, source, truth, options)
-    with Journal(options.out / JOURNALS, source.name, settings, truth.image_ids, predictor.window) as journal:
-        on_progress(source.name, journal.finished, len(pictures))
-        for image_id, prediction, found in detect_each(predictor, pictures[journal.finished :]):
+    settings = run_settings(predictor, source, truth, options)
+    folder = options.out / JOURNALS
+    with Journal(folder, source.name, settings, truth.image_ids, predictor.window, options.fresh) as journal:
+        reused = journal.finished
+        run.on_progress(name, reused, len(pictures))
+        for image_id, prediction, found in detect_each(predictor, pictures[reused:]):
             truth.check_size(prediction.name, found.masks.size, image_id)
             journal.add(image_id, replace(found, category_ids=category_ids).to_coco(image_id))
-            on_progress(source.name, journal.finished, len(pictures))
-        return list(journal.entries())
+            run.on_progress(name, journal.finished, len(pictures))
+        return list(journal.entries()), settings, reused
 
 
-def unique_names(paths: Sequence[Path]) -> list[str]:
-    """File names, with as much of the folders as tells them apart, and a number where that is not enough."""
-    names: list[str] = []
-    for i, path in enumerate(paths):
-        others = [other for j, other in enumerate(paths) if j != i]
-        parts = 1
-        while parts < len(path.parts) and any(path.parts[-parts:] == other.parts[-parts:] for other in others):
-            parts += 1
-        name = "/".join(part.strip("/") for part in path.parts[-parts:])
-        names.append(name if name not in names else f"{name} ({i + 1})")
-    return names
+def _check_ahead(sources: Sequence[Source], run: Run) -> None:
+    """Open everything but the first, which comes next anyway, and let go of it again.
+
+    A results file is read twice and a model loaded twice for it: seconds, where the first model may take hours.
+    """
+    what, further = "looking at what was given", sources[1:]
+    for done, source in enumerate(further):
+        run.on_progress(what, done, len(further))
+        if source.is_model:
+            with _predictor(source, run.options) as predictor:
+                run.truth.category_ids_of(predictor.manifest, str(source.path))
+        else:
+            read_results(source.path, run.truth)
+    if further:
+        run.on_progress(what, len(further), len(further))
 
 
-def _side(
-    source: Source, name: str, truth: Truth, options: Options, on_progress: OnProgress
-) -> tuple[Side, list[Entry]]:
-    if source.is_model:
-        with Predictor(
-            source.path, options.device, options.score_threshold, batch_size=options.batch_size
-        ) as predictor:
-            note = f"{predictor.backend.name} on {predictor.backend.device}, {predictor.manifest.precision}"
-            entries = detect(predictor, source.path, truth, options, on_progress)
-        path = options.out / f"{name.replace('/', '_')}.results.json"
-        with coco_results(path) as writer:
-            writer.add_entries(entries)
-    else:
-        path, note = source.path, "results file"
-        entries = read_results(path, truth)
-        threshold = options.score_threshold
-        entries = [entry for entry in entries if threshold is None or entry["score"] > threshold]
+def _predictor(source: Source, options: Options) -> Predictor:
+    return Predictor(source.path, options.device, options.score_threshold, batch_size=options.batch_size)
+
+
+def _side(source: Source, name: str, run: Run) -> tuple[Side, list[Entry]]:
+    found = _run_model(source, name, run) if source.is_model else _read(source, run)
     coco: dict[Kind, CocoEvaluation] = {}
-    kinds = kinds_of(entries)
+    kinds = kinds_of(found.entries)
     for done, kind in enumerate(kinds):
-        on_progress(f"{name}: average precision", done, len(kinds))
-        coco[kind] = evaluate_coco(truth.coco, entries, kind, Scope(truth.image_ids, options.fast))
-    on_progress(f"{name}: average precision", len(kinds), len(kinds))
-    return Side(name, note, path, len(entries), coco), entries
+        run.on_progress(f"{name}: average precision", done, len(kinds))
+        coco[kind] = evaluate_coco(run.truth.coco, found.entries, kind, Scope(run.truth.image_ids, run.options.fast))
+    run.on_progress(f"{name}: average precision", len(kinds), len(kinds))
+    side = Side(name, found.note, found.settings, found.reused, found.path, len(found.entries), coco)
+    return side, found.entries
+
+
+def _run_model(source: Source, name: str, run: Run) -> _Found:
+    with _predictor(source, run.options) as predictor:
+        note = f"{predictor.backend.name} on {predictor.backend.device}, {predictor.manifest.precision}"
+        entries, settings, reused = detect(predictor, source.path, name, run)
+    if reused:
+        note += f"; {reused} of {len(run.truth)} pictures from the journal"
+    path = results_path(run.options.out, name)
+    with coco_results(path) as writer:
+        writer.add_entries(entries)
+    return _Found(entries, path, note, settings, reused)
+
+
+def _read(source: Source, run: Run) -> _Found:
+    entries = read_results(source.path, run.truth)
+    threshold = run.options.score_threshold
+    kept = [entry for entry in entries if threshold is None or entry["score"] > threshold]
+    settings = {"file": source.path.name, "sha256": file_digest(source.path), "score_threshold": threshold}
+    return _Found(kept, source.path, "results file", settings)
 
 
 def _against(
-    reference: Mapping[int, Sequence[Entry]],
-    source: Source,
-    name: str,
-    truth: Truth,
-    options: Options,
-    on_progress: OnProgress,
+    reference: Mapping[int, Sequence[Entry]], source: Source, name: str, run: Run
 ) -> tuple[Side, Comparison, tuple[Difference, ...]]:
-    side, entries = _side(source, name, truth, options, on_progress)
-    other = by_picture(entries)
+    side, entries = _side(source, name, run)
+    other, pictures = by_picture(entries), len(run.truth)
     what, done = f"{name}: agreement", 0
-    on_progress(what, done, len(truth))
+    run.on_progress(what, done, pictures)
 
     def on_picture() -> None:
         nonlocal done
         done += 1
-        on_progress(what, done, len(truth))
+        run.on_progress(what, done, pictures)
 
-    comparison = compare(reference, other, truth.image_ids, on_picture)
+    comparison = compare(reference, other, run.truth.image_ids, on_picture)
     worst = [picture.image_id for picture in comparison.worst]
     return side, comparison, tuple(Difference(i, reference.get(i, ()), other.get(i, ())) for i in worst)
-
-
-def _settings(predictor: Predictor, source: Path, truth: Truth, options: Options) -> dict[str, Any]:
-    """All that the numbers depend on."""
-    backend = predictor.backend
-    with source.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {
-        "model": {"file": source.name, "sha256": digest, "manifest": predictor.manifest.to_json()},
-        "backend": f"{backend.name} on {backend.device}",
-        "batch_size": predictor.batch_size,
-        "score_threshold": options.score_threshold,
-        "annotations": truth.sha256,
-        "pictures": _pictures_digest(truth),
-        "versions": {library: _version(library) for library in LIBRARIES},
-    }
-
-
-def _pictures_digest(truth: Truth) -> str:
-    """Of the pictures' places, sizes and times, for a picture may be replaced between two runs."""
-    digest = hashlib.sha256()
-    for image_id, path in zip(truth.image_ids, truth.paths, strict=True):
-        state = path.stat()
-        digest.update(f"{image_id} {path.resolve()} {state.st_size} {state.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-def _version(library: str) -> str | None:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return None
-
-
-def check_sources(sources: Sequence[Source], images: Path | None, gate: float | None) -> None:
-    """See that an evaluation makes sense before anything long begins.
-
-    Raises:
-        ConfigError: nothing to evaluate, no pictures for a model, or nothing to compare for the gate.
-        DataError: a results file is not there.
-    """
-    if not sources:
-        raise ConfigError("nothing to evaluate: name models with --model, or results files with --results")
-    if images is None and any(source.is_model for source in sources):
-        raise ConfigError("--images is missing: the folder of the pictures that the models are to be run on")
-    if gate is not None and len(sources) < 2:
-        raise ConfigError("--gate compares with the first model or results file; name at least one more")
-    if gate is not None and not 0 <= gate <= 100:
-        raise ConfigError(f"--gate is {gate:g}; expected 0 to 100 AP points")
-    missing = [str(source.path) for source in sources if not source.is_model and not source.path.is_file()]
-    if missing:
-        raise DataError(f"no results file at {', '.join(missing)}")

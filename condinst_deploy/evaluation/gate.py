@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from condinst_deploy.evaluation.coco import FIGURE_NAMES, KIND_NAMES, points
-from condinst_deploy.evaluation.evaluate import Evaluation
+from condinst_deploy.evaluation.coco import FIGURE_NAMES, KIND_NAMES, Kind, points
+from condinst_deploy.evaluation.evaluate import Evaluation, Side
+from condinst_deploy.evaluation.wording import change_text
 
 GATED = ("ap", "ap50", "ap75", "small", "medium", "large")
 """All average precisions; recalls follow them."""
@@ -23,19 +24,46 @@ class Failure:
 
     def __str__(self) -> str:
         change = self.other - self.reference
-        return (
-            f"{self.side}: {self.figure} is {self.other:.2f}, {change:+.2f} from the reference's {self.reference:.2f}"
-        )
+        told = change_text(change) if abs(change) >= 0.005 else f"{change:+.1g}"
+        return f"{self.side}: {self.figure} is {self.other:.2f}, {told} from the reference's {self.reference:.2f}"
 
 
-def failures(evaluation: Evaluation, limit: float) -> list[Failure]:
-    """Every average precision of boxes and masks that differs from the reference's by more than `limit` points."""
+@dataclass(frozen=True)
+class NotCompared:
+    """Figures that the reference has and a side has not."""
+
+    side: str
+    kind: Kind
+
+    def __str__(self) -> str:
+        name = KIND_NAMES[self.kind]
+        return f"{self.side}: no {name} AP could be compared, for its results have none; the reference has"
+
+
+def failures(evaluation: Evaluation, limit: float) -> list[Failure | NotCompared]:
+    """What a side fails for: average precisions that differ by more than `limit` points, or cannot be compared."""
     reference, *others = evaluation.sides
-    found = []
+    found: list[Failure | NotCompared] = []
     for side in others:
-        for kind in (kind for kind in reference.coco if kind in side.coco):
-            for name in GATED:
-                want, have = (points(getattr(s.coco[kind].figures, name)) for s in (reference, side))
-                if want is not None and have is not None and abs(have - want) > limit + ROUNDING:
-                    found.append(Failure(side.name, f"{KIND_NAMES[kind]} {FIGURE_NAMES[name]}", want, have))
+        for kind in reference.coco:
+            found += _moved(reference, side, kind, limit) if kind in side.coco else [NotCompared(side.name, kind)]
+    return found
+
+
+def is_moved(change: float | None, limit: float) -> bool:
+    """Whether a difference in points is more than the gate allows."""
+    return change is not None and abs(change) > limit + ROUNDING
+
+
+def compared(evaluation: Evaluation) -> str:
+    """What the gate looked at, in words: "box or mask AP"."""
+    return f"{' or '.join(KIND_NAMES[kind] for kind in evaluation.sides[0].coco)} AP"
+
+
+def _moved(reference: Side, side: Side, kind: Kind, limit: float) -> list[Failure]:
+    found = []
+    for name in GATED:
+        want, have = (points(getattr(s.coco[kind].figures, name)) for s in (reference, side))
+        if want is not None and have is not None and is_moved(have - want, limit):
+            found.append(Failure(side.name, f"{KIND_NAMES[kind]} {FIGURE_NAMES[name]}", want, have))
     return found

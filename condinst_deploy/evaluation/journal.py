@@ -29,7 +29,13 @@ class Journal:
     """
 
     def __init__(
-        self, folder: Path, name: str, settings: dict[str, Any], image_ids: Sequence[int], window: int
+        self,
+        folder: Path,
+        name: str,
+        settings: dict[str, Any],
+        image_ids: Sequence[int],
+        window: int,
+        fresh: bool = False,
     ) -> None:
         """Open the journal of these settings, or begin one.
 
@@ -40,6 +46,7 @@ class Journal:
             image_ids: all pictures, in the order in which they will be added.
             window: pictures that are run together; a window that is not whole is run again, so that the
                 same pictures share batches and the numbers stay the same.
+            fresh: begin anew, whatever was finished.
 
         Raises:
             ConfigError: another process is at work on it.
@@ -54,7 +61,7 @@ class Journal:
         except OSError as e:
             raise self._unwritable(e) from e
         self._lock()
-        self.finished = self._kept(window)
+        self.finished = self._kept(window, fresh)
         self._synced = time.monotonic()
 
     def add(self, image_id: int, entries: Sequence[Entry]) -> None:
@@ -110,9 +117,9 @@ class Journal:
                 f"another process is writing {self.path}; wait for it, or name another folder with --out"
             ) from e
 
-    def _kept(self, window: int) -> int:
+    def _kept(self, window: int, fresh: bool) -> int:
         """Cut off what is not whole; how many pictures are left."""
-        ends = [end for end, _ in self._lines()]
+        ends = [] if fresh else [end for end, _ in self._lines()]
         if len(ends) < len(self._image_ids):
             ends = ends[: len(ends) // window * window]
         if not ends:

@@ -5,19 +5,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from condinst_deploy.atomic import atomic_path
+from condinst_deploy.contract import DRAWN_ABOVE
 from condinst_deploy.evaluation.coco import CURVE_IOUS, FIGURE_NAMES, KIND_NAMES, Figures, Kind, points
 from condinst_deploy.evaluation.comparison import IOU_BINS, RULE, SIZES, Comparison, agreement_figures, iou_counts
 from condinst_deploy.evaluation.evaluate import Evaluation, Side
-from condinst_deploy.evaluation.gate import Failure
+from condinst_deploy.evaluation.gate import GATED, Failure, NotCompared, compared, is_moved
 from condinst_deploy.evaluation.panels import Panel, panel_from
 from condinst_deploy.evaluation.plots import Curve, bars, error_rows, iou_rows, precision_recall
+from condinst_deploy.evaluation.wording import change_text, iou_text, percent_text, points_text, small_text
 
 BOX_ERROR_BOUNDS = (0.001, 0.01, 0.1, 1.0, 10.0)  # px
 SCORE_ERROR_BOUNDS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+
+COLOURS = (
+    ("#64748b", "#8fa0b5"),
+    ("#1d5fd6", "#6aa5ff"),
+    ("#c2560c", "#ff9f5a"),
+    ("#0d8a6a", "#4fd1ae"),
+    ("#9333b8", "#d08bf0"),
+)
+"""Of the first sides, on a light and on a dark page."""
+
+GOLDEN_ANGLE = 137.508
+"""Degrees of hue between two further sides; no two of them ever meet."""
 
 Cell = tuple[float | None, float | None]
 """A figure in points, and its difference from the reference's; None where there is none."""
@@ -28,7 +43,7 @@ class Verdict:
     """What the gate said; no limit where none was asked for."""
 
     limit: float | None = None  # points
-    failures: tuple[Failure, ...] = ()
+    failures: tuple[Failure | NotCompared, ...] = ()
 
 
 def figures_table(evaluation: Evaluation) -> list[tuple[str, list[Cell]]]:
@@ -63,6 +78,7 @@ def figures_json(evaluation: Evaluation, verdict: Verdict, per_class: bool) -> d
         "annotations": str(truth.annotations),
         "pictures": len(truth),
         "unit": "AP points, 0..100",
+        "versions": evaluation.versions,
         "sides": [_side_json(side, evaluation, per_class) for side in evaluation.sides],
         "rule": RULE,
         "comparisons": [
@@ -87,13 +103,15 @@ def write_html(path: Path, evaluation: Evaluation, verdict: Verdict, per_class: 
     loader = PackageLoader("condinst_deploy.evaluation")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {
-        "points": _points_text,
-        "change": _change_text,
+        "points": points_text,
+        "change": change_text,
         "percent": percent_text,
-        "small": _small_text,
-        "iou": _iou_text,
+        "small": small_text,
+        "iou": iou_text,
         "breakable": _breakable,
     }
+    limit = verdict.limit
+    environment.tests["moved"] = lambda change: limit is not None and is_moved(change, limit)
     page = environment.get_template("report.html").render(
         sides=evaluation.sides,
         truth=evaluation.truth,
@@ -108,6 +126,11 @@ def write_html(path: Path, evaluation: Evaluation, verdict: Verdict, per_class: 
             )
         ],
         rule=RULE,
+        gated=compared(evaluation),
+        gated_names=[FIGURE_NAMES[name] for name in GATED],
+        colours=_colours(len(evaluation.sides)),
+        drawn_above=DRAWN_ABOVE,
+        curve_ious=CURVE_IOUS,
     )
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -129,6 +152,8 @@ def _side_json(side: Side, evaluation: Evaluation, per_class: bool) -> dict[str,
         "note": side.note,
         "results": str(side.results.absolute()),
         "detections": side.detections,
+        "pictures_from_journal": side.reused,
+        "settings": _without_manifest(side.settings),
     }
     for kind, coco in side.coco.items():
         entry[KIND_NAMES[kind]] = {name: points(value) for name, value in coco.figures._asdict().items()}
@@ -141,6 +166,13 @@ def _side_json(side: Side, evaluation: Evaluation, per_class: bool) -> dict[str,
             for category_id in evaluation.truth.category_ids
         }
     return entry
+
+
+def _without_manifest(settings: dict[str, Any]) -> dict[str, Any]:
+    """The model's file and its hash say enough; what it says of itself is long."""
+    if "model" not in settings:
+        return settings
+    return settings | {"model": {key: value for key, value in settings["model"].items() if key != "manifest"}}
 
 
 def _comparison_json(side: Side, comparison: Comparison, evaluation: Evaluation) -> dict[str, Any]:
@@ -169,6 +201,7 @@ def _section(side: Side, comparison: Comparison, number: int, evaluation: Evalua
         "side": side,
         "number": number,
         "sizes": sizes,
+        "masks": not whole.matched or not np.isnan(whole.mask_ious).any(),
         "plots": [(title, Markup(svg)) for title, svg in plots],
         "worst": list(zip(comparison.worst, _panels(evaluation, number - 1), strict=True)),
     }
@@ -177,6 +210,12 @@ def _section(side: Side, comparison: Comparison, number: int, evaluation: Evalua
 def _panels(evaluation: Evaluation, which: int) -> list[Panel | None]:
     truth = evaluation.truth
     return [panel_from(d, truth) if truth.has_pictures else None for d in evaluation.differences[which]]
+
+
+def _colours(count: int) -> list[tuple[str, str]]:
+    """A colour for each side, on a light and on a dark page."""
+    hues = [round(number * GOLDEN_ANGLE % 360) for number in range(len(COLOURS), count)]
+    return [*COLOURS, *((f"hsl({hue} 65% 38%)", f"hsl({hue} 65% 68%)") for hue in hues)][:count]
 
 
 def _curve_plots(evaluation: Evaluation) -> list[tuple[str, str]]:
@@ -194,29 +233,7 @@ def _curve_plots(evaluation: Evaluation) -> list[tuple[str, str]]:
     return plots
 
 
-def _points_text(value: float | None) -> str:
-    return "\u2013" if value is None else f"{value:.2f}"
-
-
-def _change_text(value: float | None) -> str:
-    return "" if value is None else f"{value:+.2f}".replace("-0.00", "0.00").replace("+0.00", "0.00")
-
-
-def percent_text(value: float) -> str:
-    """Two decimals, cut off and not rounded: 100 % means all."""
-    return f"{int(value * 1e4) / 100:.2f} %"
-
-
 def _breakable(name: str) -> Markup:
     """A file's name that may be broken where a reader would."""
     breaks = {sign: Markup("{}<wbr>").format(sign) for sign in "/_-"} | {".": Markup("<wbr>.")}
     return Markup("").join(breaks.get(sign, sign) for sign in name)
-
-
-def _small_text(value: float | None) -> str:
-    return "\u2013" if value is None else f"{value:.3g}"
-
-
-def _iou_text(value: float | None) -> str:
-    """Five decimals, cut off and not rounded: 1 means equal."""
-    return "\u2013" if value is None else f"{int(value * 1e5) / 1e5:.5f}"

@@ -5,14 +5,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pycocotools import mask as coco_mask
 
-from condinst_deploy.data.coco import checked_bbox, checked_segmentation, is_finite
+from condinst_deploy.data.coco import checked_bbox, checked_segmentation, is_finite, merged_rle
 from condinst_deploy.errors import DataError
 from condinst_deploy.evaluation.coco import Entry, Kind
 from condinst_deploy.evaluation.truth import Truth
-from condinst_deploy.masks import RLE
 
 KINDS: dict[str, Kind] = {"bbox": "bbox", "segmentation": "segm"}
 """Key of an entry -> what it lets be evaluated."""
@@ -89,16 +87,9 @@ def _checked(entry: Entry, size: tuple[int, int], where: str) -> Entry:
     """A copy with what is needed alone; the RLE's counts are text, as pycocotools writes them to files."""
     kept: Entry = {key: entry[key] for key in ("image_id", "category_id", "score")}
     if "segmentation" in entry:
-        rle = _rle(checked_segmentation(entry["segmentation"], size, where), size)
+        rle = merged_rle(checked_segmentation(entry["segmentation"], size, where), size)
         kept["segmentation"] = {"size": list(size), "counts": rle["counts"].decode("ascii")}
         kept["bbox"] = coco_mask.toBbox(rle).tolist() if "bbox" not in entry else entry["bbox"]
     if "bbox" in entry:
         kept["bbox"] = checked_bbox(entry["bbox"], where)
     return kept
-
-
-def _rle(segmentation: tuple[np.ndarray[Any, Any], ...] | RLE, size: tuple[int, int]) -> RLE:
-    if not isinstance(segmentation, tuple):
-        return segmentation
-    merged: RLE = coco_mask.merge(coco_mask.frPyObjects([part.tolist() for part in segmentation], *size))
-    return merged

@@ -8,7 +8,7 @@ from pathlib import Path
 from pycocotools.coco import COCO
 
 from condinst_deploy.contract import ModelManifest, default_class_names
-from condinst_deploy.data.coco import CocoDataset, checked_segmentation
+from condinst_deploy.data.coco import CocoDataset, coco_content
 from condinst_deploy.errors import ConfigError, DataError
 from condinst_deploy.evaluation.coco import ground_truth
 
@@ -100,8 +100,9 @@ def load_truth(annotations: Path, images: Path | None, limit: int | None = None)
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"the limit is {limit}; expected at least 1 picture")
-    data = CocoDataset(annotations, images, training=False)
-    coco = ground_truth(annotations)
+    content = coco_content(annotations)
+    data = CocoDataset(annotations, images, training=False, content=content)
+    coco = ground_truth(annotations, content)
     image_ids = data.image_ids[:limit]
     objects = coco.loadAnns(coco.getAnnIds(imgIds=list(image_ids), iscrowd=False)) if coco.anns else []
     if not objects:
@@ -109,7 +110,6 @@ def load_truth(annotations: Path, images: Path | None, limit: int | None = None)
             f"{annotations} has no ground truth: nothing is annotated in its {len(image_ids)} pictures to evaluate;"
             " expected a validation set (files of test sets name pictures alone)"
         )
-    _check_crowds(annotations, coco)
     return Truth(
         annotations=annotations,
         sha256=hashlib.sha256(annotations.read_bytes()).hexdigest(),
@@ -120,14 +120,6 @@ def load_truth(annotations: Path, images: Path | None, limit: int | None = None)
         class_names=data.class_names,
         category_ids=data.category_ids,
     )
-
-
-def _check_crowds(annotations: Path, coco: COCO) -> None:
-    """Crowds are no training targets, so nobody has looked at them; pycocotools reads them in C, unchecked."""
-    for annotation in coco.loadAnns(coco.getAnnIds(iscrowd=True)):
-        picture = coco.imgs[annotation["image_id"]]
-        where = f"{annotations}: a crowd of picture {picture['id']}"
-        checked_segmentation(annotation.get("segmentation"), (picture["height"], picture["width"]), where)
 
 
 def _named(what: str, names: Iterable[str]) -> str:

@@ -1,6 +1,11 @@
 """`condinst-eval` as a user runs it."""
 
+import hashlib
 import json
+import shutil
+import sys
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +13,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from condinst_deploy.cli.evaluate import main
-from condinst_deploy.evaluation.evaluate import unique_names
+from condinst_deploy.cli.evaluate import _cell, main
+from condinst_deploy.evaluation.provenance import code_digest
+from condinst_deploy.evaluation.sources import results_path, unique_names
 from condinst_deploy.model.checkpoints import save_model
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_deploy.runtime.torch_backend import TorchBackend
@@ -132,9 +138,12 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_numbers(
     assert done.exit_code == 0
     assert f"{kept} of {COUNT} pictures were finished before" in done.stderr
     assert stop.pictures == COUNT - kept
-    for name in ("slim.pth.results.json", "report.html"):
-        assert Path("parts", name).read_bytes() == Path("whole", name).read_bytes()
+    told = f"; {kept} of {COUNT} pictures from the journal"
+    assert Path("parts/slim.pth.results.json").read_bytes() == Path("whole/slim.pth.results.json").read_bytes()
+    assert Path("parts/report.html").read_text().replace(told, "") == Path("whole/report.html").read_text()
     a, b = figures(Path("whole")), figures(Path("parts"))
+    assert (a["sides"][0].pop("pictures_from_journal"), b["sides"][0].pop("pictures_from_journal")) == (0, kept)
+    assert b["sides"][0].pop("note") == a["sides"][0].pop("note") + told
     a["sides"][0].pop("results")
     b["sides"][0].pop("results")
     assert a == b
@@ -150,6 +159,150 @@ def test_only_a_new_model_is_run(data: tuple[Path, Path], slim_checkpoint: Path,
     Image.fromarray(noise_picture(99, *SIZES[1])).save(data[1] / "3.png")  # a picture was replaced
     run(data, "--model", slim_checkpoint)
     assert stop.pictures == 3 * COUNT
+
+
+def test_what_was_run_by_other_code_is_run_again(
+    data: tuple[Path, Path], slim_checkpoint: Path, stop: Stop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(data, "--model", slim_checkpoint)
+    monkeypatch.setattr("condinst_deploy.evaluation.provenance.code_digest", lambda package: "changed")
+    run(data, "--model", slim_checkpoint)
+    assert stop.pictures == 2 * COUNT
+    assert figures()["sides"][0]["pictures_from_journal"] == 0
+    run(data, "--model", slim_checkpoint)
+    assert stop.pictures == 2 * COUNT
+    side = figures()["sides"][0]
+    assert (side["pictures_from_journal"], side["note"]) == (
+        COUNT,
+        "torch on cpu, float32; 7 of 7 pictures from the journal",
+    )
+    run(data, "--model", slim_checkpoint, "--fresh")
+    assert stop.pictures == 3 * COUNT
+    stop.at = stop.runs
+    assert "the same command without --fresh goes on" in run(data, "--model", slim_checkpoint, "--fresh").stderr
+
+
+def test_the_digest_of_the_code_follows_every_python_file(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    digests = []
+    for number, (name, text) in enumerate([("a.py", "1"), ("inner/b.py", "1"), ("inner/b.py", "2"), ("c.html", "1")]):
+        (tmp_path / name).write_text(text)
+        copy = tmp_path.parent / f"{tmp_path.name}-{number}"  # a folder's digest is computed once
+        shutil.copytree(tmp_path, copy)
+        digests.append(code_digest(copy))
+    assert len(set(digests)) == 3
+    assert digests[2] == digests[3]
+
+
+def test_figures_say_what_they_depend_on(data: tuple[Path, Path], slim_checkpoint: Path) -> None:
+    run(data, "--model", slim_checkpoint, "--batch-size", "2", "--score-threshold", "0.4")
+    settings = figures()["sides"][0]["settings"]
+    assert settings["model"] == {"file": "slim.pth", "sha256": hashlib.sha256(slim_checkpoint.read_bytes()).hexdigest()}
+    assert (settings["batch_size"], settings["score_threshold"]) == (2, 0.4)
+    assert settings["versions"]["torch"] == version("torch")
+    assert {"onnxruntime", "tensorrt-rtx"} < settings["versions"].keys()
+    assert figures()["versions"]["pycocotools"] == version("pycocotools")
+
+
+def test_what_is_to_be_read_is_not_written_over(data: tuple[Path, Path], slim_checkpoint: Path, stop: Stop) -> None:
+    run(data, "--model", slim_checkpoint)
+    old = Path("evaluation/slim.pth.results.json")
+    old.write_text("[]")  # as if another version had found nothing
+    Path("link.json").symlink_to(old)
+    for given in (old, "link.json", "evaluation/report.html", "evaluation/figures.json"):
+        before, stop.pictures = Path(given).read_bytes(), 0
+        done = run(data, "--model", slim_checkpoint, "--results", given, "--gate", "0.1")
+        assert (done.exit_code, stop.pictures) == (1, 0)
+        assert f"error: {given} is to be read, and this evaluation would write over it" in done.stderr
+        assert Path(given).read_bytes() == before
+    moved = old.rename("old.json")
+    done = run(data, "--model", slim_checkpoint, "--results", moved)
+    assert done.exit_code == 0
+    assert figures()["sides"][1]["detections"] == 0
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (("--model", "none.onnx"), "no model at none.onnx"),
+        (("--model", "x.engine"), "x.engine is of an unknown kind; expected a file ending in .onnx"),
+        (("--model", "other.pth"), "only the model has class_0, class_1"),
+        (("--results", "bad.json"), "bad.json: entry 1 has score 'much'"),
+        (("--fast",), "--fast needs faster-coco-eval"),
+    ],
+)
+def test_what_cannot_work_is_said_before_the_first_picture(
+    second: tuple[str, ...],
+    message: str,
+    data: tuple[Path, Path],
+    slim_checkpoint: Path,
+    stop: Stop,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    two = replace(SLIM, num_classes=2)
+    names = replace(manifest_of(two), class_names=("class_0", "class_1"))
+    save_model(Path("other.pth"), seeded_model(two), names)
+    Path("bad.json").write_text(json.dumps([{"image_id": 1, "category_id": 10, "bbox": [0, 0, 9, 9], "score": "much"}]))
+    done = run(data, "--model", slim_checkpoint, *second)
+    assert (done.exit_code, stop.pictures) == (1, 0)
+    assert message in done.stderr
+
+
+def test_fast_gives_the_same_figures(tmp_path: Path) -> None:
+    pytest.importorskip("faster_coco_eval")
+    annotations, _ = small_coco.written(tmp_path)
+    Path("r.json").write_text(json.dumps(small_coco.results()))
+    told = []
+    for extra in ((), ("--fast",)):
+        assert evaluate("--annotations", annotations, "--results", "r.json", *extra).exit_code == 0
+        told.append(figures())
+    assert told[1]["versions"]["faster-coco-eval"] is not None
+    for kind in ("box", "mask"):
+        assert told[1]["sides"][0][kind] == pytest.approx(told[0]["sides"][0][kind], abs=1e-10)
+
+
+def test_three_sides_with_one_file_name_have_results_and_progress_of_their_own(
+    data: tuple[Path, Path], slim_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("condinst_deploy.cli.evaluate.LINE_SECONDS", 0.0)
+    models = [Path("x/a.pth"), Path("y/a.pth"), Path("x_a.pth")]
+    for model in models:
+        model.parent.mkdir(exist_ok=True)
+        shutil.copy(slim_checkpoint, model)
+    done = run(data, *(argument for model in models for argument in ("--model", model)), "--gate", "0")
+    assert done.exit_code == 0, done.output
+    names = ["x/a.pth", "y/a.pth", "x_a.pth (3)"]
+    assert [side["name"] for side in figures()["sides"]] == names
+    assert len({side["results"] for side in figures()["sides"]}) == 3
+    assert [comparison["name"] for comparison in figures()["comparisons"]] == names[1:]
+    lines = done.stderr.splitlines()
+    assert f"x/a.pth: 1 of {COUNT}" in lines
+    assert f"y/a.pth: {COUNT} of {COUNT} pictures were finished before" in lines
+    assert f"x_a.pth (3): agreement: {COUNT} of {COUNT}" in lines
+
+
+def test_the_gate_fails_where_masks_cannot_be_compared(tmp_path: Path) -> None:
+    annotations, _ = small_coco.written(tmp_path)
+    boxes = [{k: v for k, v in entry.items() if k != "segmentation"} for entry in small_coco.results()]
+    Path("masks.json").write_text(json.dumps(small_coco.results()))
+    Path("boxes.json").write_text(json.dumps(boxes))
+    command = ("--annotations", annotations, "--gate", "0.1", "--results")
+    done = evaluate(*command, "masks.json", "--results", "boxes.json")
+    assert done.exit_code == 1
+    told = "boxes.json: no mask AP could be compared, for its results have none; the reference has"
+    assert figures()["gate"]["failures"] == [told]
+    assert f"gate failed: {told}" in done.stderr
+    assert told in Path("evaluation/report.html").read_text()
+    done = evaluate(*command, "boxes.json", "--results", "masks.json")
+    assert done.exit_code == 0
+    assert "gate passed: no box AP differs by more than 0.1 points" in done.stderr
+
+
+def test_a_difference_that_rounds_to_nothing_has_no_sign() -> None:
+    assert _cell((12.345, -0.001)) == "12.35 (0.00)"
+    assert _cell((12.0, -0.01)) == "12.00 (-0.01)"
+    assert _cell((None, None)) == "-"
 
 
 def test_results_files_from_anywhere_with_a_gate(tmp_path: Path) -> None:
@@ -182,8 +335,6 @@ def test_the_score_threshold_holds_for_results_files_too(tmp_path: Path) -> None
 
 
 def test_cocos_own_ids_are_in_the_results(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     from condinst_deploy.coco_classes import COCO_CLASSES
 
     config = replace(SLIM, num_classes=80)
@@ -215,7 +366,10 @@ def test_cocos_own_ids_are_in_the_results(tmp_path: Path) -> None:
         (("--model", "{model}", "--images", "pictures", "--gate", "0.1"), "name at least one more"),
         (("--results", "a.json", "--results", "b.json", "--gate", "-1"), "--gate is -1; expected 0 to 100 AP points"),
         (("--results", "a.json"), "no results file at a.json"),
-        (("--model", "x.engine", "--images", "pictures"), "x.engine"),
+        (("--model", "x.engine", "--images", "pictures"), "x.engine is of an unknown kind; expected a file ending in"),
+        (("--results", "val.json", "--score-threshold", "nan"), "score_threshold is nan; expected 0 to 1"),
+        (("--results", "val.json", "--score-threshold", "7"), "score_threshold is 7; expected 0 to 1"),
+        (("--results", "val.json", "--batch-size", "0"), "batch_size is 0; expected at least 1"),
         (("--model", "none.pth", "--images", "pictures"), "no checkpoint at none.pth"),
         (("--model", "{model}", "--images", "pictures", "--limit", "0"), "the limit is 0"),
         (("--model", "{model}", "--images", "pictures", "--score-threshold", "0.01"), "score_threshold is 0.01"),
@@ -264,7 +418,11 @@ def test_wrong_usage_exits_with_two() -> None:
         (["x/a.pth", "y/a.pth"], ["x/a.pth", "y/a.pth"]),
         (["x/z/a.pth", "y/z/a.pth", "b.pth"], ["x/z/a.pth", "y/z/a.pth", "b.pth"]),
         (["a.pth", "a.pth"], ["a.pth", "a.pth (2)"]),
+        (["x/a.pth", "y/a.pth", "x_a.pth"], ["x/a.pth", "y/a.pth", "x_a.pth (3)"]),
+        (["a.pth (2)", "a.pth", "a.pth"], ["a.pth (2)", "a.pth", "a.pth (3)"]),
+        (["a.pth (3)", "a.pth", "a.pth"], ["a.pth (3)", "a.pth", "a.pth (4)"]),
     ],
 )
 def test_every_side_has_a_name_of_its_own(paths: list[str], names: list[str]) -> None:
     assert unique_names([Path(path) for path in paths]) == names
+    assert len({results_path(Path(), name) for name in names}) == len(names)

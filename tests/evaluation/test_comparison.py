@@ -50,8 +50,19 @@ def test_figures_of_a_pair_and_of_what_has_no_partner() -> None:
     assert figures["score_error"]["max"] == pytest.approx(0.2)
     assert figures["mask_iou"]["median"] == 0.75
     (picture,) = comparison.worst
-    # alone: 0.6 and 0.3; the pair: 0.9 * (1 - 0.75)
-    assert picture.difference == pytest.approx(0.6 + 0.3 + 0.225)
+    # alone: 0.6 and 0.3; the pair: 0.9 * (1 - box IoU), 0.9 * (1 - mask IoU) and the scores
+    assert picture.difference == pytest.approx(0.6 + 0.3 + 0.9 * (1 - 49 / 51) + 0.9 * (1 - 0.75) + 0.2)
+
+
+def test_moved_boxes_and_other_scores_are_differences_without_masks_too() -> None:
+    reference = [{k: v for k, v in found(0.8, MEDIUM).items() if k != "segmentation"}]
+    moved = [reference[0] | {"bbox": [52.0, 50.0, 50.0, 40.0]}]
+    halved = [reference[0] | {"score": 0.4}]
+    (picture,) = compare({1: reference}, {1: moved}, (1,)).worst
+    assert picture.difference == pytest.approx(0.8 * (1 - 48 / 52))
+    (picture,) = compare({1: reference}, {1: halved}, (1,)).worst
+    assert picture.difference == pytest.approx(0.4)
+    assert compare({1: reference}, {1: reference}, (1,)).worst == ()
 
 
 def test_a_pair_counts_by_the_references_size() -> None:

@@ -15,12 +15,14 @@ from PIL import Image
 
 from condinst_deploy.errors import DataError
 from condinst_deploy.evaluation.coco import points
-from condinst_deploy.evaluation.evaluate import Evaluation, Options, Source, evaluate
-from condinst_deploy.evaluation.gate import failures
+from condinst_deploy.evaluation.evaluate import Evaluation, evaluate
+from condinst_deploy.evaluation.gate import Failure, failures
 from condinst_deploy.evaluation.panels import ONLY_OTHER, ONLY_REFERENCE, SIDE, panel_from
 from condinst_deploy.evaluation.plots import bars, error_rows, iou_rows
 from condinst_deploy.evaluation.report import Verdict, figures_json, figures_table, write_html
+from condinst_deploy.evaluation.sources import Options, Source
 from condinst_deploy.evaluation.truth import load_truth
+from condinst_deploy.evaluation.wording import change_text
 from tests import small_coco
 
 
@@ -86,9 +88,11 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path: Path) -> None:
 def test_every_figure_is_on_the_page(tmp_path: Path) -> None:
     evaluation = evaluated(tmp_path, small_coco.results(), moved())
     text = page(tmp_path, evaluation)
-    for _, row in figures_table(evaluation):
-        for value, _ in row:
-            assert (f"{value:.2f}" if value is not None else "\u2013") in text
+    shown = iter(re.findall(r"<td>([^<]*)(?:<span class=\"change[^>]*>([^<]*)</span>)?</td>", text))
+    for name, row in figures_table(evaluation):
+        for value, change in row:
+            expected = ("\u2013" if value is None else f"{value:.2f}", "" if change is None else change_text(change))
+            assert next(shown) == expected, name
     assert "toothbrush" in text
     assert "mask IoU" in text
     assert "toothbrush" not in page(tmp_path, evaluation, per_class=False)
@@ -97,7 +101,7 @@ def test_every_figure_is_on_the_page(tmp_path: Path) -> None:
 def test_the_gate_is_told(tmp_path: Path) -> None:
     evaluation = evaluated(tmp_path, small_coco.results(), moved())
     found = failures(evaluation, 1.0)
-    assert [(f.figure, round(f.other - f.reference, 2)) for f in found] == [
+    assert [(f.figure, round(f.other - f.reference, 2)) for f in found if isinstance(f, Failure)] == [
         ("box AP", -33.33),
         ("box AP50", -33.33),
         ("box AP75", -33.33),
@@ -107,10 +111,13 @@ def test_the_gate_is_told(tmp_path: Path) -> None:
         ("mask AP medium", -25.0),
     ]
     text = page(tmp_path, evaluation, Verdict(1.0, tuple(found)))
-    assert "Gate of 1.0 points failed: 7 figures differ by more." in text
+    assert "Gate of 1.0 points failed:" in text
+    assert text.count("<li>") == 7
+    # only what the gate looks at is marked: of the recalls, which moved as far, none
+    assert len(re.findall('class="change moved"', text)) == 7
     assert "b.json: mask AP medium is 0.00, -25.00 from the reference&#39;s 25.00" in text
     assert "points passed" in page(tmp_path, evaluation, Verdict(60.0))
-    assert failures(evaluation, abs(found[-1].other - found[-1].reference))[-1].figure == "mask AP50"  # up to and with
+    assert [str(f).split(" is ")[0] for f in failures(evaluation, 25.0)][-1] == "b.json: mask AP50"  # up to and with
 
 
 def test_names_are_text_and_not_markup(tmp_path: Path) -> None:
@@ -132,6 +139,23 @@ def test_equal_sides_show_no_picture(tmp_path: Path) -> None:
     text = page(tmp_path, evaluated(tmp_path, small_coco.results(), small_coco.results()))
     assert "No picture differs" in text
     assert "<img" not in text
+
+
+def test_what_could_not_be_compared_is_not_called_equal(tmp_path: Path) -> None:
+    boxes = [{k: v for k, v in entry.items() if k != "segmentation"} for entry in small_coco.results()]
+    text = page(tmp_path, evaluated(tmp_path, small_coco.results(), boxes))
+    assert "same box and score; masks could not be compared" in text
+    assert "and the same mask" not in text
+    assert "and the same mask" in page(tmp_path, evaluated(tmp_path, boxes[:0], []))
+
+
+def test_every_side_has_a_colour_of_its_own(tmp_path: Path) -> None:
+    names = tuple(f"{letter}.json" for letter in "abcdefgh")
+    text = page(tmp_path, evaluated(tmp_path, *[small_coco.results()] * 8, names=names))
+    light, dark = (re.findall(r"--s\d+: ([^;]+);", part) for part in text.split("prefers-color-scheme: dark"))
+    assert len(set(light)) == len(set(dark)) == 8
+    for number in range(8):
+        assert f".line.s{number} {{ stroke: var(--s{number}); }}" in text
 
 
 def test_without_the_pictures_they_are_named(tmp_path: Path) -> None:

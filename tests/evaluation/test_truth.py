@@ -67,8 +67,60 @@ def test_no_ground_truth_is_an_error(tmp_path: Path) -> None:
 def test_a_damaged_crowd_is_named(tmp_path: Path) -> None:
     values = small_coco.content()
     values["annotations"][1]["segmentation"] = {"size": [200, 200], "counts": "0123"}
-    with pytest.raises(DataError, match="a crowd of picture 139 has a damaged RLE"):
+    with pytest.raises(DataError, match="annotation 11 has a damaged RLE"):
         load_truth(*small_coco.written(tmp_path, values))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_every_encoding_of_json_is_read(encoding: str, tmp_path: Path) -> None:
+    annotations, images = small_coco.written(tmp_path)
+    annotations.write_bytes(annotations.read_text().encode(encoding))
+    assert len(load_truth(annotations, images).coco.anns) == 5
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        None,
+        [],
+        [[1, 2, 3, 4]],
+        {"size": [200, 200], "counts": "0123"},
+        {"size": [200, 200], "counts": [1, 2]},
+        "absent",
+    ],
+)
+@pytest.mark.parametrize(
+    "skipped", [{"ignore": 1}, {"area": 0}, {"bbox": [10, 10, 0.5, 0.5]}, {"bbox": [300, 10, 20, 20]}, {"iscrowd": 1}]
+)
+@pytest.mark.parametrize("with_area", [True, False])
+def test_objects_that_are_no_targets_are_looked_at_too(
+    segmentation: Any, skipped: dict[str, Any], with_area: bool, tmp_path: Path
+) -> None:
+    values = small_coco.content()
+    entry = values["annotations"][2] | {"segmentation": segmentation}
+    if segmentation == "absent":
+        del entry["segmentation"]
+    if not with_area:
+        del entry["area"]
+    values["annotations"][2] = entry | skipped
+    with pytest.raises(DataError, match="annotation 12 has "):
+        load_truth(*small_coco.written(tmp_path, values))
+
+
+@pytest.mark.parametrize("value", [None, "0", 2, [], float("nan")])
+def test_an_iscrowd_that_is_neither_0_nor_1_is_one_line(value: Any, tmp_path: Path) -> None:
+    values = small_coco.content()
+    values["annotations"][2]["iscrowd"] = value
+    with pytest.raises(DataError, match=r"annotation 12 has iscrowd .*; expected 0 or 1"):
+        load_truth(*small_coco.written(tmp_path, values))
+
+
+@pytest.mark.parametrize(("value", "crowds"), [(True, 2), (False, 1), (1.0, 2), (0.0, 1)])
+def test_an_iscrowd_may_be_of_any_number_type(value: Any, crowds: int, tmp_path: Path) -> None:
+    values = small_coco.content()
+    values["annotations"][2]["iscrowd"] = value
+    truth = load_truth(*small_coco.written(tmp_path, values))
+    assert len(truth.coco.getAnnIds(iscrowd=True)) == crowds
 
 
 @pytest.mark.parametrize("limit", [0, -3])

@@ -1,0 +1,91 @@
+"""What results depend on: the model's file, the data, the options, the code, the libraries and the machine."""
+
+import hashlib
+import os
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import condinst_deploy
+from condinst_deploy.evaluation.sources import Options
+from condinst_deploy.evaluation.truth import Truth
+from condinst_deploy.runtime.predictor import Predictor
+
+LIBRARIES = (
+    "condinst-deploy",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "pillow",
+    "tensorrt",
+    "tensorrt-rtx",
+    "torch",
+    "torchvision",
+)
+"""Whose versions results may depend on."""
+
+
+def run_settings(predictor: Predictor, source: Path, truth: Truth, options: Options) -> dict[str, Any]:
+    """All that a model's results depend on, as plain JSON values."""
+    backend, own = predictor.backend, predictor.manifest.selection.lowest_score
+    return {
+        "model": {"file": source.name, "sha256": file_digest(source), "manifest": predictor.manifest.to_json()},
+        "backend": f"{backend.name} on {backend.device}",
+        "device": _device_name(backend.device),
+        "threads": {"torch": torch.get_num_threads(), "cores": len(os.sched_getaffinity(0))},
+        "batch_size": predictor.batch_size,
+        "score_threshold": own if options.score_threshold is None else options.score_threshold,
+        "annotations": truth.sha256,
+        "pictures": _pictures_digest(truth),
+        "code": code_digest(Path(condinst_deploy.__file__).parent),
+        "versions": versions(LIBRARIES),
+    }
+
+
+def figure_versions(fast: bool) -> dict[str, str | None]:
+    """Versions of what turns results into figures."""
+    return versions(("condinst-deploy", "faster-coco-eval" if fast else "pycocotools", "numpy"))
+
+
+def versions(libraries: tuple[str, ...]) -> dict[str, str | None]:
+    """Installed version of each; None where it is not there."""
+    return {library: _version(library) for library in libraries}
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@cache
+def code_digest(package: Path) -> str:
+    """SHA-256 of a package's Python files: its version stays the same while it is worked on."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package).as_posix()} {file_digest(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _device_name(device: str) -> str | None:
+    """A GPU's name; None for a CPU, whose instructions no file names reliably."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else None
+
+
+def _pictures_digest(truth: Truth) -> str:
+    """Of the pictures' places, sizes and times, for a picture may be replaced between two runs."""
+    digest = hashlib.sha256()
+    for image_id, path in zip(truth.image_ids, truth.paths, strict=True):
+        state = path.stat()
+        digest.update(f"{image_id} {path.resolve()} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None

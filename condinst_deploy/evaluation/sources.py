@@ -1,0 +1,114 @@
+"""What an evaluation is made of, and what is seen to before anything long begins."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from condinst_deploy.errors import ConfigError, DataError
+
+REPORT, FIGURES = "report.html", "figures.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where results come from: a model to run, or a results file."""
+
+    path: Path
+    is_model: bool
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an evaluation is run.
+
+    Raises:
+        ConfigError: a value that no model and no results file can be evaluated with.
+    """
+
+    out: Path
+    device: str = "auto"
+    batch_size: int | None = None
+    score_threshold: float | None = None  # keep scores above; None: the models' own
+    fast: bool = False  # faster-coco-eval
+    fresh: bool = False  # begin every journal anew
+
+    def __post_init__(self) -> None:
+        threshold = self.score_threshold
+        if threshold is not None and not 0 <= threshold <= 1:  # NaN is neither
+            raise ConfigError(f"score_threshold is {threshold:g}; expected 0 to 1")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ConfigError(f"batch_size is {self.batch_size}; expected at least 1")
+
+
+def unique_names(paths: Sequence[Path]) -> list[str]:
+    """File names, with as much of the folders as tells them apart, and a number where that is not enough.
+
+    They stay unique as parts of file names, too (`results_path`).
+    """
+    names: list[str] = []
+    for i, path in enumerate(paths):
+        others = [other for j, other in enumerate(paths) if j != i]
+        parts = 1
+        while parts < len(path.parts) and any(path.parts[-parts:] == other.parts[-parts:] for other in others):
+            parts += 1
+        name = numbered = "/".join(part.strip("/") for part in path.parts[-parts:])
+        taken = {_file_stem(other) for other in names}
+        number = i + 1
+        while _file_stem(numbered) in taken:
+            numbered = f"{name} ({number})"
+            number += 1
+        names.append(numbered)
+    return names
+
+
+def results_path(out: Path, name: str) -> Path:
+    """Where the results of the model of that unique name are written."""
+    return out / f"{_file_stem(name)}.results.json"
+
+
+def check_sources(sources: Sequence[Source], images: Path | None, gate: float | None) -> None:
+    """See that an evaluation makes sense.
+
+    Raises:
+        ConfigError: nothing to evaluate, no pictures for a model, or nothing to compare for the gate.
+        DataError: a results file is not there.
+    """
+    if not sources:
+        raise ConfigError("nothing to evaluate: name models with --model, or results files with --results")
+    if images is None and any(source.is_model for source in sources):
+        raise ConfigError("--images is missing: the folder of the pictures that the models are to be run on")
+    if gate is not None and len(sources) < 2:
+        raise ConfigError("--gate compares with the first model or results file; name at least one more")
+    if gate is not None and not 0 <= gate <= 100:
+        raise ConfigError(f"--gate is {gate:g}; expected 0 to 100 AP points")
+    missing = [str(source.path) for source in sources if not source.is_model and not source.path.is_file()]
+    if missing:
+        raise DataError(f"no results file at {', '.join(missing)}")
+
+
+def check_outputs(sources: Sequence[Source], annotations: Path, out: Path) -> None:
+    """See that nothing that is read would be written over.
+
+    Raises:
+        ConfigError: a given file is one that the evaluation writes.
+    """
+    names = unique_names([source.path for source in sources])
+    written = [out / REPORT, out / FIGURES]
+    written += [results_path(out, name) for source, name in zip(sources, names, strict=True) if source.is_model]
+    for given in (annotations, *(source.path for source in sources)):
+        if any(_same_file(given, path) for path in written):
+            raise ConfigError(
+                f"{given} is to be read, and this evaluation would write over it;"
+                " give the file another name, or name another folder with --out"
+            )
+
+
+def _file_stem(name: str) -> str:
+    return name.replace("/", "_")
+
+
+def _same_file(a: Path, b: Path) -> bool:
+    """By name, through links, or as two names of one file."""
+    if a.resolve() == b.resolve():
+        return True
+    return a.exists() and b.exists() and a.samefile(b)
