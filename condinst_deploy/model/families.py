@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,20 +14,27 @@ from condinst_deploy.contract import Family, Preprocessing, Selection, contiguou
 from condinst_deploy.errors import CheckpointError, ConfigError
 from condinst_deploy.model.config import BLOCKS, CondInstConfig
 from condinst_deploy.model.key_tables import ADELAIDET_BACKBONE, renamed
+from condinst_deploy.model.safe_load import Inert
 
 MARKERS: dict[Family, str] = {"mmdet": "bbox_head.controller.weight", "adelaidet": "controller.weight"}
 """A key that every CondInst model of the family has, and no other model."""
 
-STATE_ENTRIES: dict[Family, str] = {"mmdet": "state_dict", "adelaidet": "model"}
-"""Entry of a file that holds the weights; a bare dictionary of weights is fine, too."""
+STATE_ENTRIES = ("model", "state_dict")
+"""Entries of a file that hold the weights (AdelaiDet's, mmdetection's); a bare dictionary of weights is fine, too."""
+
+WRAPPER = "module."
+"""What PyTorch's wrappers for several GPUs put in front of every key."""
+
+FCOS_PARTS = ("bbox_head.conv_centerness.", "proposal_generator.fcos_head.")
+"""How keys begin that CondInst and FCOS share, in mmdetection and AdelaiDet."""
 
 FULL_NAMES: dict[Family, str] = {"mmdet": "mmdetection", "adelaidet": "AdelaiDet"}
 
 ADELAIDET_PREPROCESSING = Preprocessing(std=(1.0, 1.0, 1.0), family="adelaidet")
 ADELAIDET_SELECTION = Selection(family="adelaidet")
 
-BOTTOM_UP = re.compile(r"^backbone\.bottom_up\.(backbone\.)?")
-STEM = re.compile(rf"({BOTTOM_UP.pattern})?stem\.conv1\.weight")
+BOTTOM_UP = re.compile(r"^(?:backbone\.bottom_up\.)?(?:backbone\.)?")  # BiFPN's has another one inside
+STEM = re.compile(rf"{BOTTOM_UP.pattern}stem\.conv1\.weight")
 SCALE = re.compile(r"proposal_generator\.fcos_head\.scales\.\d+\.scale")
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -45,6 +52,13 @@ class PublishedModel:
     note: str  # one sentence on what was recognised
 
 
+class ResNetWeights(NamedTuple):
+    """A trained ResNet under torchvision's names, its pixels RGB."""
+
+    family: Family  # whose models begin with it: torchvision's mmdetection's, MSRA's in detectron2's names AdelaiDet's
+    state: dict[str, Any]
+
+
 def published_model(path: Path, content: Mapping[Any, Any], family: Family | None = None) -> PublishedModel:
     """Recognise a checkpoint.
 
@@ -60,9 +74,8 @@ def published_model(path: Path, content: Mapping[Any, Any], family: Family | Non
     shapes = {key: tuple(value.shape) for key, value in state.items() if isinstance(value, Tensor)}
     try:
         config = _adelaidet_config(shapes) if found == "adelaidet" else _mmdet_config(shapes, state)
-    except (KeyError, IndexError, ConfigError) as e:
-        reason = f"expected a tensor {e}" if isinstance(e, KeyError) else e
-        raise CheckpointError(f"{path} is not a complete CondInst model of {FULL_NAMES[found]}: {reason}") from e
+    except ConfigError as e:
+        raise CheckpointError(f"{path} is not a complete CondInst model of {FULL_NAMES[found]}: {e}") from e
     names, ids, remark = _classes(content, config.num_classes)
     note = (
         f"{FULL_NAMES[found]} CondInst, {config.title}, {config.num_classes} classes{remark};"
@@ -85,45 +98,66 @@ def in_our_layout(state: Mapping[str, Any]) -> dict[str, Any]:
     return laid_out
 
 
-def backbone_state(content: Mapping[Any, Any]) -> dict[str, Any]:
-    """A ResNet's weights under torchvision's names, from a file of torchvision's or of detectron2's names.
+def resnet_weights(content: Mapping[Any, Any]) -> ResNetWeights:
+    """The ResNet of a file of torchvision's or of detectron2's names.
 
     Other parts of a detectron2 or AdelaiDet model, and torchvision's classifier, are left out.
     """
-    state = content.get(STATE_ENTRIES["adelaidet"], content)
-    state = {str(key): value for key, value in state.items()} if isinstance(state, Mapping) else {}
+    state = weights_in(content)
     if not any(STEM.fullmatch(key) for key in state):
-        return {key: value for key, value in state.items() if not key.startswith("fc.")}
+        return ResNetWeights("mmdet", {key: value for key, value in state.items() if not key.startswith("fc.")})
     state = {BOTTOM_UP.sub("", key): value for key, value in in_our_layout(state).items()}
     ours, _ = renamed(list(state), ADELAIDET_BACKBONE)
-    return {own: state[theirs] for theirs, own in ours.items()}
+    return ResNetWeights("adelaidet", {own: state[theirs] for theirs, own in ours.items()})
 
 
-def _family_and_state(
-    path: Path, content: Mapping[Any, Any], family: Family | None
-) -> tuple[Family, Mapping[str, Any]]:
-    for candidate in MARKERS if family is None else (family,):
-        state = content.get(STATE_ENTRIES[candidate], content)
-        if isinstance(state, Mapping) and MARKERS[candidate] in state:
-            return candidate, {str(key): value for key, value in state.items()}
-    expected = "mmdetection's or AdelaiDet's" if family is None else f"{FULL_NAMES[family]}'s"
-    raise CheckpointError(
-        f"{path} has none of the keys of a CondInst model (its first keys: {_first_keys(content)});"
-        f" expected {expected} CondInst or a checkpoint saved by this toolkit"
-    )
+def weights_in(content: Mapping[Any, Any]) -> dict[str, Any]:
+    """The weights that a file holds, bare or under an entry; without the `module.` of a wrapper for several GPUs."""
+    entries = [content[name] for name in STATE_ENTRIES if isinstance(content.get(name), Mapping)]
+    # settings may lie under one of the names, too, and are fewer
+    state = {str(key): value for key, value in max(entries, key=len, default=content).items()}
+    wrapped = bool(state) and all(key.startswith(WRAPPER) for key in state)
+    return {key.removeprefix(WRAPPER): value for key, value in state.items()} if wrapped else state
+
+
+def _family_and_state(path: Path, content: Mapping[Any, Any], family: Family | None) -> tuple[Family, dict[str, Any]]:
+    state = weights_in(content)
+    found = next((candidate for candidate, marker in MARKERS.items() if marker in state), None)
+    if found is None:
+        expected = "mmdetection's or AdelaiDet's" if family is None else f"{FULL_NAMES[family]}'s"
+        raise CheckpointError(
+            f"{path} {_foreign(state)}; expected {expected} CondInst or a checkpoint saved by this toolkit"
+        )
+    if family not in (None, found):
+        raise CheckpointError(f"{path} is a model of the family {found}; expected {family}")
+    objects = [key for key, value in state.items() if isinstance(value, Inert)]
+    if objects:
+        raise CheckpointError(
+            f"{path} holds {len(objects)} weights that are no tensors, such as numpy arrays (the first: {objects[0]});"
+            " save each as torch.as_tensor(value)"
+        )
+    return found, state
+
+
+def _foreign(state: Mapping[str, Any]) -> str:
+    """What there is to say of weights that are no CondInst's."""
+    if any(key.startswith(FCOS_PARTS) for key in state):
+        return "is FCOS without a controller, which finds boxes and no masks"
+    first = ", ".join(list(state)[:3]) or "none"
+    return f"has none of the keys of a CondInst model (its first keys: {first})"
 
 
 def _mmdet_config(shapes: Shapes, state: Mapping[str, Any]) -> CondInstConfig:
     branch = "mask_head.mask_feature_head."
     return CondInstConfig(
-        num_classes=shapes["bbox_head.conv_cls.weight"][0],
+        num_classes=_side(shapes, "bbox_head.conv_cls.weight", 0),
         depth=_depth(shapes, r"backbone\.layer([1-4])\.(\d+)\.", "backbone.layer1.0.conv3.weight"),
-        base_width=shapes["backbone.conv1.weight"][0],
-        fpn_channels=shapes["neck.lateral_convs.0.conv.weight"][0],
+        base_width=_side(shapes, "backbone.conv1.weight", 0),
+        fpn_channels=_side(shapes, "neck.lateral_convs.0.conv.weight", 0),
         tower_convs=_count(shapes, r"bbox_head\.cls_convs\.(\d+)\.conv\.weight"),
-        mask_branch_channels=shapes[f"{branch}conv_pred.weight"][1],
+        mask_branch_channels=_side(shapes, f"{branch}conv_pred.weight", 1),
         mask_branch_convs=_count(shapes, r"mask_head\.mask_feature_head\.conv_branch\.(\d+)\.conv\.weight"),
-        mask_channels=shapes[f"{branch}conv_pred.weight"][0],
+        mask_channels=_side(shapes, f"{branch}conv_pred.weight", 0),
         preprocessing=_mmdet_preprocessing(state),
     )
 
@@ -134,16 +168,16 @@ def _adelaidet_config(shapes: Shapes) -> CondInstConfig:
     depth = _depth(shapes, rf"{re.escape(resnet)}res([2-5])\.(\d+)\.", f"{resnet}res2.0.conv3.weight")
     branch_convs = _count(shapes, r"mask_branch\.tower\.(\d+)\.0\.weight")
     config = CondInstConfig(
-        num_classes=shapes["proposal_generator.fcos_head.cls_logits.weight"][0],
+        num_classes=_side(shapes, "proposal_generator.fcos_head.cls_logits.weight", 0),
         depth=depth,
-        base_width=shapes[f"{resnet}stem.conv1.weight"][0],
+        base_width=_side(shapes, f"{resnet}stem.conv1.weight", 0),
         stride_in_1x1=depth >= 50,
-        fpn_channels=shapes["controller.weight"][1],
+        fpn_channels=_side(shapes, "controller.weight", 1),
         # a convolution's weight has four axes, a norm's has one
         tower_convs=_count(shapes, r"proposal_generator\.fcos_head\.cls_tower\.(\d+)\.weight", axes=4),
-        mask_branch_channels=shapes["mask_branch.refine.0.0.weight"][0],
+        mask_branch_channels=_side(shapes, "mask_branch.refine.0.0.weight", 0),
         mask_branch_convs=branch_convs,
-        mask_channels=shapes[f"mask_branch.tower.{branch_convs}.weight"][0],
+        mask_channels=_side(shapes, f"mask_branch.tower.{branch_convs}.weight", 0),
         semantic_head="mask_branch.logits.weight" in shapes,
         preprocessing=ADELAIDET_PREPROCESSING,
         selection=ADELAIDET_SELECTION,
@@ -163,6 +197,15 @@ def _depth(shapes: Shapes, block: str, bottleneck_key: str) -> int:
             f" expected a ResNet of depth {sorted(BLOCKS)}"
         )
     return depths[0]
+
+
+def _side(shapes: Shapes, key: str, axis: int) -> int:
+    """Length of a tensor's axis."""
+    if key not in shapes:
+        raise ConfigError(f"expected a tensor {key}")
+    if len(shapes[key]) <= axis:
+        raise ConfigError(f"expected a tensor {key} of {axis + 1} axes or more; its shape is {shapes[key]}")
+    return shapes[key][axis]
 
 
 def _count(shapes: Shapes, pattern: str, axes: int | None = None) -> int:
@@ -201,7 +244,3 @@ def _classes(content: Mapping[Any, Any], num_classes: int) -> tuple[tuple[str, .
         remark = f" (the file does not name them: {'taken for COCO' if is_coco else 'see --class-names'})"
     ids = tuple(COCO_CLASSES) if names == tuple(COCO_CLASSES.values()) else contiguous_ids(names)
     return names, ids, remark
-
-
-def _first_keys(content: Mapping[Any, Any]) -> str:
-    return ", ".join(str(key) for key in list(content)[:3]) or "none"

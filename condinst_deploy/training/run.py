@@ -9,17 +9,23 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from condinst_deploy.contract import ModelManifest
+from condinst_deploy.contract import Family, ModelManifest
 from condinst_deploy.data.transforms import TrainingBatch
 from condinst_deploy.errors import CheckpointError, ConfigError
 from condinst_deploy.model.checkpoints import load_model, own_content, write_checkpoint
 from condinst_deploy.model.condinst import CondInst
-from condinst_deploy.model.families import backbone_state
+from condinst_deploy.model.families import resnet_weights
 from condinst_deploy.model.losses import Losses, condinst_losses
 from condinst_deploy.model.safe_load import load_checkpoint_file
 from condinst_deploy.training.recipe import OptimizerSettings, Recipe, StartSettings
 
 NORMS = (nn.BatchNorm2d, nn.GroupNorm)
+
+RESNETS: dict[Family, str] = {
+    "mmdet": "a ResNet in torchvision's names",
+    "adelaidet": "MSRA's ResNet in detectron2's names",
+}
+"""What a family's models begin with."""
 
 
 @dataclass
@@ -88,7 +94,19 @@ class TrainingRun:
 
 
 def new_run(recipe: Recipe, manifest: ModelManifest, device: torch.device) -> TrainingRun:
-    """A run from the recipe's initial weights."""
+    """A run from the recipe's initial weights.
+
+    Raises:
+        CheckpointError: the file of the backbone cannot be loaded.
+        ConfigError: it is the other family's, or there is none for what the recipe freezes.
+    """
+    start = recipe.start
+    if not start.backbone and (start.frozen_stages or not start.norm_affine):
+        raise ConfigError(
+            f"the recipe freezes parts of the backbone (start.frozen_stages = {start.frozen_stages}, norm_affine ="
+            f" {str(start.norm_affine).lower()}), which would stay random: name a trained ResNet with --backbone or a"
+            " model with --weights, or set frozen_stages = 0 and norm_affine = true to train from scratch"
+        )
     torch.manual_seed(recipe.seed)
     model = CondInst(recipe.model)
     _start(model, recipe.start)
@@ -198,11 +216,17 @@ def _start(model: CondInst, settings: StartSettings) -> None:
 
 
 def _load_backbone(model: CondInst, path: Path) -> None:
-    """Weights of torchvision's ResNet, or of detectron2's as its checkpoints hold it."""
+    """Weights of torchvision's ResNet, or of detectron2's as its checkpoints hold it: they fit each other in shape."""
+    found, wanted = resnet_weights(load_checkpoint_file(path)), model.config.family
+    if found.family != wanted:
+        raise ConfigError(
+            f"{path} holds {RESNETS[found.family]}; the recipe's model is of the family {wanted}, which begins with"
+            f" {RESNETS[wanted]}: name such a file with --backbone (docs/training.md)"
+        )
     # a frozen norm counts no steps, so that detectron2's files lack the counters
     counters = {key: value for key, value in model.backbone.state_dict().items() if key.endswith("_batches_tracked")}
     try:
-        model.backbone.load_state_dict(counters | backbone_state(load_checkpoint_file(path)))
+        model.backbone.load_state_dict(counters | found.state)
     except RuntimeError as e:
         raise CheckpointError(f"{path} is not a state dict of the recipe's ResNet: {e}") from e
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from condinst_deploy.coco_classes import COCO_CLASSES
-from condinst_deploy.contract import Preprocessing
 from condinst_deploy.errors import CheckpointError
 from condinst_deploy.model.checkpoints import load_model, own_content, save_model
 from condinst_deploy.model.condinst import CondInst
@@ -206,7 +205,7 @@ def test_the_shipped_model_of_before_there_were_families_loads_unchanged() -> No
 def test_the_family_can_be_named_and_a_wrong_name_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "model.pth", {"model": adelaidet_state_of(seeded_model(SLIM_ADELAIDET))})
     assert load_model(path, "adelaidet").manifest.family == "adelaidet"
-    with pytest.raises(CheckpointError, match="expected mmdetection's CondInst or"):
+    with pytest.raises(CheckpointError, match="is a model of the family adelaidet; expected mmdet"):
         load_model(path, "mmdet")
     save_model(tmp_path / "own.pth", seeded_model(SLIM), manifest_of(SLIM))
     with pytest.raises(CheckpointError, match="is a model of the family mmdet; expected adelaidet"):
@@ -249,5 +248,42 @@ def test_an_incomplete_model_is_refused(missing: str, tmp_path: Path) -> None:
         load_model(saved(tmp_path / "model.pth", {"model": state}))
 
 
-def test_the_published_preprocessing_divides_by_nothing() -> None:
-    assert Preprocessing(std=(1.0, 1.0, 1.0), family="adelaidet") == ADELAIDET_PREPROCESSING
+@pytest.mark.parametrize(
+    ("entry", "prefix"), [("state_dict", ""), ("model", "module."), ("state_dict", "module."), (None, "module.")]
+)
+def test_weights_are_found_under_either_entry_and_behind_a_wrappers_prefix(
+    entry: str | None, prefix: str, tmp_path: Path
+) -> None:
+    original = seeded_model(SLIM_ADELAIDET)
+    state = {prefix + key: value for key, value in adelaidet_state_of(original).items()}
+    content = state if entry is None else {"model": {"type": "CondInst"}, entry: state}
+    loaded = load_model(saved(tmp_path / "model.pth", content)).model.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in original.state_dict().items())
+
+
+def test_fcos_is_called_by_its_name(tmp_path: Path) -> None:
+    state = adelaidet_state_of(seeded_model(SLIM_ADELAIDET))
+    fcos = {key: value for key, value in state.items() if not key.startswith(("controller.", "mask_"))}
+    with pytest.raises(CheckpointError, match="is FCOS without a controller, which finds boxes and no masks; expected"):
+        load_model(saved(tmp_path / "model.pth", {"model": fcos}))
+
+
+def test_a_foreign_model_is_refused_with_the_keys_of_its_weights(tmp_path: Path) -> None:
+    path = saved(tmp_path / "model.pth", {"model": {"roi_heads.weight": torch.zeros(1)}, "iteration": 3})
+    with pytest.raises(CheckpointError, match=r"first keys: roi_heads\.weight\); expected AdelaiDet's CondInst or"):
+        load_model(path, "adelaidet")
+
+
+@pytest.mark.parametrize("key", ["controller.weight", "controller.bias"])
+def test_numpy_arrays_in_place_of_tensors_are_named(key: str, tmp_path: Path) -> None:
+    state: dict[str, Any] = adelaidet_state_of(seeded_model(SLIM_ADELAIDET))
+    state[key] = state[key].numpy()
+    message = rf"holds 1 weights that are no tensors, such as numpy arrays \(the first: {re.escape(key)}\)"
+    with pytest.raises(CheckpointError, match=message):
+        load_model(saved(tmp_path / "model.pth", {"model": state}))
+
+
+def test_a_tensor_without_axes_is_named(tmp_path: Path) -> None:
+    state = adelaidet_state_of(seeded_model(SLIM_ADELAIDET)) | {"controller.weight": torch.zeros(())}
+    with pytest.raises(CheckpointError, match=r"a tensor controller\.weight of 2 axes or more; its shape is \(\)"):
+        load_model(saved(tmp_path / "model.pth", state))

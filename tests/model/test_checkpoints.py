@@ -170,12 +170,12 @@ def test_a_file_of_mmengines_runner_loads_where_mmengine_cannot_be_imported(
     assert (loaded.manifest.source, loaded.manifest.source_sha256) == ("condinst.pth", sha256_of(mmengine_file))
 
 
-@pytest.mark.parametrize("wrapped", [True, False], ids=["in a dictionary", "bare"])
+@pytest.mark.parametrize("wrapped", ["state_dict", "model", None])
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip file", "file of before PyTorch 1.6"])
-def test_a_state_dict_loads(wrapped: bool, zipped: bool, tmp_path: Path) -> None:
+def test_a_state_dict_loads(wrapped: str | None, zipped: bool, tmp_path: Path) -> None:
     state = mmdet_state_of(seeded_model(TINY))
     path = tmp_path / "model.pth"
-    torch.save({"state_dict": state} if wrapped else state, path, _use_new_zipfile_serialization=zipped)
+    torch.save(state if wrapped is None else {wrapped: state}, path, _use_new_zipfile_serialization=zipped)
     loaded = load_model(path)
     assert_same_weights(loaded.model, seeded_model(TINY))
     assert not loaded.model.training
@@ -412,6 +412,7 @@ FOREIGN: dict[str, Callable[[], Any]] = {
     "a state that is a list": lambda: {"state_dict": [torch.zeros(1)]},
     "a tensor": lambda: torch.zeros(3),
     "a list": lambda: [torch.zeros(3)],
+    "mmdetection's FCOS": lambda: {"state_dict": {"bbox_head.conv_centerness.weight": torch.zeros(1)}},
     "a lone controller": lambda: {"bbox_head.controller.weight": torch.zeros(1)},
 }
 

@@ -51,9 +51,11 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     folder = tmp_path_factory.mktemp("shapes")
     annotations = generate_shapes(folder, "train", 4)
     data = DataSettings(str(annotations), str(folder / "train"), str(annotations), str(folder / "train"), workers=0)
+    torch.save(detectron2_resnet(TINY, ""), folder / "resnet.pth")
     published = load_recipe("adelaidet_r50_1x")
     schedule = replace(published.schedule, iterations=2, batch_size=2, warmup_iterations=0)
-    return replace(published, model=TINY, data=data, schedule=schedule, short_sides=(96,), log_every=1)
+    start = replace(published.start, backbone=str(folder / "resnet.pth"))
+    return replace(published, model=TINY, data=data, schedule=schedule, start=start, short_sides=(96,), log_every=1)
 
 
 @pytest.fixture(scope="module")
@@ -149,15 +151,29 @@ def detectron2_resnet(config: CondInstConfig, prefix: str) -> dict[str, Any]:
     return state
 
 
+def beginning_with(recipe: Recipe, content: dict[str, Any], folder: Path) -> Recipe:
+    """The recipe, beginning with a file of that content."""
+    torch.save(content, folder / "resnet.pth")
+    return replace(recipe, start=replace(recipe.start, backbone=str(folder / "resnet.pth")))
+
+
 @pytest.mark.parametrize(
-    ("prefix", "wrapped"), [("", False), ("backbone.bottom_up.", True), ("backbone.bottom_up.backbone.", True)]
+    ("prefix", "others", "entry"),
+    [
+        ("", {}, None),
+        ("module.", {}, None),
+        ("backbone.bottom_up.", {"proposal_generator.fcos_head.cls_logits.bias": torch.zeros(3)}, "model"),
+        ("backbone.bottom_up.backbone.", {"controller.bias": torch.zeros(169)}, "model"),
+        # what bottom_up.state_dict() gives of a BiFPN model
+        ("backbone.", {"res6.reduction.weight": torch.zeros(160, 256, 1, 1)}, None),
+        ("module.backbone.bottom_up.", {"module.controller.bias": torch.zeros(169)}, "state_dict"),
+    ],
 )
 def test_a_run_begins_with_detectron2s_resnet(
-    prefix: str, wrapped: bool, recipe: Recipe, sets: Sets, tmp_path: Path
+    prefix: str, others: dict[str, Any], entry: str | None, recipe: Recipe, sets: Sets, tmp_path: Path
 ) -> None:
-    state = detectron2_resnet(TINY, prefix) | {"proposal_generator.fcos_head.cls_logits.bias": torch.zeros(3)}
-    torch.save({"model": state} if wrapped else state, tmp_path / "resnet.pth")
-    begun = replace(recipe, start=replace(recipe.start, backbone=str(tmp_path / "resnet.pth")))
+    state = detectron2_resnet(TINY, prefix) | others
+    begun = beginning_with(recipe, state if entry is None else {entry: state}, tmp_path)
     backbone = new_run(begun, manifest_for(begun, sets), CPU).model.backbone
     want = seeded_model(TINY).backbone.state_dict()
     assert [key for key, value in backbone.state_dict().items() if not torch.equal(value, want[key])] == []
@@ -166,10 +182,46 @@ def test_a_run_begins_with_detectron2s_resnet(
 def test_an_incomplete_resnet_is_an_error(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
     state = detectron2_resnet(TINY, "")
     del state["res4.0.conv2.weight"]
-    torch.save(state, tmp_path / "resnet.pth")
-    begun = replace(recipe, start=replace(recipe.start, backbone=str(tmp_path / "resnet.pth")))
+    begun = beginning_with(recipe, state, tmp_path)
     with pytest.raises(CheckpointError, match=r"layer3\.0\.conv2\.weight"):
         new_run(begun, manifest_for(begun, sets), CPU)
+
+
+def of_mmdet(recipe: Recipe) -> Recipe:
+    """mmdetection's published recipe, on the same data."""
+    published = load_recipe("condinst_r50_1x")
+    model = replace(TINY, stride_in_1x1=False, preprocessing=Preprocessing(), selection=published.model.selection)
+    return replace(published, model=model, data=recipe.data, schedule=recipe.schedule, short_sides=(96,))
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_run_begins_with_torchvisions_resnet(prefix: str, recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
+    mine = of_mmdet(recipe)
+    want = seeded_model(mine.model).backbone.state_dict()
+    state = {prefix + key: value for key, value in want.items()} | {f"{prefix}fc.bias": torch.zeros(1000)}
+    begun = beginning_with(mine, state, tmp_path)
+    backbone = new_run(begun, manifest_for(begun, sets), CPU).model.backbone
+    assert [key for key, value in backbone.state_dict().items() if not torch.equal(value, want[key])] == []
+
+
+def test_a_resnet_of_the_other_family_is_refused_though_it_fits(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
+    torchvisions = beginning_with(recipe, seeded_model(TINY).backbone.state_dict(), tmp_path)
+    with pytest.raises(ConfigError, match=r"holds a ResNet in torchvision's names; .* family adelaidet, .* MSRA's"):
+        new_run(torchvisions, manifest_for(recipe, sets), CPU)
+    mine = of_mmdet(recipe)
+    detectron2s = beginning_with(mine, detectron2_resnet(mine.model, ""), tmp_path)
+    with pytest.raises(ConfigError, match=r"holds MSRA's ResNet in detectron2's names; .* family mmdet, .*torch"):
+        new_run(detectron2s, manifest_for(mine, sets), CPU)
+
+
+@pytest.mark.parametrize(
+    "start", [StartSettings(), StartSettings(frozen_stages=1), StartSettings(frozen_stages=0, norm_affine=False)]
+)
+def test_what_is_frozen_cannot_begin_at_random(start: StartSettings, recipe: Recipe, sets: Sets) -> None:
+    with pytest.raises(ConfigError, match=r"would stay random: name .*--backbone or .*--weights, or set frozen_stages"):
+        new_run(replace(recipe, start=start), manifest_for(recipe, sets), CPU)
+    free = replace(recipe, start=StartSettings(frozen_stages=0))
+    assert new_run(free, manifest_for(recipe, sets), CPU).iteration == 0
 
 
 # ---- checkpoints of before there were families
