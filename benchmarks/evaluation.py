@@ -4,8 +4,6 @@
     python -m benchmarks.evaluation overhead [--pictures 24]   # R-50 at 800 px: where the time of condinst-eval goes
 
 Both print JSON; `benchmarks/results/` holds what was committed. Pictures, masks and weights are made from seeds.
-On a machine that does other things, too, set OPENBLAS_NUM_THREADS=1: numpy's threads wait for each other, and small
-products, of which masks at original size are made, take thirty times as long.
 """
 
 import argparse

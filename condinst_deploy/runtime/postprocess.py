@@ -9,11 +9,12 @@ is empty. Work and memory follow each mask's extent.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import ThreadpoolController
 
 from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest, NetworkOutputs
 from condinst_deploy.errors import BackendError
@@ -98,9 +99,16 @@ def masks_from_logits(logits: npt.NDArray[Any], kept: npt.NDArray[np.int64], geo
     height, width = (2 * side for side in logits.shape[1:])
     rows = composed_resampling(height, geometry.resized[0], geometry.original[0])
     columns = composed_resampling(width, geometry.resized[1], geometry.original[1])
-    masks = [_mask(logits[slot], rows, columns) for slot in kept]
+    with _thread_pools().limit(limits=1, user_api="blas"):  # threads that wait for each other cost more than they do
+        masks = [_mask(logits[slot], rows, columns) for slot in kept]
     offsets = np.array([offset for offset, _ in masks], dtype=np.int64).reshape(-1, 2)
     return Masks(geometry.original, offsets, tuple(crop for _, crop in masks))
+
+
+@cache
+def _thread_pools() -> ThreadpoolController:
+    """The libraries with threads of their own, numpy's BLAS among them; to look for them takes milliseconds."""
+    return ThreadpoolController()
 
 
 class Resampling(NamedTuple):

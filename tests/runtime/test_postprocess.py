@@ -2,15 +2,18 @@
 
 import tracemalloc
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+import threadpoolctl
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from condinst_deploy.contract import ImageGeometry, ModelManifest, NetworkOutputs, Preprocessing
 from condinst_deploy.errors import BackendError
+from condinst_deploy.runtime import postprocess
 from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs, masks_from_logits
 from tests.dense_masks import dense_probabilities
 from tests.models import SLIM_ADELAIDET, manifest_of
@@ -239,3 +242,22 @@ def test_a_picture_whose_boxes_are_all_beyond_it_has_no_detections() -> None:
     (found,) = detections_from_outputs(outputs, [geometry], manifest_of(SLIM_ADELAIDET), ResultFilter())
     assert len(found) == 0
     assert np.asarray(found.masks).shape == (0, 64, 96)
+
+
+def test_masks_take_one_thread_of_blas_and_give_the_others_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def threads() -> set[int]:
+        return {pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"}
+
+    seen = []
+    own = postprocess._mask
+
+    def watched(*arguments: Any) -> Any:
+        seen.append(threads())
+        return own(*arguments)
+
+    monkeypatch.setattr(postprocess, "_mask", watched)
+    geometry = ImageGeometry((64, 96), (64, 96), (64, 96))
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        masks_from_logits(blobs(0, 2, 8, 12).numpy(), np.arange(2), geometry)
+        assert threads() == {2}
+    assert seen == [{1}, {1}]
