@@ -39,6 +39,9 @@ ADELAIDET_KEYS = {
 }
 """Architectures of AdelaiDet -> the lists that hold their keys, of the second one the semantic head's alone."""
 
+DEEPER = {"MS_R_101_sem": "MS_R_101_3x_sem", "MS_R_50_BiFPN_sem": "MS_R_50_BiFPN_3x_sem"}
+"""Those with a golden output of their own -> its name in the file's name."""
+
 SLIM_ADELAIDET = replace(
     SLIM,
     stride_in_1x1=True,

@@ -70,7 +70,8 @@ def train(
     chosen = load_recipe(recipe)
     folder = out or Path("runs") / Path(recipe).stem
     if iterations is not None:
-        chosen = replace(chosen, schedule=replace(chosen.schedule, iterations=iterations))
+        schedule, late = replace(chosen.schedule, iterations=iterations), min(chosen.late_iterations, iterations)
+        chosen = replace(chosen, schedule=schedule, late_iterations=late)
     if seed is not None:
         chosen = replace(chosen, seed=seed)
     if backbone is not None:

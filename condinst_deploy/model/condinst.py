@@ -113,10 +113,12 @@ class CondInst(nn.Module):
     def _initialize(self) -> None:
         """Initial weights of the family's CondInst; the classes begin at a probability of 0.01.
 
-        BiFPN keeps PyTorch's own, as AdelaiDet's does.
+        PyTorch's own are kept where AdelaiDet does: in BiFPN and in the mask branch's two last 1x1 convolutions.
         """
-        uniform = partial(nn.init.kaiming_uniform_, a=1)
-        neck: Callable[[Tensor], Tensor] = uniform if self.config.family == "adelaidet" else nn.init.xavier_uniform_
+        adelaidet, uniform = self.config.family == "adelaidet", partial(nn.init.kaiming_uniform_, a=1)
+        neck: Callable[[Tensor], Tensor] = uniform if adelaidet else nn.init.xavier_uniform_
+        semantic = list(self.mask_branch.semantic or [])[-1:]
+        kept = {self.mask_branch.features, *semantic} if adelaidet else set()
         for part, fill in (
             (self.backbone, partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu")),
             (nn.Identity() if self.config.neck == "bifpn" else self.fpn, neck),
@@ -124,12 +126,12 @@ class CondInst(nn.Module):
             (self.mask_branch, uniform),
         ):
             for module in part.modules():
-                if isinstance(module, nn.Conv2d):
+                if isinstance(module, nn.Conv2d) and module not in kept:
                     fill(module.weight)
                     if module.bias is not None:
                         nn.init.zeros_(module.bias)
-        classifiers = [self.head.cls_logits, *(self.mask_branch.semantic or [])[-1:]]
-        for classifier in classifiers:
+        for classifier in (self.head.cls_logits, *semantic):
+            assert isinstance(classifier.bias, Tensor)
             nn.init.constant_(classifier.bias, -math.log((1 - 0.01) / 0.01))
 
 

@@ -7,6 +7,7 @@ match whole keys; a key that no rule matches is an error that lists it.
 import re
 
 from condinst_deploy.contract import Family
+from condinst_deploy.model.bifpn import NODES
 
 KeyTable = tuple[tuple[str, str | None], ...]
 
@@ -46,8 +47,8 @@ ADELAIDET_BACKBONE: KeyTable = (
 )
 """detectron2's ResNet, whose name for itself AdelaiDet puts in front."""
 
-_BIFPN_NODES = ("3_3_4", "2_2_5", "1_1_6", "0_0_7", "1_1_7_8", "2_2_6_9", "3_3_5_10", "4_4_11")
-"""AdelaiDet names a node of a repeat after its level and its inputs, in the order of `bifpn.NODES`."""
+_BIFPN_NODES = tuple("_".join(str(number) for number in (level, *inputs)) for level, inputs in NODES)
+"""AdelaiDet names a node of a repeat after its level and its inputs: 1_1_7_8."""
 
 
 def _fusion_rules(i: int, name: str) -> KeyTable:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
 from condinst_deploy.contract import Family, check_family
+from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.condinst import Features
 from condinst_deploy.model.config import MASK_STRIDE, SOI_STRIDES
 from condinst_deploy.model.head import LevelOutputs
@@ -28,23 +29,33 @@ GIOU_EPSILON = 1e-6
 
 @dataclass(frozen=True)
 class LossSettings:
-    """Whose losses, and caps on the instances whose masks are learnt.
+    """Whose losses, and the cap on the positive points whose masks are learnt.
 
+    There is one cap or the other: with `masks_per_image`, `max_masks` does not count, so that a recipe can choose it.
     AdelaiDet's GIoU loss has `(intersection + 1) / (union + 1)`, in strides, and its cap is for a process's
     whole batch instead of for a picture; its own cap is 500.
     """
 
-    max_masks: int | None = 300  # positive points, drawn at random
-    masks_per_image: int | None = None  # or the best so many of a picture, shared evenly over its instances
+    max_masks: int | None = 300  # drawn at random; None: all
+    masks_per_image: int | None = None  # instead: the best so many of a picture, shared evenly over its instances
     family: Family = "mmdet"
 
     def __post_init__(self) -> None:
-        """Check the family.
+        """Check the family and the caps.
 
         Raises:
-            ConfigError: it is unknown.
+            ConfigError: the family is unknown, or a cap is no positive number.
         """
         check_family(self.family)
+        for name in ("max_masks", "masks_per_image"):
+            cap = getattr(self, name)
+            if cap is not None and (type(cap) is not int or cap < 1):
+                raise ConfigError(f"losses.{name} is {cap!r}; expected a whole number of at least 1")
+
+    @property
+    def drawn(self) -> int | None:
+        """How many masks are drawn at random, of a picture or of AdelaiDet's batch; None: that cap does not count."""
+        return self.max_masks if self.masks_per_image is None else None
 
 
 class Losses(NamedTuple):
@@ -93,7 +104,7 @@ def condinst_losses(
     Args:
         features: the convolutional part's outputs, with gradients.
         targets: one a picture, masks of the padded batch's size.
-        settings: caps.
+        settings: family and cap.
         hidden: hidden channels of the dynamic mask head.
         average: mean of a number over the processes that train together; the mask loss's normaliser stays
             each process's own.
@@ -227,9 +238,9 @@ def _kept(
 ) -> list[Tensor]:
     """Indices of each picture's positives whose masks are learnt."""
     counts = [len(assignment.locations) for assignment in assignments]
-    if settings.family == "adelaidet" and settings.max_masks is not None and sum(counts) > settings.max_masks:
+    if settings.family == "adelaidet" and settings.drawn is not None and sum(counts) > settings.drawn:
         drawn = torch.zeros(sum(counts), dtype=torch.bool)
-        drawn[permutation(len(drawn))[: settings.max_masks]] = True
+        drawn[permutation(len(drawn))[: settings.drawn]] = True
         return [part.nonzero().squeeze(1).to(flat.params.device) for part in drawn.split(counts)]
     return [_kept_of_one(i, flat, assignment, settings, permutation) for i, assignment in enumerate(assignments)]
 
@@ -239,7 +250,7 @@ def _kept_of_one(
 ) -> Tensor:
     positives = len(assignment.locations)
     everything = torch.arange(positives, device=assignment.locations.device)
-    per_picture = settings.max_masks if settings.family == "mmdet" else None
+    per_picture = settings.drawn if settings.family == "mmdet" else None
     if per_picture is not None and positives > per_picture:
         return permutation(positives)[:per_picture].to(everything.device)
     if settings.masks_per_image is None or positives == 0:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context
 from importlib import import_module
 from itertools import islice
 from numbers import Integral
@@ -219,8 +220,8 @@ def _result_filter(
     own = manifest.selection
     if score_threshold is not None and not own.lowest_score <= score_threshold <= 1:
         raise ConfigError(
-            f"score_threshold is {score_threshold}; the model was made with {own.lowest_score:.4g} and can only"
-            " be raised from there, up to 1. Export it again with --score-threshold for a lower one"
+            f"score_threshold is {score_threshold}; the model was made with {_rounded_up(own.lowest_score)} and can"
+            " only be raised from there, up to 1. Export it again with --score-threshold for a lower one"
         )
     if max_detections is not None and not 1 <= max_detections <= own.max_detections:
         raise ConfigError(
@@ -230,6 +231,11 @@ def _result_filter(
     wanted = [classes] if isinstance(classes, str | int | Integral) else classes
     labels = None if wanted is None else frozenset(_label(manifest.class_names, c) for c in wanted)
     return ResultFilter(score_threshold, labels, max_detections)
+
+
+def _rounded_up(value: float) -> str:
+    """Four digits of a limit, never below it: who types them in is not refused again."""
+    return f"{Context(prec=4, rounding=ROUND_CEILING).create_decimal(repr(value)).normalize():f}"
 
 
 def _label(names: Sequence[str], wanted: str | int) -> int:

@@ -1,14 +1,18 @@
 """Recipes: everything that decides a training run, in one TOML file."""
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from typing import Any, Literal
 
+from condinst_deploy.contract import Family
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.config import CondInstConfig
 from condinst_deploy.model.losses import LossSettings
 from condinst_deploy.recipes import filled, recipe_from_toml
+
+PUBLISHED: dict[Family, str] = {"mmdet": "condinst_r50_1x", "adelaidet": "adelaidet_r50_1x"}
+"""The recipe that each family's own ones vary."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,42 @@ class Recipe:
     evaluate_every: int = 10_000
     checkpoint_every: int = 1_000
     log_every: int = 20
+
+    def __post_init__(self) -> None:
+        """Check that the parts go together.
+
+        Raises:
+            ConfigError: losses and model are of different families, or the late iterations cannot be.
+        """
+        if self.losses.family != self.model.family:
+            raise ConfigError(
+                f"losses.family is {self.losses.family} and the model is of the family {self.model.family};"
+                " expected the same"
+            )
+        if not 0 <= self.late_iterations <= self.schedule.iterations:
+            raise ConfigError(
+                f"late_iterations is {self.late_iterations}; expected 0 to schedule.iterations,"
+                f" which is {self.schedule.iterations}"
+            )
+        if self.late_iterations and not self.late_short_sides:
+            raise ConfigError(f"late_iterations is {self.late_iterations}; expected sizes for them in late_short_sides")
+
+    def with_model(self, model: CondInstConfig) -> "Recipe":
+        """This recipe for a given model, whose family decides about losses and norms.
+
+        A recipe of another family takes from the published one of the model's: `losses.family`,
+        `start.norm_affine` and `optimizer.decay_norms`, and the cap on masks if it has its own family's published one.
+        """
+        if model.family == self.model.family:
+            return replace(self, model=model)
+        own, other = (load_recipe(PUBLISHED[family]) for family in (self.model.family, model.family))
+        return replace(
+            self,
+            model=model,
+            optimizer=replace(self.optimizer, decay_norms=other.optimizer.decay_norms),
+            start=replace(self.start, norm_affine=other.start.norm_affine),
+            losses=other.losses if self.losses == own.losses else replace(self.losses, family=model.family),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint."""

@@ -118,6 +118,8 @@ def new_run(recipe: Recipe, manifest: ModelManifest, device: torch.device) -> Tr
 def fine_tuning_run(recipe: Recipe, manifest: ModelManifest, weights: Path, device: torch.device) -> TrainingRun:
     """A run from a trained model; a class layer of another size begins anew.
 
+    Where the recipe was written for the other family, losses and norms follow the checkpoint (`Recipe.with_model`).
+
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
     """
@@ -136,7 +138,9 @@ def fine_tuning_run(recipe: Recipe, manifest: ModelManifest, weights: Path, devi
         state = {key: value for key, value in state.items() if not key.startswith(classifiers)}
         note = f"fine-tuning {weights} ({loaded.note}); the class layer begins anew for {config.num_classes} classes"
     model.load_state_dict(state, strict=False)
-    run = _run(replace(recipe, model=config), model, manifest, device)
+    if recipe.model.family != config.family:
+        note += f"; the recipe is of the family {recipe.model.family}: losses and norms follow the checkpoint's"
+    run = _run(recipe.with_model(config), model, manifest, device)
     run.note = note
     return run
 
@@ -152,7 +156,7 @@ def resumed_run(recipe: Recipe, path: Path, device: torch.device) -> TrainingRun
     if not isinstance(training, dict):
         raise CheckpointError(f"{path} is not a training checkpoint; expected last.pth of a run")
     loaded = load_model(path)
-    recipe = replace(recipe, model=loaded.model.config)
+    recipe = recipe.with_model(loaded.model.config)
     # settings that did not exist yet when the checkpoint was written had what is their default now
     then = _completed(training["recipe"], Recipe().to_dict())
     changed = [key for key, value in recipe.to_dict().items() if value != then.get(key)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -19,7 +20,17 @@ from condinst_deploy.model.checkpoints import save_model, sha256_of
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_export import onnx_file, verify
 from condinst_export.cli import main
-from tests.models import SLIM, manifest_of, noise_picture, seeded_model
+from tests.adelaidet_names import adelaidet_state_of
+from tests.models import (
+    GOLDEN,
+    PICTURES,
+    SLIM,
+    SLIM_ADELAIDET,
+    adelaidet_detections,
+    manifest_of,
+    noise_picture,
+    seeded_model,
+)
 
 COMMAND = Path(sys.executable).parent / "condinst-export"
 TINY = replace(SLIM, depth=18, base_width=8, tower_convs=1, mask_branch_channels=16, mask_branch_convs=1)
@@ -159,6 +170,31 @@ def test_a_dynamic_export_is_byte_for_byte_the_same_in_another_process(
     assert (tmp_path / "slim.onnx").read_bytes() == slim_onnx.read_bytes()
     images, _ = onnx.load(slim_onnx).graph.input
     assert [d.dim_param or d.dim_value for d in images.type.tensor_type.shape.dim] == ["batch", 3, "height", "width"]
+
+
+def test_adelaidets_checkpoint_is_recognised_and_exported(tmp_path: Path) -> None:
+    config = replace(SLIM_ADELAIDET, tower_convs=1, mask_branch_channels=16, mask_branch_convs=1)
+    torch.save({"model": adelaidet_state_of(seeded_model(config))}, tmp_path / "CondInst_slim.pth")
+    done = export("--weights", "CondInst_slim.pth", "--static", STATIC, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "AdelaiDet CondInst, ResNet-50, 3 classes" in " ".join(done.stderr.split())
+    summary = json.loads(done.stdout)
+    assert summary["path"] == str(tmp_path / "export" / "build" / "CondInst_slim.onnx")
+    assert manifest_in(Path(summary["path"]))["family"] == summary["manifest"]["selection"]["family"] == "adelaidet"
+    total = summary["verification"]["total"]
+    assert total["reference"] == total["matched"] > 0
+
+
+@pytest.mark.slow
+def test_adelaidets_r50_is_exported_and_detects_what_adelaidet_does(adelaidet_checkpoint: Path, tmp_path: Path) -> None:
+    done = export("--weights", adelaidet_checkpoint, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    golden = np.load(GOLDEN / "adelaidet" / "coffee_seed0.npz")
+    with Predictor(done.stdout.strip(), device="cpu") as predictor:
+        (found,) = predictor([PICTURES / "coffee.png"])
+    result = agreement(adelaidet_detections(golden, 0), found)
+    assert result.reference_count > 70
+    assert result.within(ONNX_TOLERANCE), result
 
 
 # ---- what cannot be exported

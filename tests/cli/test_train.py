@@ -72,6 +72,12 @@ def test_a_run_without_a_terminal_says_how_far_it_is_and_prints_its_figures(fold
     assert (tmp_path / "runs" / "tiny" / "model.pth").is_file()
 
 
+def test_a_shorter_run_has_no_more_late_iterations_than_iterations(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "late.toml").write_text("late_iterations = 9\nlate_short_sides = [96]\n" + RECIPE)
+    done = train("--recipe", "late.toml", "--iterations", "1", *data_of(folder), "--num-classes", "7", cwd=tmp_path)
+    assert "error: --num-classes is 7" in done.stderr  # and nothing else is wrong
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -5,6 +5,7 @@ import pytest
 
 from condinst_deploy.errors import ConfigError
 from condinst_engines.policy import POLICY, Policy
+from tests.models import SLIM_KINDS, SlimFiles
 
 
 def names(proto: onnx.ModelProto) -> list[str]:
@@ -16,8 +17,11 @@ def names(proto: onnx.ModelProto) -> list[str]:
     return found
 
 
-def test_every_node_of_the_exported_graph_has_a_rule_of_its_own(slim_proto: onnx.ModelProto) -> None:
-    unnamed = [name for name in names(slim_proto) if Policy().rule_for(name).pattern == "*"]
+@pytest.mark.parametrize("kind", SLIM_KINDS)
+def test_every_node_of_the_exported_graph_has_a_rule_of_its_own(kind: str, slim_files: SlimFiles) -> None:
+    found = names(onnx.load(str(slim_files(kind)[1])))
+    assert found
+    unnamed = [name for name in found if Policy().rule_for(name).pattern == "*"]
     assert unnamed == []
 
 

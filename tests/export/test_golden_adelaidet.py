@@ -13,9 +13,7 @@ from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.runtime.images import rgb_from
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
-from tests.models import GOLDEN, PICTURES, adelaidet_detections, adelaidet_state
-
-DEEPER = {"MS_R_101_sem": "MS_R_101_3x_sem", "MS_R_50_BiFPN_sem": "MS_R_50_BiFPN_3x_sem"}
+from tests.models import DEEPER, GOLDEN, PICTURES, adelaidet_detections, adelaidet_state
 
 
 def exported(checkpoint: Path) -> onnx.ModelProto:

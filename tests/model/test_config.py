@@ -116,6 +116,25 @@ def test_the_semantic_head_works_in_training_alone() -> None:
     assert seeded_model(SLIM_ADELAIDET).train().features(picture).semantic_logits is None
 
 
+@pytest.mark.parametrize("config", [replace(SLIM, semantic_head=True), SLIM_BIFPN], ids=["mmdet", "adelaidet"])
+def test_the_mask_branchs_last_layers_begin_as_the_familys(config: CondInstConfig) -> None:
+    branch = CondInst(config).mask_branch
+    assert branch.semantic is not None
+    classifier = branch.semantic[-1]
+    fan_in = config.mask_branch_channels
+    # Kaiming's uniform for a gain of 1, or PyTorch's own
+    bound = (3 / fan_in) ** 0.5 if config.family == "mmdet" else fan_in**-0.5
+    for layer in (branch.features, classifier):
+        assert isinstance(layer, torch.nn.Conv2d)
+        largest = layer.weight.abs().max().item()
+        assert 0.9 * bound < largest <= bound
+    assert branch.features.bias is not None
+    assert (branch.features.bias.abs().max().item() == 0) == (config.family == "mmdet")
+    assert isinstance(classifier, torch.nn.Conv2d)
+    assert classifier.bias is not None
+    torch.testing.assert_close(classifier.bias.sigmoid(), torch.full((3,), 0.01))
+
+
 def test_the_slim_model_is_slim() -> None:
     assert sum(p.numel() for p in seeded_model().parameters()) <= 2_500_000
 

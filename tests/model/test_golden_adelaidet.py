@@ -12,7 +12,7 @@ from torch import Tensor
 from condinst_deploy.evaluation.agreement import Tolerance, agreement
 from condinst_deploy.runtime.images import rgb_from
 from condinst_deploy.runtime.torch_backend import TorchBackend
-from tests.models import GOLDEN, PICTURES, adelaidet_detections, adelaidet_state
+from tests.models import DEEPER, GOLDEN, PICTURES, adelaidet_detections, adelaidet_state
 
 BAR = Tolerance(boxes=0.01, scores=1e-5, mask_iou=0.999)
 CASES = {
@@ -20,7 +20,6 @@ CASES = {
     "astronaut": ["astronaut"],
     "batch_coffee_astronaut": ["coffee", "astronaut"],
 }
-DEEPER = {"MS_R_101_sem": "MS_R_101_3x_sem", "MS_R_50_BiFPN_sem": "MS_R_50_BiFPN_3x_sem"}
 
 
 @pytest.fixture(scope="module")

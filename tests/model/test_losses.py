@@ -1,5 +1,8 @@
 """Parts of the losses and targets against plain writings of their definitions, and the empty cases."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from condinst_deploy.model.condinst import Features
 from condinst_deploy.model.head import LevelOutputs
 from condinst_deploy.model.losses import LossSettings, condinst_losses, dice_loss, giou_loss, semantic_loss
 from condinst_deploy.model.targets import ImageTargets, assign, centres_of_mass, locations_of
+from condinst_deploy.training.recipe import load_recipe
 from tests.models import SLIM, seeded_model
 
 SIDE = 128
@@ -106,6 +110,24 @@ def test_the_cap_by_quality_keeps_at_least_one_point_of_every_instance() -> None
     assert 0 < capped.mask.item() <= 1
     assert capped.mask.item() != free.mask.item()
     assert SLIM.num_classes == 3
+
+
+@pytest.mark.parametrize("recipe", ["condinst_r50_1x", "adelaidet_r50_1x"])
+def test_a_recipe_can_take_the_best_masks_of_a_picture_instead_of_random_ones(recipe: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f"base = '{recipe}'\n[losses]\nmax_masks = 1\nmasks_per_image = 4\n")
+    settings = load_recipe(str(path)).losses
+
+    def never(n: int) -> torch.Tensor:
+        raise AssertionError(f"{n} masks were drawn at random")
+
+    with torch.no_grad():
+        features = seeded_model().eval().features(torch.zeros(2, 3, SIDE, SIDE))
+        targets = [square(20, 30, 90, 100)] * 2
+        chosen = condinst_losses(features, targets, settings, permutation=never)
+        best = condinst_losses(features, targets, replace(settings, max_masks=None), permutation=never)
+        drawn = condinst_losses(features, targets, replace(settings, masks_per_image=None))
+    assert chosen.mask.item() == best.mask.item() != drawn.mask.item()
 
 
 def test_adelaidets_giou_adds_one_to_both_areas() -> None:

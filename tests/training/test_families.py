@@ -13,7 +13,7 @@ from condinst_deploy.errors import CheckpointError, ConfigError
 from condinst_deploy.model.checkpoints import load_model, save_model
 from condinst_deploy.model.config import CondInstConfig
 from condinst_deploy.model.families import ADELAIDET_SELECTION
-from condinst_deploy.model.losses import Losses
+from condinst_deploy.model.losses import Losses, LossSettings
 from condinst_deploy.training.batches import batches
 from condinst_deploy.training.history import read_history
 from condinst_deploy.training.loop import Reports, Sets, manifest_for, open_sets, train
@@ -133,6 +133,32 @@ def test_fine_tuning_keeps_the_rules_of_the_checkpoint(recipe: Recipe, sets: Set
     }
     run.save(tmp_path / "last.pth")
     assert load_model(tmp_path / "last.pth").model.config == run.model.config
+    assert resumed_run(mine, tmp_path / "last.pth", CPU).recipe == run.recipe
+
+
+def test_fine_tuning_learns_as_the_family_of_the_checkpoint_does(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
+    save_model(tmp_path / "model.pth", seeded_model(TINY), manifest_of(TINY))
+    mine = of_mmdet(recipe)
+    run = fine_tuning_run(mine, manifest_for(mine, sets), tmp_path / "model.pth", CPU)
+    assert run.recipe.losses == LossSettings(max_masks=500, family="adelaidet")
+    assert (run.recipe.start.norm_affine, run.recipe.optimizer.decay_norms) == (False, False)
+    assert not any(p.requires_grad for name, p in run.model.backbone.named_parameters() if "bn" in name)
+    assert "the recipe is of the family mmdet: losses and norms follow the checkpoint's" in run.note
+    assert run.step(next(batches(sets.train, run.recipe, 0))).total.isfinite()
+    own = replace(mine, losses=LossSettings(max_masks=20))
+    run = fine_tuning_run(own, manifest_for(mine, sets), tmp_path / "model.pth", CPU)
+    assert run.recipe.losses == LossSettings(max_masks=20, family="adelaidet")
+
+
+def test_fine_tuning_with_a_recipe_of_the_checkpoints_family_is_as_the_recipe_says(
+    recipe: Recipe, sets: Sets, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "model.pth", seeded_model(TINY), manifest_of(TINY))
+    start, optimizer = replace(recipe.start, norm_affine=True), replace(recipe.optimizer, decay_norms=True)
+    mine = replace(recipe, start=start, optimizer=optimizer, losses=LossSettings(max_masks=7, family="adelaidet"))
+    run = fine_tuning_run(mine, manifest_for(mine, sets), tmp_path / "model.pth", CPU)
+    assert run.recipe == replace(mine, model=run.model.config)
+    assert "follow the checkpoint" not in run.note
 
 
 # ---- where the weights begin

@@ -140,6 +140,13 @@ def test_a_recipe_comes_back_from_its_dictionary() -> None:
         ("base = 3", "no recipe '3'"),
         ("[model.selection]\nfamily = 'adelaidet'", "preprocessing is of the family mmdet"),
         ("[losses]\nfamily = 'yolact'", "family is 'yolact'; expected one of mmdet, adelaidet"),
+        ("[losses]\nfamily = 'adelaidet'", "losses.family is adelaidet and the model is of the family mmdet"),
+        ("[losses]\nmasks_per_image = 0", "losses.masks_per_image is 0; expected a whole number of at least 1"),
+        ("[losses]\nmasks_per_image = 'few'", "losses.masks_per_image is 'few'"),
+        ("[losses]\nmax_masks = -1", "losses.max_masks is -1"),
+        ("late_iterations = -1", "late_iterations is -1; expected 0 to schedule.iterations, which is 90000"),
+        ("late_iterations = 90001\nlate_short_sides = [800]", "late_iterations is 90001"),
+        ("late_iterations = 3", "late_iterations is 3; expected sizes for them in late_short_sides"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_file(text: str, message: str, tmp_path: Path) -> None:
