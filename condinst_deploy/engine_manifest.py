@@ -24,6 +24,9 @@ ENGINE_MANIFEST_VERSION = 1
 TYPED_NETWORK = "typed network"
 ENGINE_INSPECTOR = "engine inspector"
 
+AMPERE = 80
+"""Lowest compute capability of hardware-compatible engines, wherever they were built (TensorRT's AMPERE_PLUS)."""
+
 
 @dataclass(frozen=True)
 class EngineTensor:
@@ -61,6 +64,10 @@ class FoundPrecision:
     source: str  # TYPED_NETWORK: what the builder was bound to; ENGINE_INSPECTOR: what the engine has
     layers: Mapping[str, int]  # float32, float16 or bfloat16 -> number of layers
 
+    def is_as_asked(self, precision: str) -> bool:
+        """Whether layers have the precision that was asked for, and none a half type that was not."""
+        return precision in self.layers and self.layers.keys() <= {"float32", precision}
+
 
 @dataclass(frozen=True)
 class EngineManifest:
@@ -78,7 +85,7 @@ class EngineManifest:
     onnx_sha256: str
     plan_sha256: str
     plan_bytes: int
-    hardware_compatible: bool = False  # also runs on every later architecture than its target
+    hardware_compatible: bool = False  # runs on every GPU of compute capability AMPERE and above
     version_compatible: bool = False  # also runs with later versions of the library
     refittable: bool = False
     weights_stripped: bool = False
@@ -168,8 +175,8 @@ class EngineManifest:
                 f"the engine was built by version {self.library_version} and {library_version} is installed;"
                 " install that version, or build the engine again with this one"
             )
-        later = self.hardware_compatible and int(capability) >= min(int(target) for target in self.targets)
-        if capability not in self.targets and not later:
+        any_ampere = self.hardware_compatible and int(capability) >= AMPERE
+        if capability not in self.targets and not any_ampere:
             raise ArtifactError(
                 f"the engine is for GPUs of compute capability {', '.join(self.targets)} and this one has {capability};"
                 " build the engine for it"

@@ -133,6 +133,7 @@ def test_a_manifest_that_is_not_json_is_named(engine: Path, text: str) -> None:
         ({"version_compatible": True}, ("rtx", "1.10.0", "86"), None),
         ({"version_compatible": True}, ("rtx", "1.6.9", "86"), "built by version"),
         ({"hardware_compatible": True}, ("rtx", "1.7.1.116", "90"), None),
+        ({"hardware_compatible": True}, ("rtx", "1.7.1.116", "80"), None),  # older than both targets
         ({"hardware_compatible": True}, ("rtx", "1.7.1.116", "75"), "capability"),
     ],
 )

@@ -20,7 +20,7 @@ from condinst_deploy.errors import ConfigError, EngineError
 from condinst_engines.builder_log import BuilderLog
 from condinst_engines.flavour import Flavour
 from condinst_engines.monitor import Interruption, OnProgress, Phases, progress_monitor
-from condinst_engines.network import check_types, found_in_network, parsed_network, tensors_of
+from condinst_engines.network import check_precision, check_types, found_in_network, parsed_network, tensors_of
 from condinst_engines.precision import converted
 from condinst_engines.recipe import BuildRecipe
 from condinst_engines.rewrites.plugins import Rewritten, with_plugins
@@ -103,6 +103,7 @@ def build_engine(
     with interruption.listening():
         network = parsed_network(flavour, builder, _serialised(graph), log)
         check_types(network, graph)
+        check_precision(found_in_network(network), recipe.precision)
         config = builder.create_builder_config()
         _add_profiles(builder, config, profiles, log)
         _apply(recipe, config, flavour)

@@ -110,10 +110,11 @@ def graph_and_plugins(
 
 
 def default_engine_path(source: Path, recipe: BuildRecipe, flavour: Flavour) -> Path:
-    """`engines/build/<stem>.<flavour>.<precision>.sm<targets>.engine`."""
-    targets = "-".join(targets_of(recipe, flavour))
-    wider = "plus" if _hardware_compatible(recipe, flavour) else ""
-    name = f"{source.stem}.{flavour.name}.{SHORT[recipe.precision]}.sm{targets}{wider}{ENGINE_SUFFIX}"
+    """`engines/build/<stem>.<flavour>.<precision>.sm<targets>.engine`, or `ampereplus` for the targets."""
+    targets = "sm" + "-".join(targets_of(recipe, flavour))
+    if _hardware_compatible(recipe, flavour):
+        targets = "ampereplus"
+    name = f"{source.stem}.{flavour.name}.{SHORT[recipe.precision]}.{targets}{ENGINE_SUFFIX}"
     return DEFAULT_FOLDER / name
 
 

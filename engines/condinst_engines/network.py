@@ -74,6 +74,20 @@ def found_in_network(network: "tensorrt.INetworkDefinition") -> FoundPrecision:
     return FoundPrecision(TYPED_NETWORK, {kind: counts[kind] for kind in FLOATING if counts[kind]})
 
 
+def check_precision(found: FoundPrecision, precision: str) -> None:
+    """Refuse what has not the precision that was asked for.
+
+    Raises:
+        EngineError: no layer has it, or one has a half type that was not asked for.
+    """
+    if not found.is_as_asked(precision):
+        layers = ", ".join(f"{count} in {kind}" for kind, count in found.layers.items()) or "none"
+        raise EngineError(
+            f"{precision} was asked for, and the layers by the {found.source} are: {layers}; no engine was written."
+            " Export the model again with condinst-export, and see what the recipe keeps in float32"
+        )
+
+
 def check_types(network: "tensorrt.INetworkDefinition", graph: onnx.ModelProto) -> None:
     """Compare the type of every tensor that the parser kept with the type that the graph gives it.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
-from condinst_deploy.errors import ConfigError
+from condinst_deploy.errors import ConfigError, EngineError
 
 Precision = Literal["float32", "float16", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -40,6 +40,8 @@ POLICY = (
     Rule("*", False, "whatever no rule names"),
 )
 
+WORDS_SHOWN = 5
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -68,6 +70,20 @@ class Policy:
     def rule_for(self, node: str) -> Rule:
         """The rule that decides about a node."""
         return next(rule for rule in self.rules if fnmatchcase(node, rule.pattern))
+
+    def check_known(self, nodes: Iterable[str]) -> None:
+        """Refuse a graph of other names: its nodes would silently stay in float32.
+
+        Raises:
+            EngineError: a node has no name, or one that no rule but the last knows.
+        """
+        odd = [name for name in nodes if not name or self.rule_for(name) is POLICY[-1]]
+        if odd:
+            shown = ", ".join(repr(name) for name in list(dict.fromkeys(odd))[:WORDS_SHOWN])
+            raise EngineError(
+                f"the names of {len(odd)} nodes ({shown}) are unknown to the precision policy; export the model again"
+                " with condinst-export, or name them under [policy] in a recipe"
+            )
 
     def check(self, nodes: Iterable[str]) -> None:
         """Refuse patterns of the recipe that mean nothing.

@@ -4,6 +4,7 @@ Casts are put where the policy's sides meet; weights are converted and checked; 
 the contract. The bodies of the two special operations are converted, too: the file can be inlined or rewritten later.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,10 +23,11 @@ from condinst_engines.node_types import (
     schema_of,
     type_variable,
 )
-from condinst_engines.policy import Policy, Precision
+from condinst_engines.policy import WORDS_SHOWN, Policy, Precision
 
 FLOAT = ir.DataType.FLOAT
 TYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
+_HALF_NUMBERS = {int(kind) for kind in TYPES.values()}
 NAMES = {FLOAT: "float32"} | {kind: name for name, kind in TYPES.items()}
 
 KEEPS_FLOAT16 = "mask_logits"
@@ -42,19 +44,53 @@ def converted(proto: onnx.ModelProto, precision: Precision, policy: Policy | Non
 
     Raises:
         ConfigError: a pattern of the policy matches no node, or a node that cannot be converted.
-        EngineError: a weight has no value in that precision, or the graph is not one of ours.
+        EngineError: the graph has half precision already, a node that no rule of the policy knows, or a weight
+            that has no value in that precision.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     model = ir.from_proto(copy)
     policy = policy or Policy()
     policy.check(node_names(model))
+    _check_full(model)
     if precision == "float32":
         return copy
+    policy.check_known(node.name or "" for node in _all_nodes(model) if node.op_identifier() not in model.functions)
     _Conversion(model, TYPES[precision], policy).run()
     done = ir.to_proto(model)
     _set_manifest_precision(done, precision)
     return done
+
+
+def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for graph in graphs:
+        yield from graph.all_nodes()
+
+
+def _check_full(model: ir.Model) -> None:
+    """Half values come from inputs, weights, constants and casts alone; every other operator hands types on.
+
+    Raises:
+        EngineError: there is one; the graph was converted before.
+    """
+    values = (*model.graph.inputs, *model.graph.initializers.values())
+    odd = [value.name or "?" for value in values if value.dtype in TYPES.values()]
+    odd += [node.name or "?" for node in _all_nodes(model) if not _HALF_NUMBERS.isdisjoint(_types_named(node))]
+    if odd:
+        raise EngineError(
+            f"the graph has half precision already ({', '.join(odd[:WORDS_SHOWN])}), whatever its manifest says;"
+            " give the file that condinst-export wrote"
+        )
+
+
+def _types_named(node: ir.Node) -> Iterator[int]:
+    """Element types that a node's attributes name."""
+    for name, attribute in node.attributes.items():
+        if attribute.type == ir.AttributeType.TENSOR:
+            yield int(attribute.as_tensor().dtype)
+        elif name in ("to", "dtype") and attribute.type == ir.AttributeType.INT:
+            yield attribute.as_int()
 
 
 def _set_manifest_precision(proto: onnx.ModelProto, precision: Precision) -> None:

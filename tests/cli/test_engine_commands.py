@@ -73,13 +73,19 @@ def test_json_is_all_that_standard_output_holds(folder: Path) -> None:
 def test_options_come_before_the_recipe(folder: Path) -> None:
     Path("own.toml").write_text(
         f'precision = "float16"\nprofiles = ["{SMALL_PROFILE}"]\n[rtx]\nsm = ["80"]\n'
-        '[policy]\nfloat32 = ["backbone*", "head*"]\n'
+        '[policy]\nfloat32 = ["backbone*"]\n'
     )
     result = run(build_engine, "--recipe", "own.toml", "--sm", "89", "--out", "x.engine", "--json")
     values = json.loads(result.stdout)
     assert (values["precision"], values["targets"]) == ("float16", ["89"])
-    assert "float16" not in values["found"]["layers"]  # both convolutions were kept in float32
+    assert values["found"]["layers"]["float16"] > 0  # the head; the backbone was kept in float32
     assert values["profiles"][0]["images"]["max"] == [2, 3, 64, 96]
+
+
+def test_a_recipe_that_keeps_everything_in_float32_is_no_float16_engine(folder: Path) -> None:
+    Path("own.toml").write_text('precision = "float16"\n[policy]\nfloat32 = ["backbone*", "head*"]\n')
+    assert "float16 was asked for" in error_of(run(build_engine, "--recipe", "own.toml"))
+    assert not Path("engines").exists()
 
 
 def test_the_log_and_the_graph_are_kept_where_asked(folder: Path) -> None:

@@ -101,6 +101,15 @@ def test_a_network_without_the_graphs_tensors_is_refused(small_graph: onnx.Model
         check_types(full, other)
 
 
+@pytest.mark.parametrize(("given", "asked"), [("float32", "float16"), ("float16", "float32"), ("bfloat16", "float16")])
+def test_a_graph_of_another_precision_than_asked_for_is_not_built(
+    small_graph: onnx.ModelProto, rtx: Flavour, given: Any, asked: Any
+) -> None:
+    graph = graph_for_builder(small_graph, BuildRecipe(precision=given))
+    with pytest.raises(EngineError, match=rf"{asked} was asked for.*typed network.*in float32.*no engine was written"):
+        build_engine(graph, [SMALL], BuildRecipe(precision=asked), rtx)
+
+
 def initializers(proto: onnx.ModelProto) -> set[str]:
     return {entry.name for entry in proto.graph.initializer}
 

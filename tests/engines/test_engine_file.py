@@ -79,7 +79,7 @@ def test_the_default_name_tells_what_the_engine_is(recipe: BuildRecipe, name: st
 def test_a_wider_engine_of_the_other_flavour_is_named_so(rtx: Flavour) -> None:
     recipe = replace(FP16, rtx=RtxSettings(("80",)), tensorrt=TensorrtSettings(hardware_compatible=True))
     path = default_engine_path(Path("m.onnx"), recipe, Flavour("tensorrt", rtx.trt))
-    assert path.name == "m.tensorrt.fp16.sm80plus.engine"
+    assert path.name == "m.tensorrt.fp16.ampereplus.engine"
 
 
 def test_ctrl_c_leaves_nothing(source: Path, rtx: Flavour, tmp_path: Path) -> None:

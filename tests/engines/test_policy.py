@@ -3,7 +3,7 @@
 import onnx
 import pytest
 
-from condinst_deploy.errors import ConfigError
+from condinst_deploy.errors import ConfigError, EngineError
 from condinst_engines.policy import POLICY, Policy
 from tests.models import SLIM_KINDS, SlimFiles
 
@@ -65,6 +65,13 @@ def test_the_patterns_of_a_recipe_come_first() -> None:
 def test_a_pattern_that_matches_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"'head\.nothing\*' matches no node"):
         Policy(float32=("head.nothing*",)).check(["head.box_pred/Conv"])
+
+
+def test_nodes_that_no_rule_knows_are_named() -> None:
+    Policy().check_known(["backbone.conv1/Conv", "SelectInstances/iou"])
+    Policy(float32=("new_part/*",)).check_known(["new_part/Conv"])
+    with pytest.raises(EngineError, match=r"names of 3 nodes \('', 'new_part/Conv'\) are unknown"):
+        Policy().check_known(["", "", "new_part/Conv", "backbone.conv1/Conv"])
 
 
 def test_patterns_must_be_text() -> None:

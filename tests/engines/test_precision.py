@@ -220,3 +220,22 @@ def set_weight(proto: onnx.ModelProto, name: str, value: float) -> None:
     weight = numpy_helper.to_array(entry).copy()
     weight.flat[3] = value
     entry.CopyFrom(numpy_helper.from_array(weight, name))
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_graph_that_was_converted_before_is_refused_whatever_its_manifest_says(
+    small_graph: onnx.ModelProto, precision: Precision
+) -> None:
+    half = converted(small_graph, "float16")
+    del half.metadata_props[:]
+    half.metadata_props.extend(small_graph.metadata_props)
+    with pytest.raises(EngineError, match=r"has half precision already \(.*first_weight"):
+        converted(half, precision)
+
+
+def test_a_graph_without_names_is_refused(small_graph: onnx.ModelProto) -> None:
+    for node in small_graph.graph.node:
+        node.name = ""
+    with pytest.raises(EngineError, match="names of 8 nodes"):
+        converted(small_graph, "float16")
+    converted(small_graph, "float32")

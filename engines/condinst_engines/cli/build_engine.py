@@ -29,9 +29,7 @@ def build_engine(
         Path | None, typer.Option(help="File to write. Default: engines/build/NAME.FLAVOUR.PRECISION.smTARGETS.engine")
     ] = None,
     fp32: Annotated[bool, typer.Option("--fp32", help="Everything in float32 (the default).")] = False,
-    fp16: Annotated[
-        bool, typer.Option("--fp16", help="Convolutions in float16: half the size, several times faster.")
-    ] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Convolutions in float16: about half the size.")] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help="Convolutions in bfloat16: no overflow, less exact.")] = False,
     flavour: Annotated[
         str | None,
@@ -111,7 +109,7 @@ def build_engine(
         task = progress.add_task("reading the graph", total=1.0)
 
         def show(share: float, phase: str) -> None:
-            progress.update(task, completed=share, description=phase.lower() or "building")
+            progress.update(task, completed=share, description=escape(phase.lower()) or "building")
 
         def note(text: str) -> None:
             terminal.print(f"  {escape(text)}")
@@ -183,7 +181,8 @@ def _progress() -> Progress:
 
 def _summarise(manifest: "EngineManifest") -> None:
     layers = ", ".join(f"{count} in {kind}" for kind, count in manifest.found.layers.items())
-    terminal.print(f"  precision: {manifest.precision}, as asked; layers by the {manifest.found.source}: {layers}")
+    asked = "as asked" if manifest.found.is_as_asked(manifest.precision) else "NOT as asked"
+    terminal.print(f"  precision: {manifest.precision}, {asked}; layers by the {manifest.found.source}: {layers}")
     terminal.print(f"  for GPUs of compute capability {', '.join(manifest.targets)}")
     if manifest.plugins:
         terminal.print(f"  plugins: {', '.join(manifest.plugins)}")

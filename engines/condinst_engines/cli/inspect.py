@@ -60,7 +60,7 @@ def _engine(found: dict[str, Any]) -> list[str]:
         f"  flavour {engine['flavour']}, version {engine['library_version']}, {engine['plan_bytes'] / 1e6:.0f} MB,"
         f" built in {engine['build_seconds']} s on {escape(engine['host'])} from {escape(engine['onnx'])}",
         f"  for GPUs of compute capability {', '.join(engine['targets'])}"
-        + (" and later" if engine["hardware_compatible"] else ""),
+        + (" and every other from Ampere (80) on" if engine["hardware_compatible"] else ""),
         f"  precision {engine['precision']}; layers by the {engine['found']['source']}: {layers}",
         f"  plugins: {', '.join(engine['plugins']) or 'none'}",
         *_tensors("input", [t for t in engine["tensors"] if t["role"] == "input"]),
