@@ -17,10 +17,11 @@ from condinst_deploy.contract import ImageGeometry
 from condinst_deploy.data.shapes import generate_shapes
 from condinst_deploy.evaluation.coco import detect_all, ground_truth
 from condinst_deploy.masks import Masks
-from condinst_deploy.model import candidates, condinst, mask_branch
+from condinst_deploy.model import candidates, mask_branch
 from condinst_deploy.model.head import level_points
 from condinst_deploy.model.mask_head import dynamic_mask_head
-from condinst_deploy.runtime import postprocess
+from condinst_deploy.model.operations import REFERENCE, Operations
+from condinst_deploy.runtime import postprocess, torch_backend
 from condinst_deploy.runtime.predictor import Predictor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -48,6 +49,10 @@ def pixel_corners(feats: Tensor, params: Tensor, points: Tensor, soi: Tensor, hi
     return dynamic_mask_head(feats, params, points + 4, soi, hidden)
 
 
+def with_pixel_corners(device: torch.device) -> Operations:
+    return REFERENCE._replace(mask_head=pixel_corners)
+
+
 def point_corners(height: int, width: int, stride: int, device: torch.device) -> Tensor:
     """A location's point is the corner of its cell, not the centre."""
     return level_points(height, width, stride, device) - stride / 2
@@ -56,7 +61,7 @@ def point_corners(height: int, width: int, stride: int, device: torch.device) ->
 BROKEN: dict[str, tuple[object, str, Callable[..., Any]]] = {
     "nearest features": (mask_branch, "aligned_bilinear", nearest_features),
     "nearest masks": (postprocess, "masks_from_logits", nearest_masks),
-    "pixel corners": (condinst, "dynamic_mask_head", pixel_corners),
+    "pixel corners": (torch_backend, "operations_for", with_pixel_corners),
     "point corners": (candidates, "level_points", point_corners),
 }
 
