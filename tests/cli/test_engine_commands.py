@@ -57,7 +57,7 @@ def test_fp16_without_a_name_builds_the_only_exported_file(folder: Path) -> None
     assert result.stdout == f"{path}\n"
     assert "precision: float16, as asked; layers by the typed network:" in result.stderr
     assert "in float16" in result.stderr
-    assert "profile 0: images from 1x3x128x128 to 8x3x224x224, tuned for 1x3x128x224" in result.stderr
+    assert "profile 0: images from 1x3x32x32 to 8x3x224x224, tuned for 1x3x128x224" in result.stderr
     assert read_engine(path)[1].precision == "float16"
 
 
@@ -107,6 +107,8 @@ def test_the_log_and_the_graph_are_kept_where_asked(folder: Path) -> None:
         (["--optimization-level", "9"], "expected 0 to 5"),
         (["--hardware-compatible", "--flavour", "rtx"], "are for --flavour tensorrt"),
         (["--timing-cache", "x", "--flavour", "rtx"], "--timing-cache does nothing"),
+        (["--log", "export/build/small.onnx"], "--onnx and --log are the same file"),
+        (["--keep-onnx", "export/build/small.onnx"], "are the same file"),
         (["--log", "export/build"], "the log export/build cannot be written"),
     ],
 )

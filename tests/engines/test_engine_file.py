@@ -155,3 +155,19 @@ def test_names_with_another_ending_are_refused(source: Path) -> None:
 
 def test_the_manifest_lies_beside_the_engine() -> None:
     assert manifest_path(Path("a/b.engine")) == Path("a/b.engine.json")
+
+
+def test_a_file_in_two_roles_is_refused_and_stays(source: Path) -> None:
+    before = source.read_bytes()
+    with pytest.raises(ConfigError, match="--onnx and --keep-onnx are the same file"):
+        EngineFiles(source, None, source.absolute())
+    assert source.read_bytes() == before
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_build(source: Path, rtx: Flavour, tmp_path: Path) -> None:
+    seen: list[float] = []
+    surroundings = Surroundings(on_progress=lambda share, _: seen.append(share))
+    with pytest.raises(OutputError, match=r"x\.engine cannot be written \(Not a directory"):
+        engine_from_onnx(EngineFiles(source, source / "x.engine"), FP16, rtx, surroundings)
+    assert seen == []
+    assert files_below(tmp_path) == ["export/build/small.v2.onnx"]
