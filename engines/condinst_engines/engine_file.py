@@ -107,7 +107,19 @@ def engine_from_onnx(
         if files.keep_onnx is not None:
             onnx.save(graph, str(kept.enter_context(atomic_path(files.keep_onnx))))
         write_engine(path.absolute(), built.plan, manifest)
+    _keep_timings(built.timings, surroundings)
     return path.absolute(), manifest
+
+
+def _keep_timings(timings: bytes, surroundings: Surroundings) -> None:
+    """Write the timing cache; the engine is there already, so that a failure is a remark."""
+    if not timings or surroundings.timing_cache is None:
+        return
+    try:
+        with atomic_path(surroundings.timing_cache) as temporary:
+            temporary.write_bytes(timings)
+    except OutputError as e:
+        surroundings.on_note(f"the timing cache was not kept: {e}")
 
 
 def check_apart(paths: Mapping[str, Path | None]) -> None:

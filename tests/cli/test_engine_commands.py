@@ -181,6 +181,26 @@ def test_an_exported_file_is_described(slim_onnx: Path) -> None:
     assert "SelectInstances/iou" in json.loads(run(inspect, slim_onnx, "--json").stdout)["nodes"]
 
 
+def test_a_file_of_another_tool_is_described_all_the_same(folder: Path) -> None:
+    proto = onnx.load("export/build/small.onnx")
+    del proto.metadata_props[:]
+    onnx.save(proto, "other.onnx")
+    result = run(inspect, "other.onnx")
+    assert result.exit_code == 0
+    for words in ("precision unknown", "boxes: float32", "no manifest of this toolkit"):
+        assert words in result.stdout, words
+    assert json.loads(run(inspect, "other.onnx", "--json").stdout)["manifest"] is None
+
+
+def test_a_list_of_layers_that_is_cut_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = run(build_engine, "--fp16").stdout.strip()
+    layers = [{"Name": f"layer {i}", "Outputs": [{"Format/Datatype": "Half"}]} for i in range(40)]
+    monkeypatch.setattr("condinst_engines.inspection.layers_of", lambda *_: layers)
+    found = run(inspect, path).stdout
+    assert "30 of 40 layers shown" in found
+    assert "layers by the engine inspector: 40 in float16" in found
+
+
 def test_a_checkpoint_is_described(slim_checkpoint: Path) -> None:
     result = run(inspect, slim_checkpoint)
     assert "checkpoint" in result.stdout
