@@ -288,4 +288,4 @@ def test_a_timing_cache_that_the_library_refuses_is_said(rtx: Flavour, tmp_path:
             return None
 
     with pytest.raises(EngineError, match="cannot be used; name another file"):
-        _timing_cache(Config(), Flavour("tensorrt", rtx.trt), tmp_path / "cache")  # type: ignore[arg-type]
+        _timing_cache(Config(), Flavour("tensorrt", rtx.trt), tmp_path / "cache")
