@@ -88,8 +88,9 @@ check-tensorrt-api: env ## Check our calls of TensorRT against type stubs of 10.
 		--target $(STUBS) tensorrt-stubs==10.13.0.35.1
 	@sed -i -E 's/\bin: list\[/in_: list[/; s/power: Weights = None, channel_axis: int\)/power: Weights = None, channel_axis: int = 0)/' \
 		$(STUBS)/tensorrt_bindings/tensorrt.pyi
-	@found=$$(MYPYPATH=$(STUBS) $(BIN)/mypy engines/condinst_engines | grep '^engines/' || true); \
-		if [ -n "$$found" ]; then echo "$$found"; exit 1; fi
+	@all=$$(MYPYPATH=$(STUBS) $(BIN)/mypy engines/condinst_engines); status=$$?; \
+		if [ $$status -gt 1 ]; then echo "$$all"; echo "error: mypy itself failed ($$status)" >&2; exit 1; fi; \
+		if echo "$$all" | grep '^engines/'; then exit 1; fi
 	@echo "the calls agree with TensorRT 10.13's types"
 
 clean: ## Remove builds and caches; .venv and exported files stay

@@ -14,10 +14,10 @@ import onnx
 import onnx.inliner
 import torch
 
-from condinst_deploy.atomic import atomic_path
-from condinst_deploy.engine_manifest import EngineProfile, EngineTensor, FoundPrecision
-from condinst_deploy.errors import ConfigError, EngineError
+from condinst_deploy.engine_manifest import AMPERE, EngineProfile, EngineTensor, FoundPrecision
+from condinst_deploy.errors import ArtifactError, BackendError, ConfigError, EngineError
 from condinst_engines.builder_log import BuilderLog
+from condinst_engines.engine_inspector import found_in_engine, layers_of
 from condinst_engines.flavour import Flavour
 from condinst_engines.monitor import Interruption, OnProgress, Phases, progress_monitor
 from condinst_engines.network import check_precision, check_types, found_in_network, parsed_network, tensors_of
@@ -36,7 +36,7 @@ LARGEST_PROTO = 2**31 - 1
 class Surroundings:
     """What a build has around it besides its recipe."""
 
-    timing_cache: Path | None = None  # read where it exists, and written afterwards
+    timing_cache: Path | None = None  # read where it exists; what the build adds is in BuiltEngine.timings
     log: TextIO | None = None  # takes everything that the builder says
     on_progress: OnProgress = field(default=lambda share, phase: None)
     on_note: Callable[[str], None] = field(default=lambda note: None)  # takes what a user should know
@@ -53,6 +53,7 @@ class BuiltEngine:
     profiles: tuple[EngineProfile, ...]
     warnings: tuple[str, ...]
     seconds: float
+    timings: bytes = b""  # contents of the timing cache, where one was asked for
 
 
 def graph_for_builder(proto: onnx.ModelProto, recipe: BuildRecipe) -> onnx.ModelProto:
@@ -115,17 +116,36 @@ def build_engine(
         plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise EngineError(f"the builder could not build the engine: {log.reason}{_hint(recipe, flavour)}")
-    if cache is not None and surroundings.timing_cache is not None:
-        _save_timing_cache(cache, surroundings.timing_cache)
+    content = bytes(memoryview(plan))
+    found = _found_in_plan(content, flavour, recipe, targets, surroundings) or found_in_network(network)
+    check_precision(found, recipe.precision)
     return BuiltEngine(
-        plan=bytes(memoryview(plan)),
+        plan=content,
         targets=targets,
         tensors=tensors_of(network),
-        found=found_in_network(network),
+        found=found,
         profiles=tuple(profiles),
         warnings=tuple(dict.fromkeys(log.warnings)),
         seconds=time.perf_counter() - started,
+        timings=b"" if cache is None else bytes(memoryview(cache.serialize())),
     )
+
+
+def _found_in_plan(
+    plan: bytes, flavour: Flavour, recipe: BuildRecipe, targets: Sequence[str], surroundings: Surroundings
+) -> FoundPrecision | None:
+    """What the engine itself has, where this machine can load it; None where not, or where the plan does not tell."""
+    if not torch.cuda.is_available() or recipe.strip_weights:
+        return None
+    major, minor = torch.cuda.get_device_capability()
+    if f"{major}{minor}" not in targets:
+        return None
+    try:
+        found = found_in_engine(layers_of(plan, flavour, host_code=recipe.tensorrt.version_compatible))
+    except (ArtifactError, BackendError) as e:
+        surroundings.on_note(f"the precision is the typed network's, the engine could not be inspected: {e}")
+        return None
+    return found if found.layers else None
 
 
 def targets_of(recipe: BuildRecipe, flavour: Flavour) -> tuple[str, ...]:
@@ -143,7 +163,14 @@ def targets_of(recipe: BuildRecipe, flavour: Flavour) -> tuple[str, ...]:
             " build on a machine that has it, or ahead of time with --flavour rtx"
         )
     major, minor = torch.cuda.get_device_capability()
-    return (f"{major}{minor}",)
+    target = 10 * major + minor
+    if recipe.precision == "bfloat16" and target < AMPERE:
+        raise ConfigError(f"--bf16: this GPU (compute capability {target}) has no bfloat16; use --fp16")
+    if recipe.tensorrt.hardware_compatible and target < AMPERE:
+        raise ConfigError(
+            f"--hardware-compatible is for GPUs from Ampere (80) on, and this one has {target}; leave it out"
+        )
+    return (str(target),)
 
 
 def _ahead_targets(recipe: BuildRecipe, flavour: Flavour) -> tuple[str, ...]:
@@ -210,14 +237,11 @@ def _timing_cache(config: "tensorrt.IBuilderConfig", flavour: Flavour, path: Pat
         cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
     except OSError as e:
         raise EngineError(f"the timing cache {path} cannot be read ({e.strerror})") from e
+    if cache is None:
+        raise EngineError(f"the timing cache {path} cannot be used; name another file")
     if not config.set_timing_cache(cache, False):
         raise EngineError(f"the timing cache {path} is of another version or GPU; name another file")
     return cache
-
-
-def _save_timing_cache(cache: "tensorrt.ITimingCache", path: Path) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(memoryview(cache.serialize()))
 
 
 def _hint(recipe: BuildRecipe, flavour: Flavour) -> str:

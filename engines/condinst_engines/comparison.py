@@ -47,7 +47,7 @@ class TensorError:
 
 @dataclass(frozen=True)
 class Compared:
-    """One side: a graph without functions, its floating tensors, and the nodes that make them."""
+    """One side: a graph without functions, its floating tensors and its outputs, and the nodes that make them."""
 
     proto: onnx.ModelProto
     nodes: Mapping[str, str]  # tensor -> node
@@ -61,10 +61,11 @@ class Compared:
         types = value_types(model)
         if any(kind in HALVES for kind in types.values()):
             inlined = rounded(inlined)
+        made = ((value, kind, value.producer()) for value, kind in types.items())
         nodes = {
             value.name or "": producer.name or ""
-            for value, kind in types.items()
-            if kind in FLOATING and (producer := value.producer()) is not None and producer.op_type != "Constant"
+            for value, kind, producer in made
+            if (kind in FLOATING or value.name in OUTPUTS) and producer is not None and producer.op_type != "Constant"
         }
         return cls(inlined, nodes, _behind_top_k(model))
 
@@ -117,7 +118,7 @@ def compare(
 
 
 def tensor_error(name: str, node: str, first: npt.NDArray[Any], second: npt.NDArray[Any]) -> TensorError:
-    """Norms of one pair.
+    """Norms of one pair, over the elements that are finite in both.
 
     Raises:
         EngineError: the shapes differ.
@@ -126,7 +127,9 @@ def tensor_error(name: str, node: str, first: npt.NDArray[Any], second: npt.NDAr
         raise EngineError(f"{name} has the shapes {first.shape} and {second.shape}; is it the same model?")
     a, b = first.astype(np.float64), second.astype(np.float64)
     finite = np.isfinite(b)
-    difference = np.where(finite, b - a, 0.0)
+    both = finite & np.isfinite(a)
+    a = np.where(np.isfinite(a), a, 0.0)
+    difference = np.where(both, np.where(both, b, 0.0) - a, 0.0)
     norm = float(np.linalg.norm(a))
     size = float(np.linalg.norm(difference))
     return TensorError(

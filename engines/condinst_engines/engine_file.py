@@ -1,6 +1,9 @@
 """An exported file becomes an engine file: read, convert, build, describe, write."""
 
 import hashlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,7 +14,7 @@ import onnx
 from condinst_deploy.atomic import atomic_path
 from condinst_deploy.contract import ModelManifest
 from condinst_deploy.engine_manifest import EngineManifest, host, write_engine
-from condinst_deploy.errors import ConfigError, EngineError
+from condinst_deploy.errors import ConfigError, EngineError, OutputError
 from condinst_deploy.model.checkpoints import sha256_of
 from condinst_engines.build import (
     BuiltEngine,
@@ -25,7 +28,7 @@ from condinst_engines.flavour import Flavour
 from condinst_engines.onnx_input import load_onnx, manifest_of
 from condinst_engines.plugins import register_plugins
 from condinst_engines.plugins.names import LOWEST_CAPABILITY
-from condinst_engines.profiles import profiles_for
+from condinst_engines.profiles import profiles_for, remark_on
 from condinst_engines.recipe import SHORT, BuildRecipe
 
 DEFAULT_FOLDER = Path("engines/build")
@@ -40,17 +43,18 @@ class EngineFiles:
 
     source: Path  # the exported file
     engine: Path | None = None  # None: below the current directory, under the name that tells what it is
-    keep_onnx: Path | None = None  # where to leave the graph that the builder got
+    keep_onnx: Path | None = None  # where to leave the graph that the builder got; written with the engine
 
     def __post_init__(self) -> None:
         """Check the names.
 
         Raises:
-            ConfigError: an ending is wrong.
+            ConfigError: an ending is wrong, or a file has two roles.
         """
         for path, suffix in ((self.engine, ENGINE_SUFFIX), (self.keep_onnx, ".onnx")):
             if path is not None and path.suffix != suffix:
                 raise ConfigError(f"the file to write is {path}; expected a name ending in {suffix}")
+        check_apart({"--onnx": self.source, "--keep-onnx": self.keep_onnx, "--out": self.engine})
 
 
 class Source(NamedTuple):
@@ -61,9 +65,20 @@ class Source(NamedTuple):
 
 
 def engine_from_onnx(
-    files: EngineFiles, recipe: BuildRecipe, flavour: Flavour, surroundings: Surroundings
+    files: EngineFiles,
+    recipe: BuildRecipe,
+    flavour: Flavour,
+    surroundings: Surroundings,
+    shapes: Sequence[str] = (),
 ) -> tuple[Path, EngineManifest]:
     """Build an engine and write it with its manifest.
+
+    Args:
+        files: what is read and written.
+        recipe: what decides the engine.
+        flavour: the builder.
+        surroundings: the other files, and progress.
+        shapes: profiles that come before the recipe's.
 
     Returns:
         The engine's absolute path, and its manifest.
@@ -78,18 +93,70 @@ def engine_from_onnx(
     model = manifest_of(proto, files.source)
     if model.precision != "float32":
         raise EngineError(f"{files.source} is in {model.precision} already; give the file that condinst-export wrote")
-    profiles = profiles_for(model, recipe.profiles)
+    profiles = profiles_for(model, recipe, shapes)
+    if remark := remark_on(model, recipe, profiles):
+        surroundings.on_note(remark)
     path = files.engine or default_engine_path(files.source, recipe, flavour)
+    _check_writable(path, files.keep_onnx, surroundings.timing_cache)
     source = Source(files.source.name, sha256_of(files.source))
     graph, plugins = graph_and_plugins(proto, recipe, flavour, surroundings)
-    if files.keep_onnx is not None:
-        with atomic_path(files.keep_onnx) as temporary:
-            onnx.save(graph, str(temporary))
     built = build_engine(graph, profiles, recipe, flavour, surroundings)
     manifest = _manifest(built, replace(model, precision=recipe.precision), recipe, flavour, source)
     manifest = replace(manifest, plugins=plugins)
-    write_engine(path.absolute(), built.plan, manifest)
+    with ExitStack() as kept:
+        if files.keep_onnx is not None:
+            onnx.save(graph, str(kept.enter_context(atomic_path(files.keep_onnx))))
+        write_engine(path.absolute(), built.plan, manifest)
+    _keep_timings(built.timings, surroundings)
     return path.absolute(), manifest
+
+
+def _keep_timings(timings: bytes, surroundings: Surroundings) -> None:
+    """Write the timing cache; the engine is there already, so that a failure is a remark."""
+    if not timings or surroundings.timing_cache is None:
+        return
+    try:
+        with atomic_path(surroundings.timing_cache) as temporary:
+            temporary.write_bytes(timings)
+    except OutputError as e:
+        surroundings.on_note(f"the timing cache was not kept: {e}")
+
+
+def check_apart(paths: Mapping[str, Path | None]) -> None:
+    """Refuse one file in two roles: the one would be lost.
+
+    Args:
+        paths: option -> its file, None where it was not given.
+
+    Raises:
+        ConfigError: two options name the same file.
+    """
+    seen: dict[Path, str] = {}
+    for option, path in paths.items():
+        if path is None:
+            continue
+        other = seen.setdefault(path.resolve(), option)
+        if other != option:
+            raise ConfigError(f"{other} and {option} are the same file, {path}; give each a name of its own")
+
+
+def _check_writable(*paths: Path | None) -> None:
+    """Find out before the build, which may take long; nothing stays behind.
+
+    Raises:
+        OutputError: a file cannot be made there.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder; expected the name of a file to write")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as e:
+            raise OutputError(f"{path} cannot be written ({e.strerror or e}); choose another place") from e
 
 
 def graph_and_plugins(

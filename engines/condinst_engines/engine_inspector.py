@@ -19,8 +19,16 @@ FORMATS = (("bfloat16", ("bf16", "bfloat16")), ("float16", ("fp16", "half")), ("
 """Type -> words of the inspector's descriptions ("Half", "Channel major FP16 format"); the first match counts."""
 
 
-def layers_of(plan: bytes, flavour: Flavour, manifest: EngineManifest | None = None) -> list[dict[str, Any]]:
+def layers_of(
+    plan: bytes, flavour: Flavour, manifest: EngineManifest | None = None, host_code: bool = False
+) -> list[dict[str, Any]]:
     """The inspector's description of every layer.
+
+    Args:
+        plan: the engine.
+        flavour: the library that loads it.
+        manifest: the engine's, checked against library and GPU.
+        host_code: allow the code that a version-compatible engine brings; a manifest says so itself.
 
     Raises:
         ArtifactError: the engine is not for this library or this GPU.
@@ -33,6 +41,8 @@ def layers_of(plan: bytes, flavour: Flavour, manifest: EngineManifest | None = N
         manifest.check_loadable(flavour.name, flavour.version, f"{major}{minor}")
     log = BuilderLog(flavour.trt)
     runtime: tensorrt.Runtime = flavour.trt.Runtime(log.logger)
+    if host_code or (manifest is not None and manifest.version_compatible):
+        runtime.engine_host_code_allowed = True
     engine: Any = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise BackendError(f"the library cannot load the engine: {log.reason}")
@@ -54,9 +64,15 @@ def layers_from_json(text: str) -> list[dict[str, Any]]:
 
 
 def found_in_engine(layers: Sequence[Mapping[str, Any]]) -> FoundPrecision:
-    """Layers that give floating point, by the type of their first output."""
-    kinds = (_kind(layer["Outputs"][0]) for layer in layers if layer.get("Outputs"))
+    """Layers of floating point: of a half type where they take or give one, as a fused layer may give float32."""
+    kinds = (_kind_of_layer(layer) for layer in layers)
     return FoundPrecision(ENGINE_INSPECTOR, dict(Counter(kind for kind in kinds if kind)))
+
+
+def _kind_of_layer(layer: Mapping[str, Any]) -> str | None:
+    tensors = [*(layer.get("Outputs") or []), *(layer.get("Inputs") or [])]
+    kinds = [kind for tensor in tensors if (kind := _kind(tensor))]
+    return next((kind for kind in kinds if kind != "float32"), kinds[0] if kinds else None)
 
 
 def _kind(tensor: Mapping[str, Any]) -> str | None:

@@ -1,16 +1,17 @@
 """What a file is: a checkpoint, an exported file or an engine, as plain values."""
 
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 import onnx_ir as ir
 
+from condinst_deploy.contract import MANIFEST_KEY, ModelManifest
 from condinst_deploy.engine_manifest import EngineManifest, read_engine
 from condinst_deploy.errors import ArtifactError, BackendError
-from condinst_engines.engine_inspector import layers_of
+from condinst_engines.engine_inspector import found_in_engine, layers_of
 from condinst_engines.flavour import load_flavour
 from condinst_engines.node_types import node_names
 from condinst_engines.onnx_input import load_onnx, manifest_of
@@ -55,7 +56,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 
 def _onnx(path: Path) -> dict[str, Any]:
     proto = load_onnx(path)
-    manifest = manifest_of(proto, path)
+    manifest = _manifest_if_any(proto, path)
     opsets = {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
     weights: Counter[str] = Counter()
     for initializer in proto.graph.initializer:
@@ -65,15 +66,21 @@ def _onnx(path: Path) -> dict[str, Any]:
         "path": str(path.absolute()),
         "opsets": opsets,
         "producer": f"{proto.producer_name} {proto.producer_version}",
-        "precision": manifest.precision,
+        "precision": manifest.precision if manifest else None,
         "weights": dict(weights),
         "inputs": [_tensor(value) for value in proto.graph.input],
         "outputs": [_tensor(value) for value in proto.graph.output],
         "operators": dict(Counter(node.op_type for node in proto.graph.node).most_common()),
         "functions": [f"{function.domain}::{function.name}" for function in proto.functions],
-        "manifest": asdict(manifest),
+        "manifest": asdict(manifest) if manifest else None,
         "nodes": list(node_names(ir.from_proto(proto))),
     }
+
+
+def _manifest_if_any(proto: onnx.ModelProto, path: Path) -> ModelManifest | None:
+    """None for a file of another tool; a manifest that cannot be used is an error."""
+    ours = any(entry.key == MANIFEST_KEY for entry in proto.metadata_props)
+    return manifest_of(proto, path) if ours else None
 
 
 def _dtype(kind: int) -> str:
@@ -89,6 +96,9 @@ def _tensor(value: onnx.ValueInfoProto) -> dict[str, Any]:
 def _engine(path: Path) -> dict[str, Any]:
     plan, manifest = read_engine(path)
     layers, remark = _layers(plan, manifest)
+    found = found_in_engine(layers)
+    if found.layers:  # the engine's own, which says more than the network that it was built from
+        manifest = replace(manifest, found=found)
     return {
         "kind": "TensorRT engine",
         "path": str(path.absolute()),

@@ -64,7 +64,11 @@ class Phases:
 
 
 class Interruption:
-    """Whether the user pressed Ctrl-C: the builder is asked to stop at its next step, never torn down."""
+    """Whether the user pressed Ctrl-C: the builder is asked to stop at its next step, never torn down.
+
+    Python runs signal handlers in the main thread alone, so Ctrl-C is noticed when the builder calls back in that
+    thread, as TensorRT for RTX was seen to do; one that reported from others only would be stopped after the build.
+    """
 
     def __init__(self) -> None:
         self.wanted = False

@@ -32,7 +32,8 @@ class BuildRecipe:
     """One build; the defaults are float32 and the builder's own."""
 
     precision: Precision = "float32"
-    profiles: tuple[str, ...] = ()  # MIN:OPT:MAX of the images; empty: one that suits the model
+    batches: tuple[str, ...] = ("1:1:8",)  # MIN:OPT:MAX pictures, a profile each; its sides are the model's own
+    profiles: tuple[str, ...] = ()  # MIN:OPT:MAX of the images, sides and all; they take the place of batches
     optimization_level: int = 3  # 0 quick to 5 thorough
     workspace_gb: float = 0.0  # largest scratch memory of a layer, GiB; 0: all of the GPU's
     refit: bool = False  # weights can be exchanged later
@@ -53,7 +54,9 @@ class BuildRecipe:
             raise ConfigError(f"optimization_level is {self.optimization_level}; expected 0 to 5")
         if not 0 <= self.workspace_gb < 1024:
             raise ConfigError(f"workspace_gb is {self.workspace_gb}; expected GiB, or 0 for all of the GPU's memory")
-        for name, values in (("profiles", self.profiles), ("rtx.sm", self.rtx.sm)):
+        if not self.batches:
+            raise ConfigError('batches is empty; expected MIN:OPT:MAX, for example ["1:1:8"]')
+        for name, values in (("batches", self.batches), ("profiles", self.profiles), ("rtx.sm", self.rtx.sm)):
             if not all(isinstance(value, str) for value in values):
                 raise ConfigError(f"{name} is {list(values)}; expected a list of texts in quotes")
 

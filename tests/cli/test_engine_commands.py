@@ -57,7 +57,7 @@ def test_fp16_without_a_name_builds_the_only_exported_file(folder: Path) -> None
     assert result.stdout == f"{path}\n"
     assert "precision: float16, as asked; layers by the typed network:" in result.stderr
     assert "in float16" in result.stderr
-    assert "profile 0: images from 1x3x128x128 to 8x3x224x224, tuned for 1x3x128x224" in result.stderr
+    assert "profile 0: images from 1x3x32x32 to 8x3x224x224, tuned for 1x3x128x224" in result.stderr
     assert read_engine(path)[1].precision == "float16"
 
 
@@ -107,6 +107,8 @@ def test_the_log_and_the_graph_are_kept_where_asked(folder: Path) -> None:
         (["--optimization-level", "9"], "expected 0 to 5"),
         (["--hardware-compatible", "--flavour", "rtx"], "are for --flavour tensorrt"),
         (["--timing-cache", "x", "--flavour", "rtx"], "--timing-cache does nothing"),
+        (["--log", "export/build/small.onnx"], "--onnx and --log are the same file"),
+        (["--keep-onnx", "export/build/small.onnx"], "are the same file"),
         (["--log", "export/build"], "the log export/build cannot be written"),
     ],
 )
@@ -177,6 +179,26 @@ def test_an_exported_file_is_described(slim_onnx: Path) -> None:
     ):
         assert words in result.stdout, words
     assert "SelectInstances/iou" in json.loads(run(inspect, slim_onnx, "--json").stdout)["nodes"]
+
+
+def test_a_file_of_another_tool_is_described_all_the_same(folder: Path) -> None:
+    proto = onnx.load("export/build/small.onnx")
+    del proto.metadata_props[:]
+    onnx.save(proto, "other.onnx")
+    result = run(inspect, "other.onnx")
+    assert result.exit_code == 0
+    for words in ("precision unknown", "boxes: float32", "no manifest of this toolkit"):
+        assert words in result.stdout, words
+    assert json.loads(run(inspect, "other.onnx", "--json").stdout)["manifest"] is None
+
+
+def test_a_list_of_layers_that_is_cut_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = run(build_engine, "--fp16").stdout.strip()
+    layers = [{"Name": f"layer {i}", "Outputs": [{"Format/Datatype": "Half"}]} for i in range(40)]
+    monkeypatch.setattr("condinst_engines.inspection.layers_of", lambda *_: layers)
+    found = run(inspect, path).stdout
+    assert "30 of 40 layers shown" in found
+    assert "layers by the engine inspector: 40 in float16" in found
 
 
 def test_a_checkpoint_is_described(slim_checkpoint: Path) -> None:

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from condinst_deploy.engine_manifest import EngineTensor
 from condinst_deploy.errors import ConfigError, EngineError
-from condinst_engines.build import BuiltEngine, Surroundings, build_engine, graph_for_builder
+from condinst_engines.build import BuiltEngine, Surroundings, _timing_cache, build_engine, graph_for_builder, targets_of
 from condinst_engines.builder_log import BuilderLog
 from condinst_engines.flavour import Flavour
 from condinst_engines.network import check_types, parsed_network
@@ -222,11 +222,12 @@ def as_tensorrt(rtx: Flavour) -> Flavour:
 def test_the_timing_cache_of_the_other_flavour_is_written_and_read(
     small_graph: onnx.ModelProto, as_tensorrt: Flavour, tmp_path: Path
 ) -> None:
-    surroundings = Surroundings(timing_cache=tmp_path / "folder" / "cache")
+    surroundings = Surroundings(timing_cache=tmp_path / "cache")
     for _ in range(2):
         with pytest.warns(DeprecationWarning, match="no-ops in TensorRT-RTX"):
-            build(small_graph, FP16, as_tensorrt, surroundings)
-        assert (tmp_path / "folder" / "cache").stat().st_size > 0
+            built = build(small_graph, FP16, as_tensorrt, surroundings)
+        assert built.timings
+        (tmp_path / "cache").write_bytes(built.timings)
 
 
 def test_the_other_flavours_compatibility_reaches_the_builder(
@@ -245,3 +246,46 @@ def test_the_other_flavour_says_that_it_needs_the_gpu(
     monkeypatch.setattr(Flavour, "builds_ahead", False)
     with pytest.raises(EngineError, match=r"builds on the GPU that the engine is for.*--flavour rtx"):
         build(small_graph, FP16, Flavour("tensorrt", rtx.trt))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "reason"),
+    [
+        (BuildRecipe(precision="bfloat16"), "has no bfloat16; use --fp16"),
+        (replace(FP16, tensorrt=TensorrtSettings(hardware_compatible=True)), "from Ampere"),
+    ],
+)
+def test_what_turing_has_not_is_refused_by_the_other_flavour_too(
+    rtx: Flavour, monkeypatch: pytest.MonkeyPatch, recipe: BuildRecipe, reason: str
+) -> None:
+    monkeypatch.setattr(Flavour, "builds_ahead", False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    assert targets_of(FP16, Flavour("tensorrt", rtx.trt)) == ("75",)
+    with pytest.raises(ConfigError, match=reason):
+        targets_of(recipe, Flavour("tensorrt", rtx.trt))
+
+
+@pytest.mark.parametrize("engine_has", ["Float", "Half"])
+def test_where_a_gpu_can_load_the_plan_the_inspectors_word_counts(
+    small_graph: onnx.ModelProto, rtx: Flavour, monkeypatch: pytest.MonkeyPatch, engine_has: str
+) -> None:
+    layers = [{"Name": "conv", "Outputs": [{"Format/Datatype": engine_has}]}]
+    monkeypatch.setattr("condinst_engines.build.layers_of", lambda *_, **__: layers)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 6))
+    if engine_has == "Half":
+        found = build(small_graph, FP16, rtx).found
+        assert (found.source, found.layers) == ("engine inspector", {"float16": 1})
+    else:
+        with pytest.raises(EngineError, match="float16 was asked for, and the layers by the engine inspector"):
+            build(small_graph, FP16, rtx)
+
+
+def test_a_timing_cache_that_the_library_refuses_is_said(rtx: Flavour, tmp_path: Path) -> None:
+    class Config:
+        def create_timing_cache(self, _: bytes) -> None:
+            return None
+
+    with pytest.raises(EngineError, match="cannot be used; name another file"):
+        _timing_cache(Config(), Flavour("tensorrt", rtx.trt), tmp_path / "cache")

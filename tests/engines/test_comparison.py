@@ -8,7 +8,7 @@ from onnx import numpy_helper
 
 from condinst_deploy.contract import NetworkInputs
 from condinst_deploy.errors import ArtifactError, EngineError
-from condinst_engines.comparison import compare, tensor_error
+from condinst_engines.comparison import Compared, compare, tensor_error
 from condinst_engines.precision import converted
 from tests.engines.test_precision import set_weight
 
@@ -118,3 +118,9 @@ def test_norms_are_what_they_say() -> None:
     error = tensor_error("x", "node", np.array([3.0, -4.0]), np.array([3.0, -3.0]))
     assert (error.relative, error.largest, error.not_finite) == (0.2, 1.0, 0)
     assert tensor_error("x", "node", np.zeros(2), np.ones(2)).relative == 1.0
+    infinite = tensor_error("x", "node", np.array([3.0, np.inf, -np.inf]), np.array([4.0, 1.0, -np.inf]))
+    assert (infinite.relative, infinite.largest, infinite.magnitude, infinite.not_finite) == (1 / 3, 1.0, 3.0, 1)
+
+
+def test_whole_numbers_that_are_outputs_are_compared(slim_proto: onnx.ModelProto) -> None:
+    assert {"num_detections", "labels"} <= Compared.of(slim_proto).nodes.keys()

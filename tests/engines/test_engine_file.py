@@ -13,7 +13,7 @@ import pytest
 from condinst_deploy.engine_manifest import manifest_path, read_engine
 from condinst_deploy.errors import ArtifactError, ConfigError, EngineError, OutputError
 from condinst_engines.build import Surroundings
-from condinst_engines.engine_file import EngineFiles, default_engine_path, engine_from_onnx
+from condinst_engines.engine_file import EngineFiles, _keep_timings, default_engine_path, engine_from_onnx
 from condinst_engines.flavour import Flavour
 from condinst_engines.onnx_input import load_onnx, only_exported
 from condinst_engines.recipe import BuildRecipe, RtxSettings, TensorrtSettings
@@ -97,8 +97,8 @@ def test_a_full_disk_leaves_nothing(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OutputError, match=r"x\.engine cannot be written \(No space left"):
-        engine_from_onnx(EngineFiles(source, tmp_path / "x.engine"), FP16, rtx, Surroundings())
-    assert files_below(tmp_path) == ["export/build/small.v2.onnx"]
+        engine_from_onnx(EngineFiles(source, tmp_path / "x.engine", tmp_path / "kept.onnx"), FP16, rtx, Surroundings())
+    assert files_below(tmp_path) == ["export/build/small.v2.onnx"]  # the kept graph comes with the engine
 
 
 def test_an_older_engine_is_replaced_together_with_its_manifest(source: Path, rtx: Flavour, tmp_path: Path) -> None:
@@ -155,3 +155,29 @@ def test_names_with_another_ending_are_refused(source: Path) -> None:
 
 def test_the_manifest_lies_beside_the_engine() -> None:
     assert manifest_path(Path("a/b.engine")) == Path("a/b.engine.json")
+
+
+def test_a_file_in_two_roles_is_refused_and_stays(source: Path) -> None:
+    before = source.read_bytes()
+    with pytest.raises(ConfigError, match="--onnx and --keep-onnx are the same file"):
+        EngineFiles(source, None, source.absolute())
+    assert source.read_bytes() == before
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_build(source: Path, rtx: Flavour, tmp_path: Path) -> None:
+    seen: list[float] = []
+    surroundings = Surroundings(on_progress=lambda share, _: seen.append(share))
+    with pytest.raises(OutputError, match=r"x\.engine cannot be written \(Not a directory"):
+        engine_from_onnx(EngineFiles(source, source / "x.engine"), FP16, rtx, surroundings)
+    assert seen == []
+    assert files_below(tmp_path) == ["export/build/small.v2.onnx"]
+
+
+def test_a_timing_cache_that_cannot_be_kept_is_a_remark(tmp_path: Path) -> None:
+    notes: list[str] = []
+    (tmp_path / "file").touch()
+    _keep_timings(b"timings", Surroundings(tmp_path / "file" / "cache", on_note=notes.append))
+    assert len(notes) == 1
+    assert "the timing cache was not kept" in notes[0]
+    _keep_timings(b"timings", Surroundings(tmp_path / "cache", on_note=notes.append))
+    assert (tmp_path / "cache").read_bytes() == b"timings"

@@ -26,6 +26,12 @@ DETAILED = {
         },
         {"Name": "b", "LayerType": "Reformat", "Outputs": [{"Name": "z", "Format/Datatype": "Row major linear FP32"}]},
         {"Name": "c", "LayerType": "TopK", "Outputs": [{"Name": "i", "Format/Datatype": "Int32"}]},
+        {
+            "Name": "e",
+            "LayerType": "kgen",
+            "Inputs": [{"Name": "f", "Format/Datatype": "Half"}],
+            "Outputs": [{"Name": "g", "Format/Datatype": "Float"}],
+        },
         {"Name": "d", "LayerType": "NoOp", "Outputs": []},
     ],
     "Bindings": ["images"],
@@ -35,7 +41,7 @@ DETAILED = {
 def test_layers_are_counted_by_the_type_of_what_they_give() -> None:
     found = found_in_engine(layers_from_json(json.dumps(DETAILED)))
     assert found.source == "engine inspector"
-    assert found.layers == {"float16": 2, "bfloat16": 1, "float32": 1}
+    assert found.layers == {"float16": 3, "bfloat16": 1, "float32": 1}
 
 
 def test_a_plan_without_details_has_names_only() -> None:

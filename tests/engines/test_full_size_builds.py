@@ -67,6 +67,6 @@ def test_exports_of_every_kind_build(classes: int, static: tuple[int, int, int] 
     manifest = with_options(model, manifest_of(config), ExportOptions(static_shape=static))
     recipe = BuildRecipe(precision="float16")
     graph = graph_for_builder(onnx_from_model(model, manifest), recipe)
-    engine = build_engine(graph, profiles_for(manifest, ()), recipe, rtx)
+    engine = build_engine(graph, profiles_for(manifest, recipe), recipe, rtx)
     assert engine.tensors[-1].shape[1] == 300
     assert len(engine.profiles) == (static is None)

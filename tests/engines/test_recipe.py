@@ -27,7 +27,8 @@ def test_every_recipe_of_the_package_can_be_built_by_the_builder_at_hand(name: s
     assert recipe.precision == "float16"
     assert set(targets_of(recipe, rtx)) <= set(rtx.targets)
     model = replace(manifest_of(SLIM), preprocessing=Preprocessing())
-    assert len(profiles_for(model, recipe.profiles)) == len(recipe.profiles) > 0
+    assert len(profiles_for(model, recipe)) == len(recipe.batches) > 0
+    assert recipe.profiles == ()  # sides are the model's, whatever it is
 
 
 def write(folder: Path, text: str) -> str:
@@ -49,6 +50,8 @@ def test_what_a_file_leaves_out_keeps_its_default(tmp_path: Path) -> None:
         ("optimization_level = 9", "expected 0 to 5"),
         ("workspace_gb = -1", "workspace_gb"),
         ("profiles = [1]", "expected a list of texts"),
+        ("batches = [8]", "expected a list of texts"),
+        ("batches = []", "batches is empty"),
         ("[rtx]\nsm = [86]", r"rtx\.sm"),
         ("[policy]\nhalf = [1]", r"policy\.half"),
         ("colour = 1", "unknown setting colour"),

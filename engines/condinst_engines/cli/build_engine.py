@@ -82,8 +82,9 @@ def build_engine(
     TensorRT for RTX builds on any machine; full TensorRT builds on the GPU that the engine is for.
     """
     # imported here, so that --help does not wait for PyTorch
+    from condinst_deploy.engine_manifest import manifest_path
     from condinst_engines.build import Surroundings
-    from condinst_engines.engine_file import EngineFiles, engine_from_onnx
+    from condinst_engines.engine_file import EngineFiles, check_apart, default_engine_path, engine_from_onnx
     from condinst_engines.flavour import load_flavour
     from condinst_engines.onnx_input import only_exported
     from condinst_engines.recipe import BuildRecipe, load_recipe
@@ -92,7 +93,6 @@ def build_engine(
     chosen = _with_precision(chosen, float32=fp32, float16=fp16, bfloat16=bf16)
     chosen = _with_options(
         chosen,
-        profiles=tuple(shapes) if shapes else None,
         optimization_level=optimization_level,
         workspace_gb=workspace_gb,
         refit=refit or None,
@@ -104,6 +104,9 @@ def build_engine(
     if no_plugins:
         chosen = replace(chosen, tensorrt=replace(chosen.tensorrt, plugins=False))
     files = EngineFiles(onnx or only_exported(), out, keep_onnx)
+    engine = out or default_engine_path(files.source, chosen, library)
+    written = {"--out": engine, "the manifest": manifest_path(engine), "--keep-onnx": keep_onnx}
+    check_apart({"--onnx": files.source} | written | {"--log": log, "--timing-cache": timing_cache})
     terminal.print(f"{escape(str(files.source))} -> TensorRT flavour {library.name}, version {library.version}")
     with _log_file(log) as log_file, _progress() as progress:
         task = progress.add_task("reading the graph", total=1.0)
@@ -114,7 +117,8 @@ def build_engine(
         def note(text: str) -> None:
             terminal.print(f"  {escape(text)}")
 
-        path, manifest = engine_from_onnx(files, chosen, library, Surroundings(timing_cache, log_file, show, note))
+        surroundings = Surroundings(timing_cache, log_file, show, note)
+        path, manifest = engine_from_onnx(files, chosen, library, surroundings, shapes or ())
     if as_json:
         print(json.dumps({"path": str(path)} | asdict(manifest), indent=2))
         return

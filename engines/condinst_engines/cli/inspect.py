@@ -44,12 +44,12 @@ def _onnx(found: dict[str, Any]) -> list[str]:
     weights = ", ".join(f"{count} {kind}" for kind, count in found["weights"].items())
     functions = ", ".join(found["functions"]) or "none (inlined)"
     return [
-        f"  by {escape(found['producer'])}; opsets {opsets}; precision {found['precision']}",
+        f"  by {escape(found['producer'])}; opsets {opsets}; precision {found['precision'] or 'unknown'}",
         f"  weights: {weights}",
         *_tensors("input", found["inputs"]),
         *_tensors("output", found["outputs"]),
         f"  {len(found['nodes'])} nodes; functions: {functions}",
-        *_model(found["manifest"]),
+        *(_model(found["manifest"]) if found["manifest"] else ["  no manifest of this toolkit: of another tool"]),
     ]
 
 
@@ -72,6 +72,8 @@ def _engine(found: dict[str, Any]) -> list[str]:
             lines.append(f"  profile {number}: {name} {':'.join(texts)}")
     lines += _model(engine["model"])
     lines += [f"  layer {escape(str(layer.get('Name', '?')))}" for layer in found["layers"][:MOST_LAYERS]]
+    if len(found["layers"]) > MOST_LAYERS:
+        lines.append(f"  {MOST_LAYERS} of {len(found['layers'])} layers shown; --json prints all")
     return [*lines, f"  {escape(found['remark'])}"] if found["remark"] else lines
 
 
