@@ -102,6 +102,17 @@ def test_an_exported_model_with_options_and_pictures_named_by_numbers(slim_onnx:
     np.testing.assert_allclose([e["score"] for e in results], [*expected.scores, *expected.scores], atol=2e-5)
 
 
+def test_a_mistyped_path_leaves_earlier_results_alone(slim_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "detections.json").write_text("[1]")
+    done = predict("nope.png", "--model", slim_checkpoint, "--device", "cpu", cwd=tmp_path)
+    assert (done.returncode, error_line(done)) == (
+        1,
+        "error: no picture at nope.png; expected pictures, folders or patterns",
+    )
+    assert (tmp_path / "results" / "detections.json").read_text() == "[1]"
+
+
 def test_corrupt_pictures_are_named_skipped_and_counted(pictures: Path, slim_checkpoint: Path, tmp_path: Path) -> None:
     (pictures / "b.bmp").write_bytes((pictures / "b.bmp").read_bytes()[:99])
     arguments = ("pictures", "missing.jpg", "--model", slim_checkpoint, "--out", "out", "--device", "cpu", "--json")
