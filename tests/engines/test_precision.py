@@ -236,6 +236,6 @@ def test_a_graph_that_was_converted_before_is_refused_whatever_its_manifest_says
 def test_a_graph_without_names_is_refused(small_graph: onnx.ModelProto) -> None:
     for node in small_graph.graph.node:
         node.name = ""
-    with pytest.raises(EngineError, match="names of 8 nodes"):
+    with pytest.raises(EngineError, match="names of 9 nodes"):
         converted(small_graph, "float16")
     converted(small_graph, "float32")
