@@ -18,6 +18,8 @@ from condinst_deploy.contract import ModelManifest
 from condinst_deploy.errors import ArtifactError
 
 Flavour = Literal["tensorrt", "rtx"]
+MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
+"""Python module of each flavour's library, for its builder and for its runtime."""
 Shape = tuple[int, ...]
 ENGINE_MANIFEST_VERSION = 1
 

@@ -18,6 +18,12 @@ from condinst_deploy.model.families import ADELAIDET_SELECTION
 from tests.golden.seeded_weights import seeded_state_dict
 
 GOLDEN = Path(__file__).parent / "golden"
+GOLDEN_CASES = {
+    "coffee": ["coffee"],
+    "astronaut": ["astronaut"],
+    "batch_coffee_astronaut": ["coffee", "astronaut"],
+}
+"""Golden outputs that both references have, and the pictures of each."""
 PICTURES = GOLDEN / "images"
 
 SLIM = CondInstConfig(

@@ -16,10 +16,11 @@ from condinst_deploy.evaluation.coco import (
 )
 from condinst_deploy.evaluation.comparison import Comparison, compare
 from condinst_deploy.evaluation.journal import Journal
-from condinst_deploy.evaluation.provenance import figure_versions, file_digest, run_settings
+from condinst_deploy.evaluation.provenance import figure_versions, run_settings
 from condinst_deploy.evaluation.results import by_picture, kinds_of, read_results
 from condinst_deploy.evaluation.sources import Options, Source, check_outputs, results_path, unique_names
 from condinst_deploy.evaluation.truth import Truth
+from condinst_deploy.model.checkpoints import sha256_of
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.runtime.results import coco_results
 
@@ -187,7 +188,7 @@ def _read(source: Source, run: Run) -> _Found:
     entries = read_results(source.path, run.truth)
     threshold = run.options.score_threshold
     kept = [entry for entry in entries if threshold is None or entry["score"] > threshold]
-    settings = {"file": source.path.name, "sha256": file_digest(source.path), "score_threshold": threshold}
+    settings = {"file": source.path.name, "sha256": sha256_of(source.path), "score_threshold": threshold}
     return _Found(kept, source.path, "results file", settings)
 
 

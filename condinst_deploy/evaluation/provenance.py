@@ -12,6 +12,7 @@ import torch
 import condinst_deploy
 from condinst_deploy.evaluation.sources import Options
 from condinst_deploy.evaluation.truth import Truth
+from condinst_deploy.model.checkpoints import sha256_of
 from condinst_deploy.runtime.predictor import Predictor
 
 LIBRARIES = (
@@ -32,7 +33,7 @@ def run_settings(predictor: Predictor, source: Path, truth: Truth, options: Opti
     """All that a model's results depend on, as plain JSON values."""
     backend, own = predictor.backend, predictor.manifest.selection.lowest_score
     return {
-        "model": {"file": source.name, "sha256": file_digest(source), "manifest": predictor.manifest.to_json()},
+        "model": {"file": source.name, "sha256": sha256_of(source), "manifest": predictor.manifest.to_json()},
         "backend": f"{backend.name} on {backend.device}",
         "device": _device_name(backend.device),
         "threads": {"torch": torch.get_num_threads(), "cores": len(os.sched_getaffinity(0))},
@@ -55,18 +56,12 @@ def versions(libraries: tuple[str, ...]) -> dict[str, str | None]:
     return {library: _version(library) for library in libraries}
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 @cache
 def code_digest(package: Path) -> str:
     """SHA-256 of a package's Python files: its version stays the same while it is worked on."""
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
-        digest.update(f"{path.relative_to(package).as_posix()} {file_digest(path)}\n".encode())
+        digest.update(f"{path.relative_to(package).as_posix()} {sha256_of(path)}\n".encode())
     return digest.hexdigest()
 
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 
 from condinst_deploy.contract import NetworkInputs, NetworkOutputs
-from condinst_deploy.engine_manifest import EngineManifest, Flavour, read_engine
+from condinst_deploy.engine_manifest import MODULES, EngineManifest, Flavour, read_engine
 from condinst_deploy.errors import ArtifactError, BackendError
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.engine_lane import EngineLane
@@ -15,7 +15,6 @@ from condinst_deploy.runtime.engine_shapes import BatchShape, largest_batch, pro
 from condinst_deploy.runtime.lane_pool import LanePool
 from condinst_deploy.runtime.torch_backend import torch_device
 
-MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 PACKAGES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt-rtx"}
 
 KEPT_LANES = 4

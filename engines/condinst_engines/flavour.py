@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, get_args
 
+from condinst_deploy.engine_manifest import MODULES
 from condinst_deploy.engine_manifest import Flavour as Name
 from condinst_deploy.errors import BackendError, ConfigError
-
-MODULES: dict[Name, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 
 INSTALL: dict[Name, str] = {
     "tensorrt": "pip install tensorrt (or pip install '.[tensorrt]' in the repository);"

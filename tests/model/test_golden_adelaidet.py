@@ -12,14 +12,9 @@ from torch import Tensor
 from condinst_deploy.evaluation.agreement import Tolerance, agreement
 from condinst_deploy.runtime.images import rgb_from
 from condinst_deploy.runtime.torch_backend import TorchBackend
-from tests.models import DEEPER, GOLDEN, PICTURES, adelaidet_detections, adelaidet_state
+from tests.models import DEEPER, GOLDEN, GOLDEN_CASES, PICTURES, adelaidet_detections, adelaidet_state
 
 BAR = Tolerance(boxes=0.01, scores=1e-5, mask_iou=0.999)
-CASES = {
-    "coffee": ["coffee"],
-    "astronaut": ["astronaut"],
-    "batch_coffee_astronaut": ["coffee", "astronaut"],
-}
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +36,10 @@ def assert_adelaidets_detections(backend: TorchBackend, names: list[str], golden
         assert result.within(BAR), result
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", GOLDEN_CASES)
 def test_detections_are_adelaidets(r50: TorchBackend, case: str) -> None:
     golden = np.load(GOLDEN / "adelaidet" / f"{case}_seed0.npz")
-    assert_adelaidets_detections(r50, CASES[case], golden)
+    assert_adelaidets_detections(r50, GOLDEN_CASES[case], golden)
 
 
 def test_raw_head_outputs_and_mask_features_are_adelaidets(r50: TorchBackend) -> None:

@@ -11,14 +11,9 @@ from condinst_deploy.evaluation.agreement import Tolerance, agreement
 from condinst_deploy.model.config import STRIDES
 from condinst_deploy.runtime.images import rgb_from
 from condinst_deploy.runtime.torch_backend import TorchBackend
-from tests.models import GOLDEN, PICTURES, golden_detections
+from tests.models import GOLDEN, GOLDEN_CASES, PICTURES, golden_detections
 
 BAR = Tolerance(boxes=0.01, scores=1e-5, mask_iou=0.999)
-CASES = {
-    "coffee": ["coffee"],
-    "astronaut": ["astronaut"],
-    "batch_coffee_astronaut": ["coffee", "astronaut"],
-}
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +22,10 @@ def backend(mmdet_checkpoint: Path) -> Iterator[TorchBackend]:
         yield loaded
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", GOLDEN_CASES)
 def test_detections_are_mmdetections(backend: TorchBackend, case: str) -> None:
     golden = np.load(GOLDEN / "mmdet" / f"{case}_seed0.npz")
-    inputs, geometries = backend.preprocess([rgb_from(PICTURES / f"{name}.png") for name in CASES[case]])
+    inputs, geometries = backend.preprocess([rgb_from(PICTURES / f"{name}.png") for name in GOLDEN_CASES[case]])
     assert inputs.images.shape == tuple(golden["input_shape"])
     found = backend.postprocess(backend.forward(inputs), geometries)
     for i, (detections, geometry) in enumerate(zip(found, geometries, strict=True)):

@@ -10,6 +10,7 @@ import torch
 
 from condinst_deploy.contract import NetworkInputs
 from condinst_deploy.engine_manifest import (
+    MODULES,
     EngineManifest,
     EngineTensor,
     FoundPrecision,
@@ -18,7 +19,6 @@ from condinst_deploy.engine_manifest import (
     write_engine,
 )
 from condinst_deploy.errors import ArtifactError, BackendError, ConfigError
-from condinst_deploy.runtime import tensorrt_backend
 from condinst_deploy.runtime.engine_shapes import BatchShape, largest_batch, profile_of
 from condinst_deploy.runtime.predictor import Predictor, load_backend
 from condinst_deploy.runtime.tensorrt_backend import TensorRtBackend, runtime_library
@@ -137,7 +137,7 @@ def test_an_engine_for_another_gpu_is_refused_before_it_is_loaded(engine: Path) 
 
 def test_a_missing_library_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hasattr(runtime_library("rtx"), "Runtime")
-    monkeypatch.setitem(tensorrt_backend.MODULES, "rtx", "a_library_that_is_not_there")
+    monkeypatch.setitem(MODULES, "rtx", "a_library_that_is_not_there")
     with pytest.raises(BackendError, match="pip install tensorrt-rtx"):
         runtime_library("rtx")
 
