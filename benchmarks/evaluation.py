@@ -8,15 +8,11 @@ Both print JSON; `benchmarks/results/` holds what was committed. Pictures, masks
 
 import argparse
 import json
-import os
-import platform
 import resource
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.machine import machine
 from condinst_deploy.contract import InstanceDetections
 from condinst_deploy.evaluation import evaluate as stages
 from condinst_deploy.evaluation.coco import Kind, Scope, evaluate_coco
@@ -274,20 +271,6 @@ def _rounded(seconds: Costs) -> dict[str, dict[str, float]]:
 
 def _peak_gib() -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "processor": platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "threads": torch.get_num_threads(),
-        "load_average": round(os.getloadavg()[0], 1),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("numpy", "onnxruntime-gpu", "pycocotools", "torch")},
-        "commit": commit.stdout.strip(),
-    }
 
 
 if __name__ == "__main__":

@@ -55,7 +55,17 @@ class Backend(ABC):
 
     @abstractmethod
     def forward(self, inputs: NetworkInputs) -> NetworkOutputs:
-        """Run the network on one batch."""
+        """Run the network on one batch; the outputs are on the host, and finished."""
+
+    def infer(self, inputs: NetworkInputs) -> NetworkOutputs:
+        """Run the network on one batch, for this backend's own `postprocess`.
+
+        A backend on a GPU may leave the outputs there, and may return before they are finished.
+        """
+        return self.forward(inputs)
+
+    def synchronize(self) -> None:  # noqa: B027  (what runs on the host is finished when it returns)
+        """Wait until all work given to the device is finished."""
 
     def postprocess(
         self, outputs: NetworkOutputs, geometries: Sequence[ImageGeometry], result_filter: ResultFilter | None = None

@@ -158,7 +158,7 @@ class Predictor:
 
     def _run(self, images: Sequence[RGBArray | None]) -> list[InstanceDetections]:
         inputs, geometries = self.backend.preprocess([image for image in images if image is not None])
-        return self.backend.postprocess(self.backend.forward(inputs), geometries, self._filter)
+        return self.backend.postprocess(self.backend.infer(inputs), geometries, self._filter)
 
     def close(self) -> None:
         """Release the model."""

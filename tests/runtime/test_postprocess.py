@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.dense import dense_probabilities
 from condinst_deploy.contract import ImageGeometry, ModelManifest, NetworkOutputs, Preprocessing
 from condinst_deploy.errors import BackendError
 from condinst_deploy.runtime import postprocess
 from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs, masks_from_logits
-from tests.dense_masks import dense_probabilities
 from tests.models import SLIM_ADELAIDET, manifest_of
 
 UNDECIDED = 5e-5
