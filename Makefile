@@ -50,11 +50,15 @@ check-onnxruntime:
 		exit 1; \
 	fi
 
+# pip shows what it fetches, and how far it is, only where a terminal can draw its bars: a log would fill with lines
 install: check-python check-disk
-	@echo "Installing into $(VENV); a new one takes about 7 GB and several minutes"
+	@echo "Installing into $(VENV); a new one takes about 7 GB and several minutes:"
 	@rm -f $(STAMP)
-	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[rtx,train,viz,dev]'
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || { \
+		echo "- virtual environment"; $(PYTHON) -m venv $(VENV); }
+	@echo "- packages: about 3 GB are downloaded where they are not cached yet, then unpacked"
+	@if [ -t 1 ]; then quiet=; else quiet=--quiet; fi; \
+	$(BIN)/python -m pip install $$quiet --disable-pip-version-check -c constraints.txt -e '.[rtx,train,viz,dev]'
 	@echo "$(VENV) is ready"
 
 demo: env ## Run the demo; WEIGHTS=checkpoint and IMAGES=folder to use your own
