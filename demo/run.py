@@ -6,20 +6,21 @@ generated ones that it has never seen. With WEIGHTS and IMAGES it is the user's 
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.progress import track
 
-from condinst_deploy import CondInstError, InstanceDetections, Predictor
+from condinst_deploy import CondInstError, ImageError, InstanceDetections, Predictor
 from condinst_deploy.atomic import atomic_path
 from condinst_deploy.contract import DRAWN_ABOVE
 from condinst_deploy.data.shapes import ShapesConfig, generate_shapes
 from condinst_deploy.drawing import contact_sheet
 from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE, Agreement, agreement, merged
 from condinst_deploy.evaluation.coco import average_precision, ground_truth
-from condinst_deploy.runtime.images import expand_sources, rgb_from
+from condinst_deploy.runtime.images import existing_sources, rgb_from
 from condinst_export.cli import export
 
 FOLDER = Path(__file__).resolve().parent
@@ -49,7 +50,7 @@ def main() -> int:
 def demonstrate(weights: Path, images: Path | None) -> bool:
     """Export, predict, compare with PyTorch, draw; whether the exported file agrees with PyTorch."""
     if images is not None:
-        expand_sources(str(images))  # a wrong folder is told before the long part
+        existing_sources([str(images)])  # a wrong folder is told before the long part
     print("1. condinst-export: checkpoint -> ONNX, verified against PyTorch")
     model = OUTPUT / f"{weights.stem}.onnx"
     export(weights=weights, out=model)
@@ -59,29 +60,44 @@ def demonstrate(weights: Path, images: Path | None) -> bool:
         annotations = generate_shapes(OUTPUT / "unseen", "val", UNSEEN, config)
         images = OUTPUT / "unseen" / "val"
         print(f"\n{UNSEEN} pictures generated that the model has never seen: {images}")
-    pictures: list[Path] = expand_sources(str(images))
+    pictures = existing_sources([str(images)])
     print(f"\n2. Predictor({model.name!r}) on {len(pictures)} pictures, beside the PyTorch model")
-    found, total = compare(model, weights, pictures)
+    results = list(compare(model, weights, pictures))
+    if not results:
+        raise ImageError(f"none of the {len(pictures)} pictures could be read; expected at least one")
+    total = merged(one.agreement for one in results)
     print(f"   {total}")
     if annotations is not None and weights == SHIPPED:
-        results = [entry for i, one in enumerate(found, start=1) for entry in one.to_coco(i)]
-        precision = average_precision(ground_truth(annotations), results, "segm")
+        entries = [entry for i, one in enumerate(results, start=1) for entry in one.found.to_coco(i)]
+        precision = average_precision(ground_truth(annotations), entries, "segm")
         print(f"   mask AP {precision.ap:.3f}, AP50 {precision.ap50:.3f} on these {len(pictures)} pictures")
     print("\n3. Look at the result:")
-    print(f"   {draw(found, pictures)} (detections that score above {DRAWN_ABOVE})")
+    print(f"   {draw(results[:DRAWN])} (detections that score above {DRAWN_ABOVE})")
     return total.within(ONNX_TOLERANCE)
 
 
-def compare(model: Path, weights: Path, pictures: Sequence[Path]) -> tuple[list[InstanceDetections], Agreement]:
-    """What the exported file finds, and how far it agrees with the PyTorch model."""
+class Result(NamedTuple):
+    """What the exported file finds in a picture, and how far it agrees with the PyTorch model."""
+
+    picture: Path
+    found: InstanceDetections
+    agreement: Agreement
+
+
+def compare(model: Path, weights: Path, pictures: Sequence[Path]) -> Iterator[Result]:
+    """Both models on every picture that can be read; the others are named."""
     with Predictor(model) as exported, Predictor(weights) as reference:
-        pairs = [(exported(p)[0], reference(p)[0]) for p in track(pictures, "   pictures", transient=True)]
-    return [found for found, _ in pairs], merged(agreement(wanted, found) for found, wanted in pairs)
+        both = zip(pictures, exported.stream(pictures), reference.stream(pictures), strict=True)
+        for picture, found, wanted in track(both, "   pictures", total=len(pictures), transient=True):
+            if found.detections is None or wanted.detections is None:
+                print(f"   skipped: {found.error or wanted.error}")
+                continue
+            yield Result(picture, found.detections, agreement(wanted.detections, found.detections))
 
 
-def draw(found: Sequence[InstanceDetections], pictures: Sequence[Path]) -> Path:
-    """A sheet of the first pictures with the detections that the model is sure of."""
-    shown = [one.draw(rgb_from(path)) for one, path in zip(found[:DRAWN], pictures, strict=False)]
+def draw(results: Sequence[Result]) -> Path:
+    """A sheet of pictures with the detections that the model is sure of."""
+    shown = [one.found.draw(rgb_from(one.picture)) for one in results]
     path = OUTPUT / "detections.jpg"
     with atomic_path(path) as temporary:
         contact_sheet(shown).save(temporary, format="JPEG", quality=92)

@@ -10,7 +10,6 @@ import typer
 from rich.markup import escape
 
 from condinst_deploy.cli.command import FAILED, INTERRUPTED, command_app, progress_bar, terminal
-from condinst_deploy.errors import ImageError
 
 if TYPE_CHECKING:
     from condinst_deploy.runtime.predictor import Prediction, Predictor
@@ -61,13 +60,11 @@ def predict(
     and the exit status is 1 at the end.
     """
     # imported here, so that --help does not wait for the backends
-    from condinst_deploy.runtime.images import expand_sources
+    from condinst_deploy.runtime.images import existing_sources
     from condinst_deploy.runtime.predictor import Predictor
     from condinst_deploy.runtime.results import coco_results, write_json
 
-    paths = [Path(path) for path in expand_sources(list(images))]
-    if not any(path.exists() for path in paths):  # results of an earlier run stay as they are
-        raise ImageError(f"no picture at {', '.join(map(str, paths[:3]))}; expected pictures, folders or patterns")
+    paths = existing_sources(images)  # or an error: results of an earlier run stay as they are
     names = None if classes is None else [name.strip() for name in classes.split(",") if name.strip()]
     with terminal.status("loading the model"):
         predictor = Predictor(model, device, score_threshold, names, max_detections, batch_size)

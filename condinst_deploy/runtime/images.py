@@ -1,7 +1,7 @@
 """Pictures of any kind -> upright RGB `uint8 (H, W, 3)`."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,18 @@ def expand_sources(sources: Any) -> list[Any]:
         return [entry for source in sources for entry in _expanded(source)]
     except OSError as e:
         raise ImageError(f"{e.filename} cannot be looked up ({e.strerror})") from e
+
+
+def existing_sources(sources: Sequence[str]) -> list[Path]:
+    """The pictures of paths, folders and patterns; single ones may be missing, to be told when they are read.
+
+    Raises:
+        ImageError: not one is there, a folder has no pictures, or a pattern matches nothing.
+    """
+    paths: list[Path] = expand_sources(list(sources))
+    if not any(path.exists() for path in paths):
+        raise ImageError(f"no picture at {', '.join(map(str, paths[:3]))}; expected pictures, folders or patterns")
+    return paths
 
 
 def _expanded(source: Any) -> Iterator[Any]:

@@ -1,0 +1,52 @@
+"""The demonstration on a user's own model and pictures."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from condinst_deploy import ImageError, Predictor
+from demo import run
+from tests.models import noise_picture
+
+
+@pytest.fixture
+def exports(slim_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """What was exported; the checkpoint stands for its export, which has tests of its own."""
+    done: list[Path] = []
+    monkeypatch.setattr(run, "export", lambda weights, out: done.append(weights))
+    monkeypatch.setattr(run, "Predictor", lambda path: Predictor(slim_checkpoint, device="cpu"))
+    monkeypatch.setattr(run, "OUTPUT", tmp_path / "output")
+    return done
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_the_others_go_on(
+    exports: list[Path], slim_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i, name in enumerate(("a.png", "c.png")):
+        Image.fromarray(noise_picture(i, 90, 120)).save(pictures / name)
+    (pictures / "b.png").write_bytes((pictures / "a.png").read_bytes()[:500])
+    assert run.demonstrate(slim_checkpoint, pictures)
+    out = capsys.readouterr().out
+    assert f"skipped: {pictures / 'b.png'} cannot be decoded" in out
+    assert exports == [slim_checkpoint]
+    assert (tmp_path / "output" / "detections.jpg").is_file()
+
+
+def test_pictures_that_are_not_there_are_told_before_the_export(
+    exports: list[Path], slim_checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ImageError, match=r"no picture at .*nope"):
+        run.demonstrate(slim_checkpoint, tmp_path / "nope")
+    assert not exports
+
+
+def test_without_any_readable_picture_there_is_nothing_to_show(
+    exports: list[Path], slim_checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_text("no picture")
+    with pytest.raises(ImageError, match="none of the 1 pictures"):
+        run.demonstrate(slim_checkpoint, tmp_path / "a.png")
+    assert len(exports) == 1
