@@ -1,21 +1,34 @@
 """Deploy CondInst instance segmentation models.
 
-`Predictor` runs a checkpoint or an exported file on pictures and returns `InstanceDetections`.
+`Predictor` runs a checkpoint or an exported file on pictures and returns `InstanceDetections`. What it refuses is a
+`CondInstError`, or one of its kinds.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from condinst_deploy.errors import (
+    ArtifactError,
+    BackendError,
+    CheckpointError,
+    CondInstError,
+    ConfigError,
+    DataError,
+    EngineError,
+    ExportError,
+    ImageError,
+    OutputError,
+    VerificationError,
+)
+
 if TYPE_CHECKING:
     from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest
-    from condinst_deploy.errors import CondInstError
     from condinst_deploy.masks import Masks
     from condinst_deploy.runtime.predictor import Predictor
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "CondInstError": "condinst_deploy.errors",
     "ImageGeometry": "condinst_deploy.contract",
     "InstanceDetections": "condinst_deploy.contract",
     "Masks": "condinst_deploy.masks",
@@ -24,12 +37,22 @@ _HOMES = {
 }
 
 __all__ = [
+    "ArtifactError",
+    "BackendError",
+    "CheckpointError",
     "CondInstError",
+    "ConfigError",
+    "DataError",
+    "EngineError",
+    "ExportError",
+    "ImageError",
     "ImageGeometry",
     "InstanceDetections",
     "Masks",
     "ModelManifest",
+    "OutputError",
     "Predictor",
+    "VerificationError",
     "__version__",
 ]
 
