@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 from condinst_deploy.atomic import atomic_path
 from condinst_deploy.contract import ModelManifest
 from condinst_deploy.errors import ArtifactError
+from condinst_deploy.model_files import ENGINE, check_there
 
 Flavour = Literal["tensorrt", "rtx"]
 MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
@@ -212,8 +213,7 @@ def read_manifest(engine: Path) -> EngineManifest:
     Raises:
         ArtifactError: the engine or its manifest is missing or unusable.
     """
-    if not engine.is_file():
-        raise ArtifactError(f"no engine at {engine}: write one with condinst-build-engine")
+    check_there(engine, ENGINE)
     path = manifest_path(engine)
     try:
         text = path.read_text(encoding="utf-8")

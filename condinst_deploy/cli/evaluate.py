@@ -62,18 +62,19 @@ def evaluate(
 
     Exit status: 0 done and gate passed, 1 gate failed or an error, 2 wrong usage, 130 interrupted.
     """
-    # imported here, so that --help does not wait for the backends
-    from condinst_deploy.evaluation.evaluate import evaluate as run
-    from condinst_deploy.evaluation.gate import failures
-    from condinst_deploy.evaluation.report import Verdict, figures_json, write_html
     from condinst_deploy.evaluation.sources import FIGURES, REPORT, Options, Source, check_outputs, check_sources
-    from condinst_deploy.evaluation.truth import load_truth
-    from condinst_deploy.runtime.results import write_json
 
     sources = [Source(path, is_model=True) for path in model or []]
     sources += [Source(path, is_model=False) for path in results or []]
     check_sources(sources, images, gate)
     check_outputs(sources, annotations, out)
+    # imported here, so that neither --help nor a mistake waits for the backends
+    from condinst_deploy.evaluation.evaluate import evaluate as run
+    from condinst_deploy.evaluation.gate import failures
+    from condinst_deploy.evaluation.report import Verdict, figures_json, write_html
+    from condinst_deploy.evaluation.truth import load_truth
+    from condinst_deploy.runtime.results import write_json
+
     options = Options(out, device, batch_size, score_threshold, fast, fresh)
     with terminal.status("reading the annotations"):
         truth = load_truth(annotations, images, limit)

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from condinst_deploy.cli.command import FAILED, INTERRUPTED, command_app, progress_bar, terminal
+from condinst_deploy.model_files import check_there
 
 if TYPE_CHECKING:
     from condinst_deploy.runtime.predictor import Prediction, Predictor
@@ -65,6 +66,7 @@ def predict(
     from condinst_deploy.runtime.results import coco_results, write_json
 
     paths = existing_sources(images)  # or an error: results of an earlier run stay as they are
+    check_there(model)
     names = None if classes is None else [name.strip() for name in classes.split(",") if name.strip()]
     with terminal.status("loading the model"):
         predictor = Predictor(model, device, score_threshold, names, max_detections, batch_size)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from condinst_deploy.errors import ConfigError, DataError
+from condinst_deploy.model_files import check_there
 
 REPORT, FIGURES = "report.html", "figures.json"
 
@@ -71,6 +72,7 @@ def check_sources(sources: Sequence[Source], images: Path | None, gate: float | 
 
     Raises:
         ConfigError: nothing to evaluate, no pictures for a model, or nothing to compare for the gate.
+        ArtifactError, CheckpointError: a model is not there.
         DataError: a results file is not there.
     """
     if not sources:
@@ -81,6 +83,9 @@ def check_sources(sources: Sequence[Source], images: Path | None, gate: float | 
         raise ConfigError("--gate compares with the first model or results file; name at least one more")
     if gate is not None and not 0 <= gate <= 100:
         raise ConfigError(f"--gate is {gate:g}; expected 0 to 100 AP points")
+    for source in sources:
+        if source.is_model:
+            check_there(source.path)
     missing = [str(source.path) for source in sources if not source.is_model and not source.path.is_file()]
     if missing:
         raise DataError(f"no results file at {', '.join(missing)}")

@@ -1,6 +1,5 @@
 """Reading checkpoint files without ever running what is in them."""
 
-import os
 import pickle
 import re
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 
 from condinst_deploy.errors import CheckpointError
+from condinst_deploy.model_files import CHECKPOINT, check_there
 
 
 class Inert:
@@ -52,8 +52,7 @@ def load_checkpoint_file(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing, damaged, not a checkpoint, or holds objects that would
             have to be run to be read.
     """
-    if not os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises on names that no file can have)
-        raise CheckpointError(f"no checkpoint at {path}: give the path of a .pth file")
+    check_there(path, CHECKPOINT)
     # one class a name: the unpickler tells stand-ins apart by identity
     stand_ins = [(type(f"Inert_{i}", (Inert,), {}), name) for i, name in enumerate(INERT_NAMES)]
     try:

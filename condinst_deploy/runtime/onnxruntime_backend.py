@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from condinst_deploy.contract import INPUTS, MANIFEST_KEY, OUTPUTS, ModelManifest, NetworkInputs, NetworkOutputs
 from condinst_deploy.errors import ArtifactError, BackendError
+from condinst_deploy.model_files import ONNX, check_there
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.torch_backend import torch_device
 
@@ -26,10 +27,9 @@ class OnnxRuntimeBackend(Backend):
     @classmethod
     def load(cls, path: Path, device: str = "auto") -> Self:
         """Load an exported file and check that it is one of ours."""
+        check_there(path, ONNX)
         try:
             content = path.read_bytes()
-        except FileNotFoundError as e:
-            raise ArtifactError(f"no model at {path}: write one with condinst-export --weights model.pth") from e
         except OSError as e:
             raise ArtifactError(f"{path} cannot be read ({e.strerror})") from e
         return cls.from_bytes(content, str(path), device)

@@ -13,6 +13,7 @@ from rich.markup import escape
 from condinst_deploy.cli.command import command_app, terminal
 from condinst_deploy.contract import Family
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.model_files import CHECKPOINT, check_there
 
 DEFAULT_FOLDER = Path("export/build")
 """Where exported files go, below the current directory."""
@@ -62,7 +63,8 @@ def export(
     shape = _static_shape(static)
     if out is not None and out.suffix != ".onnx":
         raise ConfigError(f"--out is {out}; expected a name ending in .onnx")
-    # imported here, so that --help does not wait for PyTorch
+    check_there(weights, CHECKPOINT)
+    # imported here, so that neither --help nor a mistake waits for PyTorch
     import onnx
 
     from condinst_deploy.atomic import atomic_path
@@ -85,7 +87,7 @@ def export(
     def show(result: CaseResult) -> None:
         batch, _, height, width = result.shape
         lowered = result.score_threshold != manifest.selection.score_threshold
-        where = f", threshold lowered to {result.score_threshold:.2g}" if lowered else ""
+        where = f", once more with the threshold at {result.score_threshold:.2g} to find something" if lowered else ""
         terminal.print(f"  {result.name}, {batch}x{height}x{width}{where}: {result.agreement}")
 
     with atomic_path(path) as temporary:
