@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.spelling import did_you_mean
 
 T = TypeVar("T")
 
@@ -43,7 +44,10 @@ def _packaged(name: str, folder: Traversable) -> Path:
     """File of a recipe that comes with the package."""
     known = {path.stem: path for path in sorted(Path(str(folder)).glob("*.toml"))}
     if name not in known:
-        raise ConfigError(f"no recipe {name!r}; the package has {', '.join(known)}. Or give a file ending in .toml")
+        raise ConfigError(
+            f"no recipe {name!r}; the package has {', '.join(known)}. Or give a file ending in .toml"
+            f"{did_you_mean(name, known)}"
+        )
     return known[name]
 
 
@@ -57,7 +61,9 @@ def filled(default: T, values: dict[str, Any], where: str = "") -> T:
     changes: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
-            raise ConfigError(f"unknown setting {where}{name}; expected one of {', '.join(known)}")
+            raise ConfigError(
+                f"unknown setting {where}{name}; expected one of {', '.join(known)}{did_you_mean(name, known)}"
+            )
         old = known[name]
         if is_dataclass(old) and not isinstance(old, type) and isinstance(value, dict):
             changes[name] = filled(old, value, f"{where}{name}.")

@@ -15,6 +15,7 @@ from condinst_deploy.errors import ArtifactError, ConfigError, ImageError
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.images import RGBArray, expand_sources, rgb_from, source_name
 from condinst_deploy.runtime.postprocess import ResultFilter
+from condinst_deploy.spelling import did_you_mean
 
 BACKENDS = {
     ".engine": "condinst_deploy.runtime.tensorrt_backend:TensorRtBackend",
@@ -243,4 +244,6 @@ def _label(names: Sequence[str], wanted: str | int) -> int:
         return int(wanted)
     if wanted in names:
         return names.index(str(wanted))
-    raise ConfigError(f"the model has no class {wanted!r}; its classes are {', '.join(names)}")
+    raise ConfigError(
+        f"the model has no class {wanted!r}; its classes are {', '.join(names)}{did_you_mean(wanted, names)}"
+    )

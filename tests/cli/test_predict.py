@@ -174,6 +174,7 @@ def test_every_overlay_has_a_name_of_its_own(names: tuple[str, ...]) -> None:
             ("pictures", "--model", "{model}", "--classes", "class a,class x"),
             "no class 'class x'; its classes are class a",
         ),
+        (("pictures", "--model", "{model}", "--classes", "Class A"), "class c. Did you mean 'class a'?"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_leaves_nothing(
