@@ -15,7 +15,7 @@ from condinst_deploy.contract import Family, ModelManifest
 from condinst_deploy.errors import ArtifactError, CheckpointError, ConfigError
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.config import CondInstConfig
-from condinst_deploy.model.families import published_model
+from condinst_deploy.model.families import published_model, unwrapped
 from condinst_deploy.model.key_tables import KEY_TABLES, KeyTable, renamed
 from condinst_deploy.model.safe_load import load_checkpoint_file
 
@@ -119,8 +119,9 @@ def _load_own(path: Path, content: dict[str, Any]) -> LoadedModel:
         manifest = replace(manifest, source=path.name, source_sha256=sha256_of(path))
     model = CondInst(config)
     own: KeyTable = ((r"(.+)", r"\1"),)
+    state, prefix_remark = unwrapped({str(key): value for key, value in state.items()})
     _load_weights(path, model, state, own)
-    note = f"condinst-deploy checkpoint, {config.title}, {config.num_classes} classes"
+    note = f"condinst-deploy checkpoint, {config.title}, {config.num_classes} classes{prefix_remark}"
     return LoadedModel(model.eval(), manifest, note)
 
 

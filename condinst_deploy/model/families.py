@@ -70,7 +70,8 @@ def published_model(path: Path, content: Mapping[Any, Any], family: Family | Non
     Raises:
         CheckpointError: it is no CondInst model of the family (of any), or its tensors describe none.
     """
-    found, state = _family_and_state(path, content, family)
+    state, prefix_remark = unwrapped(weights_in(content))
+    found = _family(path, state, family)
     shapes = {key: tuple(value.shape) for key, value in state.items() if isinstance(value, Tensor)}
     try:
         config = _adelaidet_config(shapes) if found == "adelaidet" else _mmdet_config(shapes, state)
@@ -79,7 +80,7 @@ def published_model(path: Path, content: Mapping[Any, Any], family: Family | Non
     names, ids, remark = _classes(content, config.num_classes)
     note = (
         f"{FULL_NAMES[found]} CondInst, {config.title}, {config.num_classes} classes{remark};"
-        " sizes and thresholds are the published configuration's"
+        f" sizes and thresholds are the published configuration's{prefix_remark}"
     )
     state = in_our_layout(state) if found == "adelaidet" else state
     return PublishedModel(found, config, state, names, ids, note)
@@ -103,7 +104,7 @@ def resnet_weights(content: Mapping[Any, Any]) -> ResNetWeights:
 
     Other parts of a detectron2 or AdelaiDet model, and torchvision's classifier, are left out.
     """
-    state = weights_in(content)
+    state, _ = unwrapped(weights_in(content))
     if not any(STEM.fullmatch(key) for key in state):
         return ResNetWeights("mmdet", {key: value for key, value in state.items() if not key.startswith("fc.")})
     state = {BOTTOM_UP.sub("", key): value for key, value in in_our_layout(state).items()}
@@ -112,16 +113,22 @@ def resnet_weights(content: Mapping[Any, Any]) -> ResNetWeights:
 
 
 def weights_in(content: Mapping[Any, Any]) -> dict[str, Any]:
-    """The weights that a file holds, bare or under an entry; without the `module.` of a wrapper for several GPUs."""
+    """The weights that a file holds, bare or under an entry."""
     entries = [content[name] for name in STATE_ENTRIES if isinstance(content.get(name), Mapping)]
     # settings may lie under one of the names, too, and are fewer
-    state = {str(key): value for key, value in max(entries, key=len, default=content).items()}
-    wrapped = bool(state) and all(key.startswith(WRAPPER) for key in state)
-    return {key.removeprefix(WRAPPER): value for key, value in state.items()} if wrapped else state
+    return {str(key): value for key, value in max(entries, key=len, default=content).items()}
 
 
-def _family_and_state(path: Path, content: Mapping[Any, Any], family: Family | None) -> tuple[Family, dict[str, Any]]:
-    state = weights_in(content)
+def unwrapped(state: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Weights without the prefix of a wrapper for several GPUs, and a remark for the user where they had it."""
+    if not state or not all(key.startswith(WRAPPER) for key in state):
+        return dict(state), ""
+    remark = f"; the prefix {WRAPPER!r} of all keys, which PyTorch's wrappers for several GPUs leave, was taken off"
+    return {key.removeprefix(WRAPPER): value for key, value in state.items()}, remark
+
+
+def _family(path: Path, state: Mapping[str, Any], family: Family | None) -> Family:
+    """The family of a state dict whose values are all tensors."""
     found = next((candidate for candidate, marker in MARKERS.items() if marker in state), None)
     if found is None:
         expected = "mmdetection's or AdelaiDet's" if family is None else f"{FULL_NAMES[family]}'s"
@@ -136,7 +143,7 @@ def _family_and_state(path: Path, content: Mapping[Any, Any], family: Family | N
             f"{path} holds {len(objects)} weights that are no tensors, such as numpy arrays (the first: {objects[0]});"
             " save each as torch.as_tensor(value)"
         )
-    return found, state
+    return found
 
 
 def _foreign(state: Mapping[str, Any]) -> str:

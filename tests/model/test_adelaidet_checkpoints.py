@@ -175,6 +175,9 @@ def test_an_incomplete_model_is_refused(missing: str, tmp_path: Path) -> None:
         load_model(saved(tmp_path / "model.pth", {"model": state}))
 
 
+TAKEN_OFF = "the prefix 'module.' of all keys, which PyTorch's wrappers for several GPUs leave, was taken off"
+
+
 @pytest.mark.parametrize(
     ("entry", "prefix"), [("state_dict", ""), ("model", "module."), ("state_dict", "module."), (None, "module.")]
 )
@@ -184,8 +187,10 @@ def test_weights_are_found_under_either_entry_and_behind_a_wrappers_prefix(
     original = seeded_model(SLIM_ADELAIDET)
     state = {prefix + key: value for key, value in adelaidet_state_of(original).items()}
     content = state if entry is None else {"model": {"type": "CondInst"}, entry: state}
-    loaded = load_model(saved(tmp_path / "model.pth", content)).model.state_dict()
-    assert all(torch.equal(loaded[key], value) for key, value in original.state_dict().items())
+    loaded = load_model(saved(tmp_path / "model.pth", content))
+    weights = loaded.model.state_dict()
+    assert all(torch.equal(weights[key], value) for key, value in original.state_dict().items())
+    assert loaded.note.endswith(TAKEN_OFF) == bool(prefix)
 
 
 def test_fcos_is_called_by_its_name(tmp_path: Path) -> None:

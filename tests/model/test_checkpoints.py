@@ -287,6 +287,16 @@ def test_the_own_format_keeps_weights_configuration_and_manifest(tmp_path: Path)
     assert_same_outputs(loaded.model, model)
 
 
+def test_the_own_format_is_read_behind_a_wrappers_prefix(tmp_path: Path) -> None:
+    state = {f"module.{key}": value for key, value in CondInst(TINY).state_dict().items()}
+    loaded = load_model(saved(tmp_path / "model.pth", own_content(state_dict=state)))
+    assert all(torch.equal(loaded.model.state_dict()[key.removeprefix("module.")], state[key]) for key in state)
+    assert "the prefix 'module.' of all keys" in loaded.note
+    state["backbone.odd"] = state.pop("module.head.controller.bias")
+    with pytest.raises(CheckpointError, match=r"unmapped: module\.backbone"):
+        load_model(saved(tmp_path / "model.pth", own_content(state_dict=state)))
+
+
 def test_saving_twice_gives_the_same_weights_and_replaces_the_file(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     save_model(path, seeded_model(TINY, seed=1), manifest_of(TINY))
