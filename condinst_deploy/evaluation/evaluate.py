@@ -16,7 +16,7 @@ from condinst_deploy.evaluation.coco import (
 )
 from condinst_deploy.evaluation.comparison import Comparison, compare
 from condinst_deploy.evaluation.journal import Journal
-from condinst_deploy.evaluation.provenance import figure_versions, run_settings
+from condinst_deploy.evaluation.provenance import figure_versions, pictures_with_states, run_settings, sha256_of_text
 from condinst_deploy.evaluation.results import by_picture, kinds_of, read_results
 from condinst_deploy.evaluation.sources import Options, Source, check_outputs, results_path, unique_names
 from condinst_deploy.evaluation.truth import Truth
@@ -127,16 +127,16 @@ def detect(predictor: Predictor, source: Path, name: str, run: Run) -> tuple[lis
     truth, options = run.truth, run.options
     category_ids = truth.category_ids_of(predictor.manifest, str(source))
     pictures = list(zip(truth.image_ids, truth.paths, strict=True))
-    settings = run_settings(predictor, source, truth, options)
+    settings, states = run_settings(predictor, source, truth, options), pictures_with_states(truth)
     folder = options.out / JOURNALS
-    with Journal(folder, source.name, settings, truth.image_ids, predictor.window, options.fresh) as journal:
+    with Journal(folder, source.name, settings, states, predictor.window, options.fresh) as journal:
         reused = journal.finished
         run.on_progress(name, reused, len(pictures))
         for image_id, prediction, found in detect_each(predictor, pictures[reused:]):
             truth.check_size(prediction.name, found.masks.size, image_id)
             journal.add(image_id, replace(found, category_ids=category_ids).to_coco(image_id))
             run.on_progress(name, journal.finished, len(pictures))
-        return list(journal.entries()), settings, reused
+        return list(journal.entries()), settings | {"pictures": sha256_of_text(repr(states))}, reused
 
 
 def _check_ahead(sources: Sequence[Source], run: Run) -> None:

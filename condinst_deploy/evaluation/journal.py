@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,15 +17,19 @@ from condinst_deploy.evaluation.coco import Entry
 SYNC_SECONDS = 1.0
 """A power cut costs the pictures of so many seconds; a killed process costs none that was finished."""
 
+Picture = tuple[int, str]
+"""A picture's id in the data set, and the state of its file: another state is another picture."""
+
 
 class Journal:
     """Lines of JSON in a file: the settings, then one line a picture, in the data set's order.
 
-    The file's name holds a hash of the settings (model, annotations, pictures, options, versions), so that a run goes
-    on only where the same run stopped. What was cut off in the middle of a line is dropped.
+    The file's name holds a hash of the settings (model, annotations, options, versions) and of the pictures, so that a
+    run goes on only where the same run stopped. Where a run of the same settings over fewer or more pictures got
+    further, its whole windows are taken over. What was cut off in the middle of a line is dropped.
 
-    >>> with Journal(folder, "model.onnx", settings, image_ids, window=1) as journal:
-    ...     for image_id in image_ids[journal.finished :]:
+    >>> with Journal(folder, "model.onnx", settings, pictures, window=1) as journal:
+    ...     for image_id, _ in pictures[journal.finished :]:
     ...         journal.add(image_id, entries)
     """
 
@@ -33,7 +38,7 @@ class Journal:
         folder: Path,
         name: str,
         settings: dict[str, Any],
-        image_ids: Sequence[int],
+        pictures: Sequence[Picture],
         window: int,
         fresh: bool = False,
     ) -> None:
@@ -42,8 +47,8 @@ class Journal:
         Args:
             folder: where journals are.
             name: of the model, for whoever looks at the folder.
-            settings: everything that the numbers depend on; plain JSON values.
-            image_ids: all pictures, in the order in which they will be added.
+            settings: everything that the numbers depend on beside the pictures; plain JSON values.
+            pictures: all of them, in the order in which they will be added.
             window: pictures that are run together; a window that is not whole is run again, so that the
                 same pictures share batches and the numbers stay the same.
             fresh: begin anew, whatever was finished.
@@ -53,16 +58,20 @@ class Journal:
             OutputError: it cannot be written.
         """
         self._head = json.dumps(settings, sort_keys=True)
-        self.path = folder / f"{name[:60]}.{hashlib.sha256(self._head.encode()).hexdigest()[:12]}.jsonl"
-        self._image_ids = image_ids
+        self._pictures = pictures
+        digest = hashlib.sha256(f"{self._head}\n{json.dumps(pictures)}".encode()).hexdigest()[:12]
+        self._stem = name[:60]
+        self.path = folder / f"{self._stem}.{digest}.jsonl"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._stream = self.path.open("a+b")
         except OSError as e:
             raise self._unwritable(e) from e
         self._lock()
-        self.finished = self._kept(window, fresh)
         self._synced = time.monotonic()
+        self.finished = self._kept(window, fresh)
+        if not fresh and self.finished < len(pictures):
+            self._take_over(window)
 
     def add(self, image_id: int, entries: Sequence[Entry]) -> None:
         """Append the next picture's results.
@@ -70,7 +79,8 @@ class Journal:
         Raises:
             OutputError: the disk is full.
         """
-        line = json.dumps({"image_id": image_id, "results": entries}, separators=(",", ":")) + "\n"
+        content = {"image_id": image_id, "file": self._pictures[self.finished][1], "results": entries}
+        line = json.dumps(content, separators=(",", ":")) + "\n"
         try:
             self._stream.write(line.encode())
             self._stream.flush()
@@ -83,7 +93,7 @@ class Journal:
 
     def entries(self) -> Iterator[Entry]:
         """All results so far, in order."""
-        for _, content in self._lines():
+        for _, content in self._lines(self.path):
             yield from content["results"]
 
     def close(self) -> None:
@@ -119,8 +129,8 @@ class Journal:
 
     def _kept(self, window: int, fresh: bool) -> int:
         """Cut off what is not whole; how many pictures are left."""
-        ends = [] if fresh else [end for end, _ in self._lines()]
-        if len(ends) < len(self._image_ids):
+        ends = [] if fresh else [end for end, _ in self._lines(self.path)]
+        if len(ends) < len(self._pictures):
             ends = ends[: len(ends) // window * window]
         if not ends:
             self._stream.truncate(0)
@@ -130,17 +140,29 @@ class Journal:
         self._stream.flush()
         return len(ends)
 
-    def _lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _take_over(self, window: int) -> None:
+        """Add the whole windows that another run over pictures of the same beginning has beyond this one."""
+        others = set(self.path.parent.glob("*.jsonl")) - {self.path}
+        counts = {
+            path: sum(1 for _ in self._lines(path)) // window * window
+            for path in others
+            if path.name.startswith(f"{self._stem}.")
+        }
+        furthest = max(counts, key=lambda path: counts[path], default=self.path)
+        for _, content in islice(self._lines(furthest), self.finished, counts.get(furthest)):
+            self.add(content["image_id"], content["results"])
+
+    def _lines(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         """End in the file and content of every picture's line, up to the first that is not what it should be."""
-        with self.path.open("rb") as stream:
+        with path.open("rb") as stream:
             if stream.readline() != self._head.encode() + b"\n":
                 return
-            for image_id, line in zip(self._image_ids, stream, strict=False):
+            for picture, line in zip(self._pictures, stream, strict=False):
                 try:
                     content = json.loads(line) if line.endswith(b"\n") else None
                 except ValueError:
                     return
-                if not isinstance(content, dict) or content.get("image_id") != image_id:
+                if not isinstance(content, dict) or (content.get("image_id"), content.get("file")) != picture:
                     return
                 yield stream.tell(), content
 

@@ -30,7 +30,7 @@ LIBRARIES = (
 
 
 def run_settings(predictor: Predictor, source: Path, truth: Truth, options: Options) -> dict[str, Any]:
-    """All that a model's results depend on, as plain JSON values."""
+    """All that a model's results depend on beside the pictures, as plain JSON values."""
     backend, own = predictor.backend, predictor.manifest.selection.lowest_score
     return {
         "model": {"file": source.name, "sha256": sha256_of(source), "manifest": predictor.manifest.to_json()},
@@ -40,10 +40,21 @@ def run_settings(predictor: Predictor, source: Path, truth: Truth, options: Opti
         "batch_size": predictor.batch_size,
         "score_threshold": own if options.score_threshold is None else options.score_threshold,
         "annotations": truth.sha256,
-        "pictures": _pictures_digest(truth),
         "code": code_digest(Path(condinst_deploy.__file__).parent),
         "versions": versions(LIBRARIES),
     }
+
+
+def pictures_with_states(truth: Truth) -> tuple[tuple[int, str], ...]:
+    """Every picture's id, and a digest of its file's place, size and time: it may be replaced between two runs."""
+    states = ((path.resolve(), path.stat()) for path in truth.paths)
+    digests = (sha256_of_text(f"{place} {state.st_size} {state.st_mtime_ns}")[:16] for place, state in states)
+    return tuple(zip(truth.image_ids, digests, strict=True))
+
+
+def sha256_of_text(text: str) -> str:
+    """SHA-256 of a text in UTF-8, in hexadecimal."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def figure_versions(fast: bool) -> dict[str, str | None]:
@@ -68,15 +79,6 @@ def code_digest(package: Path) -> str:
 def _device_name(device: str) -> str | None:
     """A GPU's name; None for a CPU, whose instructions no file names reliably."""
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else None
-
-
-def _pictures_digest(truth: Truth) -> str:
-    """Of the pictures' places, sizes and times, for a picture may be replaced between two runs."""
-    digest = hashlib.sha256()
-    for image_id, path in zip(truth.image_ids, truth.paths, strict=True):
-        state = path.stat()
-        digest.update(f"{image_id} {path.resolve()} {state.st_size} {state.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
 
 
 def _version(library: str) -> str | None:

@@ -158,7 +158,18 @@ def test_only_a_new_model_is_run(data: tuple[Path, Path], slim_checkpoint: Path,
     assert stop.pictures == 2 * COUNT
     Image.fromarray(noise_picture(99, *SIZES[1])).save(data[1] / "3.png")  # a picture was replaced
     run(data, "--model", slim_checkpoint)
-    assert stop.pictures == 3 * COUNT
+    assert stop.pictures == 3 * COUNT - 4  # those before it, 7 to 4, are as they were
+
+
+def test_the_pictures_of_a_limited_run_are_not_run_again(
+    data: tuple[Path, Path], slim_checkpoint: Path, stop: Stop
+) -> None:
+    assert run(data, "--model", slim_checkpoint, "--limit", "4").exit_code == 0
+    assert stop.pictures == 4
+    assert f"4 of {COUNT} pictures were finished before" in run(data, "--model", slim_checkpoint).stderr
+    assert stop.pictures == COUNT
+    run(data, "--model", slim_checkpoint, "--limit", "2")
+    assert stop.pictures == COUNT
 
 
 def test_what_was_run_by_other_code_is_run_again(
