@@ -13,6 +13,7 @@ from rich.progress import Progress
 
 from condinst_deploy.cli.command import INTERRUPTED, command_app, progress_bar, terminal
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.model_files import CHECKPOINT, check_there
 
 if TYPE_CHECKING:
     from condinst_deploy.model.losses import Losses
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from condinst_deploy.training.run import TrainingRun
 
 SHAPES_FOLDER = Path("data/shapes")
-LINE_EVERY = 100
-"""Iterations between two lines where there is no terminal to draw a bar on."""
 
 
 def train(
@@ -61,21 +60,16 @@ def train(
     TensorBoard scalars, curves.png and predictions.jpg. Ctrl-C leaves a checkpoint; --resume goes on and
     ends with the same weights as a run that was never interrupted.
     """
-    # imported here, so that --help does not wait for PyTorch
+    for start in filter(None, (weights, backbone)):
+        check_there(start, CHECKPOINT)
+    # imported here, so that neither --help nor a mistake waits for PyTorch
     from condinst_deploy.runtime.torch_backend import torch_device
     from condinst_deploy.training import loop
     from condinst_deploy.training.recipe import load_recipe
     from condinst_deploy.training.run import fine_tuning_run, new_run, resumed_run
 
-    chosen = load_recipe(recipe)
+    chosen = _changed(load_recipe(recipe), iterations, seed, backbone)
     folder = out or Path("runs") / Path(recipe).stem
-    if iterations is not None:
-        schedule, late = replace(chosen.schedule, iterations=iterations), min(chosen.late_iterations, iterations)
-        chosen = replace(chosen, schedule=schedule, late_iterations=late)
-    if seed is not None:
-        chosen = replace(chosen, seed=seed)
-    if backbone is not None:
-        chosen = replace(chosen, start=replace(chosen.start, backbone=str(backbone)))
     if chosen.data.shapes:
         chosen = _with_shapes(chosen)
     places = {
@@ -106,7 +100,7 @@ def train(
     else:
         run = new_run(chosen, manifest, where)
     with _told(run, folder), progress_bar() as progress:
-        figures = loop.train(run, sets, folder, _reports(progress, run.iteration, chosen.schedule.iterations))
+        figures = loop.train(run, sets, folder, _reports(progress, run.iteration, chosen))
     if as_json:
         print(json.dumps({"out": str(folder.absolute()), **figures}, indent=2))
     else:
@@ -121,6 +115,24 @@ def _told(run: "TrainingRun", folder: Path) -> Iterator[None]:
     except KeyboardInterrupt as e:
         terminal.print(f"stopped at iteration {run.iteration}, saved {escape(str(folder))}/last.pth; --resume goes on")
         raise typer.Exit(INTERRUPTED) from e
+
+
+def _changed(recipe: "Recipe", iterations: int | None, seed: int | None, backbone: Path | None) -> "Recipe":
+    """The recipe with what was given instead of its own."""
+    if iterations is not None:
+        recipe = _of_length(recipe, iterations)
+    if backbone is not None:
+        recipe = replace(recipe, start=replace(recipe.start, backbone=str(backbone)))
+    return recipe if seed is None else replace(recipe, seed=seed)
+
+
+def _of_length(recipe: "Recipe", iterations: int) -> "Recipe":
+    """The recipe for so many iterations; says so where its warm-up does not fit."""
+    shorter = recipe.of_length(iterations)
+    before, after = recipe.schedule.warmup_iterations, shorter.schedule.warmup_iterations
+    if after < before:
+        terminal.print(f"warm-up shortened from {before} to {after} iterations: the run has only {iterations}")
+    return shorter
 
 
 def _with_shapes(recipe: "Recipe") -> "Recipe":
@@ -145,16 +157,18 @@ def _with_shapes(recipe: "Recipe") -> "Recipe":
     return replace(recipe, data=data)
 
 
-def _reports(progress: Progress, done: int, total: int) -> "Reports":
+def _reports(progress: Progress, done: int, recipe: "Recipe") -> "Reports":
+    """Bars, or where there is no terminal to draw on a line every `log_every` iterations."""
     from condinst_deploy.training.loop import Reports
 
+    total = recipe.schedule.iterations
     training = progress.add_task("training", total=total, completed=done)
     evaluating = progress.add_task("evaluating", total=None, visible=False)
 
     def on_step(iteration: int, losses: "Losses") -> None:
         shown = " ".join(f"{name} {value.item():.3f}" for name, value in losses.terms.items())
         progress.update(training, completed=iteration, description=f"training  {shown}")
-        if not terminal.is_terminal and iteration % LINE_EVERY == 0:
+        if not terminal.is_terminal and (iteration % recipe.log_every == 0 or iteration == total):
             terminal.print(f"iteration {iteration} of {total}: {shown}")
 
     def on_picture(pictures: int, of: int) -> None:

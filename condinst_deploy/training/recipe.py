@@ -161,6 +161,19 @@ class Recipe:
             losses=other.losses if self.losses == own.losses else replace(self.losses, family=model.family),
         )
 
+    def of_length(self, iterations: int) -> "Recipe":
+        """This recipe for a run of another length.
+
+        Warm-up and late iterations stay as long as they are where they fit; a warm-up as long as the run, or longer,
+        ends before the last iteration, which has the full rate. Steps of the decay stay where they are.
+
+        Raises:
+            ConfigError: it is no length.
+        """
+        warmup = max(0, min(self.schedule.warmup_iterations, iterations - 1))
+        schedule = replace(self.schedule, iterations=iterations, warmup_iterations=warmup)
+        return replace(self, schedule=schedule, late_iterations=min(self.late_iterations, iterations))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint."""
         return asdict(self)

@@ -11,7 +11,7 @@ from condinst_deploy.data.shapes import generate_shapes
 COMMAND = Path(sys.executable).parent / "condinst-train"
 RECIPE = """
 short_sides = [64]
-log_every = 1
+log_every = 40
 
 [data]
 workers = 0
@@ -65,11 +65,22 @@ def test_a_run_without_a_terminal_says_how_far_it_is_and_prints_its_figures(fold
     done = train("--recipe", folder / "tiny.toml", *data_of(folder), "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "4 pictures to train on, 2 to evaluate on" in done.stderr
-    assert "iteration 100 of 100: cls " in done.stderr
+    told = [line.split(":")[0] for line in done.stderr.splitlines() if " of 100: cls " in line]
+    assert told == [f"iteration {i} of 100" for i in (40, 80, 100)]
     figures = json.loads(done.stdout)
     assert figures["iteration"] == 100
     assert figures["out"] == str(tmp_path / "runs" / "tiny")
     assert (tmp_path / "runs" / "tiny" / "model.pth").is_file()
+
+
+def test_a_run_shorter_than_its_warm_up_says_so_and_ends_with_a_model(folder: Path, tmp_path: Path) -> None:
+    recipe = RECIPE.replace("warmup_iterations = 1", 'warmup_iterations = 9\ndecay = "cosine"')
+    (tmp_path / "slow.toml").write_text(recipe)
+    done = train("--recipe", "slow.toml", "--iterations", "1", *data_of(folder), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "warm-up shortened from 9 to 0 iterations: the run has only 1" in done.stderr
+    assert "iteration 1 of 1: cls " in done.stderr
+    assert (tmp_path / "runs" / "slow" / "model.pth").is_file()
 
 
 def test_a_shorter_run_has_no_more_late_iterations_than_iterations(folder: Path, tmp_path: Path) -> None:

@@ -116,6 +116,25 @@ def test_the_cosine_begins_after_the_warm_up_and_ends_at_nothing() -> None:
     assert rates == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0], abs=1e-9)
 
 
+@pytest.mark.parametrize("name", ["condinst_r50_1x", "shapes_slim"])
+@pytest.mark.parametrize("iterations", [1, 2, 50])
+def test_a_run_shorter_than_the_warm_up_ends_with_the_full_rate(name: str, iterations: int) -> None:
+    recipe = load_recipe(name)
+    assert recipe.schedule.warmup_iterations > 50
+    short = recipe.of_length(iterations)
+    rates = [short.schedule.learning_rate(i, 1.0) for i in range(iterations)]
+    assert rates == sorted(set(rates))
+    assert rates[-1] == 1.0
+    assert short.late_iterations <= short.schedule.iterations == iterations
+
+
+def test_a_run_of_another_length_that_holds_the_warm_up_keeps_it() -> None:
+    recipe = load_recipe("condinst_r50_1x")
+    assert recipe.of_length(1001) == replace(recipe, schedule=replace(recipe.schedule, iterations=1001))
+    with pytest.raises(ConfigError, match="iterations 0"):
+        recipe.of_length(0)
+
+
 def test_a_recipe_comes_back_from_its_dictionary() -> None:
     for name in ("condinst_r50_1x", "shapes_slim", "adelaidet_r101_bifpn_3x_sem"):
         recipe = load_recipe(name)
