@@ -44,6 +44,9 @@ def test_three_classes_verify(three_classes: tuple[onnx.ModelProto, CondInst, Mo
     assert list(verification.results) == shown
     assert verification.total.reference_count > 20
     assert all(result.agreement.reference_count > 0 for result in verification.results[5:])
+    own = three_classes[2].selection.score_threshold
+    assert [result.score_threshold == own for result in shown[:5]] == [True] * 5
+    assert all(result.score_threshold < own for result in shown[5:])
 
 
 @pytest.mark.parametrize("kind", ["adelaidet", "adelaidet BiFPN sem"])
@@ -77,7 +80,8 @@ def test_one_class_basic_blocks_and_narrow_mask_head_verify() -> None:
 def test_a_fixed_shape_with_few_slots_verifies() -> None:
     proto, model, manifest = exported(FIXED, ExportOptions(static_shape=(2, 128, 224)))
     verification = verify_onnx(proto, model, manifest, ignore)
-    assert {result.shape for result in verification.results} == {(2, 3, 128, 224)}
+    (result,) = verification.results  # few slots are no reason to compare again: enough passes the threshold
+    assert result.shape == (2, 3, 128, 224)
     assert verification.total.reference_count > 0
     assert [d.dim_value for d in proto.graph.output[-1].type.tensor_type.shape.dim] == [2, 7, 16, 28]
 
