@@ -1,7 +1,8 @@
 """Two ONNX files on the same inputs, tensor by tensor: what a precision costs, and where.
 
-Tensors are matched by name. Every compared tensor becomes an output for a while; they are taken in portions, so
-that memory stays bounded, and each portion is one run of either file.
+Tensors are matched by name, and in the outputs detection with detection (`slots.py`). Every compared tensor becomes
+an output for a while; they are taken in portions, so that memory stays bounded, and each portion is one run of either
+file.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,12 +19,14 @@ from condinst_deploy.contract import INPUTS, OUTPUTS, NetworkInputs
 from condinst_deploy.errors import ArtifactError, EngineError
 from condinst_engines.node_types import value_types
 from condinst_engines.rounding import HALVES, rounded
+from condinst_engines.slots import PER_SLOT, Matched, matched_outputs
 
 PORTION = 2**30
 """Bytes of float32 tensors that are held of either file at once."""
 
 UNKNOWN_ELEMENTS = 2**21
 """Taken for a tensor whose size cannot be told before the run: a level's class probabilities at full size."""
+Tensors = dict[str, npt.NDArray[Any]]
 FLOATING = (ir.DataType.FLOAT, *HALVES)
 
 
@@ -43,6 +46,14 @@ class TensorError:
     def is_output(self) -> bool:
         """Whether it is one of the network's outputs."""
         return self.name in OUTPUTS
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two files: what their tensors differ by, and how many detections they share."""
+
+    errors: list[TensorError]
+    detections: Matched | None  # whose slots the errors of the outputs are of; None: the files are no whole networks
 
 
 @dataclass(frozen=True)
@@ -85,10 +96,11 @@ def compare(
     batches: Sequence[NetworkInputs],
     on_portion: Callable[[int, int], None] = lambda done, total: None,
     portion: int = PORTION,
-) -> list[TensorError]:
+) -> Comparison:
     """Error norms of every floating tensor that both files have.
 
-    Outputs come first, then layers, largest relative error first, those behind a top-k last.
+    Outputs come first, of matched detections alone, then layers, largest relative error first, those behind a top-k
+    last: these are compared slot by slot.
 
     Args:
         first: the reference.
@@ -105,16 +117,28 @@ def compare(
     if not common:
         raise ArtifactError("the two files have no tensor name in common; are they exports of the same model?")
     worst: dict[str, TensorError] = {}
+    detections: Matched | None = None
     work = [(batch, names) for batch in batches for names in _portions(left.proto, common, batch, portion)]
     for done, (batch, names) in enumerate(work):
         on_portion(done, len(work))
         ours, others = (_run(side.proto, names, batch) for side in (left, right))
+        infinite = {name: int((~np.isfinite(value)).sum()) for name, value in others.items()}  # in all slots
+        matched = _is_network(ours, others)
+        if matched:
+            ours, others, counts = matched_outputs(ours, others)
+            detections = counts if detections is None else detections + counts
         for name in names:
             error = tensor_error(name, left.nodes[name], ours.pop(name), others.pop(name))
-            error = replace(error, by_slot=name in left.by_slot)
+            by_slot = name in left.by_slot and not matched
+            error = replace(error, by_slot=by_slot, not_finite=infinite[name])
             if name not in worst or _rank(error) < _rank(worst[name]):
                 worst[name] = error
-    return sorted(worst.values(), key=_rank)
+    return Comparison(sorted(worst.values(), key=_rank), detections)
+
+
+def _is_network(ours: Tensors, others: Tensors) -> bool:
+    """Whether these are all outputs of a network, of the same number of slots."""
+    return set(OUTPUTS) == set(ours) and all(ours[name].shape[:2] == others[name].shape[:2] for name in PER_SLOT)
 
 
 def tensor_error(name: str, node: str, first: npt.NDArray[Any], second: npt.NDArray[Any]) -> TensorError:
@@ -147,10 +171,14 @@ def _rank(error: TensorError) -> tuple[bool, bool, bool, float]:
 
 
 def _portions(proto: onnx.ModelProto, names: Sequence[str], batch: NetworkInputs, limit: int) -> Iterator[list[str]]:
+    """Names in portions of a size, the outputs together in the first."""
     sizes = _elements(proto, batch)
+    outputs = [name for name in names if name in OUTPUTS]
+    if outputs:
+        yield outputs
     portion: list[str] = []
     held = 0
-    for name in names:
+    for name in (name for name in names if name not in OUTPUTS):
         size = 4 * sizes.get(name, UNKNOWN_ELEMENTS)
         if portion and held + size > limit:
             yield portion
@@ -181,7 +209,7 @@ def _elements(proto: onnx.ModelProto, batch: NetworkInputs) -> dict[str, int]:
     return found
 
 
-def _run(proto: onnx.ModelProto, names: Sequence[str], batch: NetworkInputs) -> dict[str, npt.NDArray[Any]]:
+def _run(proto: onnx.ModelProto, names: Sequence[str], batch: NetworkInputs) -> Tensors:
     """The tensors `names` of one run in ONNX Runtime."""
     import onnxruntime
 

@@ -28,7 +28,7 @@ def copy_of(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def test_a_file_has_no_error_against_itself(small_graph: onnx.ModelProto) -> None:
-    errors = compare(small_graph, small_graph, [BATCH])
+    errors = compare(small_graph, small_graph, [BATCH]).errors
     assert {error.name for error in errors} == {
         "pixels", "sizes", "first", "active", "second", "sizes_4d", "pair", "boxes",
     }  # fmt: skip
@@ -40,7 +40,7 @@ def test_a_file_has_no_error_against_itself(small_graph: onnx.ModelProto) -> Non
 def test_the_error_of_a_precision_is_of_its_size(
     small_graph: onnx.ModelProto, precision: str, least: float, most: float
 ) -> None:
-    errors = {error.name: error for error in compare(small_graph, half(small_graph, precision), [BATCH])}
+    errors = {error.name: error for error in compare(small_graph, half(small_graph, precision), [BATCH]).errors}
     assert least < errors["first"].relative < most
     assert errors["pair"].relative == 0
     assert errors["first"].node == "backbone.first/Conv_first"
@@ -49,7 +49,7 @@ def test_the_error_of_a_precision_is_of_its_size(
 def test_outputs_come_first_then_the_largest_error(small_graph: onnx.ModelProto) -> None:
     other = copy_of(small_graph)
     set_weight(other, "second_weight", 50.0)
-    errors = compare(small_graph, other, [BATCH])
+    errors = compare(small_graph, other, [BATCH]).errors
     assert [error.name for error in errors[:2]] == ["boxes", "second"]
     assert all(error.relative == 0 for error in errors[2:])
 
@@ -57,7 +57,8 @@ def test_outputs_come_first_then_the_largest_error(small_graph: onnx.ModelProto)
 def test_tensors_behind_a_top_k_come_last_and_are_marked(slim_proto: onnx.ModelProto) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (1, 3, 64, 64), dtype=np.uint8)
     batch = NetworkInputs(picture, np.array([[64, 64]], dtype=np.int32))
-    errors = compare(slim_proto, half(slim_proto), [batch])
+    comparison = compare(slim_proto, half(slim_proto), [batch])
+    errors = comparison.errors
     layers = [error for error in errors if not error.is_output]
     assert [error.name for error in errors[:3]] != [error.name for error in layers[:3]]
     marks = [error.by_slot for error in layers]
@@ -69,6 +70,9 @@ def test_tensors_behind_a_top_k_come_last_and_are_marked(slim_proto: onnx.ModelP
         if error.by_slot
     )
     assert not any(error.not_finite for error in errors)
+    assert comparison.detections is not None
+    assert 0 < comparison.detections.pairs <= comparison.detections.first
+    assert not any(error.by_slot for error in errors if error.is_output)
 
 
 def test_small_portions_give_the_same_figures(small_graph: onnx.ModelProto) -> None:
@@ -76,13 +80,14 @@ def test_small_portions_give_the_same_figures(small_graph: onnx.ModelProto) -> N
     whole = compare(small_graph, half(small_graph), [BATCH])
     parts = compare(small_graph, half(small_graph), [BATCH], lambda _, total: runs.append(total), portion=1)
     assert parts == whole
-    assert runs == [len(whole)] * len(whole)
+    assert whole.detections is None  # one output alone is no network
+    assert runs == [len(whole.errors)] * len(whole.errors)
 
 
 def test_of_several_pictures_the_worst_counts(small_graph: onnx.ModelProto) -> None:
     dark = NetworkInputs(np.zeros_like(BATCH.images), BATCH.image_sizes)
-    worst = {error.name: error for error in compare(small_graph, half(small_graph), [dark, BATCH, dark])}
-    alone = {error.name: error for error in compare(small_graph, half(small_graph), [BATCH])}
+    worst = {error.name: error for error in compare(small_graph, half(small_graph), [dark, BATCH, dark]).errors}
+    alone = {error.name: error for error in compare(small_graph, half(small_graph), [BATCH]).errors}
     assert worst["first"] == alone["first"]
 
 
@@ -90,7 +95,7 @@ def test_infinity_is_counted_and_comes_first(small_graph: onnx.ModelProto) -> No
     for entry in list(small_graph.graph.initializer):
         weight = numpy_helper.to_array(entry) * np.float32(1000)
         entry.CopyFrom(numpy_helper.from_array(weight.astype(np.float32), entry.name))
-    errors = compare(small_graph, half(small_graph), [BATCH])
+    errors = compare(small_graph, half(small_graph), [BATCH]).errors
     assert errors[0].is_output
     assert errors[0].not_finite > 0
     assert all(np.isfinite(error.relative) for error in errors)

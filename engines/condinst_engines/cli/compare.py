@@ -1,7 +1,6 @@
 """`condinst-compare`: two ONNX files, tensor by tensor."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +13,7 @@ from condinst_deploy.cli.command import FAILED, command_app, terminal
 
 if TYPE_CHECKING:
     from condinst_deploy.contract import ModelManifest, NetworkInputs
-    from condinst_engines.comparison import TensorError
+    from condinst_engines.comparison import Comparison
 
 
 def compare(
@@ -27,8 +26,9 @@ def compare(
     """Show what a precision costs: error norms of outputs and layers, largest first.
 
     Both files run in ONNX Runtime on the CPU; tensors of half precision, bfloat16 too, are rounded as they would be.
-    Tensors behind a top-k come last: they are compared slot by slot, and where two scores change places, whole
-    slots differ. The exit status is 1 where a tensor of B is not finite.
+    Of the outputs those detections are compared that both files have. Tensors behind a top-k come last: they are
+    compared slot by slot, and where two scores change places, whole slots differ. The exit status is 1 where a tensor
+    of B is not finite.
     """
     # imported here, so that --help does not wait for PyTorch
     from condinst_deploy.runtime.images import expand_sources
@@ -39,13 +39,16 @@ def compare(
     manifest = manifest_of(protos[0], first)
     batches = [_batch(path, manifest) for pattern in images for path in expand_sources(pattern)]
     with terminal.status("comparing") as status:
-        errors = compare_tensors(
+        comparison = compare_tensors(
             *protos, batches, lambda done, total: status.update(f"comparing, run {done + 1} of {total}")
         )
+    errors = comparison.errors
     if as_json:
-        print(json.dumps([asdict(error) | {"is_output": error.is_output} for error in errors], indent=2))
+        tensors = [asdict(error) | {"is_output": error.is_output} for error in errors]
+        detections = None if comparison.detections is None else asdict(comparison.detections)
+        print(json.dumps({"detections": detections, "tensors": tensors}, indent=2))
     else:
-        _show(errors, top, f"{escape(str(second))} against {escape(str(first))}, {len(batches)} pictures")
+        _show(comparison, top, f"{escape(str(second))} against {escape(str(first))}, {len(batches)} pictures")
     broken = [error for error in errors if error.not_finite]
     if broken:
         terminal.print(f"[bold red]{len(broken)} tensors of {escape(str(second))} are not finite[/]")
@@ -64,11 +67,11 @@ def _batch(source: object, manifest: "ModelManifest") -> "NetworkInputs":
     return network_inputs([image], [geometry], static[0] if static else None)
 
 
-def _show(errors: "Sequence[TensorError]", top: int, title: str) -> None:
+def _show(comparison: "Comparison", top: int, title: str) -> None:
     from rich.console import Console
 
-    outputs = [error for error in errors if error.is_output]
-    layers = [error for error in errors if not error.is_output]
+    outputs = [error for error in comparison.errors if error.is_output]
+    layers = [error for error in comparison.errors if not error.is_output]
     table = Table(title=title, title_justify="left")
     for column in ("tensor", "node"):
         table.add_column(column, overflow="fold")
@@ -81,6 +84,8 @@ def _show(errors: "Sequence[TensorError]", top: int, title: str) -> None:
         table.add_section()
     console = Console(highlight=False)
     console.print(table)
+    if comparison.detections is not None:
+        console.print(f"{comparison.detections}; the rows of the outputs are of the matched ones", soft_wrap=True)
     console.print(f"{len(layers)} layers compared, {min(top, len(layers))} shown; --json prints all")
 
 
