@@ -79,7 +79,8 @@ def files(folder: Path, pictures: int = PICTURES) -> dict[str, Any]:
         entries = read_results(folder / "results.json", truth)
     peak = _peak_gib()
     assert len(entries) == pictures * EACH
-    with _clock(seconds, "write journal"), Journal(folder, "x", {}, truth.image_ids, window=1) as journal:
+    finished = [(image_id, "") for image_id in truth.image_ids]
+    with _clock(seconds, "write journal"), Journal(folder, "x", {}, finished, window=1) as journal:
         for i, image_id in enumerate(truth.image_ids):
             journal.add(image_id, entries[i * EACH : (i + 1) * EACH])
     kinds: tuple[Kind, ...] = ("bbox", "segm")
