@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from condinst_deploy.closing import Closing
 from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.evaluation.coco import Entry
 
@@ -21,7 +21,7 @@ Picture = tuple[int, str]
 """A picture's id in the data set, and the state of its file: another state is another picture."""
 
 
-class Journal:
+class Journal(Closing):
     """Lines of JSON in a file: the settings, then one line a picture, in the data set's order.
 
     The file's name holds a hash of the settings (model, annotations, options, versions) and of the pictures, so that a
@@ -109,14 +109,6 @@ class Journal:
                 os.fsync(self._stream.fileno())
         except OSError as e:
             raise self._unwritable(e) from e
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _lock(self) -> None:
         try:

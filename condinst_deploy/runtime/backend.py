@@ -1,11 +1,11 @@
 """What every backend is: the same four verbs, load, preprocess, forward, postprocess."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
+from condinst_deploy.closing import Closing
 from condinst_deploy.contract import (
     ImageGeometry,
     InstanceDetections,
@@ -18,7 +18,7 @@ from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_ou
 from condinst_deploy.runtime.preprocess import network_inputs
 
 
-class Backend(ABC):
+class Backend(Closing):
     """One loaded model on one device. Close it, or use it in a `with` block."""
 
     name: str
@@ -64,7 +64,7 @@ class Backend(ABC):
         """
         return self.forward(inputs)
 
-    def synchronize(self) -> None:  # noqa: B027  (what runs on the host is finished when it returns)
+    def synchronize(self) -> None:
         """Wait until all work given to the device is finished."""
 
     def postprocess(
@@ -73,13 +73,5 @@ class Backend(ABC):
         """Network outputs -> detections in original pixels, one a geometry."""
         return detections_from_outputs(outputs, geometries, self.manifest, result_filter or ResultFilter())
 
-    def close(self) -> None:  # noqa: B027  (a backend without resources of its own has nothing to release)
+    def close(self) -> None:
         """Release what the backend holds; it cannot be used afterwards."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -7,9 +7,9 @@ from importlib import import_module
 from itertools import islice
 from numbers import Integral
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
+from condinst_deploy.closing import Closing
 from condinst_deploy.contract import InstanceDetections, ModelManifest
 from condinst_deploy.errors import ArtifactError, ConfigError, ImageError
 from condinst_deploy.runtime.backend import Backend
@@ -40,7 +40,7 @@ class Prediction:
     error: ImageError | None = None
 
 
-class Predictor:
+class Predictor(Closing):
     """Runs a model on pictures.
 
     >>> detections = Predictor("model.onnx")(["street.jpg", array])
@@ -164,14 +164,6 @@ class Predictor:
     def close(self) -> None:
         """Release the model."""
         self.backend.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def load_backend(path: str | Path, device: str = "auto") -> Backend:

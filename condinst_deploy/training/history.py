@@ -2,10 +2,10 @@
 
 import json
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from condinst_deploy.atomic import atomic_path
+from condinst_deploy.closing import Closing
 from condinst_deploy.errors import ConfigError
 
 HISTORY_FILE = "history.jsonl"
@@ -14,7 +14,7 @@ LOSSES = ("cls", "box", "centerness", "mask", "semantic")
 Record = dict[str, float]
 
 
-class History:
+class History(Closing):
     """Records by iteration; a resumed run first forgets what came after its checkpoint."""
 
     def __init__(self, folder: Path, iteration: int) -> None:
@@ -38,12 +38,8 @@ class History:
             if name != "iteration":
                 self._scalars.add_scalar(name, value, int(record["iteration"]))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Write what is left."""
         self._stream.close()
         self._scalars.close()
 
