@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 from condinst_deploy.atomic import atomic_path
 from condinst_deploy.contract import ModelManifest
+from condinst_deploy.contract.versioned import versioned_values
 from condinst_deploy.errors import ArtifactError
 from condinst_deploy.model_files import ENGINE, check_there
 
@@ -120,19 +121,11 @@ class EngineManifest:
         Raises:
             ArtifactError: it is not a manifest of a version that this release reads.
         """
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as e:
-            raise ArtifactError(f"it is not JSON ({e}); build the engine again") from e
-        version = values.get("version") if isinstance(values, dict) else None
-        if version != ENGINE_MANIFEST_VERSION:
-            raise ArtifactError(
-                f"it has version {version!r}; this release reads {ENGINE_MANIFEST_VERSION}: build the engine again"
-            )
+        values = versioned_values(text, ENGINE_MANIFEST_VERSION, "build the engine again")
         try:
             return _from_values(values)
         except (KeyError, TypeError, ValueError, AttributeError) as e:
-            raise ArtifactError(f"it cannot be used ({e!r}); build the engine again") from e
+            raise ArtifactError(f"the manifest cannot be used ({e!r}); build the engine again") from e
 
     @property
     def inputs(self) -> tuple[EngineTensor, ...]:

@@ -1,0 +1,33 @@
+"""The types that everything speaks: detections, image geometry, network tensors, settings and the manifest."""
+
+from condinst_deploy.contract.detections import DRAWN_ABOVE, InstanceDetections
+from condinst_deploy.contract.geometry import ImageGeometry
+from condinst_deploy.contract.manifest import (
+    MANIFEST_KEY,
+    MANIFEST_VERSION,
+    ModelManifest,
+    contiguous_ids,
+    default_class_names,
+)
+from condinst_deploy.contract.network import INPUTS, OUTPUTS, FloatArray, NetworkInputs, NetworkOutputs
+from condinst_deploy.contract.settings import Family, Preprocessing, Selection, check_family
+
+__all__ = [
+    "DRAWN_ABOVE",
+    "INPUTS",
+    "MANIFEST_KEY",
+    "MANIFEST_VERSION",
+    "OUTPUTS",
+    "Family",
+    "FloatArray",
+    "ImageGeometry",
+    "InstanceDetections",
+    "ModelManifest",
+    "NetworkInputs",
+    "NetworkOutputs",
+    "Preprocessing",
+    "Selection",
+    "check_family",
+    "contiguous_ids",
+    "default_class_names",
+]

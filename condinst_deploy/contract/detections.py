@@ -1,0 +1,134 @@
+"""Instances found in a picture, in the forms that users want them in."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from condinst_deploy.contract.network import FloatArray
+from condinst_deploy.drawing import overlay
+from condinst_deploy.errors import ConfigError
+from condinst_deploy.masks import Masks, Selector
+
+if TYPE_CHECKING:
+    import supervision
+
+DRAWN_ABOVE = 0.3
+"""Score above which detections are drawn, unless asked otherwise; results keep all of them."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class InstanceDetections:
+    """Instances found in one picture, best first.
+
+    Attributes:
+        boxes: `(n, 4)` float32 xyxy, original pixels.
+        scores: `(n,)` float32.
+        labels: `(n,)` int64 indices into `class_names`.
+        masks: n compact masks at the picture's original size.
+        class_names: the model's classes.
+        category_ids: the data set's id of each class.
+    """
+
+    boxes: FloatArray
+    scores: FloatArray
+    labels: npt.NDArray[np.int64]
+    masks: Masks
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Check that the fields go together.
+
+        Raises:
+            ConfigError: a shape differs, or a label has no name.
+        """
+        n = len(self.scores)
+        shapes = (self.boxes.shape, self.scores.shape, self.labels.shape, len(self.masks))
+        if shapes != ((n, 4), (n,), (n,), n):
+            raise ConfigError(f"boxes, scores, labels, masks have sizes {shapes}; expected (n, 4), (n,), (n,), n")
+        if n and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
+            outlier = min(self.labels.min(), 0) or self.labels.max()
+            raise ConfigError(f"labels reach {outlier}; there are {len(self.class_names)} class names")
+
+    def __repr__(self) -> str:
+        best = ", ".join(f"{name} {score:.2f}" for name, score in zip(self.names[:3], self.scores[:3], strict=True))
+        height, width = self.masks.size
+        return f"InstanceDetections({len(self)} in {width}x{height}{': ' + best if best else ''})"
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, which: Selector) -> "InstanceDetections":
+        """The detections of an index, a slice, a list of indices or a bool array `(n,)`."""
+        picked = np.atleast_1d(np.arange(len(self))[which])
+        return InstanceDetections(
+            self.boxes[picked],
+            self.scores[picked],
+            self.labels[picked],
+            self.masks[picked],
+            self.class_names,
+            self.category_ids,
+        )
+
+    def __iter__(self) -> Iterator["InstanceDetections"]:
+        return (self[i] for i in range(len(self)))
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Class name of each detection."""
+        return [self.class_names[label] for label in self.labels]
+
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+        """Entries of a COCO results file: category ids of the data set, `bbox` as xywh, RLE as text."""
+        corners = self.boxes.astype(np.float64)
+        xywh = np.concatenate((corners[:, :2], corners[:, 2:] - corners[:, :2]), axis=1)
+        return [
+            {
+                "image_id": image_id,
+                "category_id": self.category_ids[label],
+                "bbox": box.tolist(),
+                "score": float(score),
+                "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
+            }
+            for label, box, score, rle in zip(self.labels, xywh, self.scores, self.masks.rle(), strict=True)
+        ]
+
+    def to_supervision(self) -> "supervision.Detections":
+        """The same as `supervision.Detections`, with dense masks (needs the extra `viz`)."""
+        try:
+            import supervision
+        except ImportError as e:
+            raise ConfigError(
+                "to_supervision needs the package supervision: pip install '.[viz]' in the repository"
+            ) from e
+        return supervision.Detections(
+            xyxy=self.boxes,
+            mask=np.asarray(self.masks),
+            confidence=self.scores,
+            class_id=self.labels,
+            data={"class_name": np.array(self.names, dtype=np.str_)},
+        )
+
+    def draw(self, image: npt.NDArray[np.uint8] | Image.Image, score_threshold: float = DRAWN_ABOVE) -> Image.Image:
+        """Overlay of masks, boxes, names and scores on the picture they were found in.
+
+        Args:
+            image: RGB or grey uint8 array, or PIL image (turned upright by its EXIF, as for prediction).
+            score_threshold: draw detections that score above it; 0 draws all.
+        """
+        if isinstance(image, Image.Image):
+            image = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        pixels = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
+        if pixels.shape != (*self.masks.size, 3) or pixels.dtype != np.uint8:
+            raise ConfigError(
+                f"the picture to draw on is {pixels.dtype} {pixels.shape};"
+                f" expected uint8 {(*self.masks.size, 3)}, the picture that was predicted on"
+            )
+        drawn = self[self.scores > score_threshold]
+        captions = [f"{name} {score:.2f}" for name, score in zip(drawn.names, drawn.scores, strict=True)]
+        return overlay(pixels, drawn.boxes, captions, drawn.masks)
