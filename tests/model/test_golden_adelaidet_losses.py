@@ -14,9 +14,10 @@ from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.model.condinst import CondInst, Features
 from condinst_deploy.model.config import STRIDES
 from condinst_deploy.model.head import LevelOutputs
-from condinst_deploy.model.key_tables import ADELAIDET, renamed
+from condinst_deploy.model.key_tables import ADELAIDET
 from condinst_deploy.model.losses import Losses, LossSettings, condinst_losses
 from condinst_deploy.model.targets import ImageTargets, assign, locations_of
+from tests.golden_losses import assert_backbone_untouched, assert_gradient_norms, assert_norm_statistics
 from tests.models import GOLDEN, adelaidet_state
 
 SETTINGS = {
@@ -99,36 +100,21 @@ def test_losses_are_adelaidets(step: tuple[Any, CondInst, Losses]) -> None:
 
 def test_every_gradient_norm_is_adelaidets(step: tuple[Any, CondInst, Losses]) -> None:
     golden, model, _ = step
-    learnt, unmapped = renamed(golden["grad_names"].tolist(), ADELAIDET)
-    frozen, unknown = renamed(golden["frozen_names"].tolist(), ADELAIDET)
-    assert not unmapped
-    assert not unknown
-    parameters = dict(model.named_parameters())
-    norms = [key for key in parameters if key.startswith("backbone.") and ("bn" in key or "downsample.1" in key)]
-    # theirs has the backbone's norms as buffers
-    assert set(learnt.values()) | set(frozen.values()) == set(parameters) - set(norms)
-    assert all(parameters[key].grad is None for key in [*frozen.values(), *norms])
-    for key, norm in zip(golden["grad_names"].tolist(), golden["grad_norms"].tolist(), strict=True):
-        gradient = parameters[learnt[key]].grad
-        assert gradient is not None, key
-        assert gradient.norm().item() == pytest.approx(norm, rel=1e-3, abs=1e-6), key
+    learnt = dict(zip(golden["grad_names"].tolist(), golden["grad_norms"].tolist(), strict=True))
+    frozen = dict.fromkeys(golden["frozen_names"].tolist())
+    names = [name for name, _ in model.named_parameters()]
+    norms = [name for name in names if name.startswith("backbone.") and ("bn" in name or "downsample.1" in name)]
+    assert_gradient_norms(model, learnt | frozen, ADELAIDET, buffers=norms)
 
 
 def test_norm_statistics_after_the_step_are_adelaidets(step: tuple[Any, CondInst, Losses], batch: Any) -> None:
     _, model, _ = step
-    buffers = dict(model.named_buffers())
-    keys = [key.removeprefix("after_") for key in batch.files if key.startswith("after_")]
-    ours, _ = renamed(keys, ADELAIDET)
-    assert len(ours) == 14
-    for key, own in ours.items():
-        np.testing.assert_allclose(buffers[own].numpy(), batch[f"after_{key}"], atol=1e-5)
+    assert_norm_statistics(model, batch, "after_", ADELAIDET)
 
 
 def test_frozen_norms_keep_everything(step: tuple[Any, CondInst, Losses], adelaidet_checkpoint: Path) -> None:
     _, model, _ = step
-    untouched = load_model(adelaidet_checkpoint).model.backbone.state_dict()
-    for key, value in model.backbone.state_dict().items():
-        assert torch.equal(value, untouched[key]), key
+    assert_backbone_untouched(model, adelaidet_checkpoint)
 
 
 def test_positives_are_adelaidets(batch: Any) -> None:

@@ -11,9 +11,10 @@ import torch
 
 from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.model.condinst import CondInst
-from condinst_deploy.model.key_tables import MMDET, renamed
+from condinst_deploy.model.key_tables import MMDET
 from condinst_deploy.model.losses import Losses, LossSettings, condinst_losses
 from condinst_deploy.model.targets import ImageTargets, assign, locations_of
+from tests.golden_losses import assert_backbone_untouched, assert_gradient_norms, assert_norm_statistics
 from tests.models import GOLDEN
 
 # the gradient of one norm in layer2 is a small difference of large sums: with one thread its norm is off by 1.04e-3
@@ -81,35 +82,17 @@ def test_losses_are_mmdetections(step: tuple[str, CondInst, Losses], figures: An
 
 def test_every_gradient_norm_is_mmdetections(step: tuple[str, CondInst, Losses], figures: Any) -> None:
     setting, model, _ = step
-    want = figures[setting]["grad_norms"]
-    ours, unmapped = renamed(list(want), MMDET)
-    parameters = dict(model.named_parameters())
-    assert not unmapped
-    assert set(ours.values()) == set(parameters)
-    for key, norm in want.items():
-        gradient = parameters[ours[key]].grad
-        if norm is None:
-            assert gradient is None, key
-        else:
-            assert gradient is not None, key
-            assert gradient.norm().item() == pytest.approx(norm, rel=1e-3, abs=1e-6), key
+    assert_gradient_norms(model, figures[setting]["grad_norms"], MMDET)
 
 
 def test_norm_statistics_after_the_step_are_mmdetections(step: tuple[str, CondInst, Losses], golden: Any) -> None:
     _, model, _ = step
-    buffers = dict(model.named_buffers())
-    keys = [key.removeprefix("bn_after/") for key in golden.files if key.startswith("bn_after/")]
-    ours, _ = renamed(keys, MMDET)
-    assert len(ours) == 14
-    for key, own in ours.items():
-        np.testing.assert_allclose(buffers[own].numpy(), golden[f"bn_after/{key}"], atol=1e-5)
+    assert_norm_statistics(model, golden, "bn_after/", MMDET)
 
 
 def test_frozen_norms_keep_their_statistics(step: tuple[str, CondInst, Losses], mmdet_checkpoint: Path) -> None:
     _, model, _ = step
-    untouched = load_model(mmdet_checkpoint).model.backbone.state_dict()
-    for key, value in model.backbone.state_dict().items():
-        assert torch.equal(value, untouched[key]), key
+    assert_backbone_untouched(model, mmdet_checkpoint)
 
 
 def test_positives_are_mmdetections(mmdet_checkpoint: Path, golden: Any) -> None:
