@@ -54,6 +54,26 @@ SLIM_ADELAIDET = replace(
     preprocessing=Preprocessing(std=(1.0, 1.0, 1.0), short_side=128, long_side=224, family="adelaidet"),
     selection=ADELAIDET_SELECTION,
 )
+TINY = CondInstConfig(
+    num_classes=3,
+    depth=18,
+    base_width=8,
+    fpn_channels=64,
+    tower_convs=1,
+    mask_branch_channels=8,
+    mask_branch_convs=1,
+)
+"""As small as a model can be, where the layout does not matter; sizes of pictures are the published ones."""
+
+TINY_ADELAIDET = replace(
+    TINY,
+    depth=50,
+    stride_in_1x1=True,
+    bifpn_repeats=2,
+    preprocessing=Preprocessing(std=(1.0, 1.0, 1.0), short_side=96, long_side=96, family="adelaidet"),
+    selection=ADELAIDET_SELECTION,
+)
+
 SLIM_BIFPN = replace(SLIM_ADELAIDET, neck="bifpn", bifpn_repeats=2, semantic_head=True)
 SLIM_KINDS = {"mmdet": SLIM, "adelaidet": SLIM_ADELAIDET, "adelaidet BiFPN sem": SLIM_BIFPN}
 """One slim model of every kind of graph."""

@@ -27,17 +27,7 @@ from condinst_deploy.model.checkpoints import load_model, save_model, sha256_of
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.config import CondInstConfig
 from condinst_deploy.model.safe_load import Inert, load_checkpoint_file
-from tests.models import SLIM, manifest_of, mmdet_shapes, noise_picture, seeded_model
-
-TINY = CondInstConfig(
-    num_classes=3,
-    depth=18,
-    base_width=8,
-    fpn_channels=64,
-    tower_convs=1,
-    mask_branch_channels=16,
-    mask_branch_convs=1,
-)
+from tests.models import SLIM, TINY, manifest_of, mmdet_shapes, noise_picture, seeded_model
 
 HEAD_PARTS = {
     "cls_tower": "cls_convs",

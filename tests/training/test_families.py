@@ -12,34 +12,20 @@ from condinst_deploy.data.shapes import generate_shapes
 from condinst_deploy.errors import CheckpointError, ConfigError
 from condinst_deploy.model.checkpoints import load_model, save_model
 from condinst_deploy.model.config import CondInstConfig
-from condinst_deploy.model.families import ADELAIDET_SELECTION
 from condinst_deploy.model.losses import Losses, LossSettings
 from condinst_deploy.training.batches import batches
 from condinst_deploy.training.history import read_history
 from condinst_deploy.training.loop import Reports, Sets, manifest_for, open_sets, train
 from condinst_deploy.training.recipe import DataSettings, Recipe, ScheduleSettings, StartSettings, load_recipe
 from condinst_deploy.training.run import TrainingRun, fine_tuning_run, new_run, optimizer_of, resumed_run
-from tests.models import manifest_of, seeded_model
+from tests.models import TINY_ADELAIDET, manifest_of, seeded_model
 
 CPU = torch.device("cpu")
-TINY = CondInstConfig(
-    num_classes=3,
-    depth=50,
-    base_width=8,
-    stride_in_1x1=True,
-    fpn_channels=64,
-    tower_convs=1,
-    mask_branch_channels=8,
-    mask_branch_convs=1,
-    bifpn_repeats=2,
-    preprocessing=Preprocessing(std=(1.0, 1.0, 1.0), short_side=96, long_side=96, family="adelaidet"),
-    selection=ADELAIDET_SELECTION,
-)
 KINDS = {
-    "plain": TINY,
-    "sem": replace(TINY, semantic_head=True),
-    "BiFPN": replace(TINY, neck="bifpn"),
-    "BiFPN sem": replace(TINY, neck="bifpn", semantic_head=True),
+    "plain": TINY_ADELAIDET,
+    "sem": replace(TINY_ADELAIDET, semantic_head=True),
+    "BiFPN": replace(TINY_ADELAIDET, neck="bifpn"),
+    "BiFPN sem": replace(TINY_ADELAIDET, neck="bifpn", semantic_head=True),
 }
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -51,11 +37,13 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     folder = tmp_path_factory.mktemp("shapes")
     annotations = generate_shapes(folder, "train", 4)
     data = DataSettings(str(annotations), str(folder / "train"), str(annotations), str(folder / "train"), workers=0)
-    torch.save(detectron2_resnet(TINY, ""), folder / "resnet.pth")
+    torch.save(detectron2_resnet(TINY_ADELAIDET, ""), folder / "resnet.pth")
     published = load_recipe("adelaidet_r50_1x")
     schedule = replace(published.schedule, iterations=2, batch_size=2, warmup_iterations=0)
     start = replace(published.start, backbone=str(folder / "resnet.pth"))
-    return replace(published, model=TINY, data=data, schedule=schedule, start=start, short_sides=(96,), log_every=1)
+    return replace(
+        published, model=TINY_ADELAIDET, data=data, schedule=schedule, start=start, short_sides=(96,), log_every=1
+    )
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +125,7 @@ def test_fine_tuning_keeps_the_rules_of_the_checkpoint(recipe: Recipe, sets: Set
 
 
 def test_fine_tuning_learns_as_the_family_of_the_checkpoint_does(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
-    save_model(tmp_path / "model.pth", seeded_model(TINY), manifest_of(TINY))
+    save_model(tmp_path / "model.pth", seeded_model(TINY_ADELAIDET), manifest_of(TINY_ADELAIDET))
     mine = of_mmdet(recipe)
     run = fine_tuning_run(mine, manifest_for(mine, sets), tmp_path / "model.pth", CPU)
     assert run.recipe.losses == LossSettings(max_masks=500, family="adelaidet")
@@ -153,7 +141,7 @@ def test_fine_tuning_learns_as_the_family_of_the_checkpoint_does(recipe: Recipe,
 def test_fine_tuning_with_a_recipe_of_the_checkpoints_family_is_as_the_recipe_says(
     recipe: Recipe, sets: Sets, tmp_path: Path
 ) -> None:
-    save_model(tmp_path / "model.pth", seeded_model(TINY), manifest_of(TINY))
+    save_model(tmp_path / "model.pth", seeded_model(TINY_ADELAIDET), manifest_of(TINY_ADELAIDET))
     start, optimizer = replace(recipe.start, norm_affine=True), replace(recipe.optimizer, decay_norms=True)
     mine = replace(recipe, start=start, optimizer=optimizer, losses=LossSettings(max_masks=7, family="adelaidet"))
     run = fine_tuning_run(mine, manifest_for(mine, sets), tmp_path / "model.pth", CPU)
@@ -198,15 +186,15 @@ def beginning_with(recipe: Recipe, content: dict[str, Any], folder: Path) -> Rec
 def test_a_run_begins_with_detectron2s_resnet(
     prefix: str, others: dict[str, Any], entry: str | None, recipe: Recipe, sets: Sets, tmp_path: Path
 ) -> None:
-    state = detectron2_resnet(TINY, prefix) | others
+    state = detectron2_resnet(TINY_ADELAIDET, prefix) | others
     begun = beginning_with(recipe, state if entry is None else {entry: state}, tmp_path)
     backbone = new_run(begun, manifest_for(begun, sets), CPU).model.backbone
-    want = seeded_model(TINY).backbone.state_dict()
+    want = seeded_model(TINY_ADELAIDET).backbone.state_dict()
     assert [key for key, value in backbone.state_dict().items() if not torch.equal(value, want[key])] == []
 
 
 def test_an_incomplete_resnet_is_an_error(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
-    state = detectron2_resnet(TINY, "")
+    state = detectron2_resnet(TINY_ADELAIDET, "")
     del state["res4.0.conv2.weight"]
     begun = beginning_with(recipe, state, tmp_path)
     with pytest.raises(CheckpointError, match=r"layer3\.0\.conv2\.weight"):
@@ -216,7 +204,9 @@ def test_an_incomplete_resnet_is_an_error(recipe: Recipe, sets: Sets, tmp_path: 
 def of_mmdet(recipe: Recipe) -> Recipe:
     """mmdetection's published recipe, on the same data."""
     published = load_recipe("condinst_r50_1x")
-    model = replace(TINY, stride_in_1x1=False, preprocessing=Preprocessing(), selection=published.model.selection)
+    model = replace(
+        TINY_ADELAIDET, stride_in_1x1=False, preprocessing=Preprocessing(), selection=published.model.selection
+    )
     return replace(published, model=model, data=recipe.data, schedule=recipe.schedule, short_sides=(96,))
 
 
@@ -231,7 +221,7 @@ def test_a_run_begins_with_torchvisions_resnet(prefix: str, recipe: Recipe, sets
 
 
 def test_a_resnet_of_the_other_family_is_refused_though_it_fits(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
-    torchvisions = beginning_with(recipe, seeded_model(TINY).backbone.state_dict(), tmp_path)
+    torchvisions = beginning_with(recipe, seeded_model(TINY_ADELAIDET).backbone.state_dict(), tmp_path)
     with pytest.raises(ConfigError, match=r"holds a ResNet in torchvision's names; .* family adelaidet, .* MSRA's"):
         new_run(torchvisions, manifest_for(recipe, sets), CPU)
     mine = of_mmdet(recipe)

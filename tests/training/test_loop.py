@@ -15,26 +15,17 @@ from condinst_deploy.contract import Preprocessing
 from condinst_deploy.data.shapes import generate_shapes
 from condinst_deploy.errors import CheckpointError, ConfigError
 from condinst_deploy.model.checkpoints import load_model
-from condinst_deploy.model.config import CondInstConfig
 from condinst_deploy.model.losses import Losses
 from condinst_deploy.training.batches import batches
 from condinst_deploy.training.history import Record
 from condinst_deploy.training.loop import Reports, Sets, manifest_for, open_sets, train, whole_steps, with_classes
 from condinst_deploy.training.recipe import DataSettings, OptimizerSettings, Recipe, ScheduleSettings, StartSettings
 from condinst_deploy.training.run import TrainingRun, fine_tuning_run, new_run, optimizer_of, resumed_run
+from tests.models import TINY
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
-TINY = CondInstConfig(
-    depth=18,
-    base_width=8,
-    fpn_channels=64,
-    tower_convs=1,
-    mask_branch_channels=8,
-    mask_branch_convs=1,
-    preprocessing=Preprocessing(short_side=96, long_side=96),
-)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +36,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Sets:
 def recipe_of(folder: Path) -> Recipe:
     train_annotations, val_annotations = generate_shapes(folder, "train", 10), generate_shapes(folder, "val", 4)
     return Recipe(
-        model=replace(TINY, num_classes=3),
+        model=replace(TINY, preprocessing=Preprocessing(short_side=96, long_side=96)),
         data=DataSettings(
             str(train_annotations), str(folder / "train"), str(val_annotations), str(folder / "val"), workers=0
         ),
@@ -208,4 +199,4 @@ def test_missing_data_says_what_to_set() -> None:
 
 
 def test_the_number_of_classes_comes_from_the_data(recipe: Recipe, sets: Sets) -> None:
-    assert with_classes(replace(recipe, model=TINY), sets).model.num_classes == 3
+    assert with_classes(replace(recipe, model=replace(TINY, num_classes=80)), sets).model.num_classes == 3
