@@ -51,6 +51,7 @@ def test_what_a_script_catches_is_imported_without_the_backends(tmp_path: Path) 
         ("condinst_deploy.cli.evaluate", ["--model", "a.pth", "--annotations", "b", "--images", "c"], "at a.pth"),
         ("condinst_deploy.cli.train", ["--recipe", "shapes_slim", "--weights", "a.pth"], "no checkpoint at a.pth"),
         ("condinst_export.cli", ["--weights", "a.pth"], "no checkpoint at a.pth"),
+        ("condinst_engines.cli.inspect", ["a.onnx"], "no model at a.onnx"),
     ],
 )
 def test_a_file_that_is_not_there_is_told_before_the_backends_are_imported(

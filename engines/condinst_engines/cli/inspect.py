@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from condinst_deploy.cli.command import command_app
+from condinst_deploy.model_files import check_there
 
 MOST_CLASSES, MOST_LAYERS = 10, 30
 
@@ -21,7 +22,8 @@ def inspect(
 
     An engine is checked against its manifest. Its layers are listed where this machine has a GPU that can load it.
     """
-    # imported here, so that --help does not wait for PyTorch
+    check_there(file)
+    # imported here, so that neither --help nor a mistake waits for the builder's libraries
     from condinst_engines.inspection import inspect_file
 
     found = inspect_file(file)
