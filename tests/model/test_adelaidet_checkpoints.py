@@ -14,6 +14,7 @@ from condinst_deploy.model.checkpoints import load_model, own_content, save_mode
 from condinst_deploy.model.config import CondInstConfig
 from condinst_deploy.model.families import ADELAIDET_PREPROCESSING, ADELAIDET_SELECTION
 from tests.adelaidet_names import adelaidet_state_of
+from tests.checkpoints import saved
 from tests.models import (
     ADELAIDET_KEYS,
     SLIM,
@@ -25,11 +26,6 @@ from tests.models import (
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def saved(path: Path, content: Any) -> Path:
-    torch.save(content, path)
-    return path
 
 
 def config_of(architecture: str) -> CondInstConfig:

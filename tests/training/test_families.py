@@ -18,7 +18,7 @@ from condinst_deploy.training.history import read_history
 from condinst_deploy.training.loop import Reports, Sets, manifest_for, open_sets, train
 from condinst_deploy.training.recipe import DataSettings, Recipe, ScheduleSettings, StartSettings, load_recipe
 from condinst_deploy.training.run import TrainingRun, fine_tuning_run, new_run, optimizer_of, resumed_run
-from tests.models import TINY_ADELAIDET, manifest_of, seeded_model
+from tests.models import TINY, TINY_ADELAIDET, manifest_of, seeded_model
 
 CPU = torch.device("cpu")
 KINDS = {
@@ -245,15 +245,7 @@ def test_what_is_frozen_cannot_begin_at_random(start: StartSettings, recipe: Rec
 
 def test_a_run_begun_before_there_were_families_resumes(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
     old = Recipe(
-        model=CondInstConfig(
-            num_classes=3,
-            depth=18,
-            base_width=8,
-            fpn_channels=64,
-            tower_convs=1,
-            mask_branch_channels=8,
-            mask_branch_convs=1,
-        ),
+        model=TINY,
         data=recipe.data,
         schedule=ScheduleSettings(iterations=5, batch_size=1, warmup_iterations=1),
         start=StartSettings(frozen_stages=0),

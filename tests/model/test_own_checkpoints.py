@@ -1,0 +1,127 @@
+"""The toolkit's own format: what it keeps, what it refuses, and places that cannot be written."""
+
+import resource
+import signal
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from condinst_deploy.contract import Selection
+from condinst_deploy.errors import CheckpointError, OutputError
+from condinst_deploy.model.checkpoints import load_model, save_model
+from condinst_deploy.model.condinst import CondInst
+from tests.checkpoints import assert_same_outputs, assert_same_weights, own_content, saved
+from tests.models import TINY, manifest_of, seeded_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_the_own_format_keeps_weights_configuration_and_manifest(tmp_path: Path) -> None:
+    config = replace(TINY, selection=Selection(score_threshold=0.01, candidates_per_level=50, max_detections=7))
+    model = seeded_model(config)
+    manifest = replace(manifest_of(config), source="original.pth", source_sha256="ab" * 32)
+    save_model(tmp_path / "new" / "folder" / "model.pth", model, manifest)
+    loaded = load_model(tmp_path / "new" / "folder" / "model.pth")
+    assert (loaded.model.config, loaded.manifest) == (config, manifest)
+    assert loaded.note == "condinst-deploy checkpoint, ResNet-18, 3 classes"
+    assert not loaded.model.training
+    assert_same_weights(loaded.model, model)
+    assert_same_outputs(loaded.model, model)
+
+
+def test_the_own_format_is_read_behind_a_wrappers_prefix(tmp_path: Path) -> None:
+    state = {f"module.{key}": value for key, value in CondInst(TINY).state_dict().items()}
+    loaded = load_model(saved(tmp_path / "model.pth", own_content(state_dict=state)))
+    assert all(torch.equal(loaded.model.state_dict()[key.removeprefix("module.")], state[key]) for key in state)
+    assert "the prefix 'module.' of all keys" in loaded.note
+    state["backbone.odd"] = state.pop("module.head.controller.bias")
+    with pytest.raises(CheckpointError, match=r"unmapped: module\.backbone"):
+        load_model(saved(tmp_path / "model.pth", own_content(state_dict=state)))
+
+
+def test_saving_twice_gives_the_same_weights_and_replaces_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    save_model(path, seeded_model(TINY, seed=1), manifest_of(TINY))
+    save_model(path, seeded_model(TINY), manifest_of(TINY))
+    assert_same_weights(load_model(path).model, seeded_model(TINY))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"config": None}, "unusable settings"),
+        ({"config": {"depth": 51}}, "depth is 51"),
+        ({"config": {"wings": 2}}, "wings"),
+        ({"config": {"num_classes": "3"}}, "unusable settings"),
+        ({"manifest": "{"}, "not JSON"),
+        ({"manifest": None}, "unusable settings"),
+        ({"manifest": manifest_of(replace(TINY, num_classes=2)).to_json()}, "names 2 classes for a model of 3"),
+        ({"state_dict": {}}, "missing: backbone.conv1.weight"),
+    ],
+)
+def test_an_own_file_with_unusable_settings_is_refused(changes: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    path = saved(tmp_path / "model.pth", own_content(**changes))
+    with pytest.raises(CheckpointError, match=reason) as caught:
+        load_model(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("entry", ["config", "manifest", "state_dict"])
+def test_an_own_file_without_an_entry_is_refused(entry: str, tmp_path: Path) -> None:
+    content = own_content()
+    del content[entry]
+    with pytest.raises(CheckpointError, match=entry):
+        load_model(saved(tmp_path / "model.pth", content))
+
+
+NOT_STATES: dict[str, Any] = {
+    "nothing": None,
+    "a list": [1, 2],
+    "a tensor": torch.zeros(2),
+    "a key that is a number": {1: torch.zeros(1)},
+    "a sparse tensor": seeded_model(TINY).state_dict()
+    | {"fpn.p6.weight": seeded_model(TINY).state_dict()["fpn.p6.weight"].to_sparse()},
+}
+
+
+@pytest.mark.parametrize("state", NOT_STATES.values(), ids=NOT_STATES)
+def test_an_own_file_whose_weights_are_not_plain_tensors_is_refused(state: Any, tmp_path: Path) -> None:
+    path = saved(tmp_path / "model.pth", own_content(state_dict=state))
+    with pytest.raises(CheckpointError):
+        load_model(path)
+
+
+def contents(folder: Path) -> Mapping[str, bytes | None]:
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["folder", "file/model.pth", "file/new/model.pth"],
+)
+def test_saving_to_a_place_that_cannot_be_written_leaves_nothing(name: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(OutputError, match=str(tmp_path / name)):
+        save_model(tmp_path / name, seeded_model(TINY), manifest_of(TINY))
+    assert contents(tmp_path) == before
+
+
+def test_a_full_disk_is_an_error_and_the_earlier_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    path.write_text("earlier")
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match=str(path)):
+            save_model(path, seeded_model(TINY), manifest_of(TINY))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert contents(tmp_path) == {"model.pth": b"earlier"}
