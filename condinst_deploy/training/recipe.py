@@ -30,10 +30,11 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """SGD with momentum, or AdamW."""
+    """SGD with momentum, AdamW, or Muon for the inner convolutions and AdamW for the rest."""
 
-    kind: Literal["sgd", "adamw"] = "sgd"
+    kind: Literal["sgd", "adamw", "muon"] = "sgd"
     learning_rate: float = 0.01
+    muon_factor: float = 1.0  # Muon's learning rate, in AdamW's
     momentum: float = 0.9
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 1e-4
@@ -47,8 +48,8 @@ class OptimizerSettings:
         Raises:
             ConfigError: it is not one that the loop knows.
         """
-        if self.kind not in ("sgd", "adamw"):
-            raise ConfigError(f"optimizer.kind is {self.kind!r}; expected sgd or adamw")
+        if self.kind not in ("sgd", "adamw", "muon"):
+            raise ConfigError(f"optimizer.kind is {self.kind!r}; expected sgd, adamw or muon")
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,8 @@ from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.families import resnet_weights
 from condinst_deploy.model.losses import Losses, condinst_losses
 from condinst_deploy.model.safe_load import load_checkpoint_file
-from condinst_deploy.training.recipe import OptimizerSettings, Recipe, StartSettings
-
-NORMS = (nn.BatchNorm2d, nn.GroupNorm)
+from condinst_deploy.training.optimizers import Optimizer, optimizer_of
+from condinst_deploy.training.recipe import Recipe, StartSettings
 
 RESNETS: dict[Family, str] = {
     "mmdet": "a ResNet in torchvision's names",
@@ -35,7 +34,7 @@ class TrainingRun:
     recipe: Recipe
     model: CondInst
     manifest: ModelManifest
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     device: torch.device
     iteration: int = 0  # steps done
     note: str = ""  # one sentence on where the weights began
@@ -49,7 +48,7 @@ class TrainingRun:
         recipe = self.recipe
         rate = recipe.schedule.learning_rate(self.iteration, recipe.optimizer.learning_rate)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("factor", 1.0)
         self.model.train()
         losses = self._losses(batch)
         total = losses.total
@@ -184,28 +183,6 @@ def _layout(model: CondInst) -> torch.memory_format:
     in that layout (torch 2.14.0; from 16 channels on it does not).
     """
     return torch.channels_last if model.config.base_width >= 16 else torch.contiguous_format
-
-
-def optimizer_of(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """The optimizer over everything that learns; norms and biases decay only where the recipe says so."""
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad:
-                of_norm = isinstance(module, NORMS)
-                spared = (of_norm and not settings.decay_norms) or (
-                    (of_norm or name == "bias" or parameter.ndim == 0) and not settings.decay_norms_and_biases
-                )
-                (free if spared else decayed).append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
-    if settings.kind == "sgd":
-        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
-    # one kernel for all tensors: a quarter of the time on a CPU, where there are many small ones
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
 
 
 def _start(model: CondInst, settings: StartSettings) -> None:

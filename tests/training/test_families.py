@@ -16,8 +16,9 @@ from condinst_deploy.model.losses import Losses, LossSettings
 from condinst_deploy.training.batches import batches
 from condinst_deploy.training.history import read_history
 from condinst_deploy.training.loop import Reports, Sets, manifest_for, open_sets, train
+from condinst_deploy.training.optimizers import optimizer_of
 from condinst_deploy.training.recipe import DataSettings, Recipe, ScheduleSettings, StartSettings, load_recipe
-from condinst_deploy.training.run import TrainingRun, fine_tuning_run, new_run, optimizer_of, resumed_run
+from condinst_deploy.training.run import TrainingRun, fine_tuning_run, new_run, resumed_run
 from tests.models import TINY, TINY_ADELAIDET, manifest_of, seeded_model
 
 CPU = torch.device("cpu")
