@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.bars import Bar, read_bars
-from benchmarks.sweep_plots import linear_fit
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "performance.md"
@@ -127,6 +128,14 @@ def _fits(rows: Rows, over: str, names: dict[str, str], unit: str) -> str:
     fits = ((name, *linear_fit(x, [row[key] for row in rows])) for key, name in names.items())
     said = (f"{name} {slope:.3g} ms (R² {explained:.3f})" for name, slope, _, explained in fits)
     return f"One {unit} more costs, by least squares: {', '.join(said)}."
+
+
+def linear_fit(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
+    """Slope, intercept, and the share of the variance that the line explains (R squared)."""
+    slope, intercept = np.polyfit(x, y, 1)
+    residue = np.asarray(y) - (slope * np.asarray(x) + intercept)
+    spread = np.asarray(y) - np.mean(y)
+    return float(slope), float(intercept), float(1 - (residue @ residue) / (spread @ spread))
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -24,14 +23,6 @@ def draw_sweeps(figures: dict[str, Any], folder: Path) -> Iterator[Path]:
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format="png", dpi=90, pil_kwargs={"optimize": True})
         yield path
-
-
-def linear_fit(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
-    """Slope, intercept, and the share of the variance that the line explains (R squared)."""
-    slope, intercept = np.polyfit(x, y, 1)
-    residue = np.asarray(y) - (slope * np.asarray(x) + intercept)
-    spread = np.asarray(y) - np.mean(y)
-    return float(slope), float(intercept), float(1 - (residue @ residue) / (spread @ spread))
 
 
 def _instances(axes: Sequence[Axes], figures: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -87,13 +87,12 @@ def measured(plan: Plan, folder: Path, say: Callable[[str], None]) -> dict[str, 
     models = _models(folder)
     say("R-50 by threads and batch")
     runs = [run for run in plan.full_runs if run[0] in _usable(plan.threads)]
-    figures["full"] = [row for threads, batch, calls in runs for row in _network(models["full"], threads, batch, calls)]
+    figures["full"] = [_network(models["full"], *run) for run in runs]
     say("the slim model by threads and batch")
     figures["slim"] = [
-        row
+        _network(models["slim"], threads, batch, plan.slim_calls)
         for threads in _usable(plan.threads)
         for batch in plan.slim_batches
-        for row in _network(models["slim"], threads, batch, plan.slim_calls)
     ]
     return figures
 
@@ -104,7 +103,7 @@ def _usable(threads: Sequence[int]) -> list[int]:
 
 
 def peak(plan: Plan, threads: int) -> Row:
-    """GFLOP/s of a large product, and of the towers' convolution at P3: 3x3, 256 channels."""
+    """GFLOP/s of a large product and of the towers' convolution at P3 (3x3, 256 channels); GB/s of a copy."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     random = torch.Generator().manual_seed(plan.seed)
@@ -116,9 +115,13 @@ def peak(plan: Plan, threads: int) -> Row:
         product = 2 * side**3 / _best(lambda: torch.mm(a, b), plan.repeat) / 1e9
         operations = 2 * 9 * 256**2 * x.shape[2] * x.shape[3]
         convolution = operations / _best(lambda: F.conv2d(x, weight, padding=1), plan.repeat) / 1e9
+        long = torch.zeros(16 * side**2)  # 268 MB, larger than caches are
+        copied = torch.empty_like(long)
+        copy = 2 * long.nbytes / _best(lambda: copied.copy_(long), plan.repeat) / 1e9
     finally:
         torch.set_num_threads(before)
-    return {"threads": threads, "product_gflops": rounded(product), "convolution_gflops": rounded(convolution)}
+    speeds = {"product_gflops": product, "convolution_gflops": convolution, "copy_gbs": copy}
+    return {"threads": threads} | {name: rounded(speed) for name, speed in speeds.items()}
 
 
 def _best(call: Callable[[], object], repeat: int) -> float:
@@ -220,7 +223,7 @@ def _models(folder: Path) -> dict[str, tuple[Path, Path]]:
     return {"full": (folder / "r50.onnx", folder / "coffee.png"), "slim": (folder / "slim.onnx", folder / "coffee.png")}
 
 
-def _network(model: tuple[Path, Path], threads: int, batch: int, calls: int) -> Iterator[Row]:
+def _network(model: tuple[Path, Path], threads: int, batch: int, calls: int) -> Row:
     """Median times a picture of every stage, in a process of its own with so many threads."""
     path, picture = model
     with ModelProcess(path, cores_for(threads)) as process:
@@ -230,7 +233,7 @@ def _network(model: tuple[Path, Path], threads: int, batch: int, calls: int) -> 
         peak_mb = process.ask("memory")["peak_mb"]
     stages = {f"{stage}_ms": _ms(median(call[stage] for call in taken) / batch) for stage in STAGES}
     row: Row = {"threads": threads, "batch": batch, "calls": calls}
-    yield row | stages | {"detections": taken[0]["detections"] / batch, "peak_mb": rounded(peak_mb)}
+    return row | stages | {"detections": taken[0]["detections"] / batch, "peak_mb": rounded(peak_mb)}
 
 
 def _ms(seconds: float) -> float:
@@ -244,6 +247,7 @@ def bars_of(figures: dict[str, Any]) -> list[Bar]:
         threads = row["threads"]
         bars.append(Bar.without(f"largest product's speed, {_counted(threads)}", row["product_gflops"], "GFLOP/s"))
         bars.append(Bar.without(f"convolution's speed, {_counted(threads)}", row["convolution_gflops"], "GFLOP/s"))
+        bars.append(Bar.without(f"copying, read and written, {_counted(threads)}", row["copy_gbs"], "GB/s"))
         for run in figures["full"]:
             if (run["threads"], run["batch"]) == (threads, 1):
                 speed = sum(figures["gflop"].values()) / run["network_ms"] * 1e3

@@ -12,11 +12,11 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Distribution:
-    """Times of equal calls, in milliseconds."""
+    """Times of equal calls."""
 
-    median: float
-    p95: float
-    p99: float
+    median_ms: float
+    p95_ms: float
+    p99_ms: float
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Self:

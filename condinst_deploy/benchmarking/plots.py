@@ -48,7 +48,7 @@ def _draw_stages(axes: "Axes", benchmark: Benchmark) -> None:
     names = [f"{Path(figures.model).name}\nbatch {at.batch}" for figures, at in rows]
     left = [0.0] * len(rows)
     for stage in (name for name in rows[0][1].stages if name != END_TO_END):
-        widths = [at.stages[stage].median / at.batch for _, at in rows]
+        widths = [at.stages[stage].median_ms / at.batch for _, at in rows]
         axes.barh(names, widths, left=left, label=STAGE_NAMES[stage])
         left = [start + width for start, width in zip(left, widths, strict=True)]
     axes.invert_yaxis()

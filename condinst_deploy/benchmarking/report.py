@@ -24,17 +24,17 @@ Row = tuple[str, ...]
 def stage_rows(figures: ModelFigures) -> Iterator[Row]:
     """Batch, stage, median, p95, p99 in ms, share of the end to end."""
     for at in figures.stages:
-        whole = at.stages[END_TO_END].median
+        whole = at.stages[END_TO_END].median_ms
         for stage, times in at.stages.items():
-            share = f"{times.median / whole:.0%}"
-            row = (STAGE_NAMES[stage], *map(milliseconds, (times.median, times.p95, times.p99)), share)
+            share = f"{times.median_ms / whole:.0%}"
+            row = (STAGE_NAMES[stage], *map(milliseconds, (times.median_ms, times.p95_ms, times.p99_ms)), share)
             yield (str(at.batch), *row)
 
 
 def serving_rows(figures: ModelFigures) -> Iterator[Row]:
     """Batch, concurrency, pictures a second, median, p95, p99 of a call in ms."""
     for at in figures.serving:
-        times = map(milliseconds, (at.latency.median, at.latency.p95, at.latency.p99))
+        times = map(milliseconds, (at.latency.median_ms, at.latency.p95_ms, at.latency.p99_ms))
         yield (str(at.batch), str(at.concurrency), f"{at.pictures_per_second:.4g}", *times)
 
 

@@ -21,7 +21,7 @@ def benchmark(
     images: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[IMG_OR_DIR]...",
+            metavar="IMG_OR_DIR",
             help="Pictures, folders or patterns; at most 64 are used. Default: generated ones (--size, --seed).",
         ),
     ] = None,

@@ -7,11 +7,11 @@ from condinst_deploy.benchmarking.figures import Distribution, Ratio
 
 def test_percentiles_of_a_hundred_and_one_times() -> None:
     seconds = [i / 1000 for i in range(101)][::-1]
-    assert Distribution.of(seconds) == Distribution(median=50, p95=95, p99=99)
+    assert Distribution.of(seconds) == Distribution(median_ms=50, p95_ms=95, p99_ms=99)
 
 
 def test_percentiles_lie_between_the_two_nearest_times() -> None:
-    assert Distribution.of([0.001, 0.003]) == Distribution(median=2, p95=2.9, p99=2.98)
+    assert Distribution.of([0.001, 0.003]) == Distribution(median_ms=2, p95_ms=2.9, p99_ms=2.98)
 
 
 def test_one_call_is_all_percentiles() -> None:

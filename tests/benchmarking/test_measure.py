@@ -13,7 +13,7 @@ from condinst_deploy.benchmarking.settings import Settings
 
 Asked = tuple[str, str, dict[str, Any]]
 
-NETWORK_SECONDS = {"fast": 1.0, "slow": 4.0, "brief": 0.001}
+NETWORK_SECONDS = {"fast": 1.0, "slow": 4.0}
 MEMORY = {
     "before_loading_mb": 500.0,
     "loaded_mb": 700.0,

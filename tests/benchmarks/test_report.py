@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from benchmarks.bars import Bar, write_results
-from benchmarks.report import BLOCK, DOCUMENT, RESULTS, ROOT, filled, table_of
-from benchmarks.sweep_plots import draw_sweeps, linear_fit
+from benchmarks.report import BLOCK, DOCUMENT, RESULTS, ROOT, filled, linear_fit, table_of
+from benchmarks.sweep_plots import draw_sweeps
 
 MACHINE = {"processor": "a processor", "cores": 2, "load_average": 0.3, "versions": {"torch": "2"}, "commit": "abc"}
 

@@ -48,16 +48,17 @@ def test_rows_hold_every_figure() -> None:
 def test_speeds_follow_from_times() -> None:
     row = peak(SMALL, 1)
     assert row["threads"] == 1
-    assert min(row["product_gflops"], row["convolution_gflops"]) > 0
+    assert min(row["product_gflops"], row["convolution_gflops"], row["copy_gbs"]) > 0
     figures = {
         "gflop": GFLOP,
-        "peak": [{"threads": 2, "product_gflops": 300.0, "convolution_gflops": 320.3}],
+        "peak": [{"threads": 2, "product_gflops": 300.0, "convolution_gflops": 320.3, "copy_gbs": 20.0}],
         "full": [{"threads": 2, "batch": 1, "network_ms": 2000.0}, {"threads": 2, "batch": 2, "network_ms": 1900.0}],
     }
     assert sum(GFLOP.values()) == 480.5
     assert [(bar.measured, bar.unit) for bar in bars_of(figures)] == [
         (300, "GFLOP/s"),
         (320.3, "GFLOP/s"),
+        (20, "GB/s"),
         (240.2, "GFLOP/s"),
         (75.01, "%"),
     ]

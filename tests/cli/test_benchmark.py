@@ -58,7 +58,7 @@ def test_two_models_on_given_pictures_as_json_and_as_a_plot(
         ]
         for at in model["stages"]:
             assert at["detections"] > 0
-            assert all(0 < t["median"] <= t["p95"] <= t["p99"] for t in at["stages"].values())
+            assert all(0 < t["median_ms"] <= t["p95_ms"] <= t["p99_ms"] for t in at["stages"].values())
         assert [(at["batch"], at["concurrency"]) for at in model["serving"]] == [(1, 1), (1, 2), (2, 1), (2, 2)]
         assert all(at["pictures_per_second"] > 0 for at in model["serving"])
         assert model["memory"]["before_loading_mb"] < model["memory"]["peak_mb"]
