@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bars import Bar, read_bars
+from condinst_deploy.benchmarking.report import counted
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "performance.md"
@@ -61,7 +62,7 @@ def measured_on(content: Figures, file: str) -> str:
         return f"*`benchmarks/results/{file}`; the machine was not recorded.*"
     where = machine.get("gpu") or machine.get("processor") or "unknown processor"
     said = [f"`benchmarks/results/{file}`", str(where)]
-    said += [f"{machine[key]} {key}" for key in ("cores", "threads") if key in machine]
+    said += [counted(machine[f"{noun}s"], noun) for noun in ("core", "thread") if f"{noun}s" in machine]
     said += [f"load {machine['load_average']} at the end"] if "load_average" in machine else []
     said += [f"{name} {version}" for name, version in sorted(machine.get("versions", {}).items())]
     said += [f"commit {machine['commit']}"] if machine.get("commit") else []

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from condinst_deploy.atomic import atomic_path
+from condinst_deploy.benchmarking.report import counted
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
@@ -47,8 +48,7 @@ def _batches(axes: Sequence[Axes], figures: dict[str, Any]) -> None:
     for own, name, title in ((axes[0], "slim", "slim model"), (axes[1], "full", "R-50 at 800x1344")):
         for threads in sorted({row["threads"] for row in figures[name]}):
             rows = [row for row in figures[name] if row["threads"] == threads]
-            label = f"{threads} thread" if threads == 1 else f"{threads} threads"
-            _lines(own, [row["batch"] for row in rows], rows, {"network_ms": label})
+            _lines(own, [row["batch"] for row in rows], rows, {"network_ms": counted(threads, "thread")})
         own.set(title=f"network, {title}", xlabel="batch", ylim=(0, None))
     axes[0].set(ylabel="ms a picture")
 

@@ -25,14 +25,14 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.bars import Bar, rounded, write_results
 from benchmarks.dense import dense_rles
 from benchmarks.evaluation import PHOTOGRAPHS, save_r50
+from benchmarks.report import bar_table, instance_table, network_table, original_table
 from condinst_deploy.benchmarking.figures import Ratio
 from condinst_deploy.benchmarking.process import ModelProcess
+from condinst_deploy.benchmarking.report import counted
 from condinst_deploy.benchmarking.settings import cores_for
 from condinst_deploy.benchmarking.worker import STAGES
 from condinst_deploy.contract import ImageGeometry, Preprocessing
@@ -67,7 +67,7 @@ class Plan:
     originals: tuple[tuple[int, int], ...] = ((480, 640), (800, 1333), (1080, 1920), (2000, 3000), (3000, 4000))
     full_runs: tuple[tuple[int, int, int], ...] = ((1, 1, 3), (2, 1, 3), (2, 2, 3), (2, 4, 2))  # threads, batch, calls
     slim_batches: tuple[int, ...] = (1, 2, 4, 8)
-    slim_calls: int = 8
+    slim_calls: int = 5
     repeat: int = 3  # of what takes less than a second
     peak_side: int = 2048
     threads: tuple[int, ...] = (1, 2)
@@ -172,7 +172,7 @@ def _beside_dense(logits: Float32, geometry: ImageGeometry, plan: Plan) -> Row:
     return {
         "masks_ms": _ms(median((*compact, *more))),
         "dense_ms": _ms(median(full)),
-        "dense_over_masks": Ratio.of(full, compact).median,
+        "dense_over_masks": rounded(Ratio.of(full, compact).median),
     }
 
 
@@ -245,32 +245,22 @@ def bars_of(figures: dict[str, Any]) -> list[Bar]:
     bars = []
     for row in figures["peak"]:
         threads = row["threads"]
-        bars.append(Bar.without(f"largest product's speed, {_counted(threads)}", row["product_gflops"], "GFLOP/s"))
-        bars.append(Bar.without(f"convolution's speed, {_counted(threads)}", row["convolution_gflops"], "GFLOP/s"))
-        bars.append(Bar.without(f"copying, read and written, {_counted(threads)}", row["copy_gbs"], "GB/s"))
+        bars.append(
+            Bar.without(f"largest product's speed, {counted(threads, 'thread')}", row["product_gflops"], "GFLOP/s")
+        )
+        bars.append(
+            Bar.without(f"convolution's speed, {counted(threads, 'thread')}", row["convolution_gflops"], "GFLOP/s")
+        )
+        bars.append(Bar.without(f"copying, read and written, {counted(threads, 'thread')}", row["copy_gbs"], "GB/s"))
         for run in figures["full"]:
             if (run["threads"], run["batch"]) == (threads, 1):
                 speed = sum(figures["gflop"].values()) / run["network_ms"] * 1e3
                 peak = max(row["product_gflops"], row["convolution_gflops"])
-                bars.append(Bar.without(f"network's speed, {_counted(threads)}", speed, "GFLOP/s"))
-                bars.append(Bar.without(f"network's share of the peak, {_counted(threads)}", 100 * speed / peak, "%"))
+                bars.append(Bar.without(f"network's speed, {counted(threads, 'thread')}", speed, "GFLOP/s"))
+                bars.append(
+                    Bar.without(f"network's share of the peak, {counted(threads, 'thread')}", 100 * speed / peak, "%")
+                )
     return bars
-
-
-def _counted(threads: int) -> str:
-    return f"{threads} thread" if threads == 1 else f"{threads} threads"
-
-
-def show(figures: dict[str, Any]) -> None:
-    """The sweeps as tables."""
-    console = Console(highlight=False)
-    for name in ("peak", "instances", "originals", "full", "slim"):
-        rows = figures[name]
-        if rows:
-            table = Table(*rows[0], title=name)
-            for row in rows:
-                table.add_row(*(f"{value:g}" for value in row.values()))
-            console.print(table)
 
 
 def main() -> int:
@@ -283,8 +273,10 @@ def main() -> int:
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             figures = measured(Plan(), Path(folder), lambda what: print(f"{what} ...", file=sys.stderr, flush=True))
-        write_results(arguments.out, bars_of(figures), figures)
-        show(figures)
+        bars = bars_of(figures)
+        write_results(arguments.out, bars, figures)
+        tables = (instance_table(figures), original_table(figures), network_table(figures), bar_table(bars))
+        print("\n\n".join(tables))
         print(f"{arguments.out}, {time.monotonic() - started:.0f} seconds", file=sys.stderr)
     else:
         from benchmarks.sweep_plots import IMAGES, draw_sweeps

@@ -8,6 +8,7 @@ import pytest
 from condinst_deploy.benchmarking import measure as measuring
 from condinst_deploy.benchmarking.figures import Distribution, Ratio
 from condinst_deploy.benchmarking.measure import calls_of, measure
+from condinst_deploy.benchmarking.plots import draw_benchmark
 from condinst_deploy.benchmarking.report import memory_line, ratio_rows, remarks, serving_rows, stage_rows
 from condinst_deploy.benchmarking.settings import Settings
 
@@ -139,3 +140,24 @@ def test_remarks_say_what_would_mislead(log: list[Asked], monkeypatch: pytest.Mo
 
 def test_a_quiet_run_of_many_calls_needs_no_remark(log: list[Asked]) -> None:
     assert remarks(measure([Path("fast")], [], Settings(repeat=100), lambda *_: None)) == []
+
+
+@pytest.mark.parametrize("other", ["b/fast", "a/fast"])
+def test_two_files_of_one_name_have_bars_and_lines_of_their_own(
+    other: str, log: list[Asked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    drawn: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k)))
+    settings = Settings(batches=(1, 2), concurrency=(1, 2), repeat=1)
+    draw_benchmark(measure([Path("a/fast"), Path(other)], [], settings, lambda *_: None), tmp_path / "a.png")
+    stages, throughput = drawn[0].axes
+    names = [label.get_text() for label in stages.get_yticklabels()]
+    assert names == [f"{path}\nbatch {batch}" for path in ("a/fast", other) for batch in (1, 2)]
+    assert len(stages.patches) == 4 * 3  # bars of three stages
+    assert len(throughput.lines) == 4
+    # 0.5 + 1 + 0.5 seconds; for a batch of two 0.5 + 2 + 0.5, halved
+    ends = [patch.get_x() + patch.get_width() for patch in stages.patches[-4:]]  # type: ignore[attr-defined]
+    assert ends == [2000, 1500, 2000, 1500]
