@@ -44,7 +44,8 @@ def table_of(name: str, results: Path) -> str:
         return f"*Not measured yet: `python -m benchmarks.{file} --out benchmarks/results/{file}.json`.*"
     content = json.loads(path.read_text(encoding="utf-8"))
     table = SWEEPS[sweep](content) if sweep else bar_table(read_bars(path))
-    return f"{table}\n\n{measured_on(content, path.name)}"
+    plot = f"![The same as plots](images/sweep_{sweep}.png)\n\n" if sweep else ""
+    return f"{table}\n\n{plot}{measured_on(content, path.name)}"
 
 
 def bar_table(bars: Sequence[Bar]) -> str:

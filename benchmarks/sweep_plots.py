@@ -17,7 +17,7 @@ Row = dict[str, Any]
 
 def draw_sweeps(figures: dict[str, Any], folder: Path) -> Iterator[Path]:
     """Draw one picture a sweep; their paths."""
-    for name, draw in (("instances", _instances), ("originals", _originals), ("batches", _batches)):
+    for name, draw in (("instances", _instances), ("originals", _originals), ("network", _network)):
         figure = Figure(figsize=(8, 3.2), layout="constrained")
         draw(figure.subplots(1, 2), figures)
         path = folder / f"sweep_{name}.png"
@@ -44,7 +44,7 @@ def _originals(axes: Sequence[Axes], figures: dict[str, Any]) -> None:
     axes[1].set(title="what grows with the picture", xlabel="megapixels of the original", ylim=(0, None))
 
 
-def _batches(axes: Sequence[Axes], figures: dict[str, Any]) -> None:
+def _network(axes: Sequence[Axes], figures: dict[str, Any]) -> None:
     for own, name, title in ((axes[0], "slim", "slim model"), (axes[1], "full", "R-50 at 800x1344")):
         for threads in sorted({row["threads"] for row in figures[name]}):
             rows = [row for row in figures[name] if row["threads"] == threads]

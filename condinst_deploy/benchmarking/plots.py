@@ -62,7 +62,10 @@ def _draw_throughput(axes: "Axes", benchmark: Benchmark) -> None:
             own = [at for at in figures.serving if at.batch == batch]
             rates = [at.pictures_per_second for at in own]
             axes.plot([at.concurrency for at in own], rates, marker="o", label=f"{name}, batch {batch}")
-    axes.set(title="throughput", xlabel="threads that share one predictor", ylabel="pictures/s", ylim=(0, None))
+    highest = max(at.pictures_per_second for figures in benchmark.models for at in figures.serving)
+    axes.set(
+        title="throughput", xlabel="threads that share one predictor", ylabel="pictures/s", ylim=(0, 1.1 * highest)
+    )
     axes.set_xticks(sorted(set(benchmark.settings.concurrency)))
     axes.legend()
 

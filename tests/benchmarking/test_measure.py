@@ -150,7 +150,12 @@ def test_two_files_of_one_name_have_bars_and_lines_of_their_own(
 
     drawn: list[Figure] = []
     save = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k)))
+
+    def noted(figure: Figure, *arguments: Any, **options: Any) -> None:
+        drawn.append(figure)
+        save(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", noted)
     settings = Settings(batches=(1, 2), concurrency=(1, 2), repeat=1)
     draw_benchmark(measure([Path("a/fast"), Path(other)], [], settings, lambda *_: None), tmp_path / "a.png")
     stages, throughput = drawn[0].axes

@@ -54,7 +54,7 @@ def test_the_page_shows_every_results_file_that_has_bars_and_every_script_that_i
 def test_pictures_of_the_page_are_there() -> None:
     if not (RESULTS / "sweeps.json").is_file():
         pytest.skip("nothing swept yet")
-    for name in ("instances", "originals", "batches"):
+    for name in ("instances", "originals", "network"):
         assert (ROOT / "docs" / "images" / f"sweep_{name}.png").is_file()
 
 
@@ -99,7 +99,9 @@ def test_sweeps_become_tables_with_the_cost_of_one_more(results: Path) -> None:
     assert "masks to RLE 0.5 ms (R² 1.000), dynamic mask head (eager) 1.5 ms (R² 1.000)" in instances
     assert instances.endswith("a processor, 2 cores, load 0.3 at the end, torch 2, commit abc.*")
     assert "| 4000x3000 | 12 | 6000 | 9000 | 1.5 | 3000 |" in table_of("sweeps.originals", results)
-    assert "| R-50, 800x1344 | 2 | 1 | 3 | 2500 | 100 | 1500 |" in table_of("sweeps.network", results)
+    network = table_of("sweeps.network", results)
+    assert "| R-50, 800x1344 | 2 | 1 | 3 | 2500 | 100 | 1500 |" in network
+    assert "](images/sweep_network.png)" in network
 
 
 def test_a_line_explains_what_is_linear_and_not_what_is_not() -> None:
@@ -110,5 +112,5 @@ def test_a_line_explains_what_is_linear_and_not_what_is_not() -> None:
 
 def test_sweeps_become_small_pictures(tmp_path: Path) -> None:
     paths = list(draw_sweeps(SWEEPS, tmp_path))
-    assert [path.name for path in paths] == [f"sweep_{name}.png" for name in ("instances", "originals", "batches")]
+    assert [path.name for path in paths] == [f"sweep_{name}.png" for name in ("instances", "originals", "network")]
     assert all(1_000 < path.stat().st_size < 100_000 for path in paths)
