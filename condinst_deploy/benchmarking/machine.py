@@ -1,0 +1,45 @@
+"""What figures were measured on."""
+
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+LIBRARIES = ("numpy", "onnxruntime-gpu", "onnxruntime", "pycocotools", "tensorrt", "tensorrt-rtx", "torch")
+
+
+def machine(libraries: Sequence[str] = LIBRARIES) -> dict[str, Any]:
+    """Processor, cores, load and versions of what is installed; the GPU where there is one."""
+    described: dict[str, Any] = {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "load_average": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        "versions": {name: found for name in libraries if (found := _version(name)) is not None},
+    }
+    if torch.cuda.is_available():
+        capability = "{}.{}".format(*torch.cuda.get_device_capability())
+        described |= {"gpu": torch.cuda.get_device_name(), "capability": capability, "cuda": torch.version.cuda}
+    return described
+
+
+def _processor() -> str:
+    """The processor's name where Linux tells it, and its kind."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{next(names, '')} {platform.machine()}".strip()
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None

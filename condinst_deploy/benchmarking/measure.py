@@ -1,0 +1,213 @@
+"""Models timed on the same pictures, one alone or two in turn."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from condinst_deploy.benchmarking.figures import Distribution, Ratio
+from condinst_deploy.benchmarking.process import ModelProcess
+from condinst_deploy.benchmarking.settings import Settings, cores_for
+from condinst_deploy.benchmarking.worker import STAGES
+
+END_TO_END = "end to end"
+
+SETTLE = 0.02
+"""Seconds between two models' turns: until the threads of the one have stopped spinning and sleep."""
+
+SHORT_CALL = 0.1
+"""Seconds. A shorter call is preceded by an untimed one, since the other model's turn has filled the caches."""
+
+OnCall = Callable[[str, int], None]
+"""Told what is being measured, and how many calls were made since it was told last."""
+
+
+@dataclass(frozen=True)
+class StageFigures:
+    """One model at one batch size."""
+
+    batch: int
+    calls: int
+    detections: float  # found in a picture, on average
+    pictures_per_second: float  # one call after the other
+    stages: dict[str, Distribution]  # of a whole batch; end to end among them
+
+
+@dataclass(frozen=True)
+class ServingFigures:
+    """One model at one batch size, asked by several threads."""
+
+    batch: int
+    concurrency: int
+    calls: int
+    pictures_per_second: float
+    latency: Distribution  # of a call
+
+
+@dataclass(frozen=True)
+class ModelFigures:
+    """All that was measured of one model."""
+
+    model: str
+    loaded: dict[str, Any]  # backend, device, machine, ...
+    stages: tuple[StageFigures, ...]
+    serving: tuple[ServingFigures, ...]
+    memory: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """The first model's times over the second's, at one batch size."""
+
+    batch: int
+    pairs: int
+    stages: dict[str, Ratio]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Everything that a run measured."""
+
+    settings: Settings
+    pictures: dict[str, Any]
+    models: tuple[ModelFigures, ...]
+    ratios: tuple[Ratios, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+@dataclass
+class _Contestant:
+    process: ModelProcess
+    loaded: dict[str, Any]
+    stages: list[StageFigures] = field(default_factory=list)
+    serving: list[ServingFigures] = field(default_factory=list)
+
+
+Calls = list[dict[str, float]]
+
+
+def calls_of(models: int, settings: Settings) -> int:
+    """How many calls `measure` reports; untimed ones between turns are not counted."""
+    served = sum(untimed + calls for untimed, calls in _serving_rounds(settings))
+    return models * len(settings.batches) * (settings.warmup + settings.repeat + served)
+
+
+def measure(models: Sequence[Path], paths: Sequence[Path], settings: Settings, on_call: OnCall) -> Benchmark:
+    """Time one model, or two in turn.
+
+    Two are never at work at once: a process that waits for its next request sleeps. Each picture is given to one
+    model and at once to the other, the order changing from picture to picture, so that whatever slows the machine for
+    a while slows both times of a pair.
+
+    Args:
+        models: one or two model files.
+        paths: pictures; none: generated ones.
+        settings: what to measure, how often.
+        on_call: told about progress.
+
+    Raises:
+        CondInstError: a model or a picture cannot be used; nothing was timed then.
+    """
+    cores = settings.cores or cores_for(None)
+    pictures = _pictures(paths, settings)
+    with ExitStack() as stack:
+        processes = [stack.enter_context(ModelProcess(model, cores)) for model in models]
+        contestants = [_Contestant(process, _load(process, pictures, settings)) for process in processes]
+        ratios = []
+        for batch in settings.batches:
+            taken = _staged(contestants, batch, settings, on_call)
+            for contestant, calls in zip(contestants, taken, strict=True):
+                contestant.stages.append(_stage_figures(batch, calls))
+            if len(taken) == 2:
+                ratios.append(_ratios(batch, taken[0], taken[1]))
+        for contestant in contestants:
+            contestant.serving += _served(contestant.process, settings, on_call)
+        figures = [
+            ModelFigures(str(c.process.model), c.loaded, tuple(c.stages), tuple(c.serving), c.process.ask("memory"))
+            for c in contestants
+        ]
+    return Benchmark(settings, pictures, tuple(figures), tuple(ratios))
+
+
+def _pictures(paths: Sequence[Path], settings: Settings) -> dict[str, Any]:
+    if paths:
+        return {"paths": [str(path) for path in paths]}
+    return {"size": list(settings.size), "seed": settings.seed}
+
+
+def _load(process: ModelProcess, pictures: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    return process.ask(
+        "load", model=str(process.model), device=settings.device, pictures=pictures, batches=list(settings.batches)
+    )
+
+
+def _staged(contestants: Sequence[_Contestant], batch: int, settings: Settings, on_call: OnCall) -> list[Calls]:
+    """Calls of every contestant at one batch size, number i of one right beside number i of the other."""
+    taken: list[Calls] = [[] for _ in contestants]
+    latest = [0.0] * len(contestants)
+    for number in range(-settings.warmup, settings.repeat):
+        order = range(len(contestants)) if number % 2 == 0 else reversed(range(len(contestants)))
+        for i in order:
+            untimed = 0
+            if len(contestants) > 1:
+                time.sleep(SETTLE)
+                untimed = int(latest[i] < SHORT_CALL)
+            call = contestants[i].process.ask("call", batch=batch, number=max(number, 0), untimed=untimed)
+            latest[i] = _whole(call)
+            if number >= 0:
+                taken[i].append(call)
+            on_call(f"stages, batch {batch}", 1)
+    return taken
+
+
+def _served(process: ModelProcess, settings: Settings, on_call: OnCall) -> Iterator[ServingFigures]:
+    for batch in settings.batches:
+        for threads, (untimed, calls) in zip(settings.concurrency, _serving_rounds(settings), strict=True):
+            what = f"throughput, batch {batch}, concurrency {threads}"
+            on_call(what, 0)
+            if untimed:
+                process.ask("serve", batch=batch, threads=threads, calls=untimed)
+            answer = process.ask("serve", batch=batch, threads=threads, calls=calls)
+            on_call(what, untimed + calls)
+            rate = round(calls * batch / answer["seconds"], 3)
+            yield ServingFigures(batch, threads, calls, rate, Distribution.of(answer["latencies"]))
+
+
+def _serving_rounds(settings: Settings) -> list[tuple[int, int]]:
+    """For each number of threads the untimed and the timed calls: as many for each thread, none ends alone."""
+    rounds = []
+    for threads in settings.concurrency:
+        each = -(-settings.repeat // threads)
+        rounds.append((threads if settings.warmup else 0, each * threads))
+    return rounds
+
+
+def _stage_figures(batch: int, calls: Calls) -> StageFigures:
+    whole = [_whole(call) for call in calls]
+    stages = {stage: Distribution.of([call[stage] for call in calls]) for stage in STAGES if stage in calls[0]}
+    return StageFigures(
+        batch=batch,
+        calls=len(calls),
+        detections=round(sum(call["detections"] for call in calls) / (batch * len(calls)), 2),
+        pictures_per_second=round(batch * len(calls) / sum(whole), 3),
+        stages=stages | {END_TO_END: Distribution.of(whole)},
+    )
+
+
+def _ratios(batch: int, calls: Calls, others: Calls) -> Ratios:
+    ratios = {
+        stage: Ratio.of([call[stage] for call in calls], [other[stage] for other in others])
+        for stage in STAGES
+        if stage in calls[0]
+    }
+    whole = Ratio.of([_whole(call) for call in calls], [_whole(other) for other in others])
+    return Ratios(batch, len(calls), ratios | {END_TO_END: whole})
+
+
+def _whole(call: dict[str, float]) -> float:
+    return sum(seconds for stage, seconds in call.items() if stage in STAGES)

@@ -1,0 +1,37 @@
+"""Memory of this process and of a GPU, in MB of a million bytes."""
+
+from pathlib import Path
+
+import torch
+
+STATUS = Path("/proc/self/status")
+
+
+def resident_mb() -> float | None:
+    """What this process holds in memory now; None where the system does not tell (it is Linux that does)."""
+    return _field("VmRSS")
+
+
+def peak_mb() -> float | None:
+    """The most that it has held. Not `ru_maxrss`: that begins with the peak of whoever started the process."""
+    return _field("VmHWM")
+
+
+def free_device_mb(device: str) -> float | None:
+    """What is free on the GPU, whoever uses the rest; None for a CPU."""
+    return torch.cuda.mem_get_info(device)[0] / 1e6 if device.startswith("cuda") else None
+
+
+def peak_of_torch_mb(device: str) -> float | None:
+    """The most that PyTorch has had on the GPU, weights and work; None for a CPU."""
+    return torch.cuda.max_memory_allocated(device) / 1e6 if device.startswith("cuda") else None
+
+
+def _field(name: str) -> float | None:
+    try:
+        lines = STATUS.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return None
+    values = (line.split()[1] for line in lines if line.startswith(f"{name}:"))  # in kB of 1024 bytes
+    kilobytes = next(values, None)
+    return None if kilobytes is None else int(kilobytes) * 1024 / 1e6

@@ -1,0 +1,69 @@
+"""What is measured, and how often."""
+
+import os
+from dataclasses import dataclass
+
+from condinst_deploy.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of a benchmark; all of them stand in its results."""
+
+    device: str = "auto"
+    batches: tuple[int, ...] = (1,)  # pictures a run of the network
+    concurrency: tuple[int, ...] = (1,)  # threads that share one predictor
+    repeat: int = 20  # timed calls of each setting
+    warmup: int = 3  # untimed calls before them
+    cores: tuple[int, ...] = ()  # processor cores that a model's process may use; (): all that this one may
+    size: tuple[int, int] = (800, 1333)  # height and width of generated pictures
+    seed: int = 0  # of generated pictures
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: a number is too small, or a list is empty.
+        """
+        for name, values in (("batch", self.batches), ("concurrency", self.concurrency), ("size", self.size)):
+            if not values or min(values) < 1:
+                raise ConfigError(f"{name} is {values}; expected numbers of at least 1")
+        for name, value, least in (("repeat", self.repeat, 1), ("warmup", self.warmup, 0), ("seed", self.seed, 0)):
+            if value < least:
+                raise ConfigError(f"{name} is {value}; expected at least {least}")
+
+
+def numbers_from(text: str, option: str) -> tuple[int, ...]:
+    """A list as it is typed, "1,2,4".
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as e:
+        raise ConfigError(f"{option} is {text!r}; expected whole numbers with commas between them: 1,2,4") from e
+
+
+def size_from(text: str) -> tuple[int, int]:
+    """`(height, width)` of a size as it is typed, "1280x720".
+
+    Raises:
+        ConfigError: it is none.
+    """
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise ConfigError(f"--size is {text!r}; expected WIDTHxHEIGHT in pixels: 1280x720")
+    return int(height), int(width)
+
+
+def cores_for(threads: int | None) -> tuple[int, ...]:
+    """The first `threads` cores that this process may use; None: all of them.
+
+    Raises:
+        ConfigError: there are not so many.
+    """
+    usable = sorted(os.sched_getaffinity(0))
+    if threads is not None and not 1 <= threads <= len(usable):
+        raise ConfigError(f"--threads is {threads}; this process may use {len(usable)} cores: expected 1 to so many")
+    return tuple(usable[:threads])

@@ -1,0 +1,136 @@
+"""`condinst-benchmark`: how fast a model file is on this machine, stage by stage, alone or beside another."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from condinst_deploy.cli.command import command_app, progress_bar
+
+if TYPE_CHECKING:
+    from condinst_deploy.benchmarking.measure import Benchmark, OnCall
+    from condinst_deploy.benchmarking.report import Row
+
+
+def benchmark(
+    model: Annotated[Path, typer.Option(help="Model file: a checkpoint (.pth), .onnx or .engine.")],
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="IMG_OR_DIR",
+            help="Pictures, folders or patterns; at most 64 are used. Default: generated ones (--size, --seed).",
+        ),
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="A second model file: both are timed in turn, and the ratios of times shown.")
+    ] = None,
+    batch: Annotated[str, typer.Option(help="Pictures a run of the network; several with commas: 1,2,4.")] = "1",
+    concurrency: Annotated[
+        str, typer.Option(help="Threads that ask one predictor at once, for throughput; several with commas: 1,2.")
+    ] = "1",
+    repeat: Annotated[int, typer.Option(help="Timed calls of each setting.")] = 20,
+    warmup: Annotated[int, typer.Option(help="Untimed calls before them.")] = 3,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="Processor cores that the model gets, and threads of each library. Default: all that this process may"
+            " use."
+        ),
+    ] = None,
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of generated pictures.")] = "1333x800",
+    seed: Annotated[int, typer.Option(help="Of generated pictures.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON on standard output.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the figures, too: a .png file (needs matplotlib).")] = None,
+) -> None:
+    """Measure time and memory of a model on this machine.
+
+    Stages: decode (files only), resize and pad, network, masks and RLE; end to end is all of them, from a file or
+    an array to COCO RLEs at original size. Throughput is that of whole calls of the predictor.
+
+    Each model runs in a process of its own, so that memory and threads are its own. With --against both get every
+    picture in turn; a ratio of 0.5 means that --model takes half the time of --against.
+
+    Close other programs first: on a busy machine ratios hold, times do not.
+    """
+    # imported here, so that --help does not wait for the libraries
+    from condinst_deploy.benchmarking.measure import calls_of, measure
+    from condinst_deploy.benchmarking.pictures import given_pictures
+    from condinst_deploy.benchmarking.plots import check_plot, draw_benchmark
+    from condinst_deploy.benchmarking.settings import Settings, cores_for, numbers_from, size_from
+
+    settings = Settings(
+        device=device,
+        batches=numbers_from(batch, "--batch"),
+        concurrency=numbers_from(concurrency, "--concurrency"),
+        repeat=repeat,
+        warmup=warmup,
+        cores=cores_for(threads),
+        size=size_from(size),
+        seed=seed,
+    )
+    if plot is not None:
+        check_plot(plot)
+    models = [model] if against is None else [model, against]
+    with progress_bar() as progress:
+        on_call = _on_call(progress, calls_of(len(models), settings))
+        result = measure(models, given_pictures(images or []), settings, on_call)
+    if plot is not None:
+        draw_benchmark(result, plot)
+    if as_json:
+        from condinst_deploy.benchmarking.report import remarks
+
+        print(json.dumps(result.to_dict() | {"remarks": remarks(result)}, indent=2))
+    else:
+        _print(result)
+
+
+def _on_call(progress: Any, calls: int) -> "OnCall":
+    task = progress.add_task("loading", total=calls)
+
+    def on_call(what: str, count: int) -> None:
+        progress.update(task, description=what, advance=count)
+
+    return on_call
+
+
+def _print(result: "Benchmark") -> None:
+    from condinst_deploy.benchmarking.report import counted, memory_line, ratio_rows, remarks, serving_rows, stage_rows
+
+    console = Console(highlight=False, emoji=False)
+    for figures in result.models:
+        loaded, machine = figures.loaded, figures.loaded["machine"]
+        where = machine["gpu"] if loaded["device"].startswith("cuda") else machine["processor"]
+        console.print(f"[bold]{escape(figures.model)}[/]: {loaded['backend']}, {loaded['precision']}", soft_wrap=True)
+        console.print(f"on {loaded['device']} ({escape(where)}), {counted(machine['cores'], 'core')}", soft_wrap=True)
+        columns = ("batch", "stage", "median ms", "p95", "p99", "share")
+        console.print(_table(columns, list(stage_rows(figures)), words=(1,)))
+        columns = ("batch", "concurrency", "pictures/s", "median ms", "p95", "p99")
+        console.print(_table(columns, list(serving_rows(figures))))
+        found = figures.stages[0].detections
+        console.print(f"{found:g} instances found a picture; {memory_line(figures)}\n", soft_wrap=True)
+    if result.ratios:
+        names = " / ".join(escape(figures.model) for figures in result.models)
+        console.print(f"[bold]time of {names}[/], pair by pair: median, and its 95 % interval", soft_wrap=True)
+        console.print(_table(("batch", "stage", "ratio", "interval"), list(ratio_rows(result)), words=(1,)))
+    for remark in remarks(result):
+        console.print(f"note: {escape(remark)}", soft_wrap=True)
+
+
+def _table(columns: tuple[str, ...], rows: "list[Row]", words: tuple[int, ...] = ()) -> Table:
+    """Figures to the right, words to the left; a batch's first row alone names it."""
+    table = Table(*columns, show_edge=False, pad_edge=False)
+    for i, column in enumerate(table.columns):
+        column.justify = "left" if i in words else "right"
+    before = ""
+    for name, *cells in rows:
+        table.add_row("" if name == before else name, *map(escape, cells))
+        before = name
+    return table
+
+
+main = command_app(benchmark)
