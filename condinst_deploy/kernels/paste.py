@@ -206,20 +206,28 @@ def packed_masks(logits: Tensor, crops: IntArray) -> tuple[Tensor, IntArray]:
             bytes, the leftmost pixel in the highest bit (`numpy.unpackbits`' order).
         starts: `(n + 1,)` first byte of each crop, and N.
     """
+    table, tiles, starts = crop_table(crops)
+    bits = logits.new_empty((int(starts[-1]),), dtype=torch.uint8)
+    if len(bits) > 0:
+        table = (table.pin_memory() if logits.is_cuda else table).to(logits.device, non_blocking=True)
+        launch_packed_masks(logits.contiguous(), table, tiles, bits)
+    return bits, starts
+
+
+def crop_table(crops: IntArray) -> tuple[Tensor, int, IntArray]:
+    """The kernel's table `(n, 11)` int64, how many programs fill the crops, and the first byte of each `(n + 1,)`."""
     heights, row_bytes = crops[:, HEIGHT.value], -(-crops[:, WIDTH.value] // 8)
     starts = _starts(heights * row_bytes)
     tiles = _starts(-(-heights // TILE_ROWS) * -(-row_bytes // TILE_BYTES))
-    table = np.column_stack((crops, starts[:-1], tiles[:-1]))
-    bits = logits.new_empty((int(starts[-1]),), dtype=torch.uint8)
-    if len(bits) > 0:
-        source = torch.from_numpy(table)
-        on_device = (source.pin_memory() if logits.is_cuda else source).to(logits.device, non_blocking=True)
-        with torch.cuda.device_of(logits):
-            packed_masks_kernel[(int(tiles[-1]),)](
-                logits.contiguous(), on_device, len(table), *logits.shape[2:], bits,
-                ROWS=TILE_ROWS, BYTES=TILE_BYTES, num_warps=4,
-            )  # fmt: skip
-    return bits, starts
+    return torch.from_numpy(np.column_stack((crops, starts[:-1], tiles[:-1]))), int(tiles[-1]), starts
+
+
+def launch_packed_masks(logits: Tensor, table: Tensor, tiles: int, bits: Tensor) -> None:
+    """The kernel alone: `table (n, 11)` int64 is on the logits' device, and `tiles` programs fill `bits`."""
+    with torch.cuda.device_of(logits):
+        packed_masks_kernel[(tiles,)](
+            logits, table, len(table), *logits.shape[2:], bits, ROWS=TILE_ROWS, BYTES=TILE_BYTES, num_warps=4
+        )
 
 
 def first_probabilities(resized: int, original: int) -> IntArray:
