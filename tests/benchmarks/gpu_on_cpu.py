@@ -21,7 +21,7 @@ def measured_once() -> dict[str, Any]:
         called.extend(type(call(*each)).__name__ for each in inputs)
         return {"median_ms": 1.0}
 
-    small = {"HEIGHT": 64, "WIDTH": 96, "SLOTS": 3, "ROTATION": 2, "DEVICE": "cpu", "milliseconds": once}
+    small = {"HEIGHT": 64, "WIDTH": 96, "SLOTS": 3, "ROTATION": 1, "DEVICE": "cpu", "milliseconds": once}
     vars(gpu).update(small | {"timed": lambda call, inputs: {"graph": once(call, inputs)}})
     found = gpu.masks((30, 40))
     graph, sizes = half_graph(), torch.tensor([[64, 96]] * 2, dtype=torch.int32)
