@@ -234,9 +234,9 @@ def masks(original: tuple[int, int]) -> dict[str, Any]:
     inputs = [ellipses(seed, geometry) for seed in range(ROTATION)]
     (found,) = masks_on_device(filled_slots(inputs[0]), [geometry])
     require_dense_masks(inputs[0][0], geometry, found)
-    launches = [packing(logits, geometry) for logits in inputs]
+    prepared = [packing(logits, geometry) for logits in inputs]
+    launches = [launch for launch, _ in prepared]
     packed = timed(paste.launch_packed_masks, launches)
-    moved = [logits.nbytes + bits.nbytes for logits, _, _, bits in launches]
     outputs = [(filled_slots(logits), [geometry]) for logits in inputs]
     areas = found.masks.areas / (original[0] * original[1])
     return {
@@ -246,23 +246,20 @@ def masks(original: tuple[int, int]) -> dict[str, Any]:
         "logits_bytes": inputs[0].nbytes,
         "extents_kernel": timed(paste.mask_extents, [(logits,) for logits in inputs]),
         "packed_masks_kernel": packed,
-        "packed_masks_kernel_gb_per_s": gb_per_s(moved, packed),
+        "packed_masks_kernel_gb_per_s": round(median(n for _, n in prepared) / packed["graph"]["median_ms"] / 1e6, 1),
         "postprocessing_on_the_gpu": milliseconds(masks_on_device, outputs, 50),
         "postprocessing_on_the_host": milliseconds(masks_on_host, outputs, 10),
     }
 
 
-def packing(logits: Tensor, geometry: ImageGeometry) -> tuple[Tensor, Tensor, int, Tensor]:
-    """Arguments of the second kernel's launch."""
+def packing(logits: Tensor, geometry: ImageGeometry) -> tuple[tuple[Tensor, Tensor, int, Tensor], int]:
+    """Arguments of the second kernel's launch, and the bytes that it must move: logits of the extents, and crops."""
     (extents,) = on_host(paste.mask_extents(logits)[0])
     rows = crop_rows(extents, 0, np.arange(logits.shape[1]), geometry, logits)
     table, tiles, starts = paste.crop_table(rows)
-    return logits, table.to(DEVICE), tiles, torch.empty(int(starts[-1]), dtype=torch.uint8, device=DEVICE)
-
-
-def gb_per_s(moved: list[int], found: dict[str, Any]) -> float:
-    """Logits read once and bits written once, over the time from a CUDA graph."""
-    return round(median(moved) / found["graph"]["median_ms"] / 1e6, 1)
+    bits = torch.empty(int(starts[-1]), dtype=torch.uint8, device=DEVICE)
+    cells = ((extents[:, 1] - extents[:, 0] + 1) * (extents[:, 3] - extents[:, 2] + 1))[extents[:, 1] >= 0]
+    return (logits, table.to(DEVICE), tiles, bits), int(cells.sum()) * logits.element_size() + bits.nbytes
 
 
 def network(batch: int, peak_tflops: float) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def measured_once() -> dict[str, Any]:
 
     def once(call: Any, inputs: Any, runs: int = 1) -> dict[str, float]:
         called.extend(type(call(*each)).__name__ for each in inputs)
-        return {"median_ms": 1.0}
+        return {"median_ms": 1e-4}
 
     small = {"HEIGHT": 64, "WIDTH": 96, "SLOTS": 3, "ROTATION": 1, "DEVICE": "cpu", "milliseconds": once}
     vars(gpu).update(small | {"timed": lambda call, inputs: {"graph": once(call, inputs)}})
