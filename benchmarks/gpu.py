@@ -1,32 +1,36 @@
 """The fused kernels, and the network with them, on an NVIDIA GPU; one command, results as JSON.
 
-    python benchmarks/gpu.py --out benchmarks/results/gpu.json
+    python -m benchmarks.gpu --out benchmarks/results/gpu.json
 
 Every form is compared with the reference in float32 before it is timed. Times are medians of many runs between CUDA
-events, over inputs that rotate so that none stays in the cache. The network has seeded random weights of R-50.
+events, over inputs that rotate so that none stays in the cache. The network has seeded random weights of R-50; masks
+are made from seeded ellipses, a hundred a picture, half of them above 5 % of the frame, at three original sizes.
 """
 
 import argparse
 import json
-import platform
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from condinst_deploy.contract import ImageGeometry, ModelManifest, NetworkOutputs, contiguous_ids
+from benchmarks.dense import dense_probabilities
+from benchmarks.machine import machine
+from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest, NetworkOutputs, contiguous_ids
+from condinst_deploy.kernels import paste
 from condinst_deploy.kernels.operations import fused_operations
 from condinst_deploy.model.condinst import CondInst, Features, Instances
 from condinst_deploy.model.mask_head import dynamic_mask_head, split_params
 from condinst_deploy.model.select import select_instances
+from condinst_deploy.runtime.device_outputs import DeviceOutputs, on_host
+from condinst_deploy.runtime.device_postprocess import crop_rows, detections_from_device
 from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
 from condinst_export.graph import ExportGraph
 
@@ -35,6 +39,10 @@ GFLOP = 480  # of the network for one picture of that size
 ROTATION = 8
 WARM_UP, RUNS = 20, 200
 IOU, SLOTS = 0.6, 100
+ORIGINALS = ((800, 1333), (480, 640), (3000, 4000))
+UNDECIDED = 5e-5
+"""Probabilities this close to 0.5 may fall on either side."""
+DEVICE = "cuda"
 
 
 def milliseconds(call: Callable[..., Any], inputs: Sequence[tuple[Any, ...]], runs: int = RUNS) -> dict[str, float]:
@@ -171,6 +179,89 @@ def half_network() -> ExportGraph:
     return ExportGraph(model, fused_operations()).eval().cuda()
 
 
+def ellipses(seed: int, geometry: ImageGeometry) -> Tensor:
+    """Mask logits `(1, SLOTS, h, w)` in float16: areas of 5 % of the picture in the median, the first of 35 %."""
+    random = torch.Generator().manual_seed(seed)
+    area = 0.05 * torch.exp(0.8 * torch.randn(SLOTS, generator=random)).clamp(max=6)  # of the picture
+    area[0] = 0.35
+    stretch = torch.exp(0.3 * torch.randn(SLOTS, generator=random))
+    radius = (area / torch.pi).sqrt()
+    radii = torch.stack((radius * stretch, radius / stretch), 1)  # (SLOTS, y x) of the picture's sides
+    centres = 0.15 + 0.7 * torch.rand(SLOTS, 2, generator=random)
+    y, x = (
+        (((8 * torch.arange(padded // 8) + 4) / resized - centres[:, axis, None]) / radii[:, axis, None]) ** 2
+        for axis, (padded, resized) in enumerate(zip(geometry.padded, geometry.resized, strict=True))
+    )
+    smooth = 6 * (1 - y[:, :, None] - x[:, None, :])  # (SLOTS, h, w)
+    return (smooth + 0.3 * torch.randn(smooth.shape, generator=random))[None].half().to(DEVICE)
+
+
+def filled_slots(logits: Tensor) -> Instances:
+    """Outputs whose slots all hold a detection with these masks."""
+    batch, slots = logits.shape[:2]
+    scores = torch.linspace(0.9, 0.1, slots, device=DEVICE).expand(batch, slots).contiguous()
+    boxes = torch.tensor([0.0, 0.0, 8.0, 8.0], device=DEVICE).expand(batch, slots, 4).contiguous()
+    return Instances(torch.full((batch,), slots, device=DEVICE), boxes, scores, (scores * 0).int(), logits)
+
+
+def coco_manifest() -> ModelManifest:
+    names = tuple(str(i) for i in range(80))
+    return ModelManifest(names, contiguous_ids(names))
+
+
+def masks_on_host(outputs: Instances, geometries: list[ImageGeometry]) -> list[InstanceDetections]:
+    """All logits cross, and the host makes the masks."""
+    return detections_from_outputs(NetworkOutputs(*on_host(*outputs)), geometries, coco_manifest(), ResultFilter())
+
+
+def masks_on_device(outputs: Instances, geometries: list[ImageGeometry]) -> list[InstanceDetections]:
+    """Packed crops cross."""
+    return detections_from_device(DeviceOutputs.of(outputs), geometries, coco_manifest(), ResultFilter())
+
+
+def require_dense_masks(logits: Tensor, geometry: ImageGeometry, found: InstanceDetections) -> None:
+    """Equal to the references' dense masks, ten at a time."""
+    for start in range(0, len(found), 10):
+        probabilities = dense_probabilities(logits[start : start + 10].float(), geometry)
+        ours = torch.from_numpy(np.asarray(found.masks[start : start + 10])).to(DEVICE)
+        if bool(((ours != (probabilities > 0.5)) & ((probabilities - 0.5).abs() > UNDECIDED)).any()):
+            raise RuntimeError("masks made on the device differ from the dense ones; nothing to time")
+
+
+def masks(original: tuple[int, int]) -> dict[str, Any]:
+    """From logits to compact masks: the two kernels alone, and all of the postprocessing on either side."""
+    geometry = ImageGeometry.of(original, coco_manifest().preprocessing)
+    inputs = [ellipses(seed, geometry) for seed in range(ROTATION)]
+    (found,) = masks_on_device(filled_slots(inputs[0]), [geometry])
+    require_dense_masks(inputs[0][0], geometry, found)
+    prepared = [packing(logits, geometry) for logits in inputs]
+    launches = [launch for launch, _ in prepared]
+    packed = timed(paste.launch_packed_masks, launches)
+    outputs = [(filled_slots(logits), [geometry]) for logits in inputs]
+    areas = found.masks.areas / (original[0] * original[1])
+    return {
+        "median_area": round(float(np.median(areas)), 4),
+        "largest_area": round(float(areas.max()), 4),
+        "packed_bytes": launches[0][3].nbytes,
+        "logits_bytes": inputs[0].nbytes,
+        "extents_kernel": timed(paste.mask_extents, [(logits,) for logits in inputs]),
+        "packed_masks_kernel": packed,
+        "packed_masks_kernel_gb_per_s": round(median(n for _, n in prepared) / packed["graph"]["median_ms"] / 1e6, 1),
+        "postprocessing_on_the_gpu": milliseconds(masks_on_device, outputs, 50),
+        "postprocessing_on_the_host": milliseconds(masks_on_host, outputs, 10),
+    }
+
+
+def packing(logits: Tensor, geometry: ImageGeometry) -> tuple[tuple[Tensor, Tensor, int, Tensor], int]:
+    """Arguments of the second kernel's launch, and the bytes that it must move: logits of the extents, and crops."""
+    (extents,) = on_host(paste.mask_extents(logits)[0])
+    rows = crop_rows(extents, 0, np.arange(logits.shape[1]), geometry, logits)
+    table, tiles, starts = paste.crop_table(rows)
+    bits = torch.empty(int(starts[-1]), dtype=torch.uint8, device=DEVICE)
+    cells = ((extents[:, 1] - extents[:, 0] + 1) * (extents[:, 3] - extents[:, 2] + 1))[extents[:, 1] >= 0]
+    return (logits, table.to(DEVICE), tiles, bits), int(cells.sum()) * logits.element_size() + bits.nbytes
+
+
 def network(batch: int, peak_tflops: float) -> dict[str, Any]:
     graph = half_network()
     images = [torch.randint(256, (batch, 3, HEIGHT, WIDTH), dtype=torch.uint8, device="cuda") for _ in range(2)]
@@ -180,24 +271,49 @@ def network(batch: int, peak_tflops: float) -> dict[str, Any]:
         raise RuntimeError("the network gives NaN or infinity; nothing to time")
     found = milliseconds(lambda replay: replay(), captured(graph, [(image, sizes) for image in images]), 100)
     tflops = GFLOP * batch / found["median_ms"]
-    return found | {
-        "detections": int(outputs.num_detections.sum()),
-        "share_of_measured_peak": round(tflops / peak_tflops, 4),
-        "with_masks_on_the_host": end_to_end(graph, images, sizes),
+    return (
+        found
+        | {
+            "detections": int(outputs.num_detections.sum()),
+            "share_of_measured_peak": round(tflops / peak_tflops, 4),
+        }
+        | end_to_end(replayed(graph, images[0], sizes), [image.cpu().pin_memory() for image in images])
+    )
+
+
+def replayed(graph: ExportGraph, images: Tensor, sizes: Tensor) -> Callable[[Tensor], Instances]:
+    """Pictures on the host -> the network's outputs on the GPU, as one CUDA graph; they hold until the next call."""
+    own = images.clone()
+    outputs: list[Instances] = []
+    ((replay,),) = captured(lambda: outputs.append(graph(own, sizes)), [()])
+
+    def run(pictures: Tensor) -> Instances:
+        own.copy_(pictures, non_blocking=True)
+        replay()
+        return outputs[-1]  # what was captured; before it came the warm-up
+
+    return run
+
+
+def end_to_end(run: Callable[[Tensor], Instances], pictures: list[Tensor]) -> dict[str, dict[str, float]]:
+    """Resized pictures on the host in, compact masks on the host out; masks are made on either side, and equal."""
+    geometries = [ImageGeometry((HEIGHT, WIDTH), (HEIGHT, WIDTH), (HEIGHT, WIDTH))] * len(pictures[0])
+    outputs = run(pictures[0])
+    same_masks(masks_on_device(outputs, geometries), masks_on_host(outputs, geometries))
+    inputs = [(picture,) for picture in pictures]
+    return {
+        "with_masks_on_the_gpu": milliseconds(lambda each: masks_on_device(run(each), geometries), inputs, 50),
+        "with_masks_on_the_host": milliseconds(lambda each: masks_on_host(run(each), geometries), inputs, 10),
     }
 
 
-def end_to_end(graph: ExportGraph, images: list[Tensor], sizes: Tensor) -> dict[str, float]:
-    """Called from Python, outputs copied, masks made by the host's postprocessing."""
-    names = tuple(str(i) for i in range(graph.model.config.num_classes))
-    manifest = ModelManifest(names, contiguous_ids(names), preprocessing=graph.model.config.preprocessing)
-    geometries = [ImageGeometry.of((HEIGHT, WIDTH), manifest.preprocessing)] * len(sizes)
-
-    def run(pictures: Tensor) -> None:
-        outputs = NetworkOutputs(*(t.cpu().numpy() for t in graph(pictures, sizes)))
-        detections_from_outputs(outputs, geometries, manifest, ResultFilter())
-
-    return milliseconds(run, [(image,) for image in images], 10)
+def same_masks(ours: list[InstanceDetections], theirs: list[InstanceDetections]) -> None:
+    """Of the same slots, but for one pixel in a hundred thousand: the two sides' exponentials round differently."""
+    for a, b in zip(ours, theirs, strict=True):
+        pairs = zip(a.masks, b.masks, strict=True)
+        differing = sum(int(np.count_nonzero(np.asarray(x) != np.asarray(y))) for x, y in pairs)
+        if not np.array_equal(a.scores, b.scores) or differing > 1e-5 * b.masks.areas.sum():
+            raise RuntimeError(f"masks made on either side differ in {differing} pixels; nothing to time")
 
 
 def measured_peak() -> float:
@@ -206,25 +322,14 @@ def measured_peak() -> float:
     return 2 * 8192**3 / milliseconds(torch.matmul, [(a, b)], 50)["median_ms"] / 1e9
 
 
-def surroundings() -> dict[str, Any]:
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    return {
-        "gpu": torch.cuda.get_device_name(),
-        "capability": torch.cuda.get_device_capability(),
-        "cuda": torch.version.cuda,
-        "versions": {name: version(name) for name in ("torch", "torchvision", "triton")},
-        "python": platform.python_version(),
-        "commit": commit,
-    }
-
-
 def measured() -> dict[str, Any]:
     peak = measured_peak()
     return {
-        "machine": surroundings(),
+        "machine": machine(("numpy", "torch", "torchvision", "triton")),
         "float16_peak_tflops": round(peak, 1),
         "mask_head": {f"K = {slots}": mask_heads(slots) for slots in (100, 300)},
         "selection": {f"batch {batch}": selections(batch) for batch in (1, 8)},
+        "masks": {f"{height}x{width}": masks((height, width)) for height, width in ORIGINALS},
         "network": {f"batch {batch}": network(batch, peak) for batch in (1, 8)},
     }
 

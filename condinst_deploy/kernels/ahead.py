@@ -12,6 +12,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from condinst_deploy.kernels.mask_head import FLOAT32, HALF
+from condinst_deploy.kernels.paste import EXTENT_BLOCK, TILE_BYTES, TILE_ROWS, mask_extents_kernel, packed_masks_kernel
 from condinst_deploy.kernels.select import select_instances_kernel, warps_of
 
 POINTERS = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16"}
@@ -67,6 +68,19 @@ def select_source(threshold: float, block: int) -> KernelSource:
     constants = {"THRESHOLD": threshold, "BLOCK": block}
     exact = {"enable_fp_fusion": False}
     return KernelSource(select_instances_kernel, arguments, constants, warps_of(block), exact)
+
+
+def extents_source(dtype: str) -> KernelSource:
+    """Extents of masks, for logits of one type."""
+    arguments = {"logits": POINTERS[dtype], "height": "i32", "width": "i32", "extents": "*i32"}
+    return KernelSource(mask_extents_kernel, arguments, {"BLOCK": EXTENT_BLOCK}, warps=4)
+
+
+def packed_masks_source(dtype: str) -> KernelSource:
+    """Bit-packed masks, for logits of one type."""
+    arguments = {"logits": POINTERS[dtype], "crops": "*i64"}
+    arguments |= dict.fromkeys(("number", "height", "width"), "i32") | {"bits": "*u8"}
+    return KernelSource(packed_masks_kernel, arguments, {"ROWS": TILE_ROWS, "BYTES": TILE_BYTES}, warps=4)
 
 
 def compiled(source: KernelSource, capability: int, ptx_version: int | None = None) -> CompiledKernel:

@@ -1,5 +1,6 @@
 """Which form of the two special operations runs on a device."""
 
+import os
 from importlib.util import find_spec
 
 import torch
@@ -7,16 +8,23 @@ import torch
 from condinst_deploy.model.operations import REFERENCE, Operations
 
 
+def kernels_run_on(device: torch.device) -> bool:
+    """Whether the kernels run there: on CUDA where Triton is installed (PyTorch's CUDA builds bring it).
+
+    With `TRITON_INTERPRET=1` Triton runs them on a CPU, slowly; that is for tests.
+    """
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    return (device.type == "cuda" or interpreted) and find_spec("triton") is not None
+
+
 def operations_for(device: torch.device) -> Operations:
-    """The kernels on CUDA where Triton is installed (PyTorch's CUDA builds bring it), else the references."""
-    if device.type != "cuda" or find_spec("triton") is None:
-        return REFERENCE
-    return fused_operations()
+    """The kernels where they run, else the references."""
+    return fused_operations() if kernels_run_on(device) else REFERENCE
 
 
 def fused_operations() -> Operations:
     """The kernels; tensors of a kind that they do not cover go to the references."""
-    # imported here: Triton takes a second, and a server of engines has no use for it
+    # imported here: Triton takes a second, and what runs on a CPU has no use for it
     from condinst_deploy.kernels.mask_head import fused_mask_head
     from condinst_deploy.kernels.select import fused_select_instances
 

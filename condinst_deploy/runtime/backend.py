@@ -13,9 +13,13 @@ from condinst_deploy.contract import (
     NetworkInputs,
     NetworkOutputs,
 )
+from condinst_deploy.runtime.device_outputs import DeviceOutputs
 from condinst_deploy.runtime.images import RGBArray
 from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
 from condinst_deploy.runtime.preprocess import network_inputs
+
+Outputs = NetworkOutputs | DeviceOutputs
+"""What `infer` gives and `postprocess` takes: on the host, or still on the device that made them."""
 
 
 class Backend(Closing):
@@ -57,7 +61,7 @@ class Backend(Closing):
     def forward(self, inputs: NetworkInputs) -> NetworkOutputs:
         """Run the network on one batch; the outputs are on the host, and finished."""
 
-    def infer(self, inputs: NetworkInputs) -> NetworkOutputs:
+    def infer(self, inputs: NetworkInputs) -> Outputs:
         """Run the network on one batch, for this backend's own `postprocess`.
 
         A backend on a GPU may leave the outputs there, and may return before they are finished.
@@ -68,10 +72,19 @@ class Backend(Closing):
         """Wait until all work given to the device is finished."""
 
     def postprocess(
-        self, outputs: NetworkOutputs, geometries: Sequence[ImageGeometry], result_filter: ResultFilter | None = None
+        self, outputs: Outputs, geometries: Sequence[ImageGeometry], result_filter: ResultFilter | None = None
     ) -> list[InstanceDetections]:
-        """Network outputs -> detections in original pixels, one a geometry."""
-        return detections_from_outputs(outputs, geometries, self.manifest, result_filter or ResultFilter())
+        """Network outputs -> detections in original pixels, one a geometry; finished, and on the host.
+
+        Raises:
+            BackendError: the network's outputs are not finite.
+        """
+        if isinstance(outputs, NetworkOutputs):
+            return detections_from_outputs(outputs, geometries, self.manifest, result_filter or ResultFilter())
+        # imported here: it takes Triton, and what gives outputs on a device has it
+        from condinst_deploy.runtime.device_postprocess import detections_from_device
+
+        return detections_from_device(outputs, geometries, self.manifest, result_filter or ResultFilter())
 
     def close(self) -> None:
         """Release what the backend holds; it cannot be used afterwards."""

@@ -7,14 +7,13 @@ so a context keeps one shape for life.
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from condinst_deploy.contract import OUTPUTS, NetworkInputs, NetworkOutputs
+from condinst_deploy.contract import INPUTS, OUTPUTS, NetworkInputs
 from condinst_deploy.engine_manifest import EngineManifest
 from condinst_deploy.errors import BackendError
+from condinst_deploy.model.condinst import Instances
+from condinst_deploy.runtime.device_outputs import DeviceOutputs
 from condinst_deploy.runtime.engine_shapes import BatchShape, profile_of
-
-COUNT, MASKS = OUTPUTS[0], OUTPUTS[-1]
 
 
 class EngineLane:
@@ -35,37 +34,36 @@ class EngineLane:
         shapes = {t.name: tuple(self._context.get_tensor_shape(t.name)) for t in manifest.tensors}
         kinds = {t.name: getattr(torch, t.dtype) for t in manifest.tensors}
         self._device = {n: torch.empty(s, dtype=kinds[n], device=device) for n, s in shapes.items()}
-        self._host = {n: torch.empty(s, dtype=kinds[n], pin_memory=True) for n, s in shapes.items()}
+        self._pinned = {n: torch.empty(shapes[n], dtype=kinds[n], pin_memory=True) for n in INPUTS}
+        self._copied: torch.cuda.Event | None = None  # when the pinned inputs may be written again
         for name, buffer in self._device.items():
             self._context.set_tensor_address(name, buffer.data_ptr())
         self._graph: torch.cuda.CUDAGraph | None = None
         self._runs = 0
 
-    def run(self, inputs: NetworkInputs) -> NetworkOutputs:
-        """Copy in, run, copy out; of the mask logits only the slots in use cross to the host.
+    def run(self, inputs: NetworkInputs) -> DeviceOutputs:
+        """Copy in and run, without waiting for it; the outputs are copies on the device.
 
         Raises:
             BackendError: the library could not run the engine.
         """
+        if self._copied is not None:
+            self._copied.synchronize()
         with torch.cuda.stream(self._stream):
             for name, values in inputs._asdict().items():
-                self._host[name].copy_(torch.from_numpy(values))
-                self._device[name].copy_(self._host[name], non_blocking=True)
+                self._pinned[name].copy_(torch.from_numpy(values))
+                self._device[name].copy_(self._pinned[name], non_blocking=True)
+            self._copied = self._stream.record_event()
             self._enqueue()
-            for name in OUTPUTS[:-1]:
-                self._host[name].copy_(self._device[name], non_blocking=True)
-            self._stream.synchronize()
-            logits = self._used_logits(int(self._host[COUNT].max()))
-            self._stream.synchronize()
-        # the buffers belong to the next run
-        return NetworkOutputs(*(b.numpy().copy() for b in (*(self._host[name] for name in OUTPUTS[:-1]), logits)))
+            # the buffers belong to the next run, which stands behind these copies in the stream
+            return DeviceOutputs.of(Instances(*(self._device[name].clone() for name in OUTPUTS)))
 
     def close(self) -> None:
         """Wait for the stream, then release graph, context and buffers, in this order."""
         self._stream.synchronize()
         self._graph = None
         self._context = None
-        self._device, self._host = {}, {}
+        self._device, self._pinned = {}, {}
 
     def _choose(self, profile: int | None, shape: BatchShape) -> None:
         handle = self._stream.cuda_stream
@@ -99,9 +97,3 @@ class EngineLane:
         except RuntimeError:  # a layer that synchronises ends the capture
             return None
         return graph if done else None
-
-    def _used_logits(self, slots: int) -> Tensor:
-        buffer = self._device[MASKS]
-        shape = (buffer.shape[0], slots, *buffer.shape[2:])
-        used = self._host[MASKS].reshape(-1)[: torch.Size(shape).numel()].reshape(shape)
-        return used.copy_(buffer[:, :slots], non_blocking=True)

@@ -7,7 +7,7 @@ and interpolated values never exceed their inputs, so outside the reach of the v
 is empty. Work and memory follow each mask's extent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
-from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest, NetworkOutputs
+from condinst_deploy.contract import FloatArray, ImageGeometry, InstanceDetections, ModelManifest, NetworkOutputs
 from condinst_deploy.errors import BackendError
 from condinst_deploy.masks import BoolArray, Masks, trimmed_crop
 
@@ -47,6 +47,19 @@ class ResultFilter:
         return np.flatnonzero(keep)[: self.max_detections]
 
 
+class SlotOutputs(NamedTuple):
+    """The network's outputs without the logits, which may be elsewhere."""
+
+    num_detections: npt.NDArray[np.int32]  # (B,)
+    boxes: FloatArray  # (B, K, 4) xyxy, network pixels
+    scores: FloatArray  # (B, K)
+    labels: npt.NDArray[np.int32]  # (B, K)
+
+
+MaskMaker = Callable[[list[npt.NDArray[np.int64]]], list[Masks]]
+"""Slots to keep of each picture -> their masks."""
+
+
 def detections_from_outputs(
     outputs: NetworkOutputs,
     geometries: Sequence[ImageGeometry],
@@ -61,31 +74,62 @@ def detections_from_outputs(
     Raises:
         BackendError: the network's outputs are not finite.
     """
-    if not np.isfinite(outputs.mask_logits).all():
-        # a comparison with NaN is false, so all detections would be missing without a word
+    require_finite(bool(np.isfinite(outputs.mask_logits).all()))
+
+    def masks_of(kept: list[npt.NDArray[np.int64]]) -> list[Masks]:
+        pictures = zip(outputs.mask_logits, kept, geometries, strict=False)
+        return [masks_from_logits(logits, slots, geometry) for logits, slots, geometry in pictures]
+
+    return detections_with_masks(SlotOutputs(*outputs[:-1]), geometries, manifest, result_filter, masks_of)
+
+
+def require_finite(finite: bool) -> None:
+    """Refuse logits that are not finite: a comparison with NaN is false, so detections would be missing unnoticed.
+
+    Raises:
+        BackendError: they are not.
+    """
+    if not finite:
         raise BackendError(
             "the network gives NaN or infinity: its weights, or its precision, overflow on this picture;"
             " check the checkpoint, or run it in float32"
         )
-    results = []
-    for i, geometry in enumerate(geometries):
-        n = int(outputs.num_detections[i])
-        boxes, found = geometry.to_original(outputs.boxes[i, :n]), np.arange(n)
-        if manifest.family == "adelaidet":
-            boxes = geometry.clipped(boxes)
-            found = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
-        kept = found[result_filter.kept(outputs.scores[i, found], outputs.labels[i, found])]
-        results.append(
-            InstanceDetections(
-                boxes=boxes[kept],
-                scores=outputs.scores[i, kept].astype(np.float32),
-                labels=outputs.labels[i, kept].astype(np.int64),
-                masks=masks_from_logits(outputs.mask_logits[i], kept, geometry),
-                class_names=manifest.class_names,
-                category_ids=manifest.category_ids,
-            )
+
+
+def detections_with_masks(
+    outputs: SlotOutputs,
+    geometries: Sequence[ImageGeometry],
+    manifest: ModelManifest,
+    result_filter: ResultFilter,
+    masks_of: MaskMaker,
+) -> list[InstanceDetections]:
+    """`detections_from_outputs` with masks from wherever the logits are, made for the slots that are kept."""
+    kept = [_kept(outputs, i, geometry, manifest, result_filter) for i, geometry in enumerate(geometries)]
+    masks = masks_of([slots for slots, _ in kept])
+    return [
+        InstanceDetections(
+            boxes=boxes,
+            scores=outputs.scores[i, slots].astype(np.float32),
+            labels=outputs.labels[i, slots].astype(np.int64),
+            masks=masks[i],
+            class_names=manifest.class_names,
+            category_ids=manifest.category_ids,
         )
-    return results
+        for i, (slots, boxes) in enumerate(kept)
+    ]
+
+
+def _kept(
+    outputs: SlotOutputs, i: int, geometry: ImageGeometry, manifest: ModelManifest, result_filter: ResultFilter
+) -> tuple[npt.NDArray[np.int64], Float32]:
+    """Slots of picture `i` that become detections, and their boxes in original pixels."""
+    n = int(outputs.num_detections[i])
+    boxes, found = geometry.to_original(outputs.boxes[i, :n]), np.arange(n)
+    if manifest.family == "adelaidet":
+        boxes = geometry.clipped(boxes)
+        found = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
+    kept = found[result_filter.kept(outputs.scores[i, found], outputs.labels[i, found])]
+    return kept, boxes[kept]
 
 
 def masks_from_logits(logits: npt.NDArray[Any], kept: npt.NDArray[np.int64], geometry: ImageGeometry) -> Masks:

@@ -9,7 +9,9 @@ import torch
 from condinst_deploy.contract import NetworkInputs, NetworkOutputs
 from condinst_deploy.engine_manifest import MODULES, EngineManifest, Flavour, read_engine
 from condinst_deploy.errors import ArtifactError, BackendError
-from condinst_deploy.runtime.backend import Backend
+from condinst_deploy.kernels.operations import kernels_run_on
+from condinst_deploy.runtime.backend import Backend, Outputs
+from condinst_deploy.runtime.device_outputs import DeviceOutputs
 from condinst_deploy.runtime.engine_lane import EngineLane
 from condinst_deploy.runtime.engine_shapes import BatchShape, largest_batch, profile_of
 from condinst_deploy.runtime.lane_pool import LanePool
@@ -61,8 +63,23 @@ class TensorRtBackend(Backend):
         """Run the network; of the mask logits only as many slots come back as the fullest picture uses.
 
         Raises:
+            BackendError: as `infer`, or the mask logits are not finite.
+        """
+        return self._run(inputs).on_host()
+
+    def infer(self, inputs: NetworkInputs) -> Outputs:
+        """Give the network a batch; its outputs stay on the GPU, where masks are made if Triton is installed.
+
+        Raises:
             BackendError: the shape lies outside every profile, the engine was closed, or it could not run.
         """
+        return self._run(inputs) if kernels_run_on(torch.device(self.device)) else self.forward(inputs)
+
+    def synchronize(self) -> None:
+        """Wait until all work given to the GPU is finished."""
+        torch.cuda.synchronize(self.device)
+
+    def _run(self, inputs: NetworkInputs) -> DeviceOutputs:
         batch, _, height, width = inputs.images.shape
         shape = BatchShape(batch, height, width)
         profile_of(self.engine_manifest, shape)  # before a lane is made

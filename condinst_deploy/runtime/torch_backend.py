@@ -7,16 +7,17 @@ import torch
 
 from condinst_deploy.contract import NetworkInputs, NetworkOutputs
 from condinst_deploy.errors import BackendError
-from condinst_deploy.kernels.operations import operations_for
+from condinst_deploy.kernels.operations import kernels_run_on, operations_for
 from condinst_deploy.model.checkpoints import LoadedModel, load_model
-from condinst_deploy.model.condinst import CondInst
-from condinst_deploy.runtime.backend import Backend
+from condinst_deploy.model.condinst import CondInst, Instances
+from condinst_deploy.runtime.backend import Backend, Outputs
+from condinst_deploy.runtime.device_outputs import DeviceOutputs, on_host
 
 
 class TorchBackend(Backend):
     """Runs the PyTorch reference model, the truth that other backends are compared with.
 
-    On a GPU the two special operations are the fused kernels.
+    On a GPU the two special operations are the fused kernels, and masks are made there.
     """
 
     name = "torch"
@@ -51,10 +52,25 @@ class TorchBackend(Backend):
 
     def forward(self, inputs: NetworkInputs) -> NetworkOutputs:
         """Run the network; the outputs come back to the host."""
+        return NetworkOutputs(*on_host(*self._run(inputs)))
+
+    def infer(self, inputs: NetworkInputs) -> Outputs:
+        """Run the network; where the kernels run, the outputs stay on the device."""
+        if not kernels_run_on(torch.device(self.device)):
+            return self.forward(inputs)
+        return DeviceOutputs.of(self._run(inputs))
+
+    def synchronize(self) -> None:
+        """Wait until all work given to the device is finished."""
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize(self.device)
+
+    def _run(self, inputs: NetworkInputs) -> Instances:
         images = torch.from_numpy(inputs.images).to(self.device)
         sizes = torch.from_numpy(inputs.image_sizes).to(self.device)
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # float32 means float32 here
-            return NetworkOutputs(*(t.cpu().numpy() for t in self.model(images, sizes)))
+            outputs: Instances = self.model(images, sizes)
+            return outputs
 
 
 def torch_device(device: str) -> torch.device:

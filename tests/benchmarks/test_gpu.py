@@ -1,36 +1,35 @@
 """The GPU benchmark starts anywhere; what of it needs no GPU is right."""
 
-import importlib.util
+import importlib
 import subprocess
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
+from condinst_deploy.contract import ImageGeometry
 from condinst_deploy.model.mask_head import dynamic_mask_head
 from condinst_deploy.model.operations import REFERENCE
+from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
 from condinst_export.graph import ExportGraph
+from tests.kernels.interpreter import ROOT, interpreted
 from tests.models import SLIM, noise_picture, seeded_model
 from tests.operations import MaskHeadCase, mask_head_cases
+from tests.runtime.test_postprocess import outputs_with
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
-
-@pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_gpu", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = importlib.import_module("benchmarks.gpu")
+    monkeypatch.setattr(module, "DEVICE", "cpu")
     return module
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_without_a_gpu_it_says_so_in_one_line() -> None:
-    run = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "benchmarks.gpu"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert run.stdout == ""
     assert run.stderr.strip().splitlines()[-1].startswith("error: PyTorch sees no NVIDIA GPU")
@@ -61,32 +60,29 @@ def test_the_fixed_slots_that_it_times_find_what_the_model_finds() -> None:
     torch.testing.assert_close(got.mask_logits[filled], want.mask_logits[filled], atol=1e-3, rtol=1e-4)
 
 
-def test_its_half_network_runs_from_picture_to_masks(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a CPU with the reference operations, called once where a GPU is timed."""
-    monkeypatch.setattr(benchmark, "HEIGHT", 128)
-    monkeypatch.setattr(benchmark, "WIDTH", 224)
-    model = benchmark.HalfCondInst(SLIM).eval()
-    assert model.head.cls_logits.bias is not None
-    torch.nn.init.constant_(model.head.cls_logits.bias, -2.0)
-    for part in (model.backbone, model.fpn, model.head, model.mask_branch):
-        part.half().to(memory_format=torch.channels_last)
-    graph = ExportGraph(model, REFERENCE).eval()
-    images = torch.randint(256, (2, 3, 128, 224), dtype=torch.uint8)
-    sizes = torch.tensor([[128, 224]] * 2, dtype=torch.int32)
-    masks: list[int] = []
-    make = benchmark.detections_from_outputs
+def test_it_goes_from_pictures_and_from_logits_to_masks_on_both_sides() -> None:
+    """On a CPU with interpreted kernels, called once where a GPU is timed; it checks equality itself."""
+    (found,) = interpreted([("benchmark", ())])
+    assert found["logits"] == "torch.float16"
+    assert found["finite"]
+    assert min(found["detections"]) > 0
+    masks = found["masks"]
+    assert 0.01 < masks["median_area"] < masks["largest_area"] < 0.6
+    assert masks["packed_bytes"] > 0
+    assert masks["packed_masks_kernel_gb_per_s"] > 0
+    assert set(found["ends"]) == {"with_masks_on_the_gpu", "with_masks_on_the_host"}
+    # packing and extents, either side of the postprocessing, then the ends
+    assert found["called"] == ["NoneType", "Tensor", "list", "list", "list", "list"]
 
-    def noted(*arguments: object) -> object:
-        found = make(*arguments)
-        masks.extend(len(detections.masks) for detections in found)
-        return found
 
-    monkeypatch.setattr(benchmark, "detections_from_outputs", noted)
-    monkeypatch.setattr(benchmark, "milliseconds", lambda call, inputs, runs=1: [call(*each) for each in inputs])
-    with torch.no_grad():
-        outputs = graph(images, sizes)
-        benchmark.end_to_end(graph, [images], sizes)
-    assert outputs.mask_logits.dtype == torch.float16
-    assert bool(torch.isfinite(outputs.mask_logits).all())
-    assert masks == outputs.num_detections.tolist()
-    assert min(masks) > 0
+def test_it_takes_masks_that_differ_for_a_failure(benchmark: ModuleType) -> None:
+    geometry = ImageGeometry((64, 96), (64, 96), (64, 96))
+    outputs = outputs_with([[0.0, 0.0, 8.0, 8.0], [8.0, 8.0, 40.0, 40.0]])
+    (found,) = detections_from_outputs(outputs, [geometry], benchmark.coco_manifest(), ResultFilter())
+    benchmark.same_masks([found], [found])
+    with pytest.raises(RuntimeError, match="differ in"):
+        benchmark.same_masks([found], [found[[1, 0]]])
+    logits = torch.from_numpy(outputs.mask_logits[0])
+    benchmark.require_dense_masks(logits, geometry, found)
+    with pytest.raises(RuntimeError, match="differ from the dense ones"):
+        benchmark.require_dense_masks(logits.flip(0), geometry, found)

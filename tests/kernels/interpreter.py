@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 ROOT = Path(__file__).parents[2]
 
 
 def interpreted(calls: list[tuple[str, tuple[Any, ...]]]) -> list[Any]:
-    """Results of `fused_mask_head` and `fused_select_instances` calls, each a name and its arguments."""
+    """Results of calls, each a name of `_run`'s and its arguments."""
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = Path(folder) / "calls.pt", Path(folder) / "results.pt"
         torch.save(calls, asked)
@@ -51,17 +50,32 @@ def _multiply_bfloat16_as_float32() -> None:
 
 
 def _run(calls: list[tuple[str, tuple[Any, ...]]]) -> list[Any]:
+    from condinst_deploy.kernels import paste
     from condinst_deploy.kernels.mask_head import LAUNCHES, fused_mask_head
     from condinst_deploy.kernels.select import fused_select_instances, select_instances_kernel
+    from tests.kernels.device_results import predicted, results_on_device
 
-    # neither was compiled: what runs is the kernels' own text
+    # none was compiled: what runs is the kernels' own text
     kernels = [select_instances_kernel, *(launch.kernel for launch in LAUNCHES.values())]
+    kernels += [paste.mask_extents_kernel, paste.packed_masks_kernel]
     assert all(type(kernel).__name__ == "InterpretedFunction" for kernel in kernels)
     _multiply_bfloat16_as_float32()
-    forms: dict[str, Any] = {"mask_head": fused_mask_head, "select": fused_select_instances}
+    forms: dict[str, Any] = {
+        "mask_head": fused_mask_head,
+        "select": fused_select_instances,
+        "extents": paste.mask_extents,
+        "results": results_on_device,
+        "predicted": predicted,
+        "benchmark": _benchmark,
+    }
     with torch.no_grad():
-        results: list[Tensor | tuple[Tensor, Tensor]] = [forms[name](*arguments) for name, arguments in calls]
-    return results
+        return [forms[name](*arguments) for name, arguments in calls]
+
+
+def _benchmark() -> dict[str, Any]:
+    from tests.benchmarks.gpu_on_cpu import measured_once
+
+    return measured_once()
 
 
 if __name__ == "__main__":

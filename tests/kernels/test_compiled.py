@@ -7,7 +7,9 @@ import pytest
 from condinst_deploy.kernels.ahead import (
     KernelSource,
     compiled,
+    extents_source,
     mask_head_source,
+    packed_masks_source,
     resources_of,
     select_source,
     target_of,
@@ -21,6 +23,10 @@ SOURCES = {
     "mask head, bfloat16": mask_head_source("bfloat16", 8, 8),
     "select, 8192": select_source(0.6, MOST_CANDIDATES),
     "select, 1024": select_source(0.6, 1024),
+    "mask extents, float16": extents_source("float16"),
+    "packed masks, float32": packed_masks_source("float32"),
+    "packed masks, float16": packed_masks_source("float16"),
+    "packed masks, bfloat16": packed_masks_source("bfloat16"),
 }
 NO_SPILLS = (80, 90)
 LARGEST_SHARED = 48 << 10  # what a launch gets without asking for more
@@ -43,6 +49,14 @@ def test_a_kernel_compiles_and_fits(
     assert resources.registers * kernel.threads <= 65536
     if capability in NO_SPILLS:
         assert resources.spilled_bytes == 0
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_packed_masks_take_no_memory_but_registers(capability: int) -> None:
+    """Nothing between logits and bits is kept: neither in shared memory nor in spilled registers."""
+    kernel = compiled(SOURCES["packed masks, float16"], capability)
+    assert kernel.shared_bytes == 0
+    assert ".f64" not in kernel.ptx
 
 
 @pytest.mark.parametrize("capability", [80, 90])

@@ -18,6 +18,13 @@ def test_a_gpu_gets_the_kernels_and_a_cpu_the_references() -> None:
     assert chosen == Operations(select.fused_select_instances, mask_head.fused_mask_head)
 
 
+def test_kernels_run_on_a_gpu_and_where_triton_interprets(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert operations.kernels_run_on(torch.device("cuda:0"))
+    assert not operations.kernels_run_on(torch.device("cpu"))
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert operations.kernels_run_on(torch.device("cpu"))
+
+
 def test_without_triton_a_gpu_gets_the_references(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operations, "find_spec", lambda name: None)
     assert operations_for(torch.device("cuda")) is REFERENCE

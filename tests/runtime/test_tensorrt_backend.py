@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from condinst_deploy.contract import NetworkInputs
+from condinst_deploy.contract import InstanceDetections, NetworkInputs
 from condinst_deploy.engine_manifest import (
     MODULES,
     EngineManifest,
@@ -19,7 +19,10 @@ from condinst_deploy.engine_manifest import (
     write_engine,
 )
 from condinst_deploy.errors import ArtifactError, BackendError, ConfigError
+from condinst_deploy.runtime.backend import Backend
+from condinst_deploy.runtime.device_outputs import DeviceOutputs
 from condinst_deploy.runtime.engine_shapes import BatchShape, largest_batch, profile_of
+from condinst_deploy.runtime.images import RGBArray
 from condinst_deploy.runtime.predictor import Predictor, load_backend
 from condinst_deploy.runtime.tensorrt_backend import TensorRtBackend, runtime_library
 from tests.models import manifest_of, noise_picture
@@ -142,19 +145,21 @@ def test_a_missing_library_is_named_with_its_package(monkeypatch: pytest.MonkeyP
         runtime_library("rtx")
 
 
-def test_a_batch_outside_the_profiles_stops_before_any_context_is_made() -> None:
+@pytest.mark.parametrize("verb", ["forward", "infer"])
+def test_a_batch_outside_the_profiles_stops_before_any_context_is_made(verb: str) -> None:
     backend = TensorRtBackend(None, DYNAMIC, torch.device("cuda", 0))
     inputs = NetworkInputs(np.zeros((8, 3, 128, 128), np.uint8), np.full((8, 2), 128, np.int32))
     with pytest.raises(BackendError, match="images are 8x3x128x128"):
-        backend.forward(inputs)
+        getattr(backend, verb)(inputs)
 
 
-def test_a_closed_engine_says_so() -> None:
+@pytest.mark.parametrize("verb", ["forward", "infer"])
+def test_a_closed_engine_says_so(verb: str) -> None:
     with TensorRtBackend(None, DYNAMIC, torch.device("cuda", 0)) as backend:
         pass
     inputs = NetworkInputs(np.zeros((1, 3, 128, 128), np.uint8), np.full((1, 2), 128, np.int32))
     with pytest.raises(BackendError, match="was closed; load it again"):
-        backend.forward(inputs)
+        getattr(backend, verb)(inputs)
 
 
 def test_a_predictor_never_asks_for_more_than_the_engine_takes() -> None:
@@ -162,6 +167,22 @@ def test_a_predictor_never_asks_for_more_than_the_engine_takes() -> None:
     assert Predictor.of(backend).batch_size == 4
     with pytest.raises(ConfigError, match="batch_size is 5; the engine was built for at most 4"):
         Predictor.of(backend, batch_size=5)
+
+
+def one_by_one(backend: Backend, pictures: list[RGBArray]) -> list[InstanceDetections]:
+    """All runs before the first postprocessing: no run may write into the outputs of another."""
+    batches = [backend.preprocess([picture]) for picture in pictures]
+    outputs = [backend.infer(inputs) for inputs, _ in batches]
+    assert all(isinstance(each, DeviceOutputs) for each in outputs)
+    results = []
+    for given, (inputs, geometries) in zip(outputs, batches, strict=True):
+        (found,) = backend.postprocess(given, geometries)
+        (want,) = backend.postprocess(backend.forward(inputs), geometries)
+        np.testing.assert_array_equal(found.boxes, want.boxes)
+        ours, theirs = np.asarray(found.masks), np.asarray(want.masks)
+        assert np.mean(ours != theirs) < 1e-4
+        results.append(found)
+    return results
 
 
 @pytest.mark.gpu
@@ -186,6 +207,7 @@ def test_an_rtx_engine_gives_what_onnx_runtime_gives(slim_onnx: Path, tmp_path: 
         want = portable(pictures)
         with ThreadPoolExecutor(2) as threads:
             rounds = list(threads.map(lambda _: engine(pictures), range(6)))
+        rounds.append(one_by_one(engine.backend, pictures))
     for got in rounds:
         for found, expected in zip(got, want, strict=True):
             assert len(found) == len(expected) > 0

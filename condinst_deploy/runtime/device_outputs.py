@@ -1,0 +1,61 @@
+"""The network's outputs on the device that made them."""
+
+from typing import Any, NamedTuple, Self
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from condinst_deploy.contract import NetworkOutputs
+from condinst_deploy.model.condinst import Instances
+from condinst_deploy.runtime.postprocess import require_finite
+
+
+class DeviceOutputs(NamedTuple):
+    """Outputs that the device may still be working on; take them by `taken` or `on_host`.
+
+    They belong to whoever holds them: no later run writes into these tensors.
+    """
+
+    tensors: Instances
+    ready: torch.cuda.Event | None  # when they are finished; None: they are, on a CPU
+
+    @classmethod
+    def of(cls, tensors: Instances) -> Self:
+        """Outputs that the current stream makes."""
+        device = tensors.mask_logits.device
+        ready = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
+        return cls(tensors, ready)
+
+    def taken(self) -> Instances:
+        """The tensors, for work on the current stream; the stream waits until they are finished, the caller not."""
+        if self.ready is not None:
+            stream = torch.cuda.current_stream(self.tensors.mask_logits.device)
+            stream.wait_event(self.ready)
+            for tensor in self.tensors:
+                # their memory belongs to the stream that made them; it is given away only after this one is done
+                tensor.record_stream(stream)
+        return self.tensors
+
+    def on_host(self) -> NetworkOutputs:
+        """Finished host arrays; of the mask logits only as many slots cross as the fullest picture uses.
+
+        Raises:
+            BackendError: a logit is NaN or infinite, in whichever slot.
+        """
+        tensors = self.taken()
+        count, finite = on_host(tensors.num_detections, torch.isfinite(tensors.mask_logits).all())
+        require_finite(bool(finite))
+        used = tensors.mask_logits[:, : int(count.max(initial=0))]
+        return NetworkOutputs(count, *on_host(tensors.boxes, tensors.scores, tensors.labels, used))
+
+
+def on_host(*tensors: Tensor) -> list[npt.NDArray[Any]]:
+    """Tensors of one device as arrays; a GPU's are copied through pinned memory, and waited for once."""
+    if not tensors[0].is_cuda:
+        return [tensor.numpy() for tensor in tensors]
+    copies = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+    for copy, tensor in zip(copies, tensors, strict=True):
+        copy.copy_(tensor, non_blocking=True)
+    torch.cuda.current_stream(tensors[0].device).record_event().synchronize()
+    return [copy.numpy() for copy in copies]

@@ -1,0 +1,60 @@
+"""Outputs that stay on the device that made them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from condinst_deploy.contract import NetworkOutputs
+from condinst_deploy.errors import BackendError
+from condinst_deploy.model.condinst import Instances
+from condinst_deploy.runtime.device_outputs import DeviceOutputs
+from condinst_deploy.runtime.torch_backend import TorchBackend
+from tests.models import noise_picture
+
+
+def instances(counts: list[int], slots: int = 4) -> Instances:
+    batch = len(counts)
+    logits = torch.arange(batch * slots * 6.0).reshape(batch, slots, 2, 3)
+    boxes, scores = torch.rand(batch, slots, 4), torch.rand(batch, slots)
+    return Instances(torch.tensor(counts, dtype=torch.int32), boxes, scores, (scores * 3).int(), logits)
+
+
+@pytest.mark.parametrize("counts", [[2, 0, 3], [0, 0], [4], []])
+def test_only_the_slots_in_use_cross_to_the_host(counts: list[int]) -> None:
+    given = instances(counts)
+    outputs = DeviceOutputs.of(given).on_host()
+    used = max(counts, default=0)
+    np.testing.assert_array_equal(outputs.mask_logits, given.mask_logits[:, :used].numpy())
+    for ours, theirs in zip(outputs[:-1], given[:-1], strict=True):
+        np.testing.assert_array_equal(ours, theirs.numpy())
+
+
+def test_a_logit_that_is_not_finite_is_an_error_in_an_empty_slot_too() -> None:
+    given = instances([1, 0])
+    given.mask_logits[1, 3, 1, 2] = float("nan")
+    with pytest.raises(BackendError, match="NaN or infinity"):
+        DeviceOutputs.of(given).on_host()
+
+
+def test_on_a_cpu_a_backend_gives_host_arrays_and_has_nothing_to_wait_for(slim_checkpoint: Path) -> None:
+    with TorchBackend.load(slim_checkpoint, "cpu") as backend:
+        inputs, _ = backend.preprocess([noise_picture(1, 64, 64)])
+        outputs = backend.infer(inputs)
+        backend.synchronize()
+    assert isinstance(outputs, NetworkOutputs)
+
+
+@pytest.mark.gpu
+def test_outputs_can_be_taken_on_another_stream() -> None:
+    """The maker's stream is busy; what reads on another waits for it, and not the host."""
+    maker, reader = torch.cuda.Stream(), torch.cuda.Stream()
+    given = instances([2, 1])
+    with torch.cuda.stream(maker):
+        torch.cuda._sleep(50_000_000)
+        outputs = DeviceOutputs.of(Instances(*(tensor.cuda(non_blocking=True) + 0 for tensor in given)))
+    with torch.cuda.stream(reader):
+        found = outputs.on_host()
+    np.testing.assert_array_equal(found.mask_logits, given.mask_logits[:, :2].numpy())
+    np.testing.assert_array_equal(found.boxes, given.boxes.numpy())
