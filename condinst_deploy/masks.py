@@ -140,14 +140,10 @@ class Masks:
 
     def rle(self) -> list[RLE]:
         """COCO RLE of every mask, the same bytes as pycocotools' `encode` of the dense mask."""
-        if len(self) == 0:
-            return []
         pixels = self.size[0] * self.size[1]
         # the zeros behind the last run count, too, unless there are none
-        ends = [runs if pixels in runs[-1:] else np.append(runs, pixels) for runs in self.runs]
-        lengths = [np.diff(each, prepend=0) for each in ends]
-        counts = counts_from_run_lengths(np.concatenate(lengths), [len(each) for each in lengths])
-        return [{"size": list(self.size), "counts": each} for each in counts]
+        ends = (runs if pixels in runs[-1:] else np.append(runs, pixels) for runs in self.runs)
+        return [{"size": list(self.size), "counts": counts_from_run_lengths(np.diff(end, prepend=0))} for end in ends]
 
     def polygons(self) -> list[list[npt.NDArray[np.float32]]]:
         """Closed outlines of every mask, in pixels, where the centre of pixel `(0, 0)` is at `(0.5, 0.5)`.

@@ -1,12 +1,9 @@
-"""COCO's compressed run lengths <-> numbers, without a dense mask and without a loop over the runs.
+"""COCO's compressed run lengths <-> numbers, without a loop over the runs.
 
 The format is that of pycocotools' `rleToString`: a character holds five bits of a number, the lowest first, and
 says whether more follow; the last one's top bit is the sign. From the fourth on, a run is written as the
 difference from the one two before it.
 """
-
-from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -19,37 +16,22 @@ ZERO = 48  # added to every character
 LONGEST = 7  # characters of a number of 32 bits
 
 
-def counts_from_run_lengths(lengths: Int64, sizes: Sequence[int]) -> list[bytes]:
-    """Write the run lengths of several masks, one after the other.
-
-    Args:
-        lengths: `(N,)` run lengths, each mask's beginning with the zeros'.
-        sizes: how many of them belong to each mask.
-    """
-    ends = np.cumsum(sizes, dtype=np.int64)
-    place = np.arange(len(lengths)) - np.repeat(ends - sizes, sizes)
-    numbers = lengths.copy()
-    numbers[2:] -= np.where(place[2:] > 2, lengths[:-2], 0)
-    characters, number_ends = _characters(numbers)
-    text = characters.tobytes()
-    bounds = [0, *np.append(0, number_ends)[ends].tolist()]
-    return [text[start:end] for start, end in pairwise(bounds)]
-
-
-def _characters(numbers: Int64) -> tuple[npt.NDArray[np.uint8], Int64]:
-    """The characters of all numbers, and where each number's end."""
+def counts_from_run_lengths(runs: Int64) -> bytes:
+    """Write a mask's run lengths, the zeros' first."""
+    numbers = runs.copy()
+    numbers[3:] -= runs[1:-2]
     magnitude = np.where(numbers < 0, ~numbers, numbers)
-    lengths = np.ones(len(numbers), dtype=np.int64)
+    lengths = np.ones(len(numbers), dtype=np.int64)  # in characters
     for bits in range(BITS - 1, BITS * LONGEST - 1, BITS):
         lengths += magnitude >= 1 << bits
-    ends = np.cumsum(lengths)
-    characters = np.empty(lengths.sum(), dtype=np.uint8)
-    at, last = ends - lengths, ends - 1
-    while len(at):
-        characters[at] = ZERO + (numbers & (MORE - 1)) + MORE * (at < last)
-        unfinished = np.flatnonzero(at < last)
-        at, last, numbers = at[unfinished] + 1, last[unfinished], numbers[unfinished] >> BITS
-    return characters, ends
+    last = np.cumsum(lengths) - 1
+    place = last - (lengths - 1)
+    characters = np.empty(last[-1] + 1, dtype=np.uint8)
+    while len(place):
+        more = place < last
+        characters[place] = ZERO + (numbers & (MORE - 1)) + MORE * more
+        place, last, numbers = place[more] + 1, last[more], numbers[more] >> BITS
+    return characters.tobytes()
 
 
 def run_lengths_from_counts(counts: bytes) -> Int64 | None:

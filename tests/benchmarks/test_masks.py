@@ -50,4 +50,4 @@ def test_it_writes_its_figures_beside_the_bars(
 def test_peak_memory_is_that_of_the_work() -> None:
     case = Case("objects", "640x480", 4)
     # 4 * 800 * 1344 probabilities of four bytes are 17 MB
-    assert masks.peak_mb("dense", case) > 15 > masks.peak_mb("ours", case)
+    assert masks._peak_mb_here("dense", case) > 15 > masks._peak_mb_here("ours", case)

@@ -117,7 +117,7 @@ def test_masks_equal_the_dense_computation_on_adversarial_logits(name: str, orig
     if name in ("full", "barely positive everywhere", "hole", "stripes of zero"):
         assert set_pixels > 0
     if name in ("corners", "one cell", "specks", "top border", "checkerboard"):
-        assert set_pixels > 0 or original == (1, 1)
+        assert set_pixels > 0 or max(original) < 40  # between two pixels
     if name in ("empty", "all zero", "positive only in the padding"):
         assert set_pixels == 0
 
