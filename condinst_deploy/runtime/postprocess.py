@@ -166,18 +166,19 @@ def _runs(logits: npt.NDArray[Any], rows: Resampling, columns: Resampling) -> Ru
     """Runs of one instance's mask, given its logits `(h, w)`."""
     positive = logits > 0
     in_rows, in_columns = np.asarray(positive.any(axis=1)), np.asarray(positive.any(axis=0))
+    none = np.zeros(0, dtype=np.int64)
     if not in_rows.any():
-        return np.zeros(0, dtype=np.int64)
+        return none
     window_y, window_x = _window(in_rows), _window(in_columns)
     probabilities = _probabilities(logits, window_y, window_x)
-    changes = []
-    # logit k is probability 2k + 1
+    changes = [none]
+    # logit k is probability 2k + 1, and down a column there is a 0 before the window's first
     for pixels in _strips(_pixels(in_columns, columns), probabilities.shape[1]):
         values = _resampled(probabilities, columns.first[pixels] - (2 * window_x[0] + 1), columns.share[pixels])
         column, place = _crossings(values)
         y = _boundaries(rows.pixels(place + 2 * window_y[0]), rows.original)
         changes.append(pixels[column] * rows.original + y)
-    return runs_from_changes(np.concatenate(changes)) if changes else np.zeros(0, dtype=np.int64)
+    return runs_from_changes(np.concatenate(changes))
 
 
 def _window(any_positive: Bool) -> npt.NDArray[np.int64]:
