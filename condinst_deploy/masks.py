@@ -9,11 +9,14 @@ import numpy.typing as npt
 from contourpy import LineType, contour_generator
 
 from condinst_deploy.errors import ConfigError
-from condinst_deploy.rle import counts_from_run_lengths, run_lengths_from_counts
+from condinst_deploy.rle import counts_from_runs, run_lengths_from_counts
 
 BoolArray = npt.NDArray[np.bool_]
 Runs = npt.NDArray[np.int64]
 Selector = int | slice | Sequence[int] | npt.NDArray[Any]
+
+GROUP = 16
+"""Masks that are encoded together: enough to make calls few, and so few that memory is bounded."""
 
 
 class RLE(TypedDict):
@@ -140,10 +143,9 @@ class Masks:
 
     def rle(self) -> list[RLE]:
         """COCO RLE of every mask, the same bytes as pycocotools' `encode` of the dense mask."""
-        pixels = self.size[0] * self.size[1]
-        # the zeros behind the last run count, too, unless there are none
-        ends = (runs if pixels in runs[-1:] else np.append(runs, pixels) for runs in self.runs)
-        return [{"size": list(self.size), "counts": counts_from_run_lengths(np.diff(end, prepend=0))} for end in ends]
+        groups = (self.runs[i : i + GROUP] for i in range(0, len(self), GROUP))
+        counts = (text for group in groups for text in counts_from_runs(group, self.size[0] * self.size[1]))
+        return [{"size": list(self.size), "counts": text} for text in counts]
 
     def polygons(self) -> list[list[npt.NDArray[np.float32]]]:
         """Closed outlines of every mask, in pixels, where the centre of pixel `(0, 0)` is at `(0.5, 0.5)`.
@@ -172,7 +174,10 @@ def runs_from_changes(changes: npt.NDArray[np.int64]) -> Runs:
     Two changes at the same pixel undo each other: a run of no pixels, or one that ends at a column's bottom and
     goes on where the next column begins.
     """
-    firsts = np.flatnonzero(np.diff(changes, prepend=-1))  # of those at the same pixel
+    again = changes[1:] == changes[:-1]
+    if not again.any():
+        return changes
+    firsts = np.flatnonzero(np.append(True, ~again))  # of those at the same pixel
     times = np.diff(firsts, append=len(changes))
     runs: Runs = changes[firsts[times % 2 == 1]]
     return runs

@@ -104,7 +104,8 @@ def masks_from_logits(logits: npt.NDArray[Any], kept: npt.NDArray[np.int64], geo
     height, width = (2 * side for side in logits.shape[1:])
     rows = composed_resampling(height, geometry.resized[0], geometry.original[0])
     columns = composed_resampling(width, geometry.resized[1], geometry.original[1])
-    return Masks(geometry.original, tuple(_runs(logits[slot], rows, columns) for slot in kept))
+    with np.errstate(over="ignore"):  # of the exponential: the sigmoid is 0 then
+        return Masks(geometry.original, tuple(_runs(logits[slot], rows, columns) for slot in kept))
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,11 @@ class Resampling:
         return np.minimum(self.first + 1, self.n - 1)
 
     @cached_property
+    def logit(self) -> npt.NDArray[np.int64]:
+        """`(original,)` the first of the two logits that `first` and `last` come from."""
+        return np.maximum((self.first - 1) // 2, 0)
+
+    @cached_property
     def share(self) -> Float32:
         """`(original,)` weight of `last`; that of `first` is the rest."""
         return (self.places - self.first).astype(np.float32)
@@ -150,8 +156,8 @@ class Resampling:
 
     def pixels(self, places: Float64) -> Float64:
         """The inverse: pixels, not whole ones, at `places`; `original`, that is none, where no pixel reaches."""
-        resized = UPSAMPLED_STRIDE * places + UPSAMPLED_STRIDE // 2
-        pixels = (resized + 0.5) * (self.original / self.resized) - 0.5
+        scale = self.original / self.resized
+        pixels = places * (UPSAMPLED_STRIDE * scale) + ((UPSAMPLED_STRIDE // 2 + 0.5) * scale - 0.5)
         pixels[places > self.places[-1]] = self.original
         return pixels
 
@@ -193,8 +199,7 @@ def _probabilities(logits: npt.NDArray[Any], y: npt.NDArray[np.int64], x: npt.ND
     window = logits.take(y, axis=0, mode="clip").take(x, axis=1, mode="clip").astype(np.float32, copy=False)
     exponent = _doubled(np.ascontiguousarray(_doubled(window).T))
     probabilities = np.zeros((exponent.shape[0], exponent.shape[1] + 2), dtype=np.float32)
-    # below -80 the sigmoid is 0 in float32, and exp would overflow
-    np.exp(np.minimum(np.negative(exponent, out=exponent), 80, out=exponent), out=exponent)
+    np.exp(np.negative(exponent, out=exponent), out=exponent)
     np.reciprocal(np.add(exponent, 1, out=exponent), out=probabilities[:, 1:-1])
     return probabilities
 
@@ -203,16 +208,16 @@ def _doubled(x: Float32) -> Float32:
     """`(n, m)` -> `(2n - 1, m)`: the rows, and between two of them their mean."""
     doubled = np.empty((2 * len(x) - 1, x.shape[1]), dtype=np.float32)
     doubled[::2] = x
-    doubled[1::2] = np.float32(0.5) * x[1:] + np.float32(0.5) * x[:-1]
+    np.add(x[1:], x[:-1], out=doubled[1::2])
+    doubled[1::2] *= np.float32(0.5)
     return doubled
 
 
 def _pixels(any_positive: Bool, axis: Resampling) -> npt.NDArray[np.int64]:
     """The pixels beside a logit column with a positive value; others are empty."""
-    # a pixel behind probability j takes part of the logits (j - 1) // 2 and the next
     reached = any_positive.copy()
     reached[:-1] |= any_positive[1:]
-    return np.flatnonzero(reached.take((axis.first - 1) >> 1, mode="clip"))
+    return np.flatnonzero(reached.take(axis.logit))
 
 
 def _strips(pixels: npt.NDArray[np.int64], height: int) -> Iterator[npt.NDArray[np.int64]]:
@@ -222,7 +227,7 @@ def _strips(pixels: npt.NDArray[np.int64], height: int) -> Iterator[npt.NDArray[
 
 def _resampled(probabilities: Float32, first: npt.NDArray[np.int64], share: Float32) -> Float32:
     """Interpolate between column `first` and the next: `(w', h')` -> `(len(first), h')`."""
-    values = probabilities.take(first + 1, axis=0)
+    values = probabilities[1:].take(first, axis=0)
     before = probabilities.take(first, axis=0)
     values -= before
     values *= share[:, None]
@@ -245,7 +250,6 @@ def _crossings(values: Float32) -> tuple[npt.NDArray[np.int64], Float64]:
 
 def _boundaries(crossings: Float64, size: int) -> npt.NDArray[np.int64]:
     """The first pixel above 0.5 behind a crossing upwards, and the first one that is not behind one downwards."""
-    pixels = np.empty(len(crossings), dtype=np.int64)
+    pixels = np.ceil(crossings)
     pixels[::2] = np.floor(crossings[::2]) + 1
-    pixels[1::2] = np.ceil(crossings[1::2])
-    return pixels.clip(0, size)
+    return np.minimum(np.maximum(pixels, 0), size).astype(np.int64)
