@@ -158,8 +158,8 @@ def made_up_detections(seed: int) -> InstanceDetections:
         ]
     )
     masks = Masks.from_dense(dense)
-    corners = masks.offsets[:, ::-1]
-    sizes = np.array([crop.shape[::-1] for crop in masks.crops])
+    windows = np.array(masks.windows)
+    corners, sizes = windows[:, 1::-1], windows[:, :1:-1]
     names = tuple(f"class {i}" for i in range(CLASSES))
     return InstanceDetections(
         boxes=np.concatenate((corners, corners + sizes), axis=1).astype(np.float32),

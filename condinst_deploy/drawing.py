@@ -35,9 +35,10 @@ def overlay(
     """
     pixels = image.copy()
     chosen = [PALETTE[c % len(PALETTE)] for c in (range(len(masks)) if colours is None else colours)]
+    places = masks.windows
     for i in reversed(range(len(masks))):
-        (y, x), crop = masks.offsets[i].tolist(), masks.crops[i]
-        window = pixels[y : y + crop.shape[0], x : x + crop.shape[1]]
+        (y, x, height, width), crop = places[i], masks.crop(i)
+        window = pixels[y : y + height, x : x + width]
         colour = np.array(chosen[i], dtype=np.float32)
         window[crop] = (window[crop] * (1 - OPACITY) + colour * OPACITY).astype(np.uint8)
     picture = Image.fromarray(pixels)

@@ -1,18 +1,22 @@
-"""Compact instance masks: a crop and an offset per instance; RLE, polygons and dense masks on demand."""
+"""Compact instance masks: their runs; RLE, polygons, crops, areas and dense masks on demand."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 from contourpy import LineType, contour_generator
-from pycocotools import mask as coco_mask
 
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.rle import counts_from_runs, run_lengths_from_counts
 
 BoolArray = npt.NDArray[np.bool_]
+Runs = npt.NDArray[np.int64]
 Selector = int | slice | Sequence[int] | npt.NDArray[Any]
+
+GROUP = 16
+"""Masks that are encoded together: enough to make calls few, and so few that memory is bounded."""
 
 
 class RLE(TypedDict):
@@ -22,60 +26,84 @@ class RLE(TypedDict):
     counts: bytes
 
 
+class Window(NamedTuple):
+    """The smallest rectangle that holds a mask's pixels; all 0 where it has none."""
+
+    y: int
+    x: int
+    height: int
+    width: int
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Masks:
     """Binary masks of the instances of one picture.
 
     Attributes:
         size: `(H, W)` of the picture.
-        offsets: `(n, 2)` int64 `(y, x)` of each crop's first pixel in the picture.
-        crops: n bool arrays `(h_i, w_i)`; outside its crop a mask is empty. An empty mask may be `(0, 0)`.
+        runs: n int64 arrays `(2 m_i,)`: where the mask's runs start and end in turn, rising, as numbers
+            `x * H + y` of pixels counted column by column; a run may go on from one column to the next.
     """
 
     size: tuple[int, int]
-    offsets: npt.NDArray[np.int64]
-    crops: tuple[BoolArray, ...]
+    runs: tuple[Runs, ...]
 
     def __post_init__(self) -> None:
-        """Check that every crop lies inside the picture.
+        """Check that runs are pairs of rising numbers of the picture's pixels.
 
         Raises:
-            ConfigError: a field's shape or type is wrong.
+            ConfigError: they are not.
         """
-        if self.offsets.shape != (len(self.crops), 2):
-            raise ConfigError(f"mask offsets have shape {self.offsets.shape}; expected ({len(self.crops)}, 2)")
-        for (y, x), crop in zip(self.offsets.tolist(), self.crops, strict=True):
-            if crop.dtype != np.bool_ or crop.ndim != 2:
-                raise ConfigError(f"a mask crop is {crop.dtype} {crop.shape}; expected bool (h, w)")
-            if y < 0 or x < 0 or y + crop.shape[0] > self.size[0] or x + crop.shape[1] > self.size[1]:
-                raise ConfigError(f"a mask crop {crop.shape} at {(y, x)} leaves the picture {self.size}")
+        for runs in self.runs:
+            if runs.dtype != np.int64 or runs.ndim != 1 or len(runs) % 2:
+                raise ConfigError(f"a mask's runs are {runs.dtype} {runs.shape}; expected int64 (2m,)")
+            if len(runs) and (runs[0] < 0 or runs[-1] > self.size[0] * self.size[1] or (runs[1:] <= runs[:-1]).any()):
+                raise ConfigError(f"a mask's runs do not rise from 0 to the {self.size[0]} * {self.size[1]} pixels")
+
+    @classmethod
+    def from_crops(cls, size: tuple[int, int], offsets: npt.NDArray[np.int64], crops: Sequence[BoolArray]) -> "Masks":
+        """Take masks that are empty outside a crop.
+
+        Args:
+            size: `(H, W)` of the picture.
+            offsets: `(n, 2)` `(y, x)` of each crop's first pixel in the picture.
+            crops: n bool arrays `(h_i, w_i)`; their borders may be empty.
+
+        Raises:
+            ConfigError: shapes or types are wrong, or a crop leaves the picture.
+        """
+        if offsets.shape != (len(crops), 2):
+            raise ConfigError(f"mask offsets have shape {offsets.shape}; expected ({len(crops)}, 2)")
+        places = zip(offsets.tolist(), crops, strict=True)
+        return cls(size, tuple(_runs_of_crop(crop, y, x, size) for (y, x), crop in places))
 
     @classmethod
     def from_dense(cls, dense: npt.NDArray[Any]) -> "Masks":
-        """Crop dense masks `(n, H, W)`; what is not zero belongs to the instance."""
+        """Take dense masks `(n, H, W)`; what is not zero belongs to the instance."""
         if dense.ndim != 3:
             raise ConfigError(f"dense masks have shape {dense.shape}; expected (n, H, W)")
-        trimmed = [trimmed_crop(mask != 0) for mask in dense]
-        offsets = np.array([offset for offset, _ in trimmed], dtype=np.int64).reshape(-1, 2)
-        return cls((dense.shape[1], dense.shape[2]), offsets, tuple(crop for _, crop in trimmed))
+        size = (dense.shape[1], dense.shape[2])
+        return cls(size, tuple(_runs_of_crop(mask != 0, 0, 0, size) for mask in dense))
 
     @classmethod
     def from_rle(cls, rles: Sequence[RLE], size: tuple[int, int]) -> "Masks":
-        """Decode COCO RLEs of a picture of `size`, one dense mask at a time."""
-        trimmed = [trimmed_crop(coco_mask.decode(rle).astype(np.bool_)) for rle in rles]
-        offsets = np.array([offset for offset, _ in trimmed], dtype=np.int64).reshape(-1, 2)
-        return cls(size, offsets, tuple(crop for _, crop in trimmed))
+        """Decode COCO RLEs of a picture of `size`.
+
+        Raises:
+            ConfigError: one is damaged, or of another size.
+        """
+        return cls(size, tuple(_runs_of_rle(rle, size) for rle in rles))
 
     def __repr__(self) -> str:
         return f"Masks({len(self)} in {self.size[1]}x{self.size[0]})"
 
     def __len__(self) -> int:
-        return len(self.crops)
+        return len(self.runs)
 
     def __getitem__(self, which: Selector) -> "Masks":
         """The masks of an index, a slice, a list of indices or a bool array `(n,)`; always a `Masks`."""
         picked = np.atleast_1d(np.arange(len(self))[which])
-        return Masks(self.size, self.offsets[picked], tuple(self.crops[i] for i in picked))
+        return Masks(self.size, tuple(self.runs[i] for i in picked))
 
     def __iter__(self) -> Iterator["Masks"]:
         return (self[i] for i in range(len(self)))
@@ -85,24 +113,39 @@ class Masks:
         if copy is False:
             raise ValueError("dense masks are made on demand: a copy cannot be avoided")
         dense = np.zeros((len(self), *self.size), dtype=dtype or np.bool_)
-        for mask, (y, x), crop in zip(dense, self.offsets.tolist(), self.crops, strict=True):
-            mask[y : y + crop.shape[0], x : x + crop.shape[1]] = crop
+        for i, (mask, (y, x, height, width)) in enumerate(zip(dense, self.windows, strict=True)):
+            mask[y : y + height, x : x + width] = self.crop(i)
         return dense
 
     @property
     def areas(self) -> npt.NDArray[np.int64]:
         """`(n,)` number of pixels of each mask."""
-        return np.array([np.count_nonzero(crop) for crop in self.crops], dtype=np.int64)
+        return np.array([(runs[1::2] - runs[::2]).sum() for runs in self.runs], dtype=np.int64)
+
+    @property
+    def windows(self) -> list[Window]:
+        """The smallest rectangle around the pixels of each mask."""
+        return [_window(runs, self.size[0]) for runs in self.runs]
+
+    @property
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """`(n, 2)` `(y, x)` of the first pixel of each mask's crop."""
+        return np.array([(window.y, window.x) for window in self.windows], dtype=np.int64).reshape(-1, 2)
+
+    @property
+    def crops(self) -> tuple[BoolArray, ...]:
+        """What is inside each mask's window, `(h_i, w_i)`; `(0, 0)` where the mask is empty."""
+        return tuple(self.crop(i) for i in range(len(self)))
+
+    def crop(self, i: int) -> BoolArray:
+        """What is inside the window of mask `i`, `(h_i, w_i)`, columns contiguous."""
+        return _crop_of_runs(self.runs[i], _window(self.runs[i], self.size[0]), self.size[0])
 
     def rle(self) -> list[RLE]:
         """COCO RLE of every mask, the same bytes as pycocotools' `encode` of the dense mask."""
-        height, width = self.size
-        return [
-            coco_mask.frPyObjects(
-                {"size": [height, width], "counts": _run_lengths(crop, int(y), int(x), self.size)}, height, width
-            )
-            for (y, x), crop in zip(self.offsets, self.crops, strict=True)
-        ]
+        groups = (self.runs[i : i + GROUP] for i in range(0, len(self), GROUP))
+        counts = (text for group in groups for text in counts_from_runs(group, self.size[0] * self.size[1]))
+        return [{"size": list(self.size), "counts": text} for text in counts]
 
     def polygons(self) -> list[list[npt.NDArray[np.float32]]]:
         """Closed outlines of every mask, in pixels, where the centre of pixel `(0, 0)` is at `(0.5, 0.5)`.
@@ -112,7 +155,7 @@ class Masks:
             centres, corners cut: exactly the mask's pixels have their centres inside. Parts and holes are
             polygons of their own (even-odd rule). A mask of no pixels has none.
         """
-        return [_outlines(crop, int(y), int(x)) for (y, x), crop in zip(self.offsets, self.crops, strict=True)]
+        return [_outlines(self.crop(i), window) for i, window in enumerate(self.windows)]
 
 
 def trimmed_crop(mask: BoolArray) -> tuple[tuple[int, int], BoolArray]:
@@ -125,24 +168,69 @@ def trimmed_crop(mask: BoolArray) -> tuple[tuple[int, int], BoolArray]:
     return (top, left), mask[top : rows[-1] + 1, left : columns[-1] + 1].copy()
 
 
-def _run_lengths(crop: BoolArray, top: int, left: int, size: tuple[int, int]) -> list[int]:
-    """Column-major run lengths of the picture that holds `crop`, starting with the zeros."""
-    height, width = size
-    columns = np.zeros((crop.shape[1], crop.shape[0] + 2), dtype=np.int8)  # (w, 1 + h + 1)
-    columns[:, 1:-1] = crop.T
-    column, row = np.nonzero(np.diff(columns, axis=1))  # every change, in column-major order
-    changes = (left + column) * height + top + row  # starts and ends in turn
-    # a run that ends at a column's bottom goes on where the next begins at its top
-    joined = np.flatnonzero(changes[1:-1:2] == changes[2::2]) * 2 + 1
-    changes = np.delete(changes, np.concatenate((joined, joined + 1)))
-    counts: list[int] = np.diff(changes, prepend=0, append=height * width).tolist()
-    return counts[:-1] if counts[-1] == 0 and len(counts) > 1 else counts
+def runs_from_changes(changes: npt.NDArray[np.int64]) -> Runs:
+    """The runs of a mask that changes at these pixels, in rising order.
+
+    Two changes at the same pixel undo each other: a run of no pixels, or one that ends at a column's bottom and
+    goes on where the next column begins.
+    """
+    again = changes[1:] == changes[:-1]
+    if not again.any():
+        return changes
+    firsts = np.flatnonzero(np.append(True, ~again))  # of those at the same pixel
+    times = np.diff(firsts, append=len(changes))
+    runs: Runs = changes[firsts[times % 2 == 1]]
+    return runs
 
 
-def _outlines(crop: BoolArray, top: int, left: int) -> list[npt.NDArray[np.float32]]:
+def _runs_of_crop(crop: BoolArray, top: int, left: int, size: tuple[int, int]) -> Runs:
+    """Runs of a mask that is `crop` at `(top, left)` of a picture of `size`, and empty elsewhere."""
+    if crop.dtype != np.bool_ or crop.ndim != 2:
+        raise ConfigError(f"a mask crop is {crop.dtype} {crop.shape}; expected bool (h, w)")
+    if top < 0 or left < 0 or top + crop.shape[0] > size[0] or left + crop.shape[1] > size[1]:
+        raise ConfigError(f"a mask crop {crop.shape} at {(top, left)} leaves the picture {size}")
+    if crop.size == 0:
+        return np.zeros(0, dtype=np.int64)
+    changed = np.empty((crop.shape[0] + 1, crop.shape[1]), dtype=np.bool_)  # from the pixel above
+    changed[0], changed[-1] = crop[0], crop[-1]
+    np.not_equal(crop[1:], crop[:-1], out=changed[1:-1])
+    row, column = np.divmod(np.flatnonzero(changed), crop.shape[1])
+    return runs_from_changes(np.sort((left + column) * size[0] + top + row))
+
+
+def _runs_of_rle(rle: RLE, size: tuple[int, int]) -> Runs:
+    lengths = run_lengths_from_counts(rle["counts"])
+    if tuple(rle["size"]) != size or lengths is None or lengths.min() < 0 or lengths.sum() != size[0] * size[1]:
+        raise ConfigError(f"an RLE of size {rle['size']} does not describe {size[0]} * {size[1]} pixels")
+    ends = np.cumsum(lengths)
+    return runs_from_changes(ends[: len(ends) // 2 * 2])  # zeros at the end are no run
+
+
+def _window(runs: Runs, height: int) -> Window:
+    if len(runs) == 0:
+        return Window(0, 0, 0, 0)
+    (first_x, first_y), (last_x, last_y) = np.divmod(runs[::2], height), np.divmod(runs[1::2] - 1, height)
+    x, width = int(first_x[0]), int(last_x[-1] - first_x[0]) + 1
+    if (first_x != last_x).any():  # a run over two columns has the last row and the first
+        return Window(0, x, height, width)
+    y = int(first_y.min())
+    return Window(y, x, int(last_y.max()) - y + 1, width)
+
+
+def _crop_of_runs(runs: Runs, window: Window, height: int) -> BoolArray:
+    x, y = np.divmod(runs[::2], height)
+    # in a crop that is lower than the picture, no run goes on in the next column
+    starts = (x - window.x) * window.height + y - window.y
+    ends = np.stack((starts, starts + runs[1::2] - runs[::2]), axis=1).ravel()
+    lengths = np.diff(ends, prepend=0, append=window.height * window.width)
+    columns = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+    return columns.reshape(window.width, window.height).T
+
+
+def _outlines(crop: BoolArray, window: Window) -> list[npt.NDArray[np.float32]]:
     if crop.size == 0:
         return []
     padded = np.pad(crop, 1).astype(np.float64)
     lines = contour_generator(z=padded, line_type=LineType.Separate).lines(0.5)
     # padded index i is pixel i - 1, whose centre is at i - 0.5
-    return [(np.asarray(line) + (left - 0.5, top - 0.5)).astype(np.float32) for line in lines]
+    return [(np.asarray(line) + (window.x - 0.5, window.y - 0.5)).astype(np.float32) for line in lines]

@@ -101,7 +101,7 @@ def untrimmed(draw: st.DrawFn) -> tuple[Bool, Masks]:
     top, left = draw(st.integers(0, y)), draw(st.integers(0, x))
     bottom = draw(st.integers(y + crop.shape[0], height))
     right = draw(st.integers(x + crop.shape[1], width))
-    return dense, Masks((height, width), np.array([[top, left]]), (dense[top:bottom, left:right],))
+    return dense, Masks.from_crops((height, width), np.array([[top, left]]), [dense[top:bottom, left:right]])
 
 
 def coco_rle(dense: Bool) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def test_empty_borders_of_a_crop_change_nothing(case: tuple[Bool, Masks]) -> Non
 
 @pytest.mark.parametrize("shape", [(0, 0), (0, 4), (3, 0), (3, 4)])
 def test_crop_without_pixels_is_an_empty_mask(shape: tuple[int, int]) -> None:
-    masks = Masks((7, 5), np.array([[2, 1]]), (empty(*shape),))
+    masks = Masks.from_crops((7, 5), np.array([[2, 1]]), [empty(*shape)])
     assert masks.rle() == [coco_rle(empty(7, 5))]
     assert masks.polygons() == [[]]
     assert masks.areas.tolist() == [0]
@@ -316,8 +316,73 @@ def test_memory_follows_the_extent_of_the_masks() -> None:
     dense[1, (10, 19), (20, 24)] = True
     masks = Masks.from_dense(dense)
     assert [crop.nbytes for crop in masks.crops] == [2 * 3, 10 * 5, 0]
+    assert [runs.nbytes for runs in masks.runs] == [3 * 2 * 8, 2 * 2 * 8, 0]
     # a view would keep the whole dense mask alive
-    assert all(crop.base is None for crop in masks.crops)
+    assert all(runs.base is None for runs in masks.runs)
+
+
+def test_runs_become_rle_and_areas_without_a_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = random_masks()
+    masks = Masks.from_dense(dense)
+
+    def none(*_: Any, **__: Any) -> None:
+        raise AssertionError("pixels were made")
+
+    monkeypatch.setattr("condinst_deploy.masks._crop_of_runs", none)
+    with pytest.raises(AssertionError, match="pixels were made"):
+        np.asarray(masks)
+    assert masks.rle() == [coco_rle(mask) for mask in dense]
+    assert masks.areas.tolist() == dense.sum(axis=(1, 2)).tolist()
+    assert len(Masks.from_rle(masks.rle(), masks.size)) == len(masks)
+
+
+@given(dense_masks())
+@settings(deadline=None, derandomize=True, max_examples=100)
+def test_crops_hold_the_mask_and_no_empty_border(dense: Bool) -> None:
+    masks = Masks.from_dense(dense[None])
+    (y, x), crop = trimmed_crop(dense)
+    assert np.array_equal(masks.crop(0), crop)
+    assert masks.offsets.tolist() == [[y, x]]
+    assert masks.windows == [(y, x, *crop.shape)]
+    assert np.array_equal(np.asarray(Masks.from_crops(masks.size, masks.offsets, masks.crops))[0], dense)
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        (np.array([0, 3], dtype=np.int32), r"runs are int32 \(2,\); expected int64 \(2m,\)"),
+        (np.array([0, 3, 4]), r"int64 \(3,\)"),
+        (np.array([[0, 3]]), r"int64 \(1, 2\)"),
+        (np.array([-1, 3]), r"do not rise from 0 to the 7 \* 5 pixels"),
+        (np.array([0, 36]), "do not rise"),
+        (np.array([3, 3]), "do not rise"),
+        (np.array([0, 3, 2, 5]), "do not rise"),
+    ],
+)
+def test_runs_that_are_none_are_refused(runs: npt.NDArray[np.int64], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Masks((7, 5), (runs,))
+
+
+@pytest.mark.parametrize(
+    "rle",
+    [
+        {"size": [5, 7], "counts": b"03"},
+        {"size": [7, 5], "counts": b"03"},  # three pixels
+        {"size": [7, 5], "counts": b""},
+        {"size": [7, 5], "counts": b"Z"},  # more is to follow
+        {"size": [7, 5], "counts": b"Oa1"},  # a run of -1 pixels
+    ],
+    ids=lambda rle: str(rle),
+)
+def test_an_rle_that_is_none_of_this_picture_is_refused(rle: Any) -> None:
+    with pytest.raises(ConfigError, match=r"does not describe 7 \* 5 pixels"):
+        Masks.from_rle([rle], (7, 5))
+
+
+def test_an_rle_with_runs_of_no_pixels_is_read() -> None:
+    counts = coco_mask.frPyObjects({"size": [7, 5], "counts": [0, 4, 0, 3, 5, 0, 23]}, 7, 5)
+    assert Masks.from_rle([counts], (7, 5)).runs[0].tolist() == [0, 7]
 
 
 @pytest.mark.parametrize(
@@ -338,11 +403,11 @@ def test_fields_that_do_not_go_together_are_refused(
     offsets: npt.NDArray[np.int64], crops: tuple[Bool, ...], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        Masks((7, 5), offsets, crops)
+        Masks.from_crops((7, 5), offsets, crops)
 
 
 def test_crop_may_reach_exactly_to_the_pictures_corner() -> None:
-    masks = Masks((7, 5), np.array([[5, 3]]), (~empty(2, 2),))
+    masks = Masks.from_crops((7, 5), np.array([[5, 3]]), [~empty(2, 2)])
     assert np.argwhere(np.asarray(masks)[0]).tolist() == [[5, 3], [5, 4], [6, 3], [6, 4]]
 
 

@@ -15,6 +15,7 @@ from pycocotools import mask as coco_mask
 
 from condinst_deploy.errors import DataError
 from condinst_deploy.masks import RLE, BoolArray
+from condinst_deploy.rle import run_lengths_from_counts
 
 Polygons = tuple[npt.NDArray[np.float64], ...]
 """Parts `(2m,)`: x0, y0, x1, y1, ..."""
@@ -327,32 +328,10 @@ def _rle(value: dict[str, Any], size: tuple[int, int], where: str) -> RLE:
 def _runs(counts: Any) -> npt.NDArray[np.int64] | None:
     """Run lengths of an RLE's counts, compressed or not; None where they are neither."""
     if isinstance(counts, str):
-        return _decompressed(counts)
+        return run_lengths_from_counts(counts.encode())
     if isinstance(counts, list) and all(type(n) is int and 0 <= n < 2**31 for n in counts):
         return np.array(counts, dtype=np.int64)
     return None
-
-
-def _decompressed(counts: str) -> npt.NDArray[np.int64] | None:
-    """Run lengths of COCO's compressed counts.
-
-    A character holds five bits and says whether more follow, the lowest first; from the fourth on a run is
-    the difference from the one two before it.
-    """
-    codes = np.frombuffer(counts.encode(), dtype=np.uint8).astype(np.int64) - 48
-    if len(codes) == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
-        return None
-    ends = np.flatnonzero(codes < 32)
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    lengths = ends - starts + 1
-    if lengths.max() > 7:  # 32 bits
-        return None
-    place = np.arange(len(codes)) - np.repeat(starts, lengths)
-    runs = np.add.reduceat((codes & 31) << (5 * place), starts)
-    runs -= np.where(codes[ends] & 16, np.int64(1) << (5 * lengths), 0)  # the top bit is the sign
-    for first in (1, 2):
-        runs[first::2] = np.cumsum(runs[first::2])
-    return runs
 
 
 def _check_present(paths: Iterable[Path], folder: Path) -> None:

@@ -102,10 +102,9 @@ class Scene:
 
     def visible(self) -> Masks:
         """What is seen of each shape."""
-        trimmed = [trimmed_crop(self.owner[shape.window] == i) for i, shape in enumerate(self.shapes)]
-        offsets = [(shape.top + y, shape.left + x) for shape, ((y, x), _) in zip(self.shapes, trimmed, strict=True)]
-        size = (self.owner.shape[0], self.owner.shape[1])
-        return Masks(size, np.array(offsets, dtype=np.int64).reshape(-1, 2), tuple(crop for _, crop in trimmed))
+        crops = [self.owner[shape.window] == i for i, shape in enumerate(self.shapes)]
+        offsets = np.array([(shape.top, shape.left) for shape in self.shapes], dtype=np.int64).reshape(-1, 2)
+        return Masks.from_crops((self.owner.shape[0], self.owner.shape[1]), offsets, crops)
 
 
 def generate_shapes(
@@ -199,7 +198,7 @@ def coco_document(scenes: Iterable[Scene], split: Split, config: ShapesConfig) -
 
 def _annotations(scene: Scene, image_id: int, first_id: int) -> list[dict[str, Any]]:
     masks = scene.visible()
-    parts = zip(scene.shapes, masks.offsets.tolist(), masks.crops, masks.areas.tolist(), masks.rle(), strict=True)
+    parts = zip(scene.shapes, masks.windows, masks.areas.tolist(), masks.rle(), strict=True)
     return [
         {
             "id": annotation_id,
@@ -207,10 +206,10 @@ def _annotations(scene: Scene, image_id: int, first_id: int) -> list[dict[str, A
             "category_id": shape.label + 1,
             "iscrowd": 0,
             "area": area,
-            "bbox": [x, y, crop.shape[1], crop.shape[0]],
+            "bbox": [window.x, window.y, window.width, window.height],
             "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
         }
-        for annotation_id, (shape, (y, x), crop, area, rle) in enumerate(parts, start=first_id)
+        for annotation_id, (shape, window, area, rle) in enumerate(parts, start=first_id)
     ]
 
 

@@ -108,7 +108,7 @@ def _drawn(
     captions = [f"{truth.name_of(int(side.labels[i]))} {side.scores[i]:.2f}" for i in which]
     masks = _masks(side, which, (image.shape[0], image.shape[1]))
     factor = _factor(image)
-    large = Masks(
+    large = Masks.from_crops(
         (factor * masks.size[0], factor * masks.size[1]),
         factor * masks.offsets,
         tuple(_enlarged(crop, factor) for crop in masks.crops),
@@ -130,7 +130,7 @@ def _enlarged(pixels: npt.NDArray[Scalar], factor: int) -> npt.NDArray[Scalar]:
 def _masks(side: Instances, which: Sequence[int] | npt.NDArray[np.int64], size: tuple[int, int]) -> Masks:
     """Masks of some instances; empty ones where the results have boxes alone."""
     if side.rles is None:
-        return Masks(size, np.zeros((len(which), 2), dtype=np.int64), (np.zeros((0, 0), dtype=np.bool_),) * len(which))
+        return Masks(size, (np.zeros(0, dtype=np.int64),) * len(which))
     return Masks.from_rle([side.rles[i] for i in which], size)
 
 

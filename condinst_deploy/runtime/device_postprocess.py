@@ -143,4 +143,4 @@ def _masks(geometry: ImageGeometry, crops: Iterator[Crop], number: int) -> Masks
     """The next `number` crops as the masks of a picture."""
     own = [next(crops) for _ in range(number)]
     offsets = np.array([offset for offset, _ in own], dtype=np.int64).reshape(-1, 2)
-    return Masks(geometry.original, offsets, tuple(crop for _, crop in own))
+    return Masks.from_crops(geometry.original, offsets, [crop for _, crop in own])

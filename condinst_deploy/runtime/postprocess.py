@@ -1,32 +1,37 @@
 """The network's outputs -> detections with exact, compact masks at the picture's original size.
 
 The references compute masks densely: logits, aligned bilinear x2, sigmoid, aligned bilinear x4, crop to
-the resized picture, bilinear to the original size, > 0.5. After the sigmoid every step up to the
-threshold is linear and separable, so all of it is one small matrix for the rows and one for the columns;
-and interpolated values never exceed their inputs, so outside the reach of the values above 0.5 the mask
-is empty. Work and memory follow each mask's extent.
+the resized picture, bilinear to the original size, > 0.5. Three facts make that cheap without changing it:
+
+* The two steps after the sigmoid are one. Both are bilinear, and the pixels that the second one samples
+  include all places where the first one has a knee; so along either axis a pixel of the original lies
+  between two neighbouring probabilities.
+* Interpolated values never exceed their inputs: a pixel is empty unless a probability beside it is above 0.5.
+* Along a column of pixels the interpolation is straight between two probabilities. Where it crosses 0.5 is a
+  division, so a mask's runs are found from its probabilities alone: no pixel is ever computed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import ThreadpoolController
 
 from condinst_deploy.contract import FloatArray, ImageGeometry, InstanceDetections, ModelManifest, NetworkOutputs
 from condinst_deploy.errors import BackendError
-from condinst_deploy.masks import BoolArray, Masks, trimmed_crop
+from condinst_deploy.masks import Masks, Runs, runs_from_changes
 
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Bool = npt.NDArray[np.bool_]
 
 UPSAMPLED_STRIDE = 4
 """Stride of the probabilities, in network pixels: the logits' 8 after the aligned bilinear x2."""
 
-REACH = 2
-"""How many probabilities beyond one above 0.5 take part in a pixel that it takes part in."""
+STRIP = 1 << 16
+"""Values of a mask that are worked on at a time: they stay in the processor's cache, and memory is bounded."""
 
 
 @dataclass(frozen=True)
@@ -143,90 +148,152 @@ def masks_from_logits(logits: npt.NDArray[Any], kept: npt.NDArray[np.int64], geo
     height, width = (2 * side for side in logits.shape[1:])
     rows = composed_resampling(height, geometry.resized[0], geometry.original[0])
     columns = composed_resampling(width, geometry.resized[1], geometry.original[1])
-    with _thread_pools().limit(limits=1, user_api="blas"):  # threads that wait for each other cost more than they do
-        masks = [_mask(logits[slot], rows, columns) for slot in kept]
-    offsets = np.array([offset for offset, _ in masks], dtype=np.int64).reshape(-1, 2)
-    return Masks(geometry.original, offsets, tuple(crop for _, crop in masks))
+    with np.errstate(over="ignore"):  # of the exponential: the sigmoid is 0 then
+        return Masks(geometry.original, tuple(_runs(logits[slot], rows, columns) for slot in kept))
 
 
-@cache
-def _thread_pools() -> ThreadpoolController:
-    """The libraries with threads of their own, numpy's BLAS among them; to look for them takes milliseconds."""
-    return ThreadpoolController()
+@dataclass(frozen=True)
+class Resampling:
+    """One axis' way from `n` probabilities at stride 4 to pixels of the original, bilinear between neighbours."""
 
+    n: int
+    resized: int
+    original: int
 
-class Resampling(NamedTuple):
-    """One axis' way from probabilities at stride 4 to pixels of the original."""
+    @cached_property
+    def places(self) -> Float64:
+        """`(original,)` rising: where each pixel lies among the probabilities, from 0 to n - 1."""
+        # the second step samples the resized picture at (pixel + 0.5) * resized / original - 0.5, the first one
+        # the probabilities at (that - 2) / 4; each holds its first and last value beyond its ends
+        resized = (np.arange(self.original) + 0.5) * (self.resized / self.original) - 0.5
+        resized = resized.clip(0, self.resized - 1)
+        return ((resized - UPSAMPLED_STRIDE // 2) / UPSAMPLED_STRIDE).clip(0, self.n - 1)
 
-    matrix: Float32  # (original, n): pixels = matrix @ probabilities
-    first: npt.NDArray[np.int64]  # (original,) first probability that takes part in a pixel, rising
-    last: npt.NDArray[np.int64]  # (original,) last one, rising
+    @cached_property
+    def first(self) -> npt.NDArray[np.int64]:
+        """`(original,)` the probability at or before each pixel."""
+        return np.floor(self.places).astype(np.int64)
+
+    @cached_property
+    def last(self) -> npt.NDArray[np.int64]:
+        """`(original,)` the probability behind each pixel."""
+        return np.minimum(self.first + 1, self.n - 1)
+
+    @cached_property
+    def logit(self) -> npt.NDArray[np.int64]:
+        """`(original,)` the first of the two logits that `first` and `last` come from."""
+        return np.maximum((self.first - 1) // 2, 0)
+
+    @cached_property
+    def share(self) -> Float32:
+        """`(original,)` weight of `last`; that of `first` is the rest."""
+        return (self.places - self.first).astype(np.float32)
+
+    @property
+    def matrix(self) -> Float32:
+        """`(original, n)`: pixels = matrix @ probabilities."""
+        pixels = np.arange(self.original)
+        matrix = np.zeros((self.original, self.n), dtype=np.float32)
+        matrix[pixels, self.first] = 1 - self.share
+        matrix[pixels, self.last] += self.share
+        return matrix
+
+    def pixels(self, places: Float64) -> Float64:
+        """The inverse: pixels, not whole ones, at `places`; `original`, that is none, where no pixel reaches."""
+        scale = self.original / self.resized
+        pixels = places * (UPSAMPLED_STRIDE * scale) + ((UPSAMPLED_STRIDE // 2 + 0.5) * scale - 0.5)
+        pixels[places > self.places[-1]] = self.original
+        return pixels
 
 
 @lru_cache(maxsize=64)
 def composed_resampling(n: int, resized: int, original: int) -> Resampling:
-    """Aligned bilinear x4 of `n` values, crop to `resized`, bilinear to `original`, as one matrix."""
-    # output o of the second step samples the resized picture at (o + 0.5) * resized / original - 0.5
-    at = np.maximum((np.arange(original) + 0.5) * (resized / original) - 0.5, 0)
-    low = np.minimum(np.floor(at).astype(np.int64), resized - 1)
-    high = np.minimum(low + 1, resized - 1)
-    share = at - low
-    matrix = np.zeros((original, n))
-    taps = []
-    for pixel, weight in ((low, 1 - share), (high, share)):
-        # pixel i of the resized picture samples the probabilities at max((i - 2) / 4, 0)
-        source = np.maximum((pixel - UPSAMPLED_STRIDE // 2) / UPSAMPLED_STRIDE, 0)
-        left = np.floor(source).astype(np.int64)
-        right = np.minimum(left + 1, n - 1)
-        np.add.at(matrix, (np.arange(original), left), weight * (1 - (source - left)))
-        np.add.at(matrix, (np.arange(original), right), weight * (source - left))
-        taps += [left, right]
-    return Resampling(matrix.astype(np.float32), taps[0], taps[3])
+    """Aligned bilinear x4 of `n` values, crop to `resized`, bilinear to `original`, in one step."""
+    return Resampling(n, resized, original)
 
 
-def _mask(logits: npt.NDArray[Any], rows: Resampling, columns: Resampling) -> tuple[tuple[int, int], BoolArray]:
-    """One instance: `((y, x), crop)` at original size."""
+def _runs(logits: npt.NDArray[Any], rows: Resampling, columns: Resampling) -> Runs:
+    """Runs of one instance's mask, given its logits `(h, w)`."""
     positive = logits > 0
-    window_y, window_x = (_window(np.asarray(positive.any(axis=axis))) for axis in (1, 0))
-    if window_y is None or window_x is None:
-        return trimmed_crop(np.zeros((0, 0), dtype=np.bool_))
-    out_y, used_y = _spans(window_y, rows)
-    out_x, used_x = _spans(window_x, columns)
-    probabilities = _probabilities(logits, used_y, used_x)
-    values = rows.matrix[out_y, used_y] @ probabilities @ columns.matrix[out_x, used_x].T
-    (y, x), crop = trimmed_crop(values > 0.5)
-    return (y + out_y.start, x + out_x.start) if crop.size else (0, 0), crop
+    in_rows, in_columns = np.asarray(positive.any(axis=1)), np.asarray(positive.any(axis=0))
+    none = np.zeros(0, dtype=np.int64)
+    if not in_rows.any():
+        return none
+    window_y, window_x = _window(in_rows), _window(in_columns)
+    probabilities = _probabilities(logits, window_y, window_x)
+    changes = [none]
+    # logit k is probability 2k + 1, and down a column there is a 0 before the window's first
+    for pixels in _strips(_pixels(in_columns, columns), probabilities.shape[1]):
+        values = _resampled(probabilities, columns.first[pixels] - (2 * window_x[0] + 1), columns.share[pixels])
+        column, place = _crossings(values)
+        y = _boundaries(rows.pixels(place + 2 * window_y[0]), rows.original)
+        changes.append(pixels[column] * rows.original + y)
+    return runs_from_changes(np.concatenate(changes))
 
 
-def _window(any_positive: npt.NDArray[np.bool_]) -> tuple[int, int] | None:
-    """Range of probabilities that can be above 0.5, given which logits are positive along one axis."""
+def _window(any_positive: Bool) -> npt.NDArray[np.int64]:
+    """From the logit before the first positive one to the one behind the last; beyond the map's ends by one, too."""
     where = np.flatnonzero(any_positive)
-    if len(where) == 0:
-        return None
-    # probability 2k + 1 is logit k; 2k + 2 is halfway between logits k and k + 1
-    return 2 * int(where[0]), min(2 * int(where[-1]) + 3, 2 * len(any_positive))
+    return np.arange(where[0] - 1, where[-1] + 2)
 
 
-def _spans(window: tuple[int, int], axis: Resampling) -> tuple[slice, slice]:
-    """Pixels in which the window's probabilities take part, and all probabilities that those pixels need."""
-    start = int(np.searchsorted(axis.last, window[0], side="left"))
-    stop = int(np.searchsorted(axis.first, window[1], side="left"))
-    return slice(start, stop), slice(max(window[0] - REACH, 0), min(window[1] + REACH, axis.matrix.shape[1]))
+def _probabilities(logits: npt.NDArray[Any], y: npt.NDArray[np.int64], x: npt.NDArray[np.int64]) -> Float32:
+    """Aligned bilinear x2 and sigmoid of a window, columns first, a 0 at both ends of each: `(w', 1 + h' + 1)`."""
+    # beyond an end the last logit is repeated, as both resamplings do
+    window = logits.take(y, axis=0, mode="clip").take(x, axis=1, mode="clip").astype(np.float32, copy=False)
+    exponent = _doubled(np.ascontiguousarray(_doubled(window).T))
+    probabilities = np.zeros((exponent.shape[0], exponent.shape[1] + 2), dtype=np.float32)
+    np.exp(np.negative(exponent, out=exponent), out=exponent)
+    np.reciprocal(np.add(exponent, 1, out=exponent), out=probabilities[:, 1:-1])
+    return probabilities
 
 
-def _probabilities(logits: npt.NDArray[Any], used_y: slice, used_x: slice) -> Float32:
-    """Aligned bilinear x2 and sigmoid of a window, given in probabilities' coordinates."""
-    doubled = _doubled(_doubled(logits.astype(np.float32, copy=False), used_y, 0), used_x, 1)
-    # below -80 the sigmoid is 0 in float32, and exp would overflow
-    exponential: Float32 = np.exp(-np.maximum(doubled, np.float32(-80)))
-    return (1 / (1 + exponential)).astype(np.float32, copy=False)
-
-
-def _doubled(x: Float32, used: slice, axis: int) -> Float32:
-    """Entries `used` of the aligned bilinear x2 along `axis`: output j samples at `max((j - 1) / 2, 0)`."""
-    at = np.maximum(np.arange(used.start, used.stop) - 1, 0)
-    low = at // 2
-    high = np.minimum(low + at % 2, x.shape[axis] - 1)
-    half = np.float32(0.5)
-    doubled: Float32 = half * x.take(low, axis=axis) + half * x.take(high, axis=axis)
+def _doubled(x: Float32) -> Float32:
+    """`(n, m)` -> `(2n - 1, m)`: the rows, and between two of them their mean."""
+    doubled = np.empty((2 * len(x) - 1, x.shape[1]), dtype=np.float32)
+    doubled[::2] = x
+    np.add(x[1:], x[:-1], out=doubled[1::2])
+    doubled[1::2] *= np.float32(0.5)
     return doubled
+
+
+def _pixels(any_positive: Bool, axis: Resampling) -> npt.NDArray[np.int64]:
+    """The pixels beside a logit column with a positive value; others are empty."""
+    reached = any_positive.copy()
+    reached[:-1] |= any_positive[1:]
+    return np.flatnonzero(reached.take(axis.logit))
+
+
+def _strips(pixels: npt.NDArray[np.int64], height: int) -> Iterator[npt.NDArray[np.int64]]:
+    step = max(1, STRIP // height)
+    return (pixels[start : start + step] for start in range(0, len(pixels), step))
+
+
+def _resampled(probabilities: Float32, first: npt.NDArray[np.int64], share: Float32) -> Float32:
+    """Interpolate between column `first` and the next: `(w', h')` -> `(len(first), h')`."""
+    values = probabilities[1:].take(first, axis=0)
+    before = probabilities.take(first, axis=0)
+    values -= before
+    values *= share[:, None]
+    values += before
+    return values
+
+
+def _crossings(values: Float32) -> tuple[npt.NDArray[np.int64], Float64]:
+    """Where columns `(w', h')` of a 0 at both ends cross 0.5: the column, and the place along it.
+
+    They come in column-major order, upwards and downwards in turn.
+    """
+    flat = values.ravel()
+    above = flat > 0.5
+    before = np.flatnonzero(above[1:] != above[:-1])  # never between two columns
+    low, high = flat[before].astype(np.float64), flat[before + 1]
+    column, place = np.divmod(before, values.shape[1])
+    return column, place + (0.5 - low) / (high - low)
+
+
+def _boundaries(crossings: Float64, size: int) -> npt.NDArray[np.int64]:
+    """The first pixel above 0.5 behind a crossing upwards, and the first one that is not behind one downwards."""
+    pixels = np.ceil(crossings)
+    pixels[::2] = np.floor(crossings[::2]) + 1
+    return np.minimum(np.maximum(pixels, 0), size).astype(np.int64)

@@ -63,7 +63,7 @@ def detections_of(parts: Parts, size: tuple[int, int], family: str = "mmdet") ->
     crops = tuple(crop.numpy() for crop in parts["crops"])
     boxes, scores, labels, offsets = (parts[name].numpy() for name in ("boxes", "scores", "labels", "offsets"))
     return InstanceDetections(
-        boxes, scores, labels, Masks(size, offsets, crops), manifest.class_names, manifest.category_ids
+        boxes, scores, labels, Masks.from_crops(size, offsets, crops), manifest.class_names, manifest.category_ids
     )
 
 

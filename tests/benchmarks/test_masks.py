@@ -1,0 +1,53 @@
+"""The benchmark of masks measures what it says."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import masks
+from benchmarks.masks import Case
+
+
+def test_its_set_has_the_extents_that_the_bars_speak_of() -> None:
+    for original in masks.ORIGINALS:
+        case = Case("objects", original)
+        logits = case.logits()
+        assert logits.shape == (100, 100, 168)
+        areas = (logits > 0).sum(axis=(1, 2)) / np.prod(case.geometry.resized) * 64
+        assert 0.045 < np.median(areas) < 0.055
+        assert 0.3 < areas.max() < 0.45
+    assert np.array_equal(logits, case.logits())
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few instances on one small picture."""
+    monkeypatch.setattr(masks, "ORIGINALS", {"tiny": (60, 80)})
+    monkeypatch.setattr(masks, "INSTANCES", 2)
+    monkeypatch.setattr(masks, "MANY", 3)
+    # a process of its own does not see what is patched here
+    monkeypatch.setattr(masks, "peak_mb", lambda form, case: float(len(case.kind)))
+
+
+@pytest.mark.usefixtures("small")
+def test_it_writes_its_figures_beside_the_bars(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "masks.json"
+    monkeypatch.setattr("sys.argv", ["masks", "--originals", "tiny", "--rounds", "1", "--out", str(out)])
+    masks.main()
+    written = json.loads(out.read_text())
+    assert [row["kind"] for row in written["rows"]] == ["objects", "full frame"]
+    for row in written["rows"]:
+        assert row["wrong pixels"] == row["rles unlike pycocotools"] == 0
+        assert row["speedup"] > 0
+    assert written["bars"].keys() == {*masks.BARS}
+    assert "full frame" in capsys.readouterr().out
+
+
+def test_peak_memory_is_that_of_the_work() -> None:
+    case = Case("objects", "640x480", 4)
+    # 4 * 800 * 1344 probabilities of four bytes are 17 MB
+    assert masks._peak_mb_here("dense", case) > 15 > masks._peak_mb_here("ours", case)
