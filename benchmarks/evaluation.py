@@ -101,7 +101,7 @@ def files(folder: Path, pictures: int = PICTURES) -> dict[str, Any]:
 def overhead(folder: Path, pictures: int) -> dict[str, Any]:
     """Where the wall time of `condinst-eval --model r50.pth --model r50.onnx` goes."""
     annotations, checkpoint, exported = _photographs(folder, pictures), folder / "r50.pth", folder / "r50.onnx"
-    _save_r50(checkpoint, exported)
+    save_r50(checkpoint, exported)
     truth = load_truth(annotations, folder / "pictures")
     seconds: Costs = {}
     places: list[tuple[Any, str, str]] = [
@@ -214,7 +214,7 @@ def _photographs(folder: Path, count: int) -> Path:
     return path
 
 
-def _save_r50(checkpoint: Path, exported: Path) -> None:
+def save_r50(checkpoint: Path, exported: Path) -> None:
     """mmdetection's R-50 with weights made from a seed, and its exported file."""
     import onnx
 
