@@ -156,8 +156,10 @@ def selections(batch: int) -> dict[str, Any]:
 class HalfCondInst(CondInst):
     """Convolutions in float16, channels last; what decides about boxes and scores in float32."""
 
-    def features(self, normalized: Tensor) -> Features:
-        levels, mask_feats, _ = super().features(normalized.half().contiguous(memory_format=torch.channels_last))
+    def features_before_controller(self, normalized: Tensor) -> Features:
+        levels, mask_feats, _ = super().features_before_controller(
+            normalized.half().contiguous(memory_format=torch.channels_last)
+        )
         wide = [
             level._replace(
                 cls_logits=level.cls_logits.float(),

@@ -77,6 +77,11 @@ class CondInst(nn.Module):
         semantic_logits = self.mask_branch.semantic_logits(pyramid) if self.training else None
         return Features(self.head(pyramid), self.mask_branch(pyramid), semantic_logits)
 
+    def features_before_controller(self, normalized: Tensor) -> Features:
+        """The same for inference, with the controller's inputs in the place of all points' parameters."""
+        pyramid = self.fpn(self.backbone(normalized))
+        return Features(self.head.before_controller(pyramid), self.mask_branch(pyramid))
+
     @torch.no_grad()
     def forward(self, images: Tensor, image_sizes: Tensor) -> Instances:
         """Detect instances.

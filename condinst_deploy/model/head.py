@@ -15,7 +15,7 @@ class LevelOutputs(NamedTuple):
     cls_logits: Tensor  # (B, C, h, w)
     distances: Tensor  # (B, 4, h, w) left, top, right, bottom, >= 0, in strides
     centerness: Tensor  # (B, 1, h, w) logits
-    params: Tensor  # (B, num_params, h, w) weights and biases of the dynamic mask head
+    params: Tensor  # (B, num_params, h, w) weights and biases of the dynamic mask head; or what they are made of
 
 
 class ConvNorm(nn.Module):
@@ -47,6 +47,13 @@ class Head(nn.Module):
 
     def forward(self, pyramid: list[Tensor]) -> list[LevelOutputs]:
         """P3..P7 -> one `LevelOutputs` a level."""
+        return [level._replace(params=self.controller(level.params)) for level in self.before_controller(pyramid)]
+
+    def before_controller(self, pyramid: list[Tensor]) -> list[LevelOutputs]:
+        """The same, but `params` are the controller's input `(B, fpn_channels, h, w)`.
+
+        For who needs parameters at a few points only.
+        """
         return [self._level(x, scale) for x, scale in zip(pyramid, self.scales, strict=True)]
 
     def _level(self, x: Tensor, scale: Tensor) -> LevelOutputs:
@@ -55,7 +62,7 @@ class Head(nn.Module):
             cls_logits=self.cls_logits(cls_features),
             distances=F.relu(self.box_pred(box_features) * scale),
             centerness=self.centerness(box_features),
-            params=self.controller(box_features),
+            params=box_features,
         )
 
 

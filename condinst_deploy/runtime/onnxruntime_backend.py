@@ -1,17 +1,35 @@
 """Backend `onnxruntime`: an exported file, on a CPU or through the CUDA provider."""
 
 import os
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
 
 from condinst_deploy.contract import INPUTS, MANIFEST_KEY, OUTPUTS, ModelManifest, NetworkInputs, NetworkOutputs
-from condinst_deploy.errors import ArtifactError, BackendError
+from condinst_deploy.errors import ArtifactError, BackendError, ConfigError
 from condinst_deploy.model_files import ONNX, check_there
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.torch_backend import torch_device
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+@dataclass(frozen=True)
+class CpuThreads:
+    """Threads that compute one batch on a CPU."""
+
+    count: int | None = None  # None: as many as the cores that this process may use
+    spin: bool = True  # wait busily for the next operator: faster alone, slower where others want the same cores
+
+    def __post_init__(self) -> None:
+        """Check the number.
+
+        Raises:
+            ConfigError: it is not at least 1.
+        """
+        if self.count is not None and self.count < 1:
+            raise ConfigError(f"the number of threads is {self.count}; expected at least 1, or None for all cores")
 
 
 class OnnxRuntimeBackend(Backend):
@@ -25,20 +43,20 @@ class OnnxRuntimeBackend(Backend):
         self.device = device
 
     @classmethod
-    def load(cls, path: Path, device: str = "auto") -> Self:
+    def load(cls, path: Path, device: str = "auto", threads: CpuThreads | None = None) -> Self:
         """Load an exported file and check that it is one of ours."""
         check_there(path, ONNX)
         try:
             content = path.read_bytes()
         except OSError as e:
             raise ArtifactError(f"{path} cannot be read ({e.strerror})") from e
-        return cls.from_bytes(content, str(path), device)
+        return cls.from_bytes(content, str(path), device, threads)
 
     @classmethod
-    def from_bytes(cls, content: bytes, name: str, device: str = "auto") -> Self:
+    def from_bytes(cls, content: bytes, name: str, device: str = "auto", threads: CpuThreads | None = None) -> Self:
         """Load a serialised file; `name` is what messages call it."""
         chosen = torch_device(device)
-        session = _session(content, name, chosen.type, chosen.index or 0)
+        session = _session(content, name, chosen.type, chosen.index or 0, threads)
         manifest = _manifest(session, name)
         return cls(session, manifest, str(chosen))
 
@@ -54,7 +72,7 @@ class OnnxRuntimeBackend(Backend):
         self._session = None
 
 
-def _session(content: bytes, name: str, kind: str, index: int) -> Any:
+def _session(content: bytes, name: str, kind: str, index: int, threads: CpuThreads | None = None) -> Any:
     _refuse_two_runtimes()
     try:
         import onnxruntime
@@ -62,14 +80,10 @@ def _session(content: bytes, name: str, kind: str, index: int) -> Any:
         raise BackendError("ONNX Runtime is not installed: pip install onnxruntime-gpu (it serves CPUs too)") from e
     if kind == "cuda":
         onnxruntime.preload_dlls()  # finds the CUDA libraries that PyTorch brought
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; a provider's fall-back is checked below
-    # its own default counts the machine's cores, those too that a container or taskset leaves out
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
     wanted = PROVIDERS[kind]
     provider: Any = (wanted, {"device_id": index, "use_tf32": 0}) if kind == "cuda" else wanted
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=[provider])
+        session = onnxruntime.InferenceSession(content, _options(threads or CpuThreads()), providers=[provider])
     except Exception as e:  # the module's exceptions have no common base below Exception
         raise ArtifactError(
             f"{name} cannot be loaded by ONNX Runtime ({str(e).splitlines()[0][:200]});"
@@ -81,6 +95,18 @@ def _session(content: bytes, name: str, kind: str, index: int) -> Any:
             " install onnxruntime-gpu and its CUDA libraries, or use device='cpu'"
         )
     return session
+
+
+def _options(threads: CpuThreads) -> Any:
+    """What differs from ONNX Runtime's defaults; docs/architecture.md has the others that were measured."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; a provider's fall-back is checked below
+    # its own default counts the machine's cores, those too that a container or taskset leaves out
+    options.intra_op_num_threads = threads.count or len(os.sched_getaffinity(0))
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(threads.spin)))
+    return options
 
 
 def _manifest(session: Any, name: str) -> ModelManifest:

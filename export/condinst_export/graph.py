@@ -5,6 +5,8 @@ selection and gathering with static shapes; the reference does the same with rag
 comparison of the two compares two implementations.
 """
 
+from collections.abc import Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -27,7 +29,6 @@ class LevelCandidates(NamedTuple):
     boxes: Tensor  # (B, n, 4) xyxy
     scores: Tensor  # (B, n), 0 where there is no candidate
     labels: Tensor  # (B, n) int32
-    locations: Tensor  # (B, n) int64 index among the locations of all levels
     points: Tensor  # (B, n, 2)
     soi: Tensor  # (B, n)
 
@@ -43,14 +44,14 @@ class ExportGraph(nn.Module):
         super().__init__()
         self.model, self.operations = model, operations
         self.candidates = AllCandidates(model.config)
-        self.params = ParamsAt()
+        self.neighbourhoods, self.params = Neighbourhoods(), ParamsAt()
         # a buffer becomes an initializer of this name, which verification can lower on a copy
         self.score_threshold: Tensor
         self.register_buffer(SCORE_THRESHOLD, torch.tensor(model.config.selection.score_threshold))
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> Instances:
         """Trace for the exporter, where the two special operations are symbolic, or run with real ones."""
-        levels, mask_feats, _ = self.model.features(self.model.normalize(images, image_sizes))
+        levels, mask_feats, _ = self.model.features_before_controller(self.model.normalize(images, image_sizes))
         candidates = self.candidates(levels, image_sizes, self.score_threshold)
         indices, count = self._select(candidates)
         slots = indices.to(torch.int64)  # (B, K)
@@ -58,8 +59,10 @@ class ExportGraph(nn.Module):
         boxes = _rows(candidates.boxes, slots) * kept[..., None]
         scores = candidates.scores.gather(1, slots) * kept
         labels = torch.where(kept, candidates.labels.gather(1, slots), 0)
-        params = self.params(levels, candidates.locations.gather(1, slots), kept)
         points, soi = _rows(candidates.points, slots), candidates.soi.gather(1, slots)
+        features = [level.params for level in levels]
+        cells = self.neighbourhoods(points, soi, [x.shape[2:] for x in features])
+        params = self.params(features, cells, self.model.head.controller, kept)
         return Instances(count, boxes, scores, labels, self._mask_head(mask_feats, params, points, soi))
 
     def _mask_head(self, mask_feats: Tensor, params: Tensor, points: Tensor, soi: Tensor) -> Tensor:
@@ -103,10 +106,7 @@ class AllCandidates(nn.Module):
 
     def forward(self, levels: list[LevelOutputs], image_sizes: Tensor, threshold: Tensor) -> LevelCandidates:
         """P3..P7 and sizes before padding -> all candidates, level after level."""
-        parts, first = [], 0
-        for level, candidates_of in zip(levels, self.levels.values(), strict=True):
-            parts.append(candidates_of(level, first, threshold))
-            first = first + level.centerness.shape[2] * level.centerness.shape[3]
+        parts = [part(level, threshold) for level, part in zip(levels, self.levels.values(), strict=True)]
         merged = LevelCandidates(*(torch.cat(field, dim=1) for field in zip(*parts, strict=True)))
         # AdelaiDet's boxes stay as they are until the picture's original size (runtime/postprocess.py)
         return merged if self.family == "adelaidet" else _inside(merged, image_sizes)
@@ -121,8 +121,8 @@ class CandidatesOfLevel(nn.Module):
         self.by_product = config.family == "adelaidet"
         self.stride, self.soi = stride, soi
 
-    def forward(self, level: LevelOutputs, first: int, threshold: Tensor) -> LevelCandidates:
-        """One level, whose locations are counted from `first` on."""
+    def forward(self, level: LevelOutputs, threshold: Tensor) -> LevelCandidates:
+        """One level, for all pictures of the batch."""
         height, width = level.cls_logits.shape[2:]
         centerness = level.centerness.sigmoid()  # (B, 1, h, w)
         rank = level.cls_logits.sigmoid() * (centerness if self.by_product else 1)
@@ -140,20 +140,56 @@ class CandidatesOfLevel(nn.Module):
             boxes=torch.stack((x - left, y - top, x + right, y + bottom), dim=2),
             scores=best.sqrt() if self.by_product else best * centerness.flatten(1).gather(1, location),
             labels=(pairs - pairs // self.num_classes * self.num_classes).to(torch.int32),
-            locations=location + first,
             points=torch.stack((x, y), dim=2),
             soi=torch.full_like(best, self.soi),
         )
 
 
-class ParamsAt(nn.Module):
-    """Controller outputs of the kept instances."""
+class Neighbourhoods(nn.Module):
+    """Where the 3x3 cells around the kept points lie in the maps of P3..P7."""
 
-    def forward(self, levels: list[LevelOutputs], locations: Tensor, kept: Tensor) -> Tensor:
-        """At `locations (B, K)`, counted over all levels -> `(B, K, num_params)`; 0 in slots not `kept (B, K)`."""
-        params = torch.cat([level.params.flatten(2) for level in levels], dim=2)  # (B, P, h*w) -> (B, P, L)
-        picked = params.gather(2, locations[:, None].expand(-1, params.shape[1], -1))  # (B, P, K)
-        return picked.transpose(1, 2) * kept[..., None]
+    def forward(self, points: Tensor, soi: Tensor, sizes: Sequence[torch.Size]) -> list[tuple[Tensor, Tensor]]:
+        """`points (B, K, 2)`, `soi (B, K)`, heights and widths -> for each level, indices and whether they count.
+
+        Both are `(B, K * 9)`. A cell counts where it lies inside the map and its point is of that level.
+        """
+        of_level = [(soi == own)[..., None] for own in SIZES_OF_INTEREST]  # (B, K, 1)
+        stride, height, width = (
+            reduce(torch.add, (own.to(torch.int64) * number for own, number in zip(of_level, numbers, strict=True)))
+            for numbers in (STRIDES, [size[0] for size in sizes], [size[1] for size in sizes])
+        )  # (B, K, 1) each
+        steps = torch.arange(-1, 2, device=points.device)
+        # a point is its cell's centre, so that cutting off gives the cell
+        columns, rows = ((points / stride).to(torch.int64)[..., axis, None] + steps for axis in (0, 1))  # (B, K, 3)
+        inside_x, inside_y = (columns >= 0) & (columns < width), (rows >= 0) & (rows < height)
+        # (B, K, 3, 3) -> (B, K, 9)
+        inside = (inside_y[..., None] & inside_x[..., None, :]).flatten(2)
+        index = (rows[..., None] * width[..., None] + columns[..., None, :]).flatten(2)
+        return [
+            (index.clamp(0, size[0] * size[1] - 1).flatten(1), (inside & own).flatten(1))
+            for own, size in zip(of_level, sizes, strict=True)
+        ]
+
+
+class ParamsAt(nn.Module):
+    """The controller at the kept points alone: 100 of the 22,400 of a picture of 800x1344.
+
+    A 3x3 convolution at one point is a product of its weights with the nine cells around the point.
+    """
+
+    def forward(
+        self, features: list[Tensor], cells: list[tuple[Tensor, Tensor]], controller: nn.Conv2d, kept: Tensor
+    ) -> Tensor:
+        """The controller's inputs of P3..P7, cells around `K` points -> `(B, K, num_params)`; 0 where not `kept`."""
+        around = reduce(torch.add, (_picked(x, *level) for x, level in zip(features, cells, strict=True)))
+        # (B, C, K * 9) -> (B, K, C * 9), the order of the weights
+        patches = around.unflatten(2, (-1, 9)).transpose(1, 2).flatten(2)
+        return F.linear(patches, controller.weight.flatten(1), controller.bias) * kept[..., None]
+
+
+def _picked(x: Tensor, indices: Tensor, counts: Tensor) -> Tensor:
+    """`x (B, C, h, w)` at `indices (B, n)` -> `(B, C, n)`, 0 where it does not count: a convolution pads with zeros."""
+    return x.flatten(2).gather(2, indices[:, None].expand(-1, x.shape[1], -1)) * counts[:, None]
 
 
 def _inside(candidates: LevelCandidates, image_sizes: Tensor) -> LevelCandidates:

@@ -7,8 +7,9 @@ import torch
 
 from condinst_deploy.contract import Selection
 from condinst_deploy.model.candidates import candidates_from_levels
-from condinst_deploy.model.config import CondInstConfig
-from condinst_export.graph import AllCandidates
+from condinst_deploy.model.config import SIZES_OF_INTEREST, STRIDES, CondInstConfig
+from condinst_deploy.model.head import level_points
+from condinst_export.graph import AllCandidates, Neighbourhoods, ParamsAt
 from tests.models import SLIM, SLIM_ADELAIDET
 from tests.operations import CandidateCase, candidate_cases
 
@@ -30,3 +31,22 @@ def test_the_graph_has_the_reference_candidates(case: CandidateCase, config: Con
         torch.testing.assert_close(slots.scores[picture, live], want.scores, rtol=1e-6, atol=0)
         torch.testing.assert_close(slots.boxes[picture, live], want.boxes, rtol=0, atol=1e-4)
         assert int(live.sum()) == len(want.scores)
+
+
+@pytest.mark.parametrize("finest", [(16, 21), (17, 16), (1, 1)], ids=str)
+def test_parameters_at_points_are_those_of_the_convolution(finest: tuple[int, int]) -> None:
+    """Every point of every level, so that all borders are met; the convolution is the other way to compute them."""
+    random = torch.Generator().manual_seed(0)
+    controller = torch.nn.Conv2d(12, 7, 3, padding=1)
+    features, want, points, soi = [], [], [], []
+    for i, (stride, own) in enumerate(zip(STRIDES, SIZES_OF_INTEREST, strict=True)):
+        height, width = (-(-side // 2**i) for side in finest)
+        features.append(torch.randn(2, 12, height, width, generator=random))
+        want.append(controller(features[-1]).flatten(2))
+        points.append(level_points(height, width, stride, torch.device("cpu")))
+        soi.append(torch.full((height * width,), float(own)))
+    order = torch.randperm(sum(len(each) for each in soi), generator=random)  # levels mixed, as in the slots
+    every_point, every_soi = torch.cat(points)[order].expand(2, -1, -1), torch.cat(soi)[order].expand(2, -1)
+    cells = Neighbourhoods()(every_point, every_soi, [x.shape[2:] for x in features])
+    found = ParamsAt()(features, cells, controller, torch.ones_like(every_soi))
+    torch.testing.assert_close(found, torch.cat(want, dim=2)[:, :, order].transpose(1, 2), rtol=1e-5, atol=1e-5)

@@ -1,0 +1,232 @@
+"""The network on a CPU: the exported file in ONNX Runtime beside the eager PyTorch model, in the same run.
+
+    python -m benchmarks.network_cpu [--threads 2] [--rounds 7] [--out benchmarks/results/network_cpu.json]
+
+mmdetection's R-50 with seeded weights finds 100 instances in a photograph of 1333x800, which the network sees as
+800x1344. Two things are timed: the network alone on ready inputs, and a picture's whole way from decoded pixels to
+COCO RLEs; the eager model's with the references' dense masks and one encoding a mask, ours with compact ones.
+
+Two pools of threads that spin slow each other down a lot, so each side lives in a process of its own, on the same
+cores, and gets its turn through a pipe: the other one is blocked meanwhile, and a pause lets its threads fall asleep.
+Who is first changes from round to round. A round gives one ratio, and the figures are medians of them.
+
+The bars are about the eager model as it comes. What channels last and inference mode are worth to it is measured
+as well, and what it costs ONNX Runtime when its threads sleep between two operators instead of spinning. Before
+anything is timed all sides must find the same 100 instances.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.bars import Bar, write_results
+from benchmarks.dense import dense_rles
+from benchmarks.evaluation import PHOTOGRAPHS, save_r50
+from condinst_deploy.contract import ImageGeometry, NetworkInputs, NetworkOutputs
+from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE, agreement
+from condinst_deploy.runtime.backend import Backend
+from condinst_deploy.runtime.images import RGBArray
+from condinst_deploy.runtime.onnxruntime_backend import CpuThreads, OnnxRuntimeBackend
+from condinst_deploy.runtime.torch_backend import TorchBackend
+
+WIDTH, HEIGHT = 1333, 800
+NETWORK = (800, 1344)
+INSTANCES = 100
+WARM_UP = 2
+PAUSE = 0.5
+"""Seconds before each turn."""
+
+NETWORK_BAR, PICTURE_BAR = 1.05, 0.70
+
+Side = Literal["eager", "eager, channels last", "onnxruntime", "onnxruntime, sleeping"]
+Work = Literal["network", "picture"]
+SIDES: tuple[Side, ...] = ("eager", "eager, channels last", "onnxruntime", "onnxruntime, sleeping")
+WORK: dict[Work, tuple[Side, ...]] = {"network": SIDES, "picture": ("eager", "onnxruntime")}
+
+Seconds = dict[Work, dict[Side, list[float]]]
+
+
+class ChannelsLastBackend(TorchBackend):
+    """The eager model with the layout and the mode that suit PyTorch on a CPU."""
+
+    def forward(self, inputs: NetworkInputs) -> NetworkOutputs:
+        images = torch.from_numpy(inputs.images).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            outputs = self.model(images, torch.from_numpy(inputs.image_sizes))
+        return NetworkOutputs(*(tensor.numpy() for tensor in outputs))
+
+
+def load_backend(side: Side, folder: Path) -> Backend:
+    if side.startswith("onnxruntime"):
+        return OnnxRuntimeBackend.load(folder / "r50.onnx", "cpu", CpuThreads(spin=side == "onnxruntime"))
+    if side == "eager":
+        return TorchBackend.load(folder / "r50.pth", "cpu")
+    backend = ChannelsLastBackend.load(folder / "r50.pth", "cpu")
+    backend.model.to(memory_format=torch.channels_last)
+    return backend
+
+
+def photograph() -> RGBArray:
+    """RGB `(800, 1333, 3)`, which is resized no more."""
+    image = Image.open(PHOTOGRAPHS / "coffee.png").convert("RGB")
+    return np.asarray(image.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS))
+
+
+class Turns:
+    """What one side computes when it is its turn."""
+
+    def __init__(self, side: Side, folder: Path) -> None:
+        self.backend, self.picture = load_backend(side, folder), photograph()
+        self.encode = compact_masks if side.startswith("onnxruntime") else dense_masks
+        self.inputs, _ = self.backend.preprocess([self.picture])
+
+    def network(self) -> NetworkOutputs:
+        return self.backend.forward(self.inputs)
+
+    def picture_to_rle(self) -> list[Any]:
+        inputs, (geometry,) = self.backend.preprocess([self.picture])
+        return self.encode(self.backend, self.backend.forward(inputs), geometry)
+
+
+def compact_masks(backend: Backend, outputs: NetworkOutputs, geometry: ImageGeometry) -> list[Any]:
+    (found,) = backend.postprocess(outputs, [geometry])
+    return list(found.masks.rle())
+
+
+def dense_masks(backend: Backend, outputs: NetworkOutputs, geometry: ImageGeometry) -> list[Any]:
+    """The references' way; `backend` has no part in it."""
+    return dense_rles(torch.from_numpy(outputs.mask_logits[0, : outputs.num_detections[0]]), geometry)
+
+
+def serve(side: Side, folder: Path, cores: set[int], pipe: Connection) -> None:
+    """A process: takes the name of some work, does it, and answers with its seconds; "outputs" gives the outputs."""
+    os.sched_setaffinity(0, cores)
+    torch.set_num_threads(len(cores))
+    turns = Turns(side, folder)
+    work: Mapping[str, Callable[[], object]] = {"network": turns.network, "picture": turns.picture_to_rle}
+    pipe.send("ready")
+    while (name := pipe.recv()) != "stop":
+        if name == "outputs":
+            pipe.send(turns.network())
+            continue
+        started = time.perf_counter()
+        work[name]()
+        pipe.send(time.perf_counter() - started)
+
+
+@contextmanager
+def processes(folder: Path, cores: set[int]) -> Iterator[dict[Side, Connection]]:
+    """One for each side, all on the same cores, ready and blocked."""
+    context = multiprocessing.get_context("spawn")
+    pipes: dict[Side, Connection] = {}
+    children = []
+    try:
+        for side in SIDES:
+            pipes[side], end = context.Pipe()
+            children.append(context.Process(target=serve, args=(side, folder, cores, end), daemon=True))
+            children[-1].start()
+            end.close()  # so that a child that dies is an EOFError here
+            pipes[side].recv()
+        yield pipes
+        for pipe in pipes.values():
+            pipe.send("stop")
+    finally:
+        for child in children:
+            child.join(10)
+            child.kill()
+
+
+def asked(pipe: Connection, work: str) -> Any:
+    time.sleep(PAUSE)
+    pipe.send(work)
+    return pipe.recv()
+
+
+def check(pipes: Mapping[Side, Connection], folder: Path) -> dict[str, Any]:
+    """Every side finds the same `INSTANCES`."""
+    with OnnxRuntimeBackend.load(folder / "r50.onnx", "cpu") as backend:
+        inputs, geometries = backend.preprocess([photograph()])
+        if inputs.images.shape[2:] != NETWORK:
+            raise RuntimeError(f"the network sees {inputs.images.shape[2:]}; expected {NETWORK}")
+        found = {side: backend.postprocess(asked(pipe, "outputs"), geometries)[0] for side, pipe in pipes.items()}
+    for side, detections in found.items():
+        result = agreement(found["eager"], detections)
+        if len(detections) != INSTANCES or not result.within(ONNX_TOLERANCE):
+            raise RuntimeError(f"{side} finds {len(detections)} instances, {result}; expected the eager {INSTANCES}")
+    areas = found["eager"].masks.areas / (WIDTH * HEIGHT)
+    return {"instances": INSTANCES, "median_mask_area": round(float(np.median(areas)), 4)}
+
+
+def measured(pipes: Mapping[Side, Connection], rounds: int) -> Seconds:
+    order = random.Random(0)
+    seconds: Seconds = {work: {side: [] for side in sides} for work, sides in WORK.items()}
+    for i in range(-WARM_UP, rounds):
+        for work, sides in WORK.items():
+            times = {side: asked(pipes[side], work) for side in order.sample(sides, len(sides))}
+            print(f"round {i + 1} of {rounds}, {work}:", *(f"{s} {t:.2f} s;" for s, t in times.items()), flush=True)
+            if i >= 0:
+                for side, value in times.items():
+                    seconds[work][side].append(value)
+    return seconds
+
+
+def ratio(seconds: Mapping[Side, list[float]], reference: Side) -> float:
+    """Median of the rounds' ratios, ONNX Runtime's time over the reference's."""
+    pairs = zip(seconds["onnxruntime"], seconds[reference], strict=True)
+    return median(ours / theirs for ours, theirs in pairs)
+
+
+def bars_of(seconds: Seconds) -> list[Bar]:
+    network, picture = seconds["network"], seconds["picture"]
+    eager = "times eager PyTorch"
+    return [
+        Bar.at_most("network, 800x1344, 100 instances", ratio(network, "eager"), NETWORK_BAR, eager),
+        Bar.without("network beside eager with channels last", ratio(network, "eager, channels last"), eager),
+        Bar.without("network beside threads that sleep", ratio(network, "onnxruntime, sleeping"), "times its time"),
+        Bar.at_most("picture to RLE, 1333x800", ratio(picture, "eager"), PICTURE_BAR, f"{eager} and dense masks"),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2, help="threads of either side, a core each (2)")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path, help="file for the results")
+    arguments = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))
+    if not 1 <= arguments.threads <= len(cores):
+        parser.error(f"--threads is {arguments.threads}; this process may use {len(cores)} cores")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_r50(folder / "r50.pth", folder / "r50.onnx")
+        with processes(folder, set(cores[: arguments.threads])) as pipes:
+            figures = check(pipes, folder)
+            seconds = measured(pipes, arguments.rounds)
+    bars = bars_of(seconds)
+    for bar in bars:
+        print(f"{bar.name}: {bar.measured} {bar.unit}; {bar.bar or 'no bar'}")
+    medians = {
+        work: {side: round(median(times), 4) for side, times in sides.items()} for work, sides in seconds.items()
+    }
+    print(json.dumps(medians, indent=1))
+    figures |= {"weights": "seed 0", "threads": arguments.threads, "rounds": arguments.rounds}
+    if arguments.out is not None:
+        write_results(arguments.out, bars, figures | {"median_seconds": medians, "seconds": seconds})
+
+
+if __name__ == "__main__":
+    main()

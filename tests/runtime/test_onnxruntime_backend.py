@@ -1,0 +1,44 @@
+"""Threads of the ONNX Runtime backend."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from condinst_deploy.errors import ConfigError
+from condinst_deploy.runtime import onnxruntime_backend
+from condinst_deploy.runtime.onnxruntime_backend import CpuThreads, OnnxRuntimeBackend
+from tests.models import noise_picture
+
+
+@pytest.mark.parametrize(
+    ("threads", "count", "spinning"),
+    [
+        (CpuThreads(), len(os.sched_getaffinity(0)), "1"),
+        (CpuThreads(3), 3, "1"),
+        (CpuThreads(1, spin=False), 1, "0"),
+    ],
+    ids=str,
+)
+def test_threads_reach_the_session(threads: CpuThreads, count: int, spinning: str) -> None:
+    options = onnxruntime_backend._options(threads)
+    assert options.intra_op_num_threads == count
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == spinning
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_no_threads_is_an_error(count: int) -> None:
+    with pytest.raises(ConfigError, match=f"the number of threads is {count}; expected at least 1"):
+        CpuThreads(count)
+
+
+def test_threads_do_not_change_what_is_found(slim_onnx: Path) -> None:
+    found = []
+    for threads in (CpuThreads(1), CpuThreads(2, spin=False)):
+        with OnnxRuntimeBackend.load(slim_onnx, "cpu", threads) as backend:
+            inputs, _ = backend.preprocess([noise_picture(0, 96, 128)])
+            found.append(backend.forward(inputs))
+    assert found[0].num_detections[0] > 0
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-4)
