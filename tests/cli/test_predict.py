@@ -169,7 +169,8 @@ def test_every_overlay_has_a_name_of_its_own(names: tuple[str, ...]) -> None:
         (("empty", "--model", "{model}"), "empty has no pictures"),
         (("none*.jpg", "--model", "{model}"), "nothing matches none*.jpg"),
         (("pictures", "--model", "none.pth"), "no checkpoint at none.pth"),
-        (("pictures", "--model", "pictures/a.png"), "pictures/a.png is of an unknown kind"),
+        (("pictures", "--model", "pictures/a.png"), "pictures/a.png is a picture by its name; expected a model"),
+        (("pictures", "m.onnx", "--model", "{model}"), "m.onnx is a model by its name and was given as a picture"),
         (
             ("pictures", "--model", "{model}", "--classes", "class a,class x"),
             "no class 'class x'; its classes are class a",

@@ -451,7 +451,10 @@ def test_a_call_raises_on_a_corrupt_picture_and_names_it(
 
 @pytest.mark.parametrize("name", ["model.txt", "model", "model.engine.bak", "."])
 def test_a_file_of_an_unknown_kind_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"unknown kind; expected .* \.engine, \.plan, \.onnx, \.pth, \.pt"):
+    with pytest.raises(
+        ArtifactError,
+        match=r"unknown kind; expected a model, a file ending in .* \.engine, \.plan, \.onnx, \.pth, \.pt",
+    ):
         Predictor(tmp_path / name)
 
 
