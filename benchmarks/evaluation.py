@@ -101,7 +101,7 @@ def files(folder: Path, pictures: int = PICTURES) -> dict[str, Any]:
 def overhead(folder: Path, pictures: int) -> dict[str, Any]:
     """Where the wall time of `condinst-eval --model r50.pth --model r50.onnx` goes."""
     annotations, checkpoint, exported = _photographs(folder, pictures), folder / "r50.pth", folder / "r50.onnx"
-    _save_r50(checkpoint, exported)
+    save_r50(checkpoint, exported)
     truth = load_truth(annotations, folder / "pictures")
     seconds: Costs = {}
     places: list[tuple[Any, str, str]] = [
@@ -136,7 +136,7 @@ def overhead(folder: Path, pictures: int) -> dict[str, Any]:
         "network_input": "800x1067 padded to 800x1088",
         "seconds": _rounded(seconds),
         "all": whole.rounded(),
-        # stages work at the same time, so their seconds add up to more than all; what the network does not cover is this
+        # stages work at the same time and add up to more than all; this is what the network does not cover
         "overhead_share_of_wall": round(1 - network.wall / whole.wall, 4),
     }
 
@@ -211,7 +211,7 @@ def _photographs(folder: Path, count: int) -> Path:
     return path
 
 
-def _save_r50(checkpoint: Path, exported: Path) -> None:
+def save_r50(checkpoint: Path, exported: Path) -> None:
     """mmdetection's R-50 with weights made from a seed, and its exported file."""
     import onnx
 

@@ -103,7 +103,7 @@ def predict(
         note = f" ({backend.note})" if backend.note else ""
         terminal.print(f"{escape(str(model))}{note}: {backend.name} on {backend.device}, {len(paths)} pictures")
         with coco_results(out / RESULTS_FILE) as writer:
-            outcome = _run(predictor, paths, out / OVERLAYS if overlays else None, writer)
+            outcome = detect(predictor, paths, out / OVERLAYS if overlays else None, writer)
         categories = [
             {"id": category_id, "name": name}
             for category_id, name in zip(predictor.manifest.category_ids, predictor.class_names, strict=True)
@@ -135,7 +135,8 @@ class _Picture:
     overlay: Path | None  # without its suffix
 
 
-def _run(predictor: "Predictor", paths: Sequence[Path], overlays: Path | None, writer: "ResultsWriter") -> Outcome:
+def detect(predictor: "Predictor", paths: Sequence[Path], overlays: Path | None, writer: "ResultsWriter") -> Outcome:
+    """Detect, draw into the folder `overlays` where there is one, and write results, all at the same time."""
     outcome = Outcome()
     with _Recorder(writer, outcome) as recorder:
         try:

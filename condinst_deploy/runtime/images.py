@@ -124,7 +124,8 @@ def _rgb_from_path(path: Path) -> RGBArray:
         if data is not None:
             # the same libjpeg-turbo as Pillow's and so the same pixels, without Pillow's copies of them
             with suppress(ValueError):  # a warning of the decoder's: Pillow decides what is damaged
-                return simplejpeg.decode_jpeg(data, colorspace="RGB")
+                pixels: RGBArray = simplejpeg.decode_jpeg(data, colorspace="RGB")
+                return pixels
         return _rgb_from_pil(image)
 
 

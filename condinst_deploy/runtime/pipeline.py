@@ -134,7 +134,7 @@ class _Pipeline:
 
     def close(self) -> None:
         """Drop what waits, let the threads finish what they are at, and end them."""
-        executors = (self._workers, self._batcher, self._network, self._finisher)
+        executors = (self._network, self._finisher, self._batcher, self._workers)
         for executor in executors:
             executor.shutdown(wait=False, cancel_futures=True)
         for executor in executors:
