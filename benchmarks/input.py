@@ -2,12 +2,11 @@
 
     python -m benchmarks.input --out benchmarks/results/input.json
 
-A candidate takes a file of 1920x1080 (and one of 12 MP) to uint8 pixels at the network's size, with one thread; ours
-also pads them, channels first, and keeps the whole picture. Every candidate is compared with plain Pillow, which the
-references use, before it is timed. Libraries that are not installed are named and left out; all are found after
+A candidate takes a file of 1920x1080 (and one of 12 MP) to the network's input, with one thread; ours also gives the
+whole picture. Every candidate is compared with plain Pillow, which the references use, before it is timed. Libraries
+that are not installed are named and left out; all are found after
 
-    pip install --no-deps --target build/peers opencv-python-headless imagecodecs kornia-rs cykooz-resizer pyvips \\
-        pyvips-binary cffi pycparser
+    pip install --no-deps --target build/peers opencv-python-headless imagecodecs kornia-rs cykooz-resizer
     PYTHONPATH=build/peers python -m benchmarks.input
 
 What `pixels="fast"` (and "cuda", where there is a GPU) costs in agreement is measured on detections of R-50 with seeded
@@ -35,10 +34,14 @@ from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.evaluation.agreement import agreement, merged
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.runtime.prepare import InputOptions, Pixels, preparation
+from condinst_deploy.runtime.preprocess import blank_inputs
 from tests.models import PICTURES, mmdet_state
 
 UInt8 = npt.NDArray[np.uint8]
 Candidate = Callable[[], UInt8]
+"""File -> `(3, h, w)` uint8 at the network's size, which may be the corner of a padded input."""
+
+Resized = Callable[[], UInt8]
 """File -> `(h, w, 3)` uint8 at the network's size."""
 
 BAR = 0.9
@@ -83,7 +86,7 @@ def main() -> None:
 def scene_of(folder: Path, size: tuple[int, int]) -> Scene:
     """A photograph enlarged, with a sensor's noise, as a camera's JPEG."""
     path = photograph(folder / f"{size[0]}x{size[1]}.jpg", "coffee", size)
-    height, width = ImageGeometry.of(size[::-1], Preprocessing()).resized
+    height, width = ImageGeometry.of((size[1], size[0]), Preprocessing()).resized
     return Scene(path, path.read_bytes(), (width, height))
 
 
@@ -104,18 +107,24 @@ def photograph(path: Path, name: str, size: tuple[int, int]) -> Path:
 
 def candidates(scene: Scene) -> dict[str, Candidate]:
     """All that can be run here; "Pillow" is the truth."""
-    made: dict[str, Candidate] = {
+    made = {f"ours, {pixels}": ours(pixels, scene) for pixels in ways()}
+    return made | {name: laid_out(resized, scene) for name, resized in libraries(scene).items()}
+
+
+def ways() -> tuple[Pixels, ...]:
+    """The options that can be run here."""
+    return ("exact", "fast", "cuda") if torch.cuda.is_available() else ("exact", "fast")
+
+
+def libraries(scene: Scene) -> dict[str, Resized]:
+    made: dict[str, Resized] = {
         "Pillow": lambda: by_pillow(Image.open(scene.path), scene.size),
-        "ours, exact": ours("exact", scene),
-        "ours, fast": ours("fast", scene),
         "Pillow, draft": lambda: by_pillow(drafted(scene), scene.size),
         "Pillow, reducing_gap=2": lambda: np.asarray(
             Image.open(scene.path).resize(scene.size, Image.Resampling.BILINEAR, reducing_gap=2)
         ),
         "simplejpeg + Pillow": lambda: by_pillow(Image.fromarray(simplejpeg.decode_jpeg(scene.data)), scene.size),
     }
-    if torch.cuda.is_available():
-        made["ours, cuda"] = ours("cuda", scene)
     for library, further in FURTHER.items():
         try:
             made |= further(import_module(library), scene)
@@ -125,14 +134,26 @@ def candidates(scene: Scene) -> dict[str, Candidate]:
 
 
 def ours(pixels: Pixels, scene: Scene) -> Candidate:
-    prepare = preparation(pixels, lambda image: ImageGeometry.of(image.shape[:2], Preprocessing()), "cpu")
+    prepare = preparation(pixels, geometry_of, "cpu")
     width, height = scene.size
+    return lambda: prepare(scene.path).inputs.images[0, :, :height, :width]
+
+
+def laid_out(resized: Resized, scene: Scene) -> Candidate:
+    """What every network's input needs after a library has done its part: padding, channels first."""
+    width, height = scene.size
+    padded = ImageGeometry.of((height, width), Preprocessing()).padded
 
     def run() -> UInt8:
-        inputs = prepare(scene.path).inputs
-        return inputs.images[0, :, :height, :width].transpose(1, 2, 0)  # a view
+        corner = blank_inputs(1, *padded).images[0, :, :height, :width]
+        corner[...] = resized().transpose(2, 0, 1)
+        return corner
 
     return run
+
+
+def geometry_of(image: UInt8) -> ImageGeometry:
+    return ImageGeometry.of((image.shape[0], image.shape[1]), Preprocessing())
 
 
 def by_pillow(image: Image.Image, size: tuple[int, int]) -> UInt8:
@@ -145,7 +166,7 @@ def drafted(scene: Scene) -> Image.Image:
     return image
 
 
-def with_torchvision(io: Any, scene: Scene) -> dict[str, Candidate]:
+def with_torchvision(io: Any, scene: Scene) -> dict[str, Resized]:
     from torchvision.transforms.v2.functional import resize
 
     content = torch.frombuffer(bytearray(scene.data), dtype=torch.uint8)
@@ -167,7 +188,7 @@ def with_torchvision(io: Any, scene: Scene) -> dict[str, Candidate]:
     }
 
 
-def with_opencv(cv2: Any, scene: Scene) -> dict[str, Candidate]:
+def with_opencv(cv2: Any, scene: Scene) -> dict[str, Resized]:
     cv2.setNumThreads(1)
     content = np.frombuffer(scene.data, dtype=np.uint8)
 
@@ -186,14 +207,14 @@ def with_opencv(cv2: Any, scene: Scene) -> dict[str, Candidate]:
     }
 
 
-def with_imagecodecs(imagecodecs: Any, scene: Scene) -> dict[str, Candidate]:
+def with_imagecodecs(imagecodecs: Any, scene: Scene) -> dict[str, Resized]:
     def run() -> UInt8:
         return by_pillow(Image.fromarray(imagecodecs.jpeg_decode(scene.data)), scene.size)
 
     return {"imagecodecs + Pillow": run}
 
 
-def with_cykooz(cykooz: Any, scene: Scene) -> dict[str, Candidate]:
+def with_cykooz(cykooz: Any, scene: Scene) -> dict[str, Resized]:
     way = cykooz.ResizeAlg.convolution(cykooz.FilterType.bilinear)
     options, resizer, kind = cykooz.ResizeOptions(resize_alg=way), cykooz.Resizer(), cykooz.PixelType.U8x3
 
@@ -207,7 +228,7 @@ def with_cykooz(cykooz: Any, scene: Scene) -> dict[str, Candidate]:
     return {"simplejpeg + cykooz-resizer": run}
 
 
-def with_kornia(kornia: Any, scene: Scene) -> dict[str, Candidate]:
+def with_kornia(kornia: Any, scene: Scene) -> dict[str, Resized]:
     def run() -> UInt8:
         resized = kornia.imgproc.resize(simplejpeg.decode_jpeg(scene.data), scene.size[::-1], "bilinear")
         return np.asarray(resized)
@@ -215,23 +236,12 @@ def with_kornia(kornia: Any, scene: Scene) -> dict[str, Candidate]:
     return {"simplejpeg + kornia-rs": run}
 
 
-def with_pyvips(pyvips: Any, scene: Scene) -> dict[str, Candidate]:
-    def run() -> UInt8:
-        image = pyvips.Image.new_from_buffer(scene.data, "", access="sequential")
-        across, down = scene.size[0] / image.width, scene.size[1] / image.height
-        pixels: UInt8 = image.resize(across, vscale=down, kernel="linear").numpy()
-        return pixels
-
-    return {"libvips": run}
-
-
-FURTHER: dict[str, Callable[[Any, Scene], dict[str, Candidate]]] = {
+FURTHER: dict[str, Callable[[Any, Scene], dict[str, Resized]]] = {
     "torchvision.io": with_torchvision,
     "cv2": with_opencv,
     "imagecodecs": with_imagecodecs,
     "cykooz_resizer": with_cykooz,
     "kornia_rs": with_kornia,
-    "pyvips": with_pyvips,
 }
 
 
@@ -303,12 +313,12 @@ def agreements(folder: Path) -> dict[str, Any]:
     checkpoint = folder / "r50.pth"
     torch.save({"meta": {"epoch": 12}, "state_dict": mmdet_state(SEED)}, checkpoint)
     pictures = [photograph(folder / f"{name}.jpg", name, (1920, 1080)) for name in ("coffee", "astronaut")]
-    options: list[Pixels] = ["exact", "fast", *(["cuda"] if torch.cuda.is_available() else [])]  # type: ignore[list-item]
-    found = {}
+    options = ways()
+    found: dict[str, Any] = {}
     for pixels in options:
         with Predictor(checkpoint, device="cpu", inputs=InputOptions(pixels)) as predictor:
             found[pixels] = predictor(pictures)
-    figures = {}
+    figures: dict[str, Any] = {}
     for pixels in options[1:]:
         total = merged(agreement(*pair) for pair in zip(found["exact"], found[pixels], strict=True))
         figures[pixels] = total.summary() | {

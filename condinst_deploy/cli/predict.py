@@ -18,7 +18,8 @@ from condinst_deploy.cli.command import FAILED, INTERRUPTED, command_app, progre
 from condinst_deploy.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
-    from condinst_deploy.runtime.predictor import Prediction, Predictor
+    from condinst_deploy.runtime.pipeline import Prediction
+    from condinst_deploy.runtime.predictor import Predictor
     from condinst_deploy.runtime.results import ResultsWriter
 
 RESULTS_FILE, IMAGES_FILE, OVERLAYS = "detections.json", "images.json", "overlays"

@@ -17,7 +17,8 @@ from pycocotools.cocoeval import COCOeval
 from condinst_deploy.contract import InstanceDetections
 from condinst_deploy.data.coco import checked_segmentation, coco_content, is_crowd, merged_rle
 from condinst_deploy.errors import BackendError
-from condinst_deploy.runtime.predictor import Prediction, Predictor
+from condinst_deploy.runtime.pipeline import Prediction
+from condinst_deploy.runtime.predictor import Predictor
 
 Kind = Literal["bbox", "segm"]
 Entry = dict[str, Any]

@@ -10,7 +10,7 @@ import pytest
 
 from condinst_deploy.contract import ImageGeometry, NetworkInputs, Preprocessing
 from condinst_deploy.errors import BackendError, ImageError
-from condinst_deploy.runtime.pipeline import Stages, predicted, predictions
+from condinst_deploy.runtime.pipeline import Prediction, Stages, predicted, predictions
 from condinst_deploy.runtime.prepare import Prepared
 from condinst_deploy.runtime.preprocess import network_inputs
 
@@ -42,8 +42,13 @@ def stages(**changes: Any) -> Stages:
     return Stages(**(usual | {"finish": lambda outputs, geometries: outputs[: len(geometries)]} | changes))
 
 
+def value(prediction: Prediction) -> Any:
+    """What the made-up stages put where detections belong."""
+    return prediction.detections
+
+
 def found(made: Stages, sources: Any) -> list[Any]:
-    return [prediction.detections for prediction in predictions(made, sources)]
+    return [value(prediction) for prediction in predictions(made, sources)]
 
 
 def ours() -> list[str]:
@@ -62,7 +67,7 @@ def test_every_picture_has_its_result_in_order(count: int, batch_size: int, wind
     sources = [picture(i, WIDE if i % 3 else SQUARE) for i in range(count)]
     made = stages(batch_size=batch_size, window=window, workers=3)
     results = list(predictions(made, iter(sources)))
-    assert [result.detections for result in results] == list(range(count))
+    assert [value(result) for result in results] == list(range(count))
     assert [result.name for result in results] == [f"picture {i}" for i in range(count)]
     assert all(result.image is source for result, source in zip(results, sources, strict=True))
 
@@ -182,9 +187,9 @@ def test_a_result_does_not_wait_for_more_than_one_picture_of_a_slow_source() -> 
 
     stream = predictions(stages(finish=finish, workers=8), camera())
     for i in range(2):
-        assert next(stream).detections == i
+        assert value(next(stream)) == i
         assert taken == i + 2
-    assert next(stream).detections == 2
+    assert value(next(stream)) == 2
 
 
 def test_pictures_come_from_the_callers_thread() -> None:
@@ -222,7 +227,7 @@ def test_every_thread_begins_as_told() -> None:
 def test_an_error_stays_with_its_picture() -> None:
     sources = [picture(0), ImageError("torn"), picture(2), ValueError("odd"), MemoryError("large"), picture(5)]
     results = list(predictions(stages(batch_size=2, window=8), sources))
-    assert [result.detections for result in results] == [0, None, 2, None, None, 5]
+    assert [value(result) for result in results] == [0, None, 2, None, None, 5]
     assert [str(result.error) for result in results if result.error is not None] == [
         "torn",
         "picture 3 cannot be prepared for the network (ValueError: odd)",
@@ -242,7 +247,7 @@ def broken(outputs_or_inputs: Any, *_: Any) -> Any:
 @pytest.mark.parametrize("stage", ["infer", "finish"])
 def test_an_error_of_the_model_is_raised_after_the_results_before_it(stage: str) -> None:
     stream = predictions(stages(**{stage: broken}), [picture(i) for i in range(9)])
-    assert [next(stream).detections for _ in range(3)] == [0, 1, 2]
+    assert [value(next(stream)) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(BackendError, match="gives NaN"):
         next(stream)
     assert ours() == []
@@ -262,10 +267,10 @@ def test_an_error_of_the_iterable_is_raised_after_the_results_before_it(batch_si
         yield from (picture(0), picture(1), picture(2))
         raise OSError("the camera was pulled out")
 
-    results = []
+    results: list[Any] = []
     with pytest.raises(OSError, match="pulled out"):
         results.extend(
-            prediction.detections for prediction in predictions(stages(batch_size=batch_size, window=window), source())
+            value(prediction) for prediction in predictions(stages(batch_size=batch_size, window=window), source())
         )
     # `extend` keeps what came before the error
     assert results == [0, 1, 2]

@@ -99,8 +99,7 @@ def test_stacked_inputs_are_those_of_a_batch(batch: int | None) -> None:
     assert len({geometry.padded for geometry in geometries}) == 1
     parts = [network_inputs([image], [geometry]) for image, geometry in zip(images, geometries, strict=True)]
     for ours, theirs in zip(stacked(parts, batch), network_inputs(images, geometries, batch), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs, strict=True)
 
 
 def test_a_full_batch_is_not_copied() -> None:
