@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from condinst_deploy.errors import CondInstError
     from condinst_deploy.masks import Masks
     from condinst_deploy.runtime.predictor import Predictor
+    from condinst_deploy.runtime.prepare import InputOptions
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "CondInstError": "condinst_deploy.errors",
     "ImageGeometry": "condinst_deploy.contract",
+    "InputOptions": "condinst_deploy.runtime.prepare",
     "InstanceDetections": "condinst_deploy.contract",
     "Masks": "condinst_deploy.masks",
     "ModelManifest": "condinst_deploy.contract",
@@ -26,6 +28,7 @@ _HOMES = {
 __all__ = [
     "CondInstError",
     "ImageGeometry",
+    "InputOptions",
     "InstanceDetections",
     "Masks",
     "ModelManifest",

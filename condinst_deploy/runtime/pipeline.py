@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from condinst_deploy.contract import ImageGeometry, InstanceDetections, NetworkInputs, NetworkOutputs
+from condinst_deploy.contract import ImageGeometry, InstanceDetections, NetworkInputs
 from condinst_deploy.errors import ImageError
 from condinst_deploy.runtime.images import RGBArray, source_name
 from condinst_deploy.runtime.prepare import Prepare, Prepared
@@ -41,8 +41,8 @@ class Stages:
     """What is done with pictures, and how many are under way."""
 
     prepare: Prepare
-    infer: Callable[[NetworkInputs], NetworkOutputs]
-    finish: Callable[[NetworkOutputs, Sequence[ImageGeometry]], list[InstanceDetections]]
+    infer: Callable[[NetworkInputs], Any]  # may return before it is finished, and leave the outputs where they are
+    finish: Callable[[Any, Sequence[ImageGeometry]], list[InstanceDetections]]  # the same backend's
     batch_size: int
     window: int  # pictures among which equal padded shapes are put together
     static_batch: int | None = None  # pictures that the network always takes; None: any number
@@ -177,7 +177,7 @@ class _Pipeline:
         with _told(pictures):
             self._finisher.submit(self._finish, pictures, self._stages.infer(inputs))
 
-    def _finish(self, pictures: list[_Picture], outputs: NetworkOutputs) -> None:
+    def _finish(self, pictures: list[_Picture], outputs: Any) -> None:
         with _told(pictures):
             found = self._stages.finish(outputs, [picture.prepared.geometry for picture in pictures])
             for picture, detections in zip(pictures, found, strict=True):
