@@ -23,9 +23,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_a_file_of_an_unknown_kind_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(
         ArtifactError,
-        match=r"unknown kind; expected a model, a file ending in .* \.engine, \.plan, \.onnx, \.pth, \.pt",
+        match=r"unknown kind; expected .* \.engine, \.plan, \.onnx, \.pth, \.pt",
     ):
         Predictor(tmp_path / name)
+
+
+def test_a_picture_given_as_model_is_called_so(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"street\.JPG is a picture by its name; expected a model, .* \.onnx"):
+        Predictor(tmp_path / "street.JPG")
 
 
 @pytest.mark.parametrize(("name", "error"), [("no.onnx", ArtifactError), ("no.pth", CheckpointError)])

@@ -1,5 +1,7 @@
 """The pipeline on made-up stages: order, overlap, batches, errors, bounds, and no thread left behind."""
 
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -306,6 +308,16 @@ def test_a_stream_that_is_stopped_leaves_no_thread(results: int, stop: Callable[
         next(stream)
     assert bool(ours()) == bool(results)
     stop(stream)
+    assert ours() == []
+
+
+def test_ctrl_c_while_a_result_is_waited_for_leaves_no_thread() -> None:
+    def infer(inputs: NetworkInputs) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return first_pixels(inputs)
+
+    with pytest.raises(KeyboardInterrupt), closing(predictions(stages(infer=infer), endless())) as stream:
+        list(stream)
     assert ours() == []
 
 

@@ -1,18 +1,20 @@
 """The three ways from a picture to the network's input, beside each other."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from condinst_deploy.cli import predict as cli
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.errors import BackendError, ConfigError, ImageError
 from condinst_deploy.runtime.images import rgb_from
-from condinst_deploy.runtime.prepare import InputOptions, Prepare, jpeg_on, preparation
+from condinst_deploy.runtime.prepare import InputOptions, Pixels, Prepare, preparation
 from condinst_deploy.runtime.preprocess import blank_inputs, network_inputs, stacked
+from condinst_deploy.runtime.tensor_preparation import jpeg_on
 from tests.models import PICTURES, noise_picture
 
 SMALL = Preprocessing(short_side=64, long_side=112)
@@ -62,6 +64,7 @@ def test_nearly_all_fast_pixels_of_a_photograph_are_exact() -> None:
     assert (exact != fast).mean() < 0.005
 
 
+@pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")  # of torchvision's, see `jpeg_on`
 def test_a_jpeg_is_decoded_where_it_is_needed(tmp_path: Path) -> None:
     path = tmp_path / "x.jpg"
     Image.fromarray(noise_picture(0, 50, 70)).save(path, quality=90)
@@ -117,3 +120,7 @@ def test_a_full_batch_is_not_copied() -> None:
 def test_options_that_there_are_not_are_refused(options: dict[str, Any], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         InputOptions(**options)
+
+
+def test_the_command_offers_what_there_is() -> None:
+    assert {way.value for way in cli.Pixels} == set(get_args(Pixels))

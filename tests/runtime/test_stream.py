@@ -12,8 +12,9 @@ from PIL import Image
 
 from condinst_deploy.contract import InstanceDetections
 from condinst_deploy.errors import ConfigError, ImageError
-from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE, agreement
+from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE, agreement, merged
 from condinst_deploy.runtime.predictor import Predictor
+from condinst_deploy.runtime.prepare import InputOptions
 from tests.models import noise_picture
 from tests.runtime.predictions import MIXED, PICTURE, assert_equal
 
@@ -55,6 +56,16 @@ def test_one_picture_alone_gives_exactly_what_it_gives_in_a_stream(predictors: d
     assert threading.active_count() == before
     for detections in predictor([PICTURE, PICTURE]):
         assert_equal(detections, alone)
+
+
+def test_fast_pixels_give_nearly_the_same_detections(predictors: dict[str, Predictor], slim_onnx: Path) -> None:
+    pictures = [noise_picture(seed, 300, 400) for seed in range(2)]
+    with Predictor(slim_onnx, device="cpu", inputs=InputOptions("fast")) as predictor:
+        pairs = zip(predictors["onnxruntime"](pictures), predictor(pictures), strict=True)
+        total = merged(agreement(exact, fast) for exact, fast in pairs)
+    assert total.matched > 0
+    assert total.matched_share > 0.95
+    assert np.median(total.mask_ious) > 0.99
 
 
 def test_a_stream_takes_no_more_pictures_than_it_says(predictors: dict[str, Predictor]) -> None:
