@@ -32,7 +32,7 @@ from condinst_deploy.evaluation.results import read_results
 from condinst_deploy.evaluation.sources import Options, Source
 from condinst_deploy.evaluation.truth import Truth, load_truth
 from condinst_deploy.masks import Masks
-from condinst_deploy.runtime import predictor
+from condinst_deploy.runtime import predictor, prepare
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_deploy.runtime.results import coco_results
@@ -106,8 +106,8 @@ def overhead(folder: Path, pictures: int) -> dict[str, Any]:
     truth = load_truth(annotations, folder / "pictures")
     seconds: Costs = {}
     places: list[tuple[Any, str, str]] = [
-        (predictor, "_decoded", "decode"),
-        (Backend, "preprocess", "resize and pad"),
+        (prepare, "rgb_from", "decode"),
+        (prepare, "network_inputs", "resize and pad"),
         (TorchBackend, "forward", "network, torch"),
         (OnnxRuntimeBackend, "forward", "network, onnxruntime"),
         (Backend, "postprocess", "masks at original size"),
@@ -131,17 +131,14 @@ def overhead(folder: Path, pictures: int) -> dict[str, Any]:
     whole, network = seconds.pop("all"), Cost()
     for stage, cost in seconds.items():
         network += cost if stage.startswith("network") else Cost()
-    seconds["the rest (loading models, files)"] = whole - sum(seconds.values(), Cost())
-    threads = torch.get_num_threads()
     return {
         "pictures": pictures,
         "detections": [side.detections for side in evaluation.sides],
         "network_input": "800x1067 padded to 800x1088",
         "seconds": _rounded(seconds),
         "all": whole.rounded(),
+        # stages work at the same time and add up to more than all; this is what the network does not cover
         "overhead_share_of_wall": round(1 - network.wall / whole.wall, 4),
-        # as if the machine were idle: the network alone is spread over the threads
-        "overhead_share_from_cpu": round(1 / (1 + network.cpu / threads / (whole.cpu - network.cpu)), 4),
     }
 
 
@@ -230,16 +227,13 @@ def save_r50(checkpoint: Path, exported: Path) -> None:
 
 
 class Cost(NamedTuple):
-    """Seconds of a stage; processor time counts every thread, and does not grow with what else the machine does."""
+    """Seconds of a stage, of the thread that runs it; processor time does not grow with what else the machine does."""
 
     wall: float = 0.0
     cpu: float = 0.0
 
     def __add__(self, other: tuple[float, ...]) -> "Cost":  # type: ignore[override]
         return Cost(*(a + b for a, b in zip(self, other, strict=True)))
-
-    def __sub__(self, other: "Cost") -> "Cost":
-        return Cost(self.wall - other.wall, self.cpu - other.cpu)
 
     def rounded(self) -> dict[str, float]:
         return {name: round(value, 2) for name, value in self._asdict().items()}
@@ -258,11 +252,11 @@ def _timed(function: Callable[..., Any], seconds: Costs, stage: str) -> Callable
 
 @contextmanager
 def _clock(seconds: Costs, stage: str) -> Iterator[None]:
-    started = time.perf_counter(), time.process_time()
+    started = time.perf_counter(), time.thread_time()
     try:
         yield
     finally:
-        spent = Cost(time.perf_counter() - started[0], time.process_time() - started[1])
+        spent = Cost(time.perf_counter() - started[0], time.thread_time() - started[1])
         seconds[stage] = seconds.get(stage, Cost()) + spent
 
 

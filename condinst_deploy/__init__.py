@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest
     from condinst_deploy.masks import Masks
     from condinst_deploy.runtime.predictor import Predictor
+    from condinst_deploy.runtime.prepare import InputOptions
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "ImageGeometry": "condinst_deploy.contract",
+    "InputOptions": "condinst_deploy.runtime.prepare",
     "InstanceDetections": "condinst_deploy.contract",
     "Masks": "condinst_deploy.masks",
     "ModelManifest": "condinst_deploy.contract",
@@ -47,6 +49,7 @@ __all__ = [
     "ExportError",
     "ImageError",
     "ImageGeometry",
+    "InputOptions",
     "InstanceDetections",
     "Masks",
     "ModelManifest",

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import get_native_id
 
 from condinst_deploy.errors import OutputError
 
@@ -15,8 +16,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the folder cannot be made or the file cannot be written.
     """
-    # only the start of the name: one of full length leaves no room for more
-    temporary = path.parent / f".{path.name[:50]}.{os.getpid()}.partial"
+    # only the start of the name: one of full length leaves no room for more; threads may write side by side
+    temporary = path.parent / f".{path.name[:50]}.{os.getpid()}.{get_native_id()}.partial"
     try:
         if path.is_dir():
             raise OutputError(f"{path} is a folder; expected the name of a file to write")

@@ -1,19 +1,26 @@
 """`condinst-predict`: a model and pictures become overlay pictures and a COCO results file."""
 
 import json
+import os
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 from rich.markup import escape
 
 from condinst_deploy.cli.command import FAILED, INTERRUPTED, command_app, progress_bar, terminal
+from condinst_deploy.errors import ConfigError
 from condinst_deploy.model_files import check_there
 
 if TYPE_CHECKING:
-    from condinst_deploy.runtime.predictor import Prediction, Predictor
+    from condinst_deploy.runtime.pipeline import Prediction
+    from condinst_deploy.runtime.predictor import Predictor
     from condinst_deploy.runtime.results import ResultsWriter
 
 RESULTS_FILE, IMAGES_FILE, OVERLAYS = "detections.json", "images.json", "overlays"
@@ -30,6 +37,12 @@ class Outcome:
     interrupted: bool = False
 
 
+class Pixels(StrEnum):
+    """What `InputOptions.pixels` can be."""
+
+    EXACT, FAST, CUDA = "exact", "fast", "cuda"
+
+
 def predict(
     images: Annotated[
         list[str],
@@ -37,8 +50,17 @@ def predict(
             metavar="IMG_OR_DIR...", help="Pictures, folders (not their subfolders) or patterns ('pics/**/*.jpg')."
         ),
     ],
-    model: Annotated[Path, typer.Option(help="Model file: .onnx from condinst-export, or a checkpoint (.pth).")],
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("results"),
+    model: Annotated[
+        Path,
+        typer.Option(
+            help="Model file: .onnx from condinst-export, .engine from condinst-build-engine (needs its GPU),"
+            " or a checkpoint (.pth, .pt)."
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder for the results; files of the same names are replaced, other files stay."),
+    ] = Path("results"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     score_threshold: Annotated[
         float | None,
@@ -51,6 +73,13 @@ def predict(
     batch_size: Annotated[
         int | None, typer.Option(help="Pictures of equal padded shape run at once. Default: 1 on a CPU, 8 on a GPU.")
     ] = None,
+    pixels: Annotated[
+        Pixels,
+        typer.Option(
+            help="exact: decoded and resized as by the references. fast: resized values may differ by 1."
+            " cuda: decoded and resized on the GPU."
+        ),
+    ] = Pixels.EXACT,
     overlays: Annotated[bool, typer.Option(help="Draw the detections that score above 0.3.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on standard output.")] = False,
 ) -> None:
@@ -58,24 +87,26 @@ def predict(
 
     Writes overlays/NAME.jpg, detections.json (COCO results, all detections) and images.json (pictures and
     classes with their ids) into the folder. A picture that cannot be read is named, skipped and counted,
-    and the exit status is 1 at the end.
+    and the exit status is 1 at the end. Overlays of an earlier run into the same folder stay, unless this one
+    draws pictures of the same names; images.json lists the pictures of this run.
     """
     # imported here, so that --help does not wait for the backends
-    from condinst_deploy.runtime.images import existing_sources
     from condinst_deploy.runtime.predictor import Predictor
+    from condinst_deploy.runtime.prepare import InputOptions
     from condinst_deploy.runtime.results import coco_results, write_json
 
-    paths = existing_sources(images)  # or an error: results of an earlier run stay as they are
+    paths = _pictures(images)
     check_there(model)
     names = None if classes is None else [name.strip() for name in classes.split(",") if name.strip()]
     with terminal.status("loading the model"):
-        predictor = Predictor(model, device, score_threshold, names, max_detections, batch_size)
+        inputs = InputOptions(pixels.value)
+        predictor = Predictor(model, device, score_threshold, names, max_detections, batch_size, inputs)
     with predictor:
         backend = predictor.backend
         note = f" ({backend.note})" if backend.note else ""
         terminal.print(f"{escape(str(model))}{note}: {backend.name} on {backend.device}, {len(paths)} pictures")
         with coco_results(out / RESULTS_FILE) as writer:
-            outcome = _run(predictor, paths, out / OVERLAYS if overlays else None, writer)
+            outcome = detect(predictor, paths, out / OVERLAYS if overlays else None, writer)
         categories = [
             {"id": category_id, "name": name}
             for category_id, name in zip(predictor.manifest.category_ids, predictor.class_names, strict=True)
@@ -85,27 +116,93 @@ def predict(
     _report(out.absolute(), outcome, writer.count, as_json)
 
 
-def _run(predictor: "Predictor", paths: Sequence[Path], overlays: Path | None, writer: "ResultsWriter") -> Outcome:
+def _pictures(given: Sequence[str]) -> list[Path]:
+    from condinst_deploy.runtime.images import existing_sources
+    from condinst_deploy.runtime.predictor import BACKENDS
+
+    for path in map(Path, given):
+        if path.suffix.lower() in BACKENDS:
+            raise ConfigError(f"{path} is a model by its name and was given as a picture; expected --model {path}")
+    return existing_sources(given)  # or an error: results of an earlier run stay as they are
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """What the results call a picture."""
+
+    path: Path
+    image_id: int
+    overlay: Path | None  # without its suffix
+
+
+def detect(predictor: "Predictor", paths: Sequence[Path], overlays: Path | None, writer: "ResultsWriter") -> Outcome:
+    """Detect, draw into the folder `overlays` where there is one, and write results, all at the same time."""
+    outcome = Outcome()
+    with _Recorder(writer, outcome) as recorder:
+        try:
+            with progress_bar() as progress, closing(predictor.stream(paths)) as stream:
+                predictions = progress.track(stream, total=len(paths), description="pictures")
+                for picture, prediction in zip(_named(paths, overlays), predictions, strict=True):
+                    if prediction.error is None:
+                        recorder.add(picture, prediction)
+                        continue
+                    outcome.skipped.append({"file_name": str(picture.path), "error": str(prediction.error)})
+                    progress.console.print(f"[yellow]skipped:[/] {escape(str(prediction.error))}")
+        except KeyboardInterrupt:
+            outcome.interrupted = True
+        recorder.finish()
+    return outcome
+
+
+def _named(paths: Sequence[Path], overlays: Path | None) -> Iterator[_Picture]:
     from condinst_deploy.runtime.results import image_ids
 
-    outcome = Outcome()
-    names = _overlay_names(paths)
-    try:
-        with progress_bar() as progress:
-            predictions = progress.track(predictor.stream(paths), total=len(paths), description="pictures")
-            for path, image_id, name, prediction in zip(paths, image_ids(list(paths)), names, predictions, strict=True):
-                if prediction.detections is None or prediction.image is None:
-                    outcome.skipped.append({"file_name": str(path), "error": str(prediction.error)})
-                    progress.console.print(f"[yellow]skipped:[/] {escape(str(prediction.error))}")
-                    continue
-                writer.add(image_id, prediction.detections)
-                height, width = prediction.image.shape[:2]
-                outcome.pictures.append({"id": image_id, "file_name": str(path), "height": height, "width": width})
-                if overlays is not None:
-                    _save_overlay(overlays / name, prediction)
-    except KeyboardInterrupt:
-        outcome.interrupted = True
-    return outcome
+    for path, image_id, name in zip(paths, image_ids(list(paths)), _overlay_names(paths), strict=True):
+        yield _Picture(path, image_id, None if overlays is None else overlays / name)
+
+
+class _Recorder:
+    """Encodes and draws in threads of its own, beside the network; writes results in the pictures' order."""
+
+    def __init__(self, writer: "ResultsWriter", outcome: Outcome) -> None:
+        self._writer, self._outcome = writer, outcome
+        self._threads = max(1, min(4, len(os.sched_getaffinity(0)) // 2))
+        self._pool = ThreadPoolExecutor(self._threads, "condinst-record")
+        self._pending: deque[tuple[dict[str, Any], Future[list[dict[str, Any]]]]] = deque()
+
+    def add(self, picture: _Picture, prediction: "Prediction") -> None:
+        """Take a prediction; of those that are not written yet, two a thread are held."""
+        assert prediction.image is not None
+        height, width = prediction.image.shape[:2]
+        entry = {"id": picture.image_id, "file_name": str(picture.path), "height": height, "width": width}
+        self._pending.append((entry, self._pool.submit(_recorded, picture, prediction)))
+        if len(self._pending) > 2 * self._threads:
+            self._write_next()
+
+    def finish(self) -> None:
+        """Write all that was taken."""
+        while self._pending:
+            self._write_next()
+
+    def _write_next(self) -> None:
+        results = self._pending[0][1].result()  # an interruption while it waits leaves the picture to `finish`
+        entry, _ = self._pending.popleft()
+        self._writer.add_entries(results)
+        self._outcome.pictures.append(entry)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _recorded(picture: _Picture, prediction: "Prediction") -> list[dict[str, Any]]:
+    """The picture's COCO results; its overlay, where one is wanted, is on the disk."""
+    assert prediction.detections is not None
+    if picture.overlay is not None:
+        _save_overlay(picture.overlay, prediction)
+    return prediction.detections.to_coco(picture.image_id)
 
 
 def _save_overlay(path: Path, prediction: "Prediction") -> None:

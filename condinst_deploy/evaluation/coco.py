@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,7 +17,8 @@ from pycocotools.cocoeval import COCOeval
 from condinst_deploy.contract import InstanceDetections
 from condinst_deploy.data.coco import checked_segmentation, coco_content, is_crowd, merged_rle
 from condinst_deploy.errors import BackendError
-from condinst_deploy.runtime.predictor import Prediction, Predictor
+from condinst_deploy.runtime.pipeline import Prediction
+from condinst_deploy.runtime.predictor import Predictor
 
 Kind = Literal["bbox", "segm"]
 Entry = dict[str, Any]
@@ -80,18 +81,18 @@ def points(figure: float) -> float | None:
 
 def detect_each(
     predictor: Predictor, pictures: Sequence[tuple[int, Path]]
-) -> Iterator[tuple[int, Prediction, InstanceDetections]]:
-    """Detections of `(image id, path)` pairs, one after the other.
+) -> Generator[tuple[int, Prediction, InstanceDetections], None, None]:
+    """Detections of `(image id, path)` pairs, one after the other; close it to end its threads early.
 
     Raises:
         ImageError: a picture cannot be read.
     """
-    predictions = predictor.stream([path for _, path in pictures])
-    for (image_id, _), prediction in zip(pictures, predictions, strict=True):
-        if prediction.error is not None:
-            raise prediction.error
-        assert prediction.detections is not None
-        yield image_id, prediction, prediction.detections
+    with contextlib.closing(predictor.stream([path for _, path in pictures])) as predictions:
+        for (image_id, _), prediction in zip(pictures, predictions, strict=True):
+            if prediction.error is not None:
+                raise prediction.error
+            assert prediction.detections is not None
+            yield image_id, prediction, prediction.detections
 
 
 def detect_all(
@@ -105,9 +106,10 @@ def detect_all(
         ImageError: a picture cannot be read.
     """
     results: list[Entry] = []
-    for image_id, _, detections in detect_each(predictor, pictures):
-        results += detections.to_coco(image_id)
-        on_picture()
+    with contextlib.closing(detect_each(predictor, pictures)) as found:
+        for image_id, _, detections in found:
+            results += detections.to_coco(image_id)
+            on_picture()
     return results
 
 

@@ -1,6 +1,7 @@
 """An evaluation from end to end: models and results files in, figures and comparisons out."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -132,10 +133,11 @@ def detect(predictor: Predictor, source: Path, name: str, run: Run) -> tuple[lis
     with Journal(folder, source.name, settings, states, predictor.window, options.fresh) as journal:
         reused = journal.finished
         run.on_progress(name, reused, len(pictures))
-        for image_id, prediction, found in detect_each(predictor, pictures[reused:]):
-            truth.check_size(prediction.name, found.masks.size, image_id)
-            journal.add(image_id, replace(found, category_ids=category_ids).to_coco(image_id))
-            run.on_progress(name, journal.finished, len(pictures))
+        with closing(detect_each(predictor, pictures[reused:])) as results:
+            for image_id, prediction, found in results:
+                truth.check_size(prediction.name, found.masks.size, image_id)
+                journal.add(image_id, replace(found, category_ids=category_ids).to_coco(image_id))
+                run.on_progress(name, journal.finished, len(pictures))
         return list(journal.entries()), settings | {"pictures": sha256_of_text(repr(states))}, reused
 
 

@@ -2,12 +2,15 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from glob import glob, has_magic
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from condinst_deploy.errors import ImageError
@@ -31,6 +34,9 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What makes a picture of each orientation upright."""
+
+_opening = Lock()
+"""Held while a warning is silenced: Python keeps the filters of warnings for the whole process, not for a thread."""
 
 
 def expand_sources(sources: Any) -> list[Any]:
@@ -114,15 +120,35 @@ def rgb_from(source: Any) -> RGBArray:
     raise ImageError(f"a picture is a {type(source).__name__}; expected a path, an array, a PIL image or a tensor")
 
 
+def jpeg_from(path: Path) -> bytes | None:
+    """The content of a file that is an upright RGB JPEG, which is all that a JPEG decoder can do alone; else None.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    with _reading(path) as stream, _opened(stream) as image:
+        return _plain_jpeg(image, stream)
+
+
 def _rgb_from_path(path: Path) -> RGBArray:
+    with _reading(path) as stream, _opened(stream) as image:
+        data = _plain_jpeg(image, stream)
+        if data is not None:
+            # the same libjpeg-turbo as Pillow's and so the same pixels, without Pillow's copies of them
+            with suppress(ValueError):  # a warning of the decoder's: Pillow decides what is damaged
+                pixels: RGBArray = simplejpeg.decode_jpeg(data, colorspace="RGB")
+                return pixels
+        return _rgb_from_pil(image)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[BinaryIO]:
+    """The open file; whatever goes wrong with it in the block is told with its name."""
     try:
         if not path.is_file():
             raise FileNotFoundError
-        with warnings.catch_warnings():
-            # a large photograph is no attack on whoever asked for it by name; the hard limit stays
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return _rgb_from_pil(image)
+        with path.open("rb") as stream:
+            yield stream
     except ImageError as e:
         raise ImageError(f"{path}: {e}") from e
     except FileNotFoundError as e:
@@ -133,6 +159,21 @@ def _rgb_from_path(path: Path) -> RGBArray:
         raise ImageError(f"{path} is too large to be decoded safely ({e})") from e
     except Exception as e:  # Pillow's decoders raise errors of any kind on damaged files
         raise ImageError(f"{path} cannot be decoded ({e}); it may be truncated or damaged") from e
+
+
+def _opened(stream: BinaryIO) -> Image.Image:
+    """Pillow's view of a file, of which only the head is read here."""
+    with _opening, warnings.catch_warnings():
+        # a large photograph is no attack on whoever asked for it by name; the hard limit stays
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(stream)
+
+
+def _plain_jpeg(image: Image.Image, stream: BinaryIO) -> bytes | None:
+    if image.format not in ("JPEG", "MPO") or image.mode != "RGB" or _orientation(image) in TURNS:
+        return None
+    stream.seek(0)
+    return stream.read()
 
 
 def _rgb_from_pil(image: Image.Image) -> RGBArray:
@@ -149,7 +190,7 @@ def _rgb_from_pil(image: Image.Image) -> RGBArray:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _orientation(image: Image.Image) -> Any:

@@ -1,20 +1,24 @@
 """The inference API: a model file and pictures in, detections out."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import replace
 from decimal import ROUND_CEILING, Context
+from functools import partial
 from importlib import import_module
-from itertools import islice
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
 from condinst_deploy.closing import Closing
 from condinst_deploy.contract import InstanceDetections, ModelManifest
-from condinst_deploy.errors import ArtifactError, ConfigError, ImageError
+from condinst_deploy.errors import ArtifactError, CondInstError, ConfigError
 from condinst_deploy.runtime.backend import Backend
-from condinst_deploy.runtime.images import RGBArray, expand_sources, rgb_from, source_name
+from condinst_deploy.runtime.images import SUFFIXES, expand_sources
+from condinst_deploy.runtime.pipeline import Prediction, Stages, predicted, predictions
 from condinst_deploy.runtime.postprocess import ResultFilter
+from condinst_deploy.runtime.prepare import InputOptions, preparation
 from condinst_deploy.spelling import did_you_mean
 
 BACKENDS = {
@@ -28,16 +32,6 @@ BACKENDS = {
 
 WINDOW = 4
 """How many batches of pictures are held at once, so that equal shapes can be batched out of order."""
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """What became of one picture: its detections, or the error that kept it from having any."""
-
-    name: str  # path, or place in the list
-    image: RGBArray | None  # (H, W, 3) uint8, upright
-    detections: InstanceDetections | None
-    error: ImageError | None = None
 
 
 class Predictor(Closing):
@@ -57,6 +51,7 @@ class Predictor(Closing):
         classes: Sequence[str | int] | str | int | None = None,
         max_detections: int | None = None,
         batch_size: int | None = None,
+        inputs: InputOptions | None = None,
     ) -> None:
         """Load the model.
 
@@ -68,6 +63,8 @@ class Predictor(Closing):
             classes: names or labels to keep, or one; None: all.
             max_detections: keep the best so many of a picture; it can only lower the model's own.
             batch_size: pictures per run of the network; None: 1 on a CPU, 8 on a GPU.
+            inputs: how pictures are decoded and resized; None: as the references do it, with one thread for every
+                eight cores beside a network on the CPU, and with one for each core, 16 at most, beside a GPU.
 
         Raises:
             ArtifactError, CheckpointError: the file cannot be used.
@@ -76,9 +73,9 @@ class Predictor(Closing):
         """
         self.backend = load_backend(path, device)
         try:
-            self._filter = _result_filter(self.manifest, score_threshold, classes, max_detections)
-            self.batch_size = _batch_size(self.backend, batch_size)
-        except ConfigError:
+            result_filter = _result_filter(self.manifest, score_threshold, classes, max_detections)
+            self._stages = _stages(self.backend, batch_size, result_filter, inputs or InputOptions())
+        except CondInstError:
             self.backend.close()
             raise
 
@@ -87,8 +84,7 @@ class Predictor(Closing):
         """A predictor around a backend that is loaded already, without filters."""
         predictor = cls.__new__(cls)
         predictor.backend = backend
-        predictor._filter = ResultFilter()
-        predictor.batch_size = _batch_size(backend, batch_size)
+        predictor._stages = _stages(backend, batch_size, ResultFilter(), InputOptions())
         return predictor
 
     @property
@@ -102,9 +98,19 @@ class Predictor(Closing):
         return self.manifest.class_names
 
     @property
+    def batch_size(self) -> int:
+        """How many pictures of equal padded shape the network takes at once."""
+        return self._stages.batch_size
+
+    @property
     def window(self) -> int:
-        """How many pictures `stream` takes up together; what it finds in them does not depend on the others."""
-        return self.batch_size if self.batch_size == 1 else self.batch_size * WINDOW
+        """How many pictures `stream` forms batches among; what it finds in them does not depend on the others."""
+        return self._stages.window
+
+    @property
+    def ahead(self) -> int:
+        """How many pictures `stream` takes before the first result is there, and holds at a time, at most."""
+        return self._stages.ahead
 
     def __call__(self, images: Any) -> list[InstanceDetections]:
         """Detect instances.
@@ -119,18 +125,22 @@ class Predictor(Closing):
         Raises:
             ImageError: a picture cannot be read (`stream` goes on with the others).
         """
-        results = []
-        for prediction in self.stream(expand_sources(images)):
-            if prediction.detections is None:
-                assert prediction.error is not None
-                raise prediction.error
-            results.append(prediction.detections)
-        return results
+        sources = expand_sources(images)
+        if len(sources) == 1:
+            return [_detections(predicted(self._stages, sources[0]))]
+        with closing(self.stream(sources)) as found:
+            return [_detections(prediction) for prediction in found]
 
-    def stream(self, images: Iterable[Any] | str | Path) -> Iterator[Prediction]:
+    def stream(self, images: Iterable[Any] | str | Path) -> Generator[Prediction, None, None]:
         """Detect instances in pictures as they come; order is kept, and memory is bounded.
 
-        A picture that cannot be read yields a `Prediction` with its error, and the others go on.
+        Decoding, network and postprocessing work at the same time, in threads that begin with the first result and
+        are gone when the generator ends: used up, closed (`contextlib.closing`), or left by an exception. At most
+        `ahead` pictures are held. The iterable is only used in the caller's thread; a picture that it gives late
+        does not hold up more than the one result before it.
+
+        A picture that cannot be read yields a `Prediction` with its error, and the others go on. What is wrong with
+        the model or the iterable is raised, after the results before it.
 
         Args:
             images: an iterable of pictures, each standing for itself; or one path, folder or pattern.
@@ -139,27 +149,7 @@ class Predictor(Closing):
             images = expand_sources(images)
         if hasattr(images, "shape"):  # an array or a tensor would be taken apart row by row
             raise ConfigError("stream was given one picture; expected a list or another iterable of pictures")
-        numbered = iter(enumerate(images))
-        while batch := list(islice(numbered, self.window)):
-            yield from self._predict([_decoded(source, i) for i, source in batch])
-
-    def _predict(self, decoded: list[Prediction]) -> list[Prediction]:
-        """Run the pictures of one window, equal padded shapes together; the order stays."""
-        groups: dict[tuple[int, int], list[int]] = {}
-        for i, picture in enumerate(decoded):
-            if picture.image is not None:
-                groups.setdefault(self.backend.geometry(picture.image).padded, []).append(i)
-        results = list(decoded)
-        for members in groups.values():
-            for start in range(0, len(members), self.batch_size):
-                batch = members[start : start + self.batch_size]
-                for i, detections in zip(batch, self._run([decoded[i].image for i in batch]), strict=True):
-                    results[i] = Prediction(decoded[i].name, decoded[i].image, detections)
-        return results
-
-    def _run(self, images: Sequence[RGBArray | None]) -> list[InstanceDetections]:
-        inputs, geometries = self.backend.preprocess([image for image in images if image is not None])
-        return self.backend.postprocess(self.backend.infer(inputs), geometries, self._filter)
+        yield from predictions(replace(self._stages, enter_thread=_same_gpu(self.backend.device)), images)
 
     def close(self) -> None:
         """Release the model."""
@@ -175,18 +165,49 @@ def load_backend(path: str | Path, device: str = "auto") -> Backend:
     path = Path(path)
     home = BACKENDS.get(path.suffix.lower())
     if home is None:
-        raise ArtifactError(f"{path} is of an unknown kind; expected a file ending in {', '.join(BACKENDS)}")
+        what = "a picture by its name" if path.suffix.lower() in SUFFIXES else "of an unknown kind"
+        raise ArtifactError(f"{path} is {what}; expected a model, a file ending in {', '.join(BACKENDS)}")
     module, name = home.split(":")
     load: Callable[[Path, str], Backend] = getattr(import_module(module), name).load
     return load(path, device)
 
 
-def _decoded(source: Any, position: int) -> Prediction:
-    name = source_name(source, position)
-    try:
-        return Prediction(name, rgb_from(source), None)
-    except ImageError as e:
-        return Prediction(name, None, None, e)
+def _detections(prediction: Prediction) -> InstanceDetections:
+    if prediction.detections is None:
+        assert prediction.error is not None
+        raise prediction.error
+    return prediction.detections
+
+
+def _stages(backend: Backend, batch_size: int | None, result_filter: ResultFilter, inputs: InputOptions) -> Stages:
+    size = _batch_size(backend, batch_size)
+    static = backend.manifest.static_shape
+
+    # looked up when they are called: who wraps a backend's method for a measurement sees every call
+    return Stages(
+        prepare=preparation(inputs.pixels, backend.geometry, backend.device),
+        infer=lambda arrays: backend.infer(arrays),
+        finish=lambda outputs, geometries: backend.postprocess(outputs, geometries, result_filter),
+        batch_size=size,
+        window=size if size == 1 else size * WINDOW,
+        static_batch=static[0] if static else None,
+        workers=inputs.workers or _workers(backend.device),
+    )
+
+
+def _same_gpu(device: str) -> Callable[[], None] | None:
+    """What makes another thread's current GPU that of this one; CUDA keeps one for each thread."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    return partial(torch.cuda.set_device, torch.cuda.current_device())
+
+
+def _workers(device: str) -> int:
+    """Threads that prepare pictures: some 40 a second each, which a network on the same cores does not need."""
+    cores = len(os.sched_getaffinity(0))
+    return min(cores, 16) if device.startswith("cuda") else max(1, cores // 8)
 
 
 def _batch_size(backend: Backend, asked: int | None) -> int:

@@ -23,12 +23,31 @@ def network_inputs(
     """
     height = max(geometry.padded[0] for geometry in geometries)
     width = max(geometry.padded[1] for geometry in geometries)
-    count = batch or len(images)
-    pixels = np.zeros((count, 3, height, width), dtype=np.uint8)
-    sizes = np.full((count, 2), (height, width), dtype=np.int32)
+    inputs = blank_inputs(batch or len(images), height, width)
     for i, (image, geometry) in enumerate(zip(images, geometries, strict=True)):
         h, w = geometry.resized
         resized = Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR)
-        pixels[i, :, :h, :w] = np.asarray(resized).transpose(2, 0, 1)
-        sizes[i] = h, w
-    return NetworkInputs(pixels, sizes)
+        inputs.images[i, :, :h, :w] = np.asarray(resized).transpose(2, 0, 1)  # (h, w, 3) -> (3, h, w)
+        inputs.image_sizes[i] = h, w
+    return inputs
+
+
+def blank_inputs(batch: int, height: int, width: int) -> NetworkInputs:
+    """Black pictures that fill the network's input."""
+    pixels = np.zeros((batch, 3, height, width), dtype=np.uint8)
+    return NetworkInputs(pixels, np.full((batch, 2), (height, width), dtype=np.int32))
+
+
+def stacked(parts: Sequence[NetworkInputs], batch: int | None = None) -> NetworkInputs:
+    """One batch of inputs of equal padded shape; the same values as if they had been prepared together.
+
+    Args:
+        parts: inputs of one picture or more each.
+        batch: number of pictures that the network wants; missing ones are blank. None: as many as given.
+    """
+    missing = (batch or 0) - sum(len(part.images) for part in parts)
+    if missing > 0:
+        parts = [*parts, blank_inputs(missing, *parts[0].images.shape[2:])]
+    if len(parts) == 1:
+        return parts[0]
+    return NetworkInputs(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))

@@ -53,10 +53,18 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_a_folder_becomes_overlays_and_coco_results(pictures: Path, slim_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "results" / "overlays").mkdir(parents=True)
+    for name in ("a.jpg", "earlier.jpg"):  # of a run before: one is replaced, one stays
+        (tmp_path / "results" / "overlays" / name).write_text("earlier")
     done = predict("pictures", "--model", slim_checkpoint, "--device", "cpu", cwd=tmp_path)
     assert done.returncode == 0
     out = tmp_path / "results"
-    assert files(out) == ["detections.json", "images.json", *(f"overlays/{name}.jpg" for name in "abc")]
+    assert files(out) == [
+        "detections.json",
+        "images.json",
+        *(f"overlays/{name}.jpg" for name in ("a", "b", "c", "earlier")),
+    ]
+    assert (out / "overlays" / "earlier.jpg").read_text() == "earlier"
     assert loaded(out / "images.json")["images"] == [
         {"id": i, "file_name": f"pictures/{name}", "height": height, "width": width}
         for i, (name, (height, width)) in enumerate(SIZES.items(), start=1)
@@ -169,7 +177,8 @@ def test_every_overlay_has_a_name_of_its_own(names: tuple[str, ...]) -> None:
         (("empty", "--model", "{model}"), "empty has no pictures"),
         (("none*.jpg", "--model", "{model}"), "nothing matches none*.jpg"),
         (("pictures", "--model", "none.pth"), "no checkpoint at none.pth"),
-        (("pictures", "--model", "pictures/a.png"), "pictures/a.png is of an unknown kind"),
+        (("pictures", "--model", "pictures/a.png"), "pictures/a.png is a picture by its name; expected a model"),
+        (("pictures", "m.onnx", "--model", "{model}"), "m.onnx is a model by its name and was given as a picture"),
         (
             ("pictures", "--model", "{model}", "--classes", "class a,class x"),
             "no class 'class x'; its classes are class a",

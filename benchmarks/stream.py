@@ -1,0 +1,141 @@
+"""Throughput of a folder of pictures beside the network alone, in one interleaved run on the CPU.
+
+    python -m benchmarks.stream --out benchmarks/results/stream.json
+
+R-50 with seeded weights, exported, at 800x1344; JPEGs of 1920x1152 made from the two golden photographs, 100 detections
+in each. At each batch size, turn by turn:
+
+* network: the backend on inputs that are ready;
+* folder: `Predictor.stream` from the files to detections with RLE;
+* one after the other: the same through the backend's verbs, nothing at the same time;
+* condinst-predict: its detection with overlays and results file, the model being loaded.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.evaluation import save_r50
+from benchmarks.input import photograph
+from benchmarks.machine import machine
+from condinst_deploy.cli.predict import detect
+from condinst_deploy.runtime.images import rgb_from
+from condinst_deploy.runtime.predictor import Predictor
+from condinst_deploy.runtime.results import coco_results
+
+BAR = 0.9
+"""Throughput of a folder, as a share of the network's alone."""
+
+SIZE = (1920, 1152)
+"""Width and height of the originals; resized to 1333x800, padded to 1344x800."""
+
+NETWORK, FOLDER, SERIAL, COMMAND = "network", "folder", "one after the other", "condinst-predict"
+
+
+def main() -> None:
+    """Measure, print a table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="file for the results")
+    parser.add_argument("--model", type=Path, help="an exported model instead of R-50 with seeded weights")
+    parser.add_argument("--pictures", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2])
+    arguments = parser.parse_args()
+    results: dict[str, Any] = {"bar": BAR, "seed": 0, "pictures": arguments.pictures, "original": SIZE}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = arguments.model or exported(folder)
+        paths = [
+            photograph(folder / f"{i}.jpg", ("coffee", "astronaut")[i % 2], SIZE) for i in range(arguments.pictures)
+        ]
+        for batch in arguments.batches:
+            with Predictor(model, "cpu", batch_size=batch) as predictor:
+                results[f"batch {batch}"] = measured(predictor, paths, folder, arguments.rounds)
+                show(batch, results[f"batch {batch}"])
+    results["machine"] = machine(("numpy", "onnxruntime-gpu", "pillow", "simplejpeg", "torch"))
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def exported(folder: Path) -> Path:
+    """R-50 with seeded weights as an ONNX file."""
+    print("exporting R-50", flush=True)
+    save_r50(folder / "r50.pth", folder / "r50.onnx")
+    return folder / "r50.onnx"
+
+
+def ways(predictor: Predictor, paths: Sequence[Path], folder: Path) -> dict[str, Callable[[], int]]:
+    """What is timed; each returns how many detections it found, or pictures it ran."""
+    backend, size = predictor.backend, predictor.batch_size
+    batches = [paths[i : i + size] for i in range(0, len(paths), size)]
+    ready = [backend.preprocess([rgb_from(path) for path in batch])[0] for batch in batches]
+
+    def network() -> int:
+        return sum(len(backend.forward(inputs).scores) for inputs in ready)
+
+    def stream() -> int:
+        found = (prediction.detections for prediction in predictor.stream(list(paths)))
+        return sum(len(detections.to_coco(0)) for detections in found if detections is not None)
+
+    def serial() -> int:
+        count = 0
+        for batch in batches:
+            inputs, geometries = backend.preprocess([rgb_from(path) for path in batch])
+            for detections in backend.postprocess(backend.forward(inputs), geometries):
+                count += len(detections.to_coco(0))
+        return count
+
+    def command() -> int:
+        with coco_results(folder / "results" / "detections.json") as writer:
+            detect(predictor, paths, folder / "results" / "overlays", writer)
+        return writer.count
+
+    return {NETWORK: network, FOLDER: stream, SERIAL: serial, COMMAND: command}
+
+
+def measured(predictor: Predictor, paths: Sequence[Path], folder: Path, rounds: int) -> dict[str, Any]:
+    """Seconds of each way, which take turns, and the network's share in them."""
+    timed = ways(predictor, paths, folder)
+    predictor(paths[0])
+    wall: dict[str, list[float]] = {name: [] for name in timed}
+    cpu: dict[str, list[float]] = {name: [] for name in timed}
+    found = {}
+    for number in range(rounds):
+        # forwards, then backwards: a machine that drifts favours nobody
+        for name in list(timed)[:: 1 if number % 2 == 0 else -1]:
+            started = time.perf_counter(), time.process_time()
+            found[name] = timed[name]()
+            wall[name].append(time.perf_counter() - started[0])
+            cpu[name].append(time.process_time() - started[1])
+            print(f"  round {number + 1}: {name} {wall[name][-1]:.1f} s", flush=True)
+    return {
+        name: {
+            "seconds": [round(value, 3) for value in wall[name]],
+            "pictures_per_second": round(len(paths) / median(wall[name]), 3),
+            "share_of_the_networks_throughput": paired(wall, name),
+            "the_same_from_cpu_time": paired(cpu, name),
+            "found": found[name],
+        }
+        for name in timed
+    }
+
+
+def paired(seconds: dict[str, list[float]], name: str) -> float:
+    """Median over the rounds of the network's time divided by this one's."""
+    return round(median(alone / whole for alone, whole in zip(seconds[NETWORK], seconds[name], strict=True)), 3)
+
+
+def show(batch: int, rows: dict[str, Any]) -> None:
+    print(f"\nbatch {batch:<18}{'pictures/s':>12}{'of network':>12}{'by CPU':>8}   (bar: folder {BAR})")
+    for name, row in rows.items():
+        shares = row["share_of_the_networks_throughput"], row["the_same_from_cpu_time"]
+        print(f"{name:24}{row['pictures_per_second']:12.2f}{shares[0]:12.2f}{shares[1]:8.2f}")
+
+
+if __name__ == "__main__":
+    main()

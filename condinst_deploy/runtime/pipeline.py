@@ -1,0 +1,195 @@
+"""Pictures through decoding, batching, network and postprocessing, all of them at work at the same time.
+
+| threads | what they do |
+| --- | --- |
+| the consumer's | takes pictures from the iterable, hands out results in order |
+| `workers` | decode and resize |
+| one | puts equal padded shapes together, in the pictures' order |
+| one | runs the network, one batch after the other |
+| one | postprocesses the batch before |
+
+Pillow, libjpeg-turbo, numpy and the backends let go of Python's lock while they compute. Memory is bounded where
+pictures are taken: no more than `Stages.ahead` of them are anywhere between the iterable and the consumer.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from condinst_deploy.contract import ImageGeometry, InstanceDetections, NetworkInputs
+from condinst_deploy.errors import ImageError
+from condinst_deploy.runtime.images import RGBArray, source_name
+from condinst_deploy.runtime.prepare import Prepare, Prepared
+from condinst_deploy.runtime.preprocess import stacked
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What became of one picture: its detections, or the error that kept it from having any."""
+
+    name: str  # path, or place in the list
+    image: RGBArray | None  # (H, W, 3) uint8, upright
+    detections: InstanceDetections | None
+    error: ImageError | None = None
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What is done with pictures, and how many are under way."""
+
+    prepare: Prepare
+    infer: Callable[[NetworkInputs], Any]  # may return before it is finished, and leave the outputs where they are
+    finish: Callable[[Any, Sequence[ImageGeometry]], list[InstanceDetections]]  # the same backend's
+    batch_size: int
+    window: int  # pictures among which equal padded shapes are put together
+    static_batch: int | None = None  # pictures that the network always takes; None: any number
+    workers: int = 1
+    enter_thread: Callable[[], None] | None = None  # what each thread does first; it must not fail
+
+    @property
+    def ahead(self) -> int:
+        """Pictures that are held at most: a window whose batches are not all full, a batch that runs, and the next."""
+        return self.window + self.batch_size + self.workers
+
+
+def predictions(stages: Stages, images: Iterable[Any]) -> Generator[Prediction, None, None]:
+    """Predictions of pictures in their order.
+
+    An exception of the iterable is raised after the results of the pictures before it. However the generator
+    ends, its threads finish what they are at and are gone when it has.
+    """
+    pipeline = _Pipeline(stages)
+    try:
+        yield from pipeline.run(images)
+    finally:
+        pipeline.close()
+
+
+def predicted(stages: Stages, source: Any) -> Prediction:
+    """The same for one picture, in the thread that asks: there is nothing to overlap with."""
+    name = source_name(source, 0)
+    try:
+        prepared = _prepared(stages.prepare, source, name)
+    except ImageError as e:
+        return Prediction(name, None, None, e)
+    outputs = stages.infer(stacked([prepared.inputs], stages.static_batch))
+    (detections,) = stages.finish(outputs, [prepared.geometry])
+    return Prediction(name, prepared.image, detections)
+
+
+def _prepared(prepare: Prepare, source: Any, name: str) -> Prepared:
+    """An error of one picture, expected or not, is no reason to lose the others."""
+    try:
+        return prepare(source)
+    except ImageError:
+        raise
+    except Exception as e:
+        raise ImageError(f"{name} cannot be prepared for the network ({type(e).__name__}: {e})") from e
+
+
+@dataclass(frozen=True, eq=False)
+class _Picture:
+    """A picture that is ready for the network, and where its result is waited for."""
+
+    name: str
+    prepared: Prepared
+    result: Future[Prediction]
+
+
+class _Pipeline:
+    """The threads of one stream."""
+
+    def __init__(self, stages: Stages) -> None:
+        self._stages = stages
+        self._workers = self._threads(stages.workers, "prepare")
+        self._batcher, self._network, self._finisher = (self._threads(1, n) for n in ("batch", "network", "finish"))
+        self._groups: dict[tuple[int, int], list[_Picture]] = {}  # by padded shape; the batcher's thread has it alone
+
+    def run(self, images: Iterable[Any]) -> Iterator[Prediction]:
+        """Take pictures and hand out results: each step takes one at least, and more until a result is there."""
+        sources, pending = enumerate(images), deque[Future[Prediction]]()
+        failed: Exception | None = None
+        more = True
+        while more or pending:
+            taken = 0
+            while more and len(pending) < self._stages.ahead and not (taken and pending[0].done()):
+                try:
+                    position, source = next(sources)
+                except StopIteration:
+                    more = False
+                except Exception as e:
+                    more, failed = False, e
+                else:
+                    pending.append(self._take(source, position))
+                    taken += 1
+                if not more or (position + 1) % self._stages.window == 0:
+                    self._batcher.submit(self._flush)
+            if pending:
+                yield pending.popleft().result()
+        if failed is not None:
+            raise failed
+
+    def close(self) -> None:
+        """Drop what waits, let the threads finish what they are at, and end them."""
+        executors = (self._network, self._finisher, self._batcher, self._workers)
+        for executor in executors:
+            executor.shutdown(wait=False, cancel_futures=True)
+        for executor in executors:
+            executor.shutdown()
+
+    def _threads(self, count: int, stage: str) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(count, f"condinst-{stage}", initializer=self._stages.enter_thread)
+
+    def _take(self, source: Any, position: int) -> Future[Prediction]:
+        name, result = source_name(source, position), Future[Prediction]()
+        prepared = self._workers.submit(_prepared, self._stages.prepare, source, name)
+        self._batcher.submit(self._place, name, prepared, result)
+        return result
+
+    def _place(self, name: str, prepared: Future[Prepared], result: Future[Prediction]) -> None:
+        """In the batcher's thread: the next picture, to those of its padded shape."""
+        try:
+            picture = _Picture(name, prepared.result(), result)
+        except ImageError as e:
+            result.set_result(Prediction(name, None, None, e))
+        except BaseException as e:
+            result.set_exception(e)
+        else:
+            group = self._groups.setdefault(picture.prepared.geometry.padded, [])
+            group.append(picture)
+            if len(group) == self._stages.batch_size:
+                self._batch(self._groups.pop(picture.prepared.geometry.padded))
+
+    def _flush(self) -> None:
+        """In the batcher's thread: a window is over, and with it the batches that are not full."""
+        while self._groups:
+            self._batch(self._groups.pop(next(iter(self._groups))))
+
+    def _batch(self, pictures: list[_Picture]) -> None:
+        with _told(pictures):
+            inputs = stacked([picture.prepared.inputs for picture in pictures], self._stages.static_batch)
+            self._network.submit(self._infer, pictures, inputs)
+
+    def _infer(self, pictures: list[_Picture], inputs: NetworkInputs) -> None:
+        with _told(pictures):
+            self._finisher.submit(self._finish, pictures, self._stages.infer(inputs))
+
+    def _finish(self, pictures: list[_Picture], outputs: Any) -> None:
+        with _told(pictures):
+            found = self._stages.finish(outputs, [picture.prepared.geometry for picture in pictures])
+            for picture, detections in zip(pictures, found, strict=True):
+                picture.result.set_result(Prediction(picture.name, picture.prepared.image, detections))
+
+
+@contextmanager
+def _told(pictures: Sequence[_Picture]) -> Iterator[None]:
+    """Whatever ends the block early is told to those who wait for the pictures."""
+    try:
+        yield
+    except BaseException as e:
+        for picture in pictures:
+            if not picture.result.done():
+                picture.result.set_exception(e)

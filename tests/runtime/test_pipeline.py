@@ -1,0 +1,353 @@
+"""The pipeline on made-up stages: order, overlap, batches, errors, bounds, and no thread left behind."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import pytest
+
+from condinst_deploy.contract import ImageGeometry, NetworkInputs, Preprocessing
+from condinst_deploy.errors import BackendError, ImageError
+from condinst_deploy.runtime.pipeline import Prediction, Stages, predicted, predictions
+from condinst_deploy.runtime.prepare import Prepared
+from condinst_deploy.runtime.preprocess import network_inputs
+
+SECONDS = 60
+"""Only for tests that would otherwise hang: what is waited for comes at once, or never."""
+
+SMALL = Preprocessing(short_side=32, long_side=64)
+SQUARE, WIDE = (32, 32), (32, 64)
+
+
+def picture(value: int, size: tuple[int, int] = SQUARE) -> np.ndarray[Any, Any]:
+    return np.full((*size, 3), value, dtype=np.uint8)
+
+
+def prepared(source: Any) -> Prepared:
+    if isinstance(source, Exception):
+        raise source
+    geometry = ImageGeometry.of(source.shape[:2], SMALL)
+    return Prepared(source, geometry, network_inputs([source], [geometry]))
+
+
+def first_pixels(inputs: NetworkInputs) -> Any:
+    """What this network finds: the value of every picture."""
+    return inputs.images[:, 0, 0, 0].tolist()
+
+
+def stages(**changes: Any) -> Stages:
+    usual: dict[str, Any] = {"prepare": prepared, "infer": first_pixels, "batch_size": 1, "window": 1}
+    return Stages(**(usual | {"finish": lambda outputs, geometries: outputs[: len(geometries)]} | changes))
+
+
+def value(prediction: Prediction) -> Any:
+    """What the made-up stages put where detections belong."""
+    return prediction.detections
+
+
+def found(made: Stages, sources: Any) -> list[Any]:
+    return [value(prediction) for prediction in predictions(made, sources)]
+
+
+def ours() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("condinst-")]
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left_behind() -> Iterator[None]:
+    yield
+    assert ours() == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 40])
+@pytest.mark.parametrize(("batch_size", "window"), [(1, 1), (2, 8), (4, 4)])
+def test_every_picture_has_its_result_in_order(count: int, batch_size: int, window: int) -> None:
+    sources = [picture(i, WIDE if i % 3 else SQUARE) for i in range(count)]
+    made = stages(batch_size=batch_size, window=window, workers=3)
+    results = list(predictions(made, iter(sources)))
+    assert [value(result) for result in results] == list(range(count))
+    assert [result.name for result in results] == [f"picture {i}" for i in range(count)]
+    assert all(result.image is source for result, source in zip(results, sources, strict=True))
+
+
+def test_a_picture_that_takes_longer_keeps_its_place() -> None:
+    second_is_ready = threading.Event()
+
+    def prepare(source: Any) -> Prepared:
+        if source[0, 0, 0] == 0:
+            assert second_is_ready.wait(SECONDS)
+        if source[0, 0, 0] == 1:
+            second_is_ready.set()
+        return prepared(source)
+
+    assert found(stages(prepare=prepare, workers=2), [picture(i) for i in range(4)]) == [0, 1, 2, 3]
+
+
+def test_decoding_network_and_postprocessing_work_at_the_same_time() -> None:
+    third_is_decoded, second_runs = threading.Event(), threading.Event()
+
+    def prepare(source: Any) -> Prepared:
+        if source[0, 0, 0] == 2:
+            third_is_decoded.set()
+        return prepared(source)
+
+    def infer(inputs: NetworkInputs) -> Any:
+        if first_pixels(inputs) == [1]:
+            second_runs.set()
+            assert third_is_decoded.wait(SECONDS)  # while the second is in the network
+        return first_pixels(inputs)
+
+    def finish(outputs: Any, geometries: Any) -> Any:
+        if outputs == [0]:
+            assert second_runs.wait(SECONDS)  # while the first is postprocessed
+        return outputs
+
+    assert found(stages(prepare=prepare, infer=infer, finish=finish), [picture(i) for i in range(3)]) == [0, 1, 2]
+
+
+def batches_by_hand(sizes: list[tuple[int, int]], batch_size: int, window: int) -> list[list[int]]:
+    """Of each window, the pictures of each size in turn, `batch_size` at a time."""
+    batches = []
+    for start in range(0, len(sizes), window):
+        members = range(start, min(start + window, len(sizes)))
+        for size in set(sizes):
+            same = [i for i in members if sizes[i] == size]
+            batches += [same[k : k + batch_size] for k in range(0, len(same), batch_size)]
+    return sorted(batches)
+
+
+@pytest.mark.parametrize(("batch_size", "window"), [(1, 1), (2, 2), (2, 8), (3, 12), (4, 16)])
+def test_equal_padded_shapes_share_batches_within_a_window(batch_size: int, window: int) -> None:
+    rng = np.random.default_rng(batch_size)
+    sizes = [(SQUARE, WIDE, (64, 32))[i] for i in rng.integers(0, 3, 29)]
+    seen = []
+
+    def infer(inputs: NetworkInputs) -> Any:
+        seen.append(first_pixels(inputs))
+        return seen[-1]
+
+    made = stages(infer=infer, batch_size=batch_size, window=window, workers=2)
+    assert found(made, [picture(i, size) for i, size in enumerate(sizes)]) == list(range(29))
+    assert sorted(seen) == batches_by_hand(sizes, batch_size, window)
+
+
+def test_a_fixed_batch_is_filled_up_with_blank_pictures() -> None:
+    seen = []
+
+    def infer(inputs: NetworkInputs) -> Any:
+        seen.append((inputs.images.shape[0], first_pixels(inputs)))
+        return seen[-1][1]
+
+    assert found(stages(infer=infer, batch_size=2, window=8, static_batch=3), [picture(i) for i in (7, 8, 9)]) == [
+        7,
+        8,
+        9,
+    ]
+    assert sorted(seen) == [(3, [7, 8, 0]), (3, [9, 0, 0])]
+
+
+# ---- how many pictures are taken
+
+
+@pytest.mark.parametrize(("batch_size", "window", "workers"), [(1, 1, 1), (1, 1, 4), (2, 8, 1)])
+def test_no_more_pictures_are_held_than_said(batch_size: int, window: int, workers: int) -> None:
+    taken = 0
+
+    def endless() -> Iterator[Any]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield picture(0)
+
+    made = stages(batch_size=batch_size, window=window, workers=workers)
+    stream = predictions(made, endless())
+    assert taken == 0
+    with closing(stream):
+        for given in range(50):
+            next(stream)
+            assert taken - given <= made.ahead
+
+
+def test_a_result_does_not_wait_for_more_than_one_picture_of_a_slow_source() -> None:
+    finished = [threading.Event() for _ in range(3)]
+    taken = 0
+
+    def camera() -> Iterator[Any]:
+        nonlocal taken
+        for i in range(3):
+            taken += 1
+            yield picture(i)
+            assert finished[i].wait(SECONDS)  # the next picture comes when the result has long been there
+
+    def finish(outputs: Any, geometries: Any) -> Iterator[Any]:
+        yield from outputs
+        finished[outputs[0]].set()  # what was yielded has been handed on by now
+
+    stream = predictions(stages(finish=finish, workers=8), camera())
+    for i in range(2):
+        assert value(next(stream)) == i
+        assert taken == i + 2
+    assert value(next(stream)) == 2
+
+
+def test_pictures_come_from_the_callers_thread() -> None:
+    threads = set()
+
+    def source() -> Iterator[Any]:
+        for i in range(9):
+            threads.add(threading.current_thread())
+            yield picture(i)
+
+    assert found(stages(), source()) == list(range(9))
+    assert threads == {threading.current_thread()}
+
+
+def test_every_thread_begins_as_told() -> None:
+    entered, used = set(), set()
+
+    def infer(inputs: NetworkInputs) -> Any:
+        used.add(threading.get_ident())
+        return first_pixels(inputs)
+
+    def prepare(source: Any) -> Prepared:
+        used.add(threading.get_ident())
+        return prepared(source)
+
+    made = stages(prepare=prepare, infer=infer, enter_thread=lambda: entered.add(threading.get_ident()))
+    assert found(made, [picture(i) for i in range(3)]) == [0, 1, 2]
+    assert used <= entered
+    assert threading.get_ident() not in entered
+
+
+# ---- errors
+
+
+def test_an_error_stays_with_its_picture() -> None:
+    sources = [picture(0), ImageError("torn"), picture(2), ValueError("odd"), MemoryError("large"), picture(5)]
+    results = list(predictions(stages(batch_size=2, window=8), sources))
+    assert [value(result) for result in results] == [0, None, 2, None, None, 5]
+    assert [str(result.error) for result in results if result.error is not None] == [
+        "torn",
+        "picture 3 cannot be prepared for the network (ValueError: odd)",
+        "picture 4 cannot be prepared for the network (MemoryError: large)",
+    ]
+    assert all((result.image is None) == (result.error is not None) for result in results)
+    assert str(predicted(stages(), ValueError("odd")).error).endswith("(ValueError: odd)")
+
+
+def broken(outputs_or_inputs: Any, *_: Any) -> Any:
+    values = first_pixels(outputs_or_inputs) if isinstance(outputs_or_inputs, NetworkInputs) else outputs_or_inputs
+    if 3 in values:
+        raise BackendError("gives NaN")
+    return values
+
+
+@pytest.mark.parametrize("stage", ["infer", "finish"])
+def test_an_error_of_the_model_is_raised_after_the_results_before_it(stage: str) -> None:
+    stream = predictions(stages(**{stage: broken}), [picture(i) for i in range(9)])
+    assert [value(next(stream)) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(BackendError, match="gives NaN"):
+        next(stream)
+    assert ours() == []
+
+
+def test_an_interruption_of_the_network_reaches_the_caller() -> None:
+    def infer(inputs: NetworkInputs) -> Any:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        found(stages(infer=infer), [picture(0)])
+
+
+@pytest.mark.parametrize(("batch_size", "window"), [(1, 1), (2, 8)])
+def test_an_error_of_the_iterable_is_raised_after_the_results_before_it(batch_size: int, window: int) -> None:
+    def source() -> Iterator[Any]:
+        yield from (picture(0), picture(1), picture(2))
+        raise OSError("the camera was pulled out")
+
+    results: list[Any] = []
+    with pytest.raises(OSError, match="pulled out"):
+        results.extend(
+            value(prediction) for prediction in predictions(stages(batch_size=batch_size, window=window), source())
+        )
+    # `extend` keeps what came before the error
+    assert results == [0, 1, 2]
+
+
+# ---- stopping early
+
+
+def endless() -> Iterator[Any]:
+    while True:
+        yield picture(1)
+
+
+def closes(stream: Any) -> None:
+    stream.close()
+
+
+def raises(stream: Any) -> None:
+    with pytest.raises(RuntimeError), closing(stream):
+        raise RuntimeError
+
+
+def throws(stream: Any) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        stream.throw(KeyboardInterrupt)
+
+
+@pytest.mark.parametrize("stop", [closes, raises, throws])
+@pytest.mark.parametrize("results", [0, 1, 5])
+def test_a_stream_that_is_stopped_leaves_no_thread(results: int, stop: Callable[[Any], None]) -> None:
+    stream = predictions(stages(batch_size=2, window=8, workers=3), endless())
+    for _ in range(results):
+        next(stream)
+    assert bool(ours()) == bool(results)
+    stop(stream)
+    assert ours() == []
+
+
+@pytest.fixture
+def _ctrl_c_interrupts() -> Iterator[None]:
+    """A shell starts what runs in the background with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c_interrupts")
+def test_ctrl_c_while_a_result_is_waited_for_leaves_no_thread() -> None:
+    def infer(inputs: NetworkInputs) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return first_pixels(inputs)
+
+    with pytest.raises(KeyboardInterrupt), closing(predictions(stages(infer=infer), [picture(1)] * 50)) as stream:
+        list(stream)
+    assert ours() == []
+
+
+def test_what_waits_is_dropped_when_a_stream_is_stopped() -> None:
+    started, go_on, runs = threading.Event(), threading.Event(), []
+
+    def infer(inputs: NetworkInputs) -> Any:
+        runs.append(first_pixels(inputs))
+        if len(runs) == 2:
+            started.set()
+            assert go_on.wait(SECONDS)
+        return runs[-1]
+
+    stream = predictions(stages(infer=infer, workers=8), endless())
+    next(stream)
+    assert started.wait(SECONDS)
+    stopping = threading.Thread(target=stream.close)
+    stopping.start()
+    # the queue of the network is emptied before the run that goes on is waited for
+    while any(thread.name.startswith("condinst-prepare") for thread in threading.enumerate()):
+        stopping.join(0.01)
+    go_on.set()
+    stopping.join(SECONDS)
+    assert len(runs) == 2
