@@ -46,6 +46,7 @@ class Settings:
 
     sides: tuple[str, ...] = tuple(SIDES)
     rounds: int = 3
+    pictures: int = 3
     environment: Path = ENVIRONMENT
 
     @property
@@ -67,8 +68,9 @@ def measured(settings: Settings) -> dict[str, Any]:
             status.update(f"loading {SIDES[side]}")
             command = command_of(side, inputs, settings.environment)
             children[side] = stack.enter_context(started(side, command))
+        pictures = dict(list(inputs.pictures.items())[: settings.pictures])
         samples = []
-        for sample in taking_turns(children, inputs.pictures, settings.rounds):
+        for sample in taking_turns(children, pictures, settings.rounds):
             samples.append(sample)
             status.update(f"round {sample.round} of {settings.rounds}, {sample.picture}: {SIDES[sample.side]}")
         loaded = {side: child.loaded_mib for side, child in children.items()}
@@ -118,11 +120,16 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="file for the results")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=usual.sides, help="default: all")
     parser.add_argument("--rounds", type=int, default=usual.rounds, help=f"after the first; default: {usual.rounds}")
+    parser.add_argument(
+        "--pictures", type=int, choices=(1, 2, 3), default=usual.pictures, help="how many; default: all 3"
+    )
     parser.add_argument("--environment", type=Path, default=usual.environment, help="of the peers; default: .peers")
     arguments = parser.parse_args()
     if arguments.rounds < 1:
         parser.error(f"--rounds is {arguments.rounds}; expected at least 1")
-    settings = Settings(tuple(dict.fromkeys(arguments.sides)), arguments.rounds, arguments.environment)
+    settings = Settings(
+        tuple(dict.fromkeys(arguments.sides)), arguments.rounds, arguments.pictures, arguments.environment
+    )
     try:
         figures = measured(settings)
         if arguments.out is not None:
