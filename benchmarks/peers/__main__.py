@@ -37,6 +37,17 @@ from benchmarks.peers.sides import (
 from condinst_deploy.errors import CondInstError, ConfigError
 from condinst_deploy.runtime.results import write_json
 
+AGREEMENT = {
+    "reference": "its",
+    "other": "here",
+    "matched": "both",
+    "max_box_error_px": "box px",
+    "max_score_error": "score",
+    "min_mask_iou": "least IoU",
+    "median_mask_iou": "median",
+}
+"""Figures of an agreement -> headings that leave a line on a terminal short."""
+
 terminal = Console(stderr=True, highlight=False)
 
 
@@ -94,21 +105,20 @@ def show(figures: Mapping[str, Any]) -> None:
     times = Table("side", "picture", *STAGES, TOTAL, title="median milliseconds")
     for side, pictures in figures["milliseconds"].items():
         for picture, row in pictures.items():
-            times.add_row(SIDES[side], picture, *(f"{row[name]:.0f}" for name in (*STAGES, TOTAL)))
+            times.add_row(side, picture, *(f"{row[name]:.0f}" for name in (*STAGES, TOTAL)))
     ratios = Table("ours", "theirs", *PARTS, title="ours / theirs: median of paired ratios (lowest to highest)")
     for ours, others in figures["ratios"].items():
         for theirs, parts in others.items():
             texts = ("{median:.3f} ({lowest:.3f} to {highest:.3f})".format(**parts[part]) for part in PARTS)
-            ratios.add_row(SIDES[ours], SIDES[theirs], *texts)
-    names = ("reference", "other", "matched", "max_box_error_px", "max_score_error", "min_mask_iou", "median_mask_iou")
+            ratios.add_row(ours, theirs, *texts)
     title = f"detections beside those of {SIDES[figures['agreement_with']]}"
-    agreed = Table("side", "picture", *(name.replace("_", " ") for name in names), title=title)
+    agreed = Table("side", "picture", *AGREEMENT.values(), title=title)
     for side, pictures in figures["agreement"].items():
         for picture, row in pictures.items():
-            agreed.add_row(SIDES[side], picture, *("-" if row[n] is None else f"{row[n]:.4g}" for n in names))
+            agreed.add_row(side, picture, *("-" if row[n] is None else f"{row[n]:.3g}" for n in AGREEMENT))
     memory = Table("side", "model loaded", "most", title="resident memory, MiB")
     for side, row in figures["memory_mib"].items():
-        memory.add_row(SIDES[side], str(row["loaded"]), str(row["most"]))
+        memory.add_row(side, str(row["loaded"]), str(row["most"]))
     for table in (times, ratios, agreed, memory):
         terminal.print(table)
 

@@ -14,7 +14,7 @@ PARTS: dict[str, tuple[str, ...]] = {TOTAL: (), NETWORK: (NETWORK,), MASKS_TO_RL
 """What ratios are made of; no stages: the whole."""
 
 BAR = 0.70
-"""Picture to RLE, beside the eager reference model with dense masks and pycocotools."""
+"""Picture to RLE by the exported file, beside the eager reference model with dense masks and pycocotools."""
 
 
 class Sample(NamedTuple):
@@ -80,13 +80,13 @@ def paired_ratios(ours: Sequence[Sample], theirs: Sequence[Sample]) -> dict[str,
 
 
 def bars(ratios: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]) -> list[dict[str, Any]]:
-    """Each of our sides beside the eager reference; beside the peers nothing was asked."""
+    """Each of our sides beside every other; asked of is the exported file beside the eager reference alone."""
     rows: list[dict[str, Any]] = []
     for ours, others in ratios.items():
         for theirs, parts in others.items():
             measured = parts[TOTAL]["median"]
             row: dict[str, Any] = {"name": f"{TOTAL}, {ours} / {theirs}", "measured": measured, "unit": "of its time"}
-            asked = {"bar": f"at most {BAR:g}", "met": measured <= BAR} if theirs == "eager" else {}
+            asked = {"bar": f"at most {BAR:g}", "met": measured <= BAR} if (ours, theirs) == ("onnx", "eager") else {}
             rows.append(row | {"bar": "", "met": None} | asked)
     return rows
 
