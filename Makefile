@@ -13,7 +13,7 @@ STAMP := $(VENV)/.stamp
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help env check-python check-disk check-onnxruntime install demo test lint typecheck format \
-	test-slow test-gpu check-tensorrt-api clean
+	test-slow test-gpu check-tensorrt-api peers-env clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
@@ -96,6 +96,9 @@ check-tensorrt-api: env ## Check our calls of TensorRT against type stubs of 10.
 		if [ $$status -gt 1 ]; then echo "$$all"; echo "error: mypy itself failed ($$status)" >&2; exit 1; fi; \
 		if echo "$$all" | grep '^engines/'; then exit 1; fi
 	@echo "the calls agree with TensorRT 10.13's types"
+
+peers-env: env ## Make .peers with mmdetection and mmdeploy, for python -m benchmarks.peers; compiles long
+	@bash benchmarks/peers/environment.sh .peers
 
 clean: ## Remove builds and caches; .venv and exported files stay
 	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

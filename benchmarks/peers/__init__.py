@@ -1,0 +1,1 @@
+"""CondInst by this toolkit beside mmdetection and mmdeploy: see README.md."""

@@ -1,0 +1,155 @@
+"""Picture to COCO RLEs on a CPU: this toolkit beside mmdetection, mmdeploy and an eager reference.
+
+    make peers-env                                        # once: see README.md beside this file
+    python -m benchmarks.peers --out benchmarks/results/peers.json
+    python -m benchmarks.peers --sides onnx pth eager     # without the peers' environment
+
+Every side is a process of its own, and they take turns: side after side gets the same picture while the others
+wait for input, so that no thread pool spins beside another.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.machine import machine
+from benchmarks.peers.child import STAGES
+from benchmarks.peers.figures import PARTS, TOTAL, Sample, summary
+from benchmarks.peers.inputs import SEED, made_inputs
+from benchmarks.peers.sides import (
+    ENVIRONMENT,
+    PEERS,
+    SIDES,
+    Child,
+    check_environment,
+    command_of,
+    export_with_mmdeploy,
+    peers_versions,
+    started,
+)
+from condinst_deploy.errors import CondInstError, ConfigError
+from condinst_deploy.runtime.results import write_json
+
+AGREEMENT = {
+    "reference": "its",
+    "other": "here",
+    "matched": "both",
+    "max_box_error_px": "box px",
+    "max_score_error": "score",
+    "min_mask_iou": "least IoU",
+    "median_mask_iou": "median",
+}
+"""Figures of an agreement -> headings that leave a line on a terminal short."""
+
+terminal = Console(stderr=True, highlight=False)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured, and where the peers live."""
+
+    sides: tuple[str, ...] = tuple(SIDES)
+    rounds: int = 3
+    pictures: int = 3
+    environment: Path = ENVIRONMENT
+
+    @property
+    def with_peers(self) -> bool:
+        """Whether the peers' environment is needed."""
+        return not PEERS.keys().isdisjoint(self.sides)
+
+
+def measured(settings: Settings) -> dict[str, Any]:
+    """Everything that the results file holds."""
+    if settings.with_peers:
+        check_environment(settings.environment)
+    with terminal.status("making the model and the pictures") as status, made_inputs() as inputs, ExitStack() as stack:
+        if "mmdeploy" in settings.sides:
+            status.update("exporting with mmdeploy")
+            export_with_mmdeploy(inputs, settings.environment)
+        children = {}
+        for side in settings.sides:
+            status.update(f"loading {SIDES[side]}")
+            command = command_of(side, inputs, settings.environment)
+            children[side] = stack.enter_context(started(side, command))
+        pictures = dict(list(inputs.pictures.items())[: settings.pictures])
+        samples = []
+        for sample in taking_turns(children, pictures, settings.rounds):
+            samples.append(sample)
+            status.update(f"round {sample.round} of {settings.rounds}, {sample.picture}: {SIDES[sample.side]}")
+        loaded = {side: child.loaded_mib for side, child in children.items()}
+    versions = peers_versions(settings.environment) if settings.with_peers else None
+    about = {"machine": machine(), "seed": SEED, "rounds": settings.rounds, "peers": versions}
+    return about | summary(samples, loaded)
+
+
+def taking_turns(children: Mapping[str, Child], pictures: Mapping[str, Path], rounds: int) -> Iterator[Sample]:
+    """Every side gets every picture in every round; each round begins with another side."""
+    sides = list(children)
+    for turn in range(rounds + 1):
+        first = turn % len(sides)
+        for picture, path in pictures.items():
+            for side in sides[first:] + sides[:first]:
+                yield Sample(side, picture, turn, children[side].ask(path))
+
+
+def show(figures: Mapping[str, Any]) -> None:
+    """Tables for a person."""
+    times = Table("side", "picture", *STAGES, TOTAL, title="median milliseconds")
+    for side, pictures in figures["milliseconds"].items():
+        for picture, row in pictures.items():
+            times.add_row(side, picture, *(f"{row[name]:.0f}" for name in (*STAGES, TOTAL)))
+    ratios = Table("ours", "theirs", *PARTS, title="ours / theirs: median of paired ratios (lowest to highest)")
+    for ours, others in figures["ratios"].items():
+        for theirs, parts in others.items():
+            texts = ("{median:.3f} ({lowest:.3f} to {highest:.3f})".format(**parts[part]) for part in PARTS)
+            ratios.add_row(ours, theirs, *texts)
+    title = f"detections beside those of {SIDES[figures['agreement_with']]}"
+    agreed = Table("side", "picture", *AGREEMENT.values(), title=title)
+    for side, pictures in figures["agreement"].items():
+        for picture, row in pictures.items():
+            agreed.add_row(side, picture, *("-" if row[n] is None else f"{row[n]:.3g}" for n in AGREEMENT))
+    memory = Table("side", "model loaded", "most", title="resident memory, MiB")
+    for side, row in figures["memory_mib"].items():
+        memory.add_row(side, str(row["loaded"]), str(row["most"]))
+    for table in (times, ratios, agreed, memory):
+        terminal.print(table)
+
+
+def main() -> int:
+    """Measure, show, and write what was asked for."""
+    usual = Settings()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="file for the results")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=usual.sides, help="default: all")
+    parser.add_argument("--rounds", type=int, default=usual.rounds, help=f"after the first; default: {usual.rounds}")
+    parser.add_argument(
+        "--pictures", type=int, choices=(1, 2, 3), default=usual.pictures, help="how many; default: all 3"
+    )
+    parser.add_argument("--environment", type=Path, default=usual.environment, help="of the peers; default: .peers")
+    arguments = parser.parse_args()
+    if arguments.rounds < 1:
+        parser.error(f"--rounds is {arguments.rounds}; expected at least 1")
+    settings = Settings(
+        tuple(dict.fromkeys(arguments.sides)), arguments.rounds, arguments.pictures, arguments.environment
+    )
+    try:
+        figures = measured(settings)
+        if arguments.out is not None:
+            write_json(arguments.out, figures)
+    except CondInstError as e:
+        terminal.print(f"error: {e}", markup=False, soft_wrap=True)
+        return 2 if isinstance(e, ConfigError) else 1
+    show(figures)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

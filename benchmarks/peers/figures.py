@@ -1,0 +1,107 @@
+"""What the answers of all sides come to: medians, paired ratios, memory, agreement, and the bar."""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any, NamedTuple
+
+from benchmarks.peers.child import ENCODE, MASKS, NETWORK, STAGES
+from benchmarks.peers.sides import OURS
+from condinst_deploy.evaluation.agreement import agreement_of, instances_from_coco, matched_pairs
+
+TOTAL = "picture to RLE"
+MASKS_TO_RLE = "masks and encode"
+PARTS: dict[str, tuple[str, ...]] = {TOTAL: (), NETWORK: (NETWORK,), MASKS_TO_RLE: (MASKS, ENCODE)}
+"""What ratios are made of; no stages: the whole."""
+
+BAR = 0.70
+"""Picture to RLE by the exported file, beside the eager reference model with dense masks and pycocotools."""
+
+
+class Sample(NamedTuple):
+    """One side's answer (see `benchmarks.peers.child.serve`)."""
+
+    side: str
+    picture: str
+    round: int  # in each, every side gets every picture; 0 warms up
+    answer: Mapping[str, Any]
+
+    def milliseconds(self, part: str) -> float:
+        """Time of one of `PARTS`."""
+        stages = PARTS[part]
+        if not stages:
+            return float(self.answer["total_ms"])
+        return sum(float(self.answer["stages_ms"][stage]) for stage in stages)
+
+
+def summary(samples: Sequence[Sample], loaded_mib: Mapping[str, int | None]) -> dict[str, Any]:
+    """All figures, by side."""
+    sides = list(loaded_mib)
+    timed = {side: [s for s in samples if s.side == side and s.round > 0] for side in sides}
+    found = {side: {s.picture: s.answer["detections"] for s in timed[side]} for side in sides}
+    reference = next(side for side in ("mmdetection", "eager", *sides) if side in sides)
+    ratios = {
+        ours: {theirs: paired_ratios(timed[ours], timed[theirs]) for theirs in sides if theirs != ours}
+        for ours in OURS
+        if ours in sides
+    }
+    return {
+        "bars": bars(ratios),
+        "milliseconds": {side: medians_by_picture(timed[side]) for side in sides},
+        "ratios": ratios,
+        "memory_mib": {side: {"loaded": loaded_mib[side], "most": _most(timed[side])} for side in sides},
+        "agreement_with": reference,
+        "agreement": {side: agreements(found[reference], found[side]) for side in sides if side != reference},
+    }
+
+
+def medians_by_picture(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
+    """Median milliseconds of one side: picture -> stage, or the whole, -> time."""
+    return {
+        picture: _medians([s for s in samples if s.picture == picture])
+        for picture in dict.fromkeys(s.picture for s in samples)
+    }
+
+
+def _medians(samples: Sequence[Sample]) -> dict[str, float]:
+    figures = {stage: median(float(s.answer["stages_ms"][stage]) for s in samples) for stage in STAGES}
+    figures[TOTAL] = median(s.milliseconds(TOTAL) for s in samples)
+    return {name: round(value, 1) for name, value in figures.items()}
+
+
+def paired_ratios(ours: Sequence[Sample], theirs: Sequence[Sample]) -> dict[str, dict[str, float]]:
+    """Ours / theirs of each of `PARTS`: median and range of the ratios of the same picture in the same round."""
+    partner = {(s.picture, s.round): s for s in theirs}
+    found = {}
+    for part in PARTS:
+        ratios = [s.milliseconds(part) / partner[s.picture, s.round].milliseconds(part) for s in ours]
+        spread = {"median": median(ratios), "lowest": min(ratios), "highest": max(ratios)}
+        found[part] = {name: round(value, 4) for name, value in spread.items()}
+    return found
+
+
+def bars(ratios: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]) -> list[dict[str, Any]]:
+    """Each of our sides beside every other; asked of is the exported file beside the eager reference alone."""
+    rows: list[dict[str, Any]] = []
+    for ours, others in ratios.items():
+        for theirs, parts in others.items():
+            measured = parts[TOTAL]["median"]
+            row: dict[str, Any] = {"name": f"{TOTAL}, {ours} / {theirs}", "measured": measured, "unit": "of its time"}
+            asked = {"bar": f"at most {BAR:g}", "met": measured <= BAR} if (ours, theirs) == ("onnx", "eager") else {}
+            rows.append(row | {"bar": "", "met": None} | asked)
+    return rows
+
+
+def agreements(reference: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """By picture, how far the other side's detections are the reference's: speed at other results means nothing."""
+    compared = {}
+    for picture in reference:
+        sides = instances_from_coco(reference[picture]), instances_from_coco(other[picture])
+        agreement = agreement_of(*sides, matched_pairs(*sides))
+        middle = float(median(agreement.mask_ious.tolist())) if agreement.matched else None
+        compared[picture] = agreement.summary() | {"median_mask_iou": middle}
+    return compared
+
+
+def _most(samples: Sequence[Sample]) -> int | None:
+    peaks = [s.answer["peak_mib"] for s in samples if s.answer["peak_mib"] is not None]
+    return max(peaks, default=None)

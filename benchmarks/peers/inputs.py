@@ -1,0 +1,64 @@
+"""What every side gets: one seeded model in each side's form, and the same pictures."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import onnx
+import torch
+from PIL import Image
+
+from condinst_deploy.model.checkpoints import load_model
+from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
+from tests.models import PICTURES, mmdet_state
+
+SEED = 0
+
+CROPS = {"coffee": (600, 360), "astronaut": (512, 308)}
+"""Width and height that are cut from the middle of each photograph: the network then gets 800x1344."""
+
+ENLARGED = (1920, 1152)
+"""A third picture is the first at this size."""
+
+
+class Inputs(NamedTuple):
+    """Files in a folder that goes away with the run."""
+
+    checkpoint: Path  # as mmdetection writes it
+    exported: Path  # this toolkit's file
+    pictures: dict[str, Path]
+    graph: Path  # where mmdeploy's file goes
+
+
+@contextmanager
+def made_inputs() -> Iterator[Inputs]:
+    """mmdetection's R-50 with seeded weights, its exported file, and the pictures."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        inputs = Inputs(folder / "r50.pth", folder / "r50.onnx", _pictures(folder), folder / "mmdeploy.onnx")
+        torch.save({"meta": {"epoch": 12}, "state_dict": mmdet_state(SEED)}, inputs.checkpoint)
+        loaded = load_model(inputs.checkpoint)
+        manifest = with_options(loaded.model, loaded.manifest, ExportOptions())
+        onnx.save(onnx_from_model(loaded.model, manifest), str(inputs.exported))
+        yield inputs
+
+
+def _pictures(folder: Path) -> dict[str, Path]:
+    """PNG files, which every library decodes to the same pixels; by their names and sizes."""
+    made = [(name, _cut(PICTURES / f"{name}.png", size)) for name, size in CROPS.items()]
+    first, picture = made[0]
+    made.append((first, picture.resize(ENLARGED, Image.Resampling.BICUBIC)))
+    paths = {}
+    for name, picture in made:
+        label = f"{name} {picture.width}x{picture.height}"
+        paths[label] = folder / f"{label.replace(' ', '_')}.png"
+        picture.save(paths[label])
+    return paths
+
+
+def _cut(path: Path, size: tuple[int, int]) -> Image.Image:
+    with Image.open(path) as picture:
+        left, top = (picture.width - size[0]) // 2, (picture.height - size[1]) // 2
+        return picture.convert("RGB").crop((left, top, left + size[0], top + size[1]))
