@@ -1,7 +1,9 @@
 """Candidates of the exported graph, before it is exported: fixed slots against the reference's ragged lists."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
@@ -50,3 +52,10 @@ def test_parameters_at_points_are_those_of_the_convolution(finest: tuple[int, in
     cells = Neighbourhoods()(every_point, every_soi, [x.shape[2:] for x in features])
     found = ParamsAt()(features, cells, controller, torch.ones_like(every_soi))
     torch.testing.assert_close(found, torch.cat(want, dim=2)[:, :, order].transpose(1, 2), rtol=1e-5, atol=1e-5)
+
+
+def test_no_convolution_of_the_file_is_the_controller(slim_onnx: Path) -> None:
+    graph = onnx.load(str(slim_onnx)).graph
+    weight = "model.head.controller.weight"
+    assert weight in {entry.name for entry in graph.initializer}
+    assert {node.name.split("/")[0] for node in graph.node if weight in node.input} == {"params"}
