@@ -11,7 +11,6 @@ a process of its own, above what it had before. Equality is counted in pixels.
 
 import argparse
 import ctypes
-import json
 import multiprocessing
 import statistics
 import time
@@ -25,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from benchmarks.bars import Bar, write_results
 from benchmarks.dense import dense_masks, dense_probabilities, dense_rles, encoded
-from benchmarks.machine import machine
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.masks import Masks
 from condinst_deploy.runtime.postprocess import masks_from_logits
@@ -44,7 +43,8 @@ UNDECIDED = 5e-5
 ORIGINALS = {"1333x800": (800, 1333), "640x480": (480, 640), "4000x3000": (3000, 4000)}
 ROUNDS = {"1333x800": 5, "640x480": 5, "4000x3000": 2}
 SETS = ("objects", "full frame")
-BARS = {"speedup": 20.0, "full frame speedup": 1.0, "memory share": 1 / 20, "mb for 300 on 12 MP": 200.0}
+SPEEDUPS = {"objects": 20.0, "full frame": 1.0}
+MEMORY_SHARE, MB_OF_MANY = 1 / 20, 200.0
 
 
 class Case(NamedTuple):
@@ -108,10 +108,25 @@ def main() -> None:
         rows.append(row(case, arguments.rounds or ROUNDS[case.original]))
         print(f"  {rows[-1]}", flush=True)
     many = peak_mb("ours", Case("objects", arguments.originals[-1], MANY))
-    figures = {"seed": SEED, "bars": BARS, "rows": rows, "mb_for_300": many, "machine": machine()}
     print(table(rows), f"peak memory of {MANY} on {arguments.originals[-1]}: {many:.0f} MB", sep="\n")
     if arguments.out:
-        arguments.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        many_bar = Bar.at_most(f"extra memory of {MANY} on {arguments.originals[-1]}", many, MB_OF_MANY, "MB")
+        write_results(arguments.out, [*bars_of(rows), many_bar], {"seed": SEED, "rows": rows})
+
+
+def bars_of(rows: list[dict[str, Any]]) -> list[Bar]:
+    """What was asked of each case."""
+    bars = []
+    for each in rows:
+        case = f"{each['kind']}, {each['original']}"
+        share = each["mb ours"] / each["mb dense"]
+        bars += [
+            Bar.at_least(f"paste and RLE, {case}: dense / ours", each["speedup"], SPEEDUPS[each["kind"]], "x"),
+            Bar.at_most(f"peak extra memory, {case}: ours / dense", share, MEMORY_SHARE, ""),
+            Bar.at_most(f"wrong pixels, {case}", each["wrong pixels"], 0, "pixels"),
+            Bar.at_most(f"RLEs unlike pycocotools', {case}", each["rles unlike pycocotools"], 0, "masks"),
+        ]
+    return bars
 
 
 def row(case: Case, rounds: int) -> dict[str, Any]:

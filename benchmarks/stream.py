@@ -12,7 +12,6 @@ in each. At each batch size, turn by turn:
 """
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -20,9 +19,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.bars import Bar, write_results
 from benchmarks.evaluation import save_r50
 from benchmarks.input import photograph
-from benchmarks.machine import machine
 from condinst_deploy.cli.predict import detect
 from condinst_deploy.runtime.images import rgb_from
 from condinst_deploy.runtime.predictor import Predictor
@@ -46,7 +45,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2])
     arguments = parser.parse_args()
-    results: dict[str, Any] = {"bar": BAR, "seed": 0, "pictures": arguments.pictures, "original": SIZE}
+    results: dict[str, Any] = {"seed": 0, "pictures": arguments.pictures, "original": SIZE}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = arguments.model or exported(folder)
@@ -57,9 +56,19 @@ def main() -> None:
             with Predictor(model, "cpu", batch_size=batch) as predictor:
                 results[f"batch {batch}"] = measured(predictor, paths, folder, arguments.rounds)
                 show(batch, results[f"batch {batch}"])
-    results["machine"] = machine(("numpy", "onnxruntime-gpu", "pillow", "simplejpeg", "torch"))
     if arguments.out is not None:
-        arguments.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        write_results(arguments.out, bars_of(results, arguments.batches), results)
+
+
+def bars_of(results: dict[str, Any], batches: Sequence[int]) -> list[Bar]:
+    """Throughput of files, and of the whole command, as shares of the network's alone."""
+    bars = []
+    for batch in batches:
+        shares = {n: row["share_of_the_networks_throughput"] for n, row in results[f"batch {batch}"].items()}
+        bars.append(Bar.at_least(f"folder / network alone, batch {batch}", shares[FOLDER], BAR, ""))
+        for name in (COMMAND, SERIAL):
+            bars.append(Bar.without(f"{name} / network alone, batch {batch}", shares[name], ""))
+    return bars
 
 
 def exported(folder: Path) -> Path:

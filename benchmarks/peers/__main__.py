@@ -19,9 +19,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import machine
+from benchmarks.bars import write_results
 from benchmarks.peers.child import STAGES
-from benchmarks.peers.figures import PARTS, TOTAL, Sample, summary
+from benchmarks.peers.figures import PARTS, TOTAL, Sample, bars, summary
 from benchmarks.peers.inputs import SEED, made_inputs
 from benchmarks.peers.sides import (
     ENVIRONMENT,
@@ -35,7 +35,6 @@ from benchmarks.peers.sides import (
     started,
 )
 from condinst_deploy.errors import CondInstError, ConfigError
-from condinst_deploy.runtime.results import write_json
 
 AGREEMENT = {
     "reference": "its",
@@ -86,7 +85,7 @@ def measured(settings: Settings) -> dict[str, Any]:
             status.update(f"round {sample.round} of {settings.rounds}, {sample.picture}: {SIDES[sample.side]}")
         loaded = {side: child.loaded_mib for side, child in children.items()}
     versions = peers_versions(settings.environment) if settings.with_peers else None
-    about = {"machine": machine(), "seed": SEED, "rounds": settings.rounds, "peers": versions}
+    about = {"seed": SEED, "rounds": settings.rounds, "peers": versions}
     return about | summary(samples, loaded)
 
 
@@ -143,7 +142,7 @@ def main() -> int:
     try:
         figures = measured(settings)
         if arguments.out is not None:
-            write_json(arguments.out, figures)
+            write_results(arguments.out, bars(figures["ratios"]), figures)
     except CondInstError as e:
         terminal.print(f"error: {e}", markup=False, soft_wrap=True)
         return 2 if isinstance(e, ConfigError) else 1

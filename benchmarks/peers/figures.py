@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
+from benchmarks.bars import Bar
 from benchmarks.peers.child import ENCODE, MASKS, NETWORK, STAGES
 from benchmarks.peers.sides import OURS
 from condinst_deploy.evaluation.agreement import agreement_of, instances_from_coco, matched_pairs
@@ -45,7 +46,6 @@ def summary(samples: Sequence[Sample], loaded_mib: Mapping[str, int | None]) -> 
         if ours in sides
     }
     return {
-        "bars": bars(ratios),
         "milliseconds": {side: medians_by_picture(timed[side]) for side in sides},
         "ratios": ratios,
         "memory_mib": {side: {"loaded": loaded_mib[side], "most": _most(timed[side])} for side in sides},
@@ -79,15 +79,14 @@ def paired_ratios(ours: Sequence[Sample], theirs: Sequence[Sample]) -> dict[str,
     return found
 
 
-def bars(ratios: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]) -> list[dict[str, Any]]:
+def bars(ratios: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]) -> list[Bar]:
     """Each of our sides beside every other; asked of is the exported file beside the eager reference alone."""
-    rows: list[dict[str, Any]] = []
+    rows = []
     for ours, others in ratios.items():
         for theirs, parts in others.items():
-            measured = parts[TOTAL]["median"]
-            row: dict[str, Any] = {"name": f"{TOTAL}, {ours} / {theirs}", "measured": measured, "unit": "of its time"}
-            asked = {"bar": f"at most {BAR:g}", "met": measured <= BAR} if (ours, theirs) == ("onnx", "eager") else {}
-            rows.append(row | {"bar": "", "met": None} | asked)
+            name, measured = f"{TOTAL}, {ours} / {theirs}", parts[TOTAL]["median"]
+            asked = (ours, theirs) == ("onnx", "eager")
+            rows.append(Bar.at_most(name, measured, BAR, "") if asked else Bar.without(name, measured, ""))
     return rows
 
 

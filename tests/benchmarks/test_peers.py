@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from benchmarks.bars import Bar
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers.child import ENCODE, MASKS, NETWORK, READ, STAGES, Found, Stages, entries
-from benchmarks.peers.figures import TOTAL, Sample, agreements, summary
+from benchmarks.peers.figures import TOTAL, Sample, agreements, bars, summary
 from benchmarks.peers.ours import eager, toolkit
 from benchmarks.peers.sides import ROOT, started
 from condinst_deploy.errors import CondInstError
@@ -90,7 +91,7 @@ def test_ratios_are_of_the_same_picture_in_the_same_round() -> None:
     assert figures["ratios"] == {"onnx": {"eager": dict.fromkeys((TOTAL, NETWORK, "masks and encode"), spread)}}
     assert figures["milliseconds"]["onnx"]["a"][TOTAL] == 20
     assert figures["memory_mib"] == {"onnx": {"loaded": 50, "most": 101}, "eager": {"loaded": 60, "most": 101}}
-    assert [(bar["measured"], bar["bar"], bar["met"]) for bar in figures["bars"]] == [(1.0, "at most 0.7", False)]
+    assert bars(figures["ratios"]) == [Bar("picture to RLE, onnx / eager", 1.0, "", "at most 0.7", False)]
     assert figures["agreement_with"] == "eager"
     assert figures["agreement"]["onnx"]["a"]["min_mask_iou"] == 1
 
