@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from benchmarks.bars import Bar, write_results
 from benchmarks.dense import dense_probabilities
-from benchmarks.machine import machine
 from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest, NetworkOutputs, contiguous_ids
 from condinst_deploy.kernels import paste
 from condinst_deploy.kernels.operations import fused_operations
@@ -327,13 +327,35 @@ def measured_peak() -> float:
 def measured() -> dict[str, Any]:
     peak = measured_peak()
     return {
-        "machine": machine(("numpy", "torch", "torchvision", "triton")),
         "float16_peak_tflops": round(peak, 1),
         "mask_head": {f"K = {slots}": mask_heads(slots) for slots in (100, 300)},
         "selection": {f"batch {batch}": selections(batch) for batch in (1, 8)},
         "masks": {f"{height}x{width}": masks((height, width)) for height, width in ORIGINALS},
         "network": {f"batch {batch}": network(batch, peak) for batch in (1, 8)},
     }
+
+
+def bars_of(figures: dict[str, Any]) -> list[Bar]:
+    """What was asked of each part."""
+    bars = []
+    for slots, limit in ((100, 20), (300, 60)):
+        heads = figures["mask_head"][f"K = {slots}"]
+        speedup = heads["speedup_over_grouped_convolution"]
+        bars += [
+            Bar.at_most(f"mask head, K = {slots}, float16", 1000 * heads["fused"]["graph"]["median_ms"], limit, "us"),
+            Bar.at_least(f"mask head, K = {slots}: grouped convolution / ours", speedup, 5, "x"),
+        ]
+    one, eight = (figures["selection"][f"batch {n}"]["fused"]["graph"]["median_ms"] for n in (1, 8))
+    alone, together = (figures["network"][f"batch {n}"] for n in (1, 8))
+    return [
+        *bars,
+        Bar.at_most("selection of 5,000 candidates", one, 0.3, "ms"),
+        Bar.at_most("selection, batch 8 / batch 1", eight / one, 1.5, ""),
+        Bar.at_most("network, float16, batch 1", alone["median_ms"], 3, "ms"),
+        Bar.at_least("network, batch 8, share of the measured peak", together["share_of_measured_peak"], 0.4, ""),
+        Bar.without("end to end, batch 1, masks on the GPU", alone["with_masks_on_the_gpu"]["median_ms"], "ms"),
+        Bar.without("end to end, batch 1, masks on the host", alone["with_masks_on_the_host"]["median_ms"], "ms"),
+    ]
 
 
 def main() -> int:
@@ -344,10 +366,10 @@ def main() -> int:
         print("error: PyTorch sees no NVIDIA GPU on this machine; run this on one that has it", file=sys.stderr)
         return 1
     with torch.no_grad():
-        text = json.dumps(measured(), indent=1)
+        figures = measured()
     if arguments.out is not None:
-        arguments.out.write_text(text + "\n", encoding="utf-8")
-    print(text)
+        write_results(arguments.out, bars_of(figures), figures)
+    print(json.dumps(figures, indent=1))
     return 0
 
 

@@ -4,6 +4,7 @@ import importlib
 import subprocess
 import sys
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -86,3 +87,24 @@ def test_it_takes_masks_that_differ_for_a_failure(benchmark: ModuleType) -> None
     benchmark.require_dense_masks(logits, geometry, found)
     with pytest.raises(RuntimeError, match="differ from the dense ones"):
         benchmark.require_dense_masks(logits.flip(0), geometry, found)
+
+
+def test_times_become_the_bars_that_were_asked_for(benchmark: ModuleType) -> None:
+    def times(ms: float) -> dict[str, Any]:
+        return {"graph": {"median_ms": ms}}
+
+    ends = {name: {"median_ms": 4.0} for name in ("with_masks_on_the_gpu", "with_masks_on_the_host")}
+    network = {"median_ms": 2.5, "share_of_measured_peak": 0.45} | ends
+    bars = benchmark.bars_of(
+        {
+            "mask_head": {
+                "K = 100": {"fused": times(0.0199), "speedup_over_grouped_convolution": 4.9},
+                "K = 300": {"fused": times(0.061), "speedup_over_grouped_convolution": 5.0},
+            },
+            "selection": {"batch 1": {"fused": times(0.2)}, "batch 8": {"fused": times(0.31)}},
+            "network": {"batch 1": network, "batch 8": network},
+        }
+    )
+    assert [bar.met for bar in bars] == [True, False, False, True, True, False, True, True, None, None]
+    assert bars[0].measured == pytest.approx(19.9)
+    assert bars[5].measured == pytest.approx(1.55)
