@@ -181,8 +181,8 @@ class Resampling:
 
     @cached_property
     def logit(self) -> npt.NDArray[np.int64]:
-        """`(original,)` the first of the two logits that `first` and `last` come from."""
-        return np.maximum((self.first - 1) // 2, 0)
+        """`(original,)` the first of the two logits that `first` and `last` come from; -1 where only the first does."""
+        return (self.first - 1) // 2
 
     @cached_property
     def share(self) -> Float32:
@@ -259,9 +259,9 @@ def _doubled(x: Float32) -> Float32:
 
 def _pixels(any_positive: Bool, axis: Resampling) -> npt.NDArray[np.int64]:
     """The pixels beside a logit column with a positive value; others are empty."""
-    reached = any_positive.copy()
-    reached[:-1] |= any_positive[1:]
-    return np.flatnonzero(reached.take(axis.logit))
+    reached = np.append(False, any_positive)  # of logit k at k + 1
+    reached[:-1] |= any_positive
+    return np.flatnonzero(reached.take(axis.logit + 1))
 
 
 def _strips(pixels: npt.NDArray[np.int64], height: int) -> Iterator[npt.NDArray[np.int64]]:

@@ -104,7 +104,24 @@ def adversarial(height: int, width: int) -> dict[str, torch.Tensor]:
         "right border": at(*((y, width - 1) for y in range(height))),
         "checkerboard": checkerboard,
         "positive only in the padding": at((height - 1, width - 1)),
+        "all but the first column": at(*((y, x) for y in range(height) for x in range(1, width))),
+        "all but the first row": at(*((y, x) for y in range(1, height) for x in range(width))),
+        "second and last column": at(*((y, x) for y in range(height) for x in (1, width - 1))),
+        "second and last row": at(*((y, x) for y in (1, height - 1) for x in range(width))),
     }
+
+
+@pytest.mark.parametrize("original", [(96, 160), (61, 97), (240, 400)])
+def test_rectangles_that_begin_and_end_near_the_borders_equal_the_dense_computation(original: tuple[int, int]) -> None:
+    geometry = ImageGeometry.of(original, SMALL)
+    height, width = (side // 8 for side in geometry.padded)
+    starts, stops = range(3), range(-2, 1)
+    spans = [(starts_at, stops_at) for starts_at in starts for stops_at in stops]
+    logits = torch.full((len(spans) ** 2, height, width), -6.0)
+    for i, (top, bottom) in enumerate(spans):
+        for j, (left, right) in enumerate(spans):
+            logits[i * len(spans) + j, top : height + bottom, left : width + right] = 6.0
+    assert check_equal(logits, geometry) > 0
 
 
 @pytest.mark.parametrize("name", adversarial(4, 4))
