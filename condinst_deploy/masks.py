@@ -6,9 +6,9 @@ from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
-from contourpy import LineType, contour_generator
 
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.outlines import outlines
 from condinst_deploy.rle import counts_from_runs, run_lengths_from_counts
 
 BoolArray = npt.NDArray[np.bool_]
@@ -153,9 +153,10 @@ class Masks:
         Returns:
             For each mask a list of `(m, 2)` float32 `(x, y)` polygons through the middles between pixel
             centres, corners cut: exactly the mask's pixels have their centres inside. Parts and holes are
-            polygons of their own (even-odd rule). A mask of no pixels has none.
+            polygons of their own (even-odd rule). A mask of no pixels has none. Time and memory grow with the
+            outlines' length.
         """
-        return [_outlines(self.crop(i), window) for i, window in enumerate(self.windows)]
+        return [outlines(runs, self.size[0]) for runs in self.runs]
 
 
 def trimmed_crop(mask: BoolArray) -> tuple[tuple[int, int], BoolArray]:
@@ -225,12 +226,3 @@ def _crop_of_runs(runs: Runs, window: Window, height: int) -> BoolArray:
     lengths = np.diff(ends, prepend=0, append=window.height * window.width)
     columns = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
     return columns.reshape(window.width, window.height).T
-
-
-def _outlines(crop: BoolArray, window: Window) -> list[npt.NDArray[np.float32]]:
-    if crop.size == 0:
-        return []
-    padded = np.pad(crop, 1).astype(np.float64)
-    lines = contour_generator(z=padded, line_type=LineType.Separate).lines(0.5)
-    # padded index i is pixel i - 1, whose centre is at i - 0.5
-    return [(np.asarray(line) + (window.x - 0.5, window.y - 0.5)).astype(np.float32) for line in lines]
