@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from condinst_deploy.cli.command import FAILED, INTERRUPTED, command_app, progress_bar, terminal
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.interruption import whole_steps
 from condinst_deploy.model_files import check_there
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def predict(
         Pixels,
         typer.Option(
             help="exact: decoded and resized as by the references. fast: resized values may differ by 1."
-            " cuda: decoded and resized on the GPU."
+            " cuda: decoded and resized on the GPU, then copied to the host and back."
         ),
     ] = Pixels.EXACT,
     overlays: Annotated[bool, typer.Option(help="Draw the detections that score above 0.3.")] = True,
@@ -175,7 +176,8 @@ class _Recorder:
         assert prediction.image is not None
         height, width = prediction.image.shape[:2]
         entry = {"id": picture.image_id, "file_name": str(picture.path), "height": height, "width": width}
-        self._pending.append((entry, self._pool.submit(_recorded, picture, prediction)))
+        with whole_steps():  # what is drawn is written, too
+            self._pending.append((entry, self._pool.submit(_recorded, picture, prediction)))
         if len(self._pending) > 2 * self._threads:
             self._write_next()
 
@@ -185,10 +187,12 @@ class _Recorder:
             self._write_next()
 
     def _write_next(self) -> None:
-        results = self._pending[0][1].result()  # an interruption while it waits leaves the picture to `finish`
-        entry, _ = self._pending.popleft()
-        self._writer.add_entries(results)
-        self._outcome.pictures.append(entry)
+        entry, recorded = self._pending[0]
+        results = recorded.result()  # an interruption while it waits leaves the picture to `finish`
+        with whole_steps():  # neither a picture without its detections nor the other way round
+            self._writer.add_entries(results)
+            self._outcome.pictures.append(entry)
+            self._pending.popleft()
 
     def __enter__(self) -> Self:
         return self

@@ -1,10 +1,7 @@
 """The training loop: steps, evaluation, checkpoints, and pictures at the end."""
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +11,7 @@ from condinst_deploy.data.coco import CocoDataset
 from condinst_deploy.drawing import contact_sheet
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.evaluation.coco import average_precision, detect_all, ground_truth
+from condinst_deploy.interruption import whole_steps
 from condinst_deploy.model.checkpoints import LoadedModel, save_model
 from condinst_deploy.model.losses import Losses
 from condinst_deploy.runtime.predictor import Predictor
@@ -92,7 +90,7 @@ def train(run: TrainingRun, sets: Sets, folder: Path, reports: Reports) -> Recor
         started = time.perf_counter()
         try:
             for batch in batches(sets.train, recipe, run.iteration):
-                with whole_steps():
+                with whole_steps():  # half a step would not be a checkpoint to go on from
                     losses = run.step(batch)
                 if run.iteration % recipe.log_every == 0:
                     history.add(_record(run, losses, time.perf_counter() - started))
@@ -114,22 +112,6 @@ def train(run: TrainingRun, sets: Sets, folder: Path, reports: Reports) -> Recor
     save_model(folder / MODEL, run.model, run.manifest)
     draw_predictions(run, sets, folder / SHEET)
     return last
-
-
-@contextmanager
-def whole_steps() -> Iterator[None]:
-    """Let a step end before Ctrl-C takes effect: half a step would not be a checkpoint to go on from."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    asked: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if asked:
-        raise KeyboardInterrupt
 
 
 def evaluate(run: TrainingRun, sets: Sets, reports: Reports) -> Record:

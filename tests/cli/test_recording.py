@@ -1,8 +1,10 @@
 """What condinst-predict writes while it detects, with predictions that are made up."""
 
 import json
+import os
+import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from condinst_deploy.contract import InstanceDetections
 from condinst_deploy.errors import BackendError, ImageError, OutputError
 from condinst_deploy.masks import Masks
 from condinst_deploy.runtime.pipeline import Prediction
-from condinst_deploy.runtime.results import coco_results
+from condinst_deploy.runtime.results import ResultsWriter, coco_results
 
 SIDE, COUNT = 16, 12
 
@@ -92,6 +94,32 @@ def test_an_interruption_keeps_every_picture_that_was_finished(paths: list[Path]
     assert ids(tmp_path) == [i + 1 for i in range(7) for _ in range(i)]
     assert len(list((tmp_path / "overlays").iterdir())) == 7
     assert predictor.closed
+
+
+def test_ctrl_c_between_detections_and_the_pictures_entry_loses_neither(
+    paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
+    add_entries, calls = ResultsWriter.add_entries, 0
+
+    def interrupted(writer: ResultsWriter, entries: Iterable[dict[str, Any]]) -> None:
+        nonlocal calls
+        calls += 1
+        add_entries(writer, entries)
+        if calls == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(ResultsWriter, "add_entries", interrupted)
+    try:
+        outcome = recorded(MadeUp(), paths, tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert outcome.interrupted
+    pictures = [entry["id"] for entry in outcome.pictures]
+    assert 3 <= len(pictures) < COUNT
+    assert pictures == list(range(1, len(pictures) + 1))
+    assert ids(tmp_path) == [i for i in pictures for _ in range(i - 1)]
+    assert len(list((tmp_path / "overlays").iterdir())) == len(pictures)
 
 
 def in_the_way(folder: Path) -> None:

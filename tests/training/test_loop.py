@@ -1,8 +1,6 @@
 """The training loop: it learns, it repeats bit for bit, and an interruption costs nothing."""
 
 import json
-import os
-import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +17,7 @@ from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.model.losses import Losses
 from condinst_deploy.training.batches import batches
 from condinst_deploy.training.history import Record
-from condinst_deploy.training.loop import Reports, Sets, manifest_for, open_sets, train, whole_steps, with_classes
+from condinst_deploy.training.loop import Reports, Sets, manifest_for, open_sets, train, with_classes
 from condinst_deploy.training.recipe import DataSettings, OptimizerSettings, Recipe, ScheduleSettings, StartSettings
 from condinst_deploy.training.run import TrainingRun, fine_tuning_run, new_run, resumed_run
 from tests.models import TINY
@@ -109,22 +107,6 @@ def test_a_finished_run_leaves_everything_to_look_at(recipe: Recipe, sets: Sets,
     loaded = load_model(tmp_path / "model.pth")
     assert loaded.manifest.class_names == sets.train.class_names
     assert load_model(tmp_path / "last.pth").manifest.class_names == loaded.manifest.class_names
-
-
-def test_ctrl_c_in_the_middle_of_a_step_takes_effect_after_it() -> None:
-    done: list[str] = []
-    before = signal.getsignal(signal.SIGINT)  # a shell that runs things in the background has it ignored
-    with pytest.raises(KeyboardInterrupt):
-        one_step_with_ctrl_c(done)
-    assert done == ["first half", "second half"]
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def one_step_with_ctrl_c(done: list[str]) -> None:
-    with whole_steps():
-        done.append("first half")
-        os.kill(os.getpid(), signal.SIGINT)
-        done.append("second half")
 
 
 def test_a_tiny_model_overfits_one_batch(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
