@@ -1,6 +1,5 @@
 """Backend `onnxruntime`: an exported file, on a CPU or through the CUDA provider."""
 
-import os
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,6 +9,7 @@ from condinst_deploy.contract import INPUTS, MANIFEST_KEY, OUTPUTS, ModelManifes
 from condinst_deploy.errors import ArtifactError, BackendError, ConfigError
 from condinst_deploy.model_files import ONNX, check_there
 from condinst_deploy.runtime.backend import Backend
+from condinst_deploy.runtime.cores import usable_cores
 from condinst_deploy.runtime.torch_backend import torch_device
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -19,7 +19,7 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 class CpuThreads:
     """Threads that compute one batch on a CPU."""
 
-    count: int | None = None  # None: as many as the cores that this process may use
+    count: int | None = None  # None: `usable_cores`, one for each physical core that this process may use
     spin: bool = True  # wait busily for the next operator: faster alone, slower where others want the same cores
 
     def __post_init__(self) -> None:
@@ -103,8 +103,8 @@ def _options(threads: CpuThreads) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; a provider's fall-back is checked below
-    # its own default counts the machine's cores, those too that a container or taskset leaves out
-    options.intra_op_num_threads = threads.count or len(os.sched_getaffinity(0))
+    # its own default counts the machine's physical cores, those too that taskset or a container's quota leaves out
+    options.intra_op_num_threads = threads.count or usable_cores()
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(threads.spin)))
     return options
 

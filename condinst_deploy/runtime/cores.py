@@ -1,0 +1,49 @@
+"""How many cores this process can keep busy with arithmetic."""
+
+import os
+from pathlib import Path
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """Physical cores among the CPUs that this process may use, but no more than its control group's quota allows.
+
+    Two threads of a core share its vector units: a second one that multiplies matrices only gets in the way. Beyond
+    a quota (`cpu.max` of a control group of version 2, as containers have it) the kernel stops all threads until the
+    next period.
+
+    Args:
+        root: where `proc` and `sys` are; what cannot be read there limits nothing.
+    """
+    allowed = os.sched_getaffinity(0)
+    cores = len({_siblings(root, cpu) for cpu in allowed})
+    quotas = [quota for folder in _groups(root) if (quota := _quota(folder / "cpu.max")) is not None]
+    return max(1, int(min([cores, *quotas])))
+
+
+def _siblings(root: Path, cpu: int) -> str:
+    """The CPUs that are threads of one core with `cpu`; the same text for each of them."""
+    own = str(cpu)
+    return _text(root / "sys/devices/system/cpu" / f"cpu{cpu}" / "topology/thread_siblings_list") or own
+
+
+def _groups(root: Path) -> list[Path]:
+    """The folders of this process' control group and of those around it, each of which can have a quota."""
+    unified = (line[3:] for line in _text(root / "proc/self/cgroup").splitlines() if line.startswith("0::"))
+    mount = root / "sys/fs/cgroup"
+    inside = mount / next(unified, "/").lstrip("/")
+    return [folder for folder in (inside, *inside.parents) if folder.is_relative_to(mount)]
+
+
+def _quota(path: Path) -> float | None:
+    """Cores' worth of time; None: no limit."""
+    match _text(path).split():
+        case [quota, period] if quota.isdecimal() and period.isdecimal() and int(period) > 0:
+            return int(quota) / int(period)
+    return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""
