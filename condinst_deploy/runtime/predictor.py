@@ -136,8 +136,9 @@ class Predictor(Closing):
 
         Decoding, network and postprocessing work at the same time, in threads that begin with the first result and
         are gone when the generator ends: used up, closed (`contextlib.closing`), or left by an exception. At most
-        `ahead` pictures are held. The iterable is only used in the caller's thread; a picture that it gives late
-        does not hold up more than the one result before it.
+        `ahead` pictures are held. The iterable is only used in the caller's thread. A result waits until its batch
+        is full, or its `window` or the iterable ends: with `batch_size` 1, for one picture more of a slow source; with
+        more, for up to a window of them and one, as pictures of other padded shapes come between.
 
         A picture that cannot be read yields a `Prediction` with its error, and the others go on. What is wrong with
         the model or the iterable is raised, after the results before it.
