@@ -134,7 +134,8 @@ def _rgb_from_path(path: Path) -> RGBArray:
     with _reading(path) as stream, _opened(stream) as image:
         data = _plain_jpeg(image, stream)
         if data is not None:
-            # the same libjpeg-turbo as Pillow's and so the same pixels, without Pillow's copies of them
+            # libjpeg-turbo like Pillow's, a copy and maybe a version of its own; that the pixels are the same is
+            # tested (tests/runtime/test_jpeg.py: test_pixels_are_pillows), and Pillow's copies of them are spared
             with suppress(ValueError):  # a warning of the decoder's: Pillow decides what is damaged
                 pixels: RGBArray = simplejpeg.decode_jpeg(data, colorspace="RGB")
                 return pixels
