@@ -26,6 +26,13 @@ class RLE(TypedDict):
     counts: bytes
 
 
+class TextRLE(TypedDict):
+    """The same as JSON files hold it."""
+
+    size: list[int]
+    counts: str  # ASCII
+
+
 class Window(NamedTuple):
     """The smallest rectangle that holds a mask's pixels; all 0 where it has none."""
 
@@ -86,11 +93,11 @@ class Masks:
         return cls(size, tuple(_runs_of_crop(mask != 0, 0, 0, size) for mask in dense))
 
     @classmethod
-    def from_rle(cls, rles: Sequence[RLE], size: tuple[int, int]) -> "Masks":
-        """Decode COCO RLEs of a picture of `size`.
+    def from_rle(cls, rles: Sequence[RLE | TextRLE], size: tuple[int, int]) -> "Masks":
+        """Decode COCO RLEs of a picture of `size`; their `counts` may be bytes, or text as in JSON files.
 
         Raises:
-            ConfigError: one is damaged, or of another size.
+            ConfigError: one is damaged, of another size, or not compressed.
         """
         return cls(size, tuple(_runs_of_rle(rle, size) for rle in rles))
 
@@ -199,12 +206,24 @@ def _runs_of_crop(crop: BoolArray, top: int, left: int, size: tuple[int, int]) -
     return runs_from_changes(np.sort((left + column) * size[0] + top + row))
 
 
-def _runs_of_rle(rle: RLE, size: tuple[int, int]) -> Runs:
-    lengths = run_lengths_from_counts(rle["counts"])
+def _runs_of_rle(rle: RLE | TextRLE, size: tuple[int, int]) -> Runs:
+    lengths = run_lengths_from_counts(_counts(rle))
     if tuple(rle["size"]) != size or lengths is None or lengths.min() < 0 or lengths.sum() != size[0] * size[1]:
         raise ConfigError(f"an RLE of size {rle['size']} does not describe {size[0]} * {size[1]} pixels")
     ends = np.cumsum(lengths)
     return runs_from_changes(ends[: len(ends) // 2 * 2])  # zeros at the end are no run
+
+
+def _counts(rle: RLE | TextRLE) -> bytes:
+    counts = rle["counts"]
+    if isinstance(counts, str) and counts.isascii():
+        return counts.encode()
+    if not isinstance(counts, bytes):
+        raise ConfigError(
+            f"an RLE's counts are {str(counts)[:40]!r} ({type(counts).__name__}); expected bytes or ASCII text, as"
+            " pycocotools' frPyObjects makes them of a list of numbers"
+        )
+    return counts
 
 
 def _window(runs: Runs, height: int) -> Window:

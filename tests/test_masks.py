@@ -1,5 +1,6 @@
 """Compact masks against pycocotools, dense arrays and a point-in-polygon rule of our own."""
 
+import json
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -378,6 +379,20 @@ def test_runs_that_are_none_are_refused(runs: npt.NDArray[np.int64], message: st
 def test_an_rle_that_is_none_of_this_picture_is_refused(rle: Any) -> None:
     with pytest.raises(ConfigError, match=r"does not describe 7 \* 5 pixels"):
         Masks.from_rle([rle], (7, 5))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_text_counts_as_in_json_are_read_like_bytes(name: str) -> None:
+    masks = Masks.from_dense(DENSE[name][None])
+    rle = coco_rle(DENSE[name])
+    text = json.loads(json.dumps([rle | {"counts": rle["counts"].decode()}]))
+    np.testing.assert_array_equal(Masks.from_rle(text, masks.size).runs[0], masks.runs[0])
+
+
+@pytest.mark.parametrize("counts", [[0, 35], "\u00e9", None, 35, np.array([0, 35])], ids=repr)
+def test_counts_that_are_no_compressed_text_are_refused(counts: Any) -> None:
+    with pytest.raises(ConfigError, match="expected bytes or ASCII text"):
+        Masks.from_rle([{"size": [7, 5], "counts": counts}], (7, 5))
 
 
 def test_an_rle_with_runs_of_no_pixels_is_read() -> None:
