@@ -163,11 +163,12 @@ def check(pipes: Mapping[Side, Connection], folder: Path) -> dict[str, Any]:
         if inputs.images.shape[2:] != NETWORK:
             raise RuntimeError(f"the network sees {inputs.images.shape[2:]}; expected {NETWORK}")
         found = {side: backend.postprocess(asked(pipe, "outputs"), geometries)[0] for side, pipe in pipes.items()}
+    eager = found.pop("eager")
     for side, detections in found.items():
-        result = agreement(found["eager"], detections)
+        result = agreement(eager, detections)
         if len(detections) != INSTANCES or not result.within(ONNX_TOLERANCE):
             raise RuntimeError(f"{side} finds {len(detections)} instances, {result}; expected the eager {INSTANCES}")
-    areas = found["eager"].masks.areas / (WIDTH * HEIGHT)
+    areas = eager.masks.areas / (WIDTH * HEIGHT)
     return {"instances": INSTANCES, "median_mask_area": round(float(np.median(areas)), 4)}
 
 
