@@ -10,7 +10,10 @@ from condinst_deploy.runtime.images import RGBArray, rgb_from
 from condinst_deploy.runtime.preprocess import network_inputs
 
 Pixels = Literal["exact", "fast", "cuda"]
-"""Where a picture is decoded and resized: on the CPU as the references do it, on the CPU by PyTorch, on a GPU."""
+"""Where a picture is decoded and resized: on the CPU as the references do it, on the CPU by PyTorch, on a GPU.
+
+From a GPU the resized picture comes back to the host, where batches are formed, and goes up again with its batch.
+"""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ class TensorPreparation:
     """Resizes with torchvision, antialiased as Pillow does it; a resized value can differ by 1.
 
     On a GPU nvJPEG decodes plain JPEGs, whose values can then differ by more; other files are decoded on the CPU.
+    The resized picture is copied to the host all the same, where batches are formed, and goes up again with its batch.
     """
 
     def __init__(self, geometry_of: GeometryOf, device: str | torch.device) -> None:
