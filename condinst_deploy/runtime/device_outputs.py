@@ -37,14 +37,17 @@ class DeviceOutputs(NamedTuple):
                 tensor.record_stream(stream)
         return self.tensors
 
-    def on_host(self) -> NetworkOutputs:
+    def on_host(self, pictures: int | None = None) -> NetworkOutputs:
         """Finished host arrays; of the mask logits only as many slots cross as the fullest picture uses.
 
+        Args:
+            pictures: how many of the batch there are, the rest being blank; None: all.
+
         Raises:
-            BackendError: a logit is NaN or infinite, in whichever slot.
+            BackendError: a logit of theirs is NaN or infinite, in whichever slot.
         """
         tensors = self.taken()
-        count, finite = on_host(tensors.num_detections, torch.isfinite(tensors.mask_logits).all())
+        count, finite = on_host(tensors.num_detections, torch.isfinite(tensors.mask_logits[:pictures]).all())
         require_finite(bool(finite))
         used = tensors.mask_logits[:, : int(count.max(initial=0))]
         return NetworkOutputs(count, *on_host(tensors.boxes, tensors.scores, tensors.labels, used))

@@ -48,11 +48,11 @@ def detections_from_device(
         BackendError: the network's outputs are not finite.
     """
     if not all(_fits(geometry) for geometry in geometries):
-        return detections_from_outputs(outputs.on_host(), geometries, manifest, result_filter)
+        return detections_from_outputs(outputs.on_host(len(geometries)), geometries, manifest, result_filter)
     with torch.cuda.device_of(outputs.tensors.mask_logits):
         tensors = outputs.taken()
         *small, extents = on_host(*tensors[:-1], mask_extents(tensors.mask_logits))
-        require_finite(not extents[..., -1].any())
+        require_finite(not extents[: len(geometries), :, -1].any())
 
         def masks_of(kept: list[IntArray]) -> list[Masks]:
             rows = [crop_rows(extents[i], i, slots, geometries[i], tensors.mask_logits) for i, slots in enumerate(kept)]

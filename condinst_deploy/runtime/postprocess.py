@@ -79,7 +79,7 @@ def detections_from_outputs(
     Raises:
         BackendError: the network's outputs are not finite.
     """
-    require_finite(bool(np.isfinite(outputs.mask_logits).all()))
+    require_finite(bool(np.isfinite(outputs.mask_logits[: len(geometries)]).all()))
 
     def masks_of(kept: list[npt.NDArray[np.int64]]) -> list[Masks]:
         pictures = zip(outputs.mask_logits, kept, geometries, strict=False)

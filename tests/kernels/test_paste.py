@@ -141,6 +141,8 @@ def results(slim_checkpoint: Path) -> dict[str, Any]:
     tensors = tuple(torch.from_numpy(array) for array in outputs)
     calls: dict[str, tuple[str, tuple[Any, ...]]] = {str(case): ("results", case.call()) for case in CASES}
     calls |= {str(value): ("results", broken(value, dtype)) for value, dtype in BROKEN}
+    tensors_of_two, sizes_of_two = broken(*BROKEN[0])
+    calls["blank picture"] = ("results", (tensors_of_two, sizes_of_two[:1]))
     calls["adelaidet"] = ("results", (tensors, [sizes], "adelaidet", 2))
     calls["no picture"] = ("results", (tuple(t[:0] for t in tensors), []))
     calls["nothing found"] = ("results", ((tensors[0] * 0, *tensors[1:]), [sizes]))
@@ -176,6 +178,11 @@ def test_a_logit_that_is_not_finite_is_an_error_in_whichever_slot(
     results: dict[str, Any], value: float, dtype: torch.dtype
 ) -> None:
     assert "the network gives NaN or infinity" in results[str(value)]
+
+
+def test_what_is_not_finite_in_a_blank_picture_of_the_batch_does_not_matter(results: dict[str, Any]) -> None:
+    (parts,) = results["blank picture"]
+    assert parts["crops"] == []
 
 
 def test_boxes_scores_and_limits_are_those_of_the_host(results: dict[str, Any]) -> None:

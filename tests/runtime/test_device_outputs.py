@@ -38,6 +38,14 @@ def test_a_logit_that_is_not_finite_is_an_error_in_an_empty_slot_too() -> None:
         DeviceOutputs.of(given).on_host()
 
 
+def test_what_is_not_finite_in_a_blank_picture_does_not_matter() -> None:
+    given = instances([1, 0])
+    given.mask_logits[1, 3, 1, 2] = float("nan")
+    assert DeviceOutputs.of(given).on_host(1).num_detections.tolist() == [1, 0]
+    with pytest.raises(BackendError, match="NaN or infinity"):
+        DeviceOutputs.of(given).on_host(2)
+
+
 def test_on_a_cpu_a_backend_gives_host_arrays_and_has_nothing_to_wait_for(slim_checkpoint: Path) -> None:
     with TorchBackend.load(slim_checkpoint, "cpu") as backend:
         inputs, _ = backend.preprocess([noise_picture(1, 64, 64)])

@@ -266,6 +266,18 @@ def test_outputs_that_are_not_finite_are_an_error_and_not_an_empty_result(geomet
         detections_from_outputs(broken, [geometry], manifest_of(), ResultFilter())
 
 
+def test_what_is_not_finite_in_a_blank_picture_of_the_batch_does_not_matter(geometry: ImageGeometry) -> None:
+    one = outputs(3)
+    two = NetworkOutputs(*(np.concatenate([array, array]) for array in one))
+    two.mask_logits[1] = np.nan
+    (expected,) = detections_from_outputs(one, [geometry], manifest_of(), ResultFilter())
+    (found,) = detections_from_outputs(two, [geometry], manifest_of(), ResultFilter())
+    assert len(found) == 3
+    assert found.masks.rle() == expected.masks.rle()
+    with pytest.raises(BackendError, match="NaN or infinity"):
+        detections_from_outputs(two, [geometry, geometry], manifest_of(), ResultFilter())
+
+
 def outputs_with(boxes: list[list[float]]) -> NetworkOutputs:
     """Detections with these boxes, best first, and masks of their own, for a picture of 64x96."""
     n = len(boxes)
