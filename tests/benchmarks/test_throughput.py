@@ -1,5 +1,11 @@
 """What is made of the times of the input's and the stream's benchmarks."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
 from benchmarks import input as input_benchmark
 from benchmarks import stream
 from benchmarks.bars import Bar
@@ -17,6 +23,50 @@ def test_a_folders_throughput_is_asked_to_be_nearly_the_networks() -> None:
     bars = stream.bars_of({"batch 1": rows}, [1])
     assert bars[0] == Bar("folder / network alone, batch 1", 0.95, "", "at least 0.9", True)
     assert [(bar.measured, bar.met) for bar in bars[1:]] == [(0.89, None), (0.8, None)]
+
+
+def test_a_larger_batch_goes_without_the_way_one_after_the_other() -> None:
+    share = {"share_of_the_networks_throughput": 1.0}
+    rows = {name: share for name in (stream.NETWORK, stream.FOLDER, stream.COMMAND)}
+    names = [bar.name for bar in stream.bars_of({"batch 2": rows}, [2])]
+    assert names == ["folder / network alone, batch 2", "condinst-predict / network alone, batch 2"]
+
+
+def test_ways_that_find_different_numbers_are_an_error() -> None:
+    stream.check_found({stream.NETWORK: 4, stream.FOLDER: 400, stream.COMMAND: 400})
+    with pytest.raises(RuntimeError, match="'folder': 400, 'condinst-predict': 399"):
+        stream.check_found({stream.NETWORK: 4, stream.FOLDER: 400, stream.COMMAND: 399})
+
+
+class Counting:
+    """Ways that say what they were run on."""
+
+    batch_size = 2
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[str, int]] = []
+
+    def ways(self, predictor: "Counting", paths: list[Path], folder: Path) -> dict[str, Callable[[], int]]:
+        def way(name: str) -> Callable[[], int]:
+            def run() -> int:
+                self.runs.append((name, len(paths)))
+                return len(paths)
+
+            return run
+
+        return {name: way(name) for name in (stream.NETWORK, stream.FOLDER, stream.SERIAL, stream.COMMAND)}
+
+
+def test_every_way_runs_a_batch_before_it_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    counting = Counting()
+    monkeypatch.setattr(stream, "ways", counting.ways)
+    predictor: Any = counting
+    paths = [Path(str(i)) for i in range(4)]
+    rows = stream.measured(predictor, paths, Path(), 3, (stream.SERIAL,))
+    timed = [stream.NETWORK, stream.FOLDER, stream.COMMAND]
+    assert counting.runs[:3] == [(name, 2) for name in timed]
+    assert counting.runs[3:] == [(name, 4) for name in timed + timed[::-1] + timed]
+    assert [len(row["seconds"]) for row in rows.values()] == [3, 3, 3]
 
 
 def test_ours_is_asked_to_be_as_fast_as_the_fastest_with_the_same_pixels() -> None:
