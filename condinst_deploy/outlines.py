@@ -85,19 +85,20 @@ def _following(borders: _Borders) -> Int64:
     """`(m,)` the border that goes on where each ends."""
     origin, step = borders
     target = origin + step
-    following = np.searchsorted(origin, target)
+    following: Int64 = np.searchsorted(origin, target)
     # where two pixels touch at a corner, two borders leave it in opposite directions, the rising one first
     two = origin.take(following + 1, mode="clip") == target
     two &= following + 1 < len(origin)
     # left of rising x is rising y, but left of rising y is falling x
     falls = (step < 0) ^ (np.abs(step) == 1)
-    return following + (two & falls)
+    following += two & falls
+    return following
 
 
 def _cycles(following: Int64) -> Iterator[Int64]:
     """The borders of each outline in order, the first one once more at the end."""
     # Python reads single elements of these faster than NumPy does, and they take no more memory
-    after, new = memoryview(following), bytearray(b"\1") * len(following)
+    after, new = following.data, bytearray(b"\1") * len(following)
     start = new.find(1)
     while start >= 0:
         cycle, at = array("q", [start]), after[start]
