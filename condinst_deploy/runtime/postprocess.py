@@ -234,7 +234,9 @@ def _runs(logits: npt.NDArray[Any], rows: Resampling, columns: Resampling) -> Ru
 def _window(any_positive: Bool) -> npt.NDArray[np.int64]:
     """From the logit before the first positive one to the one behind the last; beyond the map's ends by one, too."""
     where = np.flatnonzero(any_positive)
-    return np.arange(where[0] - 1, where[-1] + 2)
+    # logit 0 is probabilities 0 and 1; with the one before it the window holds both
+    start = where[0] - 1 if where[0] > 1 else -1
+    return np.arange(start, where[-1] + 2)
 
 
 def _probabilities(logits: npt.NDArray[Any], y: npt.NDArray[np.int64], x: npt.NDArray[np.int64]) -> Float32:

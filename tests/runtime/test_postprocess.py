@@ -86,6 +86,7 @@ def adversarial(height: int, width: int) -> dict[str, torch.Tensor]:
         return logits
 
     checkerboard = torch.where((torch.arange(height)[:, None] + torch.arange(width)) % 2 == 0, 5.0, -5.0)
+    rising = torch.linspace(0.1, 1.5, height * width).reshape(height, width)
     return {
         "empty": empty,
         "all zero": torch.zeros(height, width),
@@ -103,7 +104,12 @@ def adversarial(height: int, width: int) -> dict[str, torch.Tensor]:
         "top border": at(*((0, x) for x in range(width))),
         "right border": at(*((y, width - 1) for y in range(height))),
         "checkerboard": checkerboard,
+        "all but the first column": torch.where(torch.arange(width) == 0, -6.0, 6.0).expand(height, width),
+        "all but the first row": torch.where(torch.arange(height)[:, None] == 0, -6.0, 6.0).expand(height, width),
         "positive only in the padding": at((height - 1, width - 1)),
+        # a sum or a difference of the two loses the small one
+        "small beside huge": torch.where(torch.arange(width) % 2 == 0, -60000.0, rising),
+        "small below huge": torch.where(torch.arange(height)[:, None] % 2 == 0, -60000.0, rising),
     }
 
 
