@@ -1,5 +1,7 @@
 """The optimizers: which parameters each has, and what Muon does to a convolution."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -49,6 +51,17 @@ def test_muon_and_adamw_share_out_all_parameters(layout: torch.memory_format) ->
     assert not (outer | {"head.controller.weight"}) & set(shared[0])
     assert "backbone.layer1.0.conv1.weight" in shared[0]
     assert [group.get("factor", 1.0) for group in groups] == [2.0, 1.0, 1.0]
+
+
+def test_the_semantic_classifier_is_a_predictor_too() -> None:
+    model = CondInst(replace(TINY, semantic_head=True))
+    semantic = model.mask_branch.semantic
+    assert semantic is not None
+    muons, *adamws = optimizer_of(model, OptimizerSettings("muon")).param_groups
+    memory = [{parameter.data_ptr() for parameter in group["params"]} for group in (muons, *adamws)]
+    assert semantic[2].weight.data_ptr() not in memory[0]
+    assert semantic[2].weight.data_ptr() in set().union(*memory[1:])
+    assert semantic[0].conv.weight.data_ptr() in memory[0]
 
 
 @FORMATS
