@@ -43,7 +43,7 @@ IOU, SLOTS = 0.6, 100
 ORIGINALS = ((800, 1333), (480, 640), (3000, 4000))
 UNDECIDED = 5e-5
 """Probabilities this close to 0.5 may fall on either side."""
-FUSED_ERROR, RIVAL_ERROR = 2e-3, 2e-2
+FUSED_ERROR, RIVAL_ERROR = 2e-3, 1e-2
 """Of a mask head in float16, over the largest logit; the rivals keep all that is between layers in float16."""
 DEVICE = "cuda"
 PACKAGES = ("numpy", "torch", "torchvision", "triton")
