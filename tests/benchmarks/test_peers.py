@@ -124,7 +124,7 @@ def test_a_pause_comes_before_every_turn(monkeypatch: pytest.MonkeyPatch) -> Non
             log.append(f"{self.name} {picture}")
             return {}
 
-    monkeypatch.setattr(peers.time, "sleep", lambda seconds: log.append(f"{seconds:g}"))
+    monkeypatch.setattr("time.sleep", lambda seconds: log.append(f"{seconds:g}"))
     sides: Any = {name: Side(name) for name in ("onnx", "eager")}
     list(peers.taking_turns(sides, {"a": Path("a.png")}, 1))
     turns = ["onnx a.png", "eager a.png", "eager a.png", "onnx a.png"]
