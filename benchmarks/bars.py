@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import machine
+from benchmarks.machine import PACKAGES, machine
 from condinst_deploy.runtime.results import write_json
 
 
@@ -47,9 +47,14 @@ def rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
+def results_of(bars: Sequence[Bar], figures: dict[str, Any], packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
+    """What a results file holds: machine with the versions of `packages`, bars, and what else a benchmark says."""
+    return {"machine": machine(packages), "bars": [asdict(bar) for bar in bars]} | figures
+
+
 def write_results(path: Path, bars: Sequence[Bar], figures: dict[str, Any]) -> None:
-    """A results file: machine, bars, and whatever else a benchmark has to say."""
-    write_json(path, {"machine": machine(), "bars": [asdict(bar) for bar in bars]} | figures)
+    """A results file."""
+    write_json(path, results_of(bars, figures))
 
 
 def read_bars(path: Path) -> list[Bar]:

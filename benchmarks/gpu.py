@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from benchmarks.bars import Bar, write_results
+from benchmarks.bars import Bar, results_of
 from benchmarks.dense import dense_probabilities
 from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest, NetworkOutputs, contiguous_ids
 from condinst_deploy.kernels import paste
@@ -32,6 +32,7 @@ from condinst_deploy.model.select import select_instances
 from condinst_deploy.runtime.device_outputs import DeviceOutputs, on_host
 from condinst_deploy.runtime.device_postprocess import crop_rows, detections_from_device
 from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
+from condinst_deploy.runtime.results import write_json
 from condinst_export.graph import ExportGraph
 
 HEIGHT, WIDTH = 800, 1344
@@ -42,7 +43,10 @@ IOU, SLOTS = 0.6, 100
 ORIGINALS = ((800, 1333), (480, 640), (3000, 4000))
 UNDECIDED = 5e-5
 """Probabilities this close to 0.5 may fall on either side."""
+FUSED_ERROR, RIVAL_ERROR = 2e-3, 1e-2
+"""Of a mask head in float16, over the largest logit; the rivals keep all that is between layers in float16."""
 DEVICE = "cuda"
+PACKAGES = ("numpy", "torch", "torchvision", "triton")
 
 
 def milliseconds(call: Callable[..., Any], inputs: Sequence[tuple[Any, ...]], runs: int = RUNS) -> dict[str, float]:
@@ -57,7 +61,7 @@ def milliseconds(call: Callable[..., Any], inputs: Sequence[tuple[Any, ...]], ru
         stop.record()
     torch.cuda.synchronize()
     times = [start.elapsed_time(stop) for start, stop in events]
-    return {"median_ms": round(median(times), 5), "p99_ms": round(quantiles(times, n=100)[98], 5)}
+    return {"median_ms": round(median(times), 5), "p99_ms": round(float(np.percentile(times, 99)), 5)}
 
 
 def captured(call: Callable[..., Any], inputs: Sequence[tuple[Any, ...]]) -> list[tuple[Callable[[], None]]]:
@@ -119,12 +123,18 @@ def mask_heads(slots: int) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for name, form in forms.items():
         arguments = [(*each, 8) for each in inputs] if name == "fused" else inputs
-        error = float((form(*arguments[0]).float() - want).abs().max() / want.abs().max())
+        error = relative_error(name, form(*arguments[0]), want, FUSED_ERROR if name == "fused" else RIVAL_ERROR)
         results[name] = {"relative_error": error} | timed(form, arguments)
     fused, grouped = (results[name]["graph"]["median_ms"] for name in ("fused", "grouped convolution"))
-    if results["fused"]["relative_error"] > 2e-3:
-        raise RuntimeError(f"the fused mask head is {results['fused']['relative_error']:g} off; nothing to time")
     return results | {"speedup_over_grouped_convolution": round(grouped / fused, 2)}
+
+
+def relative_error(name: str, got: Tensor, want: Tensor, limit: float) -> float:
+    """The largest error over the largest logit."""
+    error = float((got.float() - want).abs().max() / want.abs().max())
+    if not error <= limit:  # neither is NaN
+        raise RuntimeError(f"the mask head {name!r} is {error:g} off, more than {limit:g}; nothing to time")
+    return error
 
 
 def candidates(batch: int, seed: int) -> tuple[Any, ...]:
@@ -311,6 +321,8 @@ def end_to_end(run: Callable[[Tensor], Instances], pictures: list[Tensor]) -> di
 
 def same_masks(ours: list[InstanceDetections], theirs: list[InstanceDetections]) -> None:
     """Of the same slots, but for one pixel in a hundred thousand: the two sides' exponentials round differently."""
+    if not sum(int(each.masks.areas.sum()) for each in theirs):
+        raise RuntimeError("no mask has a pixel; nothing to compare or to time")
     for a, b in zip(ours, theirs, strict=True):
         pairs = zip(a.masks, b.masks, strict=True)
         differing = sum(int(np.count_nonzero(np.asarray(x) != np.asarray(y))) for x, y in pairs)
@@ -367,9 +379,10 @@ def main() -> int:
         return 1
     with torch.no_grad():
         figures = measured()
+    results = results_of(bars_of(figures), figures, PACKAGES)
     if arguments.out is not None:
-        write_results(arguments.out, bars_of(figures), figures)
-    print(json.dumps(figures, indent=1))
+        write_json(arguments.out, results)
+    print(json.dumps(results, indent=1))
     return 0
 
 

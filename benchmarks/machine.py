@@ -7,8 +7,10 @@ from typing import Any
 
 from condinst_deploy.benchmarking import machine as installed
 
+PACKAGES = ("numpy", "onnxruntime-gpu", "pycocotools", "torch")
 
-def machine(packages: Sequence[str] = ("numpy", "onnxruntime-gpu", "pycocotools", "torch")) -> dict[str, Any]:
+
+def machine(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
     """Processor, cores, load, versions and commit; the GPU where there is one."""
     head = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(head, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)

@@ -165,7 +165,7 @@ def _beside_dense(logits: Float32, geometry: ImageGeometry, plan: Plan) -> Row:
     def dense() -> object:
         return [dense_rles(part, geometry) for part in chunks]
 
-    ours()  # resampling matrices are made once for a size
+    ours()  # places of rows and columns among the probabilities are found once for a size
     pairs = plan.repeat if len(logits) * pixels < SLOW_PIXELS else 1
     compact, full = zip(*((_seconds(ours), _seconds(dense)) for _ in range(pairs)), strict=True)
     more = [_seconds(ours) for _ in range(plan.repeat)]

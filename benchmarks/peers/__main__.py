@@ -5,11 +5,12 @@
     python -m benchmarks.peers --sides onnx pth eager     # without the peers' environment
 
 Every side is a process of its own, and they take turns: side after side gets the same picture while the others
-wait for input, so that no thread pool spins beside another.
+wait for input, each after a pause in which the threads of the side before stop spinning.
 """
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from benchmarks.peers.sides import (
     peers_versions,
     started,
 )
+from condinst_deploy.benchmarking.measure import SETTLE
 from condinst_deploy.errors import CondInstError, ConfigError
 
 AGREEMENT = {
@@ -90,12 +92,13 @@ def measured(settings: Settings) -> dict[str, Any]:
 
 
 def taking_turns(children: Mapping[str, Child], pictures: Mapping[str, Path], rounds: int) -> Iterator[Sample]:
-    """Every side gets every picture in every round; each round begins with another side."""
+    """Every side gets every picture in every round, after a pause; each round begins with another side."""
     sides = list(children)
     for turn in range(rounds + 1):
         first = turn % len(sides)
         for picture, path in pictures.items():
             for side in sides[first:] + sides[:first]:
+                time.sleep(SETTLE)
                 yield Sample(side, picture, turn, children[side].ask(path))
 
 
@@ -105,11 +108,13 @@ def show(figures: Mapping[str, Any]) -> None:
     for side, pictures in figures["milliseconds"].items():
         for picture, row in pictures.items():
             times.add_row(side, picture, *(f"{row[name]:.0f}" for name in (*STAGES, TOTAL)))
-    ratios = Table("ours", "theirs", *PARTS, title="ours / theirs: median of paired ratios (lowest to highest)")
+    title = "ours / theirs: median of paired ratios (lowest to highest)"
+    ratios = Table("ours", "theirs", "pictures", *PARTS, title=title)
     for ours, others in figures["ratios"].items():
-        for theirs, parts in others.items():
-            texts = ("{median:.3f} ({lowest:.3f} to {highest:.3f})".format(**parts[part]) for part in PARTS)
-            ratios.add_row(ours, theirs, *texts)
+        for theirs, sizes in others.items():
+            for size, parts in sizes.items():
+                texts = ("{median:.3f} ({lowest:.3f} to {highest:.3f})".format(**parts[part]) for part in PARTS)
+                ratios.add_row(ours, theirs, size, *texts)
     title = f"detections beside those of {SIDES[figures['agreement_with']]}"
     agreed = Table("side", "picture", *AGREEMENT.values(), title=title)
     for side, pictures in figures["agreement"].items():

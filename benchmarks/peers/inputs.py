@@ -22,6 +22,9 @@ CROPS = {"coffee": (600, 360), "astronaut": (512, 308)}
 ENLARGED = (1920, 1152)
 """A third picture is the first at this size."""
 
+NATIVE, LARGE = "800x1344", "x".join(map(str, ENLARGED))
+"""What pictures are told apart by: those that are about as large as the network's input, and the enlarged one."""
+
 
 class Inputs(NamedTuple):
     """Files in a folder that goes away with the run."""
@@ -43,6 +46,11 @@ def made_inputs() -> Iterator[Inputs]:
         manifest = with_options(loaded.model, loaded.manifest, ExportOptions())
         onnx.save(onnx_from_model(loaded.model, manifest), str(inputs.exported))
         yield inputs
+
+
+def size_of(picture: str) -> str:
+    """`NATIVE` or `LARGE`, by a picture's name."""
+    return LARGE if picture.endswith(f" {LARGE}") else NATIVE
 
 
 def _pictures(folder: Path) -> dict[str, Path]:

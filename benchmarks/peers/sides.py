@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -40,8 +40,9 @@ class Child:
             CondInstError: the process came to an end.
         """
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{picture}\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # it is gone; then there is no answer either
+            self._process.stdin.write(f"{picture}\n")
+            self._process.stdin.flush()
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
@@ -120,7 +121,10 @@ def _python(environment: Path) -> Path:
 
 
 def _surroundings() -> dict[str, str]:
-    """The same threads for every side, none of which spin while they wait, and no GPU."""
+    """The same number of threads for every side, and no GPU.
+
+    OpenMP's threads do not spin while they wait; ONNX Runtime's own know nothing of that setting.
+    """
     threads = str(len(os.sched_getaffinity(0)))
     paths = os.pathsep.join(str(path) for path in (ROOT, ROOT / "export", ROOT / "engines"))
     fixed = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": ""}

@@ -12,19 +12,20 @@ import torch
 LIBRARIES = ("numpy", "onnxruntime-gpu", "onnxruntime", "pycocotools", "tensorrt", "tensorrt-rtx", "torch")
 
 
-def machine(libraries: Sequence[str] = LIBRARIES) -> dict[str, Any]:
-    """Processor, cores, load and versions of what is installed; the GPU where there is one."""
+def machine(libraries: Sequence[str] = LIBRARIES, device: str = "cuda") -> dict[str, Any]:
+    """Processor, cores, load and versions of what is installed; the GPU that `device` means, where there is one."""
     described: dict[str, Any] = {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": len(os.sched_getaffinity(0)),  # that this process may use
+        "cores_of_machine": os.cpu_count(),  # whose load it is
         "threads": torch.get_num_threads(),
         "load_average": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         "versions": {name: found for name in libraries if (found := _version(name)) is not None},
     }
-    if torch.cuda.is_available():
-        capability = "{}.{}".format(*torch.cuda.get_device_capability())
-        described |= {"gpu": torch.cuda.get_device_name(), "capability": capability, "cuda": torch.version.cuda}
+    if device.startswith("cuda") and torch.cuda.is_available():
+        capability = "{}.{}".format(*torch.cuda.get_device_capability(device))
+        described |= {"gpu": torch.cuda.get_device_name(device), "capability": capability, "cuda": torch.version.cuda}
     return described
 
 

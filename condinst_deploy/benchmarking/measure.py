@@ -20,6 +20,9 @@ SETTLE = 0.02
 SHORT_CALL = 0.1
 """Seconds. A shorter call is preceded by an untimed one, since the other model's turn has filled the caches."""
 
+WARM = 2
+"""Untimed calls that a padded shape has: an engine's first run of it sets up, the second one captures."""
+
 OnCall = Callable[[str, int], None]
 """Told what is being measured, and how many calls were made since it was told last."""
 
@@ -92,9 +95,8 @@ Calls = list[dict[str, float]]
 
 
 def calls_of(models: int, settings: Settings) -> int:
-    """How many calls `measure` reports; untimed ones between turns are not counted."""
-    served = sum(untimed + calls for untimed, calls in _serving_rounds(settings))
-    return models * len(settings.batches) * (settings.warmup + settings.repeat + served)
+    """How many calls `measure` reports, the timed ones; how many others there are depends on the pictures."""
+    return models * len(settings.batches) * (settings.repeat + sum(_served_calls(settings)))
 
 
 def measure(models: Sequence[Path], paths: Sequence[Path], settings: Settings, on_call: OnCall) -> Benchmark:
@@ -126,7 +128,7 @@ def measure(models: Sequence[Path], paths: Sequence[Path], settings: Settings, o
             if len(taken) == 2:
                 ratios.append(_ratios(batch, taken[0], taken[1]))
         for contestant in contestants:
-            contestant.serving += _served(contestant.process, settings, on_call)
+            contestant.serving += _served(contestant, settings, on_call)
         figures = [
             ModelFigures(str(c.process.model), c.loaded, tuple(c.stages), tuple(c.serving), c.process.ask("memory"))
             for c in contestants
@@ -150,41 +152,54 @@ def _staged(contestants: Sequence[_Contestant], batch: int, settings: Settings, 
     """Calls of every contestant at one batch size, number i of one right beside number i of the other."""
     taken: list[Calls] = [[] for _ in contestants]
     latest = [0.0] * len(contestants)
-    for number in range(-settings.warmup, settings.repeat):
-        order = range(len(contestants)) if number % 2 == 0 else reversed(range(len(contestants)))
+    warm_up = _warm_up(contestants, settings)
+    for turn, number in enumerate([*warm_up, *range(settings.repeat)], start=-len(warm_up)):
+        order = range(len(contestants)) if turn % 2 == 0 else reversed(range(len(contestants)))
         for i in order:
             untimed = 0
             if len(contestants) > 1:
                 time.sleep(SETTLE)
                 untimed = int(latest[i] < SHORT_CALL)
-            call = contestants[i].process.ask("call", batch=batch, number=max(number, 0), untimed=untimed)
+            call = contestants[i].process.ask("call", batch=batch, number=number, untimed=untimed)
             latest[i] = _whole(call)
-            if number >= 0:
+            if turn >= 0:
                 taken[i].append(call)
-            on_call(f"stages, batch {batch}", 1)
+            on_call(f"stages, batch {batch}", int(turn >= 0))
     return taken
 
 
-def _served(process: ModelProcess, settings: Settings, on_call: OnCall) -> Iterator[ServingFigures]:
+def _warm_up(contestants: Sequence[_Contestant], settings: Settings) -> list[int]:
+    """Numbers of the untimed batches: those of every padded shape that will be timed, going round."""
+    firsts = sorted({number for c in contestants for number in _timed_shapes(c, settings)})
+    count = max(settings.warmup, min(settings.warmup, WARM) * len(firsts))
+    return [firsts[i % len(firsts)] for i in range(count)]
+
+
+def _timed_shapes(contestant: _Contestant, settings: Settings) -> list[int]:
+    firsts: list[int] = contestant.loaded["first_of_shapes"]
+    return [number for number in firsts if number < max(settings.repeat, *_served_calls(settings))]
+
+
+def _served(contestant: _Contestant, settings: Settings, on_call: OnCall) -> Iterator[ServingFigures]:
+    ask = contestant.process.ask
+    # so many of each shape one after the other: every thread has it, at the same time as the others
+    each = min(settings.warmup, WARM)
     for batch in settings.batches:
-        for threads, (untimed, calls) in zip(settings.concurrency, _serving_rounds(settings), strict=True):
+        for threads, calls in zip(settings.concurrency, _served_calls(settings), strict=True):
             what = f"throughput, batch {batch}, concurrency {threads}"
             on_call(what, 0)
-            if untimed:
-                process.ask("serve", batch=batch, threads=threads, calls=untimed)
-            answer = process.ask("serve", batch=batch, threads=threads, calls=calls)
-            on_call(what, untimed + calls)
+            warm_up = [number for number in _timed_shapes(contestant, settings) for _ in range(each * threads)]
+            if warm_up:
+                ask("serve", batch=batch, threads=threads, numbers=warm_up)
+            answer = ask("serve", batch=batch, threads=threads, numbers=list(range(calls)))
+            on_call(what, calls)
             rate = round(calls * batch / answer["seconds"], 3)
             yield ServingFigures(batch, threads, calls, rate, Distribution.of(answer["latencies"]))
 
 
-def _serving_rounds(settings: Settings) -> list[tuple[int, int]]:
-    """For each number of threads the untimed and the timed calls: as many for each thread, none ends alone."""
-    rounds = []
-    for threads in settings.concurrency:
-        each = -(-settings.repeat // threads)
-        rounds.append((threads if settings.warmup else 0, each * threads))
-    return rounds
+def _served_calls(settings: Settings) -> list[int]:
+    """For each number of threads the timed calls: as many for each thread, none ends alone."""
+    return [-(-settings.repeat // threads) * threads for threads in settings.concurrency]
 
 
 def _stage_figures(batch: int, calls: Calls) -> StageFigures:

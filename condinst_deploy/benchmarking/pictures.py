@@ -51,6 +51,11 @@ class Batches:
         self._sources = sources
         self._alike = [[i for i, shape in enumerate(padded) if shape == own] for own in padded]
 
+    @property
+    def first_of_shapes(self) -> list[int]:
+        """Number of the first batch of every padded shape."""
+        return [i for i, alike in enumerate(self._alike) if alike[0] == i]
+
     def batch(self, number: int, size: int) -> list[Source]:
         """Every picture leads a batch in turn; what follows it has its shape, and begins anew when it runs out."""
         leader = number % len(self._sources)

@@ -58,7 +58,9 @@ def memory_line(figures: ModelFigures) -> str:
     ours, device = memory["device_peak_of_torch_mb"], memory["device_in_use_mb"]
     if ours is None or device is None:
         return line
-    return f"{line}; GPU memory: {device:.0f} MB more in use than before loading, of which PyTorch had {ours:.0f} MB"
+    return (
+        f"{line}; GPU memory: {device:.0f} MB came into use while it loaded and ran, of which PyTorch had {ours:.0f} MB"
+    )
 
 
 def remarks(benchmark: Benchmark) -> list[str]:
@@ -68,8 +70,9 @@ def remarks(benchmark: Benchmark) -> list[str]:
     if calls < FEW_CALLS:
         said.append(f"p99 of {counted(calls, 'call')} is about the slowest one; --repeat takes more")
     machine = benchmark.models[0].loaded["machine"]
-    if machine["load_average"] > machine["cores"]:
-        load = f"load {machine['load_average']:g} on {counted(machine['cores'], 'core')}"
+    cores = machine["cores_of_machine"]  # not the model's alone: the load is that of all
+    if machine["load_average"] > cores:
+        load = f"load {machine['load_average']:g} on {counted(cores, 'core')}"
         busy = f"the machine was busy before it began ({load})"
         said.append(f"{busy}: take ratios from this run, no times")
     return said

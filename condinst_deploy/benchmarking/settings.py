@@ -14,7 +14,7 @@ class Settings:
     batches: tuple[int, ...] = (1,)  # pictures a run of the network
     concurrency: tuple[int, ...] = (1,)  # threads that share one predictor
     repeat: int = 20  # timed calls of each setting
-    warmup: int = 3  # untimed calls before them
+    warmup: int = 3  # untimed calls before them, or two of every padded shape where these are more
     cores: tuple[int, ...] = ()  # processor cores that a model's process may use; (): all that this one may
     size: tuple[int, int] = (800, 1333)  # height and width of generated pictures
     seed: int = 0  # of generated pictures

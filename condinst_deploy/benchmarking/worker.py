@@ -11,7 +11,9 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -30,23 +32,23 @@ class Worker:
         self._backend: Backend
         self._batches: Batches
         self._memory: dict[str, float | None] = {}
-        self._free_before: float | None = None
+        self._device_in_use: float | None = None
 
     def load(self, model: str, device: str, pictures: dict[str, Any], batches: list[int]) -> dict[str, Any]:
         """Load the model and look at the pictures; what it is, and what it runs on."""
         # imported here: their libraries count the cores of the process when they are imported
         from condinst_deploy.benchmarking.machine import machine
-        from condinst_deploy.benchmarking.memory import free_device_mb, resident_mb
+        from condinst_deploy.benchmarking.memory import resident_mb
         from condinst_deploy.benchmarking.pictures import Batches
         from condinst_deploy.runtime.predictor import Predictor, load_backend
         from condinst_deploy.runtime.torch_backend import torch_device
 
         sources = _sources(pictures)
-        self._free_before = free_device_mb(str(torch_device(device)))
         self._memory["before_loading_mb"] = resident_mb()
-        started = time.perf_counter()
-        backend = self._backend = load_backend(model, device)
-        seconds = time.perf_counter() - started
+        with self._device_memory_watched(str(torch_device(device))):
+            started = time.perf_counter()
+            backend = self._backend = load_backend(model, device)
+            seconds = time.perf_counter() - started
         self._memory["loaded_mb"] = resident_mb()
         for batch in batches:
             Predictor.of(backend, batch)  # refuses what the model cannot take, before anything is timed
@@ -59,49 +61,62 @@ class Worker:
             "precision": manifest.precision,
             "most_detections": manifest.selection.max_detections,
             "load_seconds": round(seconds, 2),
-            "machine": machine(),
+            "first_of_shapes": self._batches.first_of_shapes,
+            "machine": machine(device=backend.device),
         }
 
     def call(self, batch: int, number: int, untimed: int = 0) -> dict[str, float]:
         """Time the stages of one batch, in seconds, after `untimed` calls of the same kind."""
         sources = self._batches.batch(number, batch)
-        for _ in range(untimed):
-            timed_call(self._backend, sources)
-        return timed_call(self._backend, sources)
+        with self._device_memory_watched(self._backend.device):
+            for _ in range(untimed):
+                timed_call(self._backend, sources)
+            return timed_call(self._backend, sources)
 
-    def serve(self, batch: int, threads: int, calls: int) -> dict[str, Any]:
-        """Time `calls` calls of one predictor, shared by so many threads; each call ends with the masks' RLEs."""
+    def serve(self, batch: int, threads: int, numbers: list[int]) -> dict[str, Any]:
+        """Time calls of one predictor, shared by so many threads; each call ends with the masks' RLEs.
+
+        Thread k of n makes the batches k, k + n, ... of `numbers`.
+        """
         from condinst_deploy.runtime.predictor import Predictor
 
         predictor = Predictor.of(self._backend, batch)
 
         def client(first: int) -> list[float]:
             seconds = []
-            for number in range(first, calls, threads):
+            for number in numbers[first::threads]:
                 started = time.perf_counter()
                 for detections in predictor(self._batches.batch(number, batch)):
                     detections.masks.rle()
                 seconds.append(time.perf_counter() - started)
             return seconds
 
-        with ThreadPoolExecutor(threads) as pool:
+        with self._device_memory_watched(self._backend.device), ThreadPoolExecutor(threads) as pool:
             started = time.perf_counter()
             latencies = [seconds for one in pool.map(client, range(threads)) for seconds in one]
             return {"seconds": time.perf_counter() - started, "latencies": latencies}
 
     def memory(self) -> dict[str, float | None]:
-        """What the process, and the GPU, have held since the start."""
-        from condinst_deploy.benchmarking.memory import free_device_mb, peak_mb, peak_of_torch_mb
+        """What the process, and the GPU for this model, have held since the start."""
+        from condinst_deploy.benchmarking.memory import peak_mb, peak_of_torch_mb
 
-        device = self._backend.device
-        free = free_device_mb(device)
-        in_use = None if free is None or self._free_before is None else self._free_before - free
         return {
             **self._memory,
             "peak_mb": peak_mb(),
-            "device_peak_of_torch_mb": peak_of_torch_mb(device),
-            "device_in_use_mb": in_use,
+            "device_peak_of_torch_mb": peak_of_torch_mb(self._backend.device),
+            "device_in_use_mb": self._device_in_use,
         }
+
+    @contextmanager
+    def _device_memory_watched(self, device: str) -> Iterator[None]:
+        """Count what comes into use on the GPU meanwhile as this model's: another one's process waits then."""
+        from condinst_deploy.benchmarking.memory import free_device_mb
+
+        before = free_device_mb(device)
+        yield
+        after = free_device_mb(device)
+        if before is not None and after is not None:
+            self._device_in_use = (self._device_in_use or 0.0) + before - after
 
 
 def timed_call(backend: "Backend", sources: "list[Source]") -> dict[str, float]:
@@ -169,7 +184,9 @@ def _answer(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:
         if verb == "load":
             raise
         reason = (str(e).splitlines() or [""])[0][:200]
-        message = f"a batch of {request['batch']} failed ({type(e).__name__}: {reason}); try a smaller --batch"
+        failure = f"failed ({type(e).__name__}: {reason})"
+        with_batch = f"a batch of {request.get('batch')} {failure}; try a smaller --batch"
+        message = with_batch if "batch" in request else f"the request {verb} {failure}"
         return {"error": "BackendError", "message": message}
     return answer
 

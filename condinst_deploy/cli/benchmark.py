@@ -33,7 +33,9 @@ def benchmark(
         str, typer.Option(help="Threads that ask one predictor at once, for throughput; several with commas: 1,2.")
     ] = "1",
     repeat: Annotated[int, typer.Option(help="Timed calls of each setting.")] = 20,
-    warmup: Annotated[int, typer.Option(help="Untimed calls before them.")] = 3,
+    warmup: Annotated[
+        int, typer.Option(help="Untimed calls before them; at least 2 of every padded shape, unless it is 0 or 1.")
+    ] = 3,
     threads: Annotated[
         int | None,
         typer.Option(

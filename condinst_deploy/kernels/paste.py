@@ -100,8 +100,8 @@ def samples(pixel, resized, original, cells):
 
 @triton.jit
 def between(a, b, share):
-    """Linear, and exactly `a` where both are equal."""
-    return a + (b - a) * share
+    """Linear; exactly `a` where both are equal, and exactly `b` at its own place, however much larger `a` is."""
+    return tl.where(share == 1.0, b, a + (b - a) * share)
 
 
 @triton.jit(do_not_specialize=["number", "height", "width"])

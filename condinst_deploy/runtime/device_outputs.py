@@ -1,5 +1,9 @@
 """The network's outputs on the device that made them."""
 
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple, Self
 
 import numpy.typing as npt
@@ -62,3 +66,36 @@ def on_host(*tensors: Tensor) -> list[npt.NDArray[Any]]:
         copy.copy_(tensor, non_blocking=True)
     torch.cuda.current_stream(tensors[0].device).record_event().synchronize()
     return [copy.numpy() for copy in copies]
+
+
+def to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """An array for work on the current stream; to a GPU it goes through pinned memory, and the caller does not wait."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+@contextmanager
+def side_stream(device: torch.device) -> Iterator[None]:
+    """Make a stream that nobody else uses the current one; no work may be left on it when the block ends.
+
+    On the default stream, work on outputs would stand behind the network's next run, and so would who waits for it.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    idle = _idle_streams(device)
+    try:
+        stream = idle.pop()
+    except IndexError:
+        stream = torch.cuda.Stream(device, priority=-1)  # small work goes before the network's
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        idle.append(stream)
+
+
+@cache
+def _idle_streams(device: torch.device) -> deque[torch.cuda.Stream]:
+    """Streams are kept, because PyTorch keeps memory apart by the stream that it was used on."""
+    return deque()

@@ -9,7 +9,6 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest
@@ -20,8 +19,8 @@ from condinst_deploy.kernels.paste import (
     mask_extents,
     packed_masks,
 )
-from condinst_deploy.masks import BoolArray, Masks, trimmed_crop
-from condinst_deploy.runtime.device_outputs import DeviceOutputs, on_host
+from condinst_deploy.masks import BoolArray, Masks
+from condinst_deploy.runtime.device_outputs import DeviceOutputs, on_host, side_stream
 from condinst_deploy.runtime.postprocess import (
     ResultFilter,
     SlotOutputs,
@@ -47,9 +46,9 @@ def detections_from_device(
     Raises:
         BackendError: the network's outputs are not finite.
     """
-    if not all(_fits(geometry) for geometry in geometries):
-        return detections_from_outputs(outputs.on_host(len(geometries)), geometries, manifest, result_filter)
-    with torch.cuda.device_of(outputs.tensors.mask_logits):
+    with side_stream(outputs.tensors.mask_logits.device):
+        if not all(_fits(geometry) for geometry in geometries):
+            return detections_from_outputs(outputs.on_host(len(geometries)), geometries, manifest, result_filter)
         tensors = outputs.taken()
         *small, extents = on_host(*tensors[:-1], mask_extents(tensors.mask_logits))
         require_finite(not extents[: len(geometries), :, -1].any())
@@ -107,13 +106,14 @@ def _sampled(resized: int, original: int) -> IntArray:
 
 
 def _crops(logits: Tensor, rows: IntArray) -> Iterator[Crop]:
-    """The crops of `rows`, trimmed, in order."""
+    """The crops of `rows` in order."""
     for turn in _turns(rows):
         packed, starts = packed_masks(logits, rows[turn])
         (bits,) = on_host(packed)
         for row, start, stop in zip(rows[turn], starts[:-1], starts[1:], strict=True):
             _, top, left, height, width, *_ = row.tolist()
-            yield _crop(bits[start:stop].reshape(height, -(-width // 8)), top, left)
+            packed_rows = bits[start:stop].reshape(height, -(-width // 8))
+            yield (top, left), np.unpackbits(packed_rows, axis=1, count=width).view(np.bool_)
 
 
 def _turns(rows: IntArray) -> Iterator[slice]:
@@ -127,16 +127,6 @@ def _turns(rows: IntArray) -> Iterator[slice]:
         size += more
     if start < len(rows):
         yield slice(start, len(rows))
-
-
-def _crop(packed: npt.NDArray[np.uint8], top: int, left: int) -> Crop:
-    """`packed (h, bytes of a row)` -> pixels; what is empty on its sides is cut off while eight pixels are a byte."""
-    rows, columns = np.flatnonzero(packed.any(axis=1)), np.flatnonzero(packed.any(axis=0))
-    if len(rows) == 0:
-        return trimmed_crop(np.zeros((0, 0), dtype=np.bool_))
-    inner = packed[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    (_, x), crop = trimmed_crop(np.unpackbits(inner, axis=1).view(np.bool_))
-    return (top + int(rows[0]), left + 8 * int(columns[0]) + x), crop
 
 
 def _masks(geometry: ImageGeometry, crops: Iterator[Crop], number: int) -> Masks:

@@ -14,6 +14,7 @@ from condinst_deploy.errors import BackendError
 from condinst_deploy.model.condinst import Instances
 from condinst_deploy.runtime.device_outputs import DeviceOutputs
 from condinst_deploy.runtime.engine_shapes import BatchShape, profile_of
+from condinst_deploy.runtime.replayed_run import ReplayedRun
 
 
 class EngineLane:
@@ -33,13 +34,19 @@ class EngineLane:
         self._choose(profile, shape)
         shapes = {t.name: tuple(self._context.get_tensor_shape(t.name)) for t in manifest.tensors}
         kinds = {t.name: getattr(torch, t.dtype) for t in manifest.tensors}
-        self._device = {n: torch.empty(s, dtype=kinds[n], device=device) for n, s in shapes.items()}
-        self._pinned = {n: torch.empty(shapes[n], dtype=kinds[n], pin_memory=True) for n in INPUTS}
+        # on the lane's own stream: elsewhere the memory's last user might not be done with it when the lane begins
+        with torch.cuda.stream(self._stream):
+            self._device = {n: torch.empty(s, dtype=kinds[n], device=device) for n, s in shapes.items()}
+            self._pinned = {n: torch.empty(shapes[n], dtype=kinds[n], pin_memory=True) for n in INPUTS}
         self._copied: torch.cuda.Event | None = None  # when the pinned inputs may be written again
         for name, buffer in self._device.items():
             self._context.set_tensor_address(name, buffer.data_ptr())
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._runs = 0
+        self._execution = ReplayedRun(self._execute, self._capturable, self._stream)
+
+    @property
+    def captured(self) -> bool:
+        """Whether runs are replays of a CUDA graph."""
+        return self._execution.captured
 
     def run(self, inputs: NetworkInputs) -> DeviceOutputs:
         """Copy in and run, without waiting for it; the outputs are copies on the device.
@@ -54,14 +61,15 @@ class EngineLane:
                 self._pinned[name].copy_(torch.from_numpy(values))
                 self._device[name].copy_(self._pinned[name], non_blocking=True)
             self._copied = self._stream.record_event()
-            self._enqueue()
+            if not self._execution.run():
+                raise BackendError("TensorRT could not run the engine; its own message stands above")
             # the buffers belong to the next run, which stands behind these copies in the stream
             return DeviceOutputs.of(Instances(*(self._device[name].clone() for name in OUTPUTS)))
 
     def close(self) -> None:
         """Wait for the stream, then release graph, context and buffers, in this order."""
         self._stream.synchronize()
-        self._graph = None
+        self._execution.release()
         self._context = None
         self._device, self._pinned = {}, {}
 
@@ -75,25 +83,10 @@ class EngineLane:
             if not self._context.set_input_shape(name, sides):
                 raise BackendError(f"the engine refuses {name} of shape {sides}")
 
-    def _enqueue(self) -> None:
-        """The first run sets the library up, the second is captured where that is possible, the others replay."""
-        self._runs += 1
-        if self._runs == 2:
-            self._graph = self._captured()
-        if self._graph is not None:
-            self._graph.replay()
-        elif not self._context.execute_async_v3(self._stream.cuda_stream):
-            raise BackendError("TensorRT could not run the engine; its own message stands above")
+    def _execute(self) -> bool:
+        return bool(self._context.execute_async_v3(self._stream.cuda_stream))
 
-    def _captured(self) -> torch.cuda.CUDAGraph | None:
-        """The run as a CUDA graph; None where the library or a layer does not allow it."""
+    def _capturable(self) -> bool:
+        """Whether the library allows a capture now: of what it still compiles, it does not."""
         capturable = getattr(self._context, "is_stream_capturable", None)
-        if capturable is not None and not capturable(self._stream.cuda_stream):
-            return None
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-                done = self._context.execute_async_v3(self._stream.cuda_stream)
-        except RuntimeError:  # a layer that synchronises ends the capture
-            return None
-        return graph if done else None
+        return capturable is None or bool(capturable(self._stream.cuda_stream))

@@ -11,7 +11,7 @@ from condinst_deploy.kernels.operations import kernels_run_on, operations_for
 from condinst_deploy.model.checkpoints import LoadedModel, load_model
 from condinst_deploy.model.condinst import CondInst, Instances
 from condinst_deploy.runtime.backend import Backend, Outputs
-from condinst_deploy.runtime.device_outputs import DeviceOutputs, on_host
+from condinst_deploy.runtime.device_outputs import DeviceOutputs, on_host, to_device
 
 
 class TorchBackend(Backend):
@@ -66,8 +66,8 @@ class TorchBackend(Backend):
             torch.cuda.synchronize(self.device)
 
     def _run(self, inputs: NetworkInputs) -> Instances:
-        images = torch.from_numpy(inputs.images).to(self.device)
-        sizes = torch.from_numpy(inputs.image_sizes).to(self.device)
+        device = torch.device(self.device)
+        images, sizes = to_device(inputs.images, device), to_device(inputs.image_sizes, device)
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # float32 means float32 here
             outputs: Instances = self.model(images, sizes)
             return outputs

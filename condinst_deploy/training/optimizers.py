@@ -107,6 +107,8 @@ def _inner_convolutions(model: CondInst) -> list[Tensor]:
     """Weights of all convolutions that learn, but the first and the predictors."""
     head = model.head
     outer: set[nn.Module] = {model.backbone.conv1, head.cls_logits, head.box_pred, head.centerness, head.controller}
+    if model.mask_branch.semantic is not None:
+        outer.add(model.mask_branch.semantic[-1])
     return [
         module.weight
         for module in model.modules()

@@ -28,6 +28,7 @@ class MadeUpProcess:
     """Answers as a model's process does; every other call takes twice as long, for every model alike."""
 
     log: ClassVar[list[Asked]] = []
+    first_of_shapes: ClassVar[list[int]] = [0]
 
     def __init__(self, model: Path, cores: tuple[int, ...]) -> None:
         self.model = model
@@ -42,14 +43,15 @@ class MadeUpProcess:
         return getattr(self, f"_{verb}")(**arguments)  # type: ignore[no-any-return]
 
     def _load(self, **_: Any) -> dict[str, Any]:
-        return {"device": "cpu", "machine": {"load_average": 1.0, "cores": 2}}
+        machine = {"load_average": 1.5, "cores": 1, "cores_of_machine": 2}
+        return {"device": "cpu", "first_of_shapes": self.first_of_shapes, "machine": machine}
 
     def _call(self, batch: int, number: int, untimed: int) -> dict[str, float]:
         network = NETWORK_SECONDS[self.model.name] * batch * (1 + number % 2)
         return {"pre": 0.5, "network": network, "post": 0.5, "detections": 7.0 * batch}
 
-    def _serve(self, batch: int, threads: int, calls: int) -> dict[str, Any]:
-        return {"seconds": calls / threads, "latencies": [1.0] * calls}
+    def _serve(self, batch: int, threads: int, numbers: list[int]) -> dict[str, Any]:
+        return {"seconds": len(numbers) / threads, "latencies": [1.0] * len(numbers)}
 
     def _memory(self) -> dict[str, float | None]:
         return MEMORY
@@ -80,6 +82,25 @@ def test_two_models_get_every_picture_in_turn_in_changing_order(log: list[Asked]
     assert ratios.stages["network"] == Ratio(0.25, 0.25, 0.25)
     # (1 + 1) / (4 + 1), (2 + 1) / (8 + 1), (1 + 1) / (4 + 1)
     assert ratios.stages["end to end"] == Ratio(0.4, 0.3333, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "numbers"), [(0, []), (1, [0, 2]), (2, [0, 2, 0, 2]), (5, [0, 2, 0, 2, 0]), (3, [0, 2, 0, 2])]
+)
+def test_every_padded_shape_that_is_timed_is_warmed_up(
+    warmup: int, numbers: list[int], log: list[Asked], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MadeUpProcess, "first_of_shapes", [0, 2, 9])
+    told: list[int] = []
+    settings = Settings(repeat=4, warmup=warmup, concurrency=(2,))
+    measure([Path("fast")], [], settings, lambda _, count: told.append(count))
+    asked = [arguments["number"] for _, verb, arguments in log if verb == "call"]
+    assert asked == [*numbers, 0, 1, 2, 3]
+    served = [arguments["numbers"] for _, verb, arguments in log if verb == "serve"]
+    each = min(warmup, 2) * 2  # of two threads
+    warmed = [[0] * each + [2] * each] if warmup else []
+    assert served == [*warmed, [0, 1, 2, 3]]
+    assert sum(told) == calls_of(1, settings) == 8
 
 
 def test_only_short_calls_beside_another_model_have_an_untimed_one_before_them(log: list[Asked]) -> None:
@@ -127,14 +148,15 @@ def test_remarks_say_what_would_mislead(log: list[Asked], monkeypatch: pytest.Mo
         return {"pre": 0.1, "network": 1.0, "post": 0.1, "detections": count}
 
     monkeypatch.setattr(MadeUpProcess, "_call", found)
-    busy = {"device": "cpu", "machine": {"load_average": 5.5, "cores": 1}}
+    machine = {"load_average": 5.5, "cores": 1, "cores_of_machine": 4}
+    busy = {"device": "cpu", "first_of_shapes": [0], "machine": machine}
     monkeypatch.setattr(MadeUpProcess, "_load", lambda self, **_: busy)
     result = measure([Path("fast"), Path("slow")], [], Settings(repeat=1), lambda *_: None)
     nothing, different, few, load = remarks(result)
     assert nothing.startswith("fast found nothing in these pictures")
     assert different.startswith("the models find 0 and 9 instances a picture")
     assert few == "p99 of 1 call is about the slowest one; --repeat takes more"
-    assert "load 5.5 on 1 core)" in load
+    assert "load 5.5 on 4 cores)" in load
     assert next(ratio_rows(result)) == ("1", "resize and pad", "1.000", "1.000 to 1.000")
 
 

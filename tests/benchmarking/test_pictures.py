@@ -37,3 +37,4 @@ def test_a_batch_has_one_padded_shape_and_every_picture_leads_one() -> None:
     assert [batches.batch(i, 1) for i in range(5)] == [[a], [b], [c], [d], [a]]
     assert [batches.batch(i, 2) for i in range(4)] == [[a, c], [b, b], [c, d], [d, a]]
     assert batches.batch(2, 5) == [c, d, a, c, d]
+    assert batches.first_of_shapes == [0, 1]

@@ -5,7 +5,10 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 
+from condinst_deploy.benchmarking import memory, worker
+from condinst_deploy.benchmarking.machine import machine
 from condinst_deploy.benchmarking.process import ModelProcess
 from condinst_deploy.benchmarking.settings import cores_for
 from condinst_deploy.errors import ArtifactError, BackendError, ConfigError
@@ -39,3 +42,34 @@ def test_an_error_ends_the_process_at_once(slim_checkpoint: Path) -> None:
     with pytest.raises(KeyboardInterrupt), ModelProcess(slim_checkpoint, cores_for(1)) as process:
         raise KeyboardInterrupt
     assert process._process.returncode == -signal.SIGKILL
+
+
+def test_gpu_memory_is_what_came_into_use_while_the_model_was_at_work(
+    slim_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # before and after loading, then of a call; between them another process takes 300
+    free = iter([1000.0, 900.0, 600.0, 550.0])
+    monkeypatch.setattr(memory, "free_device_mb", lambda device: next(free))
+    one = worker.Worker()
+    loaded = one.load(str(slim_checkpoint), "cpu", PICTURES, [1])
+    assert loaded["first_of_shapes"] == [0]
+    one.call(1, 0)
+    assert one.memory()["device_in_use_mb"] == 150
+
+
+def test_a_request_that_fails_says_so_and_the_process_goes_on() -> None:
+    nothing_loaded = worker.Worker()
+    for request in ({"verb": "memory"}, {"verb": "call", "batch": 3, "number": 0}):
+        answer = worker._answer(nothing_loaded, dict(request))
+        assert answer["error"] == "BackendError"
+        assert "failed (AttributeError: " in answer["message"]
+    assert answer["message"].startswith("a batch of 3 failed")
+
+
+def test_the_gpu_that_is_described_is_the_one_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"the GPU {device}")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, int(device[-1])))
+    described = machine(device="cuda:1")
+    assert (described["gpu"], described["capability"]) == ("the GPU cuda:1", "9.1")
+    assert "gpu" not in machine(device="cpu")

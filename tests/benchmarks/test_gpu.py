@@ -1,8 +1,10 @@
 """The GPU benchmark starts anywhere; what of it needs no GPU is right."""
 
 import importlib
+import json
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -81,12 +83,60 @@ def test_it_takes_masks_that_differ_for_a_failure(benchmark: ModuleType) -> None
     outputs = outputs_with([[0.0, 0.0, 8.0, 8.0], [8.0, 8.0, 40.0, 40.0]])
     (found,) = detections_from_outputs(outputs, [geometry], benchmark.coco_manifest(), ResultFilter())
     benchmark.same_masks([found], [found])
+    with pytest.raises(RuntimeError, match="no mask has a pixel"):
+        benchmark.same_masks([found[[]]], [found[[]]])
     with pytest.raises(RuntimeError, match="differ in"):
         benchmark.same_masks([found], [found[[1, 0]]])
     logits = torch.from_numpy(outputs.mask_logits[0])
     benchmark.require_dense_masks(logits, geometry, found)
     with pytest.raises(RuntimeError, match="differ from the dense ones"):
         benchmark.require_dense_masks(logits.flip(0), geometry, found)
+
+
+@pytest.mark.parametrize("value", [0.03, float("nan"), float("inf")])
+def test_a_mask_head_that_is_off_is_not_timed(benchmark: ModuleType, value: float) -> None:
+    want = torch.tensor([1.0, -2.0, 0.5])
+    assert benchmark.relative_error("a", want + torch.tensor([0.0, 0.0, 0.002]), want, 2e-3) == pytest.approx(
+        1e-3, rel=1e-4
+    )
+    with pytest.raises(RuntimeError, match=r"the mask head 'a' is .* off"):
+        benchmark.relative_error("a", want + torch.tensor([0.0, value, 0.0]), want, 2e-3)
+
+
+def test_the_99th_percentile_is_within_what_was_measured(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Event:
+        def __init__(self, **_: Any) -> None: ...
+
+        def record(self) -> None: ...
+
+        def elapsed_time(self, _: "Event") -> float:
+            return next(times)
+
+    times = iter([1.0, 2.0, 3.0, 4.0, 5.0])
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    assert benchmark.milliseconds(lambda: None, [()], 5) == {"median_ms": 3, "p99_ms": 4.96}
+
+
+def test_what_is_printed_is_what_is_written(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With machine, versions and commit: where only the output comes back, it is all there is."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(benchmark, "measured", lambda: {"float16_peak_tflops": 700})
+    monkeypatch.setattr(benchmark, "bars_of", lambda figures: [])
+    monkeypatch.setattr(sys, "argv", ["gpu", "--out", str(tmp_path / "gpu.json")])
+    assert benchmark.main() == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "gpu.json").read_text())
+    assert printed["float16_peak_tflops"] == 700
+    assert printed["machine"]["gpu"] == "a GPU"
+    assert {"torch", "torchvision", "triton"} <= printed["machine"]["versions"].keys()
+    assert printed["machine"]["commit"]
 
 
 def test_times_become_the_bars_that_were_asked_for(benchmark: ModuleType) -> None:

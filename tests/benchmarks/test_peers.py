@@ -13,8 +13,10 @@ from benchmarks.bars import Bar
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers.child import ENCODE, MASKS, NETWORK, READ, STAGES, Found, Stages, entries
 from benchmarks.peers.figures import TOTAL, Sample, agreements, bars, summary
+from benchmarks.peers.inputs import LARGE
 from benchmarks.peers.ours import eager, toolkit
 from benchmarks.peers.sides import ROOT, started
+from condinst_deploy.benchmarking.measure import SETTLE
 from condinst_deploy.errors import CondInstError
 from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE, agreement_of, instances_from_coco, matched_pairs
 from tests.models import noise_picture
@@ -72,6 +74,9 @@ def test_a_side_answers_from_a_process_of_its_own(picture: Path, tmp_path: Path)
         assert set(answer["stages_ms"]) == set(STAGES)
         with pytest.raises(CondInstError, match=r"eager reference.* stopped: FileNotFoundError: .*gone\.png"):
             child.ask(tmp_path / "gone.png")
+        child._process.wait()
+        with pytest.raises(CondInstError, match=r"eager reference.* stopped: FileNotFoundError"):
+            child.ask(picture)
 
 
 def answer(total: float, masks: int = 1) -> dict[str, Any]:
@@ -88,12 +93,42 @@ def test_ratios_are_of_the_same_picture_in_the_same_round() -> None:
     samples = [Sample(side, "a", i, answer(t)) for side, row in times.items() for i, t in enumerate(row)]
     figures = summary(samples, {"onnx": 50, "eager": 60})
     spread = {"median": 1.0, "lowest": 0.5, "highest": 1.1}
-    assert figures["ratios"] == {"onnx": {"eager": dict.fromkeys((TOTAL, NETWORK, "masks and encode"), spread)}}
+    parts = dict.fromkeys((TOTAL, NETWORK, "masks and encode"), spread)
+    assert figures["ratios"] == {"onnx": {"eager": {"800x1344": parts}}}
     assert figures["milliseconds"]["onnx"]["a"][TOTAL] == 20
     assert figures["memory_mib"] == {"onnx": {"loaded": 50, "most": 101}, "eager": {"loaded": 60, "most": 101}}
-    assert bars(figures["ratios"]) == [Bar("picture to RLE, onnx / eager", 1.0, "", "at most 0.7", False)]
+    assert bars(figures["ratios"]) == [Bar("picture to RLE, 800x1344, onnx / eager", 1.0, "", "at most 0.7", False)]
     assert figures["agreement_with"] == "eager"
     assert figures["agreement"]["onnx"]["a"]["min_mask_iou"] == 1
+
+
+def test_the_bar_is_that_of_pictures_as_large_as_the_networks_input() -> None:
+    times = {"a 600x360": 8.0, "b 512x308": 6.0, f"a {LARGE}": 1.0}
+    samples = [Sample("onnx", name, 1, answer(t)) for name, t in times.items()]
+    samples += [Sample("eager", name, 1, answer(10)) for name in times]
+    found = bars(summary(samples, {"onnx": 50, "eager": 60})["ratios"])
+    assert found == [
+        Bar("picture to RLE, 800x1344, onnx / eager", 0.7, "", "at most 0.7", True),
+        Bar("picture to RLE, 1920x1152, onnx / eager", 0.1, ""),
+    ]
+
+
+def test_a_pause_comes_before_every_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+
+    class Side:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def ask(self, picture: Path) -> dict[str, Any]:
+            log.append(f"{self.name} {picture}")
+            return {}
+
+    monkeypatch.setattr("time.sleep", lambda seconds: log.append(f"{seconds:g}"))
+    sides: Any = {name: Side(name) for name in ("onnx", "eager")}
+    list(peers.taking_turns(sides, {"a": Path("a.png")}, 1))
+    turns = ["onnx a.png", "eager a.png", "eager a.png", "onnx a.png"]
+    assert log == [said for turn in turns for said in (f"{SETTLE:g}", turn)]
 
 
 def test_masks_that_differ_show() -> None:

@@ -1,6 +1,7 @@
 """Figures of the performance page are those of the committed results."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,17 @@ def test_the_page_says_what_the_committed_results_say() -> None:
     assert filled(document, RESULTS) == document, "python -m benchmarks.report writes it anew"
 
 
-def test_the_page_shows_every_results_file_that_has_bars_and_every_script_that_it_names_is_there() -> None:
+def test_every_script_that_the_page_names_can_be_run() -> None:
+    named = set(re.findall(r"python -m (benchmarks\.\w+)", DOCUMENT.read_text(encoding="utf-8")))
+    assert len(named) > 5
+    for name in named:
+        path = ROOT / name.replace(".", "/")
+        script = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+        assert script.is_file(), f"docs/performance.md names {name}"
+        assert '__name__ == "__main__"' in script.read_text(encoding="utf-8"), f"{name} does nothing when it is run"
+
+
+def test_the_page_shows_every_results_file_that_has_bars() -> None:
     blocks = {name for _, name, _ in BLOCK.findall(DOCUMENT.read_text(encoding="utf-8"))}
     shown = {name.partition(".")[0] for name in blocks}
     for path in RESULTS.glob("*.json"):

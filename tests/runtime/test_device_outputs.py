@@ -9,7 +9,7 @@ import torch
 from condinst_deploy.contract import NetworkOutputs
 from condinst_deploy.errors import BackendError
 from condinst_deploy.model.condinst import Instances
-from condinst_deploy.runtime.device_outputs import DeviceOutputs
+from condinst_deploy.runtime.device_outputs import DeviceOutputs, side_stream, to_device
 from condinst_deploy.runtime.torch_backend import TorchBackend
 from tests.models import noise_picture
 
@@ -66,3 +66,35 @@ def test_outputs_can_be_taken_on_another_stream() -> None:
         found = outputs.on_host()
     np.testing.assert_array_equal(found.mask_logits, given.mask_logits[:, :2].numpy())
     np.testing.assert_array_equal(found.boxes, given.boxes.numpy())
+
+
+@pytest.mark.gpu
+def test_a_side_stream_is_its_callers_alone_and_used_again() -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    before = torch.cuda.current_stream()
+    with side_stream(device):
+        first = torch.cuda.current_stream()
+        with side_stream(device):
+            second = torch.cuda.current_stream()
+        assert torch.cuda.current_stream() == first
+    assert torch.cuda.current_stream() == before
+    assert len({before, first, second}) == 3
+    with side_stream(device):
+        assert torch.cuda.current_stream() in (first, second)
+
+
+def test_on_a_cpu_there_is_nothing_to_stand_aside_for() -> None:
+    array = np.arange(6, dtype=np.uint8)
+    with side_stream(torch.device("cpu")):
+        assert to_device(array, torch.device("cpu")).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.gpu
+def test_inputs_cross_behind_work_that_the_caller_does_not_wait_for() -> None:
+    array = np.arange(1 << 16, dtype=np.uint8)
+    to_device(array, torch.device("cuda"))  # pinned memory is made the first time, which waits
+    torch.cuda.synchronize()
+    torch.cuda._sleep(2_000_000_000)  # about a second
+    crossed = to_device(array, torch.device("cuda"))
+    assert not torch.cuda.current_stream().query()
+    np.testing.assert_array_equal(crossed.cpu().numpy(), array)

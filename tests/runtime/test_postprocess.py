@@ -86,6 +86,7 @@ def adversarial(height: int, width: int) -> dict[str, torch.Tensor]:
         return logits
 
     checkerboard = torch.where((torch.arange(height)[:, None] + torch.arange(width)) % 2 == 0, 5.0, -5.0)
+    rising = torch.linspace(0.1, 1.5, height * width).reshape(height, width)
     return {
         "empty": empty,
         "all zero": torch.zeros(height, width),
@@ -103,11 +104,14 @@ def adversarial(height: int, width: int) -> dict[str, torch.Tensor]:
         "top border": at(*((0, x) for x in range(width))),
         "right border": at(*((y, width - 1) for y in range(height))),
         "checkerboard": checkerboard,
+        "all but the first column": torch.where(torch.arange(width) == 0, -6.0, 6.0).expand(height, width),
+        "all but the first row": torch.where(torch.arange(height)[:, None] == 0, -6.0, 6.0).expand(height, width),
         "positive only in the padding": at((height - 1, width - 1)),
-        "all but the first column": at(*((y, x) for y in range(height) for x in range(1, width))),
-        "all but the first row": at(*((y, x) for y in range(1, height) for x in range(width))),
         "second and last column": at(*((y, x) for y in range(height) for x in (1, width - 1))),
         "second and last row": at(*((y, x) for y in (1, height - 1) for x in range(width))),
+        # a sum or a difference of the two loses the small one
+        "small beside huge": torch.where(torch.arange(width) % 2 == 0, -60000.0, rising),
+        "small below huge": torch.where(torch.arange(height)[:, None] % 2 == 0, -60000.0, rising),
     }
 
 

@@ -208,6 +208,11 @@ def test_an_rtx_engine_gives_what_onnx_runtime_gives(slim_onnx: Path, tmp_path: 
         with ThreadPoolExecutor(2) as threads:
             rounds = list(threads.map(lambda _: engine(pictures), range(6)))
         rounds.append(one_by_one(engine.backend, pictures))
+        assert isinstance(engine.backend, TensorRtBackend)
+        lanes = [lane for _, lane in engine.backend._lanes._idle]
+        # the last round has run each picture alone, twice
+        assert len(lanes) > 1
+        assert all(lane.captured for lane in lanes[-2:])
     for got in rounds:
         for found, expected in zip(got, want, strict=True):
             assert len(found) == len(expected) > 0

@@ -1,5 +1,7 @@
 """The optimizers: which parameters each has, and what Muon does to a convolution."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -49,6 +51,16 @@ def test_muon_and_adamw_share_out_all_parameters(layout: torch.memory_format) ->
     assert not (outer | {"head.controller.weight"}) & set(shared[0])
     assert "backbone.layer1.0.conv1.weight" in shared[0]
     assert [group.get("factor", 1.0) for group in groups] == [2.0, 1.0, 1.0]
+
+
+def test_the_semantic_classifier_is_a_predictor_too() -> None:
+    model = CondInst(replace(TINY, semantic_head=True))
+    memory = {parameter.data_ptr(): name for name, parameter in model.named_parameters()}
+    muons, *adamws = optimizer_of(model, OptimizerSettings("muon")).param_groups
+    inner = {memory[parameter.data_ptr()] for parameter in muons["params"]}
+    outer = {memory[parameter.data_ptr()] for group in adamws for parameter in group["params"]}
+    assert "mask_branch.semantic.2.weight" in outer - inner
+    assert "mask_branch.semantic.0.conv.weight" in inner - outer
 
 
 @FORMATS
