@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from condinst_deploy.closing import Closing
 from condinst_deploy.contract import (
@@ -13,12 +13,14 @@ from condinst_deploy.contract import (
     NetworkInputs,
     NetworkOutputs,
 )
-from condinst_deploy.runtime.device_outputs import DeviceOutputs
 from condinst_deploy.runtime.images import RGBArray
 from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
 from condinst_deploy.runtime.preprocess import network_inputs
 
-Outputs = NetworkOutputs | DeviceOutputs
+if TYPE_CHECKING:  # it takes PyTorch, which a mistake in a command's arguments should not wait for
+    from condinst_deploy.runtime.device_outputs import DeviceOutputs
+
+Outputs: TypeAlias = "NetworkOutputs | DeviceOutputs"
 """What `infer` gives and `postprocess` takes: on the host, or still on the device that made them."""
 
 
