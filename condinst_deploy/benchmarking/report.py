@@ -74,7 +74,7 @@ def remarks(benchmark: Benchmark) -> list[str]:
     if machine["load_average"] > cores:
         load = f"load {machine['load_average']:g} on {counted(cores, 'core')}"
         busy = f"the machine was busy before it began ({load})"
-        said.append(f"{busy}: take ratios from this run, no times")
+        said.append(f"{busy}: take no times from this run, and ratios only roughly")
     return said
 
 

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from condinst_deploy.cli.command import command_app, progress_bar
+from condinst_deploy.model_files import check_there
 
 if TYPE_CHECKING:
     from condinst_deploy.benchmarking.measure import Benchmark, OnCall
@@ -57,7 +58,7 @@ def benchmark(
     Each model runs in a process of its own, so that memory and threads are its own. With --against both get every
     picture in turn; a ratio of 0.5 means that --model takes half the time of --against.
 
-    Close other programs first: on a busy machine ratios hold, times do not.
+    Close other programs first: on a busy machine times mean little, and ratios only roughly what they say.
     """
     # imported here, so that --help does not wait for the libraries
     from condinst_deploy.benchmarking.measure import calls_of, measure
@@ -78,6 +79,8 @@ def benchmark(
     if plot is not None:
         check_plot(plot)
     models = [model] if against is None else [model, against]
+    for each in models:
+        check_there(each)  # before the first one is loaded
     with progress_bar() as progress:
         on_call = _on_call(progress, calls_of(len(models), settings))
         result = measure(models, given_pictures(images or []), settings, on_call)

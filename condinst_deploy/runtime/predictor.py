@@ -150,6 +150,8 @@ class Predictor(Closing):
             images = expand_sources(images)
         if hasattr(images, "shape"):  # an array or a tensor would be taken apart row by row
             raise ConfigError("stream was given one picture; expected a list or another iterable of pictures")
+        if not isinstance(images, Iterable):
+            raise ConfigError(f"stream was given {images!r:.60}; expected pictures to iterate over, or a path")
         yield from predictions(replace(self._stages, enter_thread=_same_gpu(self.backend.device)), images)
 
     def close(self) -> None:

@@ -129,3 +129,5 @@ def test_a_stream_takes_a_folder_and_refuses_a_single_array(slim_checkpoint: Pat
         assert [Path(one.name).name for one in predictor.stream(tmp_path)] == ["a.png", "b.png"]
         with pytest.raises(ConfigError, match="expected a list"):
             next(iter(predictor.stream(noise_picture(0, 64, 64))))
+        with pytest.raises(ConfigError, match="stream was given 5; expected pictures to iterate over"):
+            next(iter(predictor.stream(5)))  # type: ignore[arg-type]
