@@ -175,28 +175,14 @@ class Resampling:
         return np.floor(self.places).astype(np.int64)
 
     @cached_property
-    def last(self) -> npt.NDArray[np.int64]:
-        """`(original,)` the probability behind each pixel."""
-        return np.minimum(self.first + 1, self.n - 1)
-
-    @cached_property
     def logit(self) -> npt.NDArray[np.int64]:
-        """`(original,)` the first of the two logits that `first` and `last` come from; -1 where only the first does."""
+        """`(original,)` the first of the two logits that `first` and the next come from; -1 where only the first does."""
         return (self.first - 1) // 2
 
     @cached_property
     def share(self) -> Float32:
-        """`(original,)` weight of `last`; that of `first` is the rest."""
+        """`(original,)` weight of the probability behind `first`; that of `first` is the rest."""
         return (self.places - self.first).astype(np.float32)
-
-    @property
-    def matrix(self) -> Float32:
-        """`(original, n)`: pixels = matrix @ probabilities."""
-        pixels = np.arange(self.original)
-        matrix = np.zeros((self.original, self.n), dtype=np.float32)
-        matrix[pixels, self.first] = 1 - self.share
-        matrix[pixels, self.last] += self.share
-        return matrix
 
     def pixels(self, places: Float64) -> Float64:
         """The inverse: pixels, not whole ones, at `places`; `original`, that is none, where no pixel reaches."""
