@@ -176,7 +176,7 @@ class Resampling:
 
     @cached_property
     def logit(self) -> npt.NDArray[np.int64]:
-        """`(original,)` the first of the two logits that `first` and the next come from; -1 where only the first does."""
+        """`(original,)` the first of the two logits that `first` and the next come from; -1: only the first does."""
         return (self.first - 1) // 2
 
     @cached_property
