@@ -127,6 +127,7 @@ def _by_size(reference: Instances, other: Instances, pairs: Pairs, whole: Agreem
             whole.box_errors[of_pair == k],
             whole.score_errors[of_pair == k],
             whole.mask_ious[of_pair == k],
+            whole.mask_pixels[of_pair == k],
         )
         for k, size in enumerate(SIZES)
     }

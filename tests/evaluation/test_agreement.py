@@ -168,7 +168,9 @@ def test_mask_ious_are_those_of_dense_masks() -> None:
     other = replace(other, boxes=reference.boxes, labels=reference.labels)
     a, b = np.asarray(reference.masks), np.asarray(other.masks)
     expected = (a & b).sum(axis=(1, 2)) / (a | b).sum(axis=(1, 2))
-    np.testing.assert_allclose(agreement(reference, other).mask_ious, expected, rtol=1e-12)
+    result = agreement(reference, other)
+    np.testing.assert_allclose(result.mask_ious, expected, rtol=1e-12)
+    np.testing.assert_array_equal(result.mask_pixels, (a ^ b).sum(axis=(1, 2)))
 
 
 @pytest.mark.parametrize(
@@ -186,12 +188,35 @@ def test_each_tolerance_counts_up_to_and_with_its_value(tolerance: Tolerance, wi
     assert agreement(reference, other).within(tolerance) is within
 
 
-@pytest.mark.parametrize("name", ["box_errors", "score_errors", "mask_ious"])
-def test_what_is_not_a_number_is_not_within_any_tolerance(name: str) -> None:
+@pytest.mark.parametrize(
+    ("wider", "pixels", "within"),
+    [
+        (1, 4, True),
+        (1, 3, False),  # a column of four pixels more
+        (2, 4, False),
+        (2, 8, True),
+    ],
+)
+def test_a_few_pixels_of_a_small_mask_can_be_let_pass(wider: int, pixels: int, within: bool) -> None:
+    reference, other = (detections([A], masks=[(0, 0, 4 + more, 4)]) for more in (0, wider))
+    strict = Tolerance(boxes=0, scores=0, mask_iou=0.999)
+    result = agreement(reference, other)
+    assert not result.within(strict)
+    assert result.within(replace(strict, mask_pixels=pixels)) is within
+
+
+def test_a_large_mask_may_differ_in_more_pixels_than_a_small_one() -> None:
+    reference, other = (detections([A], masks=[(0, 0, 50, 40 - less)]) for less in (0, 1))
+    assert agreement(reference, other).mask_pixels.tolist() == [50]
+    assert agreement(reference, other).within(Tolerance(boxes=0, scores=0, mask_iou=0.975, mask_pixels=1))
+
+
+@pytest.mark.parametrize("names", [["box_errors"], ["score_errors"], ["mask_ious", "mask_pixels"]])
+def test_what_is_not_a_number_is_not_within_any_tolerance(names: list[str]) -> None:
     result = agreement(crowd(3), crowd(3))
-    changes: dict[str, Any] = {name: np.array([0.5, np.nan, 0.5])}
+    changes: dict[str, Any] = dict.fromkeys(names, np.array([0.5, np.nan, 0.5]))
     broken = replace(result, **changes)
-    assert not broken.within(Tolerance(boxes=1e9, scores=1, mask_iou=0))
+    assert not broken.within(Tolerance(boxes=1e9, scores=1, mask_iou=0, mask_pixels=1))
 
 
 @pytest.mark.parametrize(("n", "m"), [(0, 0), (0, 3), (3, 0), (1, 1), (7, 5)])
