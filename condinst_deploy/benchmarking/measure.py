@@ -113,7 +113,7 @@ def measure(models: Sequence[Path], paths: Sequence[Path], settings: Settings, o
         on_call: told about progress.
 
     Raises:
-        CondInstError: a model or a picture cannot be used; nothing was timed then.
+        CondInstError: a model or none of the pictures can be used; nothing was timed then.
     """
     cores = settings.cores or cores_for(None)
     pictures = _pictures(paths, settings)

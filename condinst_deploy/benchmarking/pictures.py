@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from condinst_deploy.data.shapes import ShapesConfig, image_of, scene_of
-from condinst_deploy.runtime.images import RGBArray, expand_sources, rgb_from
+from condinst_deploy.runtime.images import RGBArray, existing_sources, rgb_from
 
 GENERATED = 4
 MOST = 64
@@ -21,9 +21,9 @@ def given_pictures(sources: Sequence[str]) -> list[Path]:
     """The first pictures of the given files, folders and patterns.
 
     Raises:
-        ImageError: a folder has no pictures, or a pattern matches nothing.
+        ImageError: not one is there, a folder has no pictures, or a pattern matches nothing.
     """
-    return [Path(path) for path in expand_sources(list(sources))[:MOST]]
+    return existing_sources(sources)[:MOST] if sources else []
 
 
 def generated_pictures(size: tuple[int, int], seed: int, count: int = GENERATED) -> list[RGBArray]:

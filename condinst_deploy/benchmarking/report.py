@@ -65,7 +65,8 @@ def memory_line(figures: ModelFigures) -> str:
 
 def remarks(benchmark: Benchmark) -> list[str]:
     """What the reader has to know, lest a figure mislead."""
-    said = list(_about_detections(benchmark))
+    said = [f"left out: {reason}" for reason in benchmark.models[0].loaded["skipped"]]
+    said += _about_detections(benchmark)
     calls = benchmark.settings.repeat
     if calls < FEW_CALLS:
         said.append(f"p99 of {counted(calls, 'call')} is about the slowest one; --repeat takes more")

@@ -27,7 +27,8 @@ class Settings:
         """
         for name, values in (("batch", self.batches), ("concurrency", self.concurrency), ("size", self.size)):
             if not values or min(values) < 1:
-                raise ConfigError(f"{name} is {values}; expected numbers of at least 1")
+                listed = ", ".join(map(str, values)) or "empty"
+                raise ConfigError(f"{name} is {listed}; expected numbers of at least 1")
         for name, value, least in (("repeat", self.repeat, 1), ("warmup", self.warmup, 0), ("seed", self.seed, 0)):
             if value < least:
                 raise ConfigError(f"{name} is {value}; expected at least {least}")

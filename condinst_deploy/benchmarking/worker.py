@@ -40,6 +40,7 @@ class Worker:
         from condinst_deploy.benchmarking.machine import machine
         from condinst_deploy.benchmarking.memory import resident_mb
         from condinst_deploy.benchmarking.pictures import Batches
+        from condinst_deploy.errors import ImageError
         from condinst_deploy.runtime.predictor import Predictor, load_backend
         from condinst_deploy.runtime.torch_backend import torch_device
 
@@ -52,7 +53,16 @@ class Worker:
         self._memory["loaded_mb"] = resident_mb()
         for batch in batches:
             Predictor.of(backend, batch)  # refuses what the model cannot take, before anything is timed
-        self._batches = Batches(sources, [backend.geometry(_decoded(source)).padded for source in sources])
+        usable, padded, skipped = [], [], []
+        for source in sources:
+            try:
+                padded.append(backend.geometry(_decoded(source)).padded)
+                usable.append(source)
+            except ImageError as e:
+                skipped.append(str(e))
+        if not usable:
+            raise ImageError(f"none of the {len(sources)} pictures can be read; the first: {skipped[0]}")
+        self._batches = Batches(usable, padded)
         manifest = backend.manifest
         return {
             "backend": backend.name,
@@ -61,6 +71,7 @@ class Worker:
             "precision": manifest.precision,
             "most_detections": manifest.selection.max_detections,
             "load_seconds": round(seconds, 2),
+            "skipped": skipped,
             "first_of_shapes": self._batches.first_of_shapes,
             "machine": machine(device=backend.device),
         }

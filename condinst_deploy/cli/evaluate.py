@@ -39,7 +39,7 @@ def evaluate(
         float | None, typer.Option(help="Fail when an AP differs from the reference's by more; AP points, 0 to 100.")
     ] = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Show the AP of each class, too.")] = False,
-    limit: Annotated[int | None, typer.Option(help="Take the first so many pictures.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take the first so many pictures.")] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Pictures of equal padded shape run at once. Default: 1 on a CPU, 8 on a GPU.")
     ] = None,

@@ -81,6 +81,7 @@ class CocoDataset:
         keep_empty: bool = False,
         min_size: int = MIN_SIZE,
         content: dict[str, Any] | None = None,
+        limit: int | None = None,
     ) -> None:
         """Read and check the annotations, and see that every picture is there.
 
@@ -91,6 +92,7 @@ class CocoDataset:
             keep_empty: keep pictures without instances all the same.
             min_size: shortest side of a picture to train on, in pixels.
             content: what `coco_content` read from the file, if it was read already.
+            limit: take the first so many pictures; the others need not be there.
 
         Raises:
             DataError: the file is not in COCO's format, an annotation is malformed (named by its id), a picture
@@ -110,6 +112,7 @@ class CocoDataset:
             self._pictures = [p for p in self._pictures if min(p.size) >= min_size and (keep_empty or p.instances)]
         if not self._pictures:
             raise DataError(f"{annotations} has no pictures to {'train on' if training else 'look at'}")
+        self._pictures = self._pictures[:limit]
         self.image_ids = tuple(p.image_id for p in self._pictures)
         self.paths = tuple(p.path for p in self._pictures)
         if images is not None:

@@ -101,21 +101,20 @@ def load_truth(annotations: Path, images: Path | None, limit: int | None = None)
     if limit is not None and limit < 1:
         raise ConfigError(f"the limit is {limit}; expected at least 1 picture")
     content = coco_content(annotations)
-    data = CocoDataset(annotations, images, training=False, content=content)
+    data = CocoDataset(annotations, images, training=False, content=content, limit=limit)
     coco = ground_truth(annotations, content)
-    image_ids = data.image_ids[:limit]
-    objects = coco.loadAnns(coco.getAnnIds(imgIds=list(image_ids), iscrowd=False)) if coco.anns else []
+    objects = coco.loadAnns(coco.getAnnIds(imgIds=list(data.image_ids), iscrowd=False)) if coco.anns else []
     if not objects:
         raise DataError(
-            f"{annotations} has no ground truth: nothing is annotated in its {len(image_ids)} pictures to evaluate;"
+            f"{annotations} has no ground truth: nothing is annotated in its {len(data)} pictures to evaluate;"
             " expected a validation set (files of test sets name pictures alone)"
         )
     return Truth(
         annotations=annotations,
         sha256=hashlib.sha256(annotations.read_bytes()).hexdigest(),
         coco=coco,
-        image_ids=image_ids,
-        paths=data.paths[:limit],
+        image_ids=data.image_ids,
+        paths=data.paths,
         has_pictures=images is not None,
         class_names=data.class_names,
         category_ids=data.category_ids,

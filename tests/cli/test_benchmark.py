@@ -41,11 +41,13 @@ def pictures(tmp_path: Path) -> Path:
 def test_two_models_on_given_pictures_as_json_and_as_a_plot(
     slim_checkpoint: Path, slim_onnx: Path, pictures: Path, tmp_path: Path
 ) -> None:
+    (pictures / "broken.png").write_bytes(b"no picture")
     settings = ("--batch", "1,2", "--concurrency", "1,2", "--json", "--plot", "plots/a.png")
     done = benchmark("pictures", "--model", slim_onnx, "--against", slim_checkpoint, *QUICK, *settings, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
-    assert result["pictures"]["paths"] == [f"pictures/{i}.png" for i in range(3)]
+    assert result["pictures"]["paths"] == [f"pictures/{i}.png" for i in (0, 1, 2, "broken")]
+    assert next(said for said in result["remarks"] if "broken" in said).startswith("left out: pictures/broken.png")
     assert [(m["model"], m["loaded"]["backend"]) for m in result["models"]] == [
         (str(slim_onnx), "onnxruntime"),
         (str(slim_checkpoint), "torch"),
@@ -91,8 +93,9 @@ def test_one_model_on_generated_pictures_as_tables(slim_checkpoint: Path, tmp_pa
         (("--model", "{model}", "--against", "none.onnx"), "no model at none.onnx"),
         (("none*.jpg", "--model", "{model}"), "nothing matches none*.jpg"),
         (("missing.jpg", "--model", "{model}"), "no picture at missing.jpg"),
+        (("{model}", "--model", "{model}"), "none of the 1 pictures can be read; the first: "),
         (("--model", "{model}", "--batch", "1;2"), "--batch is '1;2'; expected whole numbers"),
-        (("--model", "{model}", "--concurrency", "0"), "concurrency is (0,); expected numbers of at least 1"),
+        (("--model", "{model}", "--concurrency", "0"), "concurrency is 0; expected numbers of at least 1"),
         (("--model", "{model}", "--size", "big"), "--size is 'big'; expected WIDTHxHEIGHT"),
         (("--model", "{model}", "--threads", "4096"), "--threads is 4096; this process may use"),
         (("--model", "{model}", "--plot", "a.svg"), "--plot is a.svg; expected the name of a picture"),

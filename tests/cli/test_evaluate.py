@@ -419,6 +419,7 @@ def test_a_picture_of_another_size_or_that_cannot_be_read_is_named(
 def test_wrong_usage_exits_with_two() -> None:
     assert evaluate("--model", "x.pth").exit_code == 2
     assert evaluate("--annotations", "x.json", "--gate", "much").exit_code == 2
+    assert evaluate("--annotations", "x.json", "--limit", "0").exit_code == 2
 
 
 @pytest.mark.parametrize(

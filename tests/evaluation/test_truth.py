@@ -27,6 +27,10 @@ def test_classes_are_sorted_by_id_and_pictures_keep_the_files_order(tmp_path: Pa
     assert truth.name_of(13) == "stop sign"
     assert len(load_truth(annotations, images, limit=2)) == 2
     assert len(load_truth(annotations, images, limit=9)) == 3
+    truth.paths[2].unlink()
+    assert load_truth(annotations, images, limit=2).paths == truth.paths[:2]  # the others need not be there
+    with pytest.raises(DataError, match=truth.paths[2].name):
+        load_truth(annotations, images, limit=3)
 
 
 def test_results_alone_need_no_pictures(tmp_path: Path) -> None:
