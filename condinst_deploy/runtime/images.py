@@ -127,18 +127,19 @@ def jpeg_from(path: Path) -> bytes | None:
         ImageError: it cannot be read.
     """
     with _reading(path) as stream, _opened(stream) as image:
-        return _plain_jpeg(image, stream)
+        return None if _orientation(image) in TURNS else _rgb_jpeg(image, stream)
 
 
 def _rgb_from_path(path: Path) -> RGBArray:
     with _reading(path) as stream, _opened(stream) as image:
-        data = _plain_jpeg(image, stream)
+        data = _rgb_jpeg(image, stream)
         if data is not None:
             # libjpeg-turbo like Pillow's, a copy and maybe a version of its own; that the pixels are the same is
             # tested (tests/runtime/test_jpeg.py: test_pixels_are_pillows), and Pillow's copies of them are spared
             with suppress(ValueError):  # a warning of the decoder's: Pillow decides what is damaged
                 pixels: RGBArray = simplejpeg.decode_jpeg(data, colorspace="RGB")
-                return pixels
+                turn = TURNS.get(_orientation(image))
+                return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
         return _rgb_from_pil(image)
 
 
@@ -170,8 +171,8 @@ def _opened(stream: BinaryIO) -> Image.Image:
         return Image.open(stream)
 
 
-def _plain_jpeg(image: Image.Image, stream: BinaryIO) -> bytes | None:
-    if image.format not in ("JPEG", "MPO") or image.mode != "RGB" or _orientation(image) in TURNS:
+def _rgb_jpeg(image: Image.Image, stream: BinaryIO) -> bytes | None:
+    if image.format not in ("JPEG", "MPO") or image.mode != "RGB":
         return None
     stream.seek(0)
     return stream.read()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import simplejpeg
-from PIL import Image
+from PIL import Image, ImageOps
 
 from condinst_deploy.errors import ImageError
 from condinst_deploy.runtime.images import jpeg_from, rgb_from
@@ -78,10 +78,20 @@ def test_first_picture_of_a_camera_file_of_several_is_pillows(tmp_path: Path, de
     assert len(decoded) == 1
 
 
-def rotated(path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(noise_picture(5, 16, 24)).save(path, exif=exif)
+@pytest.mark.parametrize("orientation", range(10))
+def test_pixels_of_a_turned_photograph_are_pillows(orientation: int, tmp_path: Path, decoded: list[bytes]) -> None:
+    path, exif = tmp_path / "x.jpg", Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(noise_picture(5, 17, 24)).save(path, exif=exif)
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image)
+    found = rgb_from(path)
+    assert np.array_equal(found, np.asarray(upright))
+    assert found.flags.c_contiguous
+    assert found.flags.writeable
+    assert len(decoded) == 1
+    # a decoder on a GPU knows no EXIF
+    assert (jpeg_from(path) is None) is (orientation in range(2, 9))
 
 
 def png(path: Path) -> None:
@@ -93,10 +103,9 @@ def png(path: Path) -> None:
     [
         lambda path: path.write_bytes(jpeg((16, 24), "L")),
         lambda path: path.write_bytes(jpeg((16, 24), "CMYK")),
-        rotated,
         png,
     ],
-    ids=["grey", "CMYK", "rotated", "no JPEG at all"],
+    ids=["grey", "CMYK", "no JPEG at all"],
 )
 def test_what_takes_more_than_a_decoder_is_left_to_pillow(
     write: Callable[[Path], Any], tmp_path: Path, decoded: list[bytes]
