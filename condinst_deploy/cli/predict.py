@@ -1,7 +1,6 @@
 """`condinst-predict`: a model and pictures become overlay pictures and a COCO results file."""
 
 import json
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,7 @@ from condinst_deploy.cli.command import FAILED, INTERRUPTED, command_app, progre
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.interruption import whole_steps
 from condinst_deploy.model_files import check_there
+from condinst_deploy.runtime.cores import usable_cores
 
 if TYPE_CHECKING:
     from condinst_deploy.runtime.pipeline import Prediction
@@ -167,7 +167,7 @@ class _Recorder:
 
     def __init__(self, writer: "ResultsWriter", outcome: Outcome) -> None:
         self._writer, self._outcome = writer, outcome
-        self._threads = max(1, min(4, len(os.sched_getaffinity(0)) // 2))
+        self._threads = max(1, min(4, usable_cores() // 2))
         self._pool = ThreadPoolExecutor(self._threads, "condinst-record")
         self._pending: deque[tuple[dict[str, Any], Future[list[dict[str, Any]]]]] = deque()
 

@@ -1,6 +1,5 @@
 """The inference API: a model file and pictures in, detections out."""
 
-import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -15,6 +14,7 @@ from condinst_deploy.closing import Closing
 from condinst_deploy.contract import InstanceDetections, ModelManifest
 from condinst_deploy.errors import ArtifactError, CondInstError, ConfigError
 from condinst_deploy.runtime.backend import Backend
+from condinst_deploy.runtime.cores import usable_cores
 from condinst_deploy.runtime.images import SUFFIXES, expand_sources
 from condinst_deploy.runtime.pipeline import Prediction, Stages, predicted, predictions
 from condinst_deploy.runtime.postprocess import ResultFilter
@@ -209,7 +209,7 @@ def _same_gpu(device: str) -> Callable[[], None] | None:
 
 def _workers(device: str) -> int:
     """Threads that prepare pictures: some 40 a second each, which a network on the same cores does not need."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     return min(cores, 16) if device.startswith("cuda") else max(1, cores // 8)
 
 
