@@ -26,6 +26,7 @@ import torch
 
 from benchmarks.bars import Bar, write_results
 from benchmarks.dense import dense_masks, dense_probabilities, dense_rles, encoded
+from condinst_deploy.benchmarking.memory import peak_mb, resident_mb
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.masks import Masks
 from condinst_deploy.runtime.postprocess import masks_from_logits
@@ -107,7 +108,7 @@ def main() -> None:
         print(f"{case.kind}, {case.original} ...", flush=True)
         rows.append(row(case, arguments.rounds or ROUNDS[case.original]))
         print(f"  {rows[-1]}", flush=True)
-    many = peak_mb("ours", Case("objects", arguments.originals[-1], MANY))
+    many = peak_of("ours", Case("objects", arguments.originals[-1], MANY))
     print(table(rows), f"peak memory of {MANY} on {arguments.originals[-1]}: {many:.0f} MB", sep="\n")
     if arguments.out:
         many_bar = Bar.at_most(f"extra memory of {MANY} on {arguments.originals[-1]}", many, MB_OF_MANY, "MB")
@@ -138,7 +139,7 @@ def row(case: Case, rounds: int) -> dict[str, Any]:
         "instances": case.instances,
         **extents(logits, case.geometry),
         **times(logits, case.geometry, rounds),
-        **{f"mb {form}": peak_mb(form, case) for form in FORMS},
+        **{f"mb {form}": peak_of(form, case) for form in FORMS},
         **differences(logits, case.geometry),
     }
 
@@ -207,27 +208,24 @@ FORMS: dict[str, Callable[[Logits, ImageGeometry], Any]] = {
 """From logits to RLEs, all of which are kept."""
 
 
-def peak_mb(form: str, case: Case) -> float:
+def peak_of(form: str, case: Case) -> float:
     """Peak resident memory of one form in a process of its own, above what it has before it begins."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
-        return processes.submit(_peak_mb_here, form, case).result()
+        return processes.submit(_peak_here, form, case).result()
 
 
-def _peak_mb_here(form: str, case: Case) -> float:
+def _peak_here(form: str, case: Case) -> float:
     logits, geometry = case.logits(), case.geometry
     FORMS[form](logits[:1], geometry)  # what is loaded or made once
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak so far
-    before = _status_mb("VmRSS")
+    before = resident_mb()
     kept = FORMS[form](logits, geometry)
-    peak = _status_mb("VmHWM") - before
+    peak = peak_mb()
     del kept
-    return round(peak, 1)
-
-
-def _status_mb(name: str) -> float:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
+    assert before is not None, "this needs /proc"
+    assert peak is not None
+    return round(peak - before, 1)
 
 
 def differences(logits: Logits, geometry: ImageGeometry) -> dict[str, int]:

@@ -28,7 +28,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(masks, "INSTANCES", 2)
     monkeypatch.setattr(masks, "MANY", 3)
     # a process of its own does not see what is patched here
-    monkeypatch.setattr(masks, "peak_mb", lambda form, case: float(len(case.kind)))
+    monkeypatch.setattr(masks, "peak_of", lambda form, case: float(len(case.kind)))
 
 
 @pytest.mark.usefixtures("small")
@@ -54,4 +54,4 @@ def test_it_writes_its_figures_beside_the_bars(
 def test_peak_memory_is_that_of_the_work() -> None:
     case = Case("objects", "640x480", 4)
     # 4 * 800 * 1344 probabilities of four bytes are 17 MB
-    assert masks._peak_mb_here("dense", case) > 15 > masks._peak_mb_here("ours", case)
+    assert masks._peak_here("dense", case) > 15 > masks._peak_here("ours", case)
