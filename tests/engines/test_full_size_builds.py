@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from condinst_deploy.contract import Selection
+from condinst_deploy.model.checkpoints import load_model
 from condinst_engines.build import build_engine, graph_for_builder
 from condinst_engines.flavour import Flavour
 from condinst_engines.profiles import profiles_for
 from condinst_engines.recipe import BuildRecipe
 from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
 from tests.engines.conftest import TINY
-from tests.models import manifest_of, seeded_model
+from tests.models import DEEPER, adelaidet_state, manifest_of, seeded_model
 
 SERVER = "images=1x3x320x320:1x3x800x1344:8x3x1344x1344"
 # ru_maxrss would count what the process that started this one held
@@ -70,3 +72,18 @@ def test_exports_of_every_kind_build(classes: int, static: tuple[int, int, int] 
     engine = build_engine(graph, profiles_for(manifest, recipe), recipe, rtx)
     assert engine.tensors[-1].shape[1] == 300
     assert len(engine.profiles) == (static is None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["MS_R_50", *DEEPER])
+def test_adelaidets_full_size_models_build(architecture: str, tmp_path: Path, rtx: Flavour) -> None:
+    path = tmp_path / "model.pth"
+    torch.save(adelaidet_state(architecture), path)
+    loaded = load_model(path)
+    manifest = with_options(loaded.model, loaded.manifest, ExportOptions())
+    recipe = BuildRecipe(precision="float16")
+    graph = graph_for_builder(onnx_from_model(loaded.model, manifest), recipe)
+    engine = build_engine(graph, profiles_for(manifest, recipe), recipe, rtx)
+    assert [tensor.name for tensor in engine.tensors][-1] == "mask_logits"
+    half_weights = path.stat().st_size / 2
+    assert 0.8 * half_weights < len(engine.plan) < 1.5 * half_weights
