@@ -1,6 +1,7 @@
 """Recipes: everything that decides a training run, in one TOML file."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from typing import Any, Literal
@@ -13,6 +14,12 @@ from condinst_deploy.recipes import filled, recipe_from_toml
 
 PUBLISHED: dict[Family, str] = {"mmdet": "condinst_r50_1x", "adelaidet": "adelaidet_r50_1x"}
 """The recipe that each family's own ones vary."""
+
+SHARES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
+    "linear": lambda progress: 1 - progress,
+}
+"""Decays without steps: progress after the warm-up, 0 to 1, -> share of the full learning rate."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class ScheduleSettings:
     batch_size: int = 16
     warmup_iterations: int = 1_000
     warmup_factor: float = 0.001  # share of the learning rate at the first iteration
-    decay: Literal["steps", "cosine"] = "steps"
+    decay: Literal["steps", "cosine", "linear"] = "steps"  # the other two end at nothing
     steps: tuple[int, ...] = (60_000, 80_000)
     step_factor: float = 0.1
 
@@ -75,20 +82,21 @@ class ScheduleSettings:
                 f"schedule: iterations {self.iterations}, batch_size {self.batch_size},"
                 f" warmup_iterations {self.warmup_iterations}; expected at least 1, 1 and 0"
             )
-        if self.decay == "cosine" and self.warmup_iterations >= self.iterations:
+        if self.decay not in ("steps", *SHARES):
+            raise ConfigError(f"schedule.decay is {self.decay!r}; expected steps, {' or '.join(SHARES)}")
+        if self.decay != "steps" and self.warmup_iterations >= self.iterations:
             raise ConfigError(
                 f"schedule.warmup_iterations is {self.warmup_iterations} of {self.iterations} iterations;"
-                " a cosine needs some after the warm-up"
+                f" the {self.decay} decay needs some after the warm-up"
             )
-        if self.decay not in ("steps", "cosine"):
-            raise ConfigError(f"schedule.decay is {self.decay!r}; expected steps or cosine")
 
     def learning_rate(self, iteration: int, full: float) -> float:
         """The rate of an iteration, counted from 0."""
         if self.decay == "steps":
             rate = full * self.step_factor ** sum(iteration >= step for step in self.steps)
         else:
-            rate = full * _cosine((iteration - self.warmup_iterations) / (self.iterations - self.warmup_iterations))
+            progress = (iteration - self.warmup_iterations) / (self.iterations - self.warmup_iterations)
+            rate = full * SHARES[self.decay](min(max(progress, 0.0), 1.0))
         if iteration < self.warmup_iterations:
             rate *= self.warmup_factor + (1 - self.warmup_factor) * iteration / self.warmup_iterations
         return rate
@@ -198,7 +206,3 @@ def recipe_from_dict(values: dict[str, Any]) -> Recipe:
         ConfigError: a setting is unknown or has the wrong type.
     """
     return filled(Recipe(), values)
-
-
-def _cosine(progress: float) -> float:
-    return 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))

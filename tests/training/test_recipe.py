@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -110,10 +111,13 @@ def test_the_learning_rate_warms_up_and_steps_down() -> None:
     assert rates == pytest.approx([1e-5, 0.5005 * 0.01, 0.01, 0.01, 1e-3, 1e-4, 1e-4])
 
 
-def test_the_cosine_begins_after_the_warm_up_and_ends_at_nothing() -> None:
-    schedule = ScheduleSettings(iterations=1_100, warmup_iterations=100, warmup_factor=0.0, decay="cosine")
-    rates = [schedule.learning_rate(i, 1.0) for i in (0, 50, 100, 600, 1_100)]
-    assert rates == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0], abs=1e-9)
+@pytest.mark.parametrize(("decay", "at_a_quarter"), [("cosine", (2 + 2**0.5) / 4), ("linear", 0.75)])
+def test_a_smooth_decay_begins_after_the_warm_up_and_ends_at_nothing(
+    decay: Literal["cosine", "linear"], at_a_quarter: float
+) -> None:
+    schedule = ScheduleSettings(iterations=1_100, warmup_iterations=100, warmup_factor=0.0, decay=decay)
+    rates = [schedule.learning_rate(i, 1.0) for i in (0, 50, 100, 350, 600, 1_100)]
+    assert rates == pytest.approx([0.0, 0.5, 1.0, at_a_quarter, 0.5, 0.0], abs=1e-9)
 
 
 @pytest.mark.parametrize("name", ["condinst_r50_1x", "shapes_slim"])
@@ -151,8 +155,8 @@ def test_a_recipe_comes_back_from_its_dictionary() -> None:
         ("seed = 'x'", "seed is 'x'; expected int"),
         ("[optimizer]\nkind = 'adam'", "optimizer.kind is 'adam'"),
         ("[schedule]\niterations = 0", "iterations 0"),
-        ("[schedule]\ndecay = 'cosine'\niterations = 10\nwarmup_iterations = 10", "a cosine needs some"),
-        ("[schedule]\ndecay = 'line'", "expected steps or cosine"),
+        ("[schedule]\ndecay = 'cosine'\niterations = 10\nwarmup_iterations = 10", "the cosine decay needs some"),
+        ("[schedule]\ndecay = 'line'", "expected steps, cosine or linear"),
         ("seed =", "cannot be read as a recipe"),
         ("[model]\ndepth = 51", "depth is 51"),
         ("base = 'nothing'", "no recipe 'nothing'; the package has"),
