@@ -62,6 +62,9 @@ def train(
     """
     for start in filter(None, (weights, backbone)):
         check_there(start, CHECKPOINT)
+    if weights is not None and (backbone is not None or resume):
+        other = "--resume" if resume else "--backbone"
+        raise ConfigError(f"--weights and {other} both say what to begin with; give one of them")
     # imported here, so that neither --help nor a mistake waits for PyTorch
     from condinst_deploy.runtime.torch_backend import torch_device
     from condinst_deploy.training import loop
@@ -91,6 +94,11 @@ def train(
     checkpoint = folder / loop.CHECKPOINT
     if resume:
         run = resumed_run(chosen, checkpoint, where)
+        if run.manifest.class_names != manifest.class_names:
+            raise ConfigError(
+                f"{checkpoint} was trained on the classes {', '.join(run.manifest.class_names)}, and the data set has"
+                f" {', '.join(manifest.class_names)}; resume with the same data"
+            )
         terminal.print(f"resumed at iteration {run.iteration}")
     elif checkpoint.exists():
         raise ConfigError(f"{checkpoint} exists: go on with --resume, or name another folder with --out")

@@ -136,10 +136,12 @@ class Agreement:
     def __str__(self) -> str:
         if not self.matched:
             return f"0 of {self.reference_count} detections matched ({self.other_count} on the other side)"
+        worst = int(self.mask_ious.argmin())
+        pixels = f" ({self.mask_pixels[worst]:.0f} px different)" if self.mask_pixels[worst] > 0 else ""
         return (
             f"{self.matched} of {self.reference_count} detections matched ({self.other_count} on the other side),"
             f" boxes within {self.box_errors.max():.2g} px, scores within {self.score_errors.max():.2g},"
-            f" mask IoU at least {self.mask_ious.min():.6f}"
+            f" mask IoU at least {self.mask_ious[worst]:.6f}{pixels}"
         )
 
 

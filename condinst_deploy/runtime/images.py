@@ -127,7 +127,8 @@ def jpeg_from(path: Path) -> bytes | None:
         ImageError: it cannot be read.
     """
     with _reading(path) as stream, _opened(stream) as image:
-        return None if _orientation(image) in TURNS else _rgb_jpeg(image, stream)
+        data = _rgb_jpeg(image, stream)
+        return None if data is None or _orientation(image) in TURNS else data
 
 
 def _rgb_from_path(path: Path) -> RGBArray:

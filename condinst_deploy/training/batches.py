@@ -9,13 +9,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from condinst_deploy.data.coco import CocoDataset
 from condinst_deploy.data.transforms import TrainingBatch, TrainingExample, TrainingTransform, collate
+from condinst_deploy.errors import DataError
 from condinst_deploy.training.recipe import Recipe
 
 Key = tuple[int, int]
 """Position in the run's endless row of examples, and index of its picture."""
 
 
-class Examples(Dataset[TrainingExample]):
+class Examples(Dataset[TrainingExample | DataError]):
     """The data set's pictures, transformed at random by seed and position."""
 
     def __init__(self, data: CocoDataset, recipe: Recipe) -> None:
@@ -25,11 +26,14 @@ class Examples(Dataset[TrainingExample]):
         self._early = TrainingTransform(preprocessing, recipe.short_sides, recipe.flip)
         self._late = replace(self._early, short_sides=recipe.late_short_sides or recipe.short_sides)
 
-    def __getitem__(self, key: Key) -> TrainingExample:
-        """The example at a position."""
+    def __getitem__(self, key: Key) -> TrainingExample | DataError:
+        """The example at a position, or what is wrong with it: the loader would tell an error with its traceback."""
         position, index = key
         transform = self._early if position < self._late_from else self._late
-        return transform(self._data[index], np.random.default_rng((self._seed, position)))
+        try:
+            return transform(self._data[index], np.random.default_rng((self._seed, position)))
+        except DataError as e:
+            return e
 
 
 def batch_keys(length: int, batch_size: int, seed: int, first: int, stop: int) -> Iterator[list[Key]]:
@@ -46,12 +50,27 @@ def batch_keys(length: int, batch_size: int, seed: int, first: int, stop: int) -
 
 
 def batches(data: CocoDataset, recipe: Recipe, first: int) -> Iterator[TrainingBatch]:
-    """The run's batches from iteration `first` on."""
+    """The run's batches from iteration `first` on.
+
+    Raises:
+        DataError: a picture cannot be decoded or has another size than annotated.
+    """
     schedule = recipe.schedule
     loader = DataLoader(
         Examples(data, recipe),
         batch_sampler=list(batch_keys(len(data), schedule.batch_size, recipe.seed, first, schedule.iterations)),
         num_workers=recipe.data.workers,
-        collate_fn=partial(collate, pad_divisor=recipe.model.preprocessing.pad_divisor),
+        collate_fn=partial(_collated, pad_divisor=recipe.model.preprocessing.pad_divisor),
     )
-    yield from loader
+    for batch in loader:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
+
+
+def _collated(examples: list[TrainingExample | DataError], pad_divisor: int) -> TrainingBatch | DataError:
+    """A batch, or the first error among its examples."""
+    errors = [example for example in examples if isinstance(example, DataError)]
+    if errors:
+        return errors[0]
+    return collate([example for example in examples if not isinstance(example, DataError)], pad_divisor=pad_divisor)

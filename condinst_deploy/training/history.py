@@ -19,6 +19,7 @@ class History(Closing):
 
     def __init__(self, folder: Path, iteration: int) -> None:
         try:
+            import matplotlib  # noqa: F401  # needed at the end: better missed now
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as e:
             raise ConfigError("training needs tensorboard, matplotlib: pip install '.[train]' in the repository") from e
@@ -69,7 +70,8 @@ def draw_curves(records: list[Record], path: Path) -> None:
         if own:
             losses.plot([r["iteration"] for r in own], [r[f"loss/{name}"] for r in own], label=name, linewidth=1)
     losses.set(title="losses", xlabel="iteration", ylim=(0, None))
-    losses.legend()
+    if steps:
+        losses.legend()
     evaluations = [record for record in records if "segm/ap" in record]
     for kind, label in (("bbox", "box AP"), ("segm", "mask AP")):
         points = [r[f"{kind}/ap"] for r in evaluations]

@@ -9,7 +9,7 @@ from condinst_deploy.atomic import atomic_path
 from condinst_deploy.contract import ModelManifest
 from condinst_deploy.data.coco import CocoDataset
 from condinst_deploy.drawing import contact_sheet
-from condinst_deploy.errors import ConfigError
+from condinst_deploy.errors import ConfigError, DataError
 from condinst_deploy.evaluation.coco import average_precision, detect_all, ground_truth
 from condinst_deploy.interruption import whole_steps
 from condinst_deploy.model.checkpoints import LoadedModel, save_model
@@ -59,10 +59,10 @@ def open_sets(recipe: Recipe) -> Sets:
         Path(data.train_annotations), Path(data.train_images), training=True, keep_empty=data.keep_empty
     )
     val = CocoDataset(Path(data.val_annotations), Path(data.val_images), training=False)
-    if train.class_names != val.class_names:
-        raise ConfigError(
-            f"{data.train_annotations} has the classes {', '.join(train.class_names)};"
-            f" {data.val_annotations} has {', '.join(val.class_names)}: expected the same"
+    if (train.category_ids, train.class_names) != (val.category_ids, val.class_names):
+        raise DataError(
+            f"{data.train_annotations} has the classes {_listed(train)}; {data.val_annotations} has {_listed(val)}:"
+            " expected the same names and ids"
         )
     return Sets(train, val)
 
@@ -82,7 +82,7 @@ def train(run: TrainingRun, sets: Sets, folder: Path, reports: Reports) -> Recor
     """Train to the end of the recipe; returns the figures of the last evaluation.
 
     A checkpoint is written every `checkpoint_every` iterations, at the end, and when the run is
-    interrupted.
+    interrupted or meets a damaged picture.
     """
     recipe = run.recipe
     last: Record = {}
@@ -97,19 +97,19 @@ def train(run: TrainingRun, sets: Sets, folder: Path, reports: Reports) -> Recor
                 reports.on_step(run.iteration, losses)
                 if run.iteration % recipe.checkpoint_every == 0:
                     run.save(folder / CHECKPOINT)
-                if run.iteration % recipe.evaluate_every == 0 and run.iteration < recipe.schedule.iterations:
+                if _is_evaluated(run):
                     last = evaluate(run, sets, reports)
                     history.add(last)
                     reports.on_evaluation(last)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, DataError):  # a picture of thousands can be damaged
             run.save(folder / CHECKPOINT)
             raise
         run.save(folder / CHECKPOINT)
+        save_model(folder / MODEL, run.model, run.manifest)
         last = evaluate(run, sets, reports)
         history.add(last)
         reports.on_evaluation(last)
         draw_curves(history.records, folder / CURVES)
-    save_model(folder / MODEL, run.model, run.manifest)
     draw_predictions(run, sets, folder / SHEET)
     return last
 
@@ -131,6 +131,16 @@ def evaluate(run: TrainingRun, sets: Sets, reports: Reports) -> Record:
         for name, value in average_precision(truth, results, kind)._asdict().items():
             record[f"{kind}/{name}"] = value
     return record
+
+
+def _is_evaluated(run: TrainingRun) -> bool:
+    """Whether an evaluation follows this iteration; one follows the last in any case."""
+    every = run.recipe.evaluate_every
+    return every > 0 and run.iteration % every == 0 and run.iteration < run.recipe.schedule.iterations
+
+
+def _listed(data: CocoDataset) -> str:
+    return ", ".join(f"{i} {name}" for i, name in zip(data.category_ids, data.class_names, strict=True))
 
 
 def draw_predictions(run: TrainingRun, sets: Sets, path: Path) -> None:

@@ -34,6 +34,15 @@ class DataSettings:
     keep_empty: bool = False  # train on pictures without instances, too
     workers: int = 2  # processes that decode pictures
 
+    def __post_init__(self) -> None:
+        """Check the number of workers.
+
+        Raises:
+            ConfigError: it is negative.
+        """
+        if self.workers < 0:
+            raise ConfigError(f"data.workers is {self.workers}; expected at least 0")
+
 
 @dataclass(frozen=True)
 class OptimizerSettings:
@@ -130,7 +139,7 @@ class Recipe:
     late_iterations: int = 0  # how many of them: most is learnt cheaply from small pictures, outlines from large ones
     flip: float = 0.5
     seed: int = 0
-    evaluate_every: int = 10_000
+    evaluate_every: int = 10_000  # iterations; 0: only at the end
     checkpoint_every: int = 1_000
     log_every: int = 20
 
@@ -138,8 +147,12 @@ class Recipe:
         """Check that the parts go together.
 
         Raises:
-            ConfigError: losses and model are of different families, or the late iterations cannot be.
+            ConfigError: losses and model are of different families, the late iterations cannot be, or a number is
+                too small.
         """
+        for name, least in (("seed", 0), ("evaluate_every", 0), ("checkpoint_every", 1), ("log_every", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least {least}")
         if self.losses.family != self.model.family:
             raise ConfigError(
                 f"losses.family is {self.losses.family} and the model is of the family {self.model.family};"
@@ -173,15 +186,17 @@ class Recipe:
     def of_length(self, iterations: int) -> "Recipe":
         """This recipe for a run of another length.
 
-        Warm-up and late iterations stay as long as they are where they fit; a warm-up as long as the run, or longer,
-        ends before the last iteration, which has the full rate. Steps of the decay stay where they are.
+        Late iterations keep their share of the run. The warm-up stays as long as it is where it fits; one as long as
+        the run, or longer, ends before the last iteration, which has the full rate. Steps of the decay stay where
+        they are.
 
         Raises:
             ConfigError: it is no length.
         """
         warmup = max(0, min(self.schedule.warmup_iterations, iterations - 1))
         schedule = replace(self.schedule, iterations=iterations, warmup_iterations=warmup)
-        return replace(self, schedule=schedule, late_iterations=min(self.late_iterations, iterations))
+        late = round(self.late_iterations * iterations / self.schedule.iterations)
+        return replace(self, schedule=schedule, late_iterations=late)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint."""

@@ -136,6 +136,8 @@ def fine_tuning_run(recipe: Recipe, manifest: ModelManifest, weights: Path, devi
         classifiers = ("head.cls_logits.", "mask_branch.semantic.2.")
         state = {key: value for key, value in state.items() if not key.startswith(classifiers)}
         note = f"fine-tuning {weights} ({loaded.note}); the class layer begins anew for {config.num_classes} classes"
+    elif loaded.manifest.class_names != manifest.class_names:
+        note += f", also for classes of other names ({' '.join(loaded.manifest.class_names[:3])} ...)"
     model.load_state_dict(state, strict=False)
     if recipe.model.family != config.family:
         note += f"; the recipe is of the family {recipe.model.family}: losses and norms follow the checkpoint's"

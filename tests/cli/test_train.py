@@ -8,6 +8,7 @@ import pytest
 
 from condinst_deploy.data.shapes import generate_shapes
 
+SHIPPED = Path(__file__).parents[2] / "demo" / "shapes_slim.pth"
 COMMAND = Path(sys.executable).parent / "condinst-train"
 RECIPE = """
 short_sides = [64]
@@ -96,10 +97,13 @@ def test_a_shorter_run_has_no_more_late_iterations_than_iterations(folder: Path,
         (["--recipe", "condinst_r50_1x"], "instances_train2017.json cannot be read"),
         (["--recipe", "condinst_r50_1x", "--num-classes", "7", "DATA"], "--num-classes is 7; the data set has 3"),
         (["--recipe", "condinst_r50_1x", "--resume", "DATA"], "last.pth"),
+        (["--recipe", "shapes_slim", "--weights", "WEIGHTS", "--resume"], "--weights and --resume both say"),
+        (["--recipe", "shapes_slim", "--weights", "WEIGHTS", "--backbone", "WEIGHTS"], "--weights and --backbone both"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(arguments: list[str], message: str, folder: Path, tmp_path: Path) -> None:
-    given = [part for name in arguments for part in (data_of(folder) if name == "DATA" else [name])]
+    parts: dict[str, list[str | Path]] = {"DATA": data_of(folder), "WEIGHTS": [SHIPPED]}
+    given = [part for name in arguments for part in parts.get(name, [name])]
     done = train(*given, cwd=tmp_path)
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]

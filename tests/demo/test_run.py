@@ -1,4 +1,4 @@
-"""The demonstration on a user's own model and pictures."""
+"""The demonstration: on the model that ships, and on a user's own model and pictures."""
 
 from pathlib import Path
 
@@ -50,3 +50,28 @@ def test_without_any_readable_picture_there_is_nothing_to_show(
     with pytest.raises(ImageError, match="none of the 1 pictures"):
         run.demonstrate(slim_checkpoint, tmp_path / "a.png")
     assert len(exports) == 1
+
+
+@pytest.mark.parametrize(("other", "status"), [("shipped", 0), ("slim", 1)])
+def test_the_shipped_model_runs_on_generated_pictures_and_has_to_agree_with_pytorch(
+    other: str,
+    status: int,
+    exports: list[Path],
+    slim_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    files = {".onnx": {"shipped": run.SHIPPED, "slim": slim_checkpoint}[other], ".pth": run.SHIPPED}
+    monkeypatch.setattr(run, "Predictor", lambda path: Predictor(files[path.suffix], device="cpu"))
+    monkeypatch.setattr(run, "UNSEEN", 3)
+    monkeypatch.setattr("sys.argv", ["demo"])
+    assert run.main() == status
+    assert exports == [run.SHIPPED]
+    out = capsys.readouterr().out
+    assert "3 pictures generated that the model has never seen" in out
+    (line,) = [line for line in out.splitlines() if "mask AP " in line]
+    precision = float(line.split("mask AP ")[1].split(",")[0])
+    assert (precision > 0.4) is (status == 0)
+    assert len(list((tmp_path / "output" / "unseen" / "val").glob("*.png"))) == 3
+    assert (tmp_path / "output" / "detections.jpg").is_file()

@@ -311,8 +311,21 @@ def test_merging_takes_any_iterable_and_nothing() -> None:
             },
             "0 of 1 detections matched (0 on the other side)",
         ),
+        (
+            agreement(detections([A, B]), detections([A, B], masks=[A, (20, 20, 30, 28)])),
+            {
+                "reference": 2,
+                "other": 2,
+                "matched": 2,
+                "max_box_error_px": 0.0,
+                "max_score_error": 0.0,
+                "min_mask_iou": 0.5,
+            },
+            "2 of 2 detections matched (2 on the other side),"
+            " boxes within 0 px, scores within 0, mask IoU at least 0.500000 (80 px different)",
+        ),
     ],
-    ids=["one pair", "none"],
+    ids=["one pair", "none", "half a mask"],
 )
 def test_figures_of_a_report(result: Agreement, summary: dict[str, Any], text: str) -> None:
     assert result.summary() == summary

@@ -68,7 +68,7 @@ BROKEN: dict[str, tuple[object, str, Callable[..., Any]]] = {
 
 MASKS = {f"mask {figure}" for figure in ("AP", "AP small", "AP medium")}
 FAILING = {
-    "nearest features": {"mask AP", "mask AP medium"},
+    "nearest features": {"mask AP75", "mask AP small"},
     "nearest masks": MASKS | {"mask AP50", "mask AP75"},
     "pixel corners": MASKS,
     "point corners": MASKS | {"mask AP75", "box AP", "box AP50", "box AP75", "box AP small", "box AP medium"},

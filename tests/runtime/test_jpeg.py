@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from condinst_deploy.errors import ImageError
 from condinst_deploy.runtime.images import jpeg_from, rgb_from
@@ -114,6 +114,12 @@ def test_what_takes_more_than_a_decoder_is_left_to_pillow(
     assert jpeg_from(tmp_path / "x.jpg") is None
     assert rgb_from(tmp_path / "x.jpg").shape[2] == 3
     assert decoded == []
+
+
+def test_a_png_is_not_decoded_to_learn_that_it_is_no_jpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    png(tmp_path / "x.png")
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda self: pytest.fail("it was decoded"))
+    assert jpeg_from(tmp_path / "x.png") is None
 
 
 @pytest.mark.parametrize("at", [0.3, 0.6, 0.9])

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -12,10 +12,10 @@ import torch
 
 from condinst_deploy.contract import Preprocessing
 from condinst_deploy.data.shapes import generate_shapes
-from condinst_deploy.errors import CheckpointError, ConfigError
+from condinst_deploy.errors import CheckpointError, ConfigError, DataError
 from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.model.losses import Losses
-from condinst_deploy.training.batches import batches
+from condinst_deploy.training.batches import batch_keys, batches
 from condinst_deploy.training.history import Record
 from condinst_deploy.training.loop import Reports, Sets, manifest_for, open_sets, train, with_classes
 from condinst_deploy.training.recipe import DataSettings, OptimizerSettings, Recipe, ScheduleSettings, StartSettings
@@ -75,11 +75,19 @@ def same_weights(a: Path, b: Path) -> bool:
     return all(torch.equal(left[key], right[key]) for key in left)
 
 
-@pytest.mark.parametrize("kind", ["adamw", "muon"])
+@pytest.mark.parametrize(
+    ("kind", "base_width", "workers"),
+    [("adamw", 8, 0), ("muon", 16, 2), ("sgd", 16, 0)],  # from a width of 16 on the layout is channels last
+)
 def test_an_interrupted_and_resumed_run_ends_with_the_same_weights(
-    kind: Literal["adamw", "muon"], recipe: Recipe, sets: Sets, tmp_path: Path
+    kind: Literal["adamw", "muon", "sgd"], base_width: int, workers: int, recipe: Recipe, sets: Sets, tmp_path: Path
 ) -> None:
-    recipe = replace(recipe, optimizer=replace(recipe.optimizer, kind=kind))
+    recipe = replace(
+        recipe,
+        model=replace(recipe.model, base_width=base_width),
+        data=replace(recipe.data, workers=workers),
+        optimizer=replace(recipe.optimizer, kind=kind),
+    )
     train(run_of(recipe, sets), sets, tmp_path / "whole", quiet())
     with pytest.raises(KeyboardInterrupt):
         train(run_of(recipe, sets), sets, tmp_path / "parts", quiet(interrupt_at(3)))
@@ -90,6 +98,29 @@ def test_an_interrupted_and_resumed_run_ends_with_the_same_weights(
     lines = [(tmp_path / name / "history.jsonl").read_text().splitlines() for name in ("whole", "parts")]
     whole, parts = ([json.loads(line) | {"seconds": 0} for line in part] for part in lines)
     assert whole == parts
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_picture_is_one_line_and_leaves_a_checkpoint(workers: int, tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path)
+    recipe = replace(recipe, data=replace(recipe.data, workers=workers), checkpoint_every=1000)
+    sets = open_sets(recipe)
+    run = run_of(recipe, sets)
+    keys = [key for batch in batch_keys(len(sets.train), 3, recipe.seed, 0, 3) for key in batch]
+    sets.train.paths[keys[-1][1]].write_bytes(b"no picture")
+    first = next(i for i, key in enumerate(keys) if key[1] == keys[-1][1]) // 3
+    with pytest.raises(DataError, match=r"^[^\n]*cannot be decoded[^\n]*$"):
+        train(run, sets, tmp_path / "run", quiet())
+    assert run.iteration == first
+    assert resumed_run(recipe, tmp_path / "run" / "last.pth", CPU).iteration == first
+
+
+def test_evaluations_are_made_when_the_recipe_says_so(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
+    for every, expected in ((0, [6]), (2, [2, 4, 6])):
+        folder = tmp_path / str(every)
+        train(run_of(replace(recipe, evaluate_every=every), sets), sets, folder, quiet())
+        records = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+        assert [record["iteration"] for record in records if "segm/ap" in record] == expected
 
 
 def test_another_seed_gives_other_weights(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
@@ -141,6 +172,11 @@ def test_fine_tuning_keeps_all_but_a_class_layer_of_another_size(
     changed = {key for key, value in other.model.state_dict().items() if not torch.equal(value, source[key])}
     assert changed == {"head.cls_logits.weight", "head.cls_logits.bias"}
     assert "begins anew for 5 classes" in other.note
+    names = load_model(slim_checkpoint).manifest.class_names
+    for given, said in ((names, False), (("x", "y", "z"), True)):
+        run = fine_tuning_run(recipe, replace(manifest, class_names=given), slim_checkpoint, CPU)
+        assert "all weights kept" in run.note
+        assert ("for classes of other names" in run.note) is said
 
 
 def test_losses_that_are_not_finite_stop_the_run(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
@@ -164,6 +200,20 @@ def test_the_last_iterations_see_the_late_sizes(recipe: Recipe, sets: Sets) -> N
     late = replace(recipe, short_sides=(64,), late_short_sides=(96,), late_iterations=2)
     sizes = [batch.image_sizes.unique().tolist() for batch in batches(sets.train, late, first=2)]
     assert sizes == [[64], [64], [96], [96]]
+
+
+@pytest.mark.parametrize(("key", "value"), [("id", 9), ("name", "blob")])
+def test_sets_of_different_classes_are_refused(key: str, value: Any, tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path)
+    path = Path(recipe.data.val_annotations)
+    content = json.loads(path.read_text())
+    changed = content["categories"][2][key]
+    content["categories"][2][key] = value
+    for annotation in content["annotations"]:
+        annotation["category_id"] = value if key == "id" and annotation["category_id"] == changed else 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="expected the same names and ids"):
+        open_sets(recipe)
 
 
 def test_missing_data_says_what_to_set() -> None:

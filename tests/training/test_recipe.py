@@ -135,6 +135,9 @@ def test_a_run_shorter_than_the_warm_up_ends_with_the_full_rate(name: str, itera
 def test_a_run_of_another_length_that_holds_the_warm_up_keeps_it() -> None:
     recipe = load_recipe("condinst_r50_1x")
     assert recipe.of_length(1001) == replace(recipe, schedule=replace(recipe.schedule, iterations=1001))
+    slim = load_recipe("shapes_slim")
+    half = slim.of_length(slim.schedule.iterations // 2)
+    assert half.late_iterations == slim.late_iterations // 2 > 0
     with pytest.raises(ConfigError, match="iterations 0"):
         recipe.of_length(0)
 
@@ -167,6 +170,11 @@ def test_a_recipe_comes_back_from_its_dictionary() -> None:
         ("[losses]\nmasks_per_image = 0", "losses.masks_per_image is 0; expected a whole number of at least 1"),
         ("[losses]\nmasks_per_image = 'few'", "losses.masks_per_image is 'few'"),
         ("[losses]\nmax_masks = -1", "losses.max_masks is -1"),
+        ("seed = -1", "seed is -1; expected at least 0"),
+        ("evaluate_every = -1", "evaluate_every is -1; expected at least 0"),
+        ("checkpoint_every = 0", "checkpoint_every is 0; expected at least 1"),
+        ("log_every = 0", "log_every is 0; expected at least 1"),
+        ("[data]\nworkers = -1", "data.workers is -1; expected at least 0"),
         ("late_iterations = -1", "late_iterations is -1; expected 0 to schedule.iterations, which is 90000"),
         ("late_iterations = 90001\nlate_short_sides = [800]", "late_iterations is 90001"),
         ("late_iterations = 3", "late_iterations is 3; expected sizes for them in late_short_sides"),
