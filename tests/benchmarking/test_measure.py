@@ -44,7 +44,7 @@ class MadeUpProcess:
 
     def _load(self, **_: Any) -> dict[str, Any]:
         machine = {"load_average": 1.5, "cores": 1, "cores_of_machine": 2}
-        return {"device": "cpu", "first_of_shapes": self.first_of_shapes, "machine": machine}
+        return {"device": "cpu", "skipped": [], "first_of_shapes": self.first_of_shapes, "machine": machine}
 
     def _call(self, batch: int, number: int, untimed: int) -> dict[str, float]:
         network = NETWORK_SECONDS[self.model.name] * batch * (1 + number % 2)
@@ -149,10 +149,11 @@ def test_remarks_say_what_would_mislead(log: list[Asked], monkeypatch: pytest.Mo
 
     monkeypatch.setattr(MadeUpProcess, "_call", found)
     machine = {"load_average": 5.5, "cores": 1, "cores_of_machine": 4}
-    busy = {"device": "cpu", "first_of_shapes": [0], "machine": machine}
+    busy = {"device": "cpu", "skipped": ["b.png cannot be read"], "first_of_shapes": [0], "machine": machine}
     monkeypatch.setattr(MadeUpProcess, "_load", lambda self, **_: busy)
     result = measure([Path("fast"), Path("slow")], [], Settings(repeat=1), lambda *_: None)
-    nothing, different, few, load = remarks(result)
+    left_out, nothing, different, few, load = remarks(result)
+    assert left_out == "left out: b.png cannot be read"
     assert nothing.startswith("fast found nothing in these pictures")
     assert different.startswith("the models find 0 and 9 instances a picture")
     assert few == "p99 of 1 call is about the slowest one; --repeat takes more"

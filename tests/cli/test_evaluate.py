@@ -382,7 +382,6 @@ def test_cocos_own_ids_are_in_the_results(tmp_path: Path) -> None:
         (("--results", "val.json", "--score-threshold", "7"), "score_threshold is 7; expected 0 to 1"),
         (("--results", "val.json", "--batch-size", "0"), "batch_size is 0; expected at least 1"),
         (("--model", "none.pth", "--images", "pictures"), "no checkpoint at none.pth"),
-        (("--model", "{model}", "--images", "pictures", "--limit", "0"), "the limit is 0"),
         (("--model", "{model}", "--images", "pictures", "--score-threshold", "0.01"), "score_threshold is 0.01"),
         (("--model", "{model}", "--images", "pictures", "--out", "val.json"), "val.json"),
     ],
