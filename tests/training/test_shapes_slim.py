@@ -24,7 +24,7 @@ def test_a_shortened_training_reaches_what_an_untrained_model_cannot(tmp_path: P
     run = subprocess.run([*command, "--iterations", "300"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     trained = json.loads(run.stdout)
-    assert trained["segm/ap"] > 0.05  # 0.088 when it was written; an untrained model has less than 0.01
+    assert trained["segm/ap"] > 0.15  # 0.232 when it was written; an untrained model has less than 0.01
 
 
 @pytest.mark.slow
