@@ -92,7 +92,7 @@ def train(run: TrainingRun, sets: Sets, folder: Path, reports: Reports) -> Recor
             for batch in batches(sets.train, recipe, run.iteration):
                 with whole_steps():  # half a step would not be a checkpoint to go on from
                     losses = run.step(batch)
-                if run.iteration % recipe.log_every == 0:
+                if run.iteration % recipe.log_every == 0 or run.iteration == recipe.schedule.iterations:
                     history.add(_record(run, losses, time.perf_counter() - started))
                 reports.on_step(run.iteration, losses)
                 if run.iteration % recipe.checkpoint_every == 0:

@@ -123,6 +123,12 @@ def test_evaluations_are_made_when_the_recipe_says_so(recipe: Recipe, sets: Sets
         assert [record["iteration"] for record in records if "segm/ap" in record] == expected
 
 
+def test_the_last_losses_are_kept_whatever_the_interval(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
+    train(run_of(replace(recipe, log_every=4), sets), sets, tmp_path, quiet())
+    records = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [record["iteration"] for record in records if "loss/total" in record] == [4, 6]
+
+
 def test_another_seed_gives_other_weights(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
     for seed in (0, 1):
         train(run_of(replace(recipe, seed=seed), sets), sets, tmp_path / str(seed), quiet())
