@@ -299,8 +299,8 @@ def replayed(graph: ExportGraph, images: Tensor, sizes: Tensor) -> Callable[[Ten
     outputs: list[Instances] = []
     ((replay,),) = captured(lambda: outputs.append(graph(own, sizes)), [()])
 
-    def run(pictures: Tensor) -> Instances:
-        own.copy_(pictures, non_blocking=True)
+    def run(given: Tensor) -> Instances:
+        own.copy_(given, non_blocking=True)
         replay()
         return outputs[-1]  # what was captured; before it came the warm-up
 

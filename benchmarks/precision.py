@@ -57,8 +57,8 @@ def detections_of(predictor: Predictor, images: list[Any]) -> list[InstanceDetec
 
 def mask_ap(predictor: Predictor, annotations: Path, images: Path) -> float:
     truth = ground_truth(annotations)
-    pictures = [(i, images / truth.imgs[i]["file_name"]) for i in sorted(truth.imgs)]
-    return 100 * average_precision(truth, detect_all(predictor, pictures), "segm").ap
+    files = [(i, images / truth.imgs[i]["file_name"]) for i in sorted(truth.imgs)]
+    return 100 * average_precision(truth, detect_all(predictor, files), "segm").ap
 
 
 def agreement_with(reference: list[InstanceDetections], found: list[InstanceDetections]) -> dict[str, Any]:

@@ -41,8 +41,8 @@ def overlay(
         window = pixels[y : y + height, x : x + width]
         colour = np.array(chosen[i], dtype=np.float32)
         window[crop] = (window[crop] * (1 - OPACITY) + colour * OPACITY).astype(np.uint8)
-    picture = Image.fromarray(pixels)
-    draw = ImageDraw.Draw(picture)
+    drawn = Image.fromarray(pixels)
+    draw = ImageDraw.Draw(drawn)
     text_size = max(10, min(image.shape[:2]) // 40)
     font = ImageFont.load_default(text_size)
     for i in reversed(range(len(masks))):
@@ -51,7 +51,7 @@ def overlay(
         corner = (x1, max(0.0, y1 - text_size - 2))
         draw.rectangle(draw.textbbox(corner, captions[i], font=font), fill=chosen[i])
         draw.text(corner, captions[i], fill=(255, 255, 255), font=font)
-    return picture
+    return drawn
 
 
 def contact_sheet(pictures: Sequence[Image.Image], columns: int = 4, side: int = 288) -> Image.Image:

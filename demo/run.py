@@ -60,17 +60,17 @@ def demonstrate(weights: Path, images: Path | None) -> bool:
         annotations = generate_shapes(OUTPUT / "unseen", "val", UNSEEN, config)
         images = OUTPUT / "unseen" / "val"
         print(f"\n{UNSEEN} pictures generated that the model has never seen: {images}")
-    pictures = existing_sources([str(images)])
-    print(f"\n2. Predictor({model.name!r}) on {len(pictures)} pictures, beside the PyTorch model")
-    results = list(compare(model, weights, pictures))
+    paths = existing_sources([str(images)])
+    print(f"\n2. Predictor({model.name!r}) on {len(paths)} pictures, beside the PyTorch model")
+    results = list(compare(model, weights, paths))
     if not results:
-        raise ImageError(f"none of the {len(pictures)} pictures could be read; expected at least one")
+        raise ImageError(f"none of the {len(paths)} pictures could be read; expected at least one")
     total = merged(one.agreement for one in results)
     print(f"   {total}")
     if annotations is not None and weights == SHIPPED:
         entries = [entry for i, one in enumerate(results, start=1) for entry in one.found.to_coco(i)]
         precision = average_precision(ground_truth(annotations), entries, "segm")
-        print(f"   mask AP {precision.ap:.3f}, AP50 {precision.ap50:.3f} on these {len(pictures)} pictures")
+        print(f"   mask AP {precision.ap:.3f}, AP50 {precision.ap50:.3f} on these {len(paths)} pictures")
     print("\n3. Look at the result:")
     print(f"   {draw(results[:DRAWN])} (detections that score above {DRAWN_ABOVE})")
     return total.within(ONNX_TOLERANCE)

@@ -51,7 +51,7 @@ class _Instance(NamedTuple):
     segmentation: Segmentation
 
 
-class _Picture(NamedTuple):
+class _Record(NamedTuple):
     image_id: int
     path: Path
     size: tuple[int, int]  # height, width
@@ -103,23 +103,23 @@ class CocoDataset:
         categories = sorted(_by_id(content["categories"], "category", annotations).items())
         self.category_ids = tuple(category_id for category_id, _ in categories)
         self.class_names = tuple(_field(c, "name", str, f"{annotations}: category {i}") for i, c in categories)
-        pictures = _pictures(content["images"], images or Path(), annotations)
+        records = _records(content["images"], images or Path(), annotations)
         labels = {category_id: label for label, category_id in enumerate(self.category_ids)}
         for annotation_id, annotation in _by_id(content["annotations"], "annotation", annotations).items():
-            _add_instance(annotation, pictures, labels, f"{annotations}: annotation {annotation_id}")
-        self._pictures = list(pictures.values())
+            _add_instance(annotation, records, labels, f"{annotations}: annotation {annotation_id}")
+        self._records = list(records.values())
         if training:
-            self._pictures = [p for p in self._pictures if min(p.size) >= min_size and (keep_empty or p.instances)]
-        if not self._pictures:
+            self._records = [p for p in self._records if min(p.size) >= min_size and (keep_empty or p.instances)]
+        if not self._records:
             raise DataError(f"{annotations} has no pictures to {'train on' if training else 'look at'}")
-        self._pictures = self._pictures[:limit]
-        self.image_ids = tuple(p.image_id for p in self._pictures)
-        self.paths = tuple(p.path for p in self._pictures)
+        self._records = self._records[:limit]
+        self.image_ids = tuple(p.image_id for p in self._records)
+        self.paths = tuple(p.path for p in self._records)
         if images is not None:
             _check_present(self.paths, images)
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._records)
 
     def __getitem__(self, index: int) -> Sample:
         """Decode a picture.
@@ -127,19 +127,19 @@ class CocoDataset:
         Raises:
             DataError: it cannot be decoded or has another size than annotated.
         """
-        picture = self._pictures[index]
-        image = _decoded(picture.path)
-        if image.shape[:2] != picture.size:
+        record = self._records[index]
+        image = _decoded(record.path)
+        if image.shape[:2] != record.size:
             raise DataError(
-                f"{picture.path} is {image.shape[1]}x{image.shape[0]}, but picture {picture.image_id} of"
-                f" {self.annotations} is annotated as {picture.size[1]}x{picture.size[0]}"
+                f"{record.path} is {image.shape[1]}x{image.shape[0]}, but picture {record.image_id} of"
+                f" {self.annotations} is annotated as {record.size[1]}x{record.size[0]}"
             )
         return Sample(
-            image_id=picture.image_id,
+            image_id=record.image_id,
             image=image,
-            boxes=np.array([i.box for i in picture.instances], dtype=np.float32).reshape(-1, 4),
-            labels=np.array([i.label for i in picture.instances], dtype=np.int64),
-            segmentations=tuple(i.segmentation for i in picture.instances),
+            boxes=np.array([i.box for i in record.instances], dtype=np.float32).reshape(-1, 4),
+            labels=np.array([i.label for i in record.instances], dtype=np.int64),
+            segmentations=tuple(i.segmentation for i in record.instances),
         )
 
 
@@ -206,14 +206,14 @@ def _by_id(entries: list[dict[str, Any]], kind: str, path: Path) -> dict[int, di
     return {entry["id"]: entry for entry in entries}
 
 
-def _pictures(entries: list[dict[str, Any]], folder: Path, path: Path) -> dict[int, _Picture]:
+def _records(entries: list[dict[str, Any]], folder: Path, path: Path) -> dict[int, _Record]:
     pictures = {}
     for image_id, entry in _by_id(entries, "picture", path).items():
         where = f"{path}: picture {image_id}"
         size = (_field(entry, "height", int, where), _field(entry, "width", int, where))
         if min(size) < 1:
             raise DataError(f"{where} has height {size[0]} and width {size[1]}; expected at least 1")
-        pictures[image_id] = _Picture(image_id, folder / _field(entry, "file_name", str, where), size, [])
+        pictures[image_id] = _Record(image_id, folder / _field(entry, "file_name", str, where), size, [])
     return pictures
 
 
@@ -228,7 +228,7 @@ _KINDS: dict[type, str] = {int: "a whole number", str: "text"}
 
 
 def _add_instance(
-    annotation: dict[str, Any], pictures: dict[int, _Picture], labels: dict[int, int], where: str
+    annotation: dict[str, Any], pictures: dict[int, _Record], labels: dict[int, int], where: str
 ) -> None:
     image_id, category_id = (_field(annotation, key, int, where) for key in ("image_id", "category_id"))
     if image_id not in pictures:
@@ -242,12 +242,12 @@ def _add_instance(
         raise DataError(f"{where} has area {_shortened(area)}; expected a finite number")
     if is_crowd(annotation, where) or annotation.get("ignore") or area <= 0:
         return
-    inside_x = min(x + width, picture.size[1]) - max(x, 0)
-    inside_y = min(y + height, picture.size[0]) - max(y, 0)
+    inside_x = min(x + width, record.size[1]) - max(x, 0)
+    inside_y = min(y + height, record.size[0]) - max(y, 0)
     if inside_x <= 0 or inside_y <= 0 or width < 1 or height < 1:
         return
-    segmentation = checked_segmentation(annotation.get("segmentation"), picture.size, where)
-    picture.instances.append(_Instance((x, y, x + width, y + height), labels[category_id], segmentation))
+    segmentation = checked_segmentation(annotation.get("segmentation"), record.size, where)
+    record.instances.append(_Instance((x, y, x + width, y + height), labels[category_id], segmentation))
 
 
 def is_crowd(annotation: dict[str, Any], where: str) -> bool:

@@ -91,11 +91,11 @@ class CondInst(nn.Module):
             image_sizes: `(B, 2)` height and width before padding.
         """
         levels, mask_feats, _ = self.features(self.normalize(images, image_sizes))
-        pictures = [
+        candidates = [
             candidates_from_levels(levels, i, (int(size[0]), int(size[1])), self.config.selection)
             for i, size in enumerate(image_sizes.tolist())
         ]
-        count, kept = self._slots(pictures)
+        count, kept = self._slots(candidates)
         logits = self.operations.mask_head(mask_feats, kept.params, kept.points, kept.soi, self.config.dynamic_channels)
         return Instances(count.to(torch.int32), kept.boxes, kept.scores, kept.labels.to(torch.int32), logits)
 

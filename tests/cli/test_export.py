@@ -141,8 +141,8 @@ def test_the_file_differs_in_class_names_alone_from_another_export(exported: Exp
 
 def test_a_fixed_shape_is_fixed_and_predicts_as_the_model_does(exported: Exported, tmp_path: Path) -> None:
     path = exported.folder / "named" / "model.onnx"
-    images, sizes = onnx.load(path).graph.input
-    assert [d.dim_value for d in images.type.tensor_type.shape.dim] == [1, 3, 128, 224]
+    image_input, sizes = onnx.load(path).graph.input
+    assert [d.dim_value for d in image_input.type.tensor_type.shape.dim] == [1, 3, 128, 224]
     assert [d.dim_value for d in sizes.type.tensor_type.shape.dim] == [1, 2]
     selection = Selection(score_threshold=0.01, nms_iou=0.5, max_detections=5)
     config = replace(TINY, selection=selection)

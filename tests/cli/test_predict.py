@@ -139,8 +139,8 @@ def test_corrupt_pictures_are_named_skipped_and_counted(pictures: Path, slim_che
     assert skipped == [f"skipped: {entry['error']}" for entry in summary["skipped"]]
     assert all(entry["file_name"] in entry["error"] for entry in summary["skipped"])
     # ids are places in the list: they do not move when a picture is skipped
-    images = loaded(tmp_path / "out" / "images.json")["images"]
-    assert [(image["id"], image["file_name"]) for image in images] == [(1, "pictures/a.png"), (3, "pictures/c.png")]
+    listed = loaded(tmp_path / "out" / "images.json")["images"]
+    assert [(entry["id"], entry["file_name"]) for entry in listed] == [(1, "pictures/a.png"), (3, "pictures/c.png")]
     assert {entry["image_id"] for entry in results} == {1, 3}
     assert files(tmp_path / "out" / "overlays") == ["a.jpg", "c.jpg"]
 

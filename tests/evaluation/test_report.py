@@ -27,14 +27,14 @@ from tests import small_coco
 
 
 def evaluated(
-    folder: Path, *sides: list[dict[str, Any]], pictures: bool = True, names: tuple[str, ...] = ("a.json", "b.json")
+    folder: Path, *sides: list[dict[str, Any]], with_images: bool = True, names: tuple[str, ...] = ("a.json", "b.json")
 ) -> Evaluation:
     annotations, images = small_coco.written(folder)
     sources = []
     for name, content in zip(names, sides, strict=False):
         (folder / name).write_text(json.dumps(content))
         sources.append(Source(folder / name, is_model=False))
-    truth = load_truth(annotations, images if pictures else None)
+    truth = load_truth(annotations, images if with_images else None)
     return evaluate(sources, truth, Options(folder / "out"), lambda *_: None)
 
 
@@ -159,7 +159,7 @@ def test_every_side_has_a_colour_of_its_own(tmp_path: Path) -> None:
 
 
 def test_without_the_pictures_they_are_named(tmp_path: Path) -> None:
-    text = page(tmp_path, evaluated(tmp_path, small_coco.results(), moved(), pictures=False))
+    text = page(tmp_path, evaluated(tmp_path, small_coco.results(), moved(), with_images=False))
     assert "picture 285: difference 0.6" in text
     assert "<img" not in text
 
