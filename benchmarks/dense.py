@@ -1,4 +1,4 @@
-"""What both references do after the network: dense masks of the whole picture, then pycocotools' encoding.
+"""What both references do after the network: dense masks of the whole image, then pycocotools' encoding.
 
 The tests hold the compact postprocessing equal to it; the benchmarks measure beside it.
 """

@@ -1,9 +1,9 @@
 """What an evaluation costs beside the network.
 
     python -m benchmarks.evaluation files              # COCO-sized results: written, journalled, read back
-    python -m benchmarks.evaluation overhead [--pictures 24]   # R-50 at 800 px: where the time of condinst-eval goes
+    python -m benchmarks.evaluation overhead [--images 24]   # R-50 at 800 px: where the time of condinst-eval goes
 
-Both print JSON; `benchmarks/results/` holds what was committed. Pictures, masks and weights are made from seeds.
+Both print JSON; `benchmarks/results/` holds what was committed. Images, masks and weights are made from seeds.
 """
 
 import argparse
@@ -23,28 +23,29 @@ from PIL import Image
 
 from benchmarks.machine import machine
 from condinst_deploy.contract import InstanceDetections
-from condinst_deploy.evaluation import evaluate as stages
+from condinst_deploy.evaluation import evaluator as stages
 from condinst_deploy.evaluation.coco import Kind, Scope, evaluate_coco
-from condinst_deploy.evaluation.evaluate import evaluate
+from condinst_deploy.evaluation.evaluator import evaluate
+from condinst_deploy.evaluation.ground_truth import GroundTruth, load_ground_truth
 from condinst_deploy.evaluation.journal import Journal
 from condinst_deploy.evaluation.report import Verdict, write_html
-from condinst_deploy.evaluation.results import read_results
+from condinst_deploy.evaluation.results_reader import read_results
 from condinst_deploy.evaluation.sources import Options, Source
-from condinst_deploy.evaluation.truth import Truth, load_truth
 from condinst_deploy.masks import Masks
-from condinst_deploy.runtime import predictor, prepare
+from condinst_deploy.runtime import predictor
 from condinst_deploy.runtime.backend import Backend
+from condinst_deploy.runtime.coco_results import coco_results
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from condinst_deploy.runtime.results import coco_results
+from condinst_deploy.runtime.preprocessing import factory as prepare
 from condinst_deploy.runtime.torch_backend import TorchBackend
 
-PICTURES, EACH, CLASSES = 5000, 100, 80
+IMAGES, EACH, CLASSES = 5000, 100, 80
 HEIGHT, WIDTH = 480, 640
 POOL = 50
-"""Different pictures' detections; the others repeat them under other ids."""
+"""Different images' detections; the others repeat them under other ids."""
 
 ANNOTATED = 7
-"""Objects a picture, as many as in val2017."""
+"""Objects an image, as many as in val2017."""
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "tests" / "golden" / "images"
 
@@ -53,35 +54,35 @@ def main() -> None:
     """Run one of the two measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("files", "overhead"))
-    parser.add_argument("--pictures", type=int, help="how many; default: 5000 for files, 24 for overhead")
+    parser.add_argument("--images", type=int, help="how many; default: 5000 for files, 24 for overhead")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if arguments.what == "files":
-            figures = files(Path(folder), arguments.pictures or PICTURES)
+            metrics = files(Path(folder), arguments.images or IMAGES)
         else:
-            figures = overhead(Path(folder), arguments.pictures or 24)
-    print(json.dumps(figures | {"machine": machine()}, indent=2))
+            metrics = overhead(Path(folder), arguments.images or 24)
+    print(json.dumps(metrics | {"machine": machine()}, indent=2))
 
 
-def files(folder: Path, pictures: int = PICTURES) -> dict[str, Any]:
+def files(folder: Path, images: int = IMAGES) -> dict[str, Any]:
     """Seconds and peak memory of writing and reading made-up results, and of evaluating them."""
     pool = [made_up_detections(seed) for seed in range(POOL)]
-    truth = made_up_truth(folder, pool, pictures)
+    ground_truth = made_up_ground_truth(folder, pool, images)
     seconds: Costs = {}
     with _clock(seconds, "encode (RLE)"):
-        for i in range(pictures):
+        for i in range(images):
             pool[i % POOL].to_coco(1)
     made_up = [found.to_coco(0) for found in pool]
     with _clock(seconds, "write results (JSON)"), coco_results(folder / "results.json") as writer:
-        for i, image_id in enumerate(truth.image_ids):
+        for i, image_id in enumerate(ground_truth.image_ids):
             writer.add_entries(entry | {"image_id": image_id} for entry in made_up[i % POOL])
     with _clock(seconds, "read results (JSON and checks)"):
-        entries = read_results(folder / "results.json", truth)
+        entries = read_results(folder / "results.json", ground_truth)
     peak = _peak_gib()
-    assert len(entries) == pictures * EACH
-    finished = [(image_id, "") for image_id in truth.image_ids]
+    assert len(entries) == images * EACH
+    finished = [(image_id, "") for image_id in ground_truth.image_ids]
     with _clock(seconds, "write journal"), Journal(folder, "x", {}, finished, window=1) as journal:
-        for i, image_id in enumerate(truth.image_ids):
+        for i, image_id in enumerate(ground_truth.image_ids):
             journal.add(image_id, entries[i * EACH : (i + 1) * EACH])
     kinds: tuple[Kind, ...] = ("bbox", "segm")
     for fast in (False, True):
@@ -89,7 +90,7 @@ def files(folder: Path, pictures: int = PICTURES) -> dict[str, Any]:
             continue
         with _clock(seconds, f"box and mask AP, {'faster-coco-eval' if fast else 'pycocotools'}"):
             for kind in kinds:
-                evaluate_coco(truth.coco, entries, kind, Scope(fast=fast))
+                evaluate_coco(ground_truth.coco, entries, kind, Scope(fast=fast))
     return {
         "detections": len(entries),
         "results_mb": round((folder / "results.json").stat().st_size / 1e6, 1),
@@ -99,11 +100,11 @@ def files(folder: Path, pictures: int = PICTURES) -> dict[str, Any]:
     }
 
 
-def overhead(folder: Path, pictures: int) -> dict[str, Any]:
+def overhead(folder: Path, images: int) -> dict[str, Any]:
     """Where the wall time of `condinst-eval --model r50.pth --model r50.onnx` goes."""
-    annotations, checkpoint, exported = _photographs(folder, pictures), folder / "r50.pth", folder / "r50.onnx"
+    annotations, checkpoint, exported = _photographs(folder, images), folder / "r50.pth", folder / "r50.onnx"
     save_r50(checkpoint, exported)
-    truth = load_truth(annotations, folder / "pictures")
+    ground_truth = load_ground_truth(annotations, folder / "pictures")
     seconds: Costs = {}
     places: list[tuple[Any, str, str]] = [
         (prepare, "rgb_from", "decode"),
@@ -121,18 +122,18 @@ def overhead(folder: Path, pictures: int) -> dict[str, Any]:
     options = Options(folder / "out")
     for warm_up in (checkpoint, exported):
         with predictor.Predictor(warm_up) as model:
-            model(truth.paths[0])
+            model(ground_truth.paths[0])
     seconds.clear()
     with _clock(seconds, "all"):
         sources = [Source(checkpoint, is_model=True), Source(exported, is_model=True)]
-        evaluation = evaluate(sources, truth, options, lambda *_: None)
+        evaluation = evaluate(sources, ground_truth, options, lambda *_: None)
         with _clock(seconds, "report"):
             write_html(folder / "out" / "report.html", evaluation, Verdict(), per_class=False)
     whole, network = seconds.pop("all"), Cost()
     for stage, cost in seconds.items():
         network += cost if stage.startswith("network") else Cost()
     return {
-        "pictures": pictures,
+        "pictures": images,
         "detections": [side.detections for side in evaluation.sides],
         "network_input": "800x1067 padded to 800x1088",
         "seconds": _rounded(seconds),
@@ -143,7 +144,7 @@ def overhead(folder: Path, pictures: int) -> dict[str, Any]:
 
 
 def made_up_detections(seed: int) -> InstanceDetections:
-    """100 ellipses of 0.1 % to 40 % of the picture, in boxes of their own."""
+    """100 ellipses of 0.1 % to 40 % of the image, in boxes of their own."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     centres = rng.uniform(0.1, 0.9, (EACH, 2)) * (HEIGHT, WIDTH)
@@ -168,9 +169,9 @@ def made_up_detections(seed: int) -> InstanceDetections:
     )
 
 
-def made_up_truth(folder: Path, pool: list[InstanceDetections], pictures: int) -> Truth:
-    """A data set in which the first detections of each picture are right."""
-    ids = range(1, pictures + 1)
+def made_up_ground_truth(folder: Path, pool: list[InstanceDetections], images: int) -> GroundTruth:
+    """A data set in which the first detections of each image are right."""
+    ids = range(1, images + 1)
     objects = [found[:ANNOTATED].to_coco(0) for found in pool]
     annotations: list[dict[str, Any]] = []
     for i, image_id in enumerate(ids):
@@ -183,12 +184,12 @@ def made_up_truth(folder: Path, pool: list[InstanceDetections], pictures: int) -
         "annotations": annotations,
     }
     (folder / "instances.json").write_text(json.dumps(content))
-    return load_truth(folder / "instances.json", None)
+    return load_ground_truth(folder / "instances.json", None)
 
 
 def _photographs(folder: Path, count: int) -> Path:
     """640x480 JPEGs cut from two photographs, and an annotation file with a box on each."""
-    from condinst_deploy.coco_classes import COCO_CLASSES
+    from condinst_deploy.contract.coco_classes import COCO_CLASSES
 
     rng = np.random.default_rng(0)
     (folder / "pictures").mkdir()
@@ -218,7 +219,7 @@ def save_r50(checkpoint: Path, exported: Path) -> None:
 
     from condinst_deploy.model.checkpoints import load_model
     from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
-    from tests.models import mmdet_state
+    from tests.support.models import mmdet_state
 
     torch.save({"meta": {"epoch": 12}, "state_dict": mmdet_state()}, checkpoint)
     loaded = load_model(checkpoint)

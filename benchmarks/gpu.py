@@ -4,7 +4,7 @@
 
 Every form is compared with the reference in float32 before it is timed. Times are medians of many runs between CUDA
 events, over inputs that rotate so that none stays in the cache. The network has seeded random weights of R-50; masks
-are made from seeded ellipses, a hundred a picture, half of them above 5 % of the frame, at three original sizes.
+are made from seeded ellipses, a hundred an image, half of them above 5 % of the frame, at three original sizes.
 """
 
 import argparse
@@ -21,22 +21,22 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from benchmarks.bars import Bar, results_of
 from benchmarks.dense import dense_probabilities
+from benchmarks.targets import Target, results_of
 from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest, NetworkOutputs, contiguous_ids
 from condinst_deploy.kernels import paste
 from condinst_deploy.kernels.operations import fused_operations
 from condinst_deploy.model.condinst import CondInst, Features, Instances
 from condinst_deploy.model.mask_head import dynamic_mask_head, split_params
 from condinst_deploy.model.select import select_instances
+from condinst_deploy.runtime.coco_results import write_json
 from condinst_deploy.runtime.device_outputs import DeviceOutputs, on_host
 from condinst_deploy.runtime.device_postprocess import crop_rows, detections_from_device
 from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
-from condinst_deploy.runtime.results import write_json
 from condinst_export.graph import ExportGraph
 
 HEIGHT, WIDTH = 800, 1344
-GFLOP = 480  # of the network for one picture of that size
+GFLOP = 480  # of the network for one image of that size
 ROTATION = 8
 WARM_UP, RUNS = 20, 200
 IOU, SLOTS = 0.6, 100
@@ -147,8 +147,8 @@ def candidates(batch: int, seed: int) -> tuple[Any, ...]:
 
 
 def torchvisions(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float, slots: int) -> list[Tensor]:
-    pictures = zip(boxes, scores, labels, strict=True)
-    return [batched_nms(*picture, iou)[:slots] for picture in pictures]
+    images = zip(boxes, scores, labels, strict=True)
+    return [batched_nms(*image, iou)[:slots] for image in images]
 
 
 def selections(batch: int) -> dict[str, Any]:
@@ -192,13 +192,13 @@ def half_network() -> ExportGraph:
 
 
 def ellipses(seed: int, geometry: ImageGeometry) -> Tensor:
-    """Mask logits `(1, SLOTS, h, w)` in float16: areas of 5 % of the picture in the median, the first of 35 %."""
+    """Mask logits `(1, SLOTS, h, w)` in float16: areas of 5 % of the image in the median, the first of 35 %."""
     random = torch.Generator().manual_seed(seed)
-    area = 0.05 * torch.exp(0.8 * torch.randn(SLOTS, generator=random)).clamp(max=6)  # of the picture
+    area = 0.05 * torch.exp(0.8 * torch.randn(SLOTS, generator=random)).clamp(max=6)  # of the image
     area[0] = 0.35
     stretch = torch.exp(0.3 * torch.randn(SLOTS, generator=random))
     radius = (area / torch.pi).sqrt()
-    radii = torch.stack((radius * stretch, radius / stretch), 1)  # (SLOTS, y x) of the picture's sides
+    radii = torch.stack((radius * stretch, radius / stretch), 1)  # (SLOTS, y x) of the image's sides
     centres = 0.15 + 0.7 * torch.rand(SLOTS, 2, generator=random)
     y, x = (
         (((8 * torch.arange(padded // 8) + 4) / resized - centres[:, axis, None]) / radii[:, axis, None]) ** 2
@@ -294,7 +294,7 @@ def network(batch: int, peak_tflops: float) -> dict[str, Any]:
 
 
 def replayed(graph: ExportGraph, images: Tensor, sizes: Tensor) -> Callable[[Tensor], Instances]:
-    """Pictures on the host -> the network's outputs on the GPU, as one CUDA graph; they hold until the next call."""
+    """Images on the host -> the network's outputs on the GPU, as one CUDA graph; they hold until the next call."""
     own = images.clone()
     outputs: list[Instances] = []
     ((replay,),) = captured(lambda: outputs.append(graph(own, sizes)), [()])
@@ -307,12 +307,12 @@ def replayed(graph: ExportGraph, images: Tensor, sizes: Tensor) -> Callable[[Ten
     return run
 
 
-def end_to_end(run: Callable[[Tensor], Instances], pictures: list[Tensor]) -> dict[str, dict[str, float]]:
-    """Resized pictures on the host in, compact masks on the host out; masks are made on either side, and equal."""
-    geometries = [ImageGeometry((HEIGHT, WIDTH), (HEIGHT, WIDTH), (HEIGHT, WIDTH))] * len(pictures[0])
-    outputs = run(pictures[0])
+def end_to_end(run: Callable[[Tensor], Instances], images: list[Tensor]) -> dict[str, dict[str, float]]:
+    """Resized images on the host in, compact masks on the host out; masks are made on either side, and equal."""
+    geometries = [ImageGeometry((HEIGHT, WIDTH), (HEIGHT, WIDTH), (HEIGHT, WIDTH))] * len(images[0])
+    outputs = run(images[0])
     same_masks(masks_on_device(outputs, geometries), masks_on_host(outputs, geometries))
-    inputs = [(picture,) for picture in pictures]
+    inputs = [(image,) for image in images]
     return {
         "with_masks_on_the_gpu": milliseconds(lambda each: masks_on_device(run(each), geometries), inputs, 50),
         "with_masks_on_the_host": milliseconds(lambda each: masks_on_host(run(each), geometries), inputs, 10),
@@ -347,26 +347,28 @@ def measured() -> dict[str, Any]:
     }
 
 
-def bars_of(figures: dict[str, Any]) -> list[Bar]:
+def targets_of(metrics: dict[str, Any]) -> list[Target]:
     """What was asked of each part."""
-    bars = []
+    targets = []
     for slots, limit in ((100, 20), (300, 60)):
-        heads = figures["mask_head"][f"K = {slots}"]
+        heads = metrics["mask_head"][f"K = {slots}"]
         speedup = heads["speedup_over_grouped_convolution"]
-        bars += [
-            Bar.at_most(f"mask head, K = {slots}, float16", 1000 * heads["fused"]["graph"]["median_ms"], limit, "us"),
-            Bar.at_least(f"mask head, K = {slots}: grouped convolution / ours", speedup, 5, "x"),
+        targets += [
+            Target.at_most(
+                f"mask head, K = {slots}, float16", 1000 * heads["fused"]["graph"]["median_ms"], limit, "us"
+            ),
+            Target.at_least(f"mask head, K = {slots}: grouped convolution / ours", speedup, 5, "x"),
         ]
-    one, eight = (figures["selection"][f"batch {n}"]["fused"]["graph"]["median_ms"] for n in (1, 8))
-    alone, together = (figures["network"][f"batch {n}"] for n in (1, 8))
+    one, eight = (metrics["selection"][f"batch {n}"]["fused"]["graph"]["median_ms"] for n in (1, 8))
+    alone, together = (metrics["network"][f"batch {n}"] for n in (1, 8))
     return [
-        *bars,
-        Bar.at_most("selection of 5,000 candidates", one, 0.3, "ms"),
-        Bar.at_most("selection, batch 8 / batch 1", eight / one, 1.5, ""),
-        Bar.at_most("network, float16, batch 1", alone["median_ms"], 3, "ms"),
-        Bar.at_least("network, batch 8, share of the measured peak", together["share_of_measured_peak"], 0.4, ""),
-        Bar.without("end to end, batch 1, masks on the GPU", alone["with_masks_on_the_gpu"]["median_ms"], "ms"),
-        Bar.without("end to end, batch 1, masks on the host", alone["with_masks_on_the_host"]["median_ms"], "ms"),
+        *targets,
+        Target.at_most("selection of 5,000 candidates", one, 0.3, "ms"),
+        Target.at_most("selection, batch 8 / batch 1", eight / one, 1.5, ""),
+        Target.at_most("network, float16, batch 1", alone["median_ms"], 3, "ms"),
+        Target.at_least("network, batch 8, share of the measured peak", together["share_of_measured_peak"], 0.4, ""),
+        Target.without("end to end, batch 1, masks on the GPU", alone["with_masks_on_the_gpu"]["median_ms"], "ms"),
+        Target.without("end to end, batch 1, masks on the host", alone["with_masks_on_the_host"]["median_ms"], "ms"),
     ]
 
 
@@ -378,8 +380,8 @@ def main() -> int:
         print("error: PyTorch sees no NVIDIA GPU on this machine; run this on one that has it", file=sys.stderr)
         return 1
     with torch.no_grad():
-        figures = measured()
-    results = results_of(bars_of(figures), figures, PACKAGES)
+        metrics = measured()
+    results = results_of(targets_of(metrics), metrics, PACKAGES)
     if arguments.out is not None:
         write_json(arguments.out, results)
     print(json.dumps(results, indent=1))

@@ -3,7 +3,7 @@
     python -m benchmarks.input --out benchmarks/results/input.json
 
 A candidate takes a file of 1920x1080 (and one of 12 MP) to the network's input, with one thread; ours also gives the
-whole picture. Every candidate is compared with plain Pillow, which the references use, before it is timed. Libraries
+whole image. Every candidate is compared with plain Pillow, which the references use, before it is timed. Libraries
 that are not installed are named and left out; all are found after
 
     pip install --no-deps --target build/peers opencv-python-headless imagecodecs kornia-rs cykooz-resizer
@@ -29,13 +29,13 @@ import simplejpeg
 import torch
 from PIL import Image, features
 
-from benchmarks.bars import Bar, write_results
+from benchmarks.targets import Target, write_results
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.evaluation.agreement import agreement, merged
 from condinst_deploy.runtime.predictor import Predictor
-from condinst_deploy.runtime.prepare import InputOptions, Pixels, preparation
-from condinst_deploy.runtime.preprocess import blank_inputs
-from tests.models import PICTURES, mmdet_state
+from condinst_deploy.runtime.preprocessing.batch import blank_inputs
+from condinst_deploy.runtime.preprocessing.factory import InputOptions, Pixels, preparation
+from tests.support.models import IMAGES, mmdet_state
 
 UInt8 = npt.NDArray[np.uint8]
 Candidate = Callable[[], UInt8]
@@ -44,7 +44,7 @@ Candidate = Callable[[], UInt8]
 Resized = Callable[[], UInt8]
 """File -> `(h, w, 3)` uint8 at the network's size."""
 
-BAR = 0.9
+TARGET = 0.9
 """Speed of ours, as a share of the fastest candidate's whose pixels are the same."""
 
 ORIGINALS = {"1080p": ((1920, 1080), 15), "12 MP": ((4000, 3000), 5)}
@@ -79,20 +79,22 @@ def main() -> None:
             print(json.dumps(results["agreement"], indent=1))
     results["libjpeg_turbo_of_pillow"] = features.version("libjpeg_turbo")
     if arguments.out is not None:
-        write_results(arguments.out, bars_of(results), results)
+        write_results(arguments.out, targets_of(results), results)
 
 
-def bars_of(results: dict[str, Any]) -> list[Bar]:
-    """Ours beside the fastest library with the same pixels; asked of the smaller picture."""
-    bars = []
+def targets_of(results: dict[str, Any]) -> list[Target]:
+    """Ours beside the fastest library with the same pixels; asked of the smaller image."""
+    targets = []
     for name in ORIGINALS:
         fastest = results[name]["fastest_equal"]
         speeds = results[name]["candidates"][fastest]
         for form, key in (("", "speed_of_ours"), (", processor time", "speed_of_ours_by_cpu")):
             label = f"{name}{form}: speed of ours / {fastest}"
             asked = name == "1080p" and not form
-            bars.append(Bar.at_least(label, speeds[key], BAR, "") if asked else Bar.without(label, speeds[key], ""))
-    return bars
+            targets.append(
+                Target.at_least(label, speeds[key], TARGET, "") if asked else Target.without(label, speeds[key], "")
+            )
+    return targets
 
 
 def scene_of(folder: Path, size: tuple[int, int]) -> Scene:
@@ -104,7 +106,7 @@ def scene_of(folder: Path, size: tuple[int, int]) -> Scene:
 
 def photograph(path: Path, name: str, size: tuple[int, int]) -> Path:
     """Write one of the golden photographs, cut and scaled to `size` (width, height)."""
-    with Image.open(PICTURES / f"{name}.png") as stored:
+    with Image.open(IMAGES / f"{name}.png") as stored:
         whole = stored.convert("RGB")
     share = min(whole.width / size[0], whole.height / size[1])
     cut = whole.resize(size, Image.Resampling.BICUBIC, box=(0, 0, size[0] * share, size[1] * share))
@@ -262,8 +264,8 @@ FURTHER: dict[str, Callable[[Any, Scene], dict[str, Resized]]] = {
 
 def measured(scene: Scene, made: dict[str, Candidate], rounds: int) -> dict[str, Any]:
     """Equality with plain Pillow, then times; the candidates take turns, so that all meet the same machine."""
-    truth = made["Pillow"]()
-    equality = {name: compared(run(), truth) for name, run in made.items()}  # this warms up, too
+    ground_truth = made["Pillow"]()
+    equality = {name: compared(run(), ground_truth) for name, run in made.items()}  # this warms up, too
     wall: dict[str, list[float]] = {name: [] for name in made}
     cpu: dict[str, list[float]] = {name: [] for name in made}
     for _ in range(rounds):
@@ -287,10 +289,10 @@ def measured(scene: Scene, made: dict[str, Candidate], rounds: int) -> dict[str,
     return {"original": scene.path.stem, "network": scene.size, "fastest_equal": fastest, "candidates": table}
 
 
-def compared(pixels: UInt8, truth: UInt8) -> dict[str, Any]:
-    if pixels.shape != truth.shape:
-        raise RuntimeError(f"a candidate gives {pixels.shape}; expected {truth.shape}")
-    difference = np.abs(pixels.astype(np.int16) - truth)
+def compared(pixels: UInt8, ground_truth: UInt8) -> dict[str, Any]:
+    if pixels.shape != ground_truth.shape:
+        raise RuntimeError(f"a candidate gives {pixels.shape}; expected {ground_truth.shape}")
+    difference = np.abs(pixels.astype(np.int16) - ground_truth)
     return {
         "largest_difference": int(difference.max()),
         "mean_difference": round(float(difference.mean()), 5),
@@ -324,21 +326,21 @@ def agreements(folder: Path) -> dict[str, Any]:
     """Detections with each option beside those with exact pixels."""
     checkpoint = folder / "r50.pth"
     torch.save({"meta": {"epoch": 12}, "state_dict": mmdet_state(SEED)}, checkpoint)
-    pictures = [photograph(folder / f"{name}.jpg", name, (1920, 1080)) for name in ("coffee", "astronaut")]
+    images = [photograph(folder / f"{name}.jpg", name, (1920, 1080)) for name in ("coffee", "astronaut")]
     options = ways()
     found: dict[str, Any] = {}
     for pixels in options:
         with Predictor(checkpoint, device="cpu", inputs=InputOptions(pixels)) as predictor:
-            found[pixels] = predictor(pictures)
-    figures: dict[str, Any] = {}
+            found[pixels] = predictor(images)
+    metrics: dict[str, Any] = {}
     for pixels in options[1:]:
         total = merged(agreement(*pair) for pair in zip(found["exact"], found[pixels], strict=True))
-        figures[pixels] = total.summary() | {
+        metrics[pixels] = total.summary() | {
             "matched_share": total.matched_share,
             "median_box_error_px": float(np.median(total.box_errors)),
             "median_mask_iou": float(np.median(total.mask_ious)),
         }
-    return figures
+    return metrics
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m benchmarks.masks [--out benchmarks/results/masks.json]
 
 Logits of 100 instances are made from a seed, for a network input of 800x1344 and three sizes of the original, and
-100 masks of the whole picture. Both sides start with logits in memory and end with COCO RLEs. The references paste
+100 masks of the whole image. Both sides start with logits in memory and end with COCO RLEs. The references paste
 all instances at once; the same computation for one instance at a time stands beside it, because it needs less
 memory, and no less time. Every figure is a median over rounds in which the sides take turns. Peak memory is that of
 a process of its own, above what it had before. Equality is counted in pixels.
@@ -24,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.bars import Bar, write_results
 from benchmarks.dense import dense_masks, dense_probabilities, dense_rles, encoded
+from benchmarks.targets import Target, write_results
 from condinst_deploy.benchmarking.memory import peak_mb, resident_mb
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.masks import Masks
@@ -37,7 +37,7 @@ SEED = 0
 INSTANCES = 100
 MANY = 300
 NETWORK = (800, 1344)
-MEDIAN_AREA, LARGEST_AREA = 0.05, 0.4  # of the picture; the smallest is as much smaller as the largest is larger
+MEDIAN_AREA, LARGEST_AREA = 0.05, 0.4  # of the image; the smallest is as much smaller as the largest is larger
 UNDECIDED = 5e-5
 """Probabilities this close to 0.5 may fall on either side."""
 
@@ -49,7 +49,7 @@ MEMORY_SHARE, MB_OF_MANY = 1 / 20, 200.0
 
 
 class Case(NamedTuple):
-    """Instances of one picture."""
+    """Instances of one image."""
 
     kind: str
     original: str
@@ -60,7 +60,7 @@ class Case(NamedTuple):
         return ImageGeometry.of(ORIGINALS[self.original], Preprocessing(), canvas=NETWORK)
 
     def logits(self) -> Logits:
-        """`(n, 100, 168)`; a picture that is not as wide as the network's input has empty padding."""
+        """`(n, 100, 168)`; an image that is not as wide as the network's input has empty padding."""
         frame = tuple(-(-side // 8) for side in self.geometry.resized)
         rng = np.random.default_rng(SEED)
         logits = np.full((self.instances, NETWORK[0] // 8, NETWORK[1] // 8), -8, dtype=np.float32)
@@ -101,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--originals", nargs="+", choices=ORIGINALS, default=list(ORIGINALS))
-    parser.add_argument("--rounds", type=int, help="default: 5, and 2 for the largest picture")
+    parser.add_argument("--rounds", type=int, help="default: 5, and 2 for the largest image")
     arguments = parser.parse_args()
     rows = []
     for case in [Case(kind, original) for kind in SETS for original in arguments.originals]:
@@ -111,23 +111,23 @@ def main() -> None:
     many = peak_of("ours", Case("objects", arguments.originals[-1], MANY))
     print(table(rows), f"peak memory of {MANY} on {arguments.originals[-1]}: {many:.0f} MB", sep="\n")
     if arguments.out:
-        many_bar = Bar.at_most(f"extra memory of {MANY} on {arguments.originals[-1]}", many, MB_OF_MANY, "MB")
-        write_results(arguments.out, [*bars_of(rows), many_bar], {"seed": SEED, "rows": rows})
+        many_target = Target.at_most(f"extra memory of {MANY} on {arguments.originals[-1]}", many, MB_OF_MANY, "MB")
+        write_results(arguments.out, [*targets_of(rows), many_target], {"seed": SEED, "rows": rows})
 
 
-def bars_of(rows: list[dict[str, Any]]) -> list[Bar]:
+def targets_of(rows: list[dict[str, Any]]) -> list[Target]:
     """What was asked of each case."""
-    bars = []
+    targets = []
     for each in rows:
         case = f"{each['kind']}, {each['original']}"
         share = each["mb ours"] / each["mb dense"]
-        bars += [
-            Bar.at_least(f"paste and RLE, {case}: dense / ours", each["speedup"], SPEEDUPS[each["kind"]], "x"),
-            Bar.at_most(f"peak extra memory, {case}: ours / dense", share, MEMORY_SHARE, ""),
-            Bar.at_most(f"wrong pixels, {case}", each["wrong pixels"], 0, "pixels"),
-            Bar.at_most(f"RLEs unlike pycocotools', {case}", each["rles unlike pycocotools"], 0, "masks"),
+        targets += [
+            Target.at_least(f"paste and RLE, {case}: dense / ours", each["speedup"], SPEEDUPS[each["kind"]], "x"),
+            Target.at_most(f"peak extra memory, {case}: ours / dense", share, MEMORY_SHARE, ""),
+            Target.at_most(f"wrong pixels, {case}", each["wrong pixels"], 0, "pixels"),
+            Target.at_most(f"RLEs unlike pycocotools', {case}", each["rles unlike pycocotools"], 0, "masks"),
         ]
-    return bars
+    return targets
 
 
 def row(case: Case, rounds: int) -> dict[str, Any]:
@@ -145,12 +145,12 @@ def row(case: Case, rounds: int) -> dict[str, Any]:
 
 
 def extents(logits: Logits, geometry: ImageGeometry) -> dict[str, float]:
-    """What the set is like, in shares of the picture."""
+    """What the set is like, in shares of the image."""
     masks = ours(logits, geometry)
     areas = masks.areas / (geometry.original[0] * geometry.original[1])
     runs = statistics.mean(len(runs) / 2 for runs in masks.runs)
-    figures = {"median area": np.median(areas), "largest area": areas.max(), "runs a mask": runs}
-    return {name: round(float(value), 3) for name, value in figures.items()}
+    metrics = {"median area": np.median(areas), "largest area": areas.max(), "runs a mask": runs}
+    return {name: round(float(value), 3) for name, value in metrics.items()}
 
 
 def times(logits: Logits, geometry: ImageGeometry, rounds: int) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def times(logits: Logits, geometry: ImageGeometry, rounds: int) -> dict[str, Any
     ours(logits[:1], geometry)
     dense_rles(torch.from_numpy(logits[:1]), geometry)
     measured = [one_round(logits, geometry) for _ in range(rounds)]
-    figures = {f"ms {step}": statistics.median(each[step] for each in measured) for step in measured[0]}
+    metrics = {f"ms {step}": statistics.median(each[step] for each in measured) for step in measured[0]}
     for name, left, right in (
         ("paste speedup", ("dense paste",), ("our paste",)),
         ("rle speedup", ("dense rle",), ("our rle",)),
@@ -166,8 +166,8 @@ def times(logits: Logits, geometry: ImageGeometry, rounds: int) -> dict[str, Any
         ("speedup over one at a time", ("dense one at a time",), ("our paste", "our rle")),
     ):
         ratios = [sum(each[step] for step in left) / sum(each[step] for step in right) for each in measured]
-        figures[name] = statistics.median(ratios)
-    return {name: round(value, 2) for name, value in figures.items()}
+        metrics[name] = statistics.median(ratios)
+    return {name: round(value, 2) for name, value in metrics.items()}
 
 
 def one_round(logits: Logits, geometry: ImageGeometry) -> dict[str, float]:
@@ -242,7 +242,7 @@ def differences(logits: Logits, geometry: ImageGeometry) -> dict[str, int]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """What the bars are about, one case a line."""
+    """What the targets are about, one case a line."""
     lines = ["set         original   dense ms  ours ms  speedup  (paste  rle)  dense MB  ours MB  share   wrong px"]
     for each in rows:
         dense, our = (each[f"ms {side} paste"] + each[f"ms {side} rle"] for side in ("dense", "our"))

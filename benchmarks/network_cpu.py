@@ -3,14 +3,14 @@
     python -m benchmarks.network_cpu [--threads 2] [--rounds 7] [--out benchmarks/results/network_cpu.json]
 
 mmdetection's R-50 with seeded weights finds 100 instances in a photograph of 1333x800, which the network sees as
-800x1344. Two things are timed: the network alone on ready inputs, and a picture's whole way from decoded pixels to
+800x1344. Two things are timed: the network alone on ready inputs, and an image's whole way from decoded pixels to
 COCO RLEs; the eager model's with the references' dense masks and one encoding a mask, ours with compact ones.
 
 Two pools of threads that spin slow each other down a lot, so each side lives in a process of its own, on the same
 cores, and gets its turn through a pipe: the other one is blocked meanwhile, and a pause lets its threads fall asleep.
 Who is first changes from round to round. A round gives one ratio, and the figures are medians of them.
 
-The bars are about the eager model as it comes. What channels last and inference mode are worth to it is measured
+The targets are about the eager model as it comes. What channels last and inference mode are worth to it is measured
 as well, and what it costs ONNX Runtime when its threads sleep between two operators instead of spinning. Before
 anything is timed all sides must find the same 100 instances.
 """
@@ -33,13 +33,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.bars import Bar, write_results
 from benchmarks.dense import dense_rles
 from benchmarks.evaluation import PHOTOGRAPHS, save_r50
+from benchmarks.targets import Target, write_results
 from condinst_deploy.contract import ImageGeometry, NetworkInputs, NetworkOutputs
 from condinst_deploy.evaluation.agreement import Tolerance, agreement
+from condinst_deploy.imaging.decode import RGBArray
 from condinst_deploy.runtime.backend import Backend
-from condinst_deploy.runtime.images import RGBArray
 from condinst_deploy.runtime.onnxruntime_backend import CpuThreads, OnnxRuntimeBackend
 from condinst_deploy.runtime.torch_backend import TorchBackend
 
@@ -54,12 +54,12 @@ WARM_UP = 2
 PAUSE = 0.5
 """Seconds before each turn."""
 
-NETWORK_BAR, PICTURE_BAR = 1.05, 0.70
+NETWORK_TARGET, IMAGE_TARGET = 1.05, 0.70
 
 Side = Literal["eager", "eager, channels last", "onnxruntime", "onnxruntime, sleeping"]
-Work = Literal["network", "picture"]
+Work = Literal["network", "image"]
 SIDES: tuple[Side, ...] = ("eager", "eager, channels last", "onnxruntime", "onnxruntime, sleeping")
-WORK: dict[Work, tuple[Side, ...]] = {"network": SIDES, "picture": ("eager", "onnxruntime")}
+WORK: dict[Work, tuple[Side, ...]] = {"network": SIDES, "image": ("eager", "onnxruntime")}
 
 Seconds = dict[Work, dict[Side, list[float]]]
 
@@ -94,15 +94,15 @@ class Turns:
     """What one side computes when it is its turn."""
 
     def __init__(self, side: Side, folder: Path) -> None:
-        self.backend, self.picture = load_backend(side, folder), photograph()
+        self.backend, self.image = load_backend(side, folder), photograph()
         self.encode = compact_masks if side.startswith("onnxruntime") else dense_masks
-        self.inputs, _ = self.backend.preprocess([self.picture])
+        self.inputs, _ = self.backend.preprocess([self.image])
 
     def network(self) -> NetworkOutputs:
         return self.backend.forward(self.inputs)
 
-    def picture_to_rle(self) -> list[Any]:
-        inputs, (geometry,) = self.backend.preprocess([self.picture])
+    def image_to_rle(self) -> list[Any]:
+        inputs, (geometry,) = self.backend.preprocess([self.image])
         return self.encode(self.backend, self.backend.forward(inputs), geometry)
 
 
@@ -121,7 +121,7 @@ def serve(side: Side, folder: Path, cores: set[int], pipe: Connection) -> None:
     os.sched_setaffinity(0, cores)
     torch.set_num_threads(len(cores))
     turns = Turns(side, folder)
-    work: Mapping[str, Callable[[], object]] = {"network": turns.network, "picture": turns.picture_to_rle}
+    work: Mapping[str, Callable[[], object]] = {"network": turns.network, "image": turns.image_to_rle}
     pipe.send("ready")
     while (name := pipe.recv()) != "stop":
         if name == "outputs":
@@ -195,14 +195,14 @@ def ratio(seconds: Mapping[Side, list[float]], reference: Side) -> float:
     return median(ours / theirs for ours, theirs in pairs)
 
 
-def bars_of(seconds: Seconds) -> list[Bar]:
-    network, picture = seconds["network"], seconds["picture"]
+def targets_of(seconds: Seconds) -> list[Target]:
+    network, image = seconds["network"], seconds["image"]
     eager = "times eager PyTorch"
     return [
-        Bar.at_most("network, 800x1344, 100 instances", ratio(network, "eager"), NETWORK_BAR, eager),
-        Bar.without("network beside eager with channels last", ratio(network, "eager, channels last"), eager),
-        Bar.without("network beside threads that sleep", ratio(network, "onnxruntime, sleeping"), "times its time"),
-        Bar.at_most("picture to RLE, 1333x800", ratio(picture, "eager"), PICTURE_BAR, f"{eager} and dense masks"),
+        Target.at_most("network, 800x1344, 100 instances", ratio(network, "eager"), NETWORK_TARGET, eager),
+        Target.without("network beside eager with channels last", ratio(network, "eager, channels last"), eager),
+        Target.without("network beside threads that sleep", ratio(network, "onnxruntime, sleeping"), "times its time"),
+        Target.at_most("image to RLE, 1333x800", ratio(image, "eager"), IMAGE_TARGET, f"{eager} and dense masks"),
     ]
 
 
@@ -219,18 +219,18 @@ def main() -> None:
         folder = Path(name)
         save_r50(folder / "r50.pth", folder / "r50.onnx")
         with processes(folder, set(cores[: arguments.threads])) as pipes:
-            figures = check(pipes, folder)
+            metrics = check(pipes, folder)
             seconds = measured(pipes, arguments.rounds)
-    bars = bars_of(seconds)
-    for bar in bars:
-        print(f"{bar.name}: {bar.measured} {bar.unit}; {bar.bar or 'no bar'}")
+    targets = targets_of(seconds)
+    for target in targets:
+        print(f"{target.name}: {target.measured} {target.unit}; {target.target or 'no target'}")
     medians = {
         work: {side: round(median(times), 4) for side, times in sides.items()} for work, sides in seconds.items()
     }
     print(json.dumps(medians, indent=1))
-    figures |= {"weights": "seed 0", "threads": arguments.threads, "rounds": arguments.rounds}
+    metrics |= {"weights": "seed 0", "threads": arguments.threads, "rounds": arguments.rounds}
     if arguments.out is not None:
-        write_results(arguments.out, bars, figures | {"median_seconds": medians, "seconds": seconds})
+        write_results(arguments.out, targets, metrics | {"median_seconds": medians, "seconds": seconds})
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ import onnx.inliner
 
 from condinst_deploy.contract import InstanceDetections
 from condinst_deploy.evaluation.agreement import agreement, merged
-from condinst_deploy.evaluation.coco import average_precision, detect_all, ground_truth
-from condinst_deploy.runtime.images import expand_sources
+from condinst_deploy.evaluation.coco import average_precision, detect_all, load_coco
+from condinst_deploy.imaging.decode import expand_sources
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_engines.precision import converted
@@ -56,9 +56,9 @@ def detections_of(predictor: Predictor, images: list[Any]) -> list[InstanceDetec
 
 
 def mask_ap(predictor: Predictor, annotations: Path, images: Path) -> float:
-    truth = ground_truth(annotations)
-    files = [(i, images / truth.imgs[i]["file_name"]) for i in sorted(truth.imgs)]
-    return 100 * average_precision(truth, detect_all(predictor, files), "segm").ap
+    ground_truth = load_coco(annotations)
+    files = [(i, images / ground_truth.imgs[i]["file_name"]) for i in sorted(ground_truth.imgs)]
+    return 100 * average_precision(ground_truth, detect_all(predictor, files), "segm").ap
 
 
 def agreement_with(reference: list[InstanceDetections], found: list[InstanceDetections]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Throughput of a folder of pictures beside the network alone, in one interleaved run on the CPU.
+"""Throughput of a folder of images beside the network alone, in one interleaved run on the CPU.
 
     python -m benchmarks.stream --out benchmarks/results/stream.json
 
@@ -8,10 +8,10 @@ in each. At each batch size, turn by turn:
 * network: the backend on inputs that are ready;
 * folder: `Predictor.stream` from the files to detections with RLE;
 * one after the other: the same through the backend's verbs, nothing at the same time; only at the first batch size,
-  because it takes a fifth of the run and is asked for no bar;
+  because it takes a fifth of the run and is asked for no target;
 * condinst-predict: its detection with overlays and results file, the model being loaded.
 
-Every way first runs a batch that does not count, and all have to find as many detections in the same pictures.
+Every way first runs a batch that does not count, and all have to find as many detections in the same images.
 """
 
 import argparse
@@ -22,15 +22,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.bars import Bar, write_results
 from benchmarks.evaluation import save_r50
 from benchmarks.input import photograph
+from benchmarks.targets import Target, write_results
 from condinst_deploy.cli.predict import detect
-from condinst_deploy.runtime.images import rgb_from
+from condinst_deploy.imaging.decode import rgb_from
+from condinst_deploy.runtime.coco_results import coco_results
 from condinst_deploy.runtime.predictor import Predictor
-from condinst_deploy.runtime.results import coco_results
 
-BAR = 0.9
+TARGET = 0.9
 """Throughput of a folder, as a share of the network's alone."""
 
 SIZE = (1920, 1152)
@@ -44,36 +44,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="file for the results")
     parser.add_argument("--model", type=Path, help="an exported model instead of R-50 with seeded weights")
-    parser.add_argument("--pictures", type=int, default=4)
+    parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2])
     arguments = parser.parse_args()
-    results: dict[str, Any] = {"seed": 0, "pictures": arguments.pictures, "original": SIZE}
+    results: dict[str, Any] = {"seed": 0, "pictures": arguments.images, "original": SIZE}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = arguments.model or exported(folder)
-        paths = [
-            photograph(folder / f"{i}.jpg", ("coffee", "astronaut")[i % 2], SIZE) for i in range(arguments.pictures)
-        ]
+        paths = [photograph(folder / f"{i}.jpg", ("coffee", "astronaut")[i % 2], SIZE) for i in range(arguments.images)]
         for batch in arguments.batches:
             with Predictor(model, "cpu", batch_size=batch) as predictor:
                 left_out = () if batch == arguments.batches[0] else (SERIAL,)
                 results[f"batch {batch}"] = measured(predictor, paths, folder, arguments.rounds, left_out)
                 show(batch, results[f"batch {batch}"])
     if arguments.out is not None:
-        write_results(arguments.out, bars_of(results, arguments.batches), results)
+        write_results(arguments.out, targets_of(results, arguments.batches), results)
 
 
-def bars_of(results: dict[str, Any], batches: Sequence[int]) -> list[Bar]:
+def targets_of(results: dict[str, Any], batches: Sequence[int]) -> list[Target]:
     """Throughput of files, and of the whole command, as shares of the network's alone."""
-    bars = []
+    targets = []
     for batch in batches:
         shares = {n: row["share_of_the_networks_throughput"] for n, row in results[f"batch {batch}"].items()}
-        bars.append(Bar.at_least(f"folder / network alone, batch {batch}", shares[FOLDER], BAR, ""))
+        targets.append(Target.at_least(f"folder / network alone, batch {batch}", shares[FOLDER], TARGET, ""))
         for name in (COMMAND, SERIAL):
             if name in shares:
-                bars.append(Bar.without(f"{name} / network alone, batch {batch}", shares[name], ""))
-    return bars
+                targets.append(Target.without(f"{name} / network alone, batch {batch}", shares[name], ""))
+    return targets
 
 
 def exported(folder: Path) -> Path:
@@ -84,7 +82,7 @@ def exported(folder: Path) -> Path:
 
 
 def ways(predictor: Predictor, paths: Sequence[Path], folder: Path) -> dict[str, Callable[[], int]]:
-    """What is timed; each returns how many detections it found, or pictures it ran."""
+    """What is timed; each returns how many detections it found, or images it ran."""
     backend, size = predictor.backend, predictor.batch_size
     batches = [paths[i : i + size] for i in range(0, len(paths), size)]
     ready = [backend.preprocess([rgb_from(path) for path in batch])[0] for batch in batches]
@@ -145,10 +143,10 @@ def measured(
 
 
 def check_found(found: Mapping[str, int]) -> None:
-    """Every way to detections found as many; the network alone counts pictures."""
+    """Every way to detections found as many; the network alone counts images."""
     counts = {name: count for name, count in found.items() if name != NETWORK}
     if len(set(counts.values())) != 1:
-        raise RuntimeError(f"the ways find different numbers of detections in the same pictures: {counts}")
+        raise RuntimeError(f"the ways find different numbers of detections in the same images: {counts}")
 
 
 def paired(seconds: dict[str, list[float]], name: str) -> float:
@@ -157,7 +155,7 @@ def paired(seconds: dict[str, list[float]], name: str) -> float:
 
 
 def show(batch: int, rows: dict[str, Any]) -> None:
-    print(f"\nbatch {batch:<18}{'pictures/s':>12}{'of network':>12}{'by CPU':>8}   (bar: folder {BAR})")
+    print(f"\nbatch {batch:<18}{'pictures/s':>12}{'of network':>12}{'by CPU':>8}   (target: folder {TARGET})")
     for name, row in rows.items():
         shares = row["share_of_the_networks_throughput"], row["the_same_from_cpu_time"]
         print(f"{name:24}{row['pictures_per_second']:12.2f}{shares[0]:12.2f}{shares[1]:8.2f}")

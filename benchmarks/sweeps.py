@@ -1,10 +1,10 @@
-"""What the cost depends on: instances, size of the picture, batch, threads; and how near the network is to the peak.
+"""What the cost depends on: instances, size of the image, batch, threads; and how near the network is to the peak.
 
     python -m benchmarks.sweeps [--out benchmarks/results/sweeps.json]   # about five minutes on two quiet cores
     python -m benchmarks.sweeps plot                                     # docs/images/sweep_*.png from that file
 
 The network is mmdetection's R-50 with weights made from a seed, exported, on a photograph of 1333x800; at two to three
-seconds a picture it has few repeats. Batches up to eight are run with the slim model that ships. Masks are seeded
+seconds an image it has few repeats. Batches up to eight are run with the slim model that ships. Masks are seeded
 blobs at the network's stride; the dense reference takes them in chunks, so that its memory stays bounded.
 """
 
@@ -26,26 +26,26 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from benchmarks.bars import Bar, rounded, write_results
 from benchmarks.dense import dense_rles
 from benchmarks.evaluation import PHOTOGRAPHS, save_r50
-from benchmarks.report import bar_table, instance_table, network_table, original_table
-from condinst_deploy.benchmarking.figures import Ratio
+from benchmarks.performance_tables import instance_table, network_table, original_table, target_table
+from benchmarks.targets import Target, rounded, write_results
 from condinst_deploy.benchmarking.process import ModelProcess
-from condinst_deploy.benchmarking.report import counted
 from condinst_deploy.benchmarking.settings import cores_for
+from condinst_deploy.benchmarking.statistics import Ratio
+from condinst_deploy.benchmarking.tables import counted
 from condinst_deploy.benchmarking.worker import STAGES
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.model.config import MASK_STRIDE
 from condinst_deploy.model.mask_head import dynamic_mask_head
 from condinst_deploy.runtime.postprocess import masks_from_logits
-from condinst_deploy.runtime.preprocess import network_inputs
+from condinst_deploy.runtime.preprocessing.batch import network_inputs
 
 OUT = Path(__file__).parent / "results" / "sweeps.json"
 SHIPPED = Path(__file__).parents[1] / "demo" / "shapes_slim.pth"
 
 GFLOP = {"backbone": 175.0, "FPN": 34.0, "head": 238.0, "mask branch": 33.0, "dynamic head": 0.5}
-"""Of R-50 for one picture of 800x1344 with 100 instances; a multiplication and an addition are two operations."""
+"""Of R-50 for one image of 800x1344 with 100 instances; a multiplication and an addition are two operations."""
 
 HEIGHT, WIDTH = 800, 1333
 SLOTS = 100
@@ -76,25 +76,25 @@ class Plan:
 
 def measured(plan: Plan, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """All sweeps; `folder` is for the models."""
-    figures: dict[str, Any] = {"seed": plan.seed, "gflop": GFLOP}
+    metrics: dict[str, Any] = {"seed": plan.seed, "gflop": GFLOP}
     say("peak of the machine: products and convolutions in float32")
-    figures["peak"] = [peak(plan, threads) for threads in _usable(plan.threads)]
+    metrics["peak"] = [peak(plan, threads) for threads in _usable(plan.threads)]
     say("masks by instances")
-    figures["instances"] = [instances(count, plan) for count in plan.instances]
-    say("pictures and masks by size of the original")
-    figures["originals"] = [original(size, plan) for size in plan.originals]
+    metrics["instances"] = [instances(count, plan) for count in plan.instances]
+    say("images and masks by size of the original")
+    metrics["originals"] = [original(size, plan) for size in plan.originals]
     say("exporting R-50 and the slim model")
     models = _models(folder)
     say("R-50 by threads and batch")
     runs = [run for run in plan.full_runs if run[0] in _usable(plan.threads)]
-    figures["full"] = [_network(models["full"], *run) for run in runs]
+    metrics["full"] = [_network(models["full"], *run) for run in runs]
     say("the slim model by threads and batch")
-    figures["slim"] = [
+    metrics["slim"] = [
         _network(models["slim"], threads, batch, plan.slim_calls)
         for threads in _usable(plan.threads)
         for batch in plan.slim_batches
     ]
-    return figures
+    return metrics
 
 
 def _usable(threads: Sequence[int]) -> list[int]:
@@ -144,7 +144,7 @@ def instances(count: int, plan: Plan) -> Row:
 
 
 def original(size: tuple[int, int], plan: Plan) -> Row:
-    """Resizing a picture of this size, and masks to RLE at it."""
+    """Resizing an image of this size, and masks to RLE at it."""
     image = np.random.default_rng(plan.seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     geometry = ImageGeometry.of(size, Preprocessing())
     resize = median(_seconds(lambda: network_inputs([image], [geometry])) for _ in range(plan.repeat))
@@ -208,7 +208,7 @@ def blobs(count: int, seed: int, geometry: ImageGeometry) -> Float32:
 
 
 def _models(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """Name -> exported file and the picture that it is timed on."""
+    """Name -> exported file and the image that it is timed on."""
     import onnx
 
     from condinst_deploy.model.checkpoints import load_model
@@ -224,10 +224,10 @@ def _models(folder: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def _network(model: tuple[Path, Path], threads: int, batch: int, calls: int) -> Row:
-    """Median times a picture of every stage, in a process of its own with so many threads."""
-    path, picture = model
+    """Median times an image of every stage, in a process of its own with so many threads."""
+    path, image = model
     with ModelProcess(path, cores_for(threads)) as process:
-        process.ask("load", model=str(path), device="cpu", pictures={"paths": [str(picture)]}, batches=[batch])
+        process.ask("load", model=str(path), device="cpu", images={"paths": [str(image)]}, batches=[batch])
         process.ask("call", batch=batch, number=0)
         taken = [process.ask("call", batch=batch, number=number) for number in range(calls)]
         peak_mb = process.ask("memory")["peak_mb"]
@@ -240,27 +240,31 @@ def _ms(seconds: float) -> float:
     return rounded(1e3 * seconds)
 
 
-def bars_of(figures: dict[str, Any]) -> list[Bar]:
+def targets_of(metrics: dict[str, Any]) -> list[Target]:
     """The figures of the roofline; nothing was asked of them."""
-    bars = []
-    for row in figures["peak"]:
+    targets = []
+    for row in metrics["peak"]:
         threads = row["threads"]
-        bars.append(
-            Bar.without(f"largest product's speed, {counted(threads, 'thread')}", row["product_gflops"], "GFLOP/s")
+        targets.append(
+            Target.without(f"largest product's speed, {counted(threads, 'thread')}", row["product_gflops"], "GFLOP/s")
         )
-        bars.append(
-            Bar.without(f"convolution's speed, {counted(threads, 'thread')}", row["convolution_gflops"], "GFLOP/s")
+        targets.append(
+            Target.without(f"convolution's speed, {counted(threads, 'thread')}", row["convolution_gflops"], "GFLOP/s")
         )
-        bars.append(Bar.without(f"copying, read and written, {counted(threads, 'thread')}", row["copy_gbs"], "GB/s"))
-        for run in figures["full"]:
+        targets.append(
+            Target.without(f"copying, read and written, {counted(threads, 'thread')}", row["copy_gbs"], "GB/s")
+        )
+        for run in metrics["full"]:
             if (run["threads"], run["batch"]) == (threads, 1):
-                speed = sum(figures["gflop"].values()) / run["network_ms"] * 1e3
+                speed = sum(metrics["gflop"].values()) / run["network_ms"] * 1e3
                 peak = max(row["product_gflops"], row["convolution_gflops"])
-                bars.append(Bar.without(f"network's speed, {counted(threads, 'thread')}", speed, "GFLOP/s"))
-                bars.append(
-                    Bar.without(f"network's share of the peak, {counted(threads, 'thread')}", 100 * speed / peak, "%")
+                targets.append(Target.without(f"network's speed, {counted(threads, 'thread')}", speed, "GFLOP/s"))
+                targets.append(
+                    Target.without(
+                        f"network's share of the peak, {counted(threads, 'thread')}", 100 * speed / peak, "%"
+                    )
                 )
-    return bars
+    return targets
 
 
 def main() -> int:
@@ -272,10 +276,10 @@ def main() -> int:
     if arguments.what == "measure":
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            figures = measured(Plan(), Path(folder), lambda what: print(f"{what} ...", file=sys.stderr, flush=True))
-        bars = bars_of(figures)
-        write_results(arguments.out, bars, figures)
-        tables = (instance_table(figures), original_table(figures), network_table(figures), bar_table(bars))
+            metrics = measured(Plan(), Path(folder), lambda what: print(f"{what} ...", file=sys.stderr, flush=True))
+        targets = targets_of(metrics)
+        write_results(arguments.out, targets, metrics)
+        tables = (instance_table(metrics), original_table(metrics), network_table(metrics), target_table(targets))
         print("\n\n".join(tables))
         print(f"{arguments.out}, {time.monotonic() - started:.0f} seconds", file=sys.stderr)
     else:

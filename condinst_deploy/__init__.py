@@ -1,6 +1,6 @@
 """Deploy CondInst instance segmentation models.
 
-`Predictor` runs a checkpoint or an exported file on pictures and returns `InstanceDetections`. What it refuses is a
+`Predictor` runs a checkpoint or an exported file on images and returns `InstanceDetections`. What it refuses is a
 `CondInstError`, or one of its kinds.
 """
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest
     from condinst_deploy.masks import Masks
     from condinst_deploy.runtime.predictor import Predictor
-    from condinst_deploy.runtime.prepare import InputOptions
+    from condinst_deploy.runtime.preprocessing.factory import InputOptions
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "ImageGeometry": "condinst_deploy.contract",
-    "InputOptions": "condinst_deploy.runtime.prepare",
+    "InputOptions": "condinst_deploy.runtime.preprocessing.factory",
     "InstanceDetections": "condinst_deploy.contract",
     "Masks": "condinst_deploy.masks",
     "ModelManifest": "condinst_deploy.contract",

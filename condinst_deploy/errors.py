@@ -22,7 +22,7 @@ class ArtifactError(CondInstError):
 
 
 class ImageError(CondInstError):
-    """A picture that cannot be read or has a form that is not supported."""
+    """An image that cannot be read or has a form that is not supported."""
 
 
 class BackendError(CondInstError):

@@ -1,6 +1,6 @@
 """`make demo`: a checkpoint through ONNX to exact masks, and how far it agrees with PyTorch.
 
-Without arguments the model is the slim one that ships in this folder, trained on generated shapes, and the pictures are
+Without arguments the model is the slim one that ships in this folder, trained on generated shapes, and the images are
 generated ones that it has never seen. With WEIGHTS and IMAGES it is the user's own.
 """
 
@@ -14,20 +14,20 @@ from typing import NamedTuple
 from rich.progress import track
 
 from condinst_deploy import CondInstError, ImageError, InstanceDetections, Predictor
-from condinst_deploy.atomic import atomic_path
 from condinst_deploy.contract import DRAWN_ABOVE
 from condinst_deploy.data.shapes import ShapesConfig, generate_shapes
-from condinst_deploy.drawing import contact_sheet
 from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE, Agreement, agreement, merged
-from condinst_deploy.evaluation.coco import average_precision, ground_truth
-from condinst_deploy.runtime.images import existing_sources, rgb_from
+from condinst_deploy.evaluation.coco import average_precision, load_coco
+from condinst_deploy.imaging.decode import existing_sources, rgb_from
+from condinst_deploy.imaging.drawing import contact_sheet
+from condinst_deploy.support.atomic_write import atomic_path
 from condinst_export.cli import export
 
 FOLDER = Path(__file__).resolve().parent
 OUTPUT = FOLDER / "output"
 SHIPPED = FOLDER / "shapes_slim.pth"
 UNSEEN_SEED = 20_261_122
-"""Neither the training nor the validation pictures come from it."""
+"""Neither the training nor the validation images come from it."""
 
 UNSEEN = 40
 DRAWN = 12
@@ -37,7 +37,7 @@ def main() -> int:
     """Run the demonstration."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--weights", type=Path, help="your checkpoint; default: the slim model that ships")
-    parser.add_argument("--images", type=Path, help="folder of pictures; default: generated, never seen in training")
+    parser.add_argument("--images", type=Path, help="folder of images; default: generated, never seen in training")
     arguments = parser.parse_args()
     try:
         agrees = demonstrate(arguments.weights or SHIPPED, arguments.images)
@@ -59,45 +59,45 @@ def demonstrate(weights: Path, images: Path | None) -> bool:
         config = replace(ShapesConfig(), val_seed=UNSEEN_SEED)
         annotations = generate_shapes(OUTPUT / "unseen", "val", UNSEEN, config)
         images = OUTPUT / "unseen" / "val"
-        print(f"\n{UNSEEN} pictures generated that the model has never seen: {images}")
+        print(f"\n{UNSEEN} images generated that the model has never seen: {images}")
     paths = existing_sources([str(images)])
-    print(f"\n2. Predictor({model.name!r}) on {len(paths)} pictures, beside the PyTorch model")
+    print(f"\n2. Predictor({model.name!r}) on {len(paths)} images, beside the PyTorch model")
     results = list(compare(model, weights, paths))
     if not results:
-        raise ImageError(f"none of the {len(paths)} pictures could be read; expected at least one")
+        raise ImageError(f"none of the {len(paths)} images could be read; expected at least one")
     total = merged(one.agreement for one in results)
     print(f"   {total}")
     if annotations is not None and weights == SHIPPED:
         entries = [entry for i, one in enumerate(results, start=1) for entry in one.found.to_coco(i)]
-        precision = average_precision(ground_truth(annotations), entries, "segm")
-        print(f"   mask AP {precision.ap:.3f}, AP50 {precision.ap50:.3f} on these {len(paths)} pictures")
+        precision = average_precision(load_coco(annotations), entries, "segm")
+        print(f"   mask AP {precision.ap:.3f}, AP50 {precision.ap50:.3f} on these {len(paths)} images")
     print("\n3. Look at the result:")
     print(f"   {draw(results[:DRAWN])} (detections that score above {DRAWN_ABOVE})")
     return total.within(ONNX_TOLERANCE)
 
 
 class Result(NamedTuple):
-    """What the exported file finds in a picture, and how far it agrees with the PyTorch model."""
+    """What the exported file finds in an image, and how far it agrees with the PyTorch model."""
 
-    picture: Path
+    image: Path
     found: InstanceDetections
     agreement: Agreement
 
 
-def compare(model: Path, weights: Path, pictures: Sequence[Path]) -> Iterator[Result]:
-    """Both models on every picture that can be read; the others are named."""
+def compare(model: Path, weights: Path, images: Sequence[Path]) -> Iterator[Result]:
+    """Both models on every image that can be read; the others are named."""
     with Predictor(model) as exported, Predictor(weights) as reference:
-        both = zip(pictures, exported.stream(pictures), reference.stream(pictures), strict=True)
-        for picture, found, wanted in track(both, "   pictures", total=len(pictures), transient=True):
+        both = zip(images, exported.stream(images), reference.stream(images), strict=True)
+        for image, found, wanted in track(both, "   images", total=len(images), transient=True):
             if found.detections is None or wanted.detections is None:
                 print(f"   skipped: {found.error or wanted.error}")
                 continue
-            yield Result(picture, found.detections, agreement(wanted.detections, found.detections))
+            yield Result(image, found.detections, agreement(wanted.detections, found.detections))
 
 
 def draw(results: Sequence[Result]) -> Path:
-    """A sheet of pictures with the detections that the model is sure of."""
-    shown = [one.found.draw(rgb_from(one.picture)) for one in results]
+    """A sheet of images with the detections that the model is sure of."""
+    shown = [one.found.draw(rgb_from(one.image)) for one in results]
     path = OUTPUT / "detections.jpg"
     with atomic_path(path) as temporary:
         contact_sheet(shown).save(temporary, format="JPEG", quality=92)

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from condinst_deploy.model.checkpoints import save_model
-from tests.models import SLIM, SLIM_KINDS, SlimFiles, adelaidet_state, manifest_of, mmdet_state, seeded_model
+from tests.support.models import SLIM, SLIM_KINDS, SlimFiles, adelaidet_state, manifest_of, mmdet_state, seeded_model
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,10 +1,10 @@
-"""Picture to COCO RLEs on a CPU: this toolkit beside mmdetection, mmdeploy and an eager reference.
+"""Image to COCO RLEs on a CPU: this toolkit beside mmdetection, mmdeploy and an eager reference.
 
     make peers-env                                        # once: see README.md beside this file
     python -m benchmarks.peers --out benchmarks/results/peers.json
     python -m benchmarks.peers --sides onnx pth eager     # without the peers' environment
 
-Every side is a process of its own, and they take turns: side after side gets the same picture while the others
+Every side is a process of its own, and they take turns: side after side gets the same image while the others
 wait for input, each after a pause in which the threads of the side before stop spinning.
 """
 
@@ -20,10 +20,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.bars import write_results
 from benchmarks.peers.child import STAGES
-from benchmarks.peers.figures import PARTS, TOTAL, Sample, bars, summary
 from benchmarks.peers.inputs import SEED, made_inputs
+from benchmarks.peers.metrics import PARTS, TOTAL, Sample, summary, targets
 from benchmarks.peers.sides import (
     ENVIRONMENT,
     PEERS,
@@ -35,6 +34,7 @@ from benchmarks.peers.sides import (
     peers_versions,
     started,
 )
+from benchmarks.targets import write_results
 from condinst_deploy.benchmarking.measure import SETTLE
 from condinst_deploy.errors import CondInstError, ConfigError
 
@@ -58,7 +58,7 @@ class Settings:
 
     sides: tuple[str, ...] = tuple(SIDES)
     rounds: int = 3
-    pictures: int = 3
+    images: int = 3
     environment: Path = ENVIRONMENT
 
     @property
@@ -71,7 +71,7 @@ def measured(settings: Settings) -> dict[str, Any]:
     """Everything that the results file holds."""
     if settings.with_peers:
         check_environment(settings.environment)
-    with terminal.status("making the model and the pictures") as status, made_inputs() as inputs, ExitStack() as stack:
+    with terminal.status("making the model and the images") as status, made_inputs() as inputs, ExitStack() as stack:
         if "mmdeploy" in settings.sides:
             status.update("exporting with mmdeploy")
             export_with_mmdeploy(inputs, settings.environment)
@@ -80,48 +80,48 @@ def measured(settings: Settings) -> dict[str, Any]:
             status.update(f"loading {SIDES[side]}")
             command = command_of(side, inputs, settings.environment)
             children[side] = stack.enter_context(started(side, command))
-        pictures = dict(list(inputs.pictures.items())[: settings.pictures])
+        images = dict(list(inputs.images.items())[: settings.images])
         samples = []
-        for sample in taking_turns(children, pictures, settings.rounds):
+        for sample in taking_turns(children, images, settings.rounds):
             samples.append(sample)
-            status.update(f"round {sample.round} of {settings.rounds}, {sample.picture}: {SIDES[sample.side]}")
+            status.update(f"round {sample.round} of {settings.rounds}, {sample.image}: {SIDES[sample.side]}")
         loaded = {side: child.loaded_mib for side, child in children.items()}
     versions = peers_versions(settings.environment) if settings.with_peers else None
     about = {"seed": SEED, "rounds": settings.rounds, "peers": versions}
     return about | summary(samples, loaded)
 
 
-def taking_turns(children: Mapping[str, Child], pictures: Mapping[str, Path], rounds: int) -> Iterator[Sample]:
-    """Every side gets every picture in every round, after a pause; each round begins with another side."""
+def taking_turns(children: Mapping[str, Child], images: Mapping[str, Path], rounds: int) -> Iterator[Sample]:
+    """Every side gets every image in every round, after a pause; each round begins with another side."""
     sides = list(children)
     for turn in range(rounds + 1):
         first = turn % len(sides)
-        for picture, path in pictures.items():
+        for image, path in images.items():
             for side in sides[first:] + sides[:first]:
                 time.sleep(SETTLE)
-                yield Sample(side, picture, turn, children[side].ask(path))
+                yield Sample(side, image, turn, children[side].ask(path))
 
 
-def show(figures: Mapping[str, Any]) -> None:
+def show(metrics: Mapping[str, Any]) -> None:
     """Tables for a person."""
-    times = Table("side", "picture", *STAGES, TOTAL, title="median milliseconds")
-    for side, pictures in figures["milliseconds"].items():
-        for picture, row in pictures.items():
-            times.add_row(side, picture, *(f"{row[name]:.0f}" for name in (*STAGES, TOTAL)))
+    times = Table("side", "image", *STAGES, TOTAL, title="median milliseconds")
+    for side, images in metrics["milliseconds"].items():
+        for image, row in images.items():
+            times.add_row(side, image, *(f"{row[name]:.0f}" for name in (*STAGES, TOTAL)))
     title = "ours / theirs: median of paired ratios (lowest to highest)"
     ratios = Table("ours", "theirs", "pictures", *PARTS, title=title)
-    for ours, others in figures["ratios"].items():
+    for ours, others in metrics["ratios"].items():
         for theirs, sizes in others.items():
             for size, parts in sizes.items():
                 texts = ("{median:.3f} ({lowest:.3f} to {highest:.3f})".format(**parts[part]) for part in PARTS)
                 ratios.add_row(ours, theirs, size, *texts)
-    title = f"detections beside those of {SIDES[figures['agreement_with']]}"
-    agreed = Table("side", "picture", *AGREEMENT.values(), title=title)
-    for side, pictures in figures["agreement"].items():
-        for picture, row in pictures.items():
-            agreed.add_row(side, picture, *("-" if row[n] is None else f"{row[n]:.3g}" for n in AGREEMENT))
+    title = f"detections beside those of {SIDES[metrics['agreement_with']]}"
+    agreed = Table("side", "image", *AGREEMENT.values(), title=title)
+    for side, images in metrics["agreement"].items():
+        for image, row in images.items():
+            agreed.add_row(side, image, *("-" if row[n] is None else f"{row[n]:.3g}" for n in AGREEMENT))
     memory = Table("side", "model loaded", "most", title="resident memory, MiB")
-    for side, row in figures["memory_mib"].items():
+    for side, row in metrics["memory_mib"].items():
         memory.add_row(side, str(row["loaded"]), str(row["most"]))
     for table in (times, ratios, agreed, memory):
         terminal.print(table)
@@ -134,24 +134,22 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="file for the results")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=usual.sides, help="default: all")
     parser.add_argument("--rounds", type=int, default=usual.rounds, help=f"after the first; default: {usual.rounds}")
-    parser.add_argument(
-        "--pictures", type=int, choices=(1, 2, 3), default=usual.pictures, help="how many; default: all 3"
-    )
+    parser.add_argument("--images", type=int, choices=(1, 2, 3), default=usual.images, help="how many; default: all 3")
     parser.add_argument("--environment", type=Path, default=usual.environment, help="of the peers; default: .peers")
     arguments = parser.parse_args()
     if arguments.rounds < 1:
         parser.error(f"--rounds is {arguments.rounds}; expected at least 1")
     settings = Settings(
-        tuple(dict.fromkeys(arguments.sides)), arguments.rounds, arguments.pictures, arguments.environment
+        tuple(dict.fromkeys(arguments.sides)), arguments.rounds, arguments.images, arguments.environment
     )
     try:
-        figures = measured(settings)
+        metrics = measured(settings)
         if arguments.out is not None:
-            write_results(arguments.out, bars(figures["ratios"]), figures)
+            write_results(arguments.out, targets(metrics["ratios"]), metrics)
     except CondInstError as e:
         terminal.print(f"error: {e}", markup=False, soft_wrap=True)
         return 2 if isinstance(e, ConfigError) else 1
-    show(figures)
+    show(metrics)
     return 0
 
 

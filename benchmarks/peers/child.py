@@ -1,4 +1,4 @@
-"""One side of the comparison: a process of its own, which answers one line a picture.
+"""One side of the comparison: a process of its own, which answers one line an image.
 
 Both environments import this module, so it needs nothing but Python.
 """
@@ -15,14 +15,14 @@ from typing import Any, NamedTuple, Protocol, TextIO
 
 READ, NETWORK, MASKS, ENCODE = "read and resize", "network", "masks", "encode"
 STAGES = (READ, NETWORK, MASKS, ENCODE)
-"""Of one picture, in order; what is in none of them is `the rest`."""
+"""Of one image, in order; what is in none of them is `the rest`."""
 
 MIB = 1024
 """kB, as the kernel counts memory."""
 
 
 class Found(NamedTuple):
-    """What a side hands over for one picture; the masks are encoded, which belongs to the measured time."""
+    """What a side hands over for one image; the masks are encoded, which belongs to the measured time."""
 
     boxes: Any  # (n, 4) xyxy, original pixels
     scores: Any  # (n,)
@@ -70,7 +70,7 @@ class Side(Protocol):
     """One implementation, loaded."""
 
     def __call__(self, path: str) -> Found:
-        """Picture file -> encoded detections."""
+        """Image file -> encoded detections."""
 
 
 def serve(load: Callable[[Stages], Side]) -> None:

@@ -1,4 +1,4 @@
-"""What every side gets: one seeded model in each side's form, and the same pictures."""
+"""What every side gets: one seeded model in each side's form, and the same images."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from PIL import Image
 
 from condinst_deploy.model.checkpoints import load_model
 from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
-from tests.models import PICTURES, mmdet_state
+from tests.support.models import IMAGES, mmdet_state
 
 SEED = 0
 
@@ -20,10 +20,10 @@ CROPS = {"coffee": (600, 360), "astronaut": (512, 308)}
 """Width and height that are cut from the middle of each photograph: the network then gets 800x1344."""
 
 ENLARGED = (1920, 1152)
-"""A third picture is the first at this size."""
+"""A third image is the first at this size."""
 
 NATIVE, LARGE = "800x1344", "x".join(map(str, ENLARGED))
-"""What pictures are told apart by: those that are about as large as the network's input, and the enlarged one."""
+"""What images are told apart by: those that are about as large as the network's input, and the enlarged one."""
 
 
 class Inputs(NamedTuple):
@@ -31,16 +31,16 @@ class Inputs(NamedTuple):
 
     checkpoint: Path  # as mmdetection writes it
     exported: Path  # this toolkit's file
-    pictures: dict[str, Path]
+    images: dict[str, Path]
     graph: Path  # where mmdeploy's file goes
 
 
 @contextmanager
 def made_inputs() -> Iterator[Inputs]:
-    """mmdetection's R-50 with seeded weights, its exported file, and the pictures."""
+    """mmdetection's R-50 with seeded weights, its exported file, and the images."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        inputs = Inputs(folder / "r50.pth", folder / "r50.onnx", _pictures(folder), folder / "mmdeploy.onnx")
+        inputs = Inputs(folder / "r50.pth", folder / "r50.onnx", _images(folder), folder / "mmdeploy.onnx")
         torch.save({"meta": {"epoch": 12}, "state_dict": mmdet_state(SEED)}, inputs.checkpoint)
         loaded = load_model(inputs.checkpoint)
         manifest = with_options(loaded.model, loaded.manifest, ExportOptions())
@@ -48,25 +48,25 @@ def made_inputs() -> Iterator[Inputs]:
         yield inputs
 
 
-def size_of(picture: str) -> str:
-    """`NATIVE` or `LARGE`, by a picture's name."""
-    return LARGE if picture.endswith(f" {LARGE}") else NATIVE
+def size_of(image: str) -> str:
+    """`NATIVE` or `LARGE`, by an image's name."""
+    return LARGE if image.endswith(f" {LARGE}") else NATIVE
 
 
-def _pictures(folder: Path) -> dict[str, Path]:
+def _images(folder: Path) -> dict[str, Path]:
     """PNG files, which every library decodes to the same pixels; by their names and sizes."""
-    made = [(name, _cut(PICTURES / f"{name}.png", size)) for name, size in CROPS.items()]
-    first, picture = made[0]
-    made.append((first, picture.resize(ENLARGED, Image.Resampling.BICUBIC)))
+    made = [(name, _cut(IMAGES / f"{name}.png", size)) for name, size in CROPS.items()]
+    first, image = made[0]
+    made.append((first, image.resize(ENLARGED, Image.Resampling.BICUBIC)))
     paths = {}
-    for name, picture in made:
-        label = f"{name} {picture.width}x{picture.height}"
+    for name, image in made:
+        label = f"{name} {image.width}x{image.height}"
         paths[label] = folder / f"{label.replace(' ', '_')}.png"
-        picture.save(paths[label])
+        image.save(paths[label])
     return paths
 
 
 def _cut(path: Path, size: tuple[int, int]) -> Image.Image:
-    with Image.open(path) as picture:
-        left, top = (picture.width - size[0]) // 2, (picture.height - size[1]) // 2
-        return picture.convert("RGB").crop((left, top, left + size[0], top + size[1]))
+    with Image.open(path) as image:
+        left, top = (image.width - size[0]) // 2, (image.height - size[1]) // 2
+        return image.convert("RGB").crop((left, top, left + size[0], top + size[1]))

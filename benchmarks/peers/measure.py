@@ -1,7 +1,7 @@
 """The peers' sides; runs in the peers' environment (README.md), through their own interfaces.
 
 python -m benchmarks.peers.measure versions
-python -m benchmarks.peers.measure export MODEL.pth --picture FILE --out GRAPH.onnx
+python -m benchmarks.peers.measure export MODEL.pth --image FILE --out GRAPH.onnx
 python -m benchmarks.peers.measure mmdetection MODEL.pth
 python -m benchmarks.peers.measure mmdeploy GRAPH.onnx
 """
@@ -73,13 +73,13 @@ def mmdeploy(graph: Path, stages: Stages) -> Side:
     return detect
 
 
-def export(checkpoint: Path, picture: Path, out: Path) -> None:
+def export(checkpoint: Path, image: Path, out: Path) -> None:
     """mmdeploy's own conversion; its call of `torch.onnx.export` means the exporter that was the default then."""
     from mmdeploy.apis import torch2onnx
 
     torch.onnx.export = functools.partial(torch.onnx.export, dynamo=False)
     folder, name = str(out.parent), out.name
-    torch2onnx(str(picture), folder, name, _deployment(), str(_model_config()), str(checkpoint), "cpu")
+    torch2onnx(str(image), folder, name, _deployment(), str(_model_config()), str(checkpoint), "cpu")
 
 
 def _encoded(found: Any, stages: Stages) -> Found:
@@ -140,13 +140,13 @@ def main() -> None:
     conversion = what.add_parser("export")
     for command in (conversion, what.add_parser("mmdetection"), what.add_parser("mmdeploy")):
         command.add_argument("model", type=Path)
-    conversion.add_argument("--picture", type=Path, required=True)
+    conversion.add_argument("--image", type=Path, required=True)
     conversion.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     if arguments.what == "versions":
         print(json.dumps({name: version(name) for name in PACKAGES}))
     elif arguments.what == "export":
-        export(arguments.model, arguments.picture, arguments.out)
+        export(arguments.model, arguments.image, arguments.out)
     else:
         load = mmdetection if arguments.what == "mmdetection" else mmdeploy
         serve(lambda stages: load(arguments.model, stages))

@@ -13,8 +13,8 @@ import torch
 from benchmarks.dense import dense_rles
 from benchmarks.peers.child import ENCODE, MASKS, NETWORK, READ, Found, Side, Stages, serve
 from condinst_deploy import Predictor
+from condinst_deploy.imaging.decode import rgb_from
 from condinst_deploy.model.operations import REFERENCE
-from condinst_deploy.runtime.images import rgb_from
 from condinst_deploy.runtime.torch_backend import TorchBackend
 
 
@@ -25,7 +25,7 @@ def toolkit(model: Path, stages: Stages) -> Side:
         stages.watch(predictor.backend, verb, stage)
 
     def detect(path: str) -> Found:
-        with stages.clock(READ):  # what is left of the call: one picture is run in one thread
+        with stages.clock(READ):  # what is left of the call: one image is run in one thread
             (found,) = predictor(path)
         with stages.clock(ENCODE):
             rles = [dict(rle) for rle in found.masks.rle()]
@@ -35,7 +35,7 @@ def toolkit(model: Path, stages: Stages) -> Side:
 
 
 def eager(model: Path, stages: Stages) -> Side:
-    """The references' way in plain PyTorch: grouped convolutions as mask head, dense masks of the whole picture."""
+    """The references' way in plain PyTorch: grouped convolutions as mask head, dense masks of the whole image."""
     backend = TorchBackend.load(model, "cpu")
     backend.model.operations = REFERENCE
 

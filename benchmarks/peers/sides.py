@@ -25,7 +25,7 @@ SIDES = OURS | EAGER | PEERS
 
 
 class Child:
-    """A side that has loaded its model and waits for pictures."""
+    """A side that has loaded its model and waits for images."""
 
     def __init__(self, name: str, process: "subprocess.Popen[str]", log: IO[str]) -> None:
         self.name = name
@@ -33,15 +33,15 @@ class Child:
         self._log = log
         self.loaded_mib: int | None = self._answer()["loaded_mib"]
 
-    def ask(self, picture: Path) -> dict[str, Any]:
-        """Its detections in a picture, and what they took (see `benchmarks.peers.child.serve`).
+    def ask(self, image: Path) -> dict[str, Any]:
+        """Its detections in an image, and what they took (see `benchmarks.peers.child.serve`).
 
         Raises:
             CondInstError: the process came to an end.
         """
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # it is gone; then there is no answer either
-            self._process.stdin.write(f"{picture}\n")
+            self._process.stdin.write(f"{image}\n")
             self._process.stdin.flush()
         return self._answer()
 
@@ -84,8 +84,8 @@ def command_of(side: str, inputs: Inputs, environment: Path) -> list[str]:
 
 def export_with_mmdeploy(inputs: Inputs, environment: Path) -> None:
     """Let mmdeploy write its own file."""
-    picture = next(iter(inputs.pictures.values()))
-    _ask_peers(environment, "export", str(inputs.checkpoint), "--picture", str(picture), "--out", str(inputs.graph))
+    image = next(iter(inputs.images.values()))
+    _ask_peers(environment, "export", str(inputs.checkpoint), "--image", str(image), "--out", str(inputs.graph))
 
 
 def peers_versions(environment: Path) -> dict[str, str]:

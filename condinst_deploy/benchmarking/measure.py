@@ -1,4 +1,4 @@
-"""Models timed on the same pictures, one alone or two in turn."""
+"""Models timed on the same images, one alone or two in turn."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from condinst_deploy.benchmarking.figures import Distribution, Ratio
 from condinst_deploy.benchmarking.process import ModelProcess
 from condinst_deploy.benchmarking.settings import Settings, cores_for
+from condinst_deploy.benchmarking.statistics import Distribution, Ratio
 from condinst_deploy.benchmarking.worker import STAGES
 
 END_TO_END = "end to end"
@@ -28,18 +28,18 @@ OnCall = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
-class StageFigures:
+class StageMetrics:
     """One model at one batch size."""
 
     batch: int
     calls: int
-    detections: float  # found in a picture, on average
+    detections: float  # found in an image, on average
     pictures_per_second: float  # one call after the other
     stages: dict[str, Distribution]  # of a whole batch; end to end among them
 
 
 @dataclass(frozen=True)
-class ServingFigures:
+class ServingMetrics:
     """One model at one batch size, asked by several threads."""
 
     batch: int
@@ -50,13 +50,13 @@ class ServingFigures:
 
 
 @dataclass(frozen=True)
-class ModelFigures:
+class ModelMetrics:
     """All that was measured of one model."""
 
     model: str
     loaded: dict[str, Any]  # backend, device, machine, ...
-    stages: tuple[StageFigures, ...]
-    serving: tuple[ServingFigures, ...]
+    stages: tuple[StageMetrics, ...]
+    serving: tuple[ServingMetrics, ...]
     memory: dict[str, float | None]
 
 
@@ -74,77 +74,77 @@ class Benchmark:
     """Everything that a run measured."""
 
     settings: Settings
-    pictures: dict[str, Any]
-    models: tuple[ModelFigures, ...]
+    images: dict[str, Any]
+    models: tuple[ModelMetrics, ...]
     ratios: tuple[Ratios, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
+        """Plain JSON values; scripts know the images under the key `pictures`."""
+        return {"pictures" if key == "images" else key: value for key, value in asdict(self).items()}
 
 
 @dataclass
 class _Contestant:
     process: ModelProcess
     loaded: dict[str, Any]
-    stages: list[StageFigures] = field(default_factory=list)
-    serving: list[ServingFigures] = field(default_factory=list)
+    stages: list[StageMetrics] = field(default_factory=list)
+    serving: list[ServingMetrics] = field(default_factory=list)
 
 
 Calls = list[dict[str, float]]
 
 
 def calls_of(models: int, settings: Settings) -> int:
-    """How many calls `measure` reports, the timed ones; how many others there are depends on the pictures."""
+    """How many calls `measure` reports, the timed ones; how many others there are depends on the images."""
     return models * len(settings.batches) * (settings.repeat + sum(_served_calls(settings)))
 
 
 def measure(models: Sequence[Path], paths: Sequence[Path], settings: Settings, on_call: OnCall) -> Benchmark:
     """Time one model, or two in turn.
 
-    Two are never at work at once: a process that waits for its next request sleeps. Each picture is given to one
-    model and at once to the other, the order changing from picture to picture, so that whatever slows the machine for
+    Two are never at work at once: a process that waits for its next request sleeps. Each image is given to one
+    model and at once to the other, the order changing from image to image, so that whatever slows the machine for
     a while slows both times of a pair.
 
     Args:
         models: one or two model files.
-        paths: pictures; none: generated ones.
+        paths: images; none: generated ones.
         settings: what to measure, how often.
         on_call: told about progress.
 
     Raises:
-        CondInstError: a model or none of the pictures can be used; nothing was timed then.
+        CondInstError: a model or none of the images can be used; nothing was timed then.
     """
     cores = settings.cores or cores_for(None)
-    pictures = _pictures(paths, settings)
+    images = _images(paths, settings)
     with ExitStack() as stack:
         processes = [stack.enter_context(ModelProcess(model, cores)) for model in models]
-        contestants = [_Contestant(process, _load(process, pictures, settings)) for process in processes]
+        contestants = [_Contestant(process, _load(process, images, settings)) for process in processes]
         ratios = []
         for batch in settings.batches:
             taken = _staged(contestants, batch, settings, on_call)
             for contestant, calls in zip(contestants, taken, strict=True):
-                contestant.stages.append(_stage_figures(batch, calls))
+                contestant.stages.append(_stage_metrics(batch, calls))
             if len(taken) == 2:
                 ratios.append(_ratios(batch, taken[0], taken[1]))
         for contestant in contestants:
             contestant.serving += _served(contestant, settings, on_call)
-        figures = [
-            ModelFigures(str(c.process.model), c.loaded, tuple(c.stages), tuple(c.serving), c.process.ask("memory"))
+        metrics = [
+            ModelMetrics(str(c.process.model), c.loaded, tuple(c.stages), tuple(c.serving), c.process.ask("memory"))
             for c in contestants
         ]
-    return Benchmark(settings, pictures, tuple(figures), tuple(ratios))
+    return Benchmark(settings, images, tuple(metrics), tuple(ratios))
 
 
-def _pictures(paths: Sequence[Path], settings: Settings) -> dict[str, Any]:
+def _images(paths: Sequence[Path], settings: Settings) -> dict[str, Any]:
     if paths:
         return {"paths": [str(path) for path in paths]}
     return {"size": list(settings.size), "seed": settings.seed}
 
 
-def _load(process: ModelProcess, pictures: dict[str, Any], settings: Settings) -> dict[str, Any]:
+def _load(process: ModelProcess, images: dict[str, Any], settings: Settings) -> dict[str, Any]:
     return process.ask(
-        "load", model=str(process.model), device=settings.device, pictures=pictures, batches=list(settings.batches)
+        "load", model=str(process.model), device=settings.device, images=images, batches=list(settings.batches)
     )
 
 
@@ -180,7 +180,7 @@ def _timed_shapes(contestant: _Contestant, settings: Settings) -> list[int]:
     return [number for number in firsts if number < max(settings.repeat, *_served_calls(settings))]
 
 
-def _served(contestant: _Contestant, settings: Settings, on_call: OnCall) -> Iterator[ServingFigures]:
+def _served(contestant: _Contestant, settings: Settings, on_call: OnCall) -> Iterator[ServingMetrics]:
     ask = contestant.process.ask
     # so many of each shape one after the other: every thread has it, at the same time as the others
     each = min(settings.warmup, WARM)
@@ -194,7 +194,7 @@ def _served(contestant: _Contestant, settings: Settings, on_call: OnCall) -> Ite
             answer = ask("serve", batch=batch, threads=threads, numbers=list(range(calls)))
             on_call(what, calls)
             rate = round(calls * batch / answer["seconds"], 3)
-            yield ServingFigures(batch, threads, calls, rate, Distribution.of(answer["latencies"]))
+            yield ServingMetrics(batch, threads, calls, rate, Distribution.of(answer["latencies"]))
 
 
 def _served_calls(settings: Settings) -> list[int]:
@@ -202,10 +202,10 @@ def _served_calls(settings: Settings) -> list[int]:
     return [-(-settings.repeat // threads) * threads for threads in settings.concurrency]
 
 
-def _stage_figures(batch: int, calls: Calls) -> StageFigures:
+def _stage_metrics(batch: int, calls: Calls) -> StageMetrics:
     whole = [_whole(call) for call in calls]
     stages = {stage: Distribution.of([call[stage] for call in calls]) for stage in STAGES if stage in calls[0]}
-    return StageFigures(
+    return StageMetrics(
         batch=batch,
         calls=len(calls),
         detections=round(sum(call["detections"] for call in calls) / (batch * len(calls)), 2),

@@ -1,12 +1,12 @@
-"""A picture of a benchmark: where the time goes, and what more threads bring."""
+"""An image of a benchmark: where the time goes, and what more threads bring."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from condinst_deploy.atomic import atomic_path
-from condinst_deploy.benchmarking.measure import END_TO_END, Benchmark, ModelFigures
-from condinst_deploy.benchmarking.report import STAGE_NAMES
+from condinst_deploy.benchmarking.measure import END_TO_END, Benchmark, ModelMetrics
+from condinst_deploy.benchmarking.tables import STAGE_NAMES
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.support.atomic_write import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ def check_plot(path: Path) -> None:
         ConfigError: the name does not end in .png, or matplotlib is not installed.
     """
     if path.suffix.lower() != ".png":
-        raise ConfigError(f"--plot is {path}; expected the name of a picture to write, ending in .png")
+        raise ConfigError(f"--plot is {path}; expected the name of an image to write, ending in .png")
     try:
         import matplotlib  # noqa: F401
     except ImportError as e:
@@ -27,14 +27,14 @@ def check_plot(path: Path) -> None:
 
 
 def draw_benchmark(benchmark: Benchmark, path: Path) -> None:
-    """Write the picture, a PNG.
+    """Write the image, a PNG.
 
     Raises:
         OutputError: it cannot be written.
     """
     from matplotlib.figure import Figure
 
-    bars = sum(len(figures.stages) for figures in benchmark.models)
+    bars = sum(len(metrics.stages) for metrics in benchmark.models)
     figure: Any = Figure(figsize=(11, 2.4 + 0.4 * bars), layout="constrained")
     stages, throughput = figure.subplots(1, 2)
     _draw_stages(stages, benchmark)
@@ -45,7 +45,7 @@ def draw_benchmark(benchmark: Benchmark, path: Path) -> None:
 
 
 def _draw_stages(axes: "Axes", benchmark: Benchmark) -> None:
-    rows = [(name, at) for name, figures in _named(benchmark) for at in figures.stages]
+    rows = [(name, at) for name, metrics in _named(benchmark) for at in metrics.stages]
     places, left = range(len(rows)), [0.0] * len(rows)
     for stage in (name for name in rows[0][1].stages if name != END_TO_END):
         widths = [at.stages[stage].median_ms / at.batch for _, at in rows]
@@ -53,25 +53,23 @@ def _draw_stages(axes: "Axes", benchmark: Benchmark) -> None:
         left = [start + width for start, width in zip(left, widths, strict=True)]
     axes.set_yticks(places, [f"{name}\nbatch {at.batch}" for name, at in rows])
     axes.invert_yaxis()
-    axes.set(title="median time of a picture", xlabel="ms")
+    axes.set(title="median time of an image", xlabel="ms")
 
 
 def _draw_throughput(axes: "Axes", benchmark: Benchmark) -> None:
-    for name, figures in _named(benchmark):
+    for name, metrics in _named(benchmark):
         for batch in benchmark.settings.batches:
-            own = [at for at in figures.serving if at.batch == batch]
+            own = [at for at in metrics.serving if at.batch == batch]
             rates = [at.pictures_per_second for at in own]
             axes.plot([at.concurrency for at in own], rates, marker="o", label=f"{name}, batch {batch}")
-    highest = max(at.pictures_per_second for figures in benchmark.models for at in figures.serving)
-    axes.set(
-        title="throughput", xlabel="threads that share one predictor", ylabel="pictures/s", ylim=(0, 1.1 * highest)
-    )
+    highest = max(at.pictures_per_second for metrics in benchmark.models for at in metrics.serving)
+    axes.set(title="throughput", xlabel="threads that share one predictor", ylabel="images/s", ylim=(0, 1.1 * highest))
     axes.set_xticks(sorted(set(benchmark.settings.concurrency)))
     axes.legend()
 
 
-def _named(benchmark: Benchmark) -> list[tuple[str, ModelFigures]]:
+def _named(benchmark: Benchmark) -> list[tuple[str, ModelMetrics]]:
     """Models by file name; by their whole paths where two have the same."""
-    names = [Path(figures.model).name for figures in benchmark.models]
+    names = [Path(metrics.model).name for metrics in benchmark.models]
     told_apart = len(set(names)) == len(names)
     return [(name if told_apart else f.model, f) for name, f in zip(names, benchmark.models, strict=True)]

@@ -11,13 +11,13 @@ class Settings:
     """Options of a benchmark; all of them stand in its results."""
 
     device: str = "auto"
-    batches: tuple[int, ...] = (1,)  # pictures a run of the network
+    batches: tuple[int, ...] = (1,)  # images a run of the network
     concurrency: tuple[int, ...] = (1,)  # threads that share one predictor
     repeat: int = 20  # timed calls of each setting
     warmup: int = 3  # untimed calls before them, or two of every padded shape where these are more
     cores: tuple[int, ...] = ()  # processor cores that a model's process may use; (): all that this one may
-    size: tuple[int, int] = (800, 1333)  # height and width of generated pictures
-    seed: int = 0  # of generated pictures
+    size: tuple[int, int] = (800, 1333)  # height and width of generated images
+    seed: int = 0  # of generated images
 
     def __post_init__(self) -> None:
         """Check the ranges.

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from condinst_deploy.benchmarking.pictures import Batches, Source
+    from condinst_deploy.benchmarking.images import Batches, Source
     from condinst_deploy.runtime.backend import Backend
 
 STAGES = ("decode", "pre", "network", "post")
@@ -26,7 +26,7 @@ STAGES = ("decode", "pre", "network", "post")
 
 
 class Worker:
-    """One loaded model, its pictures, and the requests that it answers, each a method."""
+    """One loaded model, its images, and the requests that it answers, each a method."""
 
     def __init__(self) -> None:
         self._backend: Backend
@@ -34,17 +34,17 @@ class Worker:
         self._memory: dict[str, float | None] = {}
         self._device_in_use: float | None = None
 
-    def load(self, model: str, device: str, pictures: dict[str, Any], batches: list[int]) -> dict[str, Any]:
-        """Load the model and look at the pictures; what it is, and what it runs on."""
+    def load(self, model: str, device: str, images: dict[str, Any], batches: list[int]) -> dict[str, Any]:
+        """Load the model and look at the images; what it is, and what it runs on."""
         # imported here: their libraries count the cores of the process when they are imported
+        from condinst_deploy.benchmarking.images import Batches
         from condinst_deploy.benchmarking.machine import machine
         from condinst_deploy.benchmarking.memory import resident_mb
-        from condinst_deploy.benchmarking.pictures import Batches
         from condinst_deploy.errors import ImageError
         from condinst_deploy.runtime.predictor import Predictor, load_backend
         from condinst_deploy.runtime.torch_backend import torch_device
 
-        sources = _sources(pictures)
+        sources = _sources(images)
         self._memory["before_loading_mb"] = resident_mb()
         with self._device_memory_watched(str(torch_device(device))):
             started = time.perf_counter()
@@ -61,7 +61,7 @@ class Worker:
             except ImageError as e:
                 skipped.append(str(e))
         if not usable:
-            raise ImageError(f"none of the {len(sources)} pictures can be read; the first: {skipped[0]}")
+            raise ImageError(f"none of the {len(sources)} images can be read; the first: {skipped[0]}")
         self._batches = Batches(usable, padded)
         manifest = backend.manifest
         return {
@@ -150,17 +150,17 @@ def timed_call(backend: "Backend", sources: "list[Source]") -> dict[str, float]:
     return spent | {"detections": float(sum(map(len, found)))}
 
 
-def _sources(pictures: dict[str, Any]) -> "list[Source]":
-    from condinst_deploy.benchmarking.pictures import generated_pictures
+def _sources(images: dict[str, Any]) -> "list[Source]":
+    from condinst_deploy.benchmarking.images import generated_images
 
-    if "paths" in pictures:
-        return [Path(path) for path in pictures["paths"]]
-    height, width = pictures["size"]
-    return [*generated_pictures((height, width), pictures["seed"])]
+    if "paths" in images:
+        return [Path(path) for path in images["paths"]]
+    height, width = images["size"]
+    return [*generated_images((height, width), images["seed"])]
 
 
 def _decoded(source: "Source") -> Any:
-    from condinst_deploy.benchmarking.pictures import decoded
+    from condinst_deploy.benchmarking.images import decoded
 
     return decoded(source)
 

@@ -10,11 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from condinst_deploy.cli.command import command_app, progress_bar
-from condinst_deploy.model_files import check_there
+from condinst_deploy.contract.artifacts import check_there
 
 if TYPE_CHECKING:
     from condinst_deploy.benchmarking.measure import Benchmark, OnCall
-    from condinst_deploy.benchmarking.report import Row
+    from condinst_deploy.benchmarking.tables import Row
 
 
 def benchmark(
@@ -23,13 +23,13 @@ def benchmark(
         list[str] | None,
         typer.Argument(
             metavar="IMG_OR_DIR",
-            help="Pictures, folders or patterns; at most 64 are used. Default: generated ones (--size, --seed).",
+            help="Images, folders or patterns; at most 64 are used. Default: generated ones (--size, --seed).",
         ),
     ] = None,
     against: Annotated[
         Path | None, typer.Option(help="A second model file: both are timed in turn, and the ratios of times shown.")
     ] = None,
-    batch: Annotated[str, typer.Option(help="Pictures a run of the network; several with commas: 1,2,4.")] = "1",
+    batch: Annotated[str, typer.Option(help="Images a run of the network; several with commas: 1,2,4.")] = "1",
     concurrency: Annotated[
         str, typer.Option(help="Threads that ask one predictor at once, for throughput; several with commas: 1,2.")
     ] = "1",
@@ -44,8 +44,8 @@ def benchmark(
             " use."
         ),
     ] = None,
-    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of generated pictures.")] = "1333x800",
-    seed: Annotated[int, typer.Option(help="Of generated pictures.")] = 0,
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of generated images.")] = "1333x800",
+    seed: Annotated[int, typer.Option(help="Of generated images.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON on standard output.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the figures, too: a .png file (needs matplotlib).")] = None,
@@ -56,13 +56,13 @@ def benchmark(
     an array to COCO RLEs at original size. Throughput is that of whole calls of the predictor.
 
     Each model runs in a process of its own, so that memory and threads are its own. With --against both get every
-    picture in turn; a ratio of 0.5 means that --model takes half the time of --against.
+    image in turn; a ratio of 0.5 means that --model takes half the time of --against.
 
     Close other programs first: on a busy machine times mean little, and ratios only roughly what they say.
     """
     # imported here, so that --help does not wait for the libraries
+    from condinst_deploy.benchmarking.images import given_images
     from condinst_deploy.benchmarking.measure import calls_of, measure
-    from condinst_deploy.benchmarking.pictures import given_pictures
     from condinst_deploy.benchmarking.plots import check_plot, draw_benchmark
     from condinst_deploy.benchmarking.settings import Settings, cores_for, numbers_from, size_from
 
@@ -83,11 +83,11 @@ def benchmark(
         check_there(each)  # before the first one is loaded
     with progress_bar() as progress:
         on_call = _on_call(progress, calls_of(len(models), settings))
-        result = measure(models, given_pictures(images or []), settings, on_call)
+        result = measure(models, given_images(images or []), settings, on_call)
     if plot is not None:
         draw_benchmark(result, plot)
     if as_json:
-        from condinst_deploy.benchmarking.report import remarks
+        from condinst_deploy.benchmarking.tables import remarks
 
         print(json.dumps(result.to_dict() | {"remarks": remarks(result)}, indent=2))
     else:
@@ -104,22 +104,22 @@ def _on_call(progress: Any, calls: int) -> "OnCall":
 
 
 def _print(result: "Benchmark") -> None:
-    from condinst_deploy.benchmarking.report import counted, memory_line, ratio_rows, remarks, serving_rows, stage_rows
+    from condinst_deploy.benchmarking.tables import counted, memory_line, ratio_rows, remarks, serving_rows, stage_rows
 
     console = Console(highlight=False, emoji=False)
-    for figures in result.models:
-        loaded, machine = figures.loaded, figures.loaded["machine"]
+    for metrics in result.models:
+        loaded, machine = metrics.loaded, metrics.loaded["machine"]
         where = machine["gpu"] if loaded["device"].startswith("cuda") else machine["processor"]
-        console.print(f"[bold]{escape(figures.model)}[/]: {loaded['backend']}, {loaded['precision']}", soft_wrap=True)
+        console.print(f"[bold]{escape(metrics.model)}[/]: {loaded['backend']}, {loaded['precision']}", soft_wrap=True)
         console.print(f"on {loaded['device']} ({escape(where)}), {counted(machine['cores'], 'core')}", soft_wrap=True)
         columns = ("batch", "stage", "median ms", "p95", "p99", "share")
-        console.print(_table(columns, list(stage_rows(figures)), words=(1,)))
-        columns = ("batch", "concurrency", "pictures/s", "median ms", "p95", "p99")
-        console.print(_table(columns, list(serving_rows(figures))))
-        found = figures.stages[0].detections
-        console.print(f"{found:g} instances found a picture; {memory_line(figures)}\n", soft_wrap=True)
+        console.print(_table(columns, list(stage_rows(metrics)), words=(1,)))
+        columns = ("batch", "concurrency", "images/s", "median ms", "p95", "p99")
+        console.print(_table(columns, list(serving_rows(metrics))))
+        found = metrics.stages[0].detections
+        console.print(f"{found:g} instances found an image; {memory_line(metrics)}\n", soft_wrap=True)
     if result.ratios:
-        names = " / ".join(escape(figures.model) for figures in result.models)
+        names = " / ".join(escape(metrics.model) for metrics in result.models)
         console.print(f"[bold]time of {names}[/], pair by pair: median, and its 95 % interval", soft_wrap=True)
         console.print(_table(("batch", "stage", "ratio", "interval"), list(ratio_rows(result)), words=(1,)))
     for remark in remarks(result):

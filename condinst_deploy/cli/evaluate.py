@@ -16,7 +16,7 @@ from rich.table import Table
 from condinst_deploy.cli.command import FAILED, INTERRUPTED, command_app, progress_bar, terminal
 
 if TYPE_CHECKING:
-    from condinst_deploy.evaluation.evaluate import Evaluation, OnProgress
+    from condinst_deploy.evaluation.evaluator import Evaluation, OnProgress
     from condinst_deploy.evaluation.report import Verdict
     from condinst_deploy.evaluation.sources import Source
 
@@ -30,7 +30,7 @@ def evaluate(
         list[Path] | None,
         typer.Option(help="Model file (checkpoint, .onnx, ...); give it several times. The first is the reference."),
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the annotated pictures; models need it.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the annotated images; models need it.")] = None,
     results: Annotated[
         list[Path] | None,
         typer.Option(help="COCO results file from anywhere; several times, too. They come after the models."),
@@ -39,16 +39,16 @@ def evaluate(
         float | None, typer.Option(help="Fail when an AP differs from the reference's by more; AP points, 0 to 100.")
     ] = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Show the AP of each class, too.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Take the first so many pictures.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take the first so many images.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Pictures of equal padded shape run at once. Default: 1 on a CPU, 8 on a GPU.")
+        int | None, typer.Option(help="Images of equal padded shape run at once. Default: 1 on a CPU, 8 on a GPU.")
     ] = None,
     score_threshold: Annotated[
         float | None, typer.Option(help="Keep scores above it; at least the models' own. Default: the models' own.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for report, figures, results and journals.")] = Path("evaluation"),
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Run every picture anew, whatever an interrupted or earlier run left.")
+        bool, typer.Option("--fresh", help="Run every image anew, whatever an interrupted or earlier run left.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     fast: Annotated[bool, typer.Option("--fast", help="Compute AP with faster-coco-eval (extra fast-eval).")] = False,
@@ -62,37 +62,37 @@ def evaluate(
 
     Exit status: 0 done and gate passed, 1 gate failed or an error, 2 wrong usage, 130 interrupted.
     """
-    from condinst_deploy.evaluation.sources import FIGURES, REPORT, Options, Source, check_outputs, check_sources
+    from condinst_deploy.evaluation.sources import METRICS, REPORT, Options, Source, check_outputs, check_sources
 
     sources = [Source(path, is_model=True) for path in model or []]
     sources += [Source(path, is_model=False) for path in results or []]
     check_sources(sources, images, gate)
     check_outputs(sources, annotations, out)
     # imported here, so that neither --help nor a mistake waits for the backends
-    from condinst_deploy.evaluation.evaluate import evaluate as run
+    from condinst_deploy.evaluation.evaluator import evaluate as run
     from condinst_deploy.evaluation.gate import failures
+    from condinst_deploy.evaluation.ground_truth import load_ground_truth
     from condinst_deploy.evaluation.report import Verdict, figures_json, write_html
-    from condinst_deploy.evaluation.truth import load_truth
-    from condinst_deploy.runtime.results import write_json
+    from condinst_deploy.runtime.coco_results import write_json
 
     options = Options(out, device, batch_size, score_threshold, fast, fresh)
     with terminal.status("reading the annotations"):
-        truth = load_truth(annotations, images, limit)
-    terminal.print(f"{len(truth)} pictures, {len(truth.class_names)} classes: {escape(str(annotations))}")
-    with _told(sources, fresh), progress_bar() as progress:
-        evaluation = run(sources, truth, options, _on_progress(progress))
+        ground_truth = load_ground_truth(annotations, images, limit)
+    terminal.print(f"{len(ground_truth)} images, {len(ground_truth.class_names)} classes: {escape(str(annotations))}")
+    with _explained_interruption(sources, fresh), progress_bar() as progress:
+        evaluation = run(sources, ground_truth, options, _on_progress(progress))
     verdict = Verdict(gate, () if gate is None else tuple(failures(evaluation, gate)))
-    figures = figures_json(evaluation, verdict, per_class)
-    write_json(out / FIGURES, figures)
+    metrics = figures_json(evaluation, verdict, per_class)
+    write_json(out / METRICS, metrics)
     with terminal.status("drawing the report"):
         write_html(out / REPORT, evaluation, verdict, per_class)
-    _print(evaluation, verdict, figures, per_class, as_json, (out / REPORT).absolute())
+    _print(evaluation, verdict, metrics, per_class, as_json, (out / REPORT).absolute())
     if verdict.failures:
         raise typer.Exit(FAILED)
 
 
 @contextmanager
-def _told(sources: Sequence["Source"], fresh: bool) -> Iterator[None]:
+def _explained_interruption(sources: Sequence["Source"], fresh: bool) -> Iterator[None]:
     """Say how an interrupted run goes on."""
     try:
         yield
@@ -104,7 +104,7 @@ def _told(sources: Sequence["Source"], fresh: bool) -> Iterator[None]:
 
 
 def _on_progress(progress: Any) -> "OnProgress":
-    """A bar for each thing to do; pictures that an earlier run finished do not count for the time that is left.
+    """A bar for each thing to do; images that an earlier run finished do not count for the time that is left.
 
     Where there is no terminal to draw on, a line from time to time.
     """
@@ -116,7 +116,7 @@ def _on_progress(progress: Any) -> "OnProgress":
         if what not in tasks:
             tasks[what] = progress.add_task(escape(what), total=of, completed=done)
             if done:
-                terminal.print(f"{escape(what)}: {done} of {of} pictures were finished before")
+                terminal.print(f"{escape(what)}: {done} of {of} images were finished before")
         progress.update(tasks[what], completed=done)
         if not terminal.is_terminal and time.monotonic() - told >= LINE_SECONDS:
             terminal.print(f"{escape(what)}: {done} of {of}")
@@ -126,16 +126,16 @@ def _on_progress(progress: Any) -> "OnProgress":
 
 
 def _print(
-    evaluation: "Evaluation", verdict: "Verdict", figures: dict[str, Any], per_class: bool, as_json: bool, report: Path
+    evaluation: "Evaluation", verdict: "Verdict", metrics: dict[str, Any], per_class: bool, as_json: bool, report: Path
 ) -> None:
     from condinst_deploy.evaluation.gate import compared
 
     if as_json:
-        print(json.dumps(figures, indent=2))
+        print(json.dumps(metrics, indent=2))
     else:
         console = Console(highlight=False, emoji=False)
         console.print(_table(evaluation, per_class))
-        for comparison in figures["comparisons"]:
+        for comparison in metrics["comparisons"]:
             console.print(_agreement_line(comparison), soft_wrap=True)
         console.print(f"report: {escape(str(report))}", soft_wrap=True)
     for failure in verdict.failures:
@@ -145,13 +145,13 @@ def _print(
 
 
 def _table(evaluation: "Evaluation", per_class: bool) -> Table:
-    from condinst_deploy.evaluation.report import class_table, figures_table
+    from condinst_deploy.evaluation.report import class_table, metrics_table
 
     table = Table("AP points", *(escape(side.name) for side in evaluation.sides), show_edge=False, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
         column.overflow = "fold"
-    for name, row in figures_table(evaluation):
+    for name, row in metrics_table(evaluation):
         table.add_row(name, *map(_cell, row), end_section=name.endswith("AR large"))
     if per_class:
         for name, kind, row in class_table(evaluation):
@@ -170,17 +170,17 @@ def _cell(cell: tuple[float | None, float | None]) -> str:
 def _agreement_line(comparison: dict[str, Any]) -> str:
     from condinst_deploy.evaluation.wording import iou_text, percent_text
 
-    figures = comparison["agreement"]
+    metrics = comparison["agreement"]
     line = (
-        f"{comparison['name']} against {comparison['reference']}: {percent_text(figures['matched_share'])} of the"
-        f" detections matched ({figures['matched']} pairs of {figures['reference']} and {figures['other']})"
+        f"{comparison['name']} against {comparison['reference']}: {percent_text(metrics['matched_share'])} of the"
+        f" detections matched ({metrics['matched']} pairs of {metrics['reference']} and {metrics['other']})"
     )
-    if figures["matched"]:
+    if metrics["matched"]:
         line += (
-            f", boxes within {figures['box_error_px']['max']:.2g} px, scores within {figures['score_error']['max']:.2g}"
+            f", boxes within {metrics['box_error_px']['max']:.2g} px, scores within {metrics['score_error']['max']:.2g}"
         )
-    if figures["mask_iou"]["median"] is not None:
-        median, lowest = (iou_text(figures["mask_iou"][name]) for name in ("median", "min"))
+    if metrics["mask_iou"]["median"] is not None:
+        median, lowest = (iou_text(metrics["mask_iou"][name]) for name in ("median", "min"))
         line += f", mask IoU median {median}, lowest {lowest}"
     return escape(line)
 

@@ -1,4 +1,4 @@
-"""`condinst-predict`: a model and pictures become overlay pictures and a COCO results file."""
+"""`condinst-predict`: a model and images become overlay images and a COCO results file."""
 
 import json
 from collections import deque
@@ -14,15 +14,15 @@ import typer
 from rich.markup import escape
 
 from condinst_deploy.cli.command import FAILED, INTERRUPTED, command_app, progress_bar, terminal
+from condinst_deploy.contract.artifacts import check_there
 from condinst_deploy.errors import ConfigError
-from condinst_deploy.interruption import whole_steps
-from condinst_deploy.model_files import check_there
 from condinst_deploy.runtime.cores import usable_cores
+from condinst_deploy.support.signals import whole_steps
 
 if TYPE_CHECKING:
+    from condinst_deploy.runtime.coco_results import ResultsWriter
     from condinst_deploy.runtime.pipeline import Prediction
     from condinst_deploy.runtime.predictor import Predictor
-    from condinst_deploy.runtime.results import ResultsWriter
 
 RESULTS_FILE, IMAGES_FILE, OVERLAYS = "detections.json", "images.json", "overlays"
 LARGEST_JPEG = 65_500
@@ -33,7 +33,7 @@ LARGEST_JPEG = 65_500
 class Outcome:
     """What a run came to."""
 
-    pictures: list[dict[str, Any]] = field(default_factory=list)  # entries of images.json
+    images: list[dict[str, Any]] = field(default_factory=list)  # entries of images.json
     skipped: list[dict[str, str]] = field(default_factory=list)
     interrupted: bool = False
 
@@ -48,7 +48,7 @@ def predict(
     images: Annotated[
         list[str],
         typer.Argument(
-            metavar="IMG_OR_DIR...", help="Pictures, folders (not their subfolders) or patterns ('pics/**/*.jpg')."
+            metavar="IMG_OR_DIR...", help="Images, folders (not their subfolders) or patterns ('pics/**/*.jpg')."
         ),
     ],
     model: Annotated[
@@ -70,9 +70,9 @@ def predict(
         ),
     ] = None,
     classes: Annotated[str | None, typer.Option(help="Class names to keep, separated by commas. Default: all.")] = None,
-    max_detections: Annotated[int | None, typer.Option(help="Keep the best so many of a picture.")] = None,
+    max_detections: Annotated[int | None, typer.Option(help="Keep the best so many of an image.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Pictures of equal padded shape run at once. Default: 1 on a CPU, 8 on a GPU.")
+        int | None, typer.Option(help="Images of equal padded shape run at once. Default: 1 on a CPU, 8 on a GPU.")
     ] = None,
     pixels: Annotated[
         Pixels,
@@ -84,19 +84,19 @@ def predict(
     overlays: Annotated[bool, typer.Option(help="Draw the detections that score above 0.3.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on standard output.")] = False,
 ) -> None:
-    """Find instances in pictures.
+    """Find instances in images.
 
-    Writes overlays/NAME.jpg, detections.json (COCO results, all detections) and images.json (pictures and
-    classes with their ids) into the folder. A picture that cannot be read is named, skipped and counted,
+    Writes overlays/NAME.jpg, detections.json (COCO results, all detections) and images.json (images and
+    classes with their ids) into the folder. An image that cannot be read is named, skipped and counted,
     and the exit status is 1 at the end. Overlays of an earlier run into the same folder stay, unless this one
-    draws pictures of the same names; images.json lists the pictures of this run.
+    draws images of the same names; images.json lists the images of this run.
     """
     # imported here, so that --help does not wait for the backends
+    from condinst_deploy.runtime.coco_results import coco_results, write_json
     from condinst_deploy.runtime.predictor import Predictor
-    from condinst_deploy.runtime.prepare import InputOptions
-    from condinst_deploy.runtime.results import coco_results, write_json
+    from condinst_deploy.runtime.preprocessing.factory import InputOptions
 
-    paths = _pictures(images)
+    paths = _images(images)
     check_there(model)
     names = None if classes is None else [name.strip() for name in classes.split(",") if name.strip()]
     with terminal.status("loading the model"):
@@ -105,7 +105,7 @@ def predict(
     with predictor:
         backend = predictor.backend
         note = f" ({backend.note})" if backend.note else ""
-        terminal.print(f"{escape(str(model))}{note}: {backend.name} on {backend.device}, {len(paths)} pictures")
+        terminal.print(f"{escape(str(model))}{note}: {backend.name} on {backend.device}, {len(paths)} images")
         with coco_results(out / RESULTS_FILE) as writer:
             outcome = detect(predictor, paths, out / OVERLAYS if overlays else None, writer)
         categories = [
@@ -113,23 +113,23 @@ def predict(
             for category_id, name in zip(predictor.manifest.category_ids, predictor.class_names, strict=True)
         ]
     # loads in pycocotools, whose loadRes then takes the detections
-    write_json(out / IMAGES_FILE, {"images": outcome.pictures, "categories": categories, "annotations": []})
+    write_json(out / IMAGES_FILE, {"images": outcome.images, "categories": categories, "annotations": []})
     _report(out.absolute(), outcome, writer.count, as_json)
 
 
-def _pictures(given: Sequence[str]) -> list[Path]:
-    from condinst_deploy.runtime.images import existing_sources
+def _images(given: Sequence[str]) -> list[Path]:
+    from condinst_deploy.imaging.decode import existing_sources
     from condinst_deploy.runtime.predictor import BACKENDS
 
     for path in map(Path, given):
         if path.suffix.lower() in BACKENDS:
-            raise ConfigError(f"{path} is a model by its name and was given as a picture; expected --model {path}")
+            raise ConfigError(f"{path} is a model by its name and was given as an image; expected --model {path}")
     return existing_sources(given)  # or an error: results of an earlier run stay as they are
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """What the results call a picture."""
+class _Image:
+    """What the results call an image."""
 
     path: Path
     image_id: int
@@ -142,12 +142,12 @@ def detect(predictor: "Predictor", paths: Sequence[Path], overlays: Path | None,
     with _Recorder(writer, outcome) as recorder:
         try:
             with progress_bar() as progress, closing(predictor.stream(paths)) as stream:
-                predictions = progress.track(stream, total=len(paths), description="pictures")
-                for picture, prediction in zip(_named(paths, overlays), predictions, strict=True):
+                predictions = progress.track(stream, total=len(paths), description="images")
+                for image, prediction in zip(_named(paths, overlays), predictions, strict=True):
                     if prediction.error is None:
-                        recorder.add(picture, prediction)
+                        recorder.add(image, prediction)
                         continue
-                    outcome.skipped.append({"file_name": str(picture.path), "error": str(prediction.error)})
+                    outcome.skipped.append({"file_name": str(image.path), "error": str(prediction.error)})
                     progress.console.print(f"[yellow]skipped:[/] {escape(str(prediction.error))}")
         except KeyboardInterrupt:
             outcome.interrupted = True
@@ -155,15 +155,15 @@ def detect(predictor: "Predictor", paths: Sequence[Path], overlays: Path | None,
     return outcome
 
 
-def _named(paths: Sequence[Path], overlays: Path | None) -> Iterator[_Picture]:
-    from condinst_deploy.runtime.results import image_ids
+def _named(paths: Sequence[Path], overlays: Path | None) -> Iterator[_Image]:
+    from condinst_deploy.runtime.coco_results import image_ids
 
     for path, image_id, name in zip(paths, image_ids(list(paths)), _overlay_names(paths), strict=True):
-        yield _Picture(path, image_id, None if overlays is None else overlays / name)
+        yield _Image(path, image_id, None if overlays is None else overlays / name)
 
 
 class _Recorder:
-    """Encodes and draws in threads of its own, beside the network; writes results in the pictures' order."""
+    """Encodes and draws in threads of its own, beside the network; writes results in the images' order."""
 
     def __init__(self, writer: "ResultsWriter", outcome: Outcome) -> None:
         self._writer, self._outcome = writer, outcome
@@ -171,13 +171,13 @@ class _Recorder:
         self._pool = ThreadPoolExecutor(self._threads, "condinst-record")
         self._pending: deque[tuple[dict[str, Any], Future[list[dict[str, Any]]]]] = deque()
 
-    def add(self, picture: _Picture, prediction: "Prediction") -> None:
+    def add(self, image: _Image, prediction: "Prediction") -> None:
         """Take a prediction; of those that are not written yet, two a thread are held."""
         assert prediction.image is not None
         height, width = prediction.image.shape[:2]
-        entry = {"id": picture.image_id, "file_name": str(picture.path), "height": height, "width": width}
+        entry = {"id": image.image_id, "file_name": str(image.path), "height": height, "width": width}
         with whole_steps():  # what is drawn is written, too
-            self._pending.append((entry, self._pool.submit(_recorded, picture, prediction)))
+            self._pending.append((entry, self._pool.submit(_recorded, image, prediction)))
         if len(self._pending) > 2 * self._threads:
             self._write_next()
 
@@ -188,10 +188,10 @@ class _Recorder:
 
     def _write_next(self) -> None:
         entry, recorded = self._pending[0]
-        results = recorded.result()  # an interruption while it waits leaves the picture to `finish`
-        with whole_steps():  # neither a picture without its detections nor the other way round
+        results = recorded.result()  # an interruption while it waits leaves the image to `finish`
+        with whole_steps():  # neither an image without its detections nor the other way round
             self._writer.add_entries(results)
-            self._outcome.pictures.append(entry)
+            self._outcome.images.append(entry)
             self._pending.popleft()
 
     def __enter__(self) -> Self:
@@ -201,16 +201,16 @@ class _Recorder:
         self._pool.shutdown(cancel_futures=True)
 
 
-def _recorded(picture: _Picture, prediction: "Prediction") -> list[dict[str, Any]]:
-    """The picture's COCO results; its overlay, where one is wanted, is on the disk."""
+def _recorded(image: _Image, prediction: "Prediction") -> list[dict[str, Any]]:
+    """The image's COCO results; its overlay, where one is wanted, is on the disk."""
     assert prediction.detections is not None
-    if picture.overlay is not None:
-        _save_overlay(picture.overlay, prediction)
-    return prediction.detections.to_coco(picture.image_id)
+    if image.overlay is not None:
+        _save_overlay(image.overlay, prediction)
+    return prediction.detections.to_coco(image.image_id)
 
 
 def _save_overlay(path: Path, prediction: "Prediction") -> None:
-    from condinst_deploy.atomic import atomic_path
+    from condinst_deploy.support.atomic_write import atomic_path
 
     assert prediction.detections is not None
     assert prediction.image is not None
@@ -221,7 +221,7 @@ def _save_overlay(path: Path, prediction: "Prediction") -> None:
 
 
 def _overlay_names(paths: Sequence[Path]) -> Iterator[str]:
-    """A name for each picture's overlay; equal stems from different folders get a number."""
+    """A name for each image's overlay; equal stems from different folders get a number."""
     used: set[str] = set()
     for path in paths:
         name, number = path.stem, 1
@@ -233,7 +233,7 @@ def _overlay_names(paths: Sequence[Path]) -> Iterator[str]:
 
 
 def _report(out: Path, outcome: Outcome, detections: int, as_json: bool) -> None:
-    done, skipped = len(outcome.pictures), len(outcome.skipped)
+    done, skipped = len(outcome.images), len(outcome.skipped)
     if as_json:
         summary = {
             "out": str(out),
@@ -244,9 +244,9 @@ def _report(out: Path, outcome: Outcome, detections: int, as_json: bool) -> None
         }
         print(json.dumps(summary, indent=2))
     else:
-        print(f"{detections} detections in {done} pictures, {skipped} skipped: {out}")
+        print(f"{detections} detections in {done} images, {skipped} skipped: {out}")
     if outcome.interrupted:
-        terminal.print("interrupted; the results hold the pictures that were finished")
+        terminal.print("interrupted; the results hold the images that were finished")
         raise typer.Exit(INTERRUPTED)
     if skipped:
         raise typer.Exit(FAILED)

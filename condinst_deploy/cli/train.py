@@ -12,15 +12,15 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from condinst_deploy.cli.command import INTERRUPTED, command_app, progress_bar, terminal
+from condinst_deploy.contract.artifacts import CHECKPOINT, check_there
 from condinst_deploy.errors import ConfigError
-from condinst_deploy.model_files import CHECKPOINT, check_there
 
 if TYPE_CHECKING:
     from condinst_deploy.model.losses import Losses
     from condinst_deploy.training.history import Record
-    from condinst_deploy.training.loop import Reports
     from condinst_deploy.training.recipe import Recipe
     from condinst_deploy.training.run import TrainingRun
+    from condinst_deploy.training.trainer import Reports
 
 SHAPES_FOLDER = Path("data/shapes")
 
@@ -34,9 +34,9 @@ def train(
     ],
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/NAME_OF_THE_RECIPE")] = None,
     train_annotations: Annotated[Path | None, typer.Option(help="COCO annotation file to train on.")] = None,
-    train_images: Annotated[Path | None, typer.Option(help="Folder of its pictures.")] = None,
+    train_images: Annotated[Path | None, typer.Option(help="Folder of its images.")] = None,
     val_annotations: Annotated[Path | None, typer.Option(help="COCO annotation file to evaluate on.")] = None,
-    val_images: Annotated[Path | None, typer.Option(help="Folder of its pictures.")] = None,
+    val_images: Annotated[Path | None, typer.Option(help="Folder of its images.")] = None,
     weights: Annotated[
         Path | None, typer.Option(help="Fine-tune this CondInst checkpoint instead of starting anew.")
     ] = None,
@@ -67,7 +67,7 @@ def train(
         raise ConfigError(f"--weights and {other} both say what to begin with; give one of them")
     # imported here, so that neither --help nor a mistake waits for PyTorch
     from condinst_deploy.runtime.torch_backend import torch_device
-    from condinst_deploy.training import loop
+    from condinst_deploy.training import trainer as loop
     from condinst_deploy.training.recipe import load_recipe
     from condinst_deploy.training.run import fine_tuning_run, new_run, resumed_run
 
@@ -88,7 +88,7 @@ def train(
     chosen = loop.with_classes(chosen, sets)
     if num_classes is not None and num_classes != chosen.model.num_classes:
         raise ConfigError(f"--num-classes is {num_classes}; the data set has {chosen.model.num_classes} classes")
-    terminal.print(f"{len(sets.train)} pictures to train on, {len(sets.val)} to evaluate on")
+    terminal.print(f"{len(sets.train)} images to train on, {len(sets.val)} to evaluate on")
     terminal.print(f"{chosen.model.num_classes} classes: {', '.join(sets.train.class_names)}")
     manifest, where = loop.manifest_for(chosen, sets), torch_device(device)
     checkpoint = folder / loop.CHECKPOINT
@@ -107,16 +107,16 @@ def train(
         terminal.print(run.note)
     else:
         run = new_run(chosen, manifest, where)
-    with _told(run, folder), progress_bar() as progress:
-        figures = loop.train(run, sets, folder, _reports(progress, run.iteration, chosen))
+    with _explained_interruption(run, folder), progress_bar() as progress:
+        metrics = loop.train(run, sets, folder, _reports(progress, run.iteration, chosen))
     if as_json:
-        print(json.dumps({"out": str(folder.absolute()), **figures}, indent=2))
+        print(json.dumps({"out": str(folder.absolute()), **metrics}, indent=2))
     else:
-        print(f"mask AP {figures['segm/ap']:.4f}, box AP {figures['bbox/ap']:.4f}: {folder.absolute()}")
+        print(f"mask AP {metrics['segm/ap']:.4f}, box AP {metrics['bbox/ap']:.4f}: {folder.absolute()}")
 
 
 @contextmanager
-def _told(run: "TrainingRun", folder: Path) -> Iterator[None]:
+def _explained_interruption(run: "TrainingRun", folder: Path) -> Iterator[None]:
     """Say where an interrupted run stands."""
     try:
         yield
@@ -167,7 +167,7 @@ def _with_shapes(recipe: "Recipe") -> "Recipe":
 
 def _reports(progress: Progress, done: int, recipe: "Recipe") -> "Reports":
     """Bars, or where there is no terminal to draw on a line every `log_every` iterations."""
-    from condinst_deploy.training.loop import Reports
+    from condinst_deploy.training.trainer import Reports
 
     total = recipe.schedule.iterations
     training = progress.add_task("training", total=total, completed=done)
@@ -179,8 +179,8 @@ def _reports(progress: Progress, done: int, recipe: "Recipe") -> "Reports":
         if not terminal.is_terminal and (iteration % recipe.log_every == 0 or iteration == total):
             terminal.print(f"iteration {iteration} of {total}: {shown}")
 
-    def on_picture(pictures: int, of: int) -> None:
-        progress.update(evaluating, completed=pictures, total=of, visible=pictures < of)
+    def on_image(images: int, of: int) -> None:
+        progress.update(evaluating, completed=images, total=of, visible=images < of)
 
     def on_evaluation(record: "Record") -> None:
         terminal.print(
@@ -188,7 +188,7 @@ def _reports(progress: Progress, done: int, recipe: "Recipe") -> "Reports":
             f" box AP {record['bbox/ap']:.4f}"
         )
 
-    return Reports(on_step, on_picture, on_evaluation)
+    return Reports(on_step, on_image, on_evaluation)
 
 
 main = command_app(train)

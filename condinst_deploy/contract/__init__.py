@@ -9,8 +9,8 @@ from condinst_deploy.contract.manifest import (
     contiguous_ids,
     default_class_names,
 )
-from condinst_deploy.contract.network import INPUTS, OUTPUTS, FloatArray, NetworkInputs, NetworkOutputs
 from condinst_deploy.contract.settings import Family, Preprocessing, Selection, check_family
+from condinst_deploy.contract.tensors import INPUTS, OUTPUTS, FloatArray, NetworkInputs, NetworkOutputs
 
 __all__ = [
     "DRAWN_ABOVE",

@@ -1,4 +1,4 @@
-"""Instances found in a picture, in the forms that users want them in."""
+"""Instances found in an image, in the forms that users want them in."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from condinst_deploy.contract.network import FloatArray
-from condinst_deploy.drawing import overlay
+from condinst_deploy.contract.tensors import FloatArray
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.imaging.drawing import overlay
 from condinst_deploy.masks import Masks, Selector
 
 if TYPE_CHECKING:
@@ -23,13 +23,13 @@ DRAWN_ABOVE = 0.3
 
 @dataclass(frozen=True, eq=False, repr=False)
 class InstanceDetections:
-    """Instances found in one picture, best first.
+    """Instances found in one image, best first.
 
     Attributes:
         boxes: `(n, 4)` float32 xyxy, original pixels.
         scores: `(n,)` float32.
         labels: `(n,)` int64 indices into `class_names`.
-        masks: n compact masks at the picture's original size.
+        masks: n compact masks at the image's original size.
         class_names: the model's classes.
         category_ids: the data set's id of each class.
     """
@@ -115,7 +115,7 @@ class InstanceDetections:
         )
 
     def draw(self, image: npt.NDArray[np.uint8] | Image.Image, score_threshold: float = DRAWN_ABOVE) -> Image.Image:
-        """Overlay of masks, boxes, names and scores on the picture they were found in.
+        """Overlay of masks, boxes, names and scores on the image they were found in.
 
         Args:
             image: RGB or grey uint8 array, or PIL image (turned upright by its EXIF, as for prediction).
@@ -126,8 +126,8 @@ class InstanceDetections:
         pixels = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
         if pixels.shape != (*self.masks.size, 3) or pixels.dtype != np.uint8:
             raise ConfigError(
-                f"the picture to draw on is {pixels.dtype} {pixels.shape};"
-                f" expected uint8 {(*self.masks.size, 3)}, the picture that was predicted on"
+                f"the image to draw on is {pixels.dtype} {pixels.shape};"
+                f" expected uint8 {(*self.masks.size, 3)}, the image that was predicted on"
             )
         drawn = self[self.scores > score_threshold]
         captions = [f"{name} {score:.2f}" for name, score in zip(drawn.names, drawn.scores, strict=True)]

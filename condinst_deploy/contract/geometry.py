@@ -1,16 +1,16 @@
-"""Sizes of a picture on its way through the network."""
+"""Sizes of an image on its way through the network."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from condinst_deploy.contract.network import FloatArray
 from condinst_deploy.contract.settings import Preprocessing
+from condinst_deploy.contract.tensors import FloatArray
 
 
 @dataclass(frozen=True)
 class ImageGeometry:
-    """Sizes of one picture on its way through the network, each `(height, width)`."""
+    """Sizes of one image on its way through the network, each `(height, width)`."""
 
     original: tuple[int, int]
     resized: tuple[int, int]
@@ -20,17 +20,17 @@ class ImageGeometry:
     def of(
         cls, original: tuple[int, int], preprocessing: Preprocessing, canvas: tuple[int, int] | None = None
     ) -> "ImageGeometry":
-        """Resized and padded size of a picture: `scale = min(short/min(h, w), long/max(h, w))`.
+        """Resized and padded size of an image: `scale = min(short/min(h, w), long/max(h, w))`.
 
-        The families reach the resized sides by different roundings, which differ by a pixel for some pictures.
+        The families reach the resized sides by different roundings, which differ by a pixel for some images.
 
         Args:
             original: `(height, width)`.
             preprocessing: the model's sizes.
-            canvas: padded size of a model exported with fixed sizes; the picture is made to fit into it.
+            canvas: padded size of a model exported with fixed sizes; the image is made to fit into it.
         """
         sides = _sides_in_two_steps if preprocessing.family == "adelaidet" else _sides_in_one_step
-        # the references round a 1:3000 picture's short side to 0 and fail; it keeps one pixel here
+        # the references round a 1:3000 image's short side to 0 and fail; it keeps one pixel here
         height, width = (max(1, int(side + 0.5)) for side in sides(original, preprocessing, canvas))
         divisor = preprocessing.pad_divisor
         padded = canvas or (-(-height // divisor) * divisor, -(-width // divisor) * divisor)
@@ -42,7 +42,7 @@ class ImageGeometry:
         return (boxes / np.array([scale_x, scale_y, scale_x, scale_y], dtype=np.float32)).astype(np.float32)
 
     def clipped(self, boxes: FloatArray) -> FloatArray:
-        """Boxes `(n, 4)` in original pixels, clipped to the picture."""
+        """Boxes `(n, 4)` in original pixels, clipped to the image."""
         height, width = self.original
         return boxes.clip(0, np.array([width, height, width, height], dtype=np.float32))
 

@@ -1,4 +1,4 @@
-"""What a model was made with: how pictures are prepared, and which predictions become instances."""
+"""What a model was made with: how images are prepared, and which predictions become instances."""
 
 import math
 from dataclasses import dataclass, fields
@@ -12,7 +12,7 @@ Family = Literal["mmdet", "adelaidet"]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes the network's input; the defaults are mmdetection's.
+    """How an image becomes the network's input; the defaults are mmdetection's.
 
     AdelaiDet's networks see BGR; here the input is RGB for every family, and the order of the first
     convolution's weights follows (`model/families.py`).
@@ -56,7 +56,7 @@ class Selection:
 
     | family | threshold and ranking look at | score | boxes |
     | --- | --- | --- | --- |
-    | mmdet | class probability | it times centerness | clamped to the picture, empty ones dropped, then NMS |
+    | mmdet | class probability | it times centerness | clamped to the image, empty ones dropped, then NMS |
     | adelaidet | class probability times centerness | its square root | NMS, then clipped, empty ones dropped |
 
     AdelaiDet keeps every detection that ties with the last one; here `max_detections` is a limit for both.

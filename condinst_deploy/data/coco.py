@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 
 from condinst_deploy.errors import DataError
 from condinst_deploy.masks import RLE, BoolArray
-from condinst_deploy.rle import run_lengths_from_counts
+from condinst_deploy.masks.rle import run_lengths_from_counts
 
 Polygons = tuple[npt.NDArray[np.float64], ...]
 """Parts `(2m,)`: x0, y0, x1, y1, ..."""
@@ -25,10 +25,10 @@ Segmentation = Polygons | RLE
 Scalar = TypeVar("Scalar", int, str)
 
 MIN_SIZE = 32
-"""Pictures with a side below so many pixels are not trained on."""
+"""Images with a side below so many pixels are not trained on."""
 
 FARTHEST = 10
-"""Polygons may leave the picture by so many times its longer side; rasterising takes memory for all of it."""
+"""Polygons may leave the image by so many times its longer side; rasterising takes memory for all of it."""
 
 LISTED = 5
 """How many of many an error names."""
@@ -36,7 +36,7 @@ LISTED = 5
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One picture and its instances; crowds are not among them."""
+    """One image and its instances; crowds are not among them."""
 
     image_id: int
     image: npt.NDArray[np.uint8]  # (H, W, 3) RGB
@@ -59,17 +59,17 @@ class _Record(NamedTuple):
 
 
 class CocoDataset:
-    """Pictures of a folder and the instances that a COCO-format JSON file gives them.
+    """Images of a folder and the instances that a COCO-format JSON file gives them.
 
     Categories sorted by id are labels 0, 1, ... Instances that are crowds, marked `ignore`, without area, below
-    one pixel, or outside the picture are left out.
+    one pixel, or outside the image are left out.
 
     Attributes:
         annotations: the JSON file.
         class_names: name of each label.
         category_ids: id of each label.
-        image_ids: id of each picture, in the file's order.
-        paths: file of each picture.
+        image_ids: id of each image, in the file's order.
+        paths: file of each image.
     """
 
     def __init__(
@@ -83,19 +83,19 @@ class CocoDataset:
         content: dict[str, Any] | None = None,
         limit: int | None = None,
     ) -> None:
-        """Read and check the annotations, and see that every picture is there.
+        """Read and check the annotations, and see that every image is there.
 
         Args:
             annotations: COCO-format JSON.
-            images: folder of the pictures; None: they are not looked for.
-            training: leave out pictures without instances and small ones.
-            keep_empty: keep pictures without instances all the same.
-            min_size: shortest side of a picture to train on, in pixels.
+            images: folder of the images; None: they are not looked for.
+            training: leave out images without instances and small ones.
+            keep_empty: keep images without instances all the same.
+            min_size: shortest side of an image to train on, in pixels.
             content: what `coco_content` read from the file, if it was read already.
-            limit: take the first so many pictures; the others need not be there.
+            limit: take the first so many images; the others need not be there.
 
         Raises:
-            DataError: the file is not in COCO's format, an annotation is malformed (named by its id), a picture
+            DataError: the file is not in COCO's format, an annotation is malformed (named by its id), an image
                 is missing (named), or nothing is left.
         """
         self.annotations = annotations
@@ -111,7 +111,7 @@ class CocoDataset:
         if training:
             self._records = [p for p in self._records if min(p.size) >= min_size and (keep_empty or p.instances)]
         if not self._records:
-            raise DataError(f"{annotations} has no pictures to {'train on' if training else 'look at'}")
+            raise DataError(f"{annotations} has no images to {'train on' if training else 'look at'}")
         self._records = self._records[:limit]
         self.image_ids = tuple(p.image_id for p in self._records)
         self.paths = tuple(p.path for p in self._records)
@@ -122,7 +122,7 @@ class CocoDataset:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Sample:
-        """Decode a picture.
+        """Decode an image.
 
         Raises:
             DataError: it cannot be decoded or has another size than annotated.
@@ -131,7 +131,7 @@ class CocoDataset:
         image = _decoded(record.path)
         if image.shape[:2] != record.size:
             raise DataError(
-                f"{record.path} is {image.shape[1]}x{image.shape[0]}, but picture {record.image_id} of"
+                f"{record.path} is {image.shape[1]}x{image.shape[0]}, but image {record.image_id} of"
                 f" {self.annotations} is annotated as {record.size[1]}x{record.size[0]}"
             )
         return Sample(
@@ -174,11 +174,11 @@ def _decoded(path: Path) -> npt.NDArray[np.uint8]:
         with Image.open(path) as image:
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:
-        raise DataError(f"{path} cannot be decoded ({e}); it may be truncated, damaged or not a picture") from e
+        raise DataError(f"{path} cannot be decoded ({e}); it may be truncated, damaged or not an image") from e
 
 
 def coco_content(path: Path) -> dict[str, Any]:
-    """The lists of pictures, annotations and categories of a COCO-format file, in UTF-8, UTF-16 or UTF-32.
+    """The lists of images, annotations and categories of a COCO-format file, in UTF-8, UTF-16 or UTF-32.
 
     Raises:
         DataError: it cannot be read, or one of them is not a list of dictionaries.
@@ -207,14 +207,14 @@ def _by_id(entries: list[dict[str, Any]], kind: str, path: Path) -> dict[int, di
 
 
 def _records(entries: list[dict[str, Any]], folder: Path, path: Path) -> dict[int, _Record]:
-    pictures = {}
-    for image_id, entry in _by_id(entries, "picture", path).items():
-        where = f"{path}: picture {image_id}"
+    images = {}
+    for image_id, entry in _by_id(entries, "image", path).items():
+        where = f"{path}: image {image_id}"
         size = (_field(entry, "height", int, where), _field(entry, "width", int, where))
         if min(size) < 1:
             raise DataError(f"{where} has height {size[0]} and width {size[1]}; expected at least 1")
-        pictures[image_id] = _Record(image_id, folder / _field(entry, "file_name", str, where), size, [])
-    return pictures
+        images[image_id] = _Record(image_id, folder / _field(entry, "file_name", str, where), size, [])
+    return images
 
 
 def _field(entry: dict[str, Any], name: str, kind: type[Scalar], where: str) -> Scalar:
@@ -227,15 +227,13 @@ def _field(entry: dict[str, Any], name: str, kind: type[Scalar], where: str) -> 
 _KINDS: dict[type, str] = {int: "a whole number", str: "text"}
 
 
-def _add_instance(
-    annotation: dict[str, Any], pictures: dict[int, _Record], labels: dict[int, int], where: str
-) -> None:
+def _add_instance(annotation: dict[str, Any], images: dict[int, _Record], labels: dict[int, int], where: str) -> None:
     image_id, category_id = (_field(annotation, key, int, where) for key in ("image_id", "category_id"))
-    if image_id not in pictures:
-        raise DataError(f"{where} has image_id {image_id}, which no picture has")
+    if image_id not in images:
+        raise DataError(f"{where} has image_id {image_id}, which no image has")
     if category_id not in labels:
         raise DataError(f"{where} has category_id {category_id}, which no category has")
-    picture = pictures[image_id]
+    record = images[image_id]
     x, y, width, height = checked_bbox(annotation.get("bbox"), where)
     area = annotation.get("area", 1)
     if not is_finite(area):
@@ -280,7 +278,7 @@ def is_finite(value: Any) -> bool:
 
 
 def checked_segmentation(value: Any, size: tuple[int, int], where: str) -> Segmentation:
-    """Polygons or an RLE of a picture of `size`, `(height, width)`, as annotation and result files have them.
+    """Polygons or an RLE of an image of `size`, `(height, width)`, as annotation and result files have them.
 
     Raises:
         DataError: it is neither, or damaged; `where` says whose it is.
@@ -293,7 +291,7 @@ def checked_segmentation(value: Any, size: tuple[int, int], where: str) -> Segme
 
 
 def merged_rle(segmentation: Segmentation, size: tuple[int, int]) -> RLE:
-    """One RLE of a checked segmentation of a picture of `size`, `(height, width)`."""
+    """One RLE of a checked segmentation of an image of `size`, `(height, width)`."""
     if not isinstance(segmentation, tuple):
         return segmentation
     merged: RLE = coco_mask.merge(coco_mask.frPyObjects([part.tolist() for part in segmentation], *size))
@@ -310,14 +308,14 @@ def _polygon(part: Any, size: tuple[int, int], where: str) -> npt.NDArray[np.flo
     except (TypeError, ValueError, OverflowError) as e:
         raise DataError(f"{where} has a polygon that is not a list of numbers: {_shortened(part)}") from e
     if not (np.abs(polygon) <= FARTHEST * max(size)).all():
-        raise DataError(f"{where} has a polygon with a number that is not finite or far outside the picture")
+        raise DataError(f"{where} has a polygon with a number that is not finite or far outside the image")
     return polygon
 
 
 def _rle(value: dict[str, Any], size: tuple[int, int], where: str) -> RLE:
     height, width = size
     if value.get("size") != [height, width]:
-        raise DataError(f"{where} has an RLE of size {_shortened(value.get('size'))}; its picture is {[height, width]}")
+        raise DataError(f"{where} has an RLE of size {_shortened(value.get('size'))}; its image is {[height, width]}")
     counts = value.get("counts")
     runs = _runs(counts)
     if runs is None or (runs < 0).any() or runs.sum() != height * width:
@@ -339,10 +337,10 @@ def _runs(counts: Any) -> npt.NDArray[np.int64] | None:
 
 def _check_present(paths: Iterable[Path], folder: Path) -> None:
     if not folder.is_dir():
-        raise DataError(f"no folder of pictures at {folder}")
+        raise DataError(f"no folder of images at {folder}")
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
-        raise DataError(f"{len(missing)} pictures are missing from {folder}: {_listed(missing)}")
+        raise DataError(f"{len(missing)} images are missing from {folder}: {_listed(missing)}")
 
 
 def _listed(names: list[str]) -> str:

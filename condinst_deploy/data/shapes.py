@@ -1,6 +1,6 @@
 """A generated data set of textured ellipses, rotated rectangles and concave stars, told apart by shape alone.
 
-Picture i of a split depends on the split's seed and i only. Outlines lie on a grid of 1/16 pixel and everything
+Image i of a split depends on the split's seed and i only. Outlines lie on a grid of 1/16 pixel and everything
 after them is integer arithmetic, so that every machine makes the same annotations and the same pixels.
 """
 
@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from condinst_deploy.atomic import atomic_path
 from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.masks import BoolArray, Masks, trimmed_crop
+from condinst_deploy.support.atomic_write import atomic_path
 
 Split = Literal["train", "val"]
 Outline = npt.NDArray[np.float64]  # (m, 2) x, y
@@ -36,22 +36,22 @@ TRAIN_COUNT = 5000
 VAL_COUNT = 500
 
 VALIDATION_SHA256 = "4401b8a4ffb14a741ba018cc1fb8a34fcf3a7dd1197af6f5638e023f9087fb0c"
-"""SHA-256 of `val.json` with the default configuration and `VAL_COUNT` pictures."""
+"""SHA-256 of `val.json` with the default configuration and `VAL_COUNT` images."""
 
 VERSION = 1
 """Of the generator; sets that another one made are made again."""
 
 GRID = 16  # outlines lie on multiples of 1/16 pixel
-TRIES = 20  # proposals for each object wanted; a crowded picture ends with fewer objects
+TRIES = 20  # proposals for each object wanted; a crowded image ends with fewer objects
 SPLIT_SIDE = 36  # objects with a longer side below so many pixels stay in one part
 
 
 @dataclass(frozen=True)
 class ShapesConfig:
-    """What the pictures are like; the defaults are those of the committed numbers."""
+    """What the images are like; the defaults are those of the committed numbers."""
 
     size: int = 192  # pixels, height and width
-    objects: tuple[int, int] = (2, 8)  # fewest and most in a picture
+    objects: tuple[int, int] = (2, 8)  # fewest and most in an image
     sides: tuple[int, int] = (12, 120)  # pixels, of the upright box of an object that nothing hides
     min_visible: float = 0.4  # share of every object's pixels
     two_parts: float = 0.15  # probability that an object is cut in two by a band
@@ -64,7 +64,7 @@ class ShapesConfig:
         """Check the ranges.
 
         Raises:
-            ConfigError: a range is empty, does not fit the picture, or the splits share a seed.
+            ConfigError: a range is empty, does not fit the image, or the splits share a seed.
         """
         if not 1 <= self.objects[0] <= self.objects[1] <= 100:
             raise ConfigError(f"objects are {self.objects}; expected fewest and most in 1..100")
@@ -95,7 +95,7 @@ class Shape:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """Where the objects of one picture are."""
+    """Where the objects of one image are."""
 
     shapes: tuple[Shape, ...]  # the last is in front
     owner: npt.NDArray[np.int8]  # (size, size) index of the shape seen at a pixel, -1 for the background
@@ -116,26 +116,26 @@ def generate_shapes(
 ) -> Path:
     """Write `<folder>/<split>/000001.png`, ... and `<folder>/<split>.json`, unless the same set is there.
 
-    A set is whole or not there; one of other settings is made again. After each picture `on_progress` is told
+    A set is whole or not there; one of other settings is made again. After each image `on_progress` is told
     how many of `count` are done.
 
     Returns:
         The path of the annotations, in COCO's format; segmentations are RLEs of what is seen.
 
     Raises:
-        ConfigError: the objects do not fit into the pictures, or `count` is below 1.
+        ConfigError: the objects do not fit into the images, or `count` is below 1.
         OutputError: the set cannot be written, or its names belong to something else.
     """
     config = config or ShapesConfig()
     if count < 1:
-        raise ConfigError(f"the count of pictures is {count}; expected at least 1")
-    pictures, annotations, stamp = folder / split, folder / f"{split}.json", folder / f"{split}.stamp"
+        raise ConfigError(f"the count of images is {count}; expected at least 1")
+    images, annotations, stamp = folder / split, folder / f"{split}.json", folder / f"{split}.stamp"
     fingerprint = hashlib.sha256(repr((VERSION, split, count, config)).encode()).hexdigest()
-    if _is_whole(pictures, annotations, stamp, fingerprint, count):
+    if _is_whole(images, annotations, stamp, fingerprint, count):
         return annotations
-    if not stamp.is_file() and (pictures.exists() or annotations.exists()):
-        raise OutputError(f"{pictures} or {annotations} is there, but no generated set; choose another folder")
-    with _replaced_folder(pictures, stamp) as temporary:
+    if not stamp.is_file() and (images.exists() or annotations.exists()):
+        raise OutputError(f"{images} or {annotations} is there, but no generated set; choose another folder")
+    with _replaced_folder(images, stamp) as temporary:
         document = coco_document(_saved(temporary, split, count, config, on_progress), split, config)
     _write(annotations, document)
     _write(stamp, fingerprint)
@@ -143,7 +143,7 @@ def generate_shapes(
 
 
 def scene_of(config: ShapesConfig, split: Split, index: int) -> Scene:
-    """Place the objects of picture `index` (from 0) of a split.
+    """Place the objects of image `index` (from 0) of a split.
 
     Raises:
         ConfigError: fewer objects than the least find room.
@@ -160,7 +160,7 @@ def scene_of(config: ShapesConfig, split: Split, index: int) -> Scene:
         if len(shapes) == wanted:
             break
     if len(shapes) < config.objects[0]:
-        raise ConfigError(f"only {len(shapes)} objects find room in a picture of {config}; make them smaller or fewer")
+        raise ConfigError(f"only {len(shapes)} objects find room in an image of {config}; make them smaller or fewer")
     return Scene(tuple(shapes), owner)
 
 
@@ -180,7 +180,7 @@ def image_of(scene: Scene, config: ShapesConfig, split: Split, index: int) -> np
 
 
 def coco_document(scenes: Iterable[Scene], split: Split, config: ShapesConfig) -> str:
-    """The annotations of pictures 1, 2, ... as canonical JSON: sorted keys, no spaces."""
+    """The annotations of images 1, 2, ... as canonical JSON: sorted keys, no spaces."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for image_id, scene in enumerate(scenes, start=1):
@@ -213,9 +213,9 @@ def _annotations(scene: Scene, image_id: int, first_id: int) -> list[dict[str, A
     ]
 
 
-def _is_whole(pictures: Path, annotations: Path, stamp: Path, fingerprint: str, count: int) -> bool:
+def _is_whole(images: Path, annotations: Path, stamp: Path, fingerprint: str, count: int) -> bool:
     there = stamp.is_file() and annotations.is_file() and stamp.read_text() == fingerprint
-    return there and sum(1 for _ in pictures.glob("*.png")) == count
+    return there and sum(1 for _ in images.glob("*.png")) == count
 
 
 def _saved(
@@ -238,7 +238,7 @@ def _replaced_folder(folder: Path, stamp: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)  # of a process of this number that was killed
         temporary.mkdir(parents=True)
         yield temporary
-        _write(stamp, "unfinished")  # until pictures and annotations go together again
+        _write(stamp, "unfinished")  # until images and annotations go together again
         if folder.exists():
             shutil.rmtree(folder)
         temporary.rename(folder)
@@ -278,7 +278,7 @@ def _leaves_enough(shape: Shape, shapes: list[Shape], owner: npt.NDArray[np.int8
 
 
 def _proposal(config: ShapesConfig, rng: np.random.Generator) -> Shape | None:
-    """A random object inside the picture; None if its box has other sides than wanted."""
+    """A random object inside the image; None if its box has other sides than wanted."""
     label = _whole(rng, 0, len(CLASS_NAMES) - 1)
     low, high = config.sides
     longer = _between(rng, low, high)
@@ -383,7 +383,7 @@ def _blotches(rng: np.random.Generator, size: int) -> PixelArray:
 def _surface(
     rng: np.random.Generator, colour: PixelArray, blotches: PixelArray, window: tuple[slice, slice]
 ) -> PixelArray:
-    """Texture `(3, h, w)` of a window of the picture."""
+    """Texture `(3, h, w)` of a window of the image."""
     strengths = rng.integers(-48, 49, (3, 1, 1), dtype=np.int16)
     surface = (blotches[:, *window] * strengths) // 128 + colour[:, None, None]
     kind = _whole(rng, 0, 3)

@@ -1,4 +1,4 @@
-"""Samples -> training examples -> batches: resizing, flipping and padding as the network sees pictures."""
+"""Samples -> training examples -> batches: resizing, flipping and padding as the network sees images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from condinst_deploy.model.targets import ImageTargets
 
 @dataclass(frozen=True, eq=False)
 class TrainingExample:
-    """One resized picture and what to learn from it."""
+    """One resized image and what to learn from it."""
 
     image: npt.NDArray[np.uint8]  # (h, w, 3) RGB
     targets: ImageTargets  # masks (n, h, w)
@@ -25,7 +25,7 @@ class TrainingExample:
 
 @dataclass(frozen=True, eq=False)
 class TrainingBatch:
-    """Pictures padded at the bottom and right to one size, and their targets."""
+    """Images padded at the bottom and right to one size, and their targets."""
 
     images: Tensor  # (B, 3, H, W) uint8 RGB
     image_sizes: Tensor  # (B, 2) int64 height and width before padding
@@ -37,7 +37,7 @@ class TrainingTransform:
     """Resize to a short side drawn at random, and flip at random."""
 
     preprocessing: Preprocessing
-    short_sides: tuple[int, ...]  # one is drawn for each picture
+    short_sides: tuple[int, ...]  # one is drawn for each image
     flip: float  # probability
 
     def __post_init__(self) -> None:
@@ -62,7 +62,7 @@ class TrainingTransform:
 
 
 def resized(sample: Sample, preprocessing: Preprocessing) -> TrainingExample:
-    """Resize picture, boxes and masks to the size and in the way of inference."""
+    """Resize image, boxes and masks to the size and in the way of inference."""
     height, width = sample.image.shape[:2]
     new_height, new_width = ImageGeometry.of((height, width), preprocessing).resized
     image = Image.fromarray(sample.image).resize((new_width, new_height), Image.Resampling.BILINEAR)
@@ -77,7 +77,7 @@ def resized(sample: Sample, preprocessing: Preprocessing) -> TrainingExample:
 
 
 def flip_horizontally(example: TrainingExample) -> TrainingExample:
-    """Mirror picture, boxes and masks from left to right."""
+    """Mirror image, boxes and masks from left to right."""
     width = example.image.shape[1]
     x1, y1, x2, y2 = example.targets.boxes.unbind(1)
     boxes = torch.stack((width - x2, y1, width - x1, y2), dim=1)
@@ -86,7 +86,7 @@ def flip_horizontally(example: TrainingExample) -> TrainingExample:
 
 
 def collate(examples: Sequence[TrainingExample], pad_divisor: int) -> TrainingBatch:
-    """Pad pictures and masks with zeros to the largest height and width, rounded up to the divisor."""
+    """Pad images and masks with zeros to the largest height and width, rounded up to the divisor."""
     sizes = np.array([example.image.shape[:2] for example in examples], dtype=np.int64)  # (B, 2)
     height, width = (int(side) for side in -(-sizes.max(axis=0) // pad_divisor) * pad_divisor)
     images = torch.zeros((len(examples), 3, height, width), dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""How far two sets of detections of the same pictures agree, detection by detection."""
+"""How far two sets of detections of the same images agree, detection by detection."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ ONNX_TOLERANCE = Tolerance(boxes=0.02, scores=2e-5, mask_iou=0.999, mask_pixels=
 
 @dataclass(frozen=True, eq=False)
 class Instances:
-    """What of a picture's detections is compared; masks stay encoded."""
+    """What of an image's detections is compared; masks stay encoded."""
 
     boxes: npt.NDArray[np.float64]  # (n, 4) xyxy, original pixels
     scores: npt.NDArray[np.float64]  # (n,)
@@ -62,7 +62,7 @@ def instances_from_detections(detections: InstanceDetections) -> Instances:
 
 
 def instances_from_coco(entries: Sequence[Mapping[str, Any]]) -> Instances:
-    """Entries of a COCO results file that belong to one picture."""
+    """Entries of a COCO results file that belong to one image."""
     boxes = np.array([entry["bbox"] for entry in entries], dtype=np.float64).reshape(-1, 4)
     rles: list[RLE] | None = None
     areas = boxes[:, 2] * boxes[:, 3]
@@ -146,7 +146,7 @@ class Agreement:
 
 
 def agreement(reference: InstanceDetections, other: InstanceDetections, min_iou: float = MIN_IOU) -> Agreement:
-    """Compare two sets of detections of one picture.
+    """Compare two sets of detections of one image.
 
     A pair has the same label and a box IoU of at least `min_iou`; pairs are made greedily by falling IoU,
     never by order: neighbouring scores can be closer than two implementations' rounding.
@@ -171,7 +171,7 @@ def agreement_of(reference: Instances, other: Instances, pairs: Pairs) -> Agreem
 
 
 def merged(parts: Iterable[Agreement]) -> Agreement:
-    """One agreement over several pictures."""
+    """One agreement over several images."""
     items = list(parts)
     empty = [np.zeros(0)]
     return Agreement(

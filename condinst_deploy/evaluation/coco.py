@@ -28,7 +28,7 @@ CURVE_IOUS = (0.5, 0.75)
 """IoU thresholds that precision-recall curves are kept for."""
 
 
-class Figures(NamedTuple):
+class Metrics(NamedTuple):
     """COCO's twelve figures of one kind, 0..1; -1 where nothing of that size is annotated."""
 
     ap: float  # mean over IoU 0.50:0.95
@@ -37,7 +37,7 @@ class Figures(NamedTuple):
     small: float
     medium: float
     large: float
-    recall1: float = -1.0  # mean over IoU, with the best detection of each picture and class
+    recall1: float = -1.0  # mean over IoU, with the best detection of each image and class
     recall10: float = -1.0
     recall100: float = -1.0
     recall_small: float = -1.0
@@ -47,7 +47,7 @@ class Figures(NamedTuple):
 
 FIGURE_NAMES = dict(
     zip(
-        Figures._fields,
+        Metrics._fields,
         ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large")
         + ("AR 1", "AR 10", "AR 100", "AR small", "AR medium", "AR large"),
         strict=True,
@@ -61,7 +61,7 @@ KIND_NAMES: dict[Kind, str] = {"bbox": "box", "segm": "mask"}
 class Scope:
     """What is evaluated, and by which library."""
 
-    image_ids: tuple[int, ...] | None = None  # None: all pictures of the data set
+    image_ids: tuple[int, ...] | None = None  # None: all images of the data set
     fast: bool = False  # faster-coco-eval instead of pycocotools
 
 
@@ -69,8 +69,8 @@ class Scope:
 class CocoEvaluation:
     """All that pycocotools says of one list of results, for boxes or for masks."""
 
-    figures: Figures
-    per_class: dict[int, Figures]  # by category id
+    metrics: Metrics
+    per_class: dict[int, Metrics]  # by category id
     curves: npt.NDArray[np.float64]  # (len(CURVE_IOUS), 101) precision at recall 0, 0.01, ..., 1; mean over classes
 
 
@@ -80,15 +80,15 @@ def points(figure: float) -> float | None:
 
 
 def detect_each(
-    predictor: Predictor, pictures: Sequence[tuple[int, Path]]
+    predictor: Predictor, images: Sequence[tuple[int, Path]]
 ) -> Generator[tuple[int, Prediction, InstanceDetections], None, None]:
     """Detections of `(image id, path)` pairs, one after the other; close it to end its threads early.
 
     Raises:
-        ImageError: a picture cannot be read.
+        ImageError: an image cannot be read.
     """
-    with contextlib.closing(predictor.stream([path for _, path in pictures])) as predictions:
-        for (image_id, _), prediction in zip(pictures, predictions, strict=True):
+    with contextlib.closing(predictor.stream([path for _, path in images])) as predictions:
+        for (image_id, _), prediction in zip(images, predictions, strict=True):
             if prediction.error is not None:
                 raise prediction.error
             assert prediction.detections is not None
@@ -97,28 +97,30 @@ def detect_each(
 
 def detect_all(
     predictor: Predictor,
-    pictures: Sequence[tuple[int, Path]],
-    on_picture: Callable[[], None] = lambda: None,
+    images: Sequence[tuple[int, Path]],
+    on_image: Callable[[], None] = lambda: None,
 ) -> list[Entry]:
     """COCO results of `(image id, path)` pairs.
 
     Raises:
-        ImageError: a picture cannot be read.
+        ImageError: an image cannot be read.
     """
     results: list[Entry] = []
-    with contextlib.closing(detect_each(predictor, pictures)) as found:
+    with contextlib.closing(detect_each(predictor, images)) as found:
         for image_id, _, detections in found:
             results += detections.to_coco(image_id)
-            on_picture()
+            on_image()
     return results
 
 
-def average_precision(truth: COCO, results: Sequence[Entry], kind: Kind) -> Figures:
-    """Figures of boxes (`kind="bbox"`) or masks (`"segm"`) over all pictures of the data set."""
-    return evaluate_coco(truth, results, kind).figures
+def average_precision(ground_truth: COCO, results: Sequence[Entry], kind: Kind) -> Metrics:
+    """Figures of boxes (`kind="bbox"`) or masks (`"segm"`) over all images of the data set."""
+    return evaluate_coco(ground_truth, results, kind).metrics
 
 
-def evaluate_coco(truth: COCO, results: Sequence[Entry], kind: Kind, scope: Scope | None = None) -> CocoEvaluation:
+def evaluate_coco(
+    ground_truth: COCO, results: Sequence[Entry], kind: Kind, scope: Scope | None = None
+) -> CocoEvaluation:
     """Evaluate results as mmdetection and detectron2 do: masks are small, medium or large by their own area.
 
     pycocotools would take the box's area where an entry has a box, too.
@@ -127,15 +129,15 @@ def evaluate_coco(truth: COCO, results: Sequence[Entry], kind: Kind, scope: Scop
         BackendError: faster-coco-eval was asked for and is not installed.
     """
     scope = scope or Scope()
-    classes = sorted(truth.getCatIds())
+    classes = sorted(ground_truth.getCatIds())
     entries = [{k: v for k, v in entry.items() if k != "bbox" or kind == "bbox"} for entry in results]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it goes
-        evaluation = _evaluation(truth, entries, kind, scope.fast)
+        evaluation = _evaluation(ground_truth, entries, kind, scope.fast)
         if scope.image_ids is not None:
             evaluation.params.imgIds = sorted(scope.image_ids)
         evaluation.evaluate()
         evaluation.accumulate()
-        # precision (T, R, K, A, M) and recall (T, K, A, M): IoU, recall, class, area, detections a picture
+        # precision (T, R, K, A, M) and recall (T, K, A, M): IoU, recall, class, area, detections an image
         precision, recall = (np.asarray(evaluation.eval[name]) for name in ("precision", "recall"))
         whole = _summarized(evaluation, precision, recall)
         per_class = {
@@ -145,7 +147,7 @@ def evaluate_coco(truth: COCO, results: Sequence[Entry], kind: Kind, scope: Scop
     return CocoEvaluation(whole, per_class, _curves(precision, np.asarray(evaluation.params.iouThrs)))
 
 
-def ground_truth(annotations: Path, content: dict[str, Any] | None = None) -> COCO:
+def load_coco(annotations: Path, content: dict[str, Any] | None = None) -> COCO:
     """A COCO annotation file without pycocotools' remarks, and ready for its evaluation.
 
     `iscrowd` and `area` may be missing. Ids are given anew from 1: pycocotools takes a match with the annotation of
@@ -153,23 +155,23 @@ def ground_truth(annotations: Path, content: dict[str, Any] | None = None) -> CO
 
     Args:
         annotations: the file.
-        content: what `coco_content` read from it, with pictures and ids that `CocoDataset` accepted; None: read it.
+        content: what `coco_content` read from it, with images and ids that `CocoDataset` accepted; None: read it.
 
     Raises:
         DataError: an object's segmentation is missing or damaged. Those that are no training targets (crowds, tiny
             ones) count, too: pycocotools reads them all, in C and unchecked.
     """
     content = coco_content(annotations) if content is None else content
-    truth = COCO()
-    truth.dataset = {name: content[name] for name in ("images", "categories")}
-    sizes = {picture["id"]: (picture["height"], picture["width"]) for picture in content["images"]}
-    truth.dataset["annotations"] = [
+    ground_truth = COCO()
+    ground_truth.dataset = {name: content[name] for name in ("images", "categories")}
+    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+    ground_truth.dataset["annotations"] = [
         _object(entry, number, sizes[entry["image_id"]], f"{annotations}: annotation {entry.get('id')}")
         for number, entry in enumerate(content["annotations"], start=1)
     ]
     with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex()
-    return truth
+        ground_truth.createIndex()
+    return ground_truth
 
 
 def _object(entry: Entry, number: int, size: tuple[int, int], where: str) -> Entry:
@@ -200,29 +202,29 @@ def _faster_coco_eval() -> Any:
     return faster_coco_eval
 
 
-def _evaluation(truth: COCO, entries: list[Entry], kind: Kind, fast: bool) -> Any:
+def _evaluation(ground_truth: COCO, entries: list[Entry], kind: Kind, fast: bool) -> Any:
     if not fast:
-        return COCOeval(truth, _loaded(truth, entries), kind)
+        return COCOeval(ground_truth, _loaded(ground_truth, entries), kind)
     faster_coco_eval = _faster_coco_eval()
-    copied = faster_coco_eval.COCO(copy.deepcopy(truth.dataset))
+    copied = faster_coco_eval.COCO(copy.deepcopy(ground_truth.dataset))
     return faster_coco_eval.COCOeval_faster(copied, _loaded(copied, entries), kind, print_function=print)
 
 
-def _loaded(truth: Any, entries: list[Entry]) -> Any:
+def _loaded(ground_truth: Any, entries: list[Entry]) -> Any:
     """Results as the library wants them; its own `loadRes` fails on an empty list."""
     if entries:
-        return truth.loadRes(entries)
-    empty = type(truth)()
-    empty.dataset = {name: truth.dataset[name] for name in ("images", "categories")} | {"annotations": []}
+        return ground_truth.loadRes(entries)
+    empty = type(ground_truth)()
+    empty.dataset = {name: ground_truth.dataset[name] for name in ("images", "categories")} | {"annotations": []}
     empty.createIndex()
     return empty
 
 
-def _summarized(evaluation: Any, precision: npt.NDArray[np.float64], recall: npt.NDArray[np.float64]) -> Figures:
+def _summarized(evaluation: Any, precision: npt.NDArray[np.float64], recall: npt.NDArray[np.float64]) -> Metrics:
     """The library's own summary of all classes, or of those left in the arrays."""
     evaluation.eval = {**evaluation.eval, "precision": precision, "recall": recall}
     evaluation.summarize()
-    return Figures(*(float(value) for value in np.asarray(evaluation.stats)[:12]))
+    return Metrics(*(float(value) for value in np.asarray(evaluation.stats)[:12]))
 
 
 def _curves(precision: npt.NDArray[np.float64], thresholds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

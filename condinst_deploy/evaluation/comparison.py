@@ -1,4 +1,4 @@
-"""How far two lists of results of the same data set agree: over all pictures, by size, and where they differ most."""
+"""How far two lists of results of the same data set agree: over all images, by size, and where they differ most."""
 
 import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,12 +28,12 @@ IOU_BINS = (0.5, 0.9, 0.95, 0.99, 0.999, 0.9999, 1.0)
 """Lower ends of the classes that mask IoUs are counted in; below the first is one more."""
 
 WORST = 8
-"""How many pictures a report shows."""
+"""How many images a report shows."""
 
 RULE = (
     "Two detections match when they have the same label and a box IoU of at least 0.5; pairs are made greedily by"
     " falling IoU. Matched share: detections of both sides that have a partner. Sizes are those of the reference's"
-    " masks, with COCO's bounds. A picture's difference: the scores of all detections without a partner, plus, for"
+    " masks, with COCO's bounds. An image's difference: the scores of all detections without a partner, plus, for"
     " every pair, score x (1 - box IoU), score x (1 - mask IoU) where both sides have masks, and the difference of the"
     " scores."
 )
@@ -41,8 +41,8 @@ RULE = (
 
 
 @dataclass(frozen=True, eq=False)
-class PictureComparison:
-    """Two sides' detections of one picture."""
+class ImageComparison:
+    """Two sides' detections of one image."""
 
     image_id: int
     pairs: Pairs
@@ -57,33 +57,33 @@ class Comparison:
 
     whole: Agreement
     by_size: dict[str, Agreement]
-    worst: tuple[PictureComparison, ...]  # those that differ, most first
+    worst: tuple[ImageComparison, ...]  # those that differ, most first
 
 
 def compare(
     reference: Mapping[int, Sequence[Entry]],
     other: Mapping[int, Sequence[Entry]],
     image_ids: Iterable[int],
-    on_picture: Callable[[], None] = lambda: None,
+    on_image: Callable[[], None] = lambda: None,
 ) -> Comparison:
-    """Compare results picture by picture.
+    """Compare results image by image.
 
     Args:
-        reference: entries of a COCO results file by picture; pictures without detections may be missing.
+        reference: entries of a COCO results file by image; images without detections may be missing.
         other: the same of the other side.
-        image_ids: all pictures.
-        on_picture: called after each.
+        image_ids: all images.
+        on_image: called after each.
     """
-    pictures = []
+    images = []
     for image_id in image_ids:
-        pictures.append(_compared(image_id, reference.get(image_id, ()), other.get(image_id, ())))
-        on_picture()
-    worst = heapq.nlargest(WORST, (p for p in pictures if p.difference > 0), key=lambda p: p.difference)
-    by_size = {size: merged(picture.by_size[size] for picture in pictures) for size in SIZES}
-    return Comparison(merged(picture.whole for picture in pictures), by_size, tuple(worst))
+        images.append(_compared(image_id, reference.get(image_id, ()), other.get(image_id, ())))
+        on_image()
+    worst = heapq.nlargest(WORST, (p for p in images if p.difference > 0), key=lambda p: p.difference)
+    by_size = {size: merged(image.by_size[size] for image in images) for size in SIZES}
+    return Comparison(merged(image.whole for image in images), by_size, tuple(worst))
 
 
-def agreement_figures(agreement: Agreement) -> dict[str, Any]:
+def agreement_metrics(agreement: Agreement) -> dict[str, Any]:
     """What a report says of an agreement; None where nothing matched, or where a side has no masks."""
     masks = agreement.mask_ious[~np.isnan(agreement.mask_ious)]
     return {
@@ -106,14 +106,14 @@ def iou_counts(ious: npt.NDArray[np.float64]) -> list[int]:
     return counts
 
 
-def _compared(image_id: int, reference: Sequence[Entry], other: Sequence[Entry]) -> PictureComparison:
+def _compared(image_id: int, reference: Sequence[Entry], other: Sequence[Entry]) -> ImageComparison:
     left, right = instances_from_coco(reference), instances_from_coco(other)
     pairs = matched_pairs(left, right)
     whole = agreement_of(left, right, pairs)
     alone = np.delete(left.scores, pairs[:, 0]).sum() + np.delete(right.scores, pairs[:, 1]).sum()
     missed = 1 - paired_box_ious(left, right, pairs) + np.nan_to_num(1 - whole.mask_ious)
     unlike = left.scores[pairs[:, 0]] * missed + whole.score_errors
-    return PictureComparison(image_id, pairs, whole, _by_size(left, right, pairs, whole), float(alone + unlike.sum()))
+    return ImageComparison(image_id, pairs, whole, _by_size(left, right, pairs, whole), float(alone + unlike.sum()))
 
 
 def _by_size(reference: Instances, other: Instances, pairs: Pairs, whole: Agreement) -> dict[str, Agreement]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from condinst_deploy.evaluation.coco import FIGURE_NAMES, KIND_NAMES, Kind, points
-from condinst_deploy.evaluation.evaluate import Evaluation, Side
+from condinst_deploy.evaluation.evaluator import Evaluation, Side
 from condinst_deploy.evaluation.wording import change_text
 
 GATED = ("ap", "ap50", "ap75", "small", "medium", "large")
@@ -63,7 +63,7 @@ def compared(evaluation: Evaluation) -> str:
 def _moved(reference: Side, side: Side, kind: Kind, limit: float) -> list[Failure]:
     found = []
     for name in GATED:
-        want, have = (points(getattr(s.coco[kind].figures, name)) for s in (reference, side))
+        want, have = (points(getattr(s.coco[kind].metrics, name)) for s in (reference, side))
         if want is not None and have is not None and is_moved(have - want, limit):
             found.append(Failure(side.name, f"{KIND_NAMES[kind]} {FIGURE_NAMES[name]}", want, have))
     return found

@@ -1,4 +1,4 @@
-"""The journal of an evaluation: what was found in the finished pictures, kept through any interruption."""
+"""The journal of an evaluation: what was found in the finished images, kept through any interruption."""
 
 import fcntl
 import hashlib
@@ -10,26 +10,26 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from condinst_deploy.closing import Closing
 from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.evaluation.coco import Entry
+from condinst_deploy.support.closing import Closing
 
 SYNC_SECONDS = 1.0
-"""A power cut costs the pictures of so many seconds; a killed process costs none that was finished."""
+"""A power cut costs the images of so many seconds; a killed process costs none that was finished."""
 
-Picture = tuple[int, str]
-"""A picture's id in the data set, and the state of its file: another state is another picture."""
+Image = tuple[int, str]
+"""An image's id in the data set, and the state of its file: another state is another image."""
 
 
 class Journal(Closing):
-    """Lines of JSON in a file: the settings, then one line a picture, in the data set's order.
+    """Lines of JSON in a file: the settings, then one line an image, in the data set's order.
 
-    The file's name holds a hash of the settings (model, annotations, options, versions) and of the pictures, so that a
-    run goes on only where the same run stopped. Where a run of the same settings over fewer or more pictures got
+    The file's name holds a hash of the settings (model, annotations, options, versions) and of the images, so that a
+    run goes on only where the same run stopped. Where a run of the same settings over fewer or more images got
     further, its whole windows are taken over. What was cut off in the middle of a line is dropped.
 
-    >>> with Journal(folder, "model.onnx", settings, pictures, window=1) as journal:
-    ...     for image_id, _ in pictures[journal.finished :]:
+    >>> with Journal(folder, "model.onnx", settings, images, window=1) as journal:
+    ...     for image_id, _ in images[journal.finished :]:
     ...         journal.add(image_id, entries)
     """
 
@@ -38,7 +38,7 @@ class Journal(Closing):
         folder: Path,
         name: str,
         settings: dict[str, Any],
-        pictures: Sequence[Picture],
+        images: Sequence[Image],
         window: int,
         fresh: bool = False,
     ) -> None:
@@ -47,10 +47,10 @@ class Journal(Closing):
         Args:
             folder: where journals are.
             name: of the model, for whoever looks at the folder.
-            settings: everything that the numbers depend on beside the pictures; plain JSON values.
-            pictures: all of them, in the order in which they will be added.
-            window: pictures that are run together; a window that is not whole is run again, so that the
-                same pictures share batches and the numbers stay the same.
+            settings: everything that the numbers depend on beside the images; plain JSON values.
+            images: all of them, in the order in which they will be added.
+            window: images that are run together; a window that is not whole is run again, so that the
+                same images share batches and the numbers stay the same.
             fresh: begin anew, whatever was finished.
 
         Raises:
@@ -58,8 +58,8 @@ class Journal(Closing):
             OutputError: it cannot be written.
         """
         self._head = json.dumps(settings, sort_keys=True)
-        self._pictures = pictures
-        digest = hashlib.sha256(f"{self._head}\n{json.dumps(pictures)}".encode()).hexdigest()[:12]
+        self._images = images
+        digest = hashlib.sha256(f"{self._head}\n{json.dumps(images)}".encode()).hexdigest()[:12]
         self._stem = name[:60]
         self.path = folder / f"{self._stem}.{digest}.jsonl"
         try:
@@ -70,16 +70,16 @@ class Journal(Closing):
         self._lock()
         self._synced = time.monotonic()
         self.finished = self._kept(window, fresh)
-        if not fresh and self.finished < len(pictures):
+        if not fresh and self.finished < len(images):
             self._take_over(window)
 
     def add(self, image_id: int, entries: Sequence[Entry]) -> None:
-        """Append the next picture's results.
+        """Append the next image's results.
 
         Raises:
             OutputError: the disk is full.
         """
-        content = {"image_id": image_id, "file": self._pictures[self.finished][1], "results": entries}
+        content = {"image_id": image_id, "file": self._images[self.finished][1], "results": entries}
         line = json.dumps(content, separators=(",", ":")) + "\n"
         try:
             self._stream.write(line.encode())
@@ -120,9 +120,9 @@ class Journal(Closing):
             ) from e
 
     def _kept(self, window: int, fresh: bool) -> int:
-        """Cut off what is not whole; how many pictures are left."""
+        """Cut off what is not whole; how many images are left."""
         ends = [] if fresh else [end for end, _ in self._lines(self.path)]
-        if len(ends) < len(self._pictures):
+        if len(ends) < len(self._images):
             ends = ends[: len(ends) // window * window]
         if not ends:
             self._stream.truncate(0)
@@ -133,7 +133,7 @@ class Journal(Closing):
         return len(ends)
 
     def _take_over(self, window: int) -> None:
-        """Add the whole windows that another run over pictures of the same beginning has beyond this one."""
+        """Add the whole windows that another run over images of the same beginning has beyond this one."""
         others = set(self.path.parent.glob("*.jsonl")) - {self.path}
         counts = {
             path: sum(1 for _ in self._lines(path)) // window * window
@@ -145,16 +145,16 @@ class Journal(Closing):
             self.add(content["image_id"], content["results"])
 
     def _lines(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-        """End in the file and content of every picture's line, up to the first that is not what it should be."""
+        """End in the file and content of every image's line, up to the first that is not what it should be."""
         with path.open("rb") as stream:
             if stream.readline() != self._head.encode() + b"\n":
                 return
-            for picture, line in zip(self._pictures, stream, strict=False):
+            for image, line in zip(self._images, stream, strict=False):
                 try:
                     content = json.loads(line) if line.endswith(b"\n") else None
                 except ValueError:
                     return
-                if not isinstance(content, dict) or (content.get("image_id"), content.get("file")) != picture:
+                if not isinstance(content, dict) or (content.get("image_id"), content.get("file")) != image:
                     return
                 yield stream.tell(), content
 

@@ -1,4 +1,4 @@
-"""Pictures in which two sides differ: each side's masks, and the pixels that only one of them has."""
+"""Images in which two sides differ: each side's masks, and the pixels that only one of them has."""
 
 import base64
 import io
@@ -11,18 +11,18 @@ import numpy.typing as npt
 from PIL import Image
 
 from condinst_deploy.contract import DRAWN_ABOVE
-from condinst_deploy.drawing import overlay
 from condinst_deploy.evaluation.agreement import Instances, instances_from_coco, matched_pairs
 from condinst_deploy.evaluation.coco import Entry
-from condinst_deploy.evaluation.evaluate import Difference
-from condinst_deploy.evaluation.truth import Truth
+from condinst_deploy.evaluation.evaluator import Difference
+from condinst_deploy.evaluation.ground_truth import GroundTruth
+from condinst_deploy.imaging.decode import RGBArray, rgb_from
+from condinst_deploy.imaging.drawing import overlay
 from condinst_deploy.masks import BoolArray, Masks
-from condinst_deploy.runtime.images import RGBArray, rgb_from
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 SIDE = 480
-"""Longest side of a drawn picture, in pixels: a report of three comparisons stays below 5 MB. Smaller pictures are
+"""Longest side of a drawn image, in pixels: a report of three comparisons stays below 5 MB. Smaller images are
 enlarged, so that their pixels are seen."""
 
 QUALITY = 82
@@ -30,12 +30,12 @@ ONLY_REFERENCE, ONLY_OTHER = (230, 57, 70), (0, 150, 255)
 """Colours of pixels that one side alone has."""
 
 MOST_DRAWN = 30
-"""Of a side; a picture full of outlines shows nothing."""
+"""Of a side; an image full of outlines shows nothing."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture three times, as JPEG data URIs."""
+    """One image three times, as JPEG data URIs."""
 
     title: str
     caption: str
@@ -44,25 +44,26 @@ class Panel:
     difference: str
 
 
-def panel_from(difference: Difference, truth: Truth) -> Panel:
-    """Draw what both sides found in a picture; an instance has the same colour on both.
+def panel_from(difference: Difference, ground_truth: GroundTruth) -> Panel:
+    """Draw what both sides found in an image; an instance has the same colour on both.
 
     Drawn is what scores above 0.3 on either side, or everything where nothing does.
 
     Raises:
-        DataError: the picture has another size than annotated.
+        DataError: the image has another size than annotated.
         ImageError: it cannot be read.
     """
-    path = truth.paths[truth.image_ids.index(difference.image_id)]
+    path = ground_truth.paths[ground_truth.image_ids.index(difference.image_id)]
     image = rgb_from(path)
     size = image.shape[0], image.shape[1]
-    truth.check_size(str(path), size, difference.image_id)
+    ground_truth.check_size(str(path), size, difference.image_id)
     sides = _best_first(difference.reference), _best_first(difference.other)
     pairs = matched_pairs(*sides)
     colours = _colours(sides, pairs)
     shown = _shown(sides, pairs)
     drawn = [
-        _drawn(image, side, which, colour, truth) for side, which, colour in zip(sides, shown, colours, strict=True)
+        _drawn(image, side, which, colour, ground_truth)
+        for side, which, colour in zip(sides, shown, colours, strict=True)
     ]
     left, right = _only_on_one_side(sides, pairs, shown, size)
     lone = [len(side.scores) - len(pairs) for side in sides]
@@ -103,9 +104,13 @@ def _shown(sides: Sides, pairs: npt.NDArray[np.int64]) -> Chosen:
 
 
 def _drawn(
-    image: RGBArray, side: Instances, which: npt.NDArray[np.int64], colours: npt.NDArray[np.int64], truth: Truth
+    image: RGBArray,
+    side: Instances,
+    which: npt.NDArray[np.int64],
+    colours: npt.NDArray[np.int64],
+    ground_truth: GroundTruth,
 ) -> Image.Image:
-    captions = [f"{truth.name_of(int(side.labels[i]))} {side.scores[i]:.2f}" for i in which]
+    captions = [f"{ground_truth.name_of(int(side.labels[i]))} {side.scores[i]:.2f}" for i in which]
     masks = _masks(side, which, (image.shape[0], image.shape[1]))
     factor = _factor(image)
     large = Masks.from_crops(
@@ -118,7 +123,7 @@ def _drawn(
 
 
 def _factor(image: RGBArray) -> int:
-    """How many times a small picture is enlarged."""
+    """How many times a small image is enlarged."""
     longest: int = max(image.shape)
     return max(1, SIDE // longest)
 
@@ -151,7 +156,7 @@ def _only_on_one_side(
 
 
 def _tinted(image: RGBArray, left: BoolArray, right: BoolArray) -> Image.Image:
-    """The picture in pale grey with the differing pixels in colour; thin lines survive the shrinking."""
+    """The image in pale grey with the differing pixels in colour; thin lines survive the shrinking."""
     grey = Image.fromarray(image).convert("L")
     pale = (np.asarray(grey, dtype=np.float32) * 0.5 + 110).astype(np.uint8)
     pixels = np.repeat(pale[..., None], 3, axis=2)
@@ -170,9 +175,9 @@ def _grown(where: BoolArray, size: int) -> BoolArray:
     return grown
 
 
-def _data_uri(picture: Image.Image) -> str:
-    scale = min(1.0, SIDE / max(picture.size))
-    width, height = (max(1, round(side * scale)) for side in picture.size)
+def _data_uri(image: Image.Image) -> str:
+    scale = min(1.0, SIDE / max(image.size))
+    width, height = (max(1, round(side * scale)) for side in image.size)
     stream = io.BytesIO()
-    picture.resize((width, height), Image.Resampling.LANCZOS).save(stream, format="JPEG", quality=QUALITY)
+    image.resize((width, height), Image.Resampling.LANCZOS).save(stream, format="JPEG", quality=QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

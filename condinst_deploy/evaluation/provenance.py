@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 import condinst_deploy
+from condinst_deploy.evaluation.ground_truth import GroundTruth
 from condinst_deploy.evaluation.sources import Options
-from condinst_deploy.evaluation.truth import Truth
 from condinst_deploy.model.checkpoints import sha256_of
 from condinst_deploy.runtime.predictor import Predictor
 
@@ -29,8 +29,8 @@ LIBRARIES = (
 """Whose versions results may depend on."""
 
 
-def run_settings(predictor: Predictor, source: Path, truth: Truth, options: Options) -> dict[str, Any]:
-    """All that a model's results depend on beside the pictures, as plain JSON values."""
+def run_settings(predictor: Predictor, source: Path, ground_truth: GroundTruth, options: Options) -> dict[str, Any]:
+    """All that a model's results depend on beside the images, as plain JSON values."""
     backend, own = predictor.backend, predictor.manifest.selection.lowest_score
     return {
         "model": {"file": source.name, "sha256": sha256_of(source), "manifest": predictor.manifest.to_json()},
@@ -39,17 +39,17 @@ def run_settings(predictor: Predictor, source: Path, truth: Truth, options: Opti
         "threads": {"torch": torch.get_num_threads(), "cores": len(os.sched_getaffinity(0))},
         "batch_size": predictor.batch_size,
         "score_threshold": own if options.score_threshold is None else options.score_threshold,
-        "annotations": truth.sha256,
+        "annotations": ground_truth.sha256,
         "code": code_digest(Path(condinst_deploy.__file__).parent),
         "versions": versions(LIBRARIES),
     }
 
 
-def pictures_with_states(truth: Truth) -> tuple[tuple[int, str], ...]:
-    """Every picture's id, and a digest of its file's place, size and time: it may be replaced between two runs."""
-    states = ((path.resolve(), path.stat()) for path in truth.paths)
+def images_with_states(ground_truth: GroundTruth) -> tuple[tuple[int, str], ...]:
+    """Every image's id, and a digest of its file's place, size and time: it may be replaced between two runs."""
+    states = ((path.resolve(), path.stat()) for path in ground_truth.paths)
     digests = (sha256_of_text(f"{place} {state.st_size} {state.st_mtime_ns}")[:16] for place, state in states)
-    return tuple(zip(truth.image_ids, digests, strict=True))
+    return tuple(zip(ground_truth.image_ids, digests, strict=True))
 
 
 def sha256_of_text(text: str) -> str:

@@ -9,15 +9,15 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from condinst_deploy.atomic import atomic_path
 from condinst_deploy.contract import DRAWN_ABOVE
-from condinst_deploy.evaluation.coco import CURVE_IOUS, FIGURE_NAMES, KIND_NAMES, Figures, Kind, points
-from condinst_deploy.evaluation.comparison import IOU_BINS, RULE, SIZES, Comparison, agreement_figures, iou_counts
-from condinst_deploy.evaluation.evaluate import Evaluation, Side
+from condinst_deploy.evaluation.coco import CURVE_IOUS, FIGURE_NAMES, KIND_NAMES, Kind, Metrics, points
+from condinst_deploy.evaluation.comparison import IOU_BINS, RULE, SIZES, Comparison, agreement_metrics, iou_counts
+from condinst_deploy.evaluation.evaluator import Evaluation, Side
 from condinst_deploy.evaluation.gate import GATED, Failure, NotCompared, compared, is_moved
 from condinst_deploy.evaluation.panels import Panel, panel_from
 from condinst_deploy.evaluation.plots import Curve, bars, error_rows, iou_rows, precision_recall
 from condinst_deploy.evaluation.wording import change_text, iou_text, percent_text, points_text, small_text
+from condinst_deploy.support.atomic_write import atomic_path
 
 BOX_ERROR_BOUNDS = (0.001, 0.01, 0.1, 1.0, 10.0)  # px
 SCORE_ERROR_BOUNDS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
@@ -46,14 +46,14 @@ class Verdict:
     failures: tuple[Failure | NotCompared, ...] = ()
 
 
-def figures_table(evaluation: Evaluation) -> list[tuple[str, list[Cell]]]:
+def metrics_table(evaluation: Evaluation) -> list[tuple[str, list[Cell]]]:
     """Rows of all figures that a side has: name and one cell a side."""
     kinds: list[Kind] = ["bbox", "segm"]
     return [
         (f"{KIND_NAMES[kind]} {FIGURE_NAMES[name]}", _cells([_figure(side, kind, name) for side in evaluation.sides]))
         for kind in kinds
         if any(kind in side.coco for side in evaluation.sides)
-        for name in Figures._fields
+        for name in Metrics._fields
     ]
 
 
@@ -61,22 +61,22 @@ def class_table(evaluation: Evaluation) -> list[tuple[str, str, list[Cell]]]:
     """Rows of AP for each class that is annotated: class, kind, and one cell a side."""
     kinds: list[Kind] = ["bbox", "segm"]
     rows = []
-    for category_id in evaluation.truth.category_ids:
+    for category_id in evaluation.ground_truth.category_ids:
         for kind in kinds:
             found = [
                 points(s.coco[kind].per_class[category_id].ap) if kind in s.coco else None for s in evaluation.sides
             ]
             if any(value is not None for value in found):
-                rows.append((evaluation.truth.name_of(category_id), KIND_NAMES[kind], _cells(found)))
+                rows.append((evaluation.ground_truth.name_of(category_id), KIND_NAMES[kind], _cells(found)))
     return rows
 
 
 def figures_json(evaluation: Evaluation, verdict: Verdict, per_class: bool) -> dict[str, Any]:
     """All figures as plain values; AP and AR in points, 0..100."""
-    truth = evaluation.truth
+    ground_truth = evaluation.ground_truth
     return {
-        "annotations": str(truth.annotations),
-        "pictures": len(truth),
+        "annotations": str(ground_truth.annotations),
+        "pictures": len(ground_truth),
         "unit": "AP points, 0..100",
         "versions": evaluation.versions,
         "sides": [_side_json(side, evaluation, per_class) for side in evaluation.sides],
@@ -94,10 +94,10 @@ def figures_json(evaluation: Evaluation, verdict: Verdict, per_class: bool) -> d
 
 
 def write_html(path: Path, evaluation: Evaluation, verdict: Verdict, per_class: bool) -> None:
-    """Write the report: one file with its pictures inside, no scripts, nothing loaded from anywhere.
+    """Write the report: one file with its images inside, no scripts, nothing loaded from anywhere.
 
     Raises:
-        ImageError: a picture that differs cannot be read any more.
+        ImageError: an image that differs cannot be read any more.
         OutputError: the file cannot be written.
     """
     loader = PackageLoader("condinst_deploy.evaluation")
@@ -114,9 +114,9 @@ def write_html(path: Path, evaluation: Evaluation, verdict: Verdict, per_class: 
     environment.tests["moved"] = lambda change: limit is not None and is_moved(change, limit)
     page = environment.get_template("report.html").render(
         sides=evaluation.sides,
-        truth=evaluation.truth,
+        ground_truth=evaluation.ground_truth,
         verdict=verdict,
-        table=figures_table(evaluation),
+        table=metrics_table(evaluation),
         classes=class_table(evaluation) if per_class else [],
         curves=[(title, Markup(svg)) for title, svg in _curve_plots(evaluation)],
         comparisons=[
@@ -143,7 +143,7 @@ def _cells(values: Sequence[float | None]) -> list[Cell]:
 
 
 def _figure(side: Side, kind: Kind, name: str) -> float | None:
-    return points(getattr(side.coco[kind].figures, name)) if kind in side.coco else None
+    return points(getattr(side.coco[kind].metrics, name)) if kind in side.coco else None
 
 
 def _side_json(side: Side, evaluation: Evaluation, per_class: bool) -> dict[str, Any]:
@@ -156,14 +156,14 @@ def _side_json(side: Side, evaluation: Evaluation, per_class: bool) -> dict[str,
         "settings": _without_manifest(side.settings),
     }
     for kind, coco in side.coco.items():
-        entry[KIND_NAMES[kind]] = {name: points(value) for name, value in coco.figures._asdict().items()}
+        entry[KIND_NAMES[kind]] = {name: points(value) for name, value in coco.metrics._asdict().items()}
     if per_class:
         entry["per_class"] = {
             str(category_id): {
-                "name": evaluation.truth.name_of(category_id),
+                "name": evaluation.ground_truth.name_of(category_id),
                 **{KIND_NAMES[kind]: points(coco.per_class[category_id].ap) for kind, coco in side.coco.items()},
             }
-            for category_id in evaluation.truth.category_ids
+            for category_id in evaluation.ground_truth.category_ids
         }
     return entry
 
@@ -179,11 +179,11 @@ def _comparison_json(side: Side, comparison: Comparison, evaluation: Evaluation)
     return {
         "name": side.name,
         "reference": evaluation.sides[0].name,
-        "agreement": agreement_figures(comparison.whole),
-        "by_size": {size: agreement_figures(comparison.by_size[size]) for size in SIZES},
+        "agreement": agreement_metrics(comparison.whole),
+        "by_size": {size: agreement_metrics(comparison.by_size[size]) for size in SIZES},
         "worst_pictures": [
-            {"image_id": picture.image_id, "difference": picture.difference, **agreement_figures(picture.whole)}
-            for picture in comparison.worst
+            {"image_id": image.image_id, "difference": image.difference, **agreement_metrics(image.whole)}
+            for image in comparison.worst
         ],
     }
 
@@ -196,7 +196,7 @@ def _section(side: Side, comparison: Comparison, number: int, evaluation: Evalua
         ("Box difference, px (largest of four)", bars("box", error_rows(whole.box_errors, BOX_ERROR_BOUNDS), number)),
         ("Score difference", bars("score", error_rows(whole.score_errors, SCORE_ERROR_BOUNDS), number)),
     ]
-    sizes = [("all", agreement_figures(whole)), *((s, agreement_figures(comparison.by_size[s])) for s in SIZES)]
+    sizes = [("all", agreement_metrics(whole)), *((s, agreement_metrics(comparison.by_size[s])) for s in SIZES)]
     return {
         "side": side,
         "number": number,
@@ -208,8 +208,8 @@ def _section(side: Side, comparison: Comparison, number: int, evaluation: Evalua
 
 
 def _panels(evaluation: Evaluation, which: int) -> list[Panel | None]:
-    truth = evaluation.truth
-    return [panel_from(d, truth) if truth.has_pictures else None for d in evaluation.differences[which]]
+    ground_truth = evaluation.ground_truth
+    return [panel_from(d, ground_truth) if ground_truth.has_images else None for d in evaluation.differences[which]]
 
 
 def _colours(count: int) -> list[tuple[str, str]]:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from condinst_deploy.contract.artifacts import check_there
 from condinst_deploy.errors import ConfigError, DataError
-from condinst_deploy.model_files import check_there
 
-REPORT, FIGURES = "report.html", "figures.json"
+REPORT, METRICS = "report.html", "figures.json"
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,14 @@ def check_sources(sources: Sequence[Source], images: Path | None, gate: float | 
     """See that an evaluation makes sense.
 
     Raises:
-        ConfigError: nothing to evaluate, no pictures for a model, or nothing to compare for the gate.
+        ConfigError: nothing to evaluate, no images for a model, or nothing to compare for the gate.
         ArtifactError, CheckpointError: a model is not there.
         DataError: a results file is not there.
     """
     if not sources:
         raise ConfigError("nothing to evaluate: name models with --model, or results files with --results")
     if images is None and any(source.is_model for source in sources):
-        raise ConfigError("--images is missing: the folder of the pictures that the models are to be run on")
+        raise ConfigError("--images is missing: the folder of the images that the models are to be run on")
     if gate is not None and len(sources) < 2:
         raise ConfigError("--gate compares with the first model or results file; name at least one more")
     if gate is not None and not 0 <= gate <= 100:
@@ -98,7 +98,7 @@ def check_outputs(sources: Sequence[Source], annotations: Path, out: Path) -> No
         ConfigError: a given file is one that the evaluation writes.
     """
     names = unique_names([source.path for source in sources])
-    written = [out / REPORT, out / FIGURES]
+    written = [out / REPORT, out / METRICS]
     written += [results_path(out, name) for source, name in zip(sources, names, strict=True) if source.is_model]
     for given in (annotations, *(source.path for source in sources)):
         if any(_same_file(given, path) for path in written):

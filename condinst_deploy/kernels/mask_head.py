@@ -38,7 +38,7 @@ def mask_head_float32(
     feats, params, points, soi, slots, height, width, logits,
     CHANNELS: tl.constexpr, HIDDEN: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """`TILE` pixels of one instance; program (pixel tile, slot, picture)."""
+    """`TILE` pixels of one instance; program (pixel tile, slot, image)."""
     pixels = height * width
     instance = tl.program_id(2).to(tl.int64) * slots + tl.program_id(1)
     inputs: tl.constexpr = CHANNELS + 2
@@ -62,9 +62,9 @@ def mask_head_float32(
     hidden = tl.load(own + b1 + channel, real, 0.0)[:, None] + tl.zeros((WIDE, TILE), tl.float32)  # (8, TILE)
     hidden += tl.load(row, real, 0.0)[:, None] * relative_x[None, :]
     hidden += tl.load(row + 1, real, 0.0)[:, None] * relative_y[None, :]
-    picture = feats + tl.program_id(2).to(tl.int64) * CHANNELS * pixels
+    image = feats + tl.program_id(2).to(tl.int64) * CHANNELS * pixels
     for c in tl.static_range(CHANNELS):
-        value = tl.load(picture + c * pixels + pixel, inside, 0.0)
+        value = tl.load(image + c * pixels + pixel, inside, 0.0)
         hidden += tl.load(row + 2 + c, real, 0.0)[:, None] * value[None, :]
     hidden = tl.maximum(hidden, 0.0)
 
@@ -82,7 +82,7 @@ def mask_head_half(
     feats, params, points, soi, slots, height, width, logits,
     CHANNELS: tl.constexpr, HIDDEN: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """`TILE` pixels of 16 instances; program (pixel tile, group of slots, picture)."""
+    """`TILE` pixels of 16 instances; program (pixel tile, group of slots, image)."""
     kind: tl.constexpr = feats.dtype.element_ty
     pixels = height * width
     inputs: tl.constexpr = CHANNELS + 2
@@ -97,9 +97,9 @@ def mask_head_half(
     xs = ((pixel % width) * STRIDE + STRIDE // 2).to(tl.float32)
     ys = ((pixel // width) * STRIDE + STRIDE // 2).to(tl.float32)
     lane = tl.arange(0, 16)
-    picture = feats + tl.program_id(2).to(tl.int64) * CHANNELS * pixels
+    image = feats + tl.program_id(2).to(tl.int64) * CHANNELS * pixels
     values = tl.load(
-        picture + lane[None, :] * pixels + pixel[:, None], inside[:, None] & (lane < CHANNELS)[None, :], 0.0
+        image + lane[None, :] * pixels + pixel[:, None], inside[:, None] & (lane < CHANNELS)[None, :], 0.0
     )  # (TILE, 16)
 
     # past the last slot a program repeats it, and stores nothing
@@ -152,7 +152,7 @@ class MaskHeadLaunch:
     warps: int
 
     def grid(self, batch: int, slots: int, pixels: int) -> tuple[int, int, int]:
-        """Programs: pixel tiles, groups of slots, pictures."""
+        """Programs: pixel tiles, groups of slots, images."""
         return triton.cdiv(pixels, self.tile), triton.cdiv(slots, self.group), batch
 
 

@@ -2,7 +2,7 @@
 
 Two launches. The first finds for every slot the rectangle of its positive logits, and whether all of them are
 finite; only there can the mask be set. The second computes the pixels of these rectangles' reach, all instances of
-all pictures at once, and writes eight of them a byte. They cannot be one: the rectangles decide how many programs
+all images at once, and writes eight of them a byte. They cannot be one: the rectangles decide how many programs
 the second has and how large its result is, and the host decides which slots are wanted at all.
 
 Each axis goes through aligned bilinear x4, a crop, and bilinear to the original. The middle step's pixels lie at
@@ -11,7 +11,7 @@ between linear is linear: pixel `o` of the original samples the probabilities at
 
     ((o + 0.5) * resized / original - 0.5 - 2) / 4  =  ((2 o + 1) * resized - 5 * original) / (8 * original)
 
-limited to 0 and to the resized picture's last pixel. That is a quotient of whole numbers: place and share are exact
+limited to 0 and to the resized image's last pixel. That is a quotient of whole numbers: place and share are exact
 without tables or float64. The two probabilities come from two logits (aligned bilinear x2), so a pixel reads 2 x 2
 logits and takes 4 sigmoids, in float32, and nothing between logits and bits goes to memory.
 """
@@ -26,7 +26,7 @@ from torch import Tensor
 IntArray = npt.NDArray[np.int64]
 
 # columns of a crop; the first nine come from the caller
-PLANE = tl.constexpr(0)  # picture * K + slot
+PLANE = tl.constexpr(0)  # image * K + slot
 TOP = tl.constexpr(1)  # first pixel in the original
 LEFT = tl.constexpr(2)
 HEIGHT = tl.constexpr(3)  # pixels
@@ -53,7 +53,7 @@ NONE = tl.constexpr(1 << 30)  # first row or column where there is none
 
 @triton.jit(do_not_specialize=["height", "width"])
 def mask_extents_kernel(logits, height, width, extents, BLOCK: tl.constexpr):
-    """Extent of one slot; program (picture * K + slot)."""
+    """Extent of one slot; program (image * K + slot)."""
     plane = tl.program_id(0).to(tl.int64)
     pixels = height * width
     own = logits + plane * pixels
@@ -197,8 +197,8 @@ def packed_masks(logits: Tensor, crops: IntArray) -> tuple[Tensor, IntArray]:
 
     Args:
         logits: `(B, K, h, w)` float32, float16 or bfloat16, finite.
-        crops: `(n, 9)` plane (`picture * K + slot`), top, left, height, width in original pixels, and the height
-            and width of the resized and of the original picture; a resized side times the original one is below
+        crops: `(n, 9)` plane (`image * K + slot`), top, left, height, width in original pixels, and the height
+            and width of the resized and of the original image; a resized side times the original one is below
             `LARGEST_PRODUCT`.
 
     Returns:

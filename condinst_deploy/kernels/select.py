@@ -1,7 +1,7 @@
 """Instance selection as one kernel; `condinst_deploy.model.select` is its reference.
 
-A program has the live scores of all candidates of a picture in registers. A round takes the best, records it and
-takes it and its rivals out, so there are as many rounds as instances are kept, never more than K; pictures do
+A program has the live scores of all candidates of an image in registers. A round takes the best, records it and
+takes it and its rivals out, so there are as many rounds as instances are kept, never more than K; images do
 not wait for each other. Built without contraction to fused multiply-adds, and with IEEE division: an IoU has the
 reference's bits, and what lies at the threshold falls on the reference's side.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from condinst_deploy.model.select import select_instances
 
 MOST_CANDIDATES = 8192
-"""Candidates of a picture whose scores fit the registers of one program."""
+"""Candidates of an image whose scores fit the registers of one program."""
 
 
 @triton.jit
@@ -23,14 +23,14 @@ def select_instances_kernel(
     boxes, scores, labels, candidates, slots, indices, count,
     THRESHOLD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """All candidates of one picture; program (picture)."""
-    picture = tl.program_id(0).to(tl.int64)
-    own_boxes = boxes + picture * candidates * 4
-    own_labels = labels + picture * candidates
-    own_indices = indices + picture * slots
+    """All candidates of one image; program (image)."""
+    image = tl.program_id(0).to(tl.int64)
+    own_boxes = boxes + image * candidates * 4
+    own_labels = labels + image * candidates
+    own_indices = indices + image * slots
     position = tl.arange(0, BLOCK)
     real = position < candidates
-    live = tl.load(scores + picture * candidates + position, real, 0.0)  # 0: empty, kept or suppressed
+    live = tl.load(scores + image * candidates + position, real, 0.0)  # 0: empty, kept or suppressed
     kept = 0
     best, pick = tl.max(live, axis=0, return_indices=True, return_indices_tie_break_left=True)
     while (kept < slots) & (best > 0.0):
@@ -53,7 +53,7 @@ def select_instances_kernel(
         rival = same & (tl.div_rn(overlap, union) > THRESHOLD)
         live = tl.where(rival | (position == pick), 0.0, live)
         best, pick = tl.max(live, axis=0, return_indices=True, return_indices_tie_break_left=True)
-    tl.store(count + picture, kept)
+    tl.store(count + image, kept)
     for slot in range(kept, slots):
         tl.store(own_indices + slot, 0)
 
@@ -71,7 +71,7 @@ def warps_of(block: int) -> int:
 def fused_select_instances(
     boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, max_detections: int
 ) -> tuple[Tensor, Tensor]:
-    """Keep the best candidates of all pictures, in one launch; arguments and results as `select_instances`'.
+    """Keep the best candidates of all images, in one launch; arguments and results as `select_instances`'.
 
     More candidates than `MOST_CANDIDATES`, or scores that are not float32, go to the reference.
     """

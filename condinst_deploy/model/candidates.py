@@ -1,4 +1,4 @@
-"""Candidates of one picture: threshold, per-level top-k, decoding. The PyTorch reference form."""
+"""Candidates of one image: threshold, per-level top-k, decoding. The PyTorch reference form."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from condinst_deploy.model.head import LevelOutputs, level_points
 
 
 class Candidates(NamedTuple):
-    """What may become an instance of one picture, best first within each level."""
+    """What may become an instance of one image, best first within each level."""
 
     boxes: Tensor  # (n, 4) xyxy, network pixels
     scores: Tensor  # (n,)
@@ -25,16 +25,16 @@ class Candidates(NamedTuple):
 def candidates_from_levels(
     levels: Sequence[LevelOutputs], image: int, size: tuple[int, int], selection: Selection
 ) -> Candidates:
-    """Candidates of picture `image` of the batch over all levels, by the rules of the selection's family.
+    """Candidates of image `image` of the batch over all levels, by the rules of the selection's family.
 
     Per level, the best (location, class) pairs above the threshold, at most `candidates_per_level` of them.
-    By mmdetection's rules the boxes are clamped to the resized picture, and those without area dropped;
-    by AdelaiDet's they stay as they are, and `runtime/postprocess.py` clips them in the original picture.
+    By mmdetection's rules the boxes are clamped to the resized image, and those without area dropped;
+    by AdelaiDet's they stay as they are, and `runtime/postprocess.py` clips them in the original image.
 
     Args:
         levels: the head's outputs, P3..P7.
         image: index in the batch.
-        size: `(height, width)` of the resized picture before padding.
+        size: `(height, width)` of the resized image before padding.
         selection: thresholds and limits.
     """
     parts = [

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from condinst_deploy.atomic import atomic_path
 from condinst_deploy.contract import Family, ModelManifest
 from condinst_deploy.errors import ArtifactError, CheckpointError, ConfigError
 from condinst_deploy.model.condinst import CondInst
@@ -18,6 +17,7 @@ from condinst_deploy.model.config import CondInstConfig
 from condinst_deploy.model.families import published_model, unwrapped
 from condinst_deploy.model.key_tables import KEY_TABLES, KeyTable, renamed
 from condinst_deploy.model.safe_load import load_checkpoint_file
+from condinst_deploy.support.atomic_write import atomic_path
 
 OWN_FORMAT = "condinst-deploy"
 

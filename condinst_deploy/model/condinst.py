@@ -99,14 +99,12 @@ class CondInst(nn.Module):
         logits = self.operations.mask_head(mask_feats, kept.params, kept.points, kept.soi, self.config.dynamic_channels)
         return Instances(count.to(torch.int32), kept.boxes, kept.scores, kept.labels.to(torch.int32), logits)
 
-    def _slots(self, pictures: list[Candidates]) -> tuple[Tensor, Candidates]:
-        """How many survive NMS in each picture `(B,)`, and they in K slots `(B, K, ...)`, zeros behind them."""
+    def _slots(self, images: list[Candidates]) -> tuple[Tensor, Candidates]:
+        """How many survive NMS in each image `(B,)`, and they in K slots `(B, K, ...)`, zeros behind them."""
         selection = self.config.selection
         # a score of 0 is never kept, so shorter lists are filled up with zeros; one place more keeps none empty
-        longest = 1 + max(len(candidates.scores) for candidates in pictures)
-        batch = Candidates(
-            *(torch.stack([_padded(x, longest) for x in field]) for field in zip(*pictures, strict=True))
-        )
+        longest = 1 + max(len(candidates.scores) for candidates in images)
+        batch = Candidates(*(torch.stack([_padded(x, longest) for x in field]) for field in zip(*images, strict=True)))
         indices, count = self.operations.select(
             batch.boxes, batch.scores, batch.labels, selection.nms_iou, selection.max_detections
         )

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from condinst_deploy.coco_classes import COCO_CLASSES
 from condinst_deploy.contract import Family, Preprocessing, Selection, contiguous_ids, default_class_names
+from condinst_deploy.contract.coco_classes import COCO_CLASSES
 from condinst_deploy.errors import CheckpointError, ConfigError
 from condinst_deploy.model.config import BLOCKS, CondInstConfig
 from condinst_deploy.model.key_tables import ADELAIDET_BACKBONE, renamed

@@ -33,11 +33,11 @@ class LossSettings:
 
     There is one cap or the other: with `masks_per_image`, `max_masks` does not count, so that a recipe can choose it.
     AdelaiDet's GIoU loss has `(intersection + 1) / (union + 1)`, in strides, and its cap is for a process's
-    whole batch instead of for a picture; its own cap is 500.
+    whole batch instead of for an image; its own cap is 500.
     """
 
     max_masks: int | None = 300  # drawn at random; None: all
-    masks_per_image: int | None = None  # instead: the best so many of a picture, shared evenly over its instances
+    masks_per_image: int | None = None  # instead: the best so many of an image, shared evenly over its instances
     family: Family = "mmdet"
 
     def __post_init__(self) -> None:
@@ -54,7 +54,7 @@ class LossSettings:
 
     @property
     def drawn(self) -> int | None:
-        """How many masks are drawn at random, of a picture or of AdelaiDet's batch; None: that cap does not count."""
+        """How many masks are drawn at random, of an image or of AdelaiDet's batch; None: that cap does not count."""
         return self.max_masks if self.masks_per_image is None else None
 
 
@@ -103,7 +103,7 @@ def condinst_losses(
 
     Args:
         features: the convolutional part's outputs, with gradients.
-        targets: one a picture, masks of the padded batch's size.
+        targets: one an image, masks of the padded batch's size.
         settings: family and cap.
         hidden: hidden channels of the dynamic mask head.
         average: mean of a number over the processes that train together; the mask loss's normaliser stays
@@ -171,7 +171,7 @@ def semantic_loss(logits: Tensor, targets: Sequence[ImageTargets]) -> Tensor:
 
     Args:
         logits: `(B, C, H/8, W/8)`.
-        targets: one a picture; a pixel belongs to the smallest mask that covers it.
+        targets: one an image; a pixel belongs to the smallest mask that covers it.
     """
     wanted = torch.stack([_pixel_classes(target, logits.shape[1]) for target in targets]).to(logits.dtype)
     total: Tensor = sigmoid_focal_loss(logits, wanted, reduction="sum")
@@ -179,7 +179,7 @@ def semantic_loss(logits: Tensor, targets: Sequence[ImageTargets]) -> Tensor:
 
 
 def _pixel_classes(target: ImageTargets, num_classes: int) -> Tensor:
-    """One-hot classes of a picture's pixels at the mask features' stride: `(C, H/8, W/8)` bool, none outside."""
+    """One-hot classes of an image's pixels at the mask features' stride: `(C, H/8, W/8)` bool, none outside."""
     masks = target.masks[:, MASK_STRIDE // 2 :: MASK_STRIDE, MASK_STRIDE // 2 :: MASK_STRIDE]
     classes = masks.new_zeros((num_classes, *masks.shape[1:]))
     if len(masks) == 0:
@@ -211,7 +211,7 @@ def _mask_loss(
     hidden: int,
     permutation: Permutation,
 ) -> Tensor:
-    """Dice over the positive points of all pictures that are kept under the caps."""
+    """Dice over the positive points of all images that are kept under the caps."""
     total, count = mask_feats.sum() * 0, 0  # keeps the gradients' graph where nothing is positive
     chosen = _kept(flat, assignments, settings, permutation)
     for i, (assignment, target, kept) in enumerate(zip(assignments, targets, chosen, strict=True)):
@@ -236,7 +236,7 @@ def _mask_loss(
 def _kept(
     flat: FlatOutputs, assignments: Sequence[Assignment], settings: LossSettings, permutation: Permutation
 ) -> list[Tensor]:
-    """Indices of each picture's positives whose masks are learnt."""
+    """Indices of each image's positives whose masks are learnt."""
     counts = [len(assignment.locations) for assignment in assignments]
     if settings.family == "adelaidet" and settings.drawn is not None and sum(counts) > settings.drawn:
         drawn = torch.zeros(sum(counts), dtype=torch.bool)
@@ -250,9 +250,9 @@ def _kept_of_one(
 ) -> Tensor:
     positives = len(assignment.locations)
     everything = torch.arange(positives, device=assignment.locations.device)
-    per_picture = settings.drawn if settings.family == "mmdet" else None
-    if per_picture is not None and positives > per_picture:
-        return permutation(positives)[:per_picture].to(everything.device)
+    per_image = settings.drawn if settings.family == "mmdet" else None
+    if per_image is not None and positives > per_image:
+        return permutation(positives)[:per_image].to(everything.device)
     if settings.masks_per_image is None or positives == 0:
         return everything
     scores = flat.cls_logits[image, assignment.locations].sigmoid().amax(dim=1)

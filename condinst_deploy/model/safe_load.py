@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from condinst_deploy.contract.artifacts import CHECKPOINT, check_there
 from condinst_deploy.errors import CheckpointError
-from condinst_deploy.model_files import CHECKPOINT, check_there
 
 
 class Inert:

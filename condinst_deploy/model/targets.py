@@ -18,7 +18,7 @@ CENTER_RADIUS = 1.5
 
 @dataclass(frozen=True, eq=False)
 class ImageTargets:
-    """Ground truth of one picture, in network pixels of the padded batch."""
+    """Ground truth of one image, in network pixels of the padded batch."""
 
     boxes: Tensor  # (n, 4) float32 xyxy
     labels: Tensor  # (n,) int64
@@ -38,10 +38,10 @@ class Locations(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """What the positive points of one picture learn."""
+    """What the positive points of one image learn."""
 
     locations: Tensor  # (p,) int64 into the L points, rising
-    instances: Tensor  # (p,) int64 into the picture's ground truth
+    instances: Tensor  # (p,) int64 into the image's ground truth
     distances: Tensor  # (p, 4) left, top, right, bottom, in strides
 
 

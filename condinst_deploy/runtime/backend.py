@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeAlias
 
-from condinst_deploy.closing import Closing
 from condinst_deploy.contract import (
     ImageGeometry,
     InstanceDetections,
@@ -13,9 +12,10 @@ from condinst_deploy.contract import (
     NetworkInputs,
     NetworkOutputs,
 )
-from condinst_deploy.runtime.images import RGBArray
+from condinst_deploy.imaging.decode import RGBArray
 from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
-from condinst_deploy.runtime.preprocess import network_inputs
+from condinst_deploy.runtime.preprocessing.batch import network_inputs
+from condinst_deploy.support.closing import Closing
 
 if TYPE_CHECKING:  # it takes PyTorch, which a mistake in a command's arguments should not wait for
     from condinst_deploy.runtime.device_outputs import DeviceOutputs
@@ -31,7 +31,7 @@ class Backend(Closing):
     device: str
     manifest: ModelManifest
     note: str = ""  # what loading found out about the file
-    largest_batch: int | None = None  # pictures that the network takes at once; None: as many as memory holds
+    largest_batch: int | None = None  # images that the network takes at once; None: as many as memory holds
 
     @classmethod
     @abstractmethod
@@ -48,13 +48,13 @@ class Backend(Closing):
         """
 
     def geometry(self, image: RGBArray) -> ImageGeometry:
-        """Sizes of a picture on its way through this model."""
+        """Sizes of an image on its way through this model."""
         static = self.manifest.static_shape
         canvas = static[1:] if static else None
         return ImageGeometry.of((image.shape[0], image.shape[1]), self.manifest.preprocessing, canvas)
 
     def preprocess(self, images: Sequence[RGBArray]) -> tuple[NetworkInputs, list[ImageGeometry]]:
-        """RGB pictures -> one batch, padded to the largest, as the references pad a batch."""
+        """RGB images -> one batch, padded to the largest, as the references pad a batch."""
         geometries = [self.geometry(image) for image in images]
         static = self.manifest.static_shape
         return network_inputs(images, geometries, static[0] if static else None), geometries

@@ -41,17 +41,17 @@ class DeviceOutputs(NamedTuple):
                 tensor.record_stream(stream)
         return self.tensors
 
-    def on_host(self, pictures: int | None = None) -> NetworkOutputs:
-        """Finished host arrays; of the mask logits only as many slots cross as the fullest picture uses.
+    def on_host(self, images: int | None = None) -> NetworkOutputs:
+        """Finished host arrays; of the mask logits only as many slots cross as the fullest image uses.
 
         Args:
-            pictures: how many of the batch there are, the rest being blank; None: all.
+            images: how many of the batch there are, the rest being blank; None: all.
 
         Raises:
             BackendError: a logit of theirs is NaN or infinite, in whichever slot.
         """
         tensors = self.taken()
-        count, finite = on_host(tensors.num_detections, torch.isfinite(tensors.mask_logits[:pictures]).all())
+        count, finite = on_host(tensors.num_detections, torch.isfinite(tensors.mask_logits[:images]).all())
         require_finite(bool(finite))
         used = tensors.mask_logits[:, : int(count.max(initial=0))]
         return NetworkOutputs(count, *on_host(tensors.boxes, tensors.scores, tensors.labels, used))

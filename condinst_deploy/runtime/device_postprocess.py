@@ -62,15 +62,15 @@ def detections_from_device(
 
 
 def crop_rows(
-    extents: npt.NDArray[np.int32], picture: int, slots: IntArray, geometry: ImageGeometry, logits: Tensor
+    extents: npt.NDArray[np.int32], image: int, slots: IntArray, geometry: ImageGeometry, logits: Tensor
 ) -> IntArray:
-    """`packed_masks`' rows `(n, 9)` for the slots of a picture: all pixels that can be set.
+    """`packed_masks`' rows `(n, 9)` for the slots of an image: all pixels that can be set.
 
     Args:
-        extents: `(K, 5)` of the picture, as `mask_extents` gives them.
-        picture: its place in the batch.
+        extents: `(K, 5)` of the image, as `mask_extents` gives them.
+        image: its place in the batch.
         slots: `(n,)`.
-        geometry: sizes of the picture.
+        geometry: sizes of the image.
         logits: `(B, K, h, w)`.
     """
     top, bottom, left, right = extents[slots, :4].astype(np.int64).T
@@ -78,11 +78,11 @@ def crop_rows(
     y, end_y = _pixels(top, bottom, height, geometry.resized[0], geometry.original[0])
     x, end_x = _pixels(left, right, width, geometry.resized[1], geometry.original[1])
     sizes = [np.full(len(slots), side) for side in (*geometry.resized, *geometry.original)]
-    return np.column_stack((picture * number + slots, y, x, end_y - y, end_x - x, *sizes))
+    return np.column_stack((image * number + slots, y, x, end_y - y, end_x - x, *sizes))
 
 
 def _fits(geometry: ImageGeometry) -> bool:
-    """Whether the kernel's 32-bit numbers hold places in this picture."""
+    """Whether the kernel's 32-bit numbers hold places in this image."""
     sides = zip(geometry.original, geometry.resized, strict=True)
     return all(original * resized < LARGEST_PRODUCT for original, resized in sides)
 
@@ -130,7 +130,7 @@ def _turns(rows: IntArray) -> Iterator[slice]:
 
 
 def _masks(geometry: ImageGeometry, crops: Iterator[Crop], number: int) -> Masks:
-    """The next `number` crops as the masks of a picture."""
+    """The next `number` crops as the masks of an image."""
     own = [next(crops) for _ in range(number)]
     offsets = np.array([offset for offset, _ in own], dtype=np.int64).reshape(-1, 2)
     return Masks.from_crops(geometry.original, offsets, [crop for _, crop in own])

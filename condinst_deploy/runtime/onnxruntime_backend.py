@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from condinst_deploy.contract import INPUTS, MANIFEST_KEY, OUTPUTS, ModelManifest, NetworkInputs, NetworkOutputs
+from condinst_deploy.contract.artifacts import ONNX, check_there
 from condinst_deploy.errors import ArtifactError, BackendError, ConfigError
-from condinst_deploy.model_files import ONNX, check_there
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.cores import usable_cores
 from condinst_deploy.runtime.torch_backend import torch_device

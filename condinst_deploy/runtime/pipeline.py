@@ -1,15 +1,15 @@
-"""Pictures through decoding, batching, network and postprocessing, all of them at work at the same time.
+"""Images through decoding, batching, network and postprocessing, all of them at work at the same time.
 
 | threads | what they do |
 | --- | --- |
-| the consumer's | takes pictures from the iterable, hands out results in order |
+| the consumer's | takes images from the iterable, hands out results in order |
 | `workers` | decode and resize |
-| one | puts equal padded shapes together, in the pictures' order |
+| one | puts equal padded shapes together, in the images' order |
 | one | runs the network, one batch after the other |
 | one | postprocesses the batch before |
 
 Pillow, libjpeg-turbo, numpy and the backends let go of Python's lock while they compute. Memory is bounded where
-pictures are taken: no more than `Stages.ahead` of them are anywhere between the iterable and the consumer.
+images are taken: no more than `Stages.max_in_flight` of them are anywhere between the iterable and the consumer.
 """
 
 from collections import deque
@@ -21,14 +21,14 @@ from typing import Any
 
 from condinst_deploy.contract import ImageGeometry, InstanceDetections, NetworkInputs
 from condinst_deploy.errors import ImageError
-from condinst_deploy.runtime.images import RGBArray, source_name
-from condinst_deploy.runtime.prepare import Prepare, Prepared
-from condinst_deploy.runtime.preprocess import stacked
+from condinst_deploy.imaging.decode import RGBArray, source_name
+from condinst_deploy.runtime.preprocessing.batch import stacked
+from condinst_deploy.runtime.preprocessing.factory import Prepare, Prepared
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What became of one picture: its detections, or the error that kept it from having any."""
+    """What became of one image: its detections, or the error that kept it from having any."""
 
     name: str  # path, or place in the list
     image: RGBArray | None  # (H, W, 3) uint8, upright
@@ -38,27 +38,27 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Stages:
-    """What is done with pictures, and how many are under way."""
+    """What is done with images, and how many are under way."""
 
     prepare: Prepare
     infer: Callable[[NetworkInputs], Any]  # may return before it is finished, and leave the outputs where they are
     finish: Callable[[Any, Sequence[ImageGeometry]], list[InstanceDetections]]  # the same backend's
     batch_size: int
-    window: int  # pictures among which equal padded shapes are put together
-    static_batch: int | None = None  # pictures that the network always takes; None: any number
+    window: int  # images among which equal padded shapes are put together
+    static_batch: int | None = None  # images that the network always takes; None: any number
     workers: int = 1
     enter_thread: Callable[[], None] | None = None  # what each thread does first; it must not fail
 
     @property
-    def ahead(self) -> int:
-        """Pictures that are held at most: a window whose batches are not all full, a batch that runs, and the next."""
+    def max_in_flight(self) -> int:
+        """Images that are held at most: a window whose batches are not all full, a batch that runs, and the next."""
         return self.window + self.batch_size + self.workers
 
 
 def predictions(stages: Stages, images: Iterable[Any]) -> Generator[Prediction, None, None]:
-    """Predictions of pictures in their order.
+    """Predictions of images in their order.
 
-    An exception of the iterable is raised after the results of the pictures before it. However the generator
+    An exception of the iterable is raised after the results of the images before it. However the generator
     ends, its threads finish what they are at and are gone when it has.
     """
     pipeline = _Pipeline(stages)
@@ -69,7 +69,7 @@ def predictions(stages: Stages, images: Iterable[Any]) -> Generator[Prediction, 
 
 
 def predicted(stages: Stages, source: Any) -> Prediction:
-    """The same for one picture, in the thread that asks: there is nothing to overlap with."""
+    """The same for one image, in the thread that asks: there is nothing to overlap with."""
     name = source_name(source, 0)
     try:
         prepared = _prepared(stages.prepare, source, name)
@@ -81,7 +81,7 @@ def predicted(stages: Stages, source: Any) -> Prediction:
 
 
 def _prepared(prepare: Prepare, source: Any, name: str) -> Prepared:
-    """An error of one picture, expected or not, is no reason to lose the others."""
+    """An error of one image, expected or not, is no reason to lose the others."""
     try:
         return prepare(source)
     except ImageError:
@@ -91,8 +91,8 @@ def _prepared(prepare: Prepare, source: Any, name: str) -> Prepared:
 
 
 @dataclass(frozen=True, eq=False)
-class _Picture:
-    """A picture that is ready for the network, and where its result is waited for."""
+class _Image:
+    """An image that is ready for the network, and where its result is waited for."""
 
     name: str
     prepared: Prepared
@@ -106,16 +106,16 @@ class _Pipeline:
         self._stages = stages
         self._workers = self._threads(stages.workers, "prepare")
         self._batcher, self._network, self._finisher = (self._threads(1, n) for n in ("batch", "network", "finish"))
-        self._groups: dict[tuple[int, int], list[_Picture]] = {}  # by padded shape; the batcher's thread has it alone
+        self._groups: dict[tuple[int, int], list[_Image]] = {}  # by padded shape; the batcher's thread has it alone
 
     def run(self, images: Iterable[Any]) -> Iterator[Prediction]:
-        """Take pictures and hand out results: each step takes one at least, and more until a result is there."""
+        """Take images and hand out results: each step takes one at least, and more until a result is there."""
         sources, pending = enumerate(images), deque[Future[Prediction]]()
         failed: Exception | None = None
         more = True
         while more or pending:
             taken = 0
-            while more and len(pending) < self._stages.ahead and not (taken and pending[0].done()):
+            while more and len(pending) < self._stages.max_in_flight and not (taken and pending[0].done()):
                 try:
                     position, source = next(sources)
                 except StopIteration:
@@ -150,46 +150,46 @@ class _Pipeline:
         return result
 
     def _place(self, name: str, prepared: Future[Prepared], result: Future[Prediction]) -> None:
-        """In the batcher's thread: the next picture, to those of its padded shape."""
+        """In the batcher's thread: the next image, to those of its padded shape."""
         try:
-            picture = _Picture(name, prepared.result(), result)
+            image = _Image(name, prepared.result(), result)
         except ImageError as e:
             result.set_result(Prediction(name, None, None, e))
         except BaseException as e:
             result.set_exception(e)
         else:
-            group = self._groups.setdefault(picture.prepared.geometry.padded, [])
-            group.append(picture)
+            group = self._groups.setdefault(image.prepared.geometry.padded, [])
+            group.append(image)
             if len(group) == self._stages.batch_size:
-                self._batch(self._groups.pop(picture.prepared.geometry.padded))
+                self._batch(self._groups.pop(image.prepared.geometry.padded))
 
     def _flush(self) -> None:
         """In the batcher's thread: a window is over, and with it the batches that are not full."""
         while self._groups:
             self._batch(self._groups.pop(next(iter(self._groups))))
 
-    def _batch(self, pictures: list[_Picture]) -> None:
-        with _told(pictures):
-            inputs = stacked([picture.prepared.inputs for picture in pictures], self._stages.static_batch)
-            self._network.submit(self._infer, pictures, inputs)
+    def _batch(self, images: list[_Image]) -> None:
+        with _told(images):
+            inputs = stacked([image.prepared.inputs for image in images], self._stages.static_batch)
+            self._network.submit(self._infer, images, inputs)
 
-    def _infer(self, pictures: list[_Picture], inputs: NetworkInputs) -> None:
-        with _told(pictures):
-            self._finisher.submit(self._finish, pictures, self._stages.infer(inputs))
+    def _infer(self, images: list[_Image], inputs: NetworkInputs) -> None:
+        with _told(images):
+            self._finisher.submit(self._finish, images, self._stages.infer(inputs))
 
-    def _finish(self, pictures: list[_Picture], outputs: Any) -> None:
-        with _told(pictures):
-            found = self._stages.finish(outputs, [picture.prepared.geometry for picture in pictures])
-            for picture, detections in zip(pictures, found, strict=True):
-                picture.result.set_result(Prediction(picture.name, picture.prepared.image, detections))
+    def _finish(self, images: list[_Image], outputs: Any) -> None:
+        with _told(images):
+            found = self._stages.finish(outputs, [image.prepared.geometry for image in images])
+            for image, detections in zip(images, found, strict=True):
+                image.result.set_result(Prediction(image.name, image.prepared.image, detections))
 
 
 @contextmanager
-def _told(pictures: Sequence[_Picture]) -> Iterator[None]:
-    """Whatever ends the block early is told to those who wait for the pictures."""
+def _told(images: Sequence[_Image]) -> Iterator[None]:
+    """Whatever ends the block early is told to those who wait for the images."""
     try:
         yield
     except BaseException as e:
-        for picture in pictures:
-            if not picture.result.done():
-                picture.result.set_exception(e)
+        for image in images:
+            if not image.result.done():
+                image.result.set_exception(e)

@@ -1,7 +1,7 @@
-"""The network's outputs -> detections with exact, compact masks at the picture's original size.
+"""The network's outputs -> detections with exact, compact masks at the image's original size.
 
 The references compute masks densely: logits, aligned bilinear x2, sigmoid, aligned bilinear x4, crop to
-the resized picture, bilinear to the original size, > 0.5. Three facts make that cheap without changing it:
+the resized image, bilinear to the original size, > 0.5. Three facts make that cheap without changing it:
 
 * The two steps after the sigmoid are one. Both are bilinear, and the pixels that the second one samples
   include all places where the first one has a knee; so along either axis a pixel of the original lies
@@ -62,7 +62,7 @@ class SlotOutputs(NamedTuple):
 
 
 MaskMaker = Callable[[list[npt.NDArray[np.int64]]], list[Masks]]
-"""Slots to keep of each picture -> their masks."""
+"""Slots to keep of each image -> their masks."""
 
 
 def detections_from_outputs(
@@ -71,9 +71,9 @@ def detections_from_outputs(
     manifest: ModelManifest,
     result_filter: ResultFilter,
 ) -> list[InstanceDetections]:
-    """Detections of each picture of a batch, in original pixels; blank pictures at the end are ignored.
+    """Detections of each image of a batch, in original pixels; blank images at the end are ignored.
 
-    AdelaiDet's models have boxes that reach beyond the picture: they are clipped here, and a detection whose box
+    AdelaiDet's models have boxes that reach beyond the image: they are clipped here, and a detection whose box
     is empty then is dropped.
 
     Raises:
@@ -82,8 +82,8 @@ def detections_from_outputs(
     require_finite(bool(np.isfinite(outputs.mask_logits[: len(geometries)]).all()))
 
     def masks_of(kept: list[npt.NDArray[np.int64]]) -> list[Masks]:
-        pictures = zip(outputs.mask_logits, kept, geometries, strict=False)
-        return [masks_from_logits(logits, slots, geometry) for logits, slots, geometry in pictures]
+        images = zip(outputs.mask_logits, kept, geometries, strict=False)
+        return [masks_from_logits(logits, slots, geometry) for logits, slots, geometry in images]
 
     return detections_with_masks(SlotOutputs(*outputs[:-1]), geometries, manifest, result_filter, masks_of)
 
@@ -96,7 +96,7 @@ def require_finite(finite: bool) -> None:
     """
     if not finite:
         raise BackendError(
-            "the network gives NaN or infinity: its weights, or its precision, overflow on this picture;"
+            "the network gives NaN or infinity: its weights, or its precision, overflow on this image;"
             " check the checkpoint, or run it in float32"
         )
 
@@ -127,7 +127,7 @@ def detections_with_masks(
 def _kept(
     outputs: SlotOutputs, i: int, geometry: ImageGeometry, manifest: ModelManifest, result_filter: ResultFilter
 ) -> tuple[npt.NDArray[np.int64], Float32]:
-    """Slots of picture `i` that become detections, and their boxes in original pixels."""
+    """Slots of image `i` that become detections, and their boxes in original pixels."""
     n = int(outputs.num_detections[i])
     boxes, found = geometry.to_original(outputs.boxes[i, :n]), np.arange(n)
     if manifest.family == "adelaidet":
@@ -143,7 +143,7 @@ def masks_from_logits(logits: npt.NDArray[Any], kept: npt.NDArray[np.int64], geo
     Args:
         logits: `(K, h, w)` at stride 8 of the (batch's) padded size.
         kept: `(n,)` slots.
-        geometry: sizes of the picture.
+        geometry: sizes of the image.
     """
     height, width = (2 * side for side in logits.shape[1:])
     rows = composed_resampling(height, geometry.resized[0], geometry.original[0])
@@ -163,7 +163,7 @@ class Resampling:
     @cached_property
     def places(self) -> Float64:
         """`(original,)` rising: where each pixel lies among the probabilities, from 0 to n - 1."""
-        # the second step samples the resized picture at (pixel + 0.5) * resized / original - 0.5, the first one
+        # the second step samples the resized image at (pixel + 0.5) * resized / original - 0.5, the first one
         # the probabilities at (that - 2) / 4; each holds its first and last value beyond its ends
         resized = (np.arange(self.original) + 0.5) * (self.resized / self.original) - 0.5
         resized = resized.clip(0, self.resized - 1)

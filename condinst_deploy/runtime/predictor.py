@@ -1,4 +1,4 @@
-"""The inference API: a model file and pictures in, detections out."""
+"""The inference API: a model file and images in, detections out."""
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
@@ -10,20 +10,20 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
-from condinst_deploy.closing import Closing
 from condinst_deploy.contract import InstanceDetections, ModelManifest
 from condinst_deploy.errors import ArtifactError, CondInstError, ConfigError
+from condinst_deploy.imaging.decode import SUFFIXES, expand_sources
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.cores import usable_cores
-from condinst_deploy.runtime.images import SUFFIXES, expand_sources
 from condinst_deploy.runtime.pipeline import Prediction, Stages, predicted, predictions
 from condinst_deploy.runtime.postprocess import ResultFilter
-from condinst_deploy.runtime.prepare import InputOptions, preparation
-from condinst_deploy.spelling import did_you_mean
+from condinst_deploy.runtime.preprocessing.factory import InputOptions, preparation
+from condinst_deploy.support.closing import Closing
+from condinst_deploy.support.suggestions import did_you_mean
 
 BACKENDS = {
-    ".engine": "condinst_deploy.runtime.tensorrt_backend:TensorRtBackend",
-    ".plan": "condinst_deploy.runtime.tensorrt_backend:TensorRtBackend",
+    ".engine": "condinst_deploy.runtime.tensorrt.backend:TensorRtBackend",
+    ".plan": "condinst_deploy.runtime.tensorrt.backend:TensorRtBackend",
     ".onnx": "condinst_deploy.runtime.onnxruntime_backend:OnnxRuntimeBackend",
     ".pth": "condinst_deploy.runtime.torch_backend:TorchBackend",
     ".pt": "condinst_deploy.runtime.torch_backend:TorchBackend",
@@ -31,16 +31,16 @@ BACKENDS = {
 """Backend of each kind of file, imported when it is needed."""
 
 WINDOW = 4
-"""How many batches of pictures are held at once, so that equal shapes can be batched out of order."""
+"""How many batches of images are held at once, so that equal shapes can be batched out of order."""
 
 
 class Predictor(Closing):
-    """Runs a model on pictures.
+    """Runs a model on images.
 
     >>> detections = Predictor("model.onnx")(["street.jpg", array])
 
-    Pictures are batched only when their padded shapes are equal: the network's GroupNorm sees the padding,
-    so a picture padded for the sake of another would get slightly other results.
+    Images are batched only when their padded shapes are equal: the network's GroupNorm sees the padding,
+    so an image padded for the sake of another would get slightly other results.
     """
 
     def __init__(
@@ -61,9 +61,9 @@ class Predictor(Closing):
             score_threshold: keep detections whose score (class probability and centerness together) is above it;
                 not below the model's own (`Selection.lowest_score`).
             classes: names or labels to keep, or one; None: all.
-            max_detections: keep the best so many of a picture; it can only lower the model's own.
-            batch_size: pictures per run of the network; None: 1 on a CPU, 8 on a GPU.
-            inputs: how pictures are decoded and resized; None: as the references do it, with one thread for every
+            max_detections: keep the best so many of an image; it can only lower the model's own.
+            batch_size: images per run of the network; None: 1 on a CPU, 8 on a GPU.
+            inputs: how images are decoded and resized; None: as the references do it, with one thread for every
                 eight cores beside a network on the CPU, and with one for each core, 16 at most, beside a GPU.
 
         Raises:
@@ -99,18 +99,18 @@ class Predictor(Closing):
 
     @property
     def batch_size(self) -> int:
-        """How many pictures of equal padded shape the network takes at once."""
+        """How many images of equal padded shape the network takes at once."""
         return self._stages.batch_size
 
     @property
     def window(self) -> int:
-        """How many pictures `stream` forms batches among; what it finds in them does not depend on the others."""
+        """How many images `stream` forms batches among; what it finds in them does not depend on the others."""
         return self._stages.window
 
     @property
-    def ahead(self) -> int:
-        """How many pictures `stream` takes before the first result is there, and holds at a time, at most."""
-        return self._stages.ahead
+    def max_in_flight(self) -> int:
+        """How many images `stream` takes before the first result is there, and holds at a time, at most."""
+        return self._stages.max_in_flight
 
     def __call__(self, images: Any) -> list[InstanceDetections]:
         """Detect instances.
@@ -120,10 +120,10 @@ class Predictor(Closing):
                 `uint8 (3, H, W)` tensor. An empty list is fine.
 
         Returns:
-            One `InstanceDetections` a picture, in order.
+            One `InstanceDetections` an image, in order.
 
         Raises:
-            ImageError: a picture cannot be read (`stream` goes on with the others).
+            ImageError: an image cannot be read (`stream` goes on with the others).
         """
         sources = expand_sources(images)
         if len(sources) == 1:
@@ -132,26 +132,26 @@ class Predictor(Closing):
             return [_detections(prediction) for prediction in found]
 
     def stream(self, images: Iterable[Any] | str | Path) -> Generator[Prediction, None, None]:
-        """Detect instances in pictures as they come; order is kept, and memory is bounded.
+        """Detect instances in images as they come; order is kept, and memory is bounded.
 
-        Decoding, network and postprocessing work at the same time, in threads that begin with the first result and
-        are gone when the generator ends: used up, closed (`contextlib.closing`), or left by an exception. At most
-        `ahead` pictures are held. The iterable is only used in the caller's thread. A result waits until its batch
-        is full, or its `window` or the iterable ends: with `batch_size` 1, for one picture more of a slow source; with
-        more, for up to a window of them and one, as pictures of other padded shapes come between.
+        Decoding, network and postprocessing run at the same time, in threads that start with the first result. They
+        end with the generator: when it is exhausted, closed (`contextlib.closing`) or left by an exception. At most
+        `max_in_flight` images are held. The iterable is only used in the caller's thread. A result waits until its
+        batch is full, its `window` ends or the iterable ends. With `batch_size` 1 that is one more image of a slow
+        source; with more, up to a window and one, because images of other padded shapes come between.
 
-        A picture that cannot be read yields a `Prediction` with its error, and the others go on. What is wrong with
+        An image that cannot be read yields a `Prediction` with its error, and the others go on. What is wrong with
         the model or the iterable is raised, after the results before it.
 
         Args:
-            images: an iterable of pictures, each standing for itself; or one path, folder or pattern.
+            images: an iterable of images, each standing for itself; or one path, folder or pattern.
         """
         if isinstance(images, str | Path):
             images = expand_sources(images)
         if hasattr(images, "shape"):  # an array or a tensor would be taken apart row by row
-            raise ConfigError("stream was given one picture; expected a list or another iterable of pictures")
+            raise ConfigError("stream was given one image; expected a list or another iterable of images")
         if not isinstance(images, Iterable):
-            raise ConfigError(f"stream was given {images!r:.60}; expected pictures to iterate over, or a path")
+            raise ConfigError(f"stream was given {images!r:.60}; expected images to iterate over, or a path")
         yield from predictions(replace(self._stages, enter_thread=_same_gpu(self.backend.device)), images)
 
     def close(self) -> None:
@@ -168,7 +168,7 @@ def load_backend(path: str | Path, device: str = "auto") -> Backend:
     path = Path(path)
     home = BACKENDS.get(path.suffix.lower())
     if home is None:
-        what = "a picture by its name" if path.suffix.lower() in SUFFIXES else "of an unknown kind"
+        what = "an image by its name" if path.suffix.lower() in SUFFIXES else "of an unknown kind"
         raise ArtifactError(f"{path} is {what}; expected a model, a file ending in {', '.join(BACKENDS)}")
     module, name = home.split(":")
     load: Callable[[Path, str], Backend] = getattr(import_module(module), name).load
@@ -208,7 +208,7 @@ def _same_gpu(device: str) -> Callable[[], None] | None:
 
 
 def _workers(device: str) -> int:
-    """Threads that prepare pictures: some 40 a second each, which a network on the same cores does not need."""
+    """Threads that prepare images: some 40 a second each, which a network on the same cores does not need."""
     cores = usable_cores()
     return min(cores, 16) if device.startswith("cuda") else max(1, cores // 8)
 

@@ -13,11 +13,11 @@ from condinst_deploy.errors import DataError
 from condinst_deploy.training.recipe import Recipe
 
 Key = tuple[int, int]
-"""Position in the run's endless row of examples, and index of its picture."""
+"""Position in the run's endless row of examples, and index of its image."""
 
 
 class Examples(Dataset[TrainingExample | DataError]):
-    """The data set's pictures, transformed at random by seed and position."""
+    """The data set's images, transformed at random by seed and position."""
 
     def __init__(self, data: CocoDataset, recipe: Recipe) -> None:
         self._data, self._seed = data, recipe.seed
@@ -37,7 +37,7 @@ class Examples(Dataset[TrainingExample | DataError]):
 
 
 def batch_keys(length: int, batch_size: int, seed: int, first: int, stop: int) -> Iterator[list[Key]]:
-    """Keys of the batches of iterations `first` to `stop - 1`; every epoch is a new order of all pictures."""
+    """Keys of the batches of iterations `first` to `stop - 1`; every epoch is a new order of all images."""
     epoch, order = -1, np.zeros(0, dtype=np.int64)
     for iteration in range(first, stop):
         keys = []
@@ -53,7 +53,7 @@ def batches(data: CocoDataset, recipe: Recipe, first: int) -> Iterator[TrainingB
     """The run's batches from iteration `first` on.
 
     Raises:
-        DataError: a picture cannot be decoded or has another size than annotated.
+        DataError: an image cannot be decoded or has another size than annotated.
     """
     schedule = recipe.schedule
     loader = DataLoader(

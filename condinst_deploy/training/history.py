@@ -1,12 +1,12 @@
-"""What a run has been through: a line of JSON a record, TensorBoard scalars, and a picture of the curves."""
+"""What a run has been through: a line of JSON a record, TensorBoard scalars, and an image of the curves."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from condinst_deploy.atomic import atomic_path
-from condinst_deploy.closing import Closing
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.support.atomic_write import atomic_path
+from condinst_deploy.support.closing import Closing
 
 HISTORY_FILE = "history.jsonl"
 LOSSES = ("cls", "box", "centerness", "mask", "semantic")
@@ -59,7 +59,7 @@ def read_history(path: Path) -> list[Record]:
 
 
 def draw_curves(records: list[Record], path: Path) -> None:
-    """A picture of the losses and of the average precision over the iterations."""
+    """An image of the losses and of the average precision over the iterations."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4), layout="constrained")

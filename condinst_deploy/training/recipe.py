@@ -10,7 +10,7 @@ from condinst_deploy.contract import Family
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.config import CondInstConfig
 from condinst_deploy.model.losses import LossSettings
-from condinst_deploy.recipes import filled, recipe_from_toml
+from condinst_deploy.support.toml_config import filled, recipe_from_toml
 
 PUBLISHED: dict[Family, str] = {"mmdet": "condinst_r50_1x", "adelaidet": "adelaidet_r50_1x"}
 """The recipe that each family's own ones vary."""
@@ -24,15 +24,15 @@ SHARES: dict[str, Callable[[float], float]] = {
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Where the pictures are, below the current directory; or the generated shapes set."""
+    """Where the images are, below the current directory; or the generated shapes set."""
 
     train_annotations: str = ""
     train_images: str = ""
     val_annotations: str = ""
     val_images: str = ""
     shapes: bool = False  # generate the shapes set below `data/shapes` and use it
-    keep_empty: bool = False  # train on pictures without instances, too
-    workers: int = 2  # processes that decode pictures
+    keep_empty: bool = False  # train on images without instances, too
+    workers: int = 2  # processes that decode images
 
     def __post_init__(self) -> None:
         """Check the number of workers.
@@ -136,7 +136,7 @@ class Recipe:
     losses: LossSettings = field(default_factory=LossSettings)
     short_sides: tuple[int, ...] = (640, 672, 704, 736, 768, 800)
     late_short_sides: tuple[int, ...] = ()  # those of the last iterations; none: the same to the end
-    late_iterations: int = 0  # how many of them: most is learnt cheaply from small pictures, outlines from large ones
+    late_iterations: int = 0  # how many of them: most is learnt cheaply from small images, outlines from large ones
     flip: float = 0.5
     seed: int = 0
     evaluate_every: int = 10_000  # iterations; 0: only at the end

@@ -14,16 +14,16 @@ import onnx
 import onnx.inliner
 import torch
 
-from condinst_deploy.engine_manifest import AMPERE, EngineProfile, EngineTensor, FoundPrecision
+from condinst_deploy.contract.engine_manifest import AMPERE, EngineProfile, EngineTensor, FoundPrecision
 from condinst_deploy.errors import ArtifactError, BackendError, ConfigError, EngineError
+from condinst_engines.build_recipe import BuildRecipe
+from condinst_engines.builder_library import Flavour
 from condinst_engines.builder_log import BuilderLog
 from condinst_engines.engine_inspector import found_in_engine, layers_of
-from condinst_engines.flavour import Flavour
 from condinst_engines.monitor import Interruption, OnProgress, Phases, progress_monitor
-from condinst_engines.network import check_precision, check_types, found_in_network, parsed_network, tensors_of
 from condinst_engines.precision import converted
-from condinst_engines.recipe import BuildRecipe
 from condinst_engines.rewrites.plugins import Rewritten, with_plugins
+from condinst_engines.typed_network import check_precision, check_types, found_in_network, parsed_network, tensors_of
 
 if TYPE_CHECKING:
     import tensorrt

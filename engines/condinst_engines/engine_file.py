@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import onnx
 
-from condinst_deploy.atomic import atomic_path
 from condinst_deploy.contract import ModelManifest
-from condinst_deploy.engine_manifest import EngineManifest, host, write_engine
+from condinst_deploy.contract.engine_manifest import EngineManifest, host, write_engine
 from condinst_deploy.errors import ConfigError, EngineError, OutputError
 from condinst_deploy.model.checkpoints import sha256_of
+from condinst_deploy.support.atomic_write import atomic_path
 from condinst_engines.build import (
     BuiltEngine,
     Surroundings,
@@ -24,12 +24,12 @@ from condinst_engines.build import (
     plugin_graph_for_builder,
     targets_of,
 )
-from condinst_engines.flavour import Flavour
+from condinst_engines.build_recipe import SHORT, BuildRecipe
+from condinst_engines.builder_library import Flavour
 from condinst_engines.onnx_input import load_onnx, manifest_of
 from condinst_engines.plugins import register_plugins
 from condinst_engines.plugins.names import LOWEST_CAPABILITY
 from condinst_engines.profiles import profiles_for, remark_on
-from condinst_engines.recipe import SHORT, BuildRecipe
 
 DEFAULT_FOLDER = Path("engines/build")
 """Where engines go, below the current directory."""

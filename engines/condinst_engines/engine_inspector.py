@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from condinst_deploy.engine_manifest import ENGINE_INSPECTOR, EngineManifest, FoundPrecision
+from condinst_deploy.contract.engine_manifest import ENGINE_INSPECTOR, EngineManifest, FoundPrecision
 from condinst_deploy.errors import ArtifactError, BackendError
+from condinst_engines.builder_library import Flavour
 from condinst_engines.builder_log import BuilderLog
-from condinst_engines.flavour import Flavour
 
 if TYPE_CHECKING:
     import tensorrt

@@ -9,10 +9,10 @@ import onnx
 import onnx_ir as ir
 
 from condinst_deploy.contract import MANIFEST_KEY, ModelManifest
-from condinst_deploy.engine_manifest import EngineManifest, read_engine
+from condinst_deploy.contract.engine_manifest import EngineManifest, read_engine
 from condinst_deploy.errors import ArtifactError, BackendError
+from condinst_engines.builder_library import load_flavour
 from condinst_engines.engine_inspector import found_in_engine, layers_of
-from condinst_engines.flavour import load_flavour
 from condinst_engines.node_types import node_names
 from condinst_engines.onnx_input import load_onnx, manifest_of
 

@@ -34,7 +34,7 @@ POLICY = (
     Rule("DynamicMaskHead/*", True, "three small layers, and the widest maps of the network"),
     Rule("normalize/*", False, "the mean of a channel, 123.675, has no close neighbour in bfloat16"),
     Rule("neighbourhoods/*", False, "cells of the maps, from coordinates"),
-    Rule("candidates/*", False, "boxes are clamped to the picture and tested for area: coordinates"),
+    Rule("candidates/*", False, "boxes are clamped to the image and tested for area: coordinates"),
     Rule("candidates.*", False, "locations, decoding, scores and top-k: close scores would tie and change order"),
     Rule("SelectInstances/*", False, "areas overflow float16 above 256x256 px; an IoU near the threshold would flip"),
     Rule("instances/*", False, "gathers boxes and scores, which the contract wants in float32"),

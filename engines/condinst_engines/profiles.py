@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from condinst_deploy.contract import ImageGeometry, ModelManifest
-from condinst_deploy.engine_manifest import EngineProfile, Shape, ShapeRange
+from condinst_deploy.contract.engine_manifest import EngineProfile, Shape, ShapeRange
 from condinst_deploy.errors import ConfigError
-from condinst_engines.recipe import BuildRecipe
+from condinst_engines.build_recipe import BuildRecipe
 
 IMAGES, IMAGE_SIZES = "images", "image_sizes"
 EXAMPLE = "images=1x3x320x320:1x3x800x1344:8x3x1344x1344"
 LARGEST_SIDE = 2**31 - 1
 EVERYDAY_RATIOS = ((3, 1), (16, 9), (4, 3), (1, 1), (3, 4), (9, 16), (1, 3))
-"""Width and height of pictures that a profile should take."""
+"""Width and height of images that a profile should take."""
 
 
 def image_profile(smallest: Shape, usual: Shape, largest: Shape) -> EngineProfile:
@@ -67,11 +67,11 @@ def profiles_for(manifest: ModelManifest, recipe: BuildRecipe, texts: Sequence[s
 def model_profile(manifest: ModelManifest, batches: tuple[int, int, int] = (1, 1, 8)) -> EngineProfile:
     """Every size that the model's own resizing makes, tuned for landscape.
 
-    A long picture's short side can be anything down to the padding, so sides begin there.
+    A long image's short side can be anything down to the padding, so sides begin there.
 
     Args:
         manifest: of the exported file.
-        batches: smallest, usual and largest number of pictures.
+        batches: smallest, usual and largest number of images.
     """
     divisor = manifest.preprocessing.pad_divisor
     short, long = (-(-side // divisor) * divisor for side in _sides(manifest))
@@ -80,18 +80,18 @@ def model_profile(manifest: ModelManifest, batches: tuple[int, int, int] = (1, 1
 
 
 def remark_on(manifest: ModelManifest, recipe: BuildRecipe, profiles: Sequence[EngineProfile]) -> str | None:
-    """What a user should know of the profiles, if anything: that they are not used, or refuse everyday pictures."""
+    """What a user should know of the profiles, if anything: that they are not used, or refuse everyday images."""
     if manifest.static_shape is not None:
         return "the recipe's profiles are not used: the file has fixed shapes" if recipe.profiles else None
     ratios = [(w, h) for w, h in EVERYDAY_RATIOS if not _takes(profiles, _padded(manifest, w, h))]
     if not ratios:
         return None
     left_out = ", ".join(f"{w}:{h} ({'x'.join(str(n) for n in _padded(manifest, w, h))})" for w, h in ratios)
-    return f"the profiles leave out pictures that the model resizes to (HxW): {left_out}; the engine will refuse them"
+    return f"the profiles leave out images that the model resizes to (HxW): {left_out}; the engine will refuse them"
 
 
 def _padded(manifest: ModelManifest, width: int, height: int) -> tuple[int, int]:
-    """What the network gets of a large picture of that aspect ratio."""
+    """What the network gets of a large image of that aspect ratio."""
     return ImageGeometry.of((1000 * height, 1000 * width), manifest.preprocessing).padded
 
 
@@ -121,11 +121,11 @@ def _sides(manifest: ModelManifest) -> tuple[int, int]:
 def _check_shapes(*shapes: Shape) -> None:
     for shape in shapes:
         if len(shape) != 4 or shape[1] != 3 or shape[0] < 1:
-            raise ConfigError(f"{_text(shape)} is not a batch of RGB pictures; expected Bx3xHxW")
+            raise ConfigError(f"{_text(shape)} is not a batch of RGB images; expected Bx3xHxW")
         if any(n > LARGEST_SIDE for n in shape):
             raise ConfigError(f"{_text(shape)} has a number above {LARGEST_SIDE}; a tensor cannot be that large")
         if any(side < 32 or side % 32 for side in shape[2:]):
-            raise ConfigError(f"{_text(shape)} has a side that is not a multiple of 32; pictures are padded to 32")
+            raise ConfigError(f"{_text(shape)} has a side that is not a multiple of 32; images are padded to 32")
     for lower, upper in pairwise(shapes):
         if any(a > b for a, b in zip(lower, upper, strict=True)):
             raise ConfigError(f"{_text(lower)} is above {_text(upper)}; expected MIN <= OPT <= MAX on every axis")

@@ -12,8 +12,8 @@ from rich.markup import escape
 
 from condinst_deploy.cli.command import command_app, terminal
 from condinst_deploy.contract import Family
+from condinst_deploy.contract.artifacts import CHECKPOINT, check_there
 from condinst_deploy.errors import ConfigError
-from condinst_deploy.model_files import CHECKPOINT, check_there
 
 DEFAULT_FOLDER = Path("export/build")
 """Where exported files go, below the current directory."""
@@ -31,7 +31,7 @@ def export(
     ] = None,
     max_detections: Annotated[
         int | None,
-        typer.Option(help="Slots for detections of one picture; fixed in the file. Default: the model's, 100."),
+        typer.Option(help="Slots for detections of one image; fixed in the file. Default: the model's, 100."),
     ] = None,
     score_threshold: Annotated[
         float | None,
@@ -57,7 +57,7 @@ def export(
     """Turn a CondInst checkpoint into one ONNX file, and prove it equal to the PyTorch model.
 
     The file runs in ONNX Runtime as it is and is what engines are built from. It is compared with PyTorch
-    on several pictures and sizes before it gets its name; if they disagree, nothing is written.
+    on several images and sizes before it gets its name; if they disagree, nothing is written.
     """
     started = time.perf_counter()
     shape = _static_shape(static)
@@ -67,10 +67,10 @@ def export(
     # imported here, so that neither --help nor a mistake waits for PyTorch
     import onnx
 
-    from condinst_deploy.atomic import atomic_path
     from condinst_deploy.contract import contiguous_ids
     from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE
     from condinst_deploy.model.checkpoints import load_model
+    from condinst_deploy.support.atomic_write import atomic_path
     from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
     from condinst_export.verify import CaseResult, verify_onnx
 

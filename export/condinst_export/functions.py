@@ -85,8 +85,8 @@ def select_instances_function() -> onnx.FunctionProto:
             sel_scores_by_slot = Squeeze (sel_pick_scores, sel_last_axis)
             sel_kept = Greater (sel_scores_by_slot, sel_zero)
             sel_kept_or_0 = Where (sel_kept, sel_picks_by_slot, sel_0)
-            sel_by_picture = Transpose <perm: ints = [1, 0]> (sel_kept_or_0)
-            sel_indices = Cast <to: int = {onnx.TensorProto.INT32}> (sel_by_picture)
+            sel_by_image = Transpose <perm: ints = [1, 0]> (sel_kept_or_0)
+            sel_indices = Cast <to: int = {onnx.TensorProto.INT32}> (sel_by_image)
             sel_kept_01 = Cast <to: int = {onnx.TensorProto.INT32}> (sel_kept)
             sel_count = ReduceSum <keepdims: int = 0> (sel_kept_01, sel_first_axis)
         }}

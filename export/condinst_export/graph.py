@@ -1,4 +1,4 @@
-"""The network as it is exported: fixed slots, batched over pictures, two operations as nodes of their own.
+"""The network as it is exported: fixed slots, batched over images, two operations as nodes of their own.
 
 It builds on the reference model's modules for everything that is convolution, and writes candidates,
 selection and gathering with static shapes; the reference does the same with ragged lists, so that a
@@ -24,7 +24,7 @@ SCORE_THRESHOLD = "score_threshold"
 
 
 class LevelCandidates(NamedTuple):
-    """The best (location, class) pairs of one level, `n = candidates_per_level` of them, for all pictures."""
+    """The best (location, class) pairs of one level, `n = candidates_per_level` of them, for all images."""
 
     boxes: Tensor  # (B, n, 4) xyxy
     scores: Tensor  # (B, n), 0 where there is no candidate
@@ -108,7 +108,7 @@ class AllCandidates(nn.Module):
         """P3..P7 and sizes before padding -> all candidates, level after level."""
         parts = [part(level, threshold) for level, part in zip(levels, self.levels.values(), strict=True)]
         merged = LevelCandidates(*(torch.cat(field, dim=1) for field in zip(*parts, strict=True)))
-        # AdelaiDet's boxes stay as they are until the picture's original size (runtime/postprocess.py)
+        # AdelaiDet's boxes stay as they are until the image's original size (runtime/postprocess.py)
         return merged if self.family == "adelaidet" else _inside(merged, image_sizes)
 
 
@@ -122,7 +122,7 @@ class CandidatesOfLevel(nn.Module):
         self.stride, self.soi = stride, soi
 
     def forward(self, level: LevelOutputs, threshold: Tensor) -> LevelCandidates:
-        """One level, for all pictures of the batch."""
+        """One level, for all images of the batch."""
         height, width = level.cls_logits.shape[2:]
         centerness = level.centerness.sigmoid()  # (B, 1, h, w)
         rank = level.cls_logits.sigmoid() * (centerness if self.by_product else 1)
@@ -172,7 +172,7 @@ class Neighbourhoods(nn.Module):
 
 
 class ParamsAt(nn.Module):
-    """The controller at the kept points alone: 100 of the 22,400 of a picture of 800x1344.
+    """The controller at the kept points alone: 100 of the 22,400 of an image of 800x1344.
 
     A 3x3 convolution at one point is a product of its weights with the nine cells around the point.
     """
@@ -193,7 +193,7 @@ def _picked(x: Tensor, indices: Tensor, counts: Tensor) -> Tensor:
 
 
 def _inside(candidates: LevelCandidates, image_sizes: Tensor) -> LevelCandidates:
-    """Boxes clamped to the pictures; those without area get the score of no candidate."""
+    """Boxes clamped to the images; those without area get the score of no candidate."""
     sizes = image_sizes.to(torch.float32)[:, None]  # (B, 1, 2) height, width
     limits = torch.cat((sizes.flip(2), sizes.flip(2)), dim=2)  # (B, 1, 4) width, height, width, height
     boxes = candidates.boxes.clamp(min=0).minimum(limits)

@@ -12,13 +12,13 @@ import torch
 from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest, NetworkInputs
 from condinst_deploy.errors import VerificationError
 from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE, Agreement, agreement, merged
+from condinst_deploy.imaging.decode import RGBArray, rgb_from
 from condinst_deploy.model.candidates import ranked_by
 from condinst_deploy.model.checkpoints import LoadedModel
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.runtime.backend import Backend
-from condinst_deploy.runtime.images import RGBArray, rgb_from
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from condinst_deploy.runtime.preprocess import network_inputs
+from condinst_deploy.runtime.preprocessing.batch import network_inputs
 from condinst_deploy.runtime.torch_backend import TorchBackend
 from condinst_export.graph import SCORE_THRESHOLD
 
@@ -28,22 +28,22 @@ FEWEST, MOST = 10, 60
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """Pictures at a size, run as one batch."""
+    """Images at a size, run as one batch."""
 
     name: str
     images: Sequence[RGBArray]
     geometries: Sequence[ImageGeometry]
-    batch: int | None  # a fixed batch is filled up with blank pictures
+    batch: int | None  # a fixed batch is filled up with blank images
 
     @property
     def inputs(self) -> NetworkInputs:
-        """The batch, padded to the largest picture."""
+        """The batch, padded to the largest image."""
         return network_inputs(self.images, self.geometries, self.batch)
 
 
 @dataclass(frozen=True, eq=False)
 class CaseResult:
-    """How far ONNX Runtime and PyTorch agree on a case, and on its pictures one by one."""
+    """How far ONNX Runtime and PyTorch agree on a case, and on its images one by one."""
 
     name: str
     shape: tuple[int, ...]  # (B, 3, H, W)
@@ -66,9 +66,9 @@ class Verification:
 def verify_onnx(
     proto: onnx.ModelProto, model: CondInst, manifest: ModelManifest, on_case: Callable[[CaseResult], None]
 ) -> Verification:
-    """Compare the file with the model at several sizes, singly and in a batch of different pictures.
+    """Compare the file with the model at several sizes, singly and in a batch of different images.
 
-    In a batch every picture must also get what it gets alone at the same padded size. A case in which the
+    In a batch every image must also get what it gets alone at the same padded size. A case in which the
     model finds little, because little passes the threshold, is compared once more with the threshold lowered, on
     both sides alike.
 
@@ -93,7 +93,7 @@ def verify_onnx(
     verification = Verification(tuple(results))
     if verification.total.matched == 0:
         raise VerificationError(
-            "the model finds nothing in the test pictures at any threshold, so nothing could be compared;"
+            "the model finds nothing in the test images at any threshold, so nothing could be compared;"
             " is it trained? No file was written"
         )
     return verification
@@ -119,8 +119,8 @@ def _results(proto: onnx.ModelProto, model: CondInst, manifest: ModelManifest) -
 
 
 def _cases(manifest: ModelManifest) -> Iterator[Case]:
-    """The pictures that come with this package, at sizes for a dynamic or for the fixed shape."""
-    folder = Path(str(files("condinst_export") / "pictures"))
+    """The images that come with this package, at sizes for a dynamic or for the fixed shape."""
+    folder = Path(str(files("condinst_export") / "images"))
     coffee, astronaut = (rgb_from(folder / f"{name}.jpg") for name in ("coffee", "astronaut"))
     static = manifest.static_shape
     if static is not None:
@@ -129,11 +129,11 @@ def _cases(manifest: ModelManifest) -> Iterator[Case]:
         return
     portrait = np.ascontiguousarray(coffee.transpose(1, 0, 2))
     for name, images, side in (
-        ("square picture", [astronaut], 320),
-        ("portrait picture", [portrait], 256),
-        ("smallest picture", [coffee], 32),
-        ("two different pictures", [coffee, astronaut], 320),
-        ("picture at the model's own size", [coffee], None),
+        ("square image", [astronaut], 320),
+        ("portrait image", [portrait], 256),
+        ("smallest image", [coffee], 32),
+        ("two different images", [coffee, astronaut], 320),
+        ("image at the model's own size", [coffee], None),
     ):
         yield Case(name, images, [_geometry(image, manifest, side) for image in images], None)
 

@@ -6,11 +6,11 @@ from typing import Any, ClassVar, Self
 import pytest
 
 from condinst_deploy.benchmarking import measure as measuring
-from condinst_deploy.benchmarking.figures import Distribution, Ratio
 from condinst_deploy.benchmarking.measure import calls_of, measure
 from condinst_deploy.benchmarking.plots import draw_benchmark
-from condinst_deploy.benchmarking.report import memory_line, ratio_rows, remarks, serving_rows, stage_rows
 from condinst_deploy.benchmarking.settings import Settings
+from condinst_deploy.benchmarking.statistics import Distribution, Ratio
+from condinst_deploy.benchmarking.tables import memory_line, ratio_rows, remarks, serving_rows, stage_rows
 
 Asked = tuple[str, str, dict[str, Any]]
 
@@ -67,7 +67,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
     return log
 
 
-def test_two_models_get_every_picture_in_turn_in_changing_order(log: list[Asked]) -> None:
+def test_two_models_get_every_image_in_turn_in_changing_order(log: list[Asked]) -> None:
     settings = Settings(batches=(1,), repeat=3, warmup=1)
     result = measure([Path("fast"), Path("slow")], [], settings, lambda *_: None)
     calls = [(model, arguments["number"]) for model, verb, arguments in log if verb == "call"]
@@ -113,13 +113,13 @@ def test_only_short_calls_beside_another_model_have_an_untimed_one_before_them(l
     assert [arguments["untimed"] for _, verb, arguments in log if verb == "call"] == [0, 0]
 
 
-def test_figures_of_one_model_by_batch_and_concurrency(log: list[Asked]) -> None:
+def test_metrics_of_one_model_by_batch_and_concurrency(log: list[Asked]) -> None:
     settings = Settings(batches=(1, 2), concurrency=(1, 3), repeat=4, warmup=2)
     told: list[int] = []
     result = measure([Path("fast")], [], settings, lambda _, count: told.append(count))
     assert sum(told) == calls_of(1, settings)
-    (figures,) = result.models
-    first, second = figures.stages
+    (metrics,) = result.models
+    first, second = metrics.stages
     # networks of 1, 2, 1, 2 seconds beside 1 second of the rest
     assert (first.calls, first.detections, first.pictures_per_second) == (4, 7, 0.4)
     assert first.stages["network"] == Distribution(1500, 2000, 2000)
@@ -127,17 +127,17 @@ def test_figures_of_one_model_by_batch_and_concurrency(log: list[Asked]) -> None
     assert list(first.stages) == ["pre", "network", "post", "end to end"]
     assert (second.batch, second.pictures_per_second) == (2, 0.5)
     # as many calls for each of three threads: six instead of four
-    assert [(at.batch, at.concurrency, at.calls, at.pictures_per_second) for at in figures.serving] == [
+    assert [(at.batch, at.concurrency, at.calls, at.pictures_per_second) for at in metrics.serving] == [
         (1, 1, 4, 1),
         (1, 3, 6, 3),
         (2, 1, 4, 2),
         (2, 3, 6, 6),
     ]
     assert result.ratios == ()
-    assert list(stage_rows(figures))[1] == ("1", "network", "1500", "2000", "2000", "60%")
-    assert list(serving_rows(figures))[1] == ("1", "3", "3", "1000", "1000", "1000")
-    assert memory_line(figures) == (
-        "host memory: peak 1500 MB, of which 500 MB were Python, PyTorch and the pictures before loading,"
+    assert list(stage_rows(metrics))[1] == ("1", "network", "1500", "2000", "2000", "60%")
+    assert list(serving_rows(metrics))[1] == ("1", "3", "3", "1000", "1000", "1000")
+    assert memory_line(metrics) == (
+        "host memory: peak 1500 MB, of which 500 MB were Python, PyTorch and the images before loading,"
         " and 200 MB came with the model"
     )
 
@@ -154,8 +154,8 @@ def test_remarks_say_what_would_mislead(log: list[Asked], monkeypatch: pytest.Mo
     result = measure([Path("fast"), Path("slow")], [], Settings(repeat=1), lambda *_: None)
     left_out, nothing, different, few, load = remarks(result)
     assert left_out == "left out: b.png cannot be read"
-    assert nothing.startswith("fast found nothing in these pictures")
-    assert different.startswith("the models find 0 and 9 instances a picture")
+    assert nothing.startswith("fast found nothing in these images")
+    assert different.startswith("the models find 0 and 9 instances an image")
     assert few == "p99 of 1 call is about the slowest one; --repeat takes more"
     assert "load 5.5 on 4 cores)" in load
     assert next(ratio_rows(result)) == ("1", "resize and pad", "1.000", "1.000 to 1.000")

@@ -13,7 +13,7 @@ from condinst_deploy.benchmarking.process import ModelProcess
 from condinst_deploy.benchmarking.settings import cores_for
 from condinst_deploy.errors import ArtifactError, BackendError, ConfigError
 
-PICTURES = {"size": [96, 128], "seed": 0}
+IMAGES = {"size": [96, 128], "seed": 0}
 
 
 def test_an_error_comes_back_as_it_was_raised_and_the_process_goes_on(slim_checkpoint: Path, tmp_path: Path) -> None:
@@ -23,10 +23,10 @@ def test_an_error_comes_back_as_it_was_raised_and_the_process_goes_on(slim_check
         process = ModelProcess(slim_checkpoint, cores_for(1))
     with process:
         with pytest.raises(ArtifactError, match=r"nothing\.onnx"):
-            process.ask("load", model="nothing.onnx", device="cpu", pictures=PICTURES, batches=[1])
+            process.ask("load", model="nothing.onnx", device="cpu", images=IMAGES, batches=[1])
         with pytest.raises(ConfigError, match="batch_size is 0"):
-            process.ask("load", model=str(slim_checkpoint), device="cpu", pictures=PICTURES, batches=[0])
-        loaded = process.ask("load", model=str(slim_checkpoint), device="cpu", pictures=PICTURES, batches=[1])
+            process.ask("load", model=str(slim_checkpoint), device="cpu", images=IMAGES, batches=[0])
+        loaded = process.ask("load", model=str(slim_checkpoint), device="cpu", images=IMAGES, batches=[1])
         assert (loaded["backend"], loaded["machine"]["cores"], loaded["machine"]["threads"]) == ("torch", 1, 1)
         memory = process.ask("memory")
         assert 0 < memory["before_loading_mb"] < memory["loaded_mb"] <= memory["peak_mb"]
@@ -51,7 +51,7 @@ def test_gpu_memory_is_what_came_into_use_while_the_model_was_at_work(
     free = iter([1000.0, 900.0, 600.0, 550.0])
     monkeypatch.setattr(memory, "free_device_mb", lambda device: next(free))
     one = worker.Worker()
-    loaded = one.load(str(slim_checkpoint), "cpu", PICTURES, [1])
+    loaded = one.load(str(slim_checkpoint), "cpu", IMAGES, [1])
     assert loaded["first_of_shapes"] == [0]
     one.call(1, 0)
     assert one.memory()["device_in_use_mb"] == 150

@@ -16,10 +16,10 @@ from condinst_deploy.model.mask_head import dynamic_mask_head
 from condinst_deploy.model.operations import REFERENCE
 from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
 from condinst_export.graph import ExportGraph
-from tests.kernels.interpreter import ROOT, interpreted
-from tests.models import SLIM, noise_picture, seeded_model
-from tests.operations import MaskHeadCase, mask_head_cases
 from tests.runtime.test_postprocess import outputs_with
+from tests.support.interpreter import ROOT, interpreted
+from tests.support.models import SLIM, noise_image, seeded_model
+from tests.support.operations import MaskHeadCase, mask_head_cases
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_its_batched_products_are_the_mask_head(benchmark: ModuleType, case: Mas
 
 def test_the_fixed_slots_that_it_times_find_what_the_model_finds() -> None:
     model = seeded_model(SLIM)
-    images = torch.stack([torch.from_numpy(noise_picture(seed, 96, 128)).permute(2, 0, 1) for seed in (3, 4)])
+    images = torch.stack([torch.from_numpy(noise_image(seed, 96, 128)).permute(2, 0, 1) for seed in (3, 4)])
     sizes = torch.tensor([[96, 128], [80, 120]], dtype=torch.int32)
     want = model(images, sizes)
     with torch.no_grad():
@@ -63,7 +63,7 @@ def test_the_fixed_slots_that_it_times_find_what_the_model_finds() -> None:
     torch.testing.assert_close(got.mask_logits[filled], want.mask_logits[filled], atol=1e-3, rtol=1e-4)
 
 
-def test_it_goes_from_pictures_and_from_logits_to_masks_on_both_sides() -> None:
+def test_it_goes_from_images_and_from_logits_to_masks_on_both_sides() -> None:
     """On a CPU with interpreted kernels, called once where a GPU is timed; it checks equality itself."""
     (found,) = interpreted([("benchmark", ())])
     assert found["logits"] == "torch.float16"
@@ -128,7 +128,7 @@ def test_what_is_printed_is_what_is_written(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setattr(benchmark, "measured", lambda: {"float16_peak_tflops": 700})
-    monkeypatch.setattr(benchmark, "bars_of", lambda figures: [])
+    monkeypatch.setattr(benchmark, "targets_of", lambda metrics: [])
     monkeypatch.setattr(sys, "argv", ["gpu", "--out", str(tmp_path / "gpu.json")])
     assert benchmark.main() == 0
     printed = json.loads(capsys.readouterr().out)
@@ -139,13 +139,13 @@ def test_what_is_printed_is_what_is_written(
     assert printed["machine"]["commit"]
 
 
-def test_times_become_the_bars_that_were_asked_for(benchmark: ModuleType) -> None:
+def test_times_become_the_targets_that_were_asked_for(benchmark: ModuleType) -> None:
     def times(ms: float) -> dict[str, Any]:
         return {"graph": {"median_ms": ms}}
 
     ends = {name: {"median_ms": 4.0} for name in ("with_masks_on_the_gpu", "with_masks_on_the_host")}
     network = {"median_ms": 2.5, "share_of_measured_peak": 0.45} | ends
-    bars = benchmark.bars_of(
+    targets = benchmark.targets_of(
         {
             "mask_head": {
                 "K = 100": {"fused": times(0.0199), "speedup_over_grouped_convolution": 4.9},
@@ -155,6 +155,6 @@ def test_times_become_the_bars_that_were_asked_for(benchmark: ModuleType) -> Non
             "network": {"batch 1": network, "batch 8": network},
         }
     )
-    assert [bar.met for bar in bars] == [True, False, False, True, True, False, True, True, None, None]
-    assert bars[0].measured == pytest.approx(19.9)
-    assert bars[5].measured == pytest.approx(1.55)
+    assert [target.met for target in targets] == [True, False, False, True, True, False, True, True, None, None]
+    assert targets[0].measured == pytest.approx(19.9)
+    assert targets[5].measured == pytest.approx(1.55)

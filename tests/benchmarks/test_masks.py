@@ -10,7 +10,7 @@ from benchmarks import masks
 from benchmarks.masks import Case
 
 
-def test_its_set_has_the_extents_that_the_bars_speak_of() -> None:
+def test_its_set_has_the_extents_that_the_targets_speak_of() -> None:
     for original in masks.ORIGINALS:
         case = Case("objects", original)
         logits = case.logits()
@@ -23,7 +23,7 @@ def test_its_set_has_the_extents_that_the_bars_speak_of() -> None:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few instances on one small picture."""
+    """Few instances on one small image."""
     monkeypatch.setattr(masks, "ORIGINALS", {"tiny": (60, 80)})
     monkeypatch.setattr(masks, "INSTANCES", 2)
     monkeypatch.setattr(masks, "MANY", 3)
@@ -32,7 +32,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_it_writes_its_figures_beside_the_bars(
+def test_it_writes_its_metrics_beside_the_targets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "masks.json"
@@ -43,11 +43,11 @@ def test_it_writes_its_figures_beside_the_bars(
     for row in written["rows"]:
         assert row["wrong pixels"] == row["rles unlike pycocotools"] == 0
         assert row["speedup"] > 0
-    bars = {bar["name"]: bar for bar in written["bars"]}
-    assert bars["paste and RLE, objects, tiny: dense / ours"]["bar"] == "at least 20"
+    targets = {target["name"]: target for target in written["targets"]}
+    assert targets["paste and RLE, objects, tiny: dense / ours"]["target"] == "at least 20"
     # of the memory that is given above: as many MB as the name of the kind has letters, for all forms
-    assert bars["peak extra memory, full frame, tiny: ours / dense"]["measured"] == 1
-    assert bars["peak extra memory, full frame, tiny: ours / dense"]["met"] is False
+    assert targets["peak extra memory, full frame, tiny: ours / dense"]["measured"] == 1
+    assert targets["peak extra memory, full frame, tiny: ours / dense"]["met"] is False
     assert "full frame" in capsys.readouterr().out
 
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from benchmarks.network_cpu import Side, bars_of, compact_masks, dense_masks
+from benchmarks.network_cpu import Side, compact_masks, dense_masks, targets_of
 from condinst_deploy.runtime.torch_backend import TorchBackend
-from tests.models import noise_picture
+from tests.support.models import noise_image
 
 
 def test_both_sides_encode_the_same_masks(slim_checkpoint: Path) -> None:
     with TorchBackend.load(slim_checkpoint, "cpu") as backend:
-        inputs, (geometry,) = backend.preprocess([noise_picture(0, 100, 150)])
+        inputs, (geometry,) = backend.preprocess([noise_image(0, 100, 150)])
         outputs = backend.forward(inputs)
         ours, theirs = (encode(backend, outputs, geometry) for encode in (compact_masks, dense_masks))
     assert len(ours) == len(theirs) == outputs.num_detections[0] > 0
@@ -22,14 +22,14 @@ def test_both_sides_encode_the_same_masks(slim_checkpoint: Path) -> None:
         assert np.count_nonzero(coco_mask.decode(one) != coco_mask.decode(other)) <= 2
 
 
-def test_figures_are_medians_of_the_rounds_ratios() -> None:
+def test_metrics_are_medians_of_the_rounds_ratios() -> None:
     network: dict[Side, list[float]] = {
         "eager": [4.0, 2.0, 3.0],
         "eager, channels last": [2.0, 2.0, 2.0],
         "onnxruntime": [2.0, 2.2, 3.0],
         "onnxruntime, sleeping": [4.0, 2.2, 2.0],
     }
-    picture: dict[Side, list[float]] = {"eager": [10.0, 1.0, 4.0], "onnxruntime": [1.0, 1.0, 3.0]}
-    bars = bars_of({"network": network, "picture": picture})
-    assert [bar.measured for bar in bars] == pytest.approx([1.0, 1.1, 1.0, 0.75])
-    assert [bar.met for bar in bars] == [True, None, None, False]
+    image: dict[Side, list[float]] = {"eager": [10.0, 1.0, 4.0], "onnxruntime": [1.0, 1.0, 3.0]}
+    targets = targets_of({"network": network, "image": image})
+    assert [target.measured for target in targets] == pytest.approx([1.0, 1.1, 1.0, 0.75])
+    assert [target.met for target in targets] == [True, None, None, False]

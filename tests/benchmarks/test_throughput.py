@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import input as input_benchmark
 from benchmarks import stream
-from benchmarks.bars import Bar
+from benchmarks.targets import Target
 
 
 def test_shares_are_of_the_same_round() -> None:
@@ -20,15 +20,15 @@ def test_a_folders_throughput_is_asked_to_be_nearly_the_networks() -> None:
     names = (stream.NETWORK, stream.FOLDER, stream.SERIAL, stream.COMMAND)
     shares = dict(zip(names, (1.0, 0.95, 0.8, 0.89), strict=True))
     rows = {name: {"share_of_the_networks_throughput": share} for name, share in shares.items()}
-    bars = stream.bars_of({"batch 1": rows}, [1])
-    assert bars[0] == Bar("folder / network alone, batch 1", 0.95, "", "at least 0.9", True)
-    assert [(bar.measured, bar.met) for bar in bars[1:]] == [(0.89, None), (0.8, None)]
+    targets = stream.targets_of({"batch 1": rows}, [1])
+    assert targets[0] == Target("folder / network alone, batch 1", 0.95, "", "at least 0.9", True)
+    assert [(target.measured, target.met) for target in targets[1:]] == [(0.89, None), (0.8, None)]
 
 
 def test_a_larger_batch_goes_without_the_way_one_after_the_other() -> None:
     share = {"share_of_the_networks_throughput": 1.0}
     rows = {name: share for name in (stream.NETWORK, stream.FOLDER, stream.COMMAND)}
-    names = [bar.name for bar in stream.bars_of({"batch 2": rows}, [2])]
+    names = [target.name for target in stream.targets_of({"batch 2": rows}, [2])]
     assert names == ["folder / network alone, batch 2", "condinst-predict / network alone, batch 2"]
 
 
@@ -74,6 +74,6 @@ def test_ours_is_asked_to_be_as_fast_as_the_fastest_with_the_same_pixels() -> No
         "fastest_equal": "Pillow",
         "candidates": {"Pillow": {"speed_of_ours": 0.85, "speed_of_ours_by_cpu": 0.95}},
     }
-    bars = input_benchmark.bars_of(dict.fromkeys(input_benchmark.ORIGINALS, result))
-    assert [bar.met for bar in bars] == [False, None, None, None]
-    assert bars[1] == Bar("1080p, processor time: speed of ours / Pillow", 0.95, "")
+    targets = input_benchmark.targets_of(dict.fromkeys(input_benchmark.ORIGINALS, result))
+    assert [target.met for target in targets] == [False, None, None, None]
+    assert targets[1] == Target("1080p, processor time: speed of ours / Pillow", 0.95, "")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.models import noise_picture
+from tests.support.models import noise_image
 
 COMMAND = (sys.executable, "-c", "from condinst_deploy.cli.benchmark import main; main()")
 QUICK = ("--device", "cpu", "--threads", "1", "--repeat", "2", "--warmup", "1")
@@ -30,18 +30,18 @@ def error_line(done: subprocess.CompletedProcess[str]) -> str:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     folder = tmp_path / "pictures"
     folder.mkdir()
     for seed, size in enumerate(((128, 200), (90, 60), (128, 200))):
-        Image.fromarray(noise_picture(seed, *size)).save(folder / f"{seed}.png")
+        Image.fromarray(noise_image(seed, *size)).save(folder / f"{seed}.png")
     return folder
 
 
-def test_two_models_on_given_pictures_as_json_and_as_a_plot(
-    slim_checkpoint: Path, slim_onnx: Path, pictures: Path, tmp_path: Path
+def test_two_models_on_given_images_as_json_and_as_a_plot(
+    slim_checkpoint: Path, slim_onnx: Path, images: Path, tmp_path: Path
 ) -> None:
-    (pictures / "broken.png").write_bytes(b"no picture")
+    (images / "broken.png").write_bytes(b"no image")
     settings = ("--batch", "1,2", "--concurrency", "1,2", "--json", "--plot", "plots/a.png")
     done = benchmark("pictures", "--model", slim_onnx, "--against", slim_checkpoint, *QUICK, *settings, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -76,11 +76,11 @@ def test_two_models_on_given_pictures_as_json_and_as_a_plot(
         assert min(plot.size) > 200
 
 
-def test_one_model_on_generated_pictures_as_tables(slim_checkpoint: Path, tmp_path: Path) -> None:
+def test_one_model_on_generated_images_as_tables(slim_checkpoint: Path, tmp_path: Path) -> None:
     done = benchmark("--model", slim_checkpoint, "--size", "160x96", *QUICK, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"{slim_checkpoint}: torch, float32" in done.stdout
-    for words in ("resize and pad", "network", "masks and RLE", "end to end", "pictures/s", "host memory: peak"):
+    for words in ("resize and pad", "network", "masks and RLE", "end to end", "images/s", "host memory: peak"):
         assert words in done.stdout
     assert "decode" not in done.stdout
     assert "note: p99 of 2 calls" in done.stdout
@@ -92,17 +92,17 @@ def test_one_model_on_generated_pictures_as_tables(slim_checkpoint: Path, tmp_pa
     [
         (("--model", "{model}", "--against", "none.onnx"), "no model at none.onnx"),
         (("none*.jpg", "--model", "{model}"), "nothing matches none*.jpg"),
-        (("missing.jpg", "--model", "{model}"), "no picture at missing.jpg"),
-        (("{model}", "--model", "{model}"), "none of the 1 pictures can be read; the first: "),
+        (("missing.jpg", "--model", "{model}"), "no image at missing.jpg"),
+        (("{model}", "--model", "{model}"), "none of the 1 images can be read; the first: "),
         (("--model", "{model}", "--batch", "1;2"), "--batch is '1;2'; expected whole numbers"),
         (("--model", "{model}", "--concurrency", "0"), "concurrency is 0; expected numbers of at least 1"),
         (("--model", "{model}", "--size", "big"), "--size is 'big'; expected WIDTHxHEIGHT"),
         (("--model", "{model}", "--threads", "4096"), "--threads is 4096; this process may use"),
-        (("--model", "{model}", "--plot", "a.svg"), "--plot is a.svg; expected the name of a picture"),
+        (("--model", "{model}", "--plot", "a.svg"), "--plot is a.svg; expected the name of an image"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(
-    arguments: tuple[str, ...], reason: str, pictures: Path, slim_checkpoint: Path, tmp_path: Path
+    arguments: tuple[str, ...], reason: str, images: Path, slim_checkpoint: Path, tmp_path: Path
 ) -> None:
     before = sorted(tmp_path.rglob("*"))
     filled_in = [argument.format(model=slim_checkpoint) for argument in arguments]

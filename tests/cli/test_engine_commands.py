@@ -14,13 +14,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from condinst_deploy.engine_manifest import manifest_path, read_engine
+from condinst_deploy.contract.engine_manifest import manifest_path, read_engine
 from condinst_engines.cli.build_engine import main as build_engine
 from condinst_engines.cli.compare import main as compare
 from condinst_engines.cli.inspect import main as inspect
 from condinst_engines.precision import converted
-from tests.graphs import small_network
-from tests.models import SLIM, manifest_of, noise_picture
+from tests.support.graphs import small_network
+from tests.support.models import SLIM, manifest_of, noise_image
 
 SMALL_PROFILE = "1x3x32x32:1x3x64x96:2x3x64x96"
 
@@ -214,14 +214,14 @@ def test_a_file_that_cannot_be_described_is_said(name: str, reason: str, tmp_pat
     assert reason in error_of(run(inspect, tmp_path / name))
 
 
-def test_two_files_are_compared_on_pictures(folder: Path) -> None:
+def test_two_files_are_compared_on_images(folder: Path) -> None:
     source = folder / "export/build/small.onnx"
     onnx.save(converted(onnx.load(str(source)), "float16"), "half.onnx")
     for seed in range(2):
-        Image.fromarray(noise_picture(seed, 40, 60)).save(f"{seed}.png")
+        Image.fromarray(noise_image(seed, 40, 60)).save(f"{seed}.png")
     result = run(compare, source, "half.onnx", "--images", "*.png", "--top", "3")
     assert result.exit_code == 0, result.output
-    assert "2 pictures" in result.stdout
+    assert "2 images" in result.stdout
     values = json.loads(run(compare, source, "half.onnx", "--images", "0.png", "--json").stdout)
     assert values["detections"] is None  # the small network has boxes alone
     assert values["tensors"][0]["name"] == "boxes"
@@ -237,13 +237,13 @@ def test_a_file_that_overflows_ends_with_1(folder: Path) -> None:
         weight = onnx.numpy_helper.to_array(entry) * np.float32(10_000)
         entry.CopyFrom(onnx.numpy_helper.from_array(weight.astype(np.float32), entry.name))
     onnx.save(converted(proto, "float16"), "half.onnx")
-    Image.fromarray(noise_picture(0, 40, 60)).save("0.png")
+    Image.fromarray(noise_image(0, 40, 60)).save("0.png")
     result = run(compare, source, "half.onnx", "--images", "0.png")
     assert result.exit_code == 1
     assert "tensors of half.onnx are not finite" in result.stderr
 
 
-def test_pictures_that_are_missing_are_said(folder: Path) -> None:
+def test_images_that_are_missing_are_said(folder: Path) -> None:
     source = folder / "export/build/small.onnx"
     assert "none.png" in error_of(run(compare, source, source, "--images", "none.png"))
 

@@ -19,8 +19,8 @@ from condinst_deploy.evaluation.sources import results_path, unique_names
 from condinst_deploy.model.checkpoints import save_model
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_deploy.runtime.torch_backend import TorchBackend
-from tests import small_coco
-from tests.models import SLIM, manifest_of, noise_picture, seeded_model
+from tests.support import small_coco
+from tests.support.models import SLIM, manifest_of, noise_image, seeded_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,12 +30,12 @@ SIZES = ((120, 200), (90, 110))
 
 @pytest.fixture
 def data(tmp_path: Path) -> tuple[Path, Path]:
-    """Pictures of two sizes with the slim model's three classes, in an order that is not the ids'."""
+    """Images of two sizes with the slim model's three classes, in an order that is not the ids'."""
     (tmp_path / "pictures").mkdir()
     images, annotations = [], []
     for i in range(COUNT, 0, -1):
         height, width = SIZES[i % 2]
-        Image.fromarray(noise_picture(i, height, width)).save(tmp_path / "pictures" / f"{i}.png")
+        Image.fromarray(noise_image(i, height, width)).save(tmp_path / "pictures" / f"{i}.png")
         images.append({"id": i, "file_name": f"{i}.png", "height": height, "width": width})
         entry = small_coco.annotation(i, i, 10 + i % 3, (10, 10, 60, 60))
         annotations.append(entry)
@@ -60,11 +60,11 @@ def run(data: tuple[Path, Path], *arguments: str | Path) -> Result:
     return evaluate("--annotations", data[0], "--images", data[1], "--device", "cpu", *arguments)
 
 
-def figures(out: Path = Path("evaluation")) -> Any:
+def metrics(out: Path = Path("evaluation")) -> Any:
     return json.loads((out / "figures.json").read_text())
 
 
-def test_two_models_give_a_table_figures_results_and_a_report(
+def test_two_models_give_a_table_metrics_results_and_a_report(
     data: tuple[Path, Path], slim_checkpoint: Path, slim_onnx: Path
 ) -> None:
     done = run(data, "--model", slim_checkpoint, "--model", slim_onnx, "--gate", "0.1", "--per-class")
@@ -73,7 +73,7 @@ def test_two_models_give_a_table_figures_results_and_a_report(
     assert "class b mask AP" in done.stdout
     assert "100.00 % of the detections matched" in done.stdout
     assert "gate passed" in done.stderr
-    told = figures()
+    told = metrics()
     assert [side["name"] for side in told["sides"]] == ["slim.pth", "slim.onnx"]
     assert [side["note"] for side in told["sides"]] == ["torch on cpu, float32", "onnxruntime on cpu, float32"]
     assert told["gate"] == {"limit": 0.1, "passed": True, "failures": []}
@@ -89,7 +89,7 @@ def test_two_models_give_a_table_figures_results_and_a_report(
 
 def test_json_alone_is_on_standard_output(data: tuple[Path, Path], slim_checkpoint: Path) -> None:
     done = run(data, "--model", slim_checkpoint, "--json", "--limit", "2", "--out", "new/folder")
-    assert json.loads(done.stdout) == figures(Path("new/folder"))
+    assert json.loads(done.stdout) == metrics(Path("new/folder"))
     assert json.loads(done.stdout)["pictures"] == 2
     assert json.loads(done.stdout)["comparisons"] == []
 
@@ -98,7 +98,7 @@ class Stop:
     """Interrupts the network at its n-th run, and counts."""
 
     def __init__(self, at: int | None) -> None:
-        self.at, self.runs, self.pictures = at, 0, 0
+        self.at, self.runs, self.images = at, 0, 0
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def stop(monkeypatch: pytest.MonkeyPatch) -> Stop:
             if state.runs == state.at:
                 raise KeyboardInterrupt
             state.runs += 1
-            state.pictures += len(inputs.images)
+            state.images += len(inputs.images)
             return forward(self, inputs)
 
         monkeypatch.setattr(backend, "forward", counted)
@@ -125,23 +125,23 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_numbers(
     monkeypatch.setattr("condinst_deploy.runtime.predictor.WINDOW", 2)
     arguments = ("--model", slim_checkpoint, "--batch-size", str(batch_size))
     assert run(data, *arguments, "--out", "whole").exit_code == 0
-    whole, stop.runs, stop.pictures = stop.pictures, 0, 0
+    whole, stop.runs, stop.images = stop.images, 0, 0
     assert whole == COUNT
-    stop.at = 4 if batch_size == 1 else 3  # a window of four pictures of two sizes is three runs or less
+    stop.at = 4 if batch_size == 1 else 3  # a window of four images of two sizes is three runs or less
     done = run(data, *arguments, "--out", "parts")
     assert done.exit_code == 130
     assert "the same command goes on" in done.stderr
     assert not Path("parts/figures.json").exists()
     kept = 4
-    stop.at, stop.runs, stop.pictures = None, 0, 0
+    stop.at, stop.runs, stop.images = None, 0, 0
     done = run(data, *arguments, "--out", "parts")
     assert done.exit_code == 0
-    assert f"{kept} of {COUNT} pictures were finished before" in done.stderr
-    assert stop.pictures == COUNT - kept
-    told = f"; {kept} of {COUNT} pictures from the journal"
+    assert f"{kept} of {COUNT} images were finished before" in done.stderr
+    assert stop.images == COUNT - kept
+    told = f"; {kept} of {COUNT} images from the journal"
     assert Path("parts/slim.pth.results.json").read_bytes() == Path("whole/slim.pth.results.json").read_bytes()
     assert Path("parts/report.html").read_text().replace(told, "") == Path("whole/report.html").read_text()
-    a, b = figures(Path("whole")), figures(Path("parts"))
+    a, b = metrics(Path("whole")), metrics(Path("parts"))
     assert (a["sides"][0].pop("pictures_from_journal"), b["sides"][0].pop("pictures_from_journal")) == (0, kept)
     assert b["sides"][0].pop("note") == a["sides"][0].pop("note") + told
     a["sides"][0].pop("results")
@@ -151,25 +151,25 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_numbers(
 
 def test_only_a_new_model_is_run(data: tuple[Path, Path], slim_checkpoint: Path, slim_onnx: Path, stop: Stop) -> None:
     run(data, "--model", slim_checkpoint)
-    assert stop.pictures == COUNT
+    assert stop.images == COUNT
     run(data, "--model", slim_checkpoint, "--model", slim_onnx)
-    assert stop.pictures == 2 * COUNT
+    assert stop.images == 2 * COUNT
     run(data, "--model", slim_checkpoint, "--model", slim_onnx)
-    assert stop.pictures == 2 * COUNT
-    Image.fromarray(noise_picture(99, *SIZES[1])).save(data[1] / "3.png")  # a picture was replaced
+    assert stop.images == 2 * COUNT
+    Image.fromarray(noise_image(99, *SIZES[1])).save(data[1] / "3.png")  # an image was replaced
     run(data, "--model", slim_checkpoint)
-    assert stop.pictures == 3 * COUNT - 4  # those before it, 7 to 4, are as they were
+    assert stop.images == 3 * COUNT - 4  # those before it, 7 to 4, are as they were
 
 
-def test_the_pictures_of_a_limited_run_are_not_run_again(
+def test_the_images_of_a_limited_run_are_not_run_again(
     data: tuple[Path, Path], slim_checkpoint: Path, stop: Stop
 ) -> None:
     assert run(data, "--model", slim_checkpoint, "--limit", "4").exit_code == 0
-    assert stop.pictures == 4
-    assert f"4 of {COUNT} pictures were finished before" in run(data, "--model", slim_checkpoint).stderr
-    assert stop.pictures == COUNT
+    assert stop.images == 4
+    assert f"4 of {COUNT} images were finished before" in run(data, "--model", slim_checkpoint).stderr
+    assert stop.images == COUNT
     run(data, "--model", slim_checkpoint, "--limit", "2")
-    assert stop.pictures == COUNT
+    assert stop.images == COUNT
 
 
 def test_what_was_run_by_other_code_is_run_again(
@@ -178,17 +178,17 @@ def test_what_was_run_by_other_code_is_run_again(
     run(data, "--model", slim_checkpoint)
     monkeypatch.setattr("condinst_deploy.evaluation.provenance.code_digest", lambda package: "changed")
     run(data, "--model", slim_checkpoint)
-    assert stop.pictures == 2 * COUNT
-    assert figures()["sides"][0]["pictures_from_journal"] == 0
+    assert stop.images == 2 * COUNT
+    assert metrics()["sides"][0]["pictures_from_journal"] == 0
     run(data, "--model", slim_checkpoint)
-    assert stop.pictures == 2 * COUNT
-    side = figures()["sides"][0]
+    assert stop.images == 2 * COUNT
+    side = metrics()["sides"][0]
     assert (side["pictures_from_journal"], side["note"]) == (
         COUNT,
-        "torch on cpu, float32; 7 of 7 pictures from the journal",
+        "torch on cpu, float32; 7 of 7 images from the journal",
     )
     run(data, "--model", slim_checkpoint, "--fresh")
-    assert stop.pictures == 3 * COUNT
+    assert stop.images == 3 * COUNT
     stop.at = stop.runs
     assert "the same command without --fresh goes on" in run(data, "--model", slim_checkpoint, "--fresh").stderr
 
@@ -205,14 +205,14 @@ def test_the_digest_of_the_code_follows_every_python_file(tmp_path: Path) -> Non
     assert digests[2] == digests[3]
 
 
-def test_figures_say_what_they_depend_on(data: tuple[Path, Path], slim_checkpoint: Path) -> None:
+def test_metrics_say_what_they_depend_on(data: tuple[Path, Path], slim_checkpoint: Path) -> None:
     run(data, "--model", slim_checkpoint, "--batch-size", "2", "--score-threshold", "0.4")
-    settings = figures()["sides"][0]["settings"]
+    settings = metrics()["sides"][0]["settings"]
     assert settings["model"] == {"file": "slim.pth", "sha256": hashlib.sha256(slim_checkpoint.read_bytes()).hexdigest()}
     assert (settings["batch_size"], settings["score_threshold"]) == (2, 0.4)
     assert settings["versions"]["torch"] == version("torch")
     assert {"onnxruntime", "tensorrt-rtx"} < settings["versions"].keys()
-    assert figures()["versions"]["pycocotools"] == version("pycocotools")
+    assert metrics()["versions"]["pycocotools"] == version("pycocotools")
 
 
 def test_what_is_to_be_read_is_not_written_over(data: tuple[Path, Path], slim_checkpoint: Path, stop: Stop) -> None:
@@ -221,15 +221,15 @@ def test_what_is_to_be_read_is_not_written_over(data: tuple[Path, Path], slim_ch
     old.write_text("[]")  # as if another version had found nothing
     Path("link.json").symlink_to(old)
     for given in (old, "link.json", "evaluation/report.html", "evaluation/figures.json"):
-        before, stop.pictures = Path(given).read_bytes(), 0
+        before, stop.images = Path(given).read_bytes(), 0
         done = run(data, "--model", slim_checkpoint, "--results", given, "--gate", "0.1")
-        assert (done.exit_code, stop.pictures) == (1, 0)
+        assert (done.exit_code, stop.images) == (1, 0)
         assert f"error: {given} is to be read, and this evaluation would write over it" in done.stderr
         assert Path(given).read_bytes() == before
     moved = old.rename("old.json")
     done = run(data, "--model", slim_checkpoint, "--results", moved)
     assert done.exit_code == 0
-    assert figures()["sides"][1]["detections"] == 0
+    assert metrics()["sides"][1]["detections"] == 0
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_what_is_to_be_read_is_not_written_over(data: tuple[Path, Path], slim_ch
         (("--fast",), "--fast needs faster-coco-eval"),
     ],
 )
-def test_what_cannot_work_is_said_before_the_first_picture(
+def test_what_cannot_work_is_said_before_the_first_image(
     second: tuple[str, ...],
     message: str,
     data: tuple[Path, Path],
@@ -256,18 +256,18 @@ def test_what_cannot_work_is_said_before_the_first_picture(
     save_model(Path("other.pth"), seeded_model(two), names)
     Path("bad.json").write_text(json.dumps([{"image_id": 1, "category_id": 10, "bbox": [0, 0, 9, 9], "score": "much"}]))
     done = run(data, "--model", slim_checkpoint, *second)
-    assert (done.exit_code, stop.pictures) == (1, 0)
+    assert (done.exit_code, stop.images) == (1, 0)
     assert message in done.stderr
 
 
-def test_fast_gives_the_same_figures(tmp_path: Path) -> None:
+def test_fast_gives_the_same_metrics(tmp_path: Path) -> None:
     pytest.importorskip("faster_coco_eval")
     annotations, _ = small_coco.written(tmp_path)
     Path("r.json").write_text(json.dumps(small_coco.results()))
     told = []
     for extra in ((), ("--fast",)):
         assert evaluate("--annotations", annotations, "--results", "r.json", *extra).exit_code == 0
-        told.append(figures())
+        told.append(metrics())
     assert told[1]["versions"]["faster-coco-eval"] is not None
     for kind in ("box", "mask"):
         assert told[1]["sides"][0][kind] == pytest.approx(told[0]["sides"][0][kind], abs=1e-10)
@@ -284,12 +284,12 @@ def test_three_sides_with_one_file_name_have_results_and_progress_of_their_own(
     done = run(data, *(argument for model in models for argument in ("--model", model)), "--gate", "0")
     assert done.exit_code == 0, done.output
     names = ["x/a.pth", "y/a.pth", "x_a.pth (3)"]
-    assert [side["name"] for side in figures()["sides"]] == names
-    assert len({side["results"] for side in figures()["sides"]}) == 3
-    assert [comparison["name"] for comparison in figures()["comparisons"]] == names[1:]
+    assert [side["name"] for side in metrics()["sides"]] == names
+    assert len({side["results"] for side in metrics()["sides"]}) == 3
+    assert [comparison["name"] for comparison in metrics()["comparisons"]] == names[1:]
     lines = done.stderr.splitlines()
     assert f"x/a.pth: 1 of {COUNT}" in lines
-    assert f"y/a.pth: {COUNT} of {COUNT} pictures were finished before" in lines
+    assert f"y/a.pth: {COUNT} of {COUNT} images were finished before" in lines
     assert f"x_a.pth (3): agreement: {COUNT} of {COUNT}" in lines
 
 
@@ -302,7 +302,7 @@ def test_the_gate_fails_where_masks_cannot_be_compared(tmp_path: Path) -> None:
     done = evaluate(*command, "masks.json", "--results", "boxes.json")
     assert done.exit_code == 1
     told = "boxes.json: no mask AP could be compared, for its results have none; the reference has"
-    assert figures()["gate"]["failures"] == [told]
+    assert metrics()["gate"]["failures"] == [told]
     assert f"gate failed: {told}" in done.stderr
     assert told in Path("evaluation/report.html").read_text()
     done = evaluate(*command, "boxes.json", "--results", "masks.json")
@@ -331,7 +331,7 @@ def test_results_files_from_anywhere_with_a_gate(tmp_path: Path) -> None:
         "gate failed: bad.json: box AP75 is 33.50, -33.33 from the reference's 66.83",
         "gate failed: bad.json: box AP medium is 35.00, -50.00 from the reference's 85.00",
     ]
-    assert figures()["gate"]["passed"] is False
+    assert metrics()["gate"]["passed"] is False
     assert evaluate(*command, "--gate", "50").exit_code == 0
     assert evaluate(*command).exit_code == 0
     same = evaluate("--annotations", annotations, "--results", "good.json", "--results", "good.json", "--gate", "0")
@@ -342,11 +342,11 @@ def test_the_score_threshold_holds_for_results_files_too(tmp_path: Path) -> None
     annotations, _ = small_coco.written(tmp_path)
     Path("r.json").write_text(json.dumps(small_coco.results()))
     evaluate("--annotations", annotations, "--results", "r.json", "--score-threshold", "0.65")
-    assert figures()["sides"][0]["detections"] == 4
+    assert metrics()["sides"][0]["detections"] == 4
 
 
 def test_cocos_own_ids_are_in_the_results(tmp_path: Path) -> None:
-    from condinst_deploy.coco_classes import COCO_CLASSES
+    from condinst_deploy.contract.coco_classes import COCO_CLASSES
 
     config = replace(SLIM, num_classes=80)
     manifest = replace(manifest_of(config), class_names=tuple(COCO_CLASSES.values()))
@@ -359,7 +359,7 @@ def test_cocos_own_ids_are_in_the_results(tmp_path: Path) -> None:
     values["annotations"] = [small_coco.annotation(1, 139, 90, (10, 10, 60, 60))]
     annotations, images = small_coco.written(tmp_path, values)
     for i, path in enumerate(sorted(images.iterdir())):
-        Image.fromarray(noise_picture(i, 200, 160)).save(path)
+        Image.fromarray(noise_image(i, 200, 160)).save(path)
     done = run((annotations, images), "--model", "coco.pth")
     assert done.exit_code == 0, done.output
     entries = json.loads(Path("evaluation/coco.pth.results.json").read_text())
@@ -372,7 +372,7 @@ def test_cocos_own_ids_are_in_the_results(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ((), "nothing to evaluate: name models with --model, or results files with --results"),
-        (("--model", "{model}", "--images", "nowhere"), "no folder of pictures at nowhere"),
+        (("--model", "{model}", "--images", "nowhere"), "no folder of images at nowhere"),
         (("--model", "{model}"), "--images is missing"),
         (("--model", "{model}", "--images", "pictures", "--gate", "0.1"), "name at least one more"),
         (("--results", "a.json", "--results", "b.json", "--gate", "-1"), "--gate is -1; expected 0 to 100 AP points"),
@@ -403,16 +403,16 @@ def test_a_models_other_classes_are_one_line(tmp_path: Path, slim_checkpoint: Pa
     assert "only the model has class a, class b, class c; only the data has person, stop sign" in done.stderr
 
 
-def test_a_picture_of_another_size_or_that_cannot_be_read_is_named(
+def test_an_image_of_another_size_or_that_cannot_be_read_is_named(
     data: tuple[Path, Path], slim_checkpoint: Path
 ) -> None:
     Image.new("RGB", (64, 64)).save(data[1] / "5.png")
     done = run(data, "--model", slim_checkpoint)
-    assert "5.png is 64x64, but picture 5 of" in done.stderr
-    (data[1] / "5.png").write_text("no picture")
+    assert "5.png is 64x64, but image 5 of" in done.stderr
+    (data[1] / "5.png").write_text("no image")
     done = run(data, "--model", slim_checkpoint)
     assert (done.exit_code, done.stderr.count("error:")) == (1, 1)
-    assert "5.png is not a picture in a known format" in done.stderr
+    assert "5.png is not an image in a known format" in done.stderr
 
 
 def test_wrong_usage_exits_with_two() -> None:

@@ -20,15 +20,15 @@ from condinst_deploy.model.checkpoints import save_model, sha256_of
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_export import onnx_file, verify
 from condinst_export.cli import main
-from tests.adelaidet_names import adelaidet_state_of
-from tests.models import (
+from tests.support.adelaidet_names import adelaidet_state_of
+from tests.support.models import (
     GOLDEN,
-    PICTURES,
+    IMAGES,
     SLIM,
     SLIM_ADELAIDET,
     adelaidet_detections,
     manifest_of,
-    noise_picture,
+    noise_image,
     seeded_model,
 )
 
@@ -148,9 +148,9 @@ def test_a_fixed_shape_is_fixed_and_predicts_as_the_model_does(exported: Exporte
     config = replace(TINY, selection=selection)
     save_model(tmp_path / "reference.pth", seeded_model(config), manifest_of(config))
     # the whole fixed shape, so that there is no padding that the other does not have
-    pictures = [noise_picture(seed, 128, 224) for seed in range(2)]
+    images = [noise_image(seed, 128, 224) for seed in range(2)]
     with Predictor(tmp_path / "reference.pth", device="cpu") as reference, Predictor(path, device="cpu") as predictor:
-        for want, have in zip(reference(pictures), predictor(pictures), strict=True):
+        for want, have in zip(reference(images), predictor(images), strict=True):
             assert len(want) == 5
             assert agreement(want, have).within(ONNX_TOLERANCE), str(agreement(want, have))
             assert set(have.names) <= {"ant", "bee", "sea cow"}
@@ -191,7 +191,7 @@ def test_adelaidets_r50_is_exported_and_detects_what_adelaidet_does(adelaidet_ch
     assert done.returncode == 0, done.stderr
     golden = np.load(GOLDEN / "adelaidet" / "coffee_seed0.npz")
     with Predictor(done.stdout.strip(), device="cpu") as predictor:
-        (found,) = predictor([PICTURES / "coffee.png"])
+        (found,) = predictor([IMAGES / "coffee.png"])
     result = agreement(adelaidet_detections(golden, 0), found)
     assert result.reference_count > 70
     assert result.within(ONNX_TOLERANCE), result

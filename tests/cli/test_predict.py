@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 
 from condinst_deploy.cli.predict import _overlay_names
 from condinst_deploy.runtime.predictor import Predictor
-from tests.models import noise_picture
+from tests.support.models import noise_image
 
 COMMAND = Path(sys.executable).parent / "condinst-predict"
 SIZES = {"a.png": (128, 200), "b.bmp": (90, 60), "c.png": (100, 300)}
@@ -44,15 +44,15 @@ def loaded(path: Path) -> Any:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     folder = tmp_path / "pictures"
     folder.mkdir()
     for seed, (name, size) in enumerate(SIZES.items()):
-        Image.fromarray(noise_picture(seed, *size)).save(folder / name)
+        Image.fromarray(noise_image(seed, *size)).save(folder / name)
     return folder
 
 
-def test_a_folder_becomes_overlays_and_coco_results(pictures: Path, slim_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_folder_becomes_overlays_and_coco_results(images: Path, slim_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "results" / "overlays").mkdir(parents=True)
     for name in ("a.jpg", "earlier.jpg"):  # of a run before: one is replaced, one stays
         (tmp_path / "results" / "overlays" / name).write_text("earlier")
@@ -70,18 +70,18 @@ def test_a_folder_becomes_overlays_and_coco_results(pictures: Path, slim_checkpo
         for i, (name, (height, width)) in enumerate(SIZES.items(), start=1)
     ]
     with Predictor(slim_checkpoint, device="cpu") as predictor:
-        expected = predictor(pictures)
+        expected = predictor(images)
         categories = [{"id": i, "name": f"class {n}"} for i, n in zip((1, 2, 3), "abc", strict=True)]
     results = loaded(out / "detections.json")
     assert [entry["image_id"] for entry in results] == [
         i for i, d in enumerate(expected, start=1) for _ in range(len(d))
     ]
-    assert done.stdout == f"{len(results)} detections in 3 pictures, 0 skipped: {out}\n"
+    assert done.stdout == f"{len(results)} detections in 3 images, 0 skipped: {out}\n"
     assert f"{slim_checkpoint} (condinst-deploy checkpoint, ResNet-50, 3 classes): torch on cpu" in done.stderr
 
-    truth = COCO(str(out / "images.json"))
-    assert truth.loadCats(truth.getCatIds()) == categories
-    coco = truth.loadRes(str(out / "detections.json"))
+    ground_truth = COCO(str(out / "images.json"))
+    assert ground_truth.loadCats(ground_truth.getCatIds()) == categories
+    coco = ground_truth.loadRes(str(out / "detections.json"))
     for i, detections in enumerate(expected, start=1):
         entries = coco.loadAnns(coco.getAnnIds(imgIds=[i]))
         np.testing.assert_allclose([e["score"] for e in entries], detections.scores, atol=2e-5)
@@ -93,9 +93,9 @@ def test_a_folder_becomes_overlays_and_coco_results(pictures: Path, slim_checkpo
             assert (overlay.format, overlay.size) == ("JPEG", (width, height))
 
 
-def test_an_exported_model_with_options_and_pictures_named_by_numbers(slim_onnx: Path, tmp_path: Path) -> None:
+def test_an_exported_model_with_options_and_images_named_by_numbers(slim_onnx: Path, tmp_path: Path) -> None:
     for name in ("000000000042.png", "7.png"):
-        Image.fromarray(noise_picture(0, 128, 200)).save(tmp_path / name)
+        Image.fromarray(noise_image(0, 128, 200)).save(tmp_path / name)
     options = ("--classes", "class b, class a", "--max-detections", "2", "--batch-size", "2", "--no-overlays")
     done = predict("*.png", "--model", slim_onnx, "--out", "new/out", *options, "--device", "cpu", cwd=tmp_path)
     assert done.returncode == 0
@@ -116,13 +116,13 @@ def test_a_mistyped_path_leaves_earlier_results_alone(slim_checkpoint: Path, tmp
     done = predict("nope.png", "--model", slim_checkpoint, "--device", "cpu", cwd=tmp_path)
     assert (done.returncode, error_line(done)) == (
         1,
-        "error: no picture at nope.png; expected pictures, folders or patterns",
+        "error: no image at nope.png; expected images, folders or patterns",
     )
     assert (tmp_path / "results" / "detections.json").read_text() == "[1]"
 
 
-def test_corrupt_pictures_are_named_skipped_and_counted(pictures: Path, slim_checkpoint: Path, tmp_path: Path) -> None:
-    (pictures / "b.bmp").write_bytes((pictures / "b.bmp").read_bytes()[:99])
+def test_corrupt_images_are_named_skipped_and_counted(images: Path, slim_checkpoint: Path, tmp_path: Path) -> None:
+    (images / "b.bmp").write_bytes((images / "b.bmp").read_bytes()[:99])
     arguments = ("pictures", "missing.jpg", "--model", slim_checkpoint, "--out", "out", "--device", "cpu", "--json")
     done = predict(*arguments, cwd=tmp_path)
     assert done.returncode == 1
@@ -138,18 +138,18 @@ def test_corrupt_pictures_are_named_skipped_and_counted(pictures: Path, slim_che
     skipped = [line for line in done.stderr.splitlines() if line.startswith("skipped:")]
     assert skipped == [f"skipped: {entry['error']}" for entry in summary["skipped"]]
     assert all(entry["file_name"] in entry["error"] for entry in summary["skipped"])
-    # ids are places in the list: they do not move when a picture is skipped
+    # ids are places in the list: they do not move when an image is skipped
     listed = loaded(tmp_path / "out" / "images.json")["images"]
     assert [(entry["id"], entry["file_name"]) for entry in listed] == [(1, "pictures/a.png"), (3, "pictures/c.png")]
     assert {entry["image_id"] for entry in results} == {1, 3}
     assert files(tmp_path / "out" / "overlays") == ["a.jpg", "c.jpg"]
 
 
-def test_no_picture_that_can_be_read_gives_empty_results_and_a_failure(slim_checkpoint: Path, tmp_path: Path) -> None:
-    (tmp_path / "text.jpg").write_text("not a picture")
+def test_no_image_that_can_be_read_gives_empty_results_and_a_failure(slim_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("not an image")
     done = predict("text.jpg", "--model", slim_checkpoint, "--out", "out", cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stdout == f"0 detections in 0 pictures, 1 skipped: {tmp_path / 'out'}\n"
+    assert done.stdout == f"0 detections in 0 images, 1 skipped: {tmp_path / 'out'}\n"
     assert files(tmp_path / "out") == ["detections.json", "images.json"]
     assert loaded(tmp_path / "out" / "detections.json") == loaded(tmp_path / "out" / "images.json")["images"] == []
 
@@ -174,11 +174,11 @@ def test_every_overlay_has_a_name_of_its_own(names: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("empty", "--model", "{model}"), "empty has no pictures"),
+        (("empty", "--model", "{model}"), "empty has no images"),
         (("none*.jpg", "--model", "{model}"), "nothing matches none*.jpg"),
         (("pictures", "--model", "none.pth"), "no checkpoint at none.pth"),
-        (("pictures", "--model", "pictures/a.png"), "pictures/a.png is a picture by its name; expected a model"),
-        (("pictures", "m.onnx", "--model", "{model}"), "m.onnx is a model by its name and was given as a picture"),
+        (("pictures", "--model", "pictures/a.png"), "pictures/a.png is an image by its name; expected a model"),
+        (("pictures", "m.onnx", "--model", "{model}"), "m.onnx is a model by its name and was given as an image"),
         (
             ("pictures", "--model", "{model}", "--classes", "class a,class x"),
             "no class 'class x'; its classes are class a",
@@ -187,7 +187,7 @@ def test_every_overlay_has_a_name_of_its_own(names: tuple[str, ...]) -> None:
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_leaves_nothing(
-    arguments: tuple[str, ...], reason: str, pictures: Path, slim_checkpoint: Path, tmp_path: Path
+    arguments: tuple[str, ...], reason: str, images: Path, slim_checkpoint: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
     filled_in = [argument.format(model=slim_checkpoint) for argument in arguments]
@@ -199,7 +199,7 @@ def test_what_cannot_be_done_is_one_line_and_leaves_nothing(
 
 @pytest.mark.parametrize("out", ["file", "file/below/it", "holds a file"])
 def test_a_place_that_cannot_be_written_is_one_line_and_stays_as_it_is(
-    out: str, pictures: Path, slim_checkpoint: Path, tmp_path: Path
+    out: str, images: Path, slim_checkpoint: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "holds a file").mkdir()
@@ -213,7 +213,7 @@ def test_a_place_that_cannot_be_written_is_one_line_and_stays_as_it_is(
     assert (tmp_path / "file").read_text() == (tmp_path / "holds a file" / "overlays").read_text() == "mine"
 
 
-def test_a_models_path_may_hold_brackets(pictures: Path, slim_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_models_path_may_hold_brackets(images: Path, slim_checkpoint: Path, tmp_path: Path) -> None:
     model = tmp_path / "run[1" / "]" / "x[" / "bold]" / "model.pth"
     model.parent.mkdir(parents=True)
     model.symlink_to(slim_checkpoint)

@@ -15,14 +15,14 @@ from condinst_deploy.cli.predict import Outcome, detect
 from condinst_deploy.contract import InstanceDetections
 from condinst_deploy.errors import BackendError, ImageError, OutputError
 from condinst_deploy.masks import Masks
+from condinst_deploy.runtime.coco_results import ResultsWriter, coco_results
 from condinst_deploy.runtime.pipeline import Prediction
-from condinst_deploy.runtime.results import ResultsWriter, coco_results
 
 SIDE, COUNT = 16, 12
 
 
 class MadeUp:
-    """A predictor that finds as many instances in a picture as its place says, and stops where it is told."""
+    """A predictor that finds as many instances in an image as its place says, and stops where it is told."""
 
     def __init__(self, stop: int = COUNT, error: BaseException | None = None) -> None:
         self._stop, self._error = stop, error
@@ -81,22 +81,22 @@ def test_results_are_written_in_order_and_overlays_beside_them(paths: list[Path]
     outcome = recorded(MadeUp(), paths, tmp_path)
     places = [i for i in range(COUNT) if i != 4]
     assert ids(tmp_path) == [i + 1 for i in places for _ in range(i)]
-    assert [entry["id"] for entry in outcome.pictures] == [i + 1 for i in places]
+    assert [entry["id"] for entry in outcome.images] == [i + 1 for i in places]
     assert outcome.skipped == [{"file_name": "bad.jpg", "error": "bad.jpg is torn"}]
     assert sorted(path.stem for path in (tmp_path / "overlays").iterdir()) == sorted(paths[i].stem for i in places)
 
 
-def test_an_interruption_keeps_every_picture_that_was_finished(paths: list[Path], tmp_path: Path) -> None:
+def test_an_interruption_keeps_every_image_that_was_finished(paths: list[Path], tmp_path: Path) -> None:
     predictor = MadeUp(7, KeyboardInterrupt())
     outcome = recorded(predictor, paths, tmp_path)
     assert outcome.interrupted
-    assert [entry["id"] for entry in outcome.pictures] == list(range(1, 8))
+    assert [entry["id"] for entry in outcome.images] == list(range(1, 8))
     assert ids(tmp_path) == [i + 1 for i in range(7) for _ in range(i)]
     assert len(list((tmp_path / "overlays").iterdir())) == 7
     assert predictor.closed
 
 
-def test_ctrl_c_between_detections_and_the_pictures_entry_loses_neither(
+def test_ctrl_c_between_detections_and_the_images_entry_loses_neither(
     paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
@@ -115,11 +115,11 @@ def test_ctrl_c_between_detections_and_the_pictures_entry_loses_neither(
     finally:
         signal.signal(signal.SIGINT, before)
     assert outcome.interrupted
-    pictures = [entry["id"] for entry in outcome.pictures]
-    assert 3 <= len(pictures) < COUNT
-    assert pictures == list(range(1, len(pictures) + 1))
-    assert ids(tmp_path) == [i for i in pictures for _ in range(i - 1)]
-    assert len(list((tmp_path / "overlays").iterdir())) == len(pictures)
+    images = [entry["id"] for entry in outcome.images]
+    assert 3 <= len(images) < COUNT
+    assert images == list(range(1, len(images) + 1))
+    assert ids(tmp_path) == [i for i in images for _ in range(i - 1)]
+    assert len(list((tmp_path / "overlays").iterdir())) == len(images)
 
 
 def in_the_way(folder: Path) -> None:

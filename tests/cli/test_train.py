@@ -62,15 +62,15 @@ def data_of(folder: Path) -> list[str | Path]:
     ]
 
 
-def test_a_run_without_a_terminal_says_how_far_it_is_and_prints_its_figures(folder: Path, tmp_path: Path) -> None:
+def test_a_run_without_a_terminal_says_how_far_it_is_and_prints_its_metrics(folder: Path, tmp_path: Path) -> None:
     done = train("--recipe", folder / "tiny.toml", *data_of(folder), "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "4 pictures to train on, 2 to evaluate on" in done.stderr
+    assert "4 images to train on, 2 to evaluate on" in done.stderr
     told = [line.split(":")[0] for line in done.stderr.splitlines() if " of 100: cls " in line]
     assert told == [f"iteration {i} of 100" for i in (40, 80, 100)]
-    figures = json.loads(done.stdout)
-    assert figures["iteration"] == 100
-    assert figures["out"] == str(tmp_path / "runs" / "tiny")
+    metrics = json.loads(done.stdout)
+    assert metrics["iteration"] == 100
+    assert metrics["out"] == str(tmp_path / "runs" / "tiny")
     assert (tmp_path / "runs" / "tiny" / "model.pth").is_file()
 
 

@@ -10,11 +10,11 @@ import supervision
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from condinst_deploy.coco_classes import COCO_CLASSES
 from condinst_deploy.contract import InstanceDetections
+from condinst_deploy.contract.coco_classes import COCO_CLASSES
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.masks import Selector
-from tests.discs import HEIGHT, WIDTH, detections
+from tests.support.discs import HEIGHT, WIDTH, detections
 
 
 def changed(**changes: Any) -> InstanceDetections:
@@ -79,7 +79,7 @@ def test_detection_that_is_not_there_is_an_index_error() -> None:
         detections(2)[2]
 
 
-def ground_truth() -> COCO:
+def coco_ground_truth() -> COCO:
     coco = COCO()
     coco.dataset = {
         "info": {},
@@ -100,7 +100,7 @@ def coco_detections(count: int) -> InstanceDetections:
 def test_coco_results_load_in_pycocotools() -> None:
     found = coco_detections(5)
     entries = json.loads(json.dumps(found.to_coco(42)))
-    loaded = ground_truth().loadRes(entries)
+    loaded = coco_ground_truth().loadRes(entries)
     annotations = loaded.loadAnns(loaded.getAnnIds(imgIds=[42]))
     assert len(annotations) == len(found)
     dense = np.asarray(found.masks)
@@ -115,15 +115,15 @@ def test_coco_results_load_in_pycocotools() -> None:
 
 def test_coco_results_evaluate_perfectly_against_themselves() -> None:
     entries = coco_detections(3).to_coco(42)
-    truth = ground_truth()
-    truth.dataset["annotations"] = [
+    ground_truth = coco_ground_truth()
+    ground_truth.dataset["annotations"] = [
         {key: value for key, value in entry.items() if key != "score"}
         | {"id": i + 1, "iscrowd": 0, "area": entry["bbox"][2] * entry["bbox"][3]}
         for i, entry in enumerate(entries)
     ]
-    truth.createIndex()
+    ground_truth.createIndex()
     for kind in ("bbox", "segm"):
-        evaluation = COCOeval(truth, truth.loadRes([dict(entry) for entry in entries]), kind)
+        evaluation = COCOeval(ground_truth, ground_truth.loadRes([dict(entry) for entry in entries]), kind)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

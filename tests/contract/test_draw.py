@@ -1,4 +1,4 @@
-"""Detections drawn on their picture."""
+"""Detections drawn on their image."""
 
 from typing import Any
 
@@ -8,20 +8,20 @@ import pytest
 from PIL import Image
 
 from condinst_deploy.contract import InstanceDetections
-from condinst_deploy.drawing import PALETTE
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.imaging.drawing import PALETTE
 from condinst_deploy.masks import Masks
-from tests.discs import HEIGHT, WIDTH, detections
-from tests.models import noise_picture
+from tests.support.discs import HEIGHT, WIDTH, detections
+from tests.support.models import noise_image
 
 
-def picture() -> npt.NDArray[np.uint8]:
-    return noise_picture(5, HEIGHT, WIDTH)
+def image() -> npt.NDArray[np.uint8]:
+    return noise_image(5, HEIGHT, WIDTH)
 
 
 def test_drawing_colours_the_mask_and_leaves_the_rest() -> None:
     found = detections(1)
-    pixels = picture()
+    pixels = image()
     drawn = np.asarray(found.draw(pixels))
     assert drawn.shape == pixels.shape
     # rows of the caption and the box's outline are left out
@@ -46,10 +46,10 @@ def test_drawing_shows_the_box_and_a_caption_above_it() -> None:
     assert y1 - 13 < white.min() <= white.max() < y1
 
 
-def test_drawing_leaves_the_picture_itself_alone() -> None:
-    pixels = picture()
+def test_drawing_leaves_the_image_itself_alone() -> None:
+    pixels = image()
     detections(4).draw(pixels)
-    assert np.array_equal(pixels, picture())
+    assert np.array_equal(pixels, image())
 
 
 def test_best_detection_is_drawn_on_top() -> None:
@@ -69,27 +69,27 @@ def test_best_detection_is_drawn_on_top() -> None:
     np.testing.assert_allclose(drawn[40, 40].astype(int), second_then_first, atol=1)
 
 
-def test_drawing_nothing_gives_an_equal_picture() -> None:
-    assert np.array_equal(np.asarray(detections(0).draw(picture())), picture())
+def test_drawing_nothing_gives_an_equal_image() -> None:
+    assert np.array_equal(np.asarray(detections(0).draw(image())), image())
 
 
-def test_drawing_on_a_pil_picture_is_drawing_on_its_pixels() -> None:
+def test_drawing_on_a_pil_image_is_drawing_on_its_pixels() -> None:
     found = detections(4)
-    drawn = found.draw(Image.fromarray(picture()))
+    drawn = found.draw(Image.fromarray(image()))
     assert isinstance(drawn, Image.Image)
     assert drawn.size == (WIDTH, HEIGHT)
     assert drawn.mode == "RGB"
-    assert np.array_equal(np.asarray(drawn), np.asarray(found.draw(picture())))
+    assert np.array_equal(np.asarray(drawn), np.asarray(found.draw(image())))
 
 
-def test_drawing_on_a_grey_pil_picture_is_drawing_on_rgb() -> None:
-    grey = Image.fromarray(picture()).convert("L")
+def test_drawing_on_a_grey_pil_image_is_drawing_on_rgb() -> None:
+    grey = Image.fromarray(image()).convert("L")
     expected = detections(2).draw(np.repeat(np.asarray(grey)[..., None], 3, axis=2))
     assert np.array_equal(np.asarray(detections(2).draw(grey)), np.asarray(expected))
 
 
-def test_drawing_takes_a_read_only_picture() -> None:
-    pixels = picture()
+def test_drawing_takes_a_read_only_image() -> None:
+    pixels = image()
     pixels.flags.writeable = False
     assert np.asarray(detections(1).draw(pixels)).any()
 
@@ -116,17 +116,17 @@ def test_drawing_on_one_pixel() -> None:
     ],
     ids=lambda pixels: f"{pixels.dtype} {pixels.shape}",
 )
-def test_drawing_on_another_picture_is_refused(pixels: npt.NDArray[Any]) -> None:
-    with pytest.raises(ConfigError, match=r"expected uint8 \(60, 90, 3\), the picture that was predicted on"):
+def test_drawing_on_another_image_is_refused(pixels: npt.NDArray[Any]) -> None:
+    with pytest.raises(ConfigError, match=r"expected uint8 \(60, 90, 3\), the image that was predicted on"):
         detections(1).draw(pixels)
 
 
-def test_drawing_on_a_pil_picture_of_another_size_is_refused() -> None:
+def test_drawing_on_a_pil_image_of_another_size_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"uint8 \(90, 60, 3\)"):
         detections(1).draw(Image.new("RGB", (HEIGHT, WIDTH)))
 
 
-def test_a_grey_or_rotated_picture_that_was_predicted_on_can_be_drawn_on() -> None:
+def test_a_grey_or_rotated_image_that_was_predicted_on_can_be_drawn_on() -> None:
     found = InstanceDetections(
         boxes=np.array([[1, 1, 5, 4]], dtype=np.float32),
         scores=np.array([0.9], dtype=np.float32),

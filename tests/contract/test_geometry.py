@@ -1,4 +1,4 @@
-"""Sizes of pictures: the references' roundings, canvases, and the way back to original pixels."""
+"""Sizes of images: the references' roundings, canvases, and the way back to original pixels."""
 
 import math
 from fractions import Fraction
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from condinst_deploy.contract import Family, ImageGeometry, Preprocessing
 from condinst_deploy.model.families import ADELAIDET_PREPROCESSING
-from tests.models import GOLDEN
+from tests.support.models import GOLDEN
 
 Size = tuple[int, int]
 
@@ -77,7 +77,7 @@ def test_adelaidets_sizes_are_rounded_in_two_steps(original: Size, resized: Size
 
 @pytest.mark.parametrize("canvas", [(800, 1344), (1344, 800), (320, 320)])
 @pytest.mark.parametrize("original", [(400, 600), (600, 400), (1000, 20), (222, 372), (1, 3000)])
-def test_adelaidets_pictures_fit_a_canvas(original: Size, canvas: Size) -> None:
+def test_adelaidets_images_fit_a_canvas(original: Size, canvas: Size) -> None:
     geometry = ImageGeometry.of(original, ADELAIDET_PREPROCESSING, canvas)
     one_step = ImageGeometry.of(original, Preprocessing(), canvas)
     assert geometry.padded == canvas
@@ -125,7 +125,7 @@ def test_sizes_follow_the_rule_in_exact_arithmetic(
         ((800, 1344), (793, 1333)),
     ],
 )
-def test_landscape_canvas_takes_pictures_of_both_orientations(original: Size, resized: Size) -> None:
+def test_landscape_canvas_takes_images_of_both_orientations(original: Size, resized: Size) -> None:
     geometry = ImageGeometry.of(original, Preprocessing(), (800, 1344))
     assert geometry == ImageGeometry(original, resized, (800, 1344))
 
@@ -133,14 +133,14 @@ def test_landscape_canvas_takes_pictures_of_both_orientations(original: Size, re
 @pytest.mark.parametrize(
     ("original", "resized"), [((600, 400), (1200, 800)), ((400, 600), (533, 800)), ((20, 1000), (16, 800))]
 )
-def test_portrait_canvas_takes_pictures_of_both_orientations(original: Size, resized: Size) -> None:
+def test_portrait_canvas_takes_images_of_both_orientations(original: Size, resized: Size) -> None:
     geometry = ImageGeometry.of(original, Preprocessing(), (1344, 800))
     assert geometry == ImageGeometry(original, resized, (1344, 800))
 
 
 @given(SIDE, SIDE, st.integers(1, 60), st.integers(1, 60))
 @settings(deadline=None, derandomize=True, max_examples=300)
-def test_every_picture_fits_into_every_canvas(height: int, width: int, rows: int, columns: int) -> None:
+def test_every_image_fits_into_every_canvas(height: int, width: int, rows: int, columns: int) -> None:
     canvas = (32 * rows, 32 * columns)
     geometry = ImageGeometry.of((height, width), Preprocessing(), canvas)
     free = ImageGeometry.of((height, width), Preprocessing())
@@ -161,7 +161,7 @@ def test_boxes_go_back_to_original_pixels() -> None:
 
 
 @pytest.mark.parametrize("original", [(427, 640), (1, 3000), (3000, 1), (1, 1)])
-def test_whole_network_picture_is_the_whole_original(original: Size) -> None:
+def test_whole_network_image_is_the_whole_original(original: Size) -> None:
     geometry = ImageGeometry.of(original, Preprocessing())
     height, width = geometry.resized
     corner = geometry.to_original(np.array([[0, 0, width, height]], dtype=np.float32))

@@ -42,15 +42,13 @@ def annotation(number: int = 1, **changes: Any) -> dict[str, Any]:
     return {key: value for key, value in (whole | changes).items() if value is not ...}
 
 
-def picture(number: int = 7, width: int = WIDTH, height: int = HEIGHT) -> dict[str, Any]:
+def image(number: int = 7, width: int = WIDTH, height: int = HEIGHT) -> dict[str, Any]:
     return {"id": number, "file_name": f"{number}.png", "width": width, "height": height}
 
 
-def content(annotations: list[dict[str, Any]], pictures: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+def content(annotations: list[dict[str, Any]], images: list[dict[str, Any]] | None = None) -> dict[str, Any]:
     categories = [{"id": 9, "name": "late"}, {"id": 3, "name": "early"}]
-    return {"images": [picture()] if pictures is None else pictures, "annotations": annotations} | {
-        "categories": categories
-    }
+    return {"images": [image()] if images is None else images, "annotations": annotations} | {"categories": categories}
 
 
 def written(folder: Path, values: dict[str, Any]) -> Path:
@@ -69,7 +67,7 @@ def sample_of(segmentation: Any, folder: Path) -> Sample:
     return opened(folder, annotation(segmentation=segmentation))[0]
 
 
-def test_a_sample_has_the_picture_the_boxes_and_labels_by_category_id(tmp_path: Path) -> None:
+def test_a_sample_has_the_image_the_boxes_and_labels_by_category_id(tmp_path: Path) -> None:
     data = opened(tmp_path, annotation(1, category_id=9), annotation(2, bbox=[0, 1, 2, 3]))
     assert (data.class_names, data.category_ids, data.image_ids) == (("early", "late"), (3, 9), (7,))
     assert data.paths == (tmp_path / "7.png",)
@@ -92,8 +90,8 @@ def test_a_sample_has_the_picture_the_boxes_and_labels_by_category_id(tmp_path: 
 def test_masks_of_the_original_size_are_pycocotools(segmentation: Any, tmp_path: Path) -> None:
     sample = sample_of(segmentation, tmp_path)
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(tmp_path / "set.json"))
-    want = truth.annToMask(truth.loadAnns([1])[0])
+        ground_truth = COCO(str(tmp_path / "set.json"))
+    want = ground_truth.annToMask(ground_truth.loadAnns([1])[0])
     assert want.any()
     np.testing.assert_array_equal(masks_at(sample, (HEIGHT, WIDTH))[0], want.astype(bool))
 
@@ -148,10 +146,10 @@ def test_what_mmdetection_does_not_train_on_is_left_out(changes: dict[str, Any],
     assert len(sample.boxes) == len(sample.labels) == len(sample.segmentations) == 1
 
 
-def test_training_leaves_out_empty_and_small_pictures(tmp_path: Path) -> None:
-    pictures = [picture(7), picture(8), picture(9, width=31), picture(10, width=32)]
+def test_training_leaves_out_empty_and_small_images(tmp_path: Path) -> None:
+    images = [image(7), image(8), image(9, width=31), image(10, width=32)]
     annotations = [annotation(n, image_id=n, segmentation=[[1, 1, 9, 1, 9, 9]]) for n in (7, 9, 10)]
-    path = written(tmp_path, content(annotations, pictures))
+    path = written(tmp_path, content(annotations, images))
     assert CocoDataset(path, tmp_path, training=True).image_ids == (7, 10)
     assert CocoDataset(path, tmp_path, training=True, keep_empty=True).image_ids == (7, 8, 10)
     assert CocoDataset(path, tmp_path, training=True, min_size=0).image_ids == (7, 9, 10)
@@ -162,9 +160,9 @@ def test_training_leaves_out_empty_and_small_pictures(tmp_path: Path) -> None:
     assert masks_at(empty, (5, 6)).shape == (0, 5, 6)
 
 
-def test_a_picture_with_only_a_crowd_is_empty(tmp_path: Path) -> None:
+def test_an_image_with_only_a_crowd_is_empty(tmp_path: Path) -> None:
     crowd = annotation(1, iscrowd=1, segmentation=uncompressed(random_mask()))
-    with pytest.raises(DataError, match="no pictures to train on"):
+    with pytest.raises(DataError, match="no images to train on"):
         opened(tmp_path, crowd)
     assert len(opened(tmp_path, crowd, training=False)[0].boxes) == 0
 
@@ -194,7 +192,7 @@ BROKEN_RLE = compressed(random_mask())
         ({"segmentation": [[1, 1, 9, 1, 9, float("nan")]]}, "not finite"),
         ({"segmentation": [[1, 1, 9, 1, 9, 1e9]]}, "far outside"),
         ({"segmentation": [[1, 1, 9, 1, 9, 10**400]]}, "not a list of numbers"),
-        ({"segmentation": {**BROKEN_RLE, "size": [WIDTH, HEIGHT]}}, r"size \[64, 48\]; its picture is \[48, 64\]"),
+        ({"segmentation": {**BROKEN_RLE, "size": [WIDTH, HEIGHT]}}, r"size \[64, 48\]; its image is \[48, 64\]"),
         ({"segmentation": {"counts": FULL}}, "RLE of size None"),
         ({"segmentation": {"size": [HEIGHT, WIDTH]}}, "damaged RLE"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [0, 5]}}, "damaged RLE"),
@@ -206,7 +204,7 @@ BROKEN_RLE = compressed(random_mask())
         ({"segmentation": {**BROKEN_RLE, "counts": "é~ !"}}, "damaged RLE"),
         ({"segmentation": {**BROKEN_RLE, "counts": ""}}, "damaged RLE"),
         ({"segmentation": "polygon"}, "segmentation 'polygon'"),
-        ({"image_id": 8}, "image_id 8, which no picture has"),
+        ({"image_id": 8}, "image_id 8, which no image has"),
         ({"image_id": ...}, "'image_id' None"),
         ({"category_id": 4}, "category_id 4, which no category has"),
         ({"category_id": "3"}, "'category_id' '3'"),
@@ -233,12 +231,12 @@ def test_a_malformed_annotation_is_named(changes: dict[str, Any], message: str, 
         ([], "no list 'images'"),
         ({"images": []}, "no list 'annotations'"),
         ({"images": [], "annotations": []}, "no list 'categories'"),
-        (content([], pictures=[]), "has no pictures"),
+        (content([], images=[]), "has no images"),
         ({**content([]), "images": [7]}, "entries that are not objects"),
-        ({**content([]), "images": [{"id": "seven"}]}, "picture number 1 has 'id' 'seven'; expected a whole number"),
-        ({**content([]), "images": [{**picture(), "width": 0}]}, "picture 7 has height 48 and width 0"),
-        ({**content([]), "images": [{"id": 7, "height": 1, "width": 1}]}, "picture 7 has 'file_name' None"),
-        ({**content([]), "images": [picture(), picture()]}, "picture ids are not unique: 7"),
+        ({**content([]), "images": [{"id": "seven"}]}, "image number 1 has 'id' 'seven'; expected a whole number"),
+        ({**content([]), "images": [{**image(), "width": 0}]}, "image 7 has height 48 and width 0"),
+        ({**content([]), "images": [{"id": 7, "height": 1, "width": 1}]}, "image 7 has 'file_name' None"),
+        ({**content([]), "images": [image(), image()]}, "image ids are not unique: 7"),
         ({**content([]), "categories": [{"id": 3}]}, "category 3 has 'name' None; expected text"),
         (content([annotation(5), annotation(5)]), "annotation ids are not unique: 5"),
         (content([annotation(id=...)]), "annotation number 1 has 'id' None"),
@@ -263,19 +261,19 @@ def test_a_file_that_is_not_json_is_refused(text: bytes, tmp_path: Path) -> None
 def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.json cannot be read \(No such file"):
         CocoDataset(tmp_path / "none.json", tmp_path, training=False)
-    path = written(tmp_path, content([], [picture(n) for n in range(10, 20)]))
-    with pytest.raises(DataError, match=r"no folder of pictures at .*nowhere"):
+    path = written(tmp_path, content([], [image(n) for n in range(10, 20)]))
+    with pytest.raises(DataError, match=r"no folder of images at .*nowhere"):
         CocoDataset(path, tmp_path / "nowhere", training=False)
     for number in range(12, 20):
         (tmp_path / f"{number}.png").unlink()
-    with pytest.raises(DataError, match=r"8 pictures are missing from .*: 12\.png, .* 16\.png, \.\.\.$"):
+    with pytest.raises(DataError, match=r"8 images are missing from .*: 12\.png, .* 16\.png, \.\.\.$"):
         CocoDataset(path, tmp_path, training=False)
 
 
-def test_a_picture_that_is_damaged_or_of_another_size_is_named(tmp_path: Path) -> None:
+def test_an_image_that_is_damaged_or_of_another_size_is_named(tmp_path: Path) -> None:
     data = opened(tmp_path, annotation())
     Image.new("RGB", (WIDTH, HEIGHT + 1)).save(tmp_path / "7.png")
-    with pytest.raises(DataError, match=r"7\.png is 64x49, but picture 7 of .* is annotated as 64x48"):
+    with pytest.raises(DataError, match=r"7\.png is 64x49, but image 7 of .* is annotated as 64x48"):
         data[0]
     (tmp_path / "7.png").write_bytes((tmp_path / "7.png").read_bytes()[:60])
     with pytest.raises(DataError, match=r"7\.png cannot be decoded"):

@@ -28,7 +28,7 @@ from condinst_deploy.masks import Masks
 
 CONFIG = ShapesConfig()
 PIXELS_SHA256 = "cb4e0919f19780d57f65bcca7ccf37fc8228ff5fa921807ced5edaf32f348204"
-"""Of the first validation picture."""
+"""Of the first validation image."""
 
 
 @pytest.fixture(scope="module")
@@ -125,14 +125,14 @@ def test_objects_differ_from_what_is_around_them(validation: list[Scene]) -> Non
     assert np.percentile(distances, 5) > 50
 
 
-def test_splits_seeds_and_indices_give_different_pictures() -> None:
-    def picture(config: ShapesConfig, split: Any, index: int) -> bytes:
+def test_splits_seeds_and_indices_give_different_images() -> None:
+    def image(config: ShapesConfig, split: Any, index: int) -> bytes:
         return image_of(scene_of(config, split, index), config, split, index).tobytes()
 
-    variants = [picture(CONFIG, "val", 0), picture(CONFIG, "val", 1), picture(CONFIG, "train", 0)]
-    variants.append(picture(replace(CONFIG, val_seed=3), "val", 0))
+    variants = [image(CONFIG, "val", 0), image(CONFIG, "val", 1), image(CONFIG, "train", 0)]
+    variants.append(image(replace(CONFIG, val_seed=3), "val", 0))
     assert len(set(variants)) == 4
-    assert picture(CONFIG, "val", 0) == variants[0], "the order of generation decides"
+    assert image(CONFIG, "val", 0) == variants[0], "the order of generation decides"
 
 
 def test_rasterising_is_the_even_odd_rule_at_pixel_centres() -> None:
@@ -172,21 +172,21 @@ def test_a_written_set_reads_back_as_its_scenes(tmp_path: Path) -> None:
 
 
 def test_a_finished_set_is_left_alone_and_another_is_made_again(tmp_path: Path) -> None:
-    def pictures() -> dict[str, int]:
+    def images() -> dict[str, int]:
         return {p.name: p.stat().st_mtime_ns for p in (tmp_path / "train").iterdir()}
 
     path = generate_shapes(tmp_path, "train", 3)
-    first, text = pictures(), path.read_bytes()
+    first, text = images(), path.read_bytes()
     assert generate_shapes(tmp_path, "train", 3) == path
-    assert pictures() == first
+    assert images() == first
     generate_shapes(tmp_path, "train", 2, ShapesConfig(train_seed=9))
-    assert len(pictures()) == 2
+    assert len(images()) == 2
     assert path.read_bytes() != text
     generate_shapes(tmp_path, "train", 3)
     assert path.read_bytes() == text
     (tmp_path / "train" / "000002.png").unlink()
     generate_shapes(tmp_path, "train", 3)
-    assert pictures().keys() == first.keys()
+    assert images().keys() == first.keys()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["train", "train.json", "train.stamp"]
 
 
@@ -235,9 +235,9 @@ def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> N
 
 def test_objects_that_do_not_fit_and_empty_sets_are_refused(tmp_path: Path) -> None:
     crowded = ShapesConfig(objects=(30, 30), sides=(100, 120), min_visible=1.0)
-    with pytest.raises(ConfigError, match="objects find room in a picture"):
+    with pytest.raises(ConfigError, match="objects find room in an image"):
         scene_of(crowded, "val", 0)
-    with pytest.raises(ConfigError, match="count of pictures is 0"):
+    with pytest.raises(ConfigError, match="count of images is 0"):
         generate_shapes(tmp_path, "val", 0)
 
 

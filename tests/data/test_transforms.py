@@ -1,4 +1,4 @@
-"""Training transforms: pictures as inference makes them, targets that go with them, and nothing random of their own."""
+"""Training transforms: images as inference makes them, targets that go with them, and nothing random of their own."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,8 +13,8 @@ from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.data.coco import Sample, masks_at
 from condinst_deploy.data.transforms import TrainingExample, TrainingTransform, collate, flip_horizontally, resized
 from condinst_deploy.errors import ConfigError
-from condinst_deploy.runtime.preprocess import network_inputs
-from tests.models import PICTURES, noise_picture
+from condinst_deploy.runtime.preprocessing.batch import network_inputs
+from tests.support.models import IMAGES, noise_image
 
 SMALL = Preprocessing(short_side=96, long_side=160)
 POLYGON = [10.0, 8.0, 70.0, 12.0, 60.0, 50.0, 22.0, 44.0]
@@ -26,7 +26,7 @@ def sample(height: int = 72, width: int = 100, instances: int = 2) -> Sample:
     boxes = np.array([[10, 8, 70, 50], [30, 20, 90, 40]], dtype=np.float32)
     return Sample(
         image_id=1,
-        image=noise_picture(0, height, width),
+        image=noise_image(0, height, width),
         boxes=boxes[:instances],
         labels=np.array([2, 0], dtype=np.int64)[:instances],
         segmentations=((np.array(POLYGON),), coco_mask.encode(bitmap))[:instances],
@@ -40,18 +40,18 @@ def assert_same(a: TrainingExample, b: TrainingExample) -> None:
 
 
 @pytest.mark.parametrize("side", [96, 61, 160])
-def test_pictures_are_resized_as_for_inference(side: int) -> None:
+def test_images_are_resized_as_for_inference(side: int) -> None:
     preprocessing = Preprocessing(short_side=side, long_side=200)
-    picture = np.asarray(Image.open(PICTURES / "coffee.png").convert("RGB"))
-    whole = Sample(1, picture, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), ())
-    geometry = ImageGeometry.of((picture.shape[0], picture.shape[1]), preprocessing)
-    want = network_inputs([picture], [geometry])
+    image = np.asarray(Image.open(IMAGES / "coffee.png").convert("RGB"))
+    whole = Sample(1, image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), ())
+    geometry = ImageGeometry.of((image.shape[0], image.shape[1]), preprocessing)
+    want = network_inputs([image], [geometry])
     batch = collate([resized(whole, preprocessing)], 32)
     np.testing.assert_array_equal(batch.images.numpy(), want.images)
     np.testing.assert_array_equal(batch.image_sizes.numpy(), want.image_sizes)
 
 
-def test_boxes_and_masks_are_scaled_with_the_picture() -> None:
+def test_boxes_and_masks_are_scaled_with_the_image() -> None:
     original = sample()
     example = resized(original, SMALL)
     height, width = example.image.shape[:2]
@@ -63,7 +63,7 @@ def test_boxes_and_masks_are_scaled_with_the_picture() -> None:
     assert example.targets.labels.tolist() == [2, 0]
 
 
-def test_boxes_are_clipped_to_the_picture() -> None:
+def test_boxes_are_clipped_to_the_image() -> None:
     outside = sample(instances=1)
     boxes = np.array([[-5, -3, 500, 400]], dtype=np.float32)
     example = resized(Sample(1, outside.image, boxes, outside.labels, outside.segmentations), SMALL)

@@ -1,4 +1,4 @@
-"""The demonstration: on the model that ships, and on a user's own model and pictures."""
+"""The demonstration: on the model that ships, and on a user's own model and images."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 from condinst_deploy import ImageError, Predictor
 from demo import run
-from tests.models import noise_picture
+from tests.support.models import noise_image
 
 
 @pytest.fixture
@@ -20,40 +20,40 @@ def exports(slim_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return done
 
 
-def test_a_picture_that_cannot_be_read_is_named_and_the_others_go_on(
+def test_an_image_that_cannot_be_read_is_named_and_the_others_go_on(
     exports: list[Path], slim_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+    images = tmp_path / "pictures"
+    images.mkdir()
     for i, name in enumerate(("a.png", "c.png")):
-        Image.fromarray(noise_picture(i, 90, 120)).save(pictures / name)
-    (pictures / "b.png").write_bytes((pictures / "a.png").read_bytes()[:500])
-    assert run.demonstrate(slim_checkpoint, pictures)
+        Image.fromarray(noise_image(i, 90, 120)).save(images / name)
+    (images / "b.png").write_bytes((images / "a.png").read_bytes()[:500])
+    assert run.demonstrate(slim_checkpoint, images)
     out = capsys.readouterr().out
-    assert f"skipped: {pictures / 'b.png'} cannot be decoded" in out
+    assert f"skipped: {images / 'b.png'} cannot be decoded" in out
     assert exports == [slim_checkpoint]
     assert (tmp_path / "output" / "detections.jpg").is_file()
 
 
-def test_pictures_that_are_not_there_are_told_before_the_export(
+def test_images_that_are_not_there_are_told_before_the_export(
     exports: list[Path], slim_checkpoint: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ImageError, match=r"no picture at .*nope"):
+    with pytest.raises(ImageError, match=r"no image at .*nope"):
         run.demonstrate(slim_checkpoint, tmp_path / "nope")
     assert not exports
 
 
-def test_without_any_readable_picture_there_is_nothing_to_show(
+def test_without_any_readable_image_there_is_nothing_to_show(
     exports: list[Path], slim_checkpoint: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "a.png").write_text("no picture")
-    with pytest.raises(ImageError, match="none of the 1 pictures"):
+    (tmp_path / "a.png").write_text("no image")
+    with pytest.raises(ImageError, match="none of the 1 images"):
         run.demonstrate(slim_checkpoint, tmp_path / "a.png")
     assert len(exports) == 1
 
 
 @pytest.mark.parametrize(("other", "status"), [("shipped", 0), ("slim", 1)])
-def test_the_shipped_model_runs_on_generated_pictures_and_has_to_agree_with_pytorch(
+def test_the_shipped_model_runs_on_generated_images_and_has_to_agree_with_pytorch(
     other: str,
     status: int,
     exports: list[Path],
@@ -69,7 +69,7 @@ def test_the_shipped_model_runs_on_generated_pictures_and_has_to_agree_with_pyto
     assert run.main() == status
     assert exports == [run.SHIPPED]
     out = capsys.readouterr().out
-    assert "3 pictures generated that the model has never seen" in out
+    assert "3 images generated that the model has never seen" in out
     (line,) = [line for line in out.splitlines() if "mask AP " in line]
     precision = float(line.split("mask AP ")[1].split(",")[0])
     assert (precision > 0.4) is (status == 0)

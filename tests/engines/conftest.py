@@ -6,9 +6,9 @@ from pathlib import Path
 import onnx
 import pytest
 
-from condinst_engines.flavour import Flavour, load_flavour
-from tests.graphs import small_network
-from tests.models import SLIM, manifest_of, seeded_model
+from condinst_engines.builder_library import Flavour, load_flavour
+from tests.support.graphs import small_network
+from tests.support.models import SLIM, manifest_of, seeded_model
 
 TINY = replace(SLIM, depth=18, base_width=8, tower_convs=1, mask_branch_channels=16, mask_branch_convs=1)
 STATIC = (1, 128, 224)

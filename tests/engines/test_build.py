@@ -11,16 +11,16 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from condinst_deploy.engine_manifest import EngineTensor
+from condinst_deploy.contract.engine_manifest import EngineTensor
 from condinst_deploy.errors import ConfigError, EngineError
 from condinst_engines.build import BuiltEngine, Surroundings, _timing_cache, build_engine, graph_for_builder, targets_of
+from condinst_engines.build_recipe import BuildRecipe, RtxSettings, TensorrtSettings
+from condinst_engines.builder_library import Flavour
 from condinst_engines.builder_log import BuilderLog
-from condinst_engines.flavour import Flavour
-from condinst_engines.network import check_types, parsed_network
 from condinst_engines.policy import Policy
 from condinst_engines.profiles import image_profile
-from condinst_engines.recipe import BuildRecipe, RtxSettings, TensorrtSettings
-from tests.models import SLIM_KINDS, SlimFiles
+from condinst_engines.typed_network import check_types, parsed_network
+from tests.support.models import SLIM_KINDS, SlimFiles
 
 SERVER = image_profile((1, 3, 320, 320), (1, 3, 800, 1344), (8, 3, 1344, 1344))
 SMALL = image_profile((1, 3, 32, 32), (1, 3, 64, 96), (2, 3, 64, 96))

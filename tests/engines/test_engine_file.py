@@ -10,13 +10,13 @@ from pathlib import Path
 import onnx
 import pytest
 
-from condinst_deploy.engine_manifest import manifest_path, read_engine
+from condinst_deploy.contract.engine_manifest import manifest_path, read_engine
 from condinst_deploy.errors import ArtifactError, ConfigError, EngineError, OutputError
 from condinst_engines.build import Surroundings
+from condinst_engines.build_recipe import BuildRecipe, RtxSettings, TensorrtSettings
+from condinst_engines.builder_library import Flavour
 from condinst_engines.engine_file import EngineFiles, _keep_timings, default_engine_path, engine_from_onnx
-from condinst_engines.flavour import Flavour
 from condinst_engines.onnx_input import load_onnx, only_exported
-from condinst_engines.recipe import BuildRecipe, RtxSettings, TensorrtSettings
 
 FP16 = BuildRecipe(precision="float16")
 

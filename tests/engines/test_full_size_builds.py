@@ -13,12 +13,12 @@ import torch
 from condinst_deploy.contract import Selection
 from condinst_deploy.model.checkpoints import load_model
 from condinst_engines.build import build_engine, graph_for_builder
-from condinst_engines.flavour import Flavour
+from condinst_engines.build_recipe import BuildRecipe
+from condinst_engines.builder_library import Flavour
 from condinst_engines.profiles import profiles_for
-from condinst_engines.recipe import BuildRecipe
 from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
 from tests.engines.conftest import TINY
-from tests.models import DEEPER, adelaidet_state, manifest_of, seeded_model
+from tests.support.models import DEEPER, adelaidet_state, manifest_of, seeded_model
 
 SERVER = "images=1x3x320x320:1x3x800x1344:8x3x1344x1344"
 # ru_maxrss would count what the process that started this one held

@@ -10,16 +10,16 @@ import onnx
 import pytest
 import torch
 
-from condinst_deploy.engine_manifest import read_engine
+from condinst_deploy.contract.engine_manifest import read_engine
 from condinst_deploy.evaluation.agreement import agreement
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_engines.build import Surroundings
+from condinst_engines.build_recipe import BuildRecipe, TensorrtSettings
+from condinst_engines.builder_library import Flavour, load_flavour
 from condinst_engines.engine_file import EngineFiles, engine_from_onnx
 from condinst_engines.engine_inspector import found_in_engine, layers_of
-from condinst_engines.flavour import Flavour, load_flavour
 from condinst_engines.inspection import inspect_file
-from condinst_engines.recipe import BuildRecipe, TensorrtSettings
-from tests.models import noise_picture
+from tests.support.models import noise_image
 
 pytestmark = [pytest.mark.tensorrt, pytest.mark.gpu]
 
@@ -99,9 +99,9 @@ def test_plugins_and_portable_bodies_find_the_same(
         path, manifest = engine_from_onnx(files, chosen, tensorrt, Surroundings())
         assert len(manifest.plugins) == (2 if name == "plugins" else 0)
         paths.append(path)
-    pictures = [noise_picture(seed, 128, 160) for seed in (1, 2)]
+    images = [noise_image(seed, 128, 160) for seed in (1, 2)]
     with Predictor(paths[0]) as fused, Predictor(paths[1]) as portable:
         for _ in range(3):
-            for found, expected in zip(fused(pictures), portable(pictures), strict=True):
+            for found, expected in zip(fused(images), portable(images), strict=True):
                 assert len(found) > 0
                 assert len(agreement(expected, found).mask_ious) >= 0.97 * len(expected)

@@ -15,16 +15,16 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from condinst_deploy.contract import InstanceDetections
 from condinst_deploy.evaluation.agreement import Agreement, agreement, merged
+from condinst_deploy.imaging.decode import rgb_from
 from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.model.condinst import CondInst, Features
 from condinst_deploy.model.head import LevelOutputs
 from condinst_deploy.runtime.backend import Backend
-from condinst_deploy.runtime.images import rgb_from
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_deploy.runtime.torch_backend import TorchBackend
 from condinst_engines.precision import converted
 from condinst_engines.rounding import rounded
-from tests.models import GOLDEN, PICTURES, golden_detections
+from tests.support.models import GOLDEN, IMAGES, golden_detections
 
 NAMES = ("coffee", "astronaut")
 
@@ -46,7 +46,7 @@ FLOAT16, BFLOAT16 = Bar(0.97, 0.99), Bar(0.90, 0.97)
 
 
 def found_by(backend: Backend) -> Agreement:
-    """mmdetection's detections of both pictures, which are the float32 file's to 1e-5, against the backend's."""
+    """mmdetection's detections of both images, which are the float32 file's to 1e-5, against the backend's."""
     parts = []
     for name in NAMES:
         golden = golden_detections(np.load(GOLDEN / "mmdet" / f"{name}_seed0.npz"), 0)
@@ -55,7 +55,7 @@ def found_by(backend: Backend) -> Agreement:
 
 
 def detections(backend: Backend, name: str) -> InstanceDetections:
-    inputs, geometries = backend.preprocess([rgb_from(PICTURES / f"{name}.png")])
+    inputs, geometries = backend.preprocess([rgb_from(IMAGES / f"{name}.png")])
     (found,) = backend.postprocess(backend.forward(inputs), geometries)
     return found
 
@@ -96,7 +96,7 @@ def test_float16_gives_no_nan_or_infinity_in_any_tensor(float16: onnx.ModelProto
         graph.graph.output.append(onnx.helper.make_tensor_value_info(f"sum_{i}", onnx.TensorProto.FLOAT, []))
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     with OnnxRuntimeBackend.load(Path(exported_r50["path"]), "cpu") as backend:
-        inputs, _ = backend.preprocess([rgb_from(PICTURES / "coffee.png")])
+        inputs, _ = backend.preprocess([rgb_from(IMAGES / "coffee.png")])
     sums = session.run([f"sum_{i}" for i in range(len(names))], inputs._asdict())
     assert [name for name, value in zip(names, sums, strict=True) if not np.isfinite(value)] == []
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from condinst_deploy.errors import EngineError
-from condinst_deploy.kernels.ahead import KernelSource, mask_head_source, resources_of, select_source
+from condinst_deploy.kernels.aot import KernelSource, mask_head_source, resources_of, select_source
 from condinst_engines.plugins import mask_head, select
 from condinst_engines.plugins.ptx import parameters_of, plugin_kernel, without_hidden_parameters
 

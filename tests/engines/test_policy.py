@@ -5,7 +5,7 @@ import pytest
 
 from condinst_deploy.errors import ConfigError, EngineError
 from condinst_engines.policy import POLICY, Policy
-from tests.models import SLIM_KINDS, SlimFiles
+from tests.support.models import SLIM_KINDS, SlimFiles
 
 
 def names(proto: onnx.ModelProto) -> list[str]:

@@ -19,7 +19,7 @@ from condinst_engines.node_types import value_types
 from condinst_engines.policy import Policy, Precision
 from condinst_engines.precision import converted
 from condinst_engines.rounding import rounded
-from tests.models import noise_picture
+from tests.support.models import noise_image
 
 HALF = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 
@@ -202,9 +202,9 @@ def test_rounding_gives_what_pytorch_gives(small_graph: onnx.ModelProto, precisi
 
 @pytest.mark.usefixtures("one_thread")
 def test_float16_keeps_the_detections(slim_onnx: Path, float16: onnx.ModelProto) -> None:
-    pictures = [noise_picture(seed, 128, 160) for seed in range(3)]
+    images = [noise_image(seed, 128, 160) for seed in range(3)]
     with OnnxRuntimeBackend.load(slim_onnx, "cpu") as exact:
-        want = exact.postprocess(exact.forward((batch := exact.preprocess(pictures))[0]), batch[1])
+        want = exact.postprocess(exact.forward((batch := exact.preprocess(images))[0]), batch[1])
     for graph in (float16, rounded(float16)):
         with OnnxRuntimeBackend.from_bytes(graph.SerializeToString(), "float16", "cpu") as half:
             found = half.postprocess(half.forward(batch[0]), batch[1])

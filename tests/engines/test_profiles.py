@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from condinst_deploy.contract import ImageGeometry, Preprocessing
-from condinst_deploy.engine_manifest import ShapeRange
+from condinst_deploy.contract.engine_manifest import ShapeRange
 from condinst_deploy.errors import ConfigError
+from condinst_engines.build_recipe import BuildRecipe
 from condinst_engines.profiles import image_profile, model_profile, profile_from_text, profiles_for, remark_on
-from condinst_engines.recipe import BuildRecipe
-from tests.models import SLIM, SLIM_ADELAIDET, manifest_of
+from tests.support.models import SLIM, SLIM_ADELAIDET, manifest_of
 
 RECIPE = BuildRecipe()
 MODELS = {"mmdet": manifest_of(SLIM), "adelaidet": manifest_of(SLIM_ADELAIDET)}
@@ -33,8 +33,8 @@ def test_a_profile_gives_the_sizes_input_the_same_batch(text: str) -> None:
         ("masks=1x3x32x32:1x3x32x32:1x3x32x32", "expected MIN:OPT:MAX"),
         ("1x3x320:1x3x800:8x3x1344", "expected MIN:OPT:MAX"),
         ("axbxcxd:1x3x32x32:1x3x32x32", "expected MIN:OPT:MAX"),
-        ("1x4x320x320:1x4x800x1344:8x4x1344x1344", "not a batch of RGB pictures"),
-        ("0x3x320x320:1x3x800x1344:8x3x1344x1344", "not a batch of RGB pictures"),
+        ("1x4x320x320:1x4x800x1344:8x4x1344x1344", "not a batch of RGB images"),
+        ("0x3x320x320:1x3x800x1344:8x3x1344x1344", "not a batch of RGB images"),
         ("1x3x320x320:1x3x800x1333:8x3x1344x1344", "1x3x800x1333 has a side that is not a multiple of 32"),
         (f"1x3x320x320:1x3x800x1344:1x3x320x{2**64}", "a number above 2147483647"),
         ("1x3x0x320:1x3x800x1344:8x3x1344x1344", "multiple of 32"),
@@ -55,7 +55,7 @@ def test_the_default_covers_what_the_models_own_resizing_makes() -> None:
 
 @pytest.mark.parametrize("family", ["mmdet", "adelaidet"])
 @pytest.mark.parametrize(("short", "long"), [(800, 1333), (288, 288), (100, 200), (320, 640)])
-def test_no_picture_is_outside_the_models_own_profile(family: Any, short: int, long: int) -> None:
+def test_no_image_is_outside_the_models_own_profile(family: Any, short: int, long: int) -> None:
     preprocessing = Preprocessing(short_side=short, long_side=long, family=family)
     profile = model_profile(replace(MODELS[family], preprocessing=preprocessing))
     for height in (1, 7, 300, 480, 1080, 4000):
@@ -83,7 +83,7 @@ def test_batches_come_from_the_recipe_and_sides_from_the_model() -> None:
             profiles_for(manifest_of(SLIM), BuildRecipe(batches=(text,)))
 
 
-def test_the_default_of_a_model_for_small_pictures_is_small() -> None:
+def test_the_default_of_a_model_for_small_images_is_small() -> None:
     small = replace(manifest_of(SLIM), preprocessing=Preprocessing(short_side=100, long_side=200))
     assert model_profile(small) == image_profile((1, 3, 32, 32), (1, 3, 128, 224), (8, 3, 224, 224))
 

@@ -11,12 +11,12 @@ from onnx import helper, numpy_helper
 
 from condinst_engines import engine_file
 from condinst_engines.build import Surroundings, graph_for_builder, plugin_graph_for_builder
-from condinst_engines.flavour import Flavour
+from condinst_engines.build_recipe import BuildRecipe, RtxSettings, TensorrtSettings
+from condinst_engines.builder_library import Flavour
 from condinst_engines.node_types import value_types
-from condinst_engines.recipe import BuildRecipe, RtxSettings, TensorrtSettings
 from condinst_engines.rewrites.plugins import with_plugins
-from tests.kernels.interpreter import interpreted
-from tests.models import noise_picture
+from tests.support.interpreter import interpreted
+from tests.support.models import noise_image
 
 PLUGINS = ("condinst::SelectInstances 1", "condinst::DynamicMaskHead 1")
 
@@ -105,8 +105,8 @@ def test_a_rewrite_refuses_what_its_kernel_does_not_cover(
 
 def test_the_rewritten_graph_with_the_kernels_equals_the_original_in_onnx_runtime(slim_proto: onnx.ModelProto) -> None:
     """Between the plugins ONNX Runtime, in their places the kernels; on the other side the portable bodies."""
-    pictures = np.stack([noise_picture(seed, 96, 128).transpose(2, 0, 1) for seed in (3, 4)])
-    feed = {"images": pictures, "image_sizes": np.array([[96, 128], [80, 120]], np.int32)}
+    images = np.stack([noise_image(seed, 96, 128).transpose(2, 0, 1) for seed in (3, 4)])
+    feed = {"images": images, "image_sizes": np.array([[96, 128], [80, 120]], np.int32)}
     names = [value.name for value in slim_proto.graph.output]
     want = dict(zip(names, run(slim_proto, names, feed), strict=True))
     rewritten = with_plugins(slim_proto).proto

@@ -10,7 +10,7 @@ SLOTS = 4
 
 
 def outputs(*found: tuple[float, float, int]) -> Arrays:
-    """A batch of one picture: left side of a box of 10 x 10, score and label of each slot."""
+    """A batch of one image: left side of a box of 10 x 10, score and label of each slot."""
     rows = np.array([*found, *[(0.0, 0.0, 0)] * (SLOTS - len(found))])
     left: npt.NDArray[np.float32] = rows[:, 0].astype(np.float32)
     top = np.zeros_like(left)
@@ -60,7 +60,7 @@ def test_a_box_that_is_no_box_has_no_partner(broken: float) -> None:
     assert counts.pairs == len(ours["boxes"]) == 1
 
 
-def test_pictures_of_a_batch_are_matched_apart() -> None:
+def test_images_of_a_batch_are_matched_apart() -> None:
     a, b = outputs((0, 0.9, 1)), outputs((50, 0.9, 1))
     batch = {name: np.concatenate((a[name], b[name])) for name in a}
     swapped = {name: np.concatenate((b[name], a[name])) for name in a}

@@ -72,7 +72,7 @@ def test_order_does_not_matter(seed: int) -> None:
     assert agreement(whole[shuffled], whole).within(EXACT)
 
 
-def test_figures_follow_the_pairs_and_not_the_places() -> None:
+def test_metrics_follow_the_pairs_and_not_the_places() -> None:
     reference = detections([A, B], scores=[0.5, 0.25])
     other = detections([B, (0, 1, 10, 10)], scores=[0.5, 0.375])
     result = agreement(reference, other)
@@ -253,7 +253,7 @@ def test_boxes_without_an_area_overlap_nothing() -> None:
     assert box_ious(point, point).tolist() == box_ious(point, box).tolist() == [[0]]
 
 
-def test_merging_adds_counts_and_joins_figures() -> None:
+def test_merging_adds_counts_and_joins_metrics() -> None:
     first = agreement(crowd(4), crowd(4))
     second = agreement(detections([A, B]), detections([(0.5, 0, 10, 10)], scores=[0.25]))
     none = agreement(crowd(0), crowd(0))
@@ -264,13 +264,13 @@ def test_merging_adds_counts_and_joins_figures() -> None:
     assert len(result.mask_ious) == 5
 
 
-def test_one_picture_that_disagrees_spoils_the_whole() -> None:
+def test_one_image_that_disagrees_spoils_the_whole() -> None:
     good, bad = agreement(crowd(4), crowd(4)), agreement(crowd(0), crowd(1))
     assert merged([good, good]).within(EXACT)
     assert not merged([good, bad]).within(Tolerance(boxes=1e9, scores=1, mask_iou=0))
 
 
-def test_lack_in_one_picture_is_not_made_up_for_by_another() -> None:
+def test_lack_in_one_image_is_not_made_up_for_by_another() -> None:
     lacking, surplus = agreement(crowd(1), crowd(0)), agreement(crowd(0), crowd(1))
     result = merged([lacking, surplus])
     assert result.reference_count == result.other_count == 1
@@ -327,6 +327,6 @@ def test_merging_takes_any_iterable_and_nothing() -> None:
     ],
     ids=["one pair", "none", "half a mask"],
 )
-def test_figures_of_a_report(result: Agreement, summary: dict[str, Any], text: str) -> None:
+def test_metrics_of_a_report(result: Agreement, summary: dict[str, Any], text: str) -> None:
     assert result.summary() == summary
     assert str(result) == text

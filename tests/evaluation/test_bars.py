@@ -27,8 +27,8 @@ def test_onnx_runtime_has_pytorchs_precision_on_the_validation_split(tmp_path: P
     arguments = [*models, *data, "--device", "cpu", "--gate", GATE]
     done = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert done.exit_code == 0, done.output
-    figures = json.loads((tmp_path / "out" / "figures.json").read_text())
-    assert figures["pictures"] == VAL_COUNT
-    agreement = figures["comparisons"][0]["agreement"]
+    metrics = json.loads((tmp_path / "out" / "figures.json").read_text())
+    assert metrics["pictures"] == VAL_COUNT
+    agreement = metrics["comparisons"][0]["agreement"]
     assert agreement["matched_share"] >= 0.999
     assert agreement["mask_iou"]["median"] >= 0.9999

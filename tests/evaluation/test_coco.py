@@ -9,21 +9,21 @@ import pytest
 from pycocotools.coco import COCO
 
 from condinst_deploy.errors import BackendError
-from condinst_deploy.evaluation.coco import CURVE_IOUS, Kind, Scope, average_precision, evaluate_coco, ground_truth
-from tests import small_coco
+from condinst_deploy.evaluation.coco import CURVE_IOUS, Kind, Scope, average_precision, evaluate_coco, load_coco
+from tests.support import small_coco
 
 HALF_RECALL = 51 / 101
 """Share of the recalls 0, 0.01, ..., 1 that are at most 0.5."""
 
 
 @pytest.fixture
-def truth(tmp_path: Path) -> COCO:
-    return ground_truth(small_coco.written(tmp_path)[0])
+def ground_truth(tmp_path: Path) -> COCO:
+    return load_coco(small_coco.written(tmp_path)[0])
 
 
 # person (1 object and a crowd): the best detection is wrong, the second exact, the third in the crowd and ignored;
 #   precision 1/2 at recall 1 and so everywhere: AP 0.5 at every IoU. The wrong one's box has 1,600 pixels, medium, so
-#   it does not count among the small: 1. With one detection a picture only the wrong one is left: recall 0.
+#   it does not count among the small: 1. With one detection an image only the wrong one is left: recall 0.
 # stop sign (2 objects): one is found with IoU 50*41 / 50*50 = 0.82, right at 0.50 ... 0.80, 7 of 10 thresholds, with
 #   recall 1/2: 0.7 * 51/101. The medium one is all of the medium: 0.7; the large one is not found: 0.
 # toothbrush: exact: 1.
@@ -61,52 +61,54 @@ MASKS = {
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("bbox", BOXES), ("segm", MASKS)])
-def test_all_twelve_figures_are_those_worked_out_by_hand(truth: COCO, kind: Kind, expected: dict[str, float]) -> None:
-    assert average_precision(truth, small_coco.results(), kind)._asdict() == pytest.approx(expected, abs=1e-9)
+def test_all_twelve_metrics_are_those_worked_out_by_hand(
+    ground_truth: COCO, kind: Kind, expected: dict[str, float]
+) -> None:
+    assert average_precision(ground_truth, small_coco.results(), kind)._asdict() == pytest.approx(expected, abs=1e-9)
 
 
-def test_figures_of_each_class(truth: COCO) -> None:
-    classes = evaluate_coco(truth, small_coco.results(), "segm").per_class
+def test_metrics_of_each_class(ground_truth: COCO) -> None:
+    classes = evaluate_coco(ground_truth, small_coco.results(), "segm").per_class
     assert list(classes) == [1, 13, 90]
     assert [classes[i].ap for i in (1, 13, 90)] == pytest.approx([0.5, 0.3 * HALF_RECALL, 0.2], abs=1e-9)
     assert [classes[i].large for i in (1, 13, 90)] == [-1, 0, -1]
     assert classes[1].recall1 == 0
 
 
-def test_curves_are_the_mean_precision_at_every_recall(truth: COCO) -> None:
-    curves = evaluate_coco(truth, small_coco.results(), "bbox").curves
+def test_curves_are_the_mean_precision_at_every_recall(ground_truth: COCO) -> None:
+    curves = evaluate_coco(ground_truth, small_coco.results(), "bbox").curves
     assert curves.shape == (len(CURVE_IOUS), 101)
     np.testing.assert_allclose(curves[0, :51], (0.5 + 1 + 1) / 3)
     np.testing.assert_allclose(curves[0, 51:], (0.5 + 0 + 1) / 3)
     np.testing.assert_allclose(curves.mean(axis=1), [BOXES["ap50"], BOXES["ap75"]])
 
 
-def test_nothing_found_is_zero_and_nothing_annotated_is_no_figure(truth: COCO) -> None:
-    figures = average_precision(truth, [], "segm")
-    assert set(figures) == {0.0}
-    only_first = evaluate_coco(truth, [], "segm", Scope((139,)))
-    assert (only_first.figures.ap, only_first.figures.large) == (0, -1)
+def test_nothing_found_is_zero_and_nothing_annotated_is_no_figure(ground_truth: COCO) -> None:
+    metrics = average_precision(ground_truth, [], "segm")
+    assert set(metrics) == {0.0}
+    only_first = evaluate_coco(ground_truth, [], "segm", Scope((139,)))
+    assert (only_first.metrics.ap, only_first.metrics.large) == (0, -1)
     assert only_first.per_class[90].ap == -1
 
 
-def test_only_the_pictures_of_the_scope_count(truth: COCO) -> None:
-    figures = evaluate_coco(truth, small_coco.results(), "bbox", Scope((285, 632))).figures
+def test_only_the_images_of_the_scope_count(ground_truth: COCO) -> None:
+    metrics = evaluate_coco(ground_truth, small_coco.results(), "bbox", Scope((285, 632))).metrics
     # the large stop sign is not found, the toothbrush is
-    assert (figures.ap, figures.small, figures.medium, figures.large) == pytest.approx((0.5, -1, 1, 0))
+    assert (metrics.ap, metrics.small, metrics.medium, metrics.large) == pytest.approx((0.5, -1, 1, 0))
 
 
-def test_results_are_left_as_they_are(truth: COCO) -> None:
+def test_results_are_left_as_they_are(ground_truth: COCO) -> None:
     results = small_coco.results()
-    evaluate_coco(truth, results, "bbox")
-    evaluate_coco(truth, results, "segm")
+    evaluate_coco(ground_truth, results, "bbox")
+    evaluate_coco(ground_truth, results, "segm")
     assert results == small_coco.results()
 
 
 def test_an_annotation_of_id_0_is_found(tmp_path: Path) -> None:
     values = small_coco.content()
     values["annotations"][0]["id"] = 0
-    truth = ground_truth(small_coco.written(tmp_path, values)[0])
-    assert average_precision(truth, small_coco.results(), "bbox")._asdict() == pytest.approx(BOXES, abs=1e-9)
+    ground_truth = load_coco(small_coco.written(tmp_path, values)[0])
+    assert average_precision(ground_truth, small_coco.results(), "bbox")._asdict() == pytest.approx(BOXES, abs=1e-9)
 
 
 def test_missing_areas_and_crowd_marks_are_filled_in(tmp_path: Path) -> None:
@@ -115,51 +117,51 @@ def test_missing_areas_and_crowd_marks_are_filled_in(tmp_path: Path) -> None:
         del entry["area"]
         if not entry["iscrowd"]:
             del entry["iscrowd"]
-    truth = ground_truth(small_coco.written(tmp_path, values)[0])
-    assert average_precision(truth, small_coco.results(), "segm")._asdict() == pytest.approx(MASKS, abs=1e-9)
+    ground_truth = load_coco(small_coco.written(tmp_path, values)[0])
+    assert average_precision(ground_truth, small_coco.results(), "segm")._asdict() == pytest.approx(MASKS, abs=1e-9)
 
 
-def many_results(truth: COCO, count: int) -> list[dict[str, Any]]:
+def many_results(ground_truth: COCO, count: int) -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
     results = []
     for i, x, y, side in zip(
-        rng.choice(small_coco.PICTURES, count), *rng.integers(5, 90, (3, count)).tolist(), strict=True
+        rng.choice(small_coco.IMAGES, count), *rng.integers(5, 90, (3, count)).tolist(), strict=True
     ):
         box = (x, y, side, side)
         category = int(rng.choice(list(small_coco.CATEGORIES)))
         results.append(small_coco.result(int(i), category, float(rng.random()), box, box))
     exact = [
         small_coco.result(a["image_id"], a["category_id"], 0.5, tuple(a["bbox"]), tuple(a["bbox"]))
-        for a in truth.dataset["annotations"]
+        for a in ground_truth.dataset["annotations"]
     ]
     return results + exact
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 @pytest.mark.parametrize("count", [0, 1200])
-def test_faster_coco_eval_gives_the_same_figures(truth: COCO, kind: Kind, count: int) -> None:
+def test_faster_coco_eval_gives_the_same_metrics(ground_truth: COCO, kind: Kind, count: int) -> None:
     pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed (pip install '.[fast-eval]')")
-    for results in (many_results(truth, count), small_coco.results(), []):
+    for results in (many_results(ground_truth, count), small_coco.results(), []):
         for image_ids in (None, (139, 285)):
-            slow, fast = (evaluate_coco(truth, results, kind, Scope(image_ids, fast)) for fast in (False, True))
-            np.testing.assert_allclose(fast.figures, slow.figures, atol=1e-12)
+            slow, fast = (evaluate_coco(ground_truth, results, kind, Scope(image_ids, fast)) for fast in (False, True))
+            np.testing.assert_allclose(fast.metrics, slow.metrics, atol=1e-12)
             np.testing.assert_allclose(fast.curves, slow.curves, atol=1e-12)
             assert list(fast.per_class) == list(slow.per_class)
             np.testing.assert_allclose(list(fast.per_class.values()), list(slow.per_class.values()), atol=1e-12)
 
 
-def test_fast_without_its_library_says_what_to_install(truth: COCO, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fast_without_its_library_says_what_to_install(ground_truth: COCO, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "faster_coco_eval", None)
     with pytest.raises(BackendError, match=r"pip install '\.\[fast-eval\]'"):
-        evaluate_coco(truth, small_coco.results(), "bbox", Scope(fast=True))
+        evaluate_coco(ground_truth, small_coco.results(), "bbox", Scope(fast=True))
 
 
-def test_pycocotools_own_summary_agrees_where_only_masks_are_given(truth: COCO, tmp_path: Path) -> None:
+def test_pycocotools_own_summary_agrees_where_only_masks_are_given(ground_truth: COCO, tmp_path: Path) -> None:
     from pycocotools.cocoeval import COCOeval
 
     path = tmp_path / "masks.json"
     path.write_text(json.dumps([{k: v for k, v in e.items() if k != "bbox"} for e in small_coco.results()]))
-    evaluation = COCOeval(truth, truth.loadRes(str(path)), "segm")
+    evaluation = COCOeval(ground_truth, ground_truth.loadRes(str(path)), "segm")
     for step in (evaluation.evaluate, evaluation.accumulate, evaluation.summarize):
         step()
-    assert evaluation.stats.tolist() == list(average_precision(truth, small_coco.results(), "segm"))
+    assert evaluation.stats.tolist() == list(average_precision(ground_truth, small_coco.results(), "segm"))

@@ -11,11 +11,11 @@ from condinst_deploy.evaluation.comparison import (
     RULE,
     SIZES,
     WORST,
-    agreement_figures,
+    agreement_metrics,
     compare,
     iou_counts,
 )
-from tests.small_coco import Rectangle, result
+from tests.support.small_coco import Rectangle, result
 
 SMALL: Rectangle = (0, 0, 20, 20)
 MEDIUM: Rectangle = (50, 50, 50, 40)
@@ -26,42 +26,42 @@ def found(score: float, box: Rectangle, mask: Rectangle | None = None, category:
     return result(1, category, score, box, mask or box)
 
 
-def test_equal_results_agree_and_no_picture_is_shown() -> None:
+def test_equal_results_agree_and_no_image_is_shown() -> None:
     sides = {1: [found(0.9, SMALL), found(0.8, LARGE)], 2: [found(0.5, MEDIUM)]}
     comparison = compare(sides, sides, (1, 2, 3))
     assert comparison.whole.same_set
     assert comparison.worst == ()
-    figures = agreement_figures(comparison.whole)
-    assert (figures["matched"], figures["matched_share"]) == (3, 1.0)
-    assert figures["box_error_px"] == {"median": 0, "p99": 0, "max": 0}
-    assert figures["mask_iou"] == {"min": 1, "p1": 1, "median": 1}
-    assert figures["mask_iou_counts"] == [0] * len(IOU_BINS) + [3]
+    metrics = agreement_metrics(comparison.whole)
+    assert (metrics["matched"], metrics["matched_share"]) == (3, 1.0)
+    assert metrics["box_error_px"] == {"median": 0, "p99": 0, "max": 0}
+    assert metrics["mask_iou"] == {"min": 1, "p1": 1, "median": 1}
+    assert metrics["mask_iou_counts"] == [0] * len(IOU_BINS) + [3]
 
 
-def test_figures_of_a_pair_and_of_what_has_no_partner() -> None:
+def test_metrics_of_a_pair_and_of_what_has_no_partner() -> None:
     reference = {1: [found(0.9, MEDIUM), found(0.6, SMALL)]}
     # moved by one pixel: boxes 49*40 / 51*40; the mask has 50*30 of 50*40
     other = {1: [found(0.7, (51, 50, 50, 40), (50, 50, 50, 30)), found(0.3, LARGE)]}
     comparison = compare(reference, other, (1,))
-    figures = agreement_figures(comparison.whole)
-    assert (figures["reference"], figures["other"], figures["matched"]) == (2, 2, 1)
-    assert figures["matched_share"] == 0.5  # two of four detections
-    assert figures["box_error_px"]["max"] == 1
-    assert figures["score_error"]["max"] == pytest.approx(0.2)
-    assert figures["mask_iou"]["median"] == 0.75
-    (picture,) = comparison.worst
+    metrics = agreement_metrics(comparison.whole)
+    assert (metrics["reference"], metrics["other"], metrics["matched"]) == (2, 2, 1)
+    assert metrics["matched_share"] == 0.5  # two of four detections
+    assert metrics["box_error_px"]["max"] == 1
+    assert metrics["score_error"]["max"] == pytest.approx(0.2)
+    assert metrics["mask_iou"]["median"] == 0.75
+    (image,) = comparison.worst
     # alone: 0.6 and 0.3; the pair: 0.9 * (1 - box IoU), 0.9 * (1 - mask IoU) and the scores
-    assert picture.difference == pytest.approx(0.6 + 0.3 + 0.9 * (1 - 49 / 51) + 0.9 * (1 - 0.75) + 0.2)
+    assert image.difference == pytest.approx(0.6 + 0.3 + 0.9 * (1 - 49 / 51) + 0.9 * (1 - 0.75) + 0.2)
 
 
 def test_moved_boxes_and_other_scores_are_differences_without_masks_too() -> None:
     reference = [{k: v for k, v in found(0.8, MEDIUM).items() if k != "segmentation"}]
     moved = [reference[0] | {"bbox": [52.0, 50.0, 50.0, 40.0]}]
     halved = [reference[0] | {"score": 0.4}]
-    (picture,) = compare({1: reference}, {1: moved}, (1,)).worst
-    assert picture.difference == pytest.approx(0.8 * (1 - 48 / 52))
-    (picture,) = compare({1: reference}, {1: halved}, (1,)).worst
-    assert picture.difference == pytest.approx(0.4)
+    (image,) = compare({1: reference}, {1: moved}, (1,)).worst
+    assert image.difference == pytest.approx(0.8 * (1 - 48 / 52))
+    (image,) = compare({1: reference}, {1: halved}, (1,)).worst
+    assert image.difference == pytest.approx(0.4)
     assert compare({1: reference}, {1: reference}, (1,)).worst == ()
 
 
@@ -87,24 +87,24 @@ def test_labels_and_boxes_decide_what_matches() -> None:
 def test_the_worst_pictures_come_first_and_are_limited() -> None:
     reference = {i: [found(i / 100, SMALL)] for i in range(1, 20)}
     comparison = compare(reference, {}, range(25))
-    assert [picture.image_id for picture in comparison.worst] == list(range(19, 19 - WORST, -1))
+    assert [image.image_id for image in comparison.worst] == list(range(19, 19 - WORST, -1))
     assert comparison.whole.reference_count == 19
 
 
-def test_boxes_alone_have_no_figures_of_masks() -> None:
+def test_boxes_alone_have_no_metrics_of_masks() -> None:
     entries = {1: [{k: v for k, v in found(0.9, MEDIUM).items() if k != "segmentation"}]}
     comparison = compare(entries, {1: [found(0.9, MEDIUM)]}, (1,))
-    figures = agreement_figures(comparison.whole)
-    assert (figures["matched"], figures["mask_iou_mean"]) == (1, None)
-    assert figures["mask_iou"] == {"min": None, "p1": None, "median": None}
-    assert sum(figures["mask_iou_counts"]) == 0
+    metrics = agreement_metrics(comparison.whole)
+    assert (metrics["matched"], metrics["mask_iou_mean"]) == (1, None)
+    assert metrics["mask_iou"] == {"min": None, "p1": None, "median": None}
+    assert sum(metrics["mask_iou_counts"]) == 0
     assert comparison.by_size["medium"].matched == 1
 
 
 def test_nothing_on_both_sides_agrees() -> None:
     comparison = compare({}, {}, (1, 2))
     assert comparison.whole.matched_share == 1
-    assert agreement_figures(comparison.whole)["box_error_px"]["max"] is None
+    assert agreement_metrics(comparison.whole)["box_error_px"]["max"] is None
 
 
 def test_every_iou_is_counted_in_its_class() -> None:
@@ -112,7 +112,7 @@ def test_every_iou_is_counted_in_its_class() -> None:
     assert iou_counts(ious) == [2, 1, 1, 1, 1, 1, 2, 1]
 
 
-def test_progress_is_told_once_a_picture() -> None:
+def test_progress_is_told_once_an_image() -> None:
     calls: list[int] = []
     compare({}, {}, (1, 2, 3), lambda: calls.append(1))
     assert len(calls) == 3

@@ -7,22 +7,22 @@ from typing import Any
 import pytest
 
 from condinst_deploy.errors import ConfigError, OutputError
-from condinst_deploy.evaluation.journal import Journal, Picture
+from condinst_deploy.evaluation.journal import Image, Journal
 
 IDS = [5, 3, 9, 2, 7]
-PICTURES = [(image_id, f"state {image_id}") for image_id in IDS]
+IMAGES = [(image_id, f"state {image_id}") for image_id in IDS]
 
 
-def journal(folder: Path, window: int = 1, pictures: Sequence[Picture] = PICTURES, **settings: Any) -> Journal:
-    return Journal(folder, "model.onnx", {"model": "a"} | settings, pictures, window)
+def journal(folder: Path, window: int = 1, images: Sequence[Image] = IMAGES, **settings: Any) -> Journal:
+    return Journal(folder, "model.onnx", {"model": "a"} | settings, images, window)
 
 
 def entries(image_id: int) -> list[dict[str, Any]]:
     return [{"image_id": image_id, "score": 0.1 + 0.2}, {"image_id": image_id, "score": 1 / 3}][: image_id % 3]
 
 
-def fill(folder: Path, count: int, window: int = 1, pictures: Sequence[Picture] = PICTURES) -> Path:
-    with journal(folder, window, pictures) as opened:
+def fill(folder: Path, count: int, window: int = 1, images: Sequence[Image] = IMAGES) -> Path:
+    with journal(folder, window, images) as opened:
         for image_id in IDS[opened.finished : count]:
             opened.add(image_id, entries(image_id))
         return opened.path
@@ -41,7 +41,7 @@ def test_a_new_journal_is_empty_and_a_filled_one_goes_on(tmp_path: Path) -> None
         assert list(third.entries()) == [entry for i in IDS for entry in entries(i)]
 
 
-def test_whatever_is_cut_off_anywhere_the_finished_pictures_stay(tmp_path: Path) -> None:
+def test_whatever_is_cut_off_anywhere_the_finished_images_stay(tmp_path: Path) -> None:
     path = fill(tmp_path, 4)
     whole = path.read_bytes()
     ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
@@ -83,10 +83,10 @@ def test_other_settings_have_a_journal_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("window", "kept"), [(1, 3), (2, 2)])
-def test_a_run_over_more_pictures_takes_over_whole_windows_of_a_shorter_one(
+def test_a_run_over_more_images_takes_over_whole_windows_of_a_shorter_one(
     window: int, kept: int, tmp_path: Path
 ) -> None:
-    shorter = fill(tmp_path, 3, window, PICTURES[:3])
+    shorter = fill(tmp_path, 3, window, IMAGES[:3])
     before = shorter.read_bytes()
     with journal(tmp_path, window) as opened:
         assert opened.finished == kept
@@ -96,28 +96,28 @@ def test_a_run_over_more_pictures_takes_over_whole_windows_of_a_shorter_one(
     assert fill(tmp_path, 5, window).read_bytes() == fill(tmp_path / "alone", 5, window).read_bytes()
 
 
-def test_a_run_over_fewer_pictures_takes_over_from_a_longer_one_and_leaves_it_whole(tmp_path: Path) -> None:
+def test_a_run_over_fewer_images_takes_over_from_a_longer_one_and_leaves_it_whole(tmp_path: Path) -> None:
     longer = fill(tmp_path, 5, window=2)
     before = longer.read_bytes()
-    with journal(tmp_path, 2, PICTURES[:3]) as opened:
+    with journal(tmp_path, 2, IMAGES[:3]) as opened:
         assert opened.finished == 2
     assert longer.read_bytes() == before
 
 
 def test_of_several_runs_the_one_that_got_furthest_is_taken_over(tmp_path: Path) -> None:
     for count in (1, 3, 2):
-        fill(tmp_path, count, pictures=PICTURES[:count])
+        fill(tmp_path, count, images=IMAGES[:count])
     with journal(tmp_path) as opened:
         assert opened.finished == 3
 
 
-def test_nothing_is_taken_over_where_a_picture_or_a_setting_is_another_one(tmp_path: Path) -> None:
-    fill(tmp_path, 3, pictures=PICTURES[:3])
-    with journal(tmp_path, pictures=[PICTURES[0], (IDS[1], "replaced"), *PICTURES[2:]]) as opened:
+def test_nothing_is_taken_over_where_an_image_or_a_setting_is_another_one(tmp_path: Path) -> None:
+    fill(tmp_path, 3, images=IMAGES[:3])
+    with journal(tmp_path, images=[IMAGES[0], (IDS[1], "replaced"), *IMAGES[2:]]) as opened:
         assert opened.finished == 1
     with journal(tmp_path, batch_size=4) as opened:
         assert opened.finished == 0
-    with Journal(tmp_path, "model.onnx", {"model": "a"}, PICTURES, 1, fresh=True) as opened:
+    with Journal(tmp_path, "model.onnx", {"model": "a"}, IMAGES, 1, fresh=True) as opened:
         assert opened.finished == 0
 
 

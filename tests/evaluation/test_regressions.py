@@ -1,4 +1,4 @@
-"""Deliberately broken models, trained and on pictures that they know how to read: the gate and the agreement say so."""
+"""Deliberately broken models, trained and on images that they know how to read: the gate and the agreement say so."""
 
 import json
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from condinst_deploy.cli.evaluate import main
 from condinst_deploy.contract import ImageGeometry
 from condinst_deploy.data.shapes import generate_shapes
-from condinst_deploy.evaluation.coco import detect_all, ground_truth
+from condinst_deploy.evaluation.coco import detect_all, load_coco
 from condinst_deploy.masks import Masks
 from condinst_deploy.model import candidates, mask_branch
 from condinst_deploy.model.head import level_points
@@ -87,11 +87,11 @@ def good(data: Path) -> Path:
 
 
 def results_of(data: Path, name: str, batch_size: int) -> Path:
-    truth = ground_truth(data)
-    pictures = [(i, data.parent / "val" / truth.imgs[i]["file_name"]) for i in truth.getImgIds()]
+    ground_truth = load_coco(data)
+    images = [(i, data.parent / "val" / ground_truth.imgs[i]["file_name"]) for i in ground_truth.getImgIds()]
     path = data.parent / f"{name}.json"
     with Predictor(SHIPPED, device="cpu", batch_size=batch_size) as predictor:
-        path.write_text(json.dumps(detect_all(predictor, pictures)))
+        path.write_text(json.dumps(detect_all(predictor, images)))
     return path
 
 
@@ -102,10 +102,10 @@ def evaluate(data: Path, reference: Path, other: Path, out: Path) -> tuple[int, 
 
 
 def test_the_same_model_in_other_batches_passes(data: Path, good: Path, tmp_path: Path) -> None:
-    status, figures = evaluate(data, good, results_of(data, "batched", batch_size=4), tmp_path)
-    agreement = figures["comparisons"][0]["agreement"]
+    status, metrics = evaluate(data, good, results_of(data, "batched", batch_size=4), tmp_path)
+    agreement = metrics["comparisons"][0]["agreement"]
     assert status == 0
-    assert figures["sides"][0]["mask"]["ap"] > 30  # it is trained: otherwise nothing here would mean anything
+    assert metrics["sides"][0]["mask"]["ap"] > 30  # it is trained: otherwise nothing here would mean anything
     assert agreement["matched_share"] >= 0.999
     assert agreement["mask_iou"]["median"] >= 0.9999
 
@@ -115,10 +115,10 @@ def test_a_broken_model_fails_the_gate_and_the_agreement(
     name: str, data: Path, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(*BROKEN[name])
-    status, figures = evaluate(data, good, results_of(data, name, batch_size=1), tmp_path)
-    agreement = figures["comparisons"][0]["agreement"]
+    status, metrics = evaluate(data, good, results_of(data, name, batch_size=1), tmp_path)
+    agreement = metrics["comparisons"][0]["agreement"]
     assert status == 1
-    failed = {failure.split(": ")[1].split(" is ")[0] for failure in figures["gate"]["failures"]}
+    failed = {failure.split(": ")[1].split(" is ")[0] for failure in metrics["gate"]["failures"]}
     assert failed >= FAILING[name]
     assert agreement["mask_iou"]["median"] < 0.99
     if name == "point corners":
@@ -127,4 +127,4 @@ def test_a_broken_model_fails_the_gate_and_the_agreement(
         assert agreement["matched_share"] == 1
         assert agreement["box_error_px"]["max"] < 0.01
         assert not any(figure.startswith("box") for figure in failed)
-    assert figures["comparisons"][0]["worst_pictures"][0]["difference"] > 0.3
+    assert metrics["comparisons"][0]["worst_pictures"][0]["difference"] > 0.3

@@ -1,4 +1,4 @@
-"""The report: one file that needs nothing else, with every figure and the pictures that differ."""
+"""The report: one file that needs nothing else, with every figure and the images that differ."""
 
 import base64
 import io
@@ -15,15 +15,15 @@ from PIL import Image
 
 from condinst_deploy.errors import DataError
 from condinst_deploy.evaluation.coco import points
-from condinst_deploy.evaluation.evaluate import Evaluation, evaluate
+from condinst_deploy.evaluation.evaluator import Evaluation, evaluate
 from condinst_deploy.evaluation.gate import Failure, failures
+from condinst_deploy.evaluation.ground_truth import load_ground_truth
 from condinst_deploy.evaluation.panels import ONLY_OTHER, ONLY_REFERENCE, SIDE, panel_from
 from condinst_deploy.evaluation.plots import bars, error_rows, iou_rows
-from condinst_deploy.evaluation.report import Verdict, figures_json, figures_table, write_html
+from condinst_deploy.evaluation.report import Verdict, figures_json, metrics_table, write_html
 from condinst_deploy.evaluation.sources import Options, Source
-from condinst_deploy.evaluation.truth import load_truth
 from condinst_deploy.evaluation.wording import change_text
-from tests import small_coco
+from tests.support import small_coco
 
 
 def evaluated(
@@ -34,8 +34,8 @@ def evaluated(
     for name, content in zip(names, sides, strict=False):
         (folder / name).write_text(json.dumps(content))
         sources.append(Source(folder / name, is_model=False))
-    truth = load_truth(annotations, images if with_images else None)
-    return evaluate(sources, truth, Options(folder / "out"), lambda *_: None)
+    ground_truth = load_ground_truth(annotations, images if with_images else None)
+    return evaluate(sources, ground_truth, Options(folder / "out"), lambda *_: None)
 
 
 def moved() -> list[dict[str, Any]]:
@@ -75,7 +75,7 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path: Path) -> None:
     checker = Checker()
     checker.feed(text)
     assert checker.open == []
-    assert len(checker.addresses) == 6  # two pictures, three times each
+    assert len(checker.addresses) == 6  # two images, three times each
     assert all(address.startswith("data:image/jpeg;base64,") for address in checker.addresses)
     assert "<script" not in text
     assert "url(" not in text
@@ -89,7 +89,7 @@ def test_every_figure_is_on_the_page(tmp_path: Path) -> None:
     evaluation = evaluated(tmp_path, small_coco.results(), moved())
     text = page(tmp_path, evaluation)
     shown = iter(re.findall(r"<td>([^<]*)(?:<span class=\"change[^>]*>([^<]*)</span>)?</td>", text))
-    for name, row in figures_table(evaluation):
+    for name, row in metrics_table(evaluation):
         for value, change in row:
             expected = ("\u2013" if value is None else f"{value:.2f}", "" if change is None else change_text(change))
             assert next(shown) == expected, name
@@ -128,16 +128,16 @@ def test_names_are_text_and_not_markup(tmp_path: Path) -> None:
     assert "&lt;b&gt;&amp;.json" in text
 
 
-def test_one_side_alone_has_its_figures_and_no_comparison(tmp_path: Path) -> None:
+def test_one_side_alone_has_its_metrics_and_no_comparison(tmp_path: Path) -> None:
     text = page(tmp_path, evaluated(tmp_path, small_coco.results()))
     assert "Average precision" in text
     assert "Agreement" not in text
     assert "<img" not in text
 
 
-def test_equal_sides_show_no_picture(tmp_path: Path) -> None:
+def test_equal_sides_show_no_image(tmp_path: Path) -> None:
     text = page(tmp_path, evaluated(tmp_path, small_coco.results(), small_coco.results()))
-    assert "No picture differs" in text
+    assert "No image differs" in text
     assert "<img" not in text
 
 
@@ -158,9 +158,9 @@ def test_every_side_has_a_colour_of_its_own(tmp_path: Path) -> None:
         assert f".line.s{number} {{ stroke: var(--s{number}); }}" in text
 
 
-def test_without_the_pictures_they_are_named(tmp_path: Path) -> None:
+def test_without_the_images_they_are_named(tmp_path: Path) -> None:
     text = page(tmp_path, evaluated(tmp_path, small_coco.results(), moved(), with_images=False))
-    assert "picture 285: difference 0.6" in text
+    assert "image 285: difference 0.6" in text
     assert "<img" not in text
 
 
@@ -177,7 +177,7 @@ def test_the_json_file_is_plain_and_in_points(tmp_path: Path) -> None:
     assert told["sides"][0]["box"]["ap"] == pytest.approx(61.7822, abs=1e-4)
     assert told["sides"][0]["per_class"]["1"] == {"name": "person", "box": pytest.approx(50), "mask": pytest.approx(50)}
     comparison = told["comparisons"][0]
-    assert [picture["image_id"] for picture in comparison["worst_pictures"]] == [285, 139]
+    assert [image["image_id"] for image in comparison["worst_pictures"]] == [285, 139]
     assert comparison["worst_pictures"][0]["difference"] == 0.6
     assert comparison["worst_pictures"][1]["difference"] == pytest.approx(0.7 * (1 - 40 / 50))
     assert comparison["by_size"]["medium"]["matched"] == 1
@@ -195,27 +195,27 @@ def share_of(colour: tuple[int, int, int], pixels: np.ndarray[Any, Any]) -> floa
 
 def test_panels_show_what_only_one_side_has(tmp_path: Path) -> None:
     evaluation = evaluated(tmp_path, small_coco.results(), moved())
-    first, second = (panel_from(difference, evaluation.truth) for difference in evaluation.differences[0])
+    first, second = (panel_from(difference, evaluation.ground_truth) for difference in evaluation.differences[0])
     assert first.title == "000000000285.png (id 285)"
     assert first.caption.startswith("0 matched, 1 only in the reference, 0 only in the other; 920 and 0 pixels")
     assert second.caption.endswith("310 and 0 pixels on one side alone")  # ten columns of 31
     pixels = image_of(first.difference)
-    assert pixels.shape == (2 * small_coco.SIDE, 2 * small_coco.SIDE, 3)  # a small picture is enlarged
+    assert pixels.shape == (2 * small_coco.SIDE, 2 * small_coco.SIDE, 3)  # a small image is enlarged
     assert share_of(ONLY_REFERENCE, pixels) == pytest.approx(920 / small_coco.SIDE**2, rel=0.1)
     assert share_of(ONLY_OTHER, pixels) == 0
     assert not np.array_equal(image_of(first.reference), image_of(first.other))
 
 
-def test_large_pictures_are_shrunk_and_others_than_annotated_are_refused(tmp_path: Path) -> None:
+def test_large_images_are_shrunk_and_others_than_annotated_are_refused(tmp_path: Path) -> None:
     evaluation = evaluated(tmp_path, small_coco.results(), moved())
     large = Image.new("RGB", (1600, 1200), "grey")
-    truth = replace(evaluation.truth, paths=(tmp_path / "large.png",) * 3)
+    ground_truth = replace(evaluation.ground_truth, paths=(tmp_path / "large.png",) * 3)
     large.save(tmp_path / "large.png")
     nothing = replace(evaluation.differences[0][0], reference=(), other=())
-    with pytest.raises(DataError, match=r"large\.png is 1600x1200, but picture 285 of .* is annotated as 200x200"):
-        panel_from(nothing, truth)
-    truth.coco.imgs[285] |= {"width": 1600, "height": 1200}
-    panel = panel_from(nothing, truth)
+    with pytest.raises(DataError, match=r"large\.png is 1600x1200, but image 285 of .* is annotated as 200x200"):
+        panel_from(nothing, ground_truth)
+    ground_truth.coco.imgs[285] |= {"width": 1600, "height": 1200}
+    panel = panel_from(nothing, ground_truth)
     assert image_of(panel.difference).shape == (360, SIDE, 3)
     assert sum(len(uri) for uri in (panel.reference, panel.other, panel.difference)) < 3 * 60_000
 
@@ -232,5 +232,5 @@ def test_counts_of_plots() -> None:
     assert empty.count('width="0.0"') == 2
 
 
-def test_figures_that_are_not_there_have_no_points() -> None:
+def test_metrics_that_are_not_there_have_no_points() -> None:
     assert (points(-1), points(0), points(0.5)) == (None, 0, 50)

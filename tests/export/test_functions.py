@@ -20,7 +20,7 @@ from condinst_export.functions import (
     dynamic_mask_head_function,
     select_instances_function,
 )
-from tests.operations import THRESHOLD, MaskHeadCase, SelectCase, mask_head_cases, select_cases
+from tests.support.operations import THRESHOLD, MaskHeadCase, SelectCase, mask_head_cases, select_cases
 
 
 def session_of(

@@ -9,11 +9,11 @@ import torch
 
 from condinst_deploy.contract import NetworkInputs
 from condinst_deploy.evaluation.agreement import Tolerance, agreement
+from condinst_deploy.imaging.decode import rgb_from
 from condinst_deploy.model.checkpoints import load_model
-from condinst_deploy.runtime.images import rgb_from
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
-from tests.models import DEEPER, GOLDEN, PICTURES, adelaidet_detections, adelaidet_state
+from tests.support.models import DEEPER, GOLDEN, IMAGES, adelaidet_detections, adelaidet_state
 
 BAR = Tolerance(boxes=0.02, scores=2e-5, mask_iou=0.999)
 
@@ -28,24 +28,24 @@ def r50(adelaidet_checkpoint: Path) -> OnnxRuntimeBackend:
     return OnnxRuntimeBackend.from_bytes(exported(adelaidet_checkpoint).SerializeToString(), "r50", "cpu")
 
 
-def assert_adelaidets_detections(backend: OnnxRuntimeBackend, picture: str, golden_name: str) -> None:
+def assert_adelaidets_detections(backend: OnnxRuntimeBackend, image: str, golden_name: str) -> None:
     golden = np.load(GOLDEN / "adelaidet" / f"{golden_name}.npz")
-    inputs, geometries = backend.preprocess([rgb_from(PICTURES / f"{picture}.png")])
+    inputs, geometries = backend.preprocess([rgb_from(IMAGES / f"{image}.png")])
     (found,) = backend.postprocess(backend.forward(inputs), geometries)
     result = agreement(adelaidet_detections(golden, 0), found)
     assert result.reference_count > 70
     assert result.within(BAR), result
 
 
-@pytest.mark.parametrize("picture", ["coffee", "astronaut"])
-def test_detections_are_adelaidets(r50: OnnxRuntimeBackend, picture: str) -> None:
+@pytest.mark.parametrize("image", ["coffee", "astronaut"])
+def test_detections_are_adelaidets(r50: OnnxRuntimeBackend, image: str) -> None:
     assert r50.manifest.family == "adelaidet"
-    assert_adelaidets_detections(r50, picture, f"{picture}_seed0")
+    assert_adelaidets_detections(r50, image, f"{image}_seed0")
 
 
-def test_in_a_batch_each_picture_gets_its_own_detections(r50: OnnxRuntimeBackend) -> None:
+def test_in_a_batch_each_image_gets_its_own_detections(r50: OnnxRuntimeBackend) -> None:
     golden = np.load(GOLDEN / "adelaidet" / "batch_coffee_astronaut_seed0.npz")
-    inputs, geometries = r50.preprocess([rgb_from(PICTURES / f"{name}.png") for name in ("coffee", "astronaut")])
+    inputs, geometries = r50.preprocess([rgb_from(IMAGES / f"{name}.png") for name in ("coffee", "astronaut")])
     found = r50.postprocess(r50.forward(inputs), geometries)
     # coffee sets the padded size, so that its own golden output covers it alone
     single = NetworkInputs(inputs.images[1:], inputs.image_sizes[1:])

@@ -12,8 +12,8 @@ from condinst_deploy.model.candidates import candidates_from_levels
 from condinst_deploy.model.config import SIZES_OF_INTEREST, STRIDES, CondInstConfig
 from condinst_deploy.model.head import level_points
 from condinst_export.graph import AllCandidates, Neighbourhoods, ParamsAt
-from tests.models import SLIM, SLIM_ADELAIDET
-from tests.operations import CandidateCase, candidate_cases
+from tests.support.models import SLIM, SLIM_ADELAIDET
+from tests.support.operations import CandidateCase, candidate_cases
 
 
 @pytest.mark.parametrize("config", [SLIM, SLIM_ADELAIDET], ids=lambda config: config.family)
@@ -24,14 +24,14 @@ def test_the_graph_has_the_reference_candidates(case: CandidateCase, config: Con
     )
     candidates = AllCandidates(replace(config, selection=selection))
     slots = candidates(case.levels, case.sizes, torch.tensor(case.threshold))
-    for picture, (height, width) in enumerate(case.sizes.tolist()):
-        want = candidates_from_levels(case.levels, picture, (height, width), selection)
-        live = slots.scores[picture] > 0
-        assert torch.equal(slots.labels[picture, live].long(), want.labels)
-        assert torch.equal(slots.points[picture, live], want.points)
-        assert torch.equal(slots.soi[picture, live], want.soi)
-        torch.testing.assert_close(slots.scores[picture, live], want.scores, rtol=1e-6, atol=0)
-        torch.testing.assert_close(slots.boxes[picture, live], want.boxes, rtol=0, atol=1e-4)
+    for image, (height, width) in enumerate(case.sizes.tolist()):
+        want = candidates_from_levels(case.levels, image, (height, width), selection)
+        live = slots.scores[image] > 0
+        assert torch.equal(slots.labels[image, live].long(), want.labels)
+        assert torch.equal(slots.points[image, live], want.points)
+        assert torch.equal(slots.soi[image, live], want.soi)
+        torch.testing.assert_close(slots.scores[image, live], want.scores, rtol=1e-6, atol=0)
+        torch.testing.assert_close(slots.boxes[image, live], want.boxes, rtol=0, atol=1e-4)
         assert int(live.sum()) == len(want.scores)
 
 

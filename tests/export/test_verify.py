@@ -16,7 +16,7 @@ from condinst_deploy.model.config import CondInstConfig
 from condinst_export.graph import SCORE_THRESHOLD
 from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
 from condinst_export.verify import CaseResult, verify_onnx
-from tests.models import SLIM, SlimFiles, manifest_of, seeded_model
+from tests.support.models import SLIM, SlimFiles, manifest_of, seeded_model
 
 ONE_CLASS = replace(SLIM, num_classes=1, depth=18, mask_channels=4, dynamic_channels=6)
 FIXED = replace(SLIM, selection=Selection(max_detections=7, candidates_per_level=50))
@@ -108,7 +108,7 @@ def scale_scores(proto: onnx.ModelProto) -> None:
 
 
 def swap_pictures(proto: onnx.ModelProto) -> None:
-    """Instances of one picture under another, as an exporter for batch 1 gets it wrong."""
+    """Instances of one image under another, as an exporter for batch 1 gets it wrong."""
     (node,) = [n for n in proto.graph.node if "boxes" in n.output]
     node.output[list(node.output).index("boxes")] = "right_boxes"
     reversed_rows = ["right_boxes", "wrong_from", "wrong_to", "wrong_axis", "wrong_step"]

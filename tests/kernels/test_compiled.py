@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from condinst_deploy.kernels.ahead import (
+from condinst_deploy.kernels.aot import (
     KernelSource,
     compiled,
     extents_source,

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from condinst_deploy.model.mask_head import dynamic_mask_head
-from tests.kernels.interpreter import interpreted
-from tests.operations import MaskHeadCase, mask_head_cases
+from tests.support.interpreter import interpreted
+from tests.support.operations import MaskHeadCase, mask_head_cases
 
 CASES = [(8, case) for case in mask_head_cases()] + [(6, case) for case in mask_head_cases(4, 6)[:4]]
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}

@@ -9,7 +9,7 @@ from condinst_deploy.kernels import mask_head, operations, select
 from condinst_deploy.kernels.operations import fused_operations, operations_for
 from condinst_deploy.model.operations import REFERENCE, Operations
 from condinst_deploy.runtime.torch_backend import TorchBackend
-from tests.models import SLIM, noise_picture, seeded_model
+from tests.support.models import SLIM, noise_image, seeded_model
 
 
 def test_a_gpu_gets_the_kernels_and_a_cpu_the_references() -> None:
@@ -31,7 +31,7 @@ def test_without_triton_a_gpu_gets_the_references(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_network_calls_what_its_backend_chose(slim_checkpoint: Path) -> None:
-    """Each operation once for a batch of two pictures: selection, too, takes all pictures at once."""
+    """Each operation once for a batch of two images: selection, too, takes all images at once."""
     called: list[tuple[str, torch.Size]] = []
 
     def select_and_note(boxes: torch.Tensor, *rest: object) -> tuple[torch.Tensor, torch.Tensor]:
@@ -45,7 +45,7 @@ def test_the_network_calls_what_its_backend_chose(slim_checkpoint: Path) -> None
     backend = TorchBackend.load(slim_checkpoint, "cpu")
     assert backend.model.operations is REFERENCE
     backend.model.operations = Operations(select_and_note, head_and_note)
-    inputs, _ = backend.preprocess([noise_picture(seed, 128, 160) for seed in (1, 2)])
+    inputs, _ = backend.preprocess([noise_image(seed, 128, 160) for seed in (1, 2)])
     outputs = backend.forward(inputs)
     assert called == [("select", torch.Size([2])), ("mask head", torch.Size([2]))]
     assert min(outputs.num_detections) > 0
@@ -74,7 +74,7 @@ def test_training_keeps_its_gradients() -> None:
 @pytest.mark.gpu
 def test_the_whole_network_gives_the_same_with_kernels_and_references() -> None:
     model = seeded_model(SLIM).cuda()
-    images = torch.from_numpy(noise_picture(1, 128, 160)).permute(2, 0, 1)[None].cuda()
+    images = torch.from_numpy(noise_image(1, 128, 160)).permute(2, 0, 1)[None].cuda()
     sizes = torch.tensor([[128, 160]]).cuda()
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False, deterministic=True):
         want = model(images, sizes)

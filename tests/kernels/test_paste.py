@@ -16,10 +16,10 @@ from condinst_deploy.runtime import device_postprocess
 from condinst_deploy.runtime.device_outputs import DeviceOutputs
 from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
 from condinst_deploy.runtime.torch_backend import TorchBackend
-from tests.kernels.device_results import Parts, Sizes, detections_of, predicted, results_on_device
-from tests.kernels.interpreter import interpreted
-from tests.models import SLIM, SLIM_ADELAIDET, manifest_of, noise_picture
 from tests.runtime.test_postprocess import BEYOND, SMALL, UNDECIDED, adversarial, blobs, outputs_with
+from tests.support.device_results import Parts, Sizes, detections_of, predicted, results_on_device
+from tests.support.interpreter import interpreted
+from tests.support.models import SLIM, SLIM_ADELAIDET, manifest_of, noise_image
 
 ORIGINALS = [
     (40, 160),
@@ -43,7 +43,7 @@ def geometry_of(sizes: Sizes) -> ImageGeometry:
 
 
 def sizes_of(originals: list[tuple[int, int]]) -> list[Sizes]:
-    """A batch of pictures of these sizes, padded to the largest."""
+    """A batch of images of these sizes, padded to the largest."""
     geometries = [ImageGeometry.of(original, SMALL) for original in originals]
     padded = (max(g.padded[0] for g in geometries), max(g.padded[1] for g in geometries))
     return [(g.original, g.resized, padded) for g in geometries]
@@ -58,7 +58,7 @@ def outputs_of(logits: Tensor) -> tuple[Tensor, ...]:
 
 
 class Case:
-    """Logits of a batch and the pictures' sizes."""
+    """Logits of a batch and the images' sizes."""
 
     def __init__(self, name: str, logits: Tensor, sizes: list[Sizes]) -> None:
         self.name, self.logits, self.sizes = name, logits, sizes
@@ -121,7 +121,7 @@ def broken(value: float, dtype: torch.dtype) -> tuple[Any, ...]:
 
 
 BROKEN = [(float("nan"), torch.float32), (float("inf"), torch.float16), (-float("inf"), torch.bfloat16)]
-PICTURES = [noise_picture(0, 96, 120)]
+IMAGES = [noise_image(0, 96, 120)]
 KEPT = 3
 
 
@@ -141,13 +141,13 @@ def results(slim_checkpoint: Path) -> dict[str, Any]:
     calls: dict[str, tuple[str, tuple[Any, ...]]] = {str(case): ("results", case.call()) for case in CASES}
     calls |= {str(value): ("results", broken(value, dtype)) for value, dtype in BROKEN}
     tensors_of_two, sizes_of_two = broken(*BROKEN[0])
-    calls["blank picture"] = ("results", (tensors_of_two, sizes_of_two[:1]))
+    calls["blank image"] = ("results", (tensors_of_two, sizes_of_two[:1]))
     calls["adelaidet"] = ("results", (tensors, [sizes], "adelaidet", 2))
-    calls["no picture"] = ("results", (tuple(t[:0] for t in tensors), []))
+    calls["no image"] = ("results", (tuple(t[:0] for t in tensors), []))
     calls["nothing found"] = ("results", ((tensors[0] * 0, *tensors[1:]), [sizes]))
     calls["extents"] = ("extents", (extents_logits(),))
-    pictures = [torch.from_numpy(picture) for picture in PICTURES]
-    calls["predicted"] = ("predicted", (str(slim_checkpoint), pictures, KEPT))
+    images = [torch.from_numpy(image) for image in IMAGES]
+    calls["predicted"] = ("predicted", (str(slim_checkpoint), images, KEPT))
     return dict(zip(calls, interpreted(list(calls.values())), strict=True))
 
 
@@ -179,8 +179,8 @@ def test_a_logit_that_is_not_finite_is_an_error_in_whichever_slot(
     assert "the network gives NaN or infinity" in results[str(value)]
 
 
-def test_what_is_not_finite_in_a_blank_picture_of_the_batch_does_not_matter(results: dict[str, Any]) -> None:
-    (parts,) = results["blank picture"]
+def test_what_is_not_finite_in_a_blank_image_of_the_batch_does_not_matter(results: dict[str, Any]) -> None:
+    (parts,) = results["blank image"]
     assert parts["crops"] == []
 
 
@@ -197,15 +197,15 @@ def test_boxes_scores_and_limits_are_those_of_the_host(results: dict[str, Any]) 
     assert found.masks.rle() == want.masks.rle()
 
 
-def test_no_picture_and_no_detection_are_fine(results: dict[str, Any]) -> None:
-    assert results["no picture"] == []
+def test_no_image_and_no_detection_are_fine(results: dict[str, Any]) -> None:
+    assert results["no image"] == []
     (parts,) = results["nothing found"]
     assert len(detections_of(parts, (128, 192))) == 0
 
 
 def check_predicted(checkpoint: Path, found: list[Parts]) -> None:
     with TorchBackend.load(checkpoint, "cpu") as backend:
-        inputs, geometries = backend.preprocess(PICTURES)
+        inputs, geometries = backend.preprocess(IMAGES)
         want = backend.postprocess(backend.infer(inputs), geometries, ResultFilter(max_detections=KEPT))
     for parts, expected, geometry in zip(found, want, geometries, strict=True):
         detections = detections_of(parts, geometry.original)
@@ -218,7 +218,7 @@ def check_predicted(checkpoint: Path, found: list[Parts]) -> None:
         assert np.mean(ours != theirs) < 1e-3
 
 
-def test_a_backend_goes_from_pictures_to_masks_on_the_device(results: dict[str, Any], slim_checkpoint: Path) -> None:
+def test_a_backend_goes_from_images_to_masks_on_the_device(results: dict[str, Any], slim_checkpoint: Path) -> None:
     """Kernels for selection, mask head and masks, in one run; on the other side the references."""
     check_predicted(slim_checkpoint, results["predicted"])
 
@@ -232,7 +232,7 @@ def test_a_batch_that_is_too_large_crosses_in_turns(monkeypatch: pytest.MonkeyPa
     assert list(device_postprocess._turns(rows[:0])) == []
 
 
-def test_a_picture_too_large_for_the_kernel_is_made_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_too_large_for_the_kernel_is_made_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU a launch would fail, so this result is the host's."""
     monkeypatch.setattr(device_postprocess, "LARGEST_PRODUCT", 192 * 96)
     outputs = outputs_with([[0.0, 0.0, 8.0, 8.0]])
@@ -260,8 +260,8 @@ def test_the_compiled_kernel_finds_extents_and_what_is_not_finite() -> None:
 
 @pytest.mark.gpu
 def test_a_backend_on_a_gpu_gives_what_it_gives_on_a_cpu(slim_checkpoint: Path) -> None:
-    pictures = [torch.from_numpy(picture) for picture in PICTURES]
-    check_predicted(slim_checkpoint, predicted(str(slim_checkpoint), pictures, KEPT, "cuda"))
+    images = [torch.from_numpy(image) for image in IMAGES]
+    check_predicted(slim_checkpoint, predicted(str(slim_checkpoint), images, KEPT, "cuda"))
 
 
 @pytest.mark.gpu

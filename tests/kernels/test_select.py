@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from condinst_deploy.model.select import select_instances
-from tests.kernels.interpreter import interpreted
-from tests.operations import THRESHOLD, SelectCase, select_cases
+from tests.support.interpreter import interpreted
+from tests.support.operations import THRESHOLD, SelectCase, select_cases
 
 CASES = select_cases()
 

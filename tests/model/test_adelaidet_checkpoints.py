@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from condinst_deploy.coco_classes import COCO_CLASSES
+from condinst_deploy.contract.coco_classes import COCO_CLASSES
 from condinst_deploy.errors import CheckpointError
 from condinst_deploy.model.checkpoints import load_model, own_content, save_model
 from condinst_deploy.model.config import CondInstConfig
 from condinst_deploy.model.families import ADELAIDET_PREPROCESSING, ADELAIDET_SELECTION
-from tests.adelaidet_names import adelaidet_state_of
-from tests.checkpoints import saved
-from tests.models import (
+from tests.support.adelaidet_names import adelaidet_state_of
+from tests.support.checkpoints import saved
+from tests.support.models import (
     ADELAIDET_KEYS,
     SLIM,
     SLIM_ADELAIDET,
@@ -73,7 +73,7 @@ def test_every_tensor_finds_its_place(config: CondInstConfig, wrapped: bool, tmp
     original = seeded_model(config)
     state = adelaidet_state_of(original)
     loaded = load_model(saved(tmp_path / "model.pth", {"model": state, "iteration": 7} if wrapped else state))
-    # a checkpoint does not tell for what picture size it was trained
+    # a checkpoint does not tell for what image size it was trained
     assert loaded.model.config == replace(config, preprocessing=ADELAIDET_PREPROCESSING)
     ours, want = loaded.model.state_dict(), original.state_dict()
     assert ours.keys() == want.keys()

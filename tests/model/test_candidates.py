@@ -11,7 +11,7 @@ from condinst_deploy.contract import Family, Selection
 from condinst_deploy.model.candidates import candidates_from_levels
 from condinst_deploy.model.config import SIZES_OF_INTEREST, STRIDES
 from condinst_deploy.model.head import LevelOutputs
-from tests.operations import CandidateCase, candidate_cases
+from tests.support.operations import CandidateCase, candidate_cases
 
 FAMILIES: tuple[Family, ...] = ("mmdet", "adelaidet")
 Row = tuple[float, tuple[float, ...], int, tuple[float, ...], float]
@@ -22,18 +22,18 @@ def sigmoid(x: Tensor) -> float:
     return 1 / (1 + math.exp(-float(x)))
 
 
-def plain_candidates(case: CandidateCase, picture: int, family: Family) -> list[Row]:
+def plain_candidates(case: CandidateCase, image: int, family: Family) -> list[Row]:
     """What the families do, pair by pair."""
-    height, width = case.sizes[picture].tolist()
+    height, width = case.sizes[image].tolist()
     found: list[Row] = []
     for level, stride, soi in zip(case.levels, STRIDES, SIZES_OF_INTEREST, strict=True):
         pairs: list[tuple[float, Row]] = []
         classes, rows, columns = level.cls_logits.shape[1:]
         for y, x, label in np.ndindex(rows, columns, classes):
-            cls, ctr = sigmoid(level.cls_logits[picture, label, y, x]), sigmoid(level.centerness[picture, 0, y, x])
+            cls, ctr = sigmoid(level.cls_logits[image, label, y, x]), sigmoid(level.centerness[image, 0, y, x])
             rank, score = (cls, cls * ctr) if family == "mmdet" else (cls * ctr, math.sqrt(cls * ctr))
             px, py = (x + 0.5) * stride, (y + 0.5) * stride
-            left, top, right, bottom = (level.distances[picture, :, y, x] * stride).tolist()
+            left, top, right, bottom = (level.distances[image, :, y, x] * stride).tolist()
             box = (px - left, py - top, px + right, py + bottom)
             if rank > case.threshold:
                 pairs.append((rank, (score, box, label, (px, py), float(soi))))
@@ -55,9 +55,9 @@ def clamped(rows: list[Row], height: int, width: int) -> list[Row]:
 @pytest.mark.parametrize("case", candidate_cases(), ids=str)
 def test_the_reference_finds_what_a_plain_loop_finds(case: CandidateCase, family: Family) -> None:
     selection = Selection(score_threshold=case.threshold, candidates_per_level=case.limit, family=family)
-    for picture, (height, width) in enumerate(case.sizes.tolist()):
-        found = candidates_from_levels(case.levels, picture, (height, width), selection)
-        want = plain_candidates(case, picture, family)
+    for image, (height, width) in enumerate(case.sizes.tolist()):
+        found = candidates_from_levels(case.levels, image, (height, width), selection)
+        want = plain_candidates(case, image, family)
         assert len(found.scores) == len(want)
         for i, (score, box, label, point, soi) in enumerate(want):
             assert found.scores[i].item() == pytest.approx(score, rel=1e-5)

@@ -9,7 +9,7 @@ from condinst_deploy.contract import Preprocessing, Selection
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.config import STRIDES, CondInstConfig
-from tests.models import SLIM, SLIM_ADELAIDET, SLIM_BIFPN, mmdet_shapes, seeded_model
+from tests.support.models import SLIM, SLIM_ADELAIDET, SLIM_BIFPN, mmdet_shapes, seeded_model
 
 CUSTOM = CondInstConfig(
     num_classes=1,
@@ -95,12 +95,12 @@ def test_the_stride_moves_to_the_first_convolution_of_bottlenecks(depth: int, mo
 
 @pytest.mark.parametrize("sides", [(64, 96), (32, 32), (32, 160), (224, 96)])
 def test_both_necks_give_five_levels_of_the_same_sizes(sides: tuple[int, int]) -> None:
-    picture = torch.zeros(1, 3, *sides)
+    image = torch.zeros(1, 3, *sides)
     shapes = []
     for config in (SLIM_ADELAIDET, SLIM_BIFPN):
         model = seeded_model(config)
         with torch.no_grad():
-            shapes.append([level.shape for level in model.fpn(model.backbone(picture))])
+            shapes.append([level.shape for level in model.fpn(model.backbone(image))])
     assert shapes[0] == shapes[1]
     assert [tuple(shape[2:]) for shape in shapes[0]] == [
         (-(-sides[0] // stride), -(-sides[1] // stride)) for stride in STRIDES
@@ -108,12 +108,12 @@ def test_both_necks_give_five_levels_of_the_same_sizes(sides: tuple[int, int]) -
 
 
 def test_the_semantic_head_works_in_training_alone() -> None:
-    picture = torch.zeros(2, 3, 64, 96)
-    trained = seeded_model(SLIM_BIFPN).train().features(picture).semantic_logits
+    image = torch.zeros(2, 3, 64, 96)
+    trained = seeded_model(SLIM_BIFPN).train().features(image).semantic_logits
     assert trained is not None
     assert trained.shape == (2, 3, 8, 12)
-    assert seeded_model(SLIM_BIFPN).features(picture).semantic_logits is None
-    assert seeded_model(SLIM_ADELAIDET).train().features(picture).semantic_logits is None
+    assert seeded_model(SLIM_BIFPN).features(image).semantic_logits is None
+    assert seeded_model(SLIM_ADELAIDET).train().features(image).semantic_logits is None
 
 
 @pytest.mark.parametrize("config", [replace(SLIM, semantic_head=True), SLIM_BIFPN], ids=["mmdet", "adelaidet"])
@@ -169,7 +169,7 @@ def test_the_towers_norm_needs_its_groups(channels: int) -> None:
 
 
 @pytest.mark.parametrize("channels", [64, 96])
-def test_every_width_that_is_accepted_runs_on_the_smallest_picture(channels: int) -> None:
+def test_every_width_that_is_accepted_runs_on_the_smallest_image(channels: int) -> None:
     model = seeded_model(replace(SLIM, depth=18, base_width=8, fpn_channels=channels))
     found = model(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.tensor([[1, 1]]))
     assert found.mask_logits.shape == (1, 100, 4, 4)

@@ -17,8 +17,8 @@ from condinst_deploy.model.head import LevelOutputs
 from condinst_deploy.model.key_tables import ADELAIDET
 from condinst_deploy.model.losses import Losses, LossSettings, condinst_losses
 from condinst_deploy.model.targets import ImageTargets, assign, locations_of
-from tests.golden_losses import assert_backbone_untouched, assert_gradient_norms, assert_norm_statistics
-from tests.models import GOLDEN, adelaidet_state
+from tests.support.golden_losses import assert_backbone_untouched, assert_gradient_norms, assert_norm_statistics
+from tests.support.models import GOLDEN, adelaidet_state
 
 SETTINGS = {
     "losses": LossSettings(max_masks=500, family="adelaidet"),

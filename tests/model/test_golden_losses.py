@@ -14,8 +14,8 @@ from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.key_tables import MMDET
 from condinst_deploy.model.losses import Losses, LossSettings, condinst_losses
 from condinst_deploy.model.targets import ImageTargets, assign, locations_of
-from tests.golden_losses import assert_backbone_untouched, assert_gradient_norms, assert_norm_statistics
-from tests.models import GOLDEN
+from tests.support.golden_losses import assert_backbone_untouched, assert_gradient_norms, assert_norm_statistics
+from tests.support.models import GOLDEN
 
 # the gradient of one norm in layer2 is a small difference of large sums: with one thread its norm is off by 1.04e-3
 pytestmark = pytest.mark.usefixtures("two_threads")
@@ -34,7 +34,7 @@ def golden() -> Any:
 
 
 @pytest.fixture(scope="module")
-def figures() -> Any:
+def metrics() -> Any:
     return json.loads((GOLDEN / "mmdet" / "losses_seed0.json").read_text())
 
 
@@ -72,17 +72,17 @@ def step(request: pytest.FixtureRequest, mmdet_checkpoint: Path, golden: Any) ->
     return request.param, model, losses
 
 
-def test_losses_are_mmdetections(step: tuple[str, CondInst, Losses], figures: Any) -> None:
+def test_losses_are_mmdetections(step: tuple[str, CondInst, Losses], metrics: Any) -> None:
     setting, _, losses = step
-    want = figures[setting]["losses"]
+    want = metrics[setting]["losses"]
     for name, value in losses.terms.items():
         assert value.item() == pytest.approx(want[NAMES[name]], rel=1e-5)
-    assert losses.total.item() == pytest.approx(figures[setting]["total"], rel=1e-5)
+    assert losses.total.item() == pytest.approx(metrics[setting]["total"], rel=1e-5)
 
 
-def test_every_gradient_norm_is_mmdetections(step: tuple[str, CondInst, Losses], figures: Any) -> None:
+def test_every_gradient_norm_is_mmdetections(step: tuple[str, CondInst, Losses], metrics: Any) -> None:
     setting, model, _ = step
-    assert_gradient_norms(model, figures[setting]["grad_norms"], MMDET)
+    assert_gradient_norms(model, metrics[setting]["grad_norms"], MMDET)
 
 
 def test_norm_statistics_after_the_step_are_mmdetections(step: tuple[str, CondInst, Losses], golden: Any) -> None:

@@ -14,7 +14,7 @@ from condinst_deploy.model.head import LevelOutputs
 from condinst_deploy.model.losses import LossSettings, condinst_losses, dice_loss, giou_loss, semantic_loss
 from condinst_deploy.model.targets import ImageTargets, assign, centres_of_mass, locations_of
 from condinst_deploy.training.recipe import load_recipe
-from tests.models import SLIM, seeded_model
+from tests.support.models import SLIM, seeded_model
 
 SIDE = 128
 
@@ -88,13 +88,13 @@ def test_a_batch_without_any_instance_has_zero_losses_and_finite_gradients() -> 
         assert parameter.grad is None or parameter.grad.isfinite().all(), name
 
 
-def test_an_empty_picture_beside_a_full_one_changes_no_normaliser_but_adds_its_negatives() -> None:
+def test_an_empty_image_beside_a_full_one_changes_no_normaliser_but_adds_its_negatives() -> None:
     model = seeded_model().eval()
-    pictures = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     full = square(20, 30, 90, 100)
     with torch.no_grad():
-        pair = condinst_losses(model.features(pictures), [full, no_targets()], LossSettings())
-        alone = condinst_losses(model.features(pictures[:1]), [full], LossSettings())
+        pair = condinst_losses(model.features(images), [full, no_targets()], LossSettings())
+        alone = condinst_losses(model.features(images[:1]), [full], LossSettings())
     for name in ("box", "centerness", "mask"):
         assert getattr(pair, name).item() == pytest.approx(getattr(alone, name).item(), rel=1e-4)
     assert pair.cls.item() > alone.cls.item()
@@ -113,7 +113,7 @@ def test_the_cap_by_quality_keeps_at_least_one_point_of_every_instance() -> None
 
 
 @pytest.mark.parametrize("recipe", ["condinst_r50_1x", "adelaidet_r50_1x"])
-def test_a_recipe_can_take_the_best_masks_of_a_picture_instead_of_random_ones(recipe: str, tmp_path: Path) -> None:
+def test_a_recipe_can_take_the_best_masks_of_an_image_instead_of_random_ones(recipe: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(f"base = '{recipe}'\n[losses]\nmax_masks = 1\nmasks_per_image = 4\n")
     settings = load_recipe(str(path)).losses
@@ -138,7 +138,7 @@ def test_adelaidets_giou_adds_one_to_both_areas() -> None:
 
 
 @pytest.mark.parametrize(("family", "draws"), [("mmdet", [1, 1]), ("adelaidet", [2])])
-def test_the_cap_is_for_a_picture_or_for_the_whole_batch(family: Family, draws: list[int]) -> None:
+def test_the_cap_is_for_an_image_or_for_the_whole_batch(family: Family, draws: list[int]) -> None:
     model = seeded_model().eval()
     full = square(20, 30, 90, 100)
     asked: list[int] = []
@@ -158,7 +158,7 @@ def test_the_cap_is_for_a_picture_or_for_the_whole_batch(family: Family, draws: 
     assert positives > 1
     assert asked == [n * positives for n in draws] + [positives]
     assert capped.mask.item() != pytest.approx(every.mask.item())
-    if family == "adelaidet":  # the last of all positives is in the second picture
+    if family == "adelaidet":  # the last of all positives is in the second image
         assert capped.mask.item() == pytest.approx(alone.mask.item(), rel=1e-5)
 
 
@@ -175,7 +175,7 @@ def test_the_semantic_loss_takes_the_smallest_mask_of_a_pixel() -> None:
     assert loss.item() == pytest.approx((focal / wanted.sum()).item(), rel=1e-5)
 
 
-def test_the_semantic_loss_of_pictures_without_instances_is_finite() -> None:
+def test_the_semantic_loss_of_images_without_instances_is_finite() -> None:
     logits = torch.zeros(1, 3, SIDE // 8, SIDE // 8, requires_grad=True)
     loss = semantic_loss(logits, [no_targets()])
     loss.backward()

@@ -6,17 +6,17 @@ import pytest
 import torch
 
 from condinst_deploy.model.mask_head import dynamic_mask_head
-from tests.operations import MaskHeadCase, mask_head_cases
+from tests.support.operations import MaskHeadCase, mask_head_cases
 
 
-def one_instance(case: MaskHeadCase, picture: int, slot: int) -> npt.NDArray[np.float64]:
+def one_instance(case: MaskHeadCase, image: int, slot: int) -> npt.NDArray[np.float64]:
     """Layer by layer as the paper says it, with the parameters cut by hand."""
-    p = case.params[picture, slot].double().numpy()
+    p = case.params[image, slot].double().numpy()
     w1, w2, w3 = p[:80].reshape(8, 10), p[80:144].reshape(8, 8), p[144:152].reshape(1, 8)
     b1, b2, b3 = p[152:160], p[160:168], p[168:169]
-    feats = case.mask_feats[picture].double().numpy()
+    feats = case.mask_feats[image].double().numpy()
     logits = np.zeros(feats.shape[1:])
-    point, soi = case.points[picture, slot].double().numpy(), float(case.soi[picture, slot])
+    point, soi = case.points[image, slot].double().numpy(), float(case.soi[image, slot])
     for y, x in np.ndindex(logits.shape):
         relative = (point - (8 * x + 4, 8 * y + 4)) / soi
         hidden = np.maximum(w1 @ np.concatenate((relative, feats[:, y, x])) + b1, 0)
@@ -29,11 +29,11 @@ def one_instance(case: MaskHeadCase, picture: int, slot: int) -> npt.NDArray[np.
 def test_the_reference_computes_what_the_paper_says(case: MaskHeadCase) -> None:
     logits = dynamic_mask_head(case.mask_feats, case.params, case.points, case.soi)
     assert logits.shape == (*case.params.shape[:2], *case.mask_feats.shape[2:])
-    for picture in range(len(case.params)):
+    for image in range(len(case.params)):
         for slot in range(min(3, case.params.shape[1])):
-            want = one_instance(case, picture, slot)
+            want = one_instance(case, image, slot)
             scale = max(1.0, float(np.abs(want).max()))
-            np.testing.assert_allclose(logits[picture, slot].numpy(), want, atol=1e-5 * scale)
+            np.testing.assert_allclose(logits[image, slot].numpy(), want, atol=1e-5 * scale)
 
 
 def test_no_instances_give_no_logits() -> None:

@@ -14,8 +14,8 @@ from condinst_deploy.contract import Selection
 from condinst_deploy.errors import CheckpointError, OutputError
 from condinst_deploy.model.checkpoints import load_model, save_model
 from condinst_deploy.model.condinst import CondInst
-from tests.checkpoints import assert_same_outputs, assert_same_weights, own_content, saved
-from tests.models import TINY, manifest_of, seeded_model
+from tests.support.checkpoints import assert_same_outputs, assert_same_weights, own_content, saved
+from tests.support.models import TINY, manifest_of, seeded_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -19,9 +19,9 @@ import torch
 from condinst_deploy.errors import CheckpointError
 from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.model.safe_load import Inert, load_checkpoint_file
-from tests.checkpoints import saved
-from tests.mmdet_names import mmdet_state_of
-from tests.models import TINY, seeded_model
+from tests.support.checkpoints import saved
+from tests.support.mmdet_names import mmdet_state_of
+from tests.support.models import TINY, seeded_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

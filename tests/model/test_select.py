@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from condinst_deploy.model.select import select_instances
-from tests.operations import THRESHOLD, SelectCase, select_cases
+from tests.support.operations import THRESHOLD, SelectCase, select_cases
 
 
-def greedy(case: SelectCase, picture: int) -> list[int]:
+def greedy(case: SelectCase, image: int) -> list[int]:
     """Class-wise NMS as one would explain it, in float32, one candidate after the other."""
-    boxes = case.boxes[picture].numpy()
-    scores, labels = case.scores[picture].numpy(), case.labels[picture].numpy()
+    boxes = case.boxes[image].numpy()
+    scores, labels = case.scores[image].numpy(), case.labels[image].numpy()
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     kept: list[int] = []
     for i in sorted(np.flatnonzero(scores > 0).tolist(), key=lambda i: (-scores[i], i)):
@@ -32,10 +32,10 @@ def greedy(case: SelectCase, picture: int) -> list[int]:
 @pytest.mark.parametrize("case", select_cases(), ids=str)
 def test_the_reference_keeps_what_a_greedy_loop_keeps(case: SelectCase) -> None:
     indices, count = select_instances(case.boxes, case.scores, case.labels, THRESHOLD, case.slots)
-    for picture in range(len(case.boxes)):
-        want = greedy(case, picture)
-        assert count[picture] == len(want)
-        assert indices[picture].tolist() == want + [0] * (case.slots - len(want))
+    for image in range(len(case.boxes)):
+        want = greedy(case, image)
+        assert count[image] == len(want)
+        assert indices[image].tolist() == want + [0] * (case.slots - len(want))
 
 
 def test_the_table_has_the_cases_that_matter() -> None:

@@ -11,7 +11,7 @@ from condinst_deploy.errors import BackendError
 from condinst_deploy.model.condinst import Instances
 from condinst_deploy.runtime.device_outputs import DeviceOutputs, side_stream, to_device
 from condinst_deploy.runtime.torch_backend import TorchBackend
-from tests.models import noise_picture
+from tests.support.models import noise_image
 
 
 def instances(counts: list[int], slots: int = 4) -> Instances:
@@ -38,7 +38,7 @@ def test_a_logit_that_is_not_finite_is_an_error_in_an_empty_slot_too() -> None:
         DeviceOutputs.of(given).on_host()
 
 
-def test_what_is_not_finite_in_a_blank_picture_does_not_matter() -> None:
+def test_what_is_not_finite_in_a_blank_image_does_not_matter() -> None:
     given = instances([1, 0])
     given.mask_logits[1, 3, 1, 2] = float("nan")
     assert DeviceOutputs.of(given).on_host(1).num_detections.tolist() == [1, 0]
@@ -48,7 +48,7 @@ def test_what_is_not_finite_in_a_blank_picture_does_not_matter() -> None:
 
 def test_on_a_cpu_a_backend_gives_host_arrays_and_has_nothing_to_wait_for(slim_checkpoint: Path) -> None:
     with TorchBackend.load(slim_checkpoint, "cpu") as backend:
-        inputs, _ = backend.preprocess([noise_picture(1, 64, 64)])
+        inputs, _ = backend.preprocess([noise_image(1, 64, 64)])
         outputs = backend.infer(inputs)
         backend.synchronize()
     assert isinstance(outputs, NetworkOutputs)

@@ -13,8 +13,8 @@ from condinst_deploy.contract import MANIFEST_KEY
 from condinst_deploy.errors import ArtifactError, BackendError, CheckpointError, ConfigError, ImageError
 from condinst_deploy.runtime import onnxruntime_backend
 from condinst_deploy.runtime.predictor import Predictor, load_backend
-from tests.models import SLIM, manifest_of
-from tests.runtime.predictions import BACKENDS, PICTURE
+from tests.support.models import SLIM, manifest_of
+from tests.support.predictions import BACKENDS, IMAGE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -28,8 +28,8 @@ def test_a_file_of_an_unknown_kind_is_refused(name: str, tmp_path: Path) -> None
         Predictor(tmp_path / name)
 
 
-def test_a_picture_given_as_model_is_called_so(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"street\.JPG is a picture by its name; expected a model, .* \.onnx"):
+def test_an_image_given_as_model_is_called_so(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"street\.JPG is an image by its name; expected a model, .* \.onnx"):
         Predictor(tmp_path / "street.JPG")
 
 
@@ -154,7 +154,7 @@ def closed_by_call(path: Path) -> Predictor:
 
 def closed_by_with(path: Path) -> Predictor:
     with Predictor(path, device="cpu") as predictor:
-        assert len(predictor([PICTURE])) == 1
+        assert len(predictor([IMAGE])) == 1
     return predictor
 
 
@@ -171,7 +171,7 @@ def test_a_closed_predictor_does_not_run(
 ) -> None:
     predictor = closed(models[name])
     with pytest.raises(BackendError, match="closed; load it again"):
-        predictor([PICTURE])
+        predictor([IMAGE])
 
 
 @pytest.mark.parametrize("name", EITHER)
@@ -180,6 +180,6 @@ def test_a_wrong_option_closes_the_model(name: str, models: dict[str, Path], mon
     monkeypatch.setattr("condinst_deploy.runtime.predictor.load_backend", lambda path, device: backend)
     with pytest.raises(ConfigError):
         Predictor(models[name], max_detections=0)
-    inputs, _ = backend.preprocess([PICTURE])
+    inputs, _ = backend.preprocess([IMAGE])
     with pytest.raises(BackendError, match="closed"):
         backend.forward(inputs)

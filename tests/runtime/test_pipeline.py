@@ -13,8 +13,8 @@ import pytest
 from condinst_deploy.contract import ImageGeometry, NetworkInputs, Preprocessing
 from condinst_deploy.errors import BackendError, ImageError
 from condinst_deploy.runtime.pipeline import Prediction, Stages, predicted, predictions
-from condinst_deploy.runtime.prepare import Prepared
-from condinst_deploy.runtime.preprocess import network_inputs
+from condinst_deploy.runtime.preprocessing.batch import network_inputs
+from condinst_deploy.runtime.preprocessing.factory import Prepared
 
 SECONDS = 60
 """Only for tests that would otherwise hang: what is waited for comes at once, or never."""
@@ -23,7 +23,7 @@ SMALL = Preprocessing(short_side=32, long_side=64)
 SQUARE, WIDE = (32, 32), (32, 64)
 
 
-def picture(value: int, size: tuple[int, int] = SQUARE) -> np.ndarray[Any, Any]:
+def image(value: int, size: tuple[int, int] = SQUARE) -> np.ndarray[Any, Any]:
     return np.full((*size, 3), value, dtype=np.uint8)
 
 
@@ -35,7 +35,7 @@ def prepared(source: Any) -> Prepared:
 
 
 def first_pixels(inputs: NetworkInputs) -> Any:
-    """What this network finds: the value of every picture."""
+    """What this network finds: the value of every image."""
     return inputs.images[:, 0, 0, 0].tolist()
 
 
@@ -65,16 +65,16 @@ def _no_thread_is_left_behind() -> Iterator[None]:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5, 40])
 @pytest.mark.parametrize(("batch_size", "window"), [(1, 1), (2, 8), (4, 4)])
-def test_every_picture_has_its_result_in_order(count: int, batch_size: int, window: int) -> None:
-    sources = [picture(i, WIDE if i % 3 else SQUARE) for i in range(count)]
+def test_every_image_has_its_result_in_order(count: int, batch_size: int, window: int) -> None:
+    sources = [image(i, WIDE if i % 3 else SQUARE) for i in range(count)]
     made = stages(batch_size=batch_size, window=window, workers=3)
     results = list(predictions(made, iter(sources)))
     assert [value(result) for result in results] == list(range(count))
-    assert [result.name for result in results] == [f"picture {i}" for i in range(count)]
+    assert [result.name for result in results] == [f"image {i}" for i in range(count)]
     assert all(result.image is source for result, source in zip(results, sources, strict=True))
 
 
-def test_a_picture_that_takes_longer_keeps_its_place() -> None:
+def test_an_image_that_takes_longer_keeps_its_place() -> None:
     second_is_ready = threading.Event()
 
     def prepare(source: Any) -> Prepared:
@@ -84,7 +84,7 @@ def test_a_picture_that_takes_longer_keeps_its_place() -> None:
             second_is_ready.set()
         return prepared(source)
 
-    assert found(stages(prepare=prepare, workers=2), [picture(i) for i in range(4)]) == [0, 1, 2, 3]
+    assert found(stages(prepare=prepare, workers=2), [image(i) for i in range(4)]) == [0, 1, 2, 3]
 
 
 def test_decoding_network_and_postprocessing_work_at_the_same_time() -> None:
@@ -106,11 +106,11 @@ def test_decoding_network_and_postprocessing_work_at_the_same_time() -> None:
             assert second_runs.wait(SECONDS)  # while the first is postprocessed
         return outputs
 
-    assert found(stages(prepare=prepare, infer=infer, finish=finish), [picture(i) for i in range(3)]) == [0, 1, 2]
+    assert found(stages(prepare=prepare, infer=infer, finish=finish), [image(i) for i in range(3)]) == [0, 1, 2]
 
 
 def batches_by_hand(sizes: list[tuple[int, int]], batch_size: int, window: int) -> list[list[int]]:
-    """Of each window, the pictures of each size in turn, `batch_size` at a time."""
+    """Of each window, the images of each size in turn, `batch_size` at a time."""
     batches = []
     for start in range(0, len(sizes), window):
         members = range(start, min(start + window, len(sizes)))
@@ -131,18 +131,18 @@ def test_equal_padded_shapes_share_batches_within_a_window(batch_size: int, wind
         return seen[-1]
 
     made = stages(infer=infer, batch_size=batch_size, window=window, workers=2)
-    assert found(made, [picture(i, size) for i, size in enumerate(sizes)]) == list(range(29))
+    assert found(made, [image(i, size) for i, size in enumerate(sizes)]) == list(range(29))
     assert sorted(seen) == batches_by_hand(sizes, batch_size, window)
 
 
-def test_a_fixed_batch_is_filled_up_with_blank_pictures() -> None:
+def test_a_fixed_batch_is_filled_up_with_blank_images() -> None:
     seen = []
 
     def infer(inputs: NetworkInputs) -> Any:
         seen.append((inputs.images.shape[0], first_pixels(inputs)))
         return seen[-1][1]
 
-    assert found(stages(infer=infer, batch_size=2, window=8, static_batch=3), [picture(i) for i in (7, 8, 9)]) == [
+    assert found(stages(infer=infer, batch_size=2, window=8, static_batch=3), [image(i) for i in (7, 8, 9)]) == [
         7,
         8,
         9,
@@ -150,18 +150,18 @@ def test_a_fixed_batch_is_filled_up_with_blank_pictures() -> None:
     assert sorted(seen) == [(3, [7, 8, 0]), (3, [9, 0, 0])]
 
 
-# ---- how many pictures are taken
+# ---- how many images are taken
 
 
 @pytest.mark.parametrize(("batch_size", "window", "workers"), [(1, 1, 1), (1, 1, 4), (2, 8, 1)])
-def test_no_more_pictures_are_held_than_said(batch_size: int, window: int, workers: int) -> None:
+def test_no_more_images_are_held_than_said(batch_size: int, window: int, workers: int) -> None:
     taken = 0
 
     def endless() -> Iterator[Any]:
         nonlocal taken
         while True:
             taken += 1
-            yield picture(0)
+            yield image(0)
 
     made = stages(batch_size=batch_size, window=window, workers=workers)
     stream = predictions(made, endless())
@@ -169,10 +169,10 @@ def test_no_more_pictures_are_held_than_said(batch_size: int, window: int, worke
     with closing(stream):
         for given in range(50):
             next(stream)
-            assert taken - given <= made.ahead
+            assert taken - given <= made.max_in_flight
 
 
-def test_a_result_does_not_wait_for_more_than_one_picture_of_a_slow_source() -> None:
+def test_a_result_does_not_wait_for_more_than_one_image_of_a_slow_source() -> None:
     finished = [threading.Event() for _ in range(3)]
     taken = 0
 
@@ -180,8 +180,8 @@ def test_a_result_does_not_wait_for_more_than_one_picture_of_a_slow_source() -> 
         nonlocal taken
         for i in range(3):
             taken += 1
-            yield picture(i)
-            assert finished[i].wait(SECONDS)  # the next picture comes when the result has long been there
+            yield image(i)
+            assert finished[i].wait(SECONDS)  # the next image comes when the result has long been there
 
     def finish(outputs: Any, geometries: Any) -> Iterator[Any]:
         yield from outputs
@@ -194,13 +194,13 @@ def test_a_result_does_not_wait_for_more_than_one_picture_of_a_slow_source() -> 
     assert value(next(stream)) == 2
 
 
-def test_pictures_come_from_the_callers_thread() -> None:
+def test_images_come_from_the_callers_thread() -> None:
     threads = set()
 
     def source() -> Iterator[Any]:
         for i in range(9):
             threads.add(threading.current_thread())
-            yield picture(i)
+            yield image(i)
 
     assert found(stages(), source()) == list(range(9))
     assert threads == {threading.current_thread()}
@@ -218,7 +218,7 @@ def test_every_thread_begins_as_told() -> None:
         return prepared(source)
 
     made = stages(prepare=prepare, infer=infer, enter_thread=lambda: entered.add(threading.get_ident()))
-    assert found(made, [picture(i) for i in range(3)]) == [0, 1, 2]
+    assert found(made, [image(i) for i in range(3)]) == [0, 1, 2]
     assert used <= entered
     assert threading.get_ident() not in entered
 
@@ -226,14 +226,14 @@ def test_every_thread_begins_as_told() -> None:
 # ---- errors
 
 
-def test_an_error_stays_with_its_picture() -> None:
-    sources = [picture(0), ImageError("torn"), picture(2), ValueError("odd"), MemoryError("large"), picture(5)]
+def test_an_error_stays_with_its_image() -> None:
+    sources = [image(0), ImageError("torn"), image(2), ValueError("odd"), MemoryError("large"), image(5)]
     results = list(predictions(stages(batch_size=2, window=8), sources))
     assert [value(result) for result in results] == [0, None, 2, None, None, 5]
     assert [str(result.error) for result in results if result.error is not None] == [
         "torn",
-        "picture 3 cannot be prepared for the network (ValueError: odd)",
-        "picture 4 cannot be prepared for the network (MemoryError: large)",
+        "image 3 cannot be prepared for the network (ValueError: odd)",
+        "image 4 cannot be prepared for the network (MemoryError: large)",
     ]
     assert all((result.image is None) == (result.error is not None) for result in results)
     assert str(predicted(stages(), ValueError("odd")).error).endswith("(ValueError: odd)")
@@ -248,7 +248,7 @@ def broken(outputs_or_inputs: Any, *_: Any) -> Any:
 
 @pytest.mark.parametrize("stage", ["infer", "finish"])
 def test_an_error_of_the_model_is_raised_after_the_results_before_it(stage: str) -> None:
-    stream = predictions(stages(**{stage: broken}), [picture(i) for i in range(9)])
+    stream = predictions(stages(**{stage: broken}), [image(i) for i in range(9)])
     assert [value(next(stream)) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(BackendError, match="gives NaN"):
         next(stream)
@@ -260,13 +260,13 @@ def test_an_interruption_of_the_network_reaches_the_caller() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        found(stages(infer=infer), [picture(0)])
+        found(stages(infer=infer), [image(0)])
 
 
 @pytest.mark.parametrize(("batch_size", "window"), [(1, 1), (2, 8)])
 def test_an_error_of_the_iterable_is_raised_after_the_results_before_it(batch_size: int, window: int) -> None:
     def source() -> Iterator[Any]:
-        yield from (picture(0), picture(1), picture(2))
+        yield from (image(0), image(1), image(2))
         raise OSError("the camera was pulled out")
 
     results: list[Any] = []
@@ -283,7 +283,7 @@ def test_an_error_of_the_iterable_is_raised_after_the_results_before_it(batch_si
 
 def endless() -> Iterator[Any]:
     while True:
-        yield picture(1)
+        yield image(1)
 
 
 def closes(stream: Any) -> None:
@@ -325,7 +325,7 @@ def test_ctrl_c_while_a_result_is_waited_for_leaves_no_thread() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         return first_pixels(inputs)
 
-    with pytest.raises(KeyboardInterrupt), closing(predictions(stages(infer=infer), [picture(1)] * 50)) as stream:
+    with pytest.raises(KeyboardInterrupt), closing(predictions(stages(infer=infer), [image(1)] * 50)) as stream:
         list(stream)
     assert ours() == []
 

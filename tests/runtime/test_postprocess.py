@@ -22,7 +22,7 @@ from condinst_deploy.runtime.postprocess import (
     detections_from_outputs,
     masks_from_logits,
 )
-from tests.models import SLIM_ADELAIDET, manifest_of
+from tests.support.models import SLIM_ADELAIDET, manifest_of
 
 UNDECIDED = 5e-5
 """Probabilities this close to 0.5 may fall on either side."""
@@ -151,11 +151,11 @@ def test_masks_equal_the_dense_computation_on_adversarial_logits(name: str, orig
     scale=st.sampled_from([0.05, 1.0, 4.0, 30.0]),
     extra=st.tuples(st.integers(0, 3), st.integers(0, 3)),
 )
-def test_masks_equal_the_dense_computation_on_random_pictures(
+def test_masks_equal_the_dense_computation_on_random_images(
     original: tuple[int, int], seed: int, scale: float, extra: tuple[int, int]
 ) -> None:
     geometry = ImageGeometry.of(original, SMALL)
-    # a picture in a batch may be padded further than it needs
+    # an image in a batch may be padded further than it needs
     height, width = (side // 8 + 4 * more for side, more in zip(geometry.padded, extra, strict=True))
     check_equal(blobs(seed, 3, height, width, scale), geometry)
 
@@ -245,7 +245,7 @@ def test_the_filter_keeps_what_was_asked_for(geometry: ImageGeometry) -> None:
     assert scores(replace(everything, labels=frozenset())) == []
 
 
-def test_memory_follows_the_masks_and_not_the_picture() -> None:
+def test_memory_follows_the_masks_and_not_the_image() -> None:
     geometry = ImageGeometry.of((3000, 4000), SMALL)
     height, width = (side // 8 for side in geometry.padded)
     logits = torch.full((50, height, width), -5.0)
@@ -260,7 +260,7 @@ def test_memory_follows_the_masks_and_not_the_picture() -> None:
     assert peak < 2e6
 
 
-def test_many_large_masks_on_a_large_picture_stay_far_below_their_pixels() -> None:
+def test_many_large_masks_on_a_large_image_stay_far_below_their_pixels() -> None:
     geometry = ImageGeometry.of((3000, 4000), SMALL)
     height, width = (side // 8 for side in geometry.padded)
     logits = np.repeat(blobs(7, 10, height, width, scale=2.0).numpy(), 30, axis=0)
@@ -280,7 +280,7 @@ def test_outputs_that_are_not_finite_are_an_error_and_not_an_empty_result(geomet
         detections_from_outputs(broken, [geometry], manifest_of(), ResultFilter())
 
 
-def test_what_is_not_finite_in_a_blank_picture_of_the_batch_does_not_matter(geometry: ImageGeometry) -> None:
+def test_what_is_not_finite_in_a_blank_image_of_the_batch_does_not_matter(geometry: ImageGeometry) -> None:
     one = outputs(3)
     two = NetworkOutputs(*(np.concatenate([array, array]) for array in one))
     two.mask_logits[1] = np.nan
@@ -293,7 +293,7 @@ def test_what_is_not_finite_in_a_blank_picture_of_the_batch_does_not_matter(geom
 
 
 def outputs_with(boxes: list[list[float]]) -> NetworkOutputs:
-    """Detections with these boxes, best first, and masks of their own, for a picture of 64x96."""
+    """Detections with these boxes, best first, and masks of their own, for an image of 64x96."""
     n = len(boxes)
     return NetworkOutputs(
         num_detections=np.array([n], dtype=np.int32),
@@ -306,11 +306,11 @@ def outputs_with(boxes: list[list[float]]) -> NetworkOutputs:
 
 BEYOND = [
     [-20.0, 10.0, 40.0, 50.0],  # reaches beyond the left side
-    [100.0, 10.0, 140.0, 50.0],  # beside the picture
+    [100.0, 10.0, 140.0, 50.0],  # beside the image
     [10.0, 10.0, 10.0, 40.0],  # no width
     [60.0, -30.0, 200.0, 90.0],  # reaches beyond three sides
     [20.0, -9.0, 50.0, 0.0],  # ends at the upper side
-    [0.0, 0.0, 96.0, 64.0],  # the whole picture
+    [0.0, 0.0, 96.0, 64.0],  # the whole image
 ]
 
 
@@ -334,7 +334,7 @@ def test_mmdetections_boxes_stay_as_the_network_gives_them() -> None:
     assert found.boxes.tolist() == BEYOND
 
 
-def test_a_picture_whose_boxes_are_all_beyond_it_has_no_detections() -> None:
+def test_an_image_whose_boxes_are_all_beyond_it_has_no_detections() -> None:
     geometry = ImageGeometry((64, 96), (64, 96), (64, 96))
     outputs = outputs_with([[-9.0, 0.0, -1.0, 9.0], [0.0, 64.0, 9.0, 70.0]])
     (found,) = detections_from_outputs(outputs, [geometry], manifest_of(SLIM_ADELAIDET), ResultFilter())

@@ -1,4 +1,4 @@
-"""A predictor on pictures of every form and size, in both backends that run everywhere."""
+"""A predictor on images of every form and size, in both backends that run everywhere."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +18,8 @@ from condinst_deploy.model.checkpoints import load_model, save_model
 from condinst_deploy.runtime.predictor import Predictor, load_backend
 from condinst_export.graph import SCORE_THRESHOLD
 from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
-from tests.models import SLIM, manifest_of, noise_picture, seeded_model
-from tests.runtime.predictions import BACKENDS, MIXED, PICTURE, SAME_PADDED, assert_equal, assert_well_formed
+from tests.support.models import SLIM, manifest_of, noise_image, seeded_model
+from tests.support.predictions import BACKENDS, IMAGE, MIXED, SAME_PADDED, assert_equal, assert_well_formed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -38,12 +38,12 @@ SIZES = {
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 def test_the_backends_agree(size: tuple[int, int], predictors: dict[str, Predictor]) -> None:
-    picture = noise_picture(3, *size)
-    (reference,), (other,) = (predictors[name]([picture]) for name in BACKENDS)
+    image = noise_image(3, *size)
+    (reference,), (other,) = (predictors[name]([image]) for name in BACKENDS)
     assert len(reference) > 0
     assert agreement(reference, other).within(ONNX_TOLERANCE), str(agreement(reference, other))
-    assert_well_formed(reference, picture)
-    assert_well_formed(other, picture)
+    assert_well_formed(reference, image)
+    assert_well_formed(other, image)
 
 
 def test_a_predictor_says_what_it_runs(models: dict[str, Path], predictors: dict[str, Predictor]) -> None:
@@ -60,17 +60,17 @@ def test_the_kind_of_file_is_told_by_its_suffix_in_any_case(suffix: str, slim_ch
     assert load_backend(path, "cpu").name == "torch"
 
 
-def test_one_picture_in_any_form_gives_the_same_detections(predictors: dict[str, Predictor], tmp_path: Path) -> None:
+def test_one_image_in_any_form_gives_the_same_detections(predictors: dict[str, Predictor], tmp_path: Path) -> None:
     predictor = predictors["onnxruntime"]
-    path = tmp_path / "picture.png"
-    Image.fromarray(PICTURE).save(path)
-    (expected,) = predictor([PICTURE])
+    path = tmp_path / "image.png"
+    Image.fromarray(IMAGE).save(path)
+    (expected,) = predictor([IMAGE])
     assert len(expected) > 0
     forms: list[Any] = [
-        PICTURE,
-        np.asfortranarray(PICTURE),
-        Image.fromarray(PICTURE),
-        torch.from_numpy(PICTURE).permute(2, 0, 1),
+        IMAGE,
+        np.asfortranarray(IMAGE),
+        Image.fromarray(IMAGE),
+        torch.from_numpy(IMAGE).permute(2, 0, 1),
         path,
         str(path),
         tmp_path,
@@ -86,9 +86,9 @@ def test_a_mixed_list_keeps_its_order(predictors: dict[str, Predictor], tmp_path
     predictor = predictors["onnxruntime"]
     folder = tmp_path / "folder"
     folder.mkdir()
-    for i, picture in enumerate(MIXED[:3]):
-        Image.fromarray(picture).save(folder / f"{2 - i}.png")
-    (folder / "notes.txt").write_text("not a picture")
+    for i, image in enumerate(MIXED[:3]):
+        Image.fromarray(image).save(folder / f"{2 - i}.png")
+    (folder / "notes.txt").write_text("not an image")
     sources = [MIXED[3], folder, Image.fromarray(MIXED[4]), str(folder / "[01].png"), folder / "2.png"]
     order = [3, 2, 1, 0, 4, 2, 1, 0]
     results = predictor(sources)
@@ -99,7 +99,7 @@ def test_a_mixed_list_keeps_its_order(predictors: dict[str, Predictor], tmp_path
 
 @pytest.mark.parametrize("name", BACKENDS)
 @pytest.mark.parametrize("empty", [[], ()])
-def test_no_pictures_give_no_results(empty: Any, name: str, predictors: dict[str, Predictor]) -> None:
+def test_no_images_give_no_results(empty: Any, name: str, predictors: dict[str, Predictor]) -> None:
     assert predictors[name](empty) == []
     assert list(predictors[name].stream(empty)) == []
 
@@ -107,40 +107,40 @@ def test_no_pictures_give_no_results(empty: Any, name: str, predictors: dict[str
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("nothing.jpg", "no picture at nothing.jpg"),
+        ("nothing.jpg", "no image at nothing.jpg"),
         ("nothing*.jpg", r"nothing matches nothing\*"),
-        (None, "a picture is a NoneType"),
+        (None, "an image is a NoneType"),
         (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), "shape"),
         (torch.zeros(3, 8, 8), "float32"),
         (np.zeros((0, 8, 3), dtype=np.uint8), "not empty"),
     ],
 )
-def test_what_is_no_picture_is_an_error(source: Any, reason: str, predictors: dict[str, Predictor]) -> None:
+def test_what_is_no_image_is_an_error(source: Any, reason: str, predictors: dict[str, Predictor]) -> None:
     with pytest.raises(ImageError, match=reason):
         predictors["onnxruntime"](source)
 
 
 def test_an_empty_folder_is_an_error(predictors: dict[str, Predictor], tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=f"{tmp_path} has no pictures"):
+    with pytest.raises(ImageError, match=f"{tmp_path} has no images"):
         predictors["onnxruntime"](tmp_path)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
 @pytest.mark.parametrize("pictures", [SAME_PADDED, MIXED], ids=["one padded shape", "mixed shapes"])
 def test_batches_change_nothing(
-    pictures: list[np.ndarray[Any, Any]], name: str, models: dict[str, Path], predictors: dict[str, Predictor]
+    images: list[np.ndarray[Any, Any]], name: str, models: dict[str, Path], predictors: dict[str, Predictor]
 ) -> None:
-    single = predictors[name](pictures)
+    single = predictors[name](images)
     with Predictor(models[name], device="cpu", batch_size=4) as predictor:
-        batched = predictor(pictures)
-    assert len(single) == len(batched) == len(pictures)
+        batched = predictor(images)
+    assert len(single) == len(batched) == len(images)
     for reference, other in zip(single, batched, strict=True):
         assert len(reference) > 0
         assert reference.masks.size == other.masks.size
         assert agreement(reference, other).within(ONNX_TOLERANCE), str(agreement(reference, other))
 
 
-def test_only_pictures_of_one_padded_shape_share_a_batch(slim_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_images_of_one_padded_shape_share_a_batch(slim_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Predictor(slim_onnx, device="cpu", batch_size=2) as predictor:
         shapes = []
         forward = predictor.backend.forward
@@ -154,18 +154,18 @@ def test_only_pictures_of_one_padded_shape_share_a_batch(slim_onnx: Path, monkey
     assert sorted(shapes) == [(1, 3, 96, 224), (1, 3, 128, 224), (2, 3, 128, 224), (2, 3, 192, 128)]
 
 
-def assert_empty(detections: InstanceDetections, picture: np.ndarray[Any, Any]) -> None:
-    assert_well_formed(detections, picture)
+def assert_empty(detections: InstanceDetections, image: np.ndarray[Any, Any]) -> None:
+    assert_well_formed(detections, image)
     assert len(detections) == 0
     assert (detections.names, detections.to_coco(1), detections.masks.rle()) == ([], [], [])
-    np.testing.assert_array_equal(np.asarray(detections.draw(picture)), picture)
+    np.testing.assert_array_equal(np.asarray(detections.draw(image)), image)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_threshold_of_one_leaves_well_formed_empty_results(name: str, models: dict[str, Path]) -> None:
     with Predictor(models[name], device="cpu", score_threshold=1.0, batch_size=2) as predictor:
-        for detections, picture in zip(predictor(MIXED), MIXED, strict=True):
-            assert_empty(detections, picture)
+        for detections, image in zip(predictor(MIXED), MIXED, strict=True):
+            assert_empty(detections, image)
 
 
 def that_finds_nothing(name: str, models: dict[str, Path], folder: Path) -> Path:
@@ -186,8 +186,8 @@ def test_a_network_that_finds_nothing_gives_well_formed_empty_results(
     name: str, models: dict[str, Path], tmp_path: Path
 ) -> None:
     with Predictor(that_finds_nothing(name, models, tmp_path), device="cpu", batch_size=2) as predictor:
-        for detections, picture in zip(predictor(MIXED), MIXED, strict=True):
-            assert_empty(detections, picture)
+        for detections, image in zip(predictor(MIXED), MIXED, strict=True):
+            assert_empty(detections, image)
 
 
 SLOTS = 5
@@ -219,33 +219,33 @@ def test_a_model_of_k_slots_gives_its_k_best(few_slots: dict[str, Path], tmp_pat
     many = replace(FEW, selection=replace(FEW.selection, max_detections=100))
     save_model(tmp_path / "many.pth", seeded_model(many), manifest_of(many))
     # all of them fill the fixed shape, so that both models see the same padding
-    pictures = [noise_picture(seed, 128, 224) for seed in (0, 1, 2)]
-    results = {name: Predictor(path, device="cpu")(pictures) for name, path in few_slots.items()}
-    every = Predictor(tmp_path / "many.pth", device="cpu")(pictures)
-    for i, picture in enumerate(pictures):
+    images = [noise_image(seed, 128, 224) for seed in (0, 1, 2)]
+    results = {name: Predictor(path, device="cpu")(images) for name, path in few_slots.items()}
+    every = Predictor(tmp_path / "many.pth", device="cpu")(images)
+    for i, image in enumerate(images):
         assert len(every[i]) > SLOTS
         assert_equal(results["torch"][i], every[i][:SLOTS])
         assert len(results["onnxruntime"][i]) == SLOTS
         assert agreement(results["torch"][i], results["onnxruntime"][i]).within(ONNX_TOLERANCE)
-        assert_well_formed(results["onnxruntime"][i], picture)
+        assert_well_formed(results["onnxruntime"][i], image)
 
 
-def test_a_fixed_batch_is_filled_up_and_every_picture_made_to_fit(few_slots: dict[str, Path]) -> None:
-    pictures = [noise_picture(seed, *size) for seed, size in enumerate([(128, 224), (300, 40), (1, 1)])]
+def test_a_fixed_batch_is_filled_up_and_every_image_made_to_fit(few_slots: dict[str, Path]) -> None:
+    images = [noise_image(seed, *size) for seed, size in enumerate([(128, 224), (300, 40), (1, 1)])]
     with Predictor(few_slots["onnxruntime"], device="cpu") as predictor:
         assert predictor.batch_size == 2
-        together = predictor(pictures)
+        together = predictor(images)
         assert len(together) == 3
-        for picture, detections in zip(pictures, together, strict=True):
-            assert_well_formed(detections, picture)
+        for image, detections in zip(images, together, strict=True):
+            assert_well_formed(detections, image)
             assert len(detections) > 0
-            assert agreement(detections, predictor([picture])[0]).within(ONNX_TOLERANCE)
+            assert agreement(detections, predictor([image])[0]).within(ONNX_TOLERANCE)
 
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_batch_may_be_smaller_than_a_fixed_one(size: int, few_slots: dict[str, Path]) -> None:
     with Predictor(few_slots["onnxruntime"], device="cpu", batch_size=size) as predictor:
-        assert [len(d) for d in predictor([noise_picture(seed, 128, 224) for seed in range(3)])] == [SLOTS] * 3
+        assert [len(d) for d in predictor([noise_image(seed, 128, 224) for seed in range(3)])] == [SLOTS] * 3
 
 
 def test_a_batch_larger_than_a_fixed_one_is_an_error(few_slots: dict[str, Path]) -> None:

@@ -15,11 +15,11 @@ from condinst_deploy.model.config import CondInstConfig
 from condinst_deploy.model.losses import Losses, LossSettings
 from condinst_deploy.training.batches import batches
 from condinst_deploy.training.history import read_history
-from condinst_deploy.training.loop import Reports, Sets, manifest_for, open_sets, train
 from condinst_deploy.training.optimizers import optimizer_of
 from condinst_deploy.training.recipe import DataSettings, Recipe, ScheduleSettings, StartSettings, load_recipe
 from condinst_deploy.training.run import TrainingRun, fine_tuning_run, new_run, resumed_run
-from tests.models import TINY, TINY_ADELAIDET, manifest_of, seeded_model
+from condinst_deploy.training.trainer import Reports, Sets, manifest_for, open_sets, train
+from tests.support.models import TINY, TINY_ADELAIDET, manifest_of, seeded_model
 
 CPU = torch.device("cpu")
 KINDS = {
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    """AdelaiDet's published recipe, on a few small pictures."""
+    """AdelaiDet's published recipe, on a few small images."""
     folder = tmp_path_factory.mktemp("shapes")
     annotations = generate_shapes(folder, "train", 4)
     data = DataSettings(str(annotations), str(folder / "train"), str(annotations), str(folder / "train"), workers=0)

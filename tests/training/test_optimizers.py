@@ -10,7 +10,7 @@ from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.training.optimizers import optimizer_of
 from condinst_deploy.training.recipe import OptimizerSettings
-from tests.models import TINY
+from tests.support.models import TINY
 
 FORMATS = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["rows", "channels"])
 

@@ -15,7 +15,7 @@ from condinst_deploy.model.config import CondInstConfig
 from condinst_deploy.model.families import ADELAIDET_PREPROCESSING, ADELAIDET_SELECTION
 from condinst_deploy.model.losses import LossSettings
 from condinst_deploy.training.recipe import Recipe, ScheduleSettings, load_recipe, recipe_from_dict
-from tests.models import adelaidet_shapes
+from tests.support.models import adelaidet_shapes
 
 
 def test_the_published_recipe_is_mmdetections() -> None:

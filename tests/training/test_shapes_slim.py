@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from condinst_deploy.data.shapes import VAL_COUNT, generate_shapes
-from condinst_deploy.evaluation.coco import average_precision, detect_all, ground_truth
+from condinst_deploy.evaluation.coco import average_precision, detect_all, load_coco
 from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.runtime.predictor import Predictor
 
@@ -30,9 +30,11 @@ def test_a_shortened_training_reaches_what_an_untrained_model_cannot(tmp_path: P
 @pytest.mark.slow
 def test_the_shipped_model_has_the_precision_that_is_reported(tmp_path: Path) -> None:
     annotations = generate_shapes(tmp_path, "val", VAL_COUNT)
-    truth = ground_truth(annotations)
-    pictures = [(i, tmp_path / "val" / truth.loadImgs([i])[0]["file_name"]) for i in sorted(truth.getImgIds())]
+    ground_truth = load_coco(annotations)
+    images = [
+        (i, tmp_path / "val" / ground_truth.loadImgs([i])[0]["file_name"]) for i in sorted(ground_truth.getImgIds())
+    ]
     with Predictor(SHIPPED, batch_size=8) as predictor:
-        results = detect_all(predictor, pictures)
-    assert average_precision(truth, results, "segm").ap == pytest.approx(REPORTED_MASK_AP, abs=1e-3)
+        results = detect_all(predictor, images)
+    assert average_precision(ground_truth, results, "segm").ap == pytest.approx(REPORTED_MASK_AP, abs=1e-3)
     assert load_model(SHIPPED).manifest.class_names == ("ellipse", "rectangle", "star")

@@ -15,9 +15,9 @@ from condinst_deploy.cli.command import command_app, terminal
 from condinst_deploy.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
-    from condinst_deploy.engine_manifest import EngineManifest
-    from condinst_engines.flavour import Flavour
-    from condinst_engines.recipe import BuildRecipe
+    from condinst_deploy.contract.engine_manifest import EngineManifest
+    from condinst_engines.build_recipe import BuildRecipe
+    from condinst_engines.builder_library import Flavour
 
 
 def build_engine(
@@ -82,12 +82,12 @@ def build_engine(
     TensorRT for RTX builds on any machine; full TensorRT builds on the GPU that the engine is for.
     """
     # imported here, so that --help does not wait for PyTorch
-    from condinst_deploy.engine_manifest import manifest_path
+    from condinst_deploy.contract.engine_manifest import manifest_path
     from condinst_engines.build import Surroundings
+    from condinst_engines.build_recipe import BuildRecipe, load_recipe
+    from condinst_engines.builder_library import load_flavour
     from condinst_engines.engine_file import EngineFiles, check_apart, default_engine_path, engine_from_onnx
-    from condinst_engines.flavour import load_flavour
     from condinst_engines.onnx_input import only_exported
-    from condinst_engines.recipe import BuildRecipe, load_recipe
 
     chosen = load_recipe(recipe) if recipe is not None else BuildRecipe()
     chosen = _with_precision(chosen, float32=fp32, float16=fp16, bfloat16=bf16)

@@ -13,13 +13,13 @@ from condinst_deploy.cli.command import FAILED, command_app, terminal
 
 if TYPE_CHECKING:
     from condinst_deploy.contract import ModelManifest, NetworkInputs
-    from condinst_engines.comparison import Comparison
+    from condinst_engines.tensor_comparison import Comparison
 
 
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A.onnx", help="The reference, usually what condinst-export wrote.")],
     second: Annotated[Path, typer.Argument(metavar="B.onnx", help="The other, usually what --keep-onnx left.")],
-    images: Annotated[list[str], typer.Option(help="Picture, folder or pattern; repeat it for more.")],
+    images: Annotated[list[str], typer.Option(help="Image, folder or pattern; repeat it for more.")],
     top: Annotated[int, typer.Option(min=1, help="How many layers to show.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print all tensors as JSON on standard output.")] = False,
 ) -> None:
@@ -31,9 +31,9 @@ def compare(
     of B is not finite.
     """
     # imported here, so that --help does not wait for PyTorch
-    from condinst_deploy.runtime.images import expand_sources
-    from condinst_engines.comparison import compare as compare_tensors
+    from condinst_deploy.imaging.decode import expand_sources
     from condinst_engines.onnx_input import load_onnx, manifest_of
+    from condinst_engines.tensor_comparison import compare as compare_tensors
 
     protos = load_onnx(first), load_onnx(second)
     manifest = manifest_of(protos[0], first)
@@ -48,7 +48,7 @@ def compare(
         detections = None if comparison.detections is None else asdict(comparison.detections)
         print(json.dumps({"detections": detections, "tensors": tensors}, indent=2))
     else:
-        _show(comparison, top, f"{escape(str(second))} against {escape(str(first))}, {len(batches)} pictures")
+        _show(comparison, top, f"{escape(str(second))} against {escape(str(first))}, {len(batches)} images")
     broken = [error for error in errors if error.not_finite]
     if broken:
         terminal.print(f"[bold red]{len(broken)} tensors of {escape(str(second))} are not finite[/]")
@@ -57,8 +57,8 @@ def compare(
 
 def _batch(source: object, manifest: "ModelManifest") -> "NetworkInputs":
     from condinst_deploy.contract import ImageGeometry
-    from condinst_deploy.runtime.images import rgb_from
-    from condinst_deploy.runtime.preprocess import network_inputs
+    from condinst_deploy.imaging.decode import rgb_from
+    from condinst_deploy.runtime.preprocessing.batch import network_inputs
 
     image = rgb_from(source)
     static = manifest.static_shape

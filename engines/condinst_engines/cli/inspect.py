@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from condinst_deploy.cli.command import command_app
-from condinst_deploy.model_files import check_there
+from condinst_deploy.contract.artifacts import check_there
 
 MOST_CLASSES, MOST_LAYERS = 10, 30
 
@@ -92,7 +92,7 @@ def _model(manifest: dict[str, Any]) -> list[str]:
     shown = ", ".join(names[:MOST_CLASSES]) + (", ..." if len(names) > MOST_CLASSES else "")
     return [
         f"  family {manifest['family']}; {len(names)} classes: {escape(shown)}",
-        f"  pictures: short side {preprocessing['short_side']}, long side at most {preprocessing['long_side']},"
+        f"  images: short side {preprocessing['short_side']}, long side at most {preprocessing['long_side']},"
         f" padded to {preprocessing['pad_divisor']}",
         f"  class probability above {selection['score_threshold']}, NMS at IoU {selection['nms_iou']},"
         f" at most {selection['max_detections']} instances",

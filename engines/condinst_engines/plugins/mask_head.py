@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from condinst_deploy.kernels.ahead import mask_head_source
+from condinst_deploy.kernels.aot import mask_head_source
 from condinst_deploy.kernels.mask_head import FLOAT32, HALF
-from condinst_engines.network import DTYPES
 from condinst_engines.plugins.names import NAMESPACE
 from condinst_engines.plugins.ptx import plugin_kernel
+from condinst_engines.typed_network import DTYPES
 
 # attributes are arrays: numbers go through int(array) in TensorRT's Python, which NumPy 2.4 refuses
 Whole = npt.NDArray[np.int32]

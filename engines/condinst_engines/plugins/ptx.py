@@ -9,7 +9,7 @@ import re
 from dataclasses import replace
 
 from condinst_deploy.errors import EngineError
-from condinst_deploy.kernels.ahead import CompiledKernel, KernelSource, compiled, target_of
+from condinst_deploy.kernels.aot import CompiledKernel, KernelSource, compiled, target_of
 from condinst_engines.plugins.names import LOWEST_CAPABILITY
 
 PTX_VERSION = 80

@@ -3,7 +3,7 @@
 from functools import cache
 from importlib import import_module
 
-from condinst_engines.flavour import Flavour
+from condinst_engines.builder_library import Flavour
 
 
 @cache

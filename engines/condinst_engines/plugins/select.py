@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from condinst_deploy.kernels.ahead import select_source
+from condinst_deploy.kernels.aot import select_source
 from condinst_deploy.kernels.select import block_of
 from condinst_engines.plugins.names import NAMESPACE
 from condinst_engines.plugins.ptx import plugin_kernel

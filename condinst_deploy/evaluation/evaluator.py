@@ -1,0 +1,216 @@
+"""An evaluation from end to end: models and results files in, figures and comparisons out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from condinst_deploy.evaluation.coco import (
+    CocoEvaluation,
+    Entry,
+    Kind,
+    Scope,
+    check_library,
+    detect_each,
+    evaluate_coco,
+)
+from condinst_deploy.evaluation.comparison import Comparison, compare
+from condinst_deploy.evaluation.ground_truth import GroundTruth
+from condinst_deploy.evaluation.journal import Journal
+from condinst_deploy.evaluation.provenance import figure_versions, images_with_states, run_settings, sha256_of_text
+from condinst_deploy.evaluation.results_reader import by_image, kinds_of, read_results
+from condinst_deploy.evaluation.sources import Options, Source, check_outputs, results_path, unique_names
+from condinst_deploy.model.checkpoints import sha256_of
+from condinst_deploy.runtime.coco_results import coco_results
+from condinst_deploy.runtime.predictor import Predictor
+
+JOURNALS = "journals"
+
+OnProgress = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and of how much."""
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """Figures of one source."""
+
+    name: str  # unique in an evaluation
+    note: str  # how it was run
+    settings: dict[str, Any]  # all that its results depend on; plain JSON values
+    reused: int  # images whose results an earlier run left in the journal
+    results: Path  # its COCO results file
+    detections: int
+    coco: dict[Kind, CocoEvaluation]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What both sides found in an image in which they differ."""
+
+    image_id: int
+    reference: Sequence[Entry]
+    other: Sequence[Entry]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Everything that the table, the JSON file and the report are made of; the first side is the reference."""
+
+    ground_truth: GroundTruth
+    versions: dict[str, str | None]  # of what computed the figures
+    sides: tuple[Side, ...]
+    comparisons: tuple[Comparison, ...]  # of each further side with the reference
+    differences: tuple[tuple[Difference, ...], ...]  # of each comparison, its worst images
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all sources of an evaluation share."""
+
+    ground_truth: GroundTruth
+    options: Options
+    on_progress: OnProgress
+
+
+class _Found(NamedTuple):
+    """What a source gave, before it is evaluated."""
+
+    entries: list[Entry]
+    path: Path  # results file
+    note: str
+    settings: dict[str, Any]
+    reused: int = 0
+
+
+def evaluate(
+    sources: Sequence[Source], ground_truth: GroundTruth, options: Options, on_progress: OnProgress
+) -> Evaluation:
+    """Run, or read, every source, evaluate it, and compare it with the first.
+
+    Results of two sources are held at a time. Whatever can be known to fail is found before the first image.
+
+    Raises:
+        CondInstError: a model, an image or a results file cannot be used.
+    """
+    run = Run(ground_truth, options, on_progress)
+    names = unique_names([source.path for source in sources])
+    check_outputs(sources, ground_truth.annotations, options.out)
+    check_library(options.fast)
+    _check_ahead(sources, run)
+    first, entries = _side(sources[0], names[0], run)
+    reference = by_image(entries)
+    others = [_against(reference, source, name, run) for source, name in zip(sources[1:], names[1:], strict=True)]
+    return Evaluation(
+        ground_truth,
+        figure_versions(options.fast),
+        sides=(first, *(side for side, _, _ in others)),
+        comparisons=tuple(comparison for _, comparison, _ in others),
+        differences=tuple(differences for _, _, differences in others),
+    )
+
+
+def detect(predictor: Predictor, source: Path, name: str, run: Run) -> tuple[list[Entry], dict[str, Any], int]:
+    """Run a model on every image that its journal does not have yet.
+
+    Args:
+        predictor: the model.
+        source: its file.
+        name: what it is called in this evaluation.
+        run: data set and options.
+
+    Returns:
+        All results with the data set's ids, all that they depend on, and how many images the journal had.
+
+    Raises:
+        ConfigError: the model's classes are not the data set's.
+        DataError: an image has another size than annotated.
+        ImageError: an image cannot be read.
+    """
+    ground_truth, options = run.ground_truth, run.options
+    category_ids = ground_truth.category_ids_of(predictor.manifest, str(source))
+    images = list(zip(ground_truth.image_ids, ground_truth.paths, strict=True))
+    settings, states = run_settings(predictor, source, ground_truth, options), images_with_states(ground_truth)
+    folder = options.out / JOURNALS
+    with Journal(folder, source.name, settings, states, predictor.window, options.fresh) as journal:
+        reused = journal.finished
+        run.on_progress(name, reused, len(images))
+        with closing(detect_each(predictor, images[reused:])) as results:
+            for image_id, prediction, found in results:
+                ground_truth.check_size(prediction.name, found.masks.size, image_id)
+                journal.add(image_id, replace(found, category_ids=category_ids).to_coco(image_id))
+                run.on_progress(name, journal.finished, len(images))
+        return list(journal.entries()), settings | {"pictures": sha256_of_text(repr(states))}, reused
+
+
+def _check_ahead(sources: Sequence[Source], run: Run) -> None:
+    """Open everything but the first, which comes next anyway, and let go of it again.
+
+    A results file is read twice and a model loaded twice for it: seconds, where the first model may take hours.
+    """
+    what, further = "looking at what was given", sources[1:]
+    for done, source in enumerate(further):
+        run.on_progress(what, done, len(further))
+        if source.is_model:
+            with _predictor(source, run.options) as predictor:
+                run.ground_truth.category_ids_of(predictor.manifest, str(source.path))
+        else:
+            read_results(source.path, run.ground_truth)
+    if further:
+        run.on_progress(what, len(further), len(further))
+
+
+def _predictor(source: Source, options: Options) -> Predictor:
+    return Predictor(source.path, options.device, options.score_threshold, batch_size=options.batch_size)
+
+
+def _side(source: Source, name: str, run: Run) -> tuple[Side, list[Entry]]:
+    found = _run_model(source, name, run) if source.is_model else _read(source, run)
+    coco: dict[Kind, CocoEvaluation] = {}
+    kinds = kinds_of(found.entries)
+    for done, kind in enumerate(kinds):
+        run.on_progress(f"{name}: average precision", done, len(kinds))
+        coco[kind] = evaluate_coco(
+            run.ground_truth.coco, found.entries, kind, Scope(run.ground_truth.image_ids, run.options.fast)
+        )
+    run.on_progress(f"{name}: average precision", len(kinds), len(kinds))
+    side = Side(name, found.note, found.settings, found.reused, found.path, len(found.entries), coco)
+    return side, found.entries
+
+
+def _run_model(source: Source, name: str, run: Run) -> _Found:
+    with _predictor(source, run.options) as predictor:
+        note = f"{predictor.backend.name} on {predictor.backend.device}, {predictor.manifest.precision}"
+        entries, settings, reused = detect(predictor, source.path, name, run)
+    if reused:
+        note += f"; {reused} of {len(run.ground_truth)} images from the journal"
+    path = results_path(run.options.out, name)
+    with coco_results(path) as writer:
+        writer.add_entries(entries)
+    return _Found(entries, path, note, settings, reused)
+
+
+def _read(source: Source, run: Run) -> _Found:
+    entries = read_results(source.path, run.ground_truth)
+    threshold = run.options.score_threshold
+    kept = [entry for entry in entries if threshold is None or entry["score"] > threshold]
+    settings = {"file": source.path.name, "sha256": sha256_of(source.path), "score_threshold": threshold}
+    return _Found(kept, source.path, "results file", settings)
+
+
+def _against(
+    reference: Mapping[int, Sequence[Entry]], source: Source, name: str, run: Run
+) -> tuple[Side, Comparison, tuple[Difference, ...]]:
+    side, entries = _side(source, name, run)
+    other, images = by_image(entries), len(run.ground_truth)
+    what, done = f"{name}: agreement", 0
+    run.on_progress(what, done, images)
+
+    def on_image() -> None:
+        nonlocal done
+        done += 1
+        run.on_progress(what, done, images)
+
+    comparison = compare(reference, other, run.ground_truth.image_ids, on_image)
+    worst = [image.image_id for image in comparison.worst]
+    return side, comparison, tuple(Difference(i, reference.get(i, ()), other.get(i, ())) for i in worst)

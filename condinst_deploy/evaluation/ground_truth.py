@@ -1,0 +1,127 @@
+"""The data set that models are evaluated on: its images, classes and annotated objects."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pycocotools.coco import COCO
+
+from condinst_deploy.contract import ModelManifest, default_class_names
+from condinst_deploy.data.coco import CocoDataset, coco_content
+from condinst_deploy.errors import ConfigError, DataError
+from condinst_deploy.evaluation.coco import load_coco
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """A COCO-format data set, or the first images of one.
+
+    Attributes:
+        annotations: the JSON file.
+        sha256: of that file.
+        coco: what pycocotools read, all images.
+        image_ids: the images to evaluate, in the file's order.
+        paths: file of each of them.
+        has_images: whether the files are there; not where results files alone are evaluated.
+        class_names: in the order of the ids.
+        category_ids: the data set's id of each class, rising; 1..90 with gaps for COCO.
+    """
+
+    annotations: Path
+    sha256: str
+    coco: COCO
+    image_ids: tuple[int, ...]
+    paths: tuple[Path, ...]
+    has_images: bool
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def size(self, image_id: int) -> tuple[int, int]:
+        """Height and width of an image as annotated."""
+        image = self.coco.imgs[image_id]
+        return image["height"], image["width"]
+
+    def check_size(self, name: str, size: tuple[int, int], image_id: int) -> None:
+        """See that an image, called `name` in messages, has the annotated height and width.
+
+        Raises:
+            DataError: it has not.
+        """
+        height, width = self.size(image_id)
+        if size != (height, width):
+            raise DataError(
+                f"{name} is {size[1]}x{size[0]}, but image {image_id} of {self.annotations} is annotated as"
+                f" {width}x{height}; expected the data set's own images"
+            )
+
+    def name_of(self, category_id: int) -> str:
+        """Class name of a category."""
+        return self.class_names[self.category_ids.index(category_id)]
+
+    def category_ids_of(self, manifest: ModelManifest, model: str) -> tuple[int, ...]:
+        """This data set's category id of each of a model's labels, told by the class names.
+
+        A model without names of its own (class_0, class_1, ...) is taken to number the classes as the data set does.
+
+        Raises:
+            ConfigError: the classes are not the same; `model` is what the message calls the model.
+        """
+        names = manifest.class_names
+        if names in (self.class_names, default_class_names(len(self.class_names))):
+            return self.category_ids
+        if len(set(names)) < len(names) or sorted(names) != sorted(self.class_names):
+            lacking, surplus = (
+                sorted(set(a) - set(b)) for a, b in ((self.class_names, names), (names, self.class_names))
+            )
+            raise ConfigError(
+                f"{model} has {len(names)} classes and {self.annotations} {len(self.class_names)}, and they are not the"
+                f" same: {_named('only the model has', surplus)}{_named('only the data has', lacking)}"
+                "expected the classes that the model was trained on"
+            )
+        ids = dict(zip(self.class_names, self.category_ids, strict=True))
+        return tuple(ids[name] for name in names)
+
+
+def load_ground_truth(annotations: Path, images: Path | None, limit: int | None = None) -> GroundTruth:
+    """Read a data set to evaluate on.
+
+    Args:
+        annotations: COCO-format JSON.
+        images: folder of the images; None: only results files will be evaluated, the images are not needed.
+        limit: take the first so many images.
+
+    Raises:
+        ConfigError: the limit is below 1.
+        DataError: the file is not in COCO's format, an image is missing, or nothing is annotated.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"the limit is {limit}; expected at least 1 image")
+    content = coco_content(annotations)
+    data = CocoDataset(annotations, images, training=False, content=content, limit=limit)
+    coco = load_coco(annotations, content)
+    objects = coco.loadAnns(coco.getAnnIds(imgIds=list(data.image_ids), iscrowd=False)) if coco.anns else []
+    if not objects:
+        raise DataError(
+            f"{annotations} has no ground truth: nothing is annotated in its {len(data)} images to evaluate;"
+            " expected a validation set (files of test sets name images alone)"
+        )
+    return GroundTruth(
+        annotations=annotations,
+        sha256=hashlib.sha256(annotations.read_bytes()).hexdigest(),
+        coco=coco,
+        image_ids=data.image_ids,
+        paths=data.paths,
+        has_images=images is not None,
+        class_names=data.class_names,
+        category_ids=data.category_ids,
+    )
+
+
+def _named(what: str, names: Iterable[str]) -> str:
+    listed = list(names)
+    more = ", ..." if len(listed) > 5 else ""
+    return f"{what} {', '.join(listed[:5])}{more}; " if listed else ""

@@ -1,0 +1,95 @@
+"""COCO results files, ours or from anywhere, read with checks."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pycocotools import mask as coco_mask
+
+from condinst_deploy.data.coco import checked_bbox, checked_segmentation, is_finite, merged_rle
+from condinst_deploy.errors import DataError
+from condinst_deploy.evaluation.coco import Entry, Kind
+from condinst_deploy.evaluation.ground_truth import GroundTruth
+
+KINDS: dict[str, Kind] = {"bbox": "bbox", "segmentation": "segm"}
+"""Key of an entry -> what it lets be evaluated."""
+
+
+def read_results(path: Path, ground_truth: GroundTruth) -> list[Entry]:
+    """Read a results file: objects with `image_id`, `category_id`, `score`, and `bbox`, `segmentation` or both.
+
+    Polygons become RLE, and a missing box becomes that of the mask. Entries of images that are not evaluated
+    (`--limit`) are left out.
+
+    Raises:
+        DataError: it cannot be read, an entry is malformed (named by its place), or it belongs to other data.
+    """
+    entries = _entries(path)
+    wanted, known, categories = set(ground_truth.image_ids), set(ground_truth.coco.imgs), set(ground_truth.category_ids)
+    keys = _keys(entries[0]) if entries else set()
+    kept = []
+    for position, entry in enumerate(entries, start=1):
+        where = f"{path}: entry {position}"
+        if not keys or _keys(entry) != keys:
+            wanted_keys = " and ".join(sorted(map(repr, keys))) or "'bbox', 'segmentation' or both"
+            raise DataError(f"{where} is no detection like the others; expected an object with {wanted_keys}")
+        _check_ids(entry, where, known, categories, ground_truth.annotations)
+        if not is_finite(entry.get("score")):
+            raise DataError(f"{where} has score {entry.get('score')!r}; expected a finite number")
+        if entry["image_id"] in wanted:
+            kept.append(_checked(entry, ground_truth.size(entry["image_id"]), where))
+    return kept
+
+
+def kinds_of(entries: Sequence[Entry]) -> tuple[Kind, ...]:
+    """What can be evaluated of results: boxes, masks or both; both where there are no results."""
+    return tuple(kind for key, kind in KINDS.items() if not entries or key in entries[0])
+
+
+def by_image(entries: Iterable[Entry]) -> dict[int, list[Entry]]:
+    """Entries of each image, in their order."""
+    images: dict[int, list[Entry]] = {}
+    for entry in entries:
+        images.setdefault(entry["image_id"], []).append(entry)
+    return images
+
+
+def _entries(path: Path) -> list[Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as e:
+        raise DataError(f"{path} cannot be read ({e.strerror or e}); expected a COCO results file") from e
+    except (ValueError, RecursionError) as e:
+        raise DataError(f"{path} is not JSON ({e}); expected a COCO results file") from e
+    if not isinstance(content, list):
+        raise DataError(
+            f"{path} holds no list; expected a COCO results file: [{{'image_id': 42, 'category_id': 18, ...}}, ...]"
+        )
+    return content
+
+
+def _keys(entry: Any) -> set[str]:
+    return KINDS.keys() & entry.keys() if isinstance(entry, dict) else set()
+
+
+def _check_ids(entry: Entry, where: str, known: set[int], categories: set[int], annotations: Path) -> None:
+    for key, ids, what in (("image_id", known, "image"), ("category_id", categories, "category")):
+        value = entry.get(key)
+        if type(value) is not int or value not in ids:
+            raise DataError(
+                f"{where} has {key} {value!r}, which no {what} of {annotations} has;"
+                " expected results of the same data set, with its own ids"
+            )
+
+
+def _checked(entry: Entry, size: tuple[int, int], where: str) -> Entry:
+    """A copy with what is needed alone; the RLE's counts are text, as pycocotools writes them to files."""
+    kept: Entry = {key: entry[key] for key in ("image_id", "category_id", "score")}
+    if "segmentation" in entry:
+        rle = merged_rle(checked_segmentation(entry["segmentation"], size, where), size)
+        kept["segmentation"] = {"size": list(size), "counts": rle["counts"].decode("ascii")}
+        kept["bbox"] = coco_mask.toBbox(rle).tolist() if "bbox" not in entry else entry["bbox"]
+    if "bbox" in entry:
+        kept["bbox"] = checked_bbox(entry["bbox"], where)
+    return kept

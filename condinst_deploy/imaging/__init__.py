@@ -1,0 +1,1 @@
+"""Images on the host, for training and inference alike: decoding, resizing, drawing."""

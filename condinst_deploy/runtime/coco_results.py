@@ -1,0 +1,55 @@
+"""Result files: a COCO results list, written as it grows, and the images it speaks of."""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from condinst_deploy.contract import InstanceDetections
+from condinst_deploy.support.atomic_write import atomic_path
+
+
+class ResultsWriter:
+    """Appends the detections of one image after the other; memory does not grow with their number."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.count = 0
+
+    def add(self, image_id: int, detections: InstanceDetections) -> None:
+        """Append all detections of an image."""
+        self.add_entries(detections.to_coco(image_id))
+
+    def add_entries(self, entries: Iterable[dict[str, Any]]) -> None:
+        """Append entries that are made already."""
+        for entry in entries:
+            self._stream.write((",\n" if self.count else "") + json.dumps(entry, separators=(",", ":")))
+            self.count += 1
+
+
+@contextmanager
+def coco_results(path: Path) -> Iterator[ResultsWriter]:
+    """Write a COCO results file; it gets its name when the block ends well.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        stream.write("[")
+        yield ResultsWriter(stream)
+        stream.write("]\n")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def image_ids(paths: list[Path]) -> list[int]:
+    """COCO image ids: the file names' numbers where all have one of their own (COCO's do), else 1, 2, ..."""
+    stems = [path.stem for path in paths]
+    if all(stem.isdecimal() for stem in stems) and len({int(stem) for stem in stems}) == len(stems):
+        return [int(stem) for stem in stems]
+    return list(range(1, len(paths) + 1))

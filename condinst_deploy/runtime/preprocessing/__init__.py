@@ -1,0 +1,1 @@
+"""From an image of any kind to the network's input."""

@@ -1,0 +1,1 @@
+"""The TensorRT backend: an engine, its execution contexts and their CUDA graphs."""

@@ -1,0 +1,89 @@
+"""The two builders, as one: full TensorRT for servers, TensorRT for RTX for workstations and machines without a GPU."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, get_args
+
+from condinst_deploy.contract.engine_manifest import MODULES
+from condinst_deploy.contract.engine_manifest import Flavour as Name
+from condinst_deploy.errors import BackendError, ConfigError
+
+INSTALL: dict[Name, str] = {
+    "tensorrt": "pip install tensorrt (or pip install '.[tensorrt]' in the repository);"
+    " it downloads from NVIDIA's index and builds on the GPU that the engine is for",
+    "rtx": "pip install tensorrt-rtx (or pip install '.[rtx]' in the repository); it builds without a GPU",
+}
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """A builder that is installed, and what it can do."""
+
+    name: Name
+    trt: Any  # the module; both have TensorRT 11's names, and 10's where the two agree
+
+    @property
+    def version(self) -> str:
+        """Of the library."""
+        return str(self.trt.__version__)
+
+    @property
+    def builds_ahead(self) -> bool:
+        """Whether it builds for GPUs that are not there, named by compute capability."""
+        return hasattr(self.trt, "ComputeCapability")
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Compute capabilities that it builds for ahead of time."""
+        if not self.builds_ahead:
+            return ()
+        names = self.trt.ComputeCapability.__members__
+        return tuple(sorted((n.removeprefix("SM") for n in names if n.startswith("SM")), key=int))
+
+    @property
+    def has_timing_cache(self) -> bool:
+        """Whether a timing cache does anything: calls of it are no-ops in TensorRT for RTX."""
+        return self.name == "tensorrt"
+
+    @property
+    def has_compatibility(self) -> bool:
+        """Whether engines can be made to run on later GPUs and with later versions."""
+        return self.name == "tensorrt"
+
+    @property
+    def has_plugins(self) -> bool:
+        """Whether engines may hold kernels of ours."""
+        return self.name == "tensorrt"
+
+
+def load_flavour(name: str | None = None) -> Flavour:
+    """Import a builder; None: `tensorrt` where it imports, else `rtx`.
+
+    Raises:
+        BackendError: it is not installed.
+        ConfigError: there is no such flavour.
+    """
+    if name is None:
+        for candidate in MODULES:
+            module = _imported(candidate)
+            if module is not None:
+                return Flavour(candidate, module)
+        lines = "; or ".join(f"{flavour}: {command}" for flavour, command in INSTALL.items())
+        raise BackendError(f"no TensorRT is installed. {lines}")
+    if name not in MODULES:
+        raise ConfigError(f"the flavour is {name!r}; expected {' or '.join(get_args(Name))}")
+    chosen: Name = "tensorrt" if name == "tensorrt" else "rtx"
+    module = _imported(chosen)
+    if module is None:
+        raise BackendError(f"the flavour {chosen} is not installed: {INSTALL[chosen]}")
+    return Flavour(chosen, module)
+
+
+def _imported(name: Name) -> Any:
+    """The module, or None where it, or a library that it needs, is missing."""
+    try:
+        module = import_module(MODULES[name])
+    except (ImportError, OSError):
+        return None
+    # packages of type stubs leave a folder of that name, which imports as a module of nothing
+    return module if hasattr(module, "Builder") else None

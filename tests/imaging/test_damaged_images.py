@@ -1,0 +1,121 @@
+"""Files that cannot be decoded are refused by their names; odd ones that can are not."""
+
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, features
+
+from condinst_deploy.errors import ImageError
+from condinst_deploy.imaging.decode import expand_sources, rgb_from
+from tests.support.images import (
+    RGB,
+)
+from tests.support.models import noise_image
+
+
+def test_file_of_floats_is_refused_by_its_name(tmp_path: Path) -> None:
+    Image.new("F", (5, 4)).save(tmp_path / "x.tif")
+    with pytest.raises(ImageError, match=r"x\.tif.*floating-point pixels"):
+        rgb_from(tmp_path / "x.tif")
+
+
+def png(path: Path) -> bytes:
+    Image.fromarray(RGB).save(path, format="PNG")
+    return path.read_bytes()
+
+
+def png_with_a_broken_chunk(path: Path) -> bytes:
+    """The pixels in two chunks, the second one's name being damaged: Pillow calls that a syntax error."""
+    whole = png(path)
+    name = whole.index(b"IDAT")
+    (length,) = struct.unpack(">I", whole[name - 4 : name])
+    data, rest = whole[name + 4 : name + 4 + length], whole[name + 8 + length :]
+    return whole[: name - 4] + chunk(b"IDAT", data[:99]) + chunk(b"I\0AT", data[99:]) + rest
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def jpeg(path: Path) -> bytes:
+    Image.fromarray(noise_image(2, 80, 90)).save(path, format="JPEG")
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("text.jpg", lambda path: b"no image at all\n"),
+        ("zero bytes.png", lambda path: b""),
+        ("half.png", lambda path: png(path)[: len(png(path)) // 2]),
+        ("half.jpg", lambda path: jpeg(path)[: len(jpeg(path)) // 2]),
+        ("signature only.png", lambda path: png(path)[:8]),
+        ("header only.png", lambda path: png(path)[:33]),
+        ("header only.jpg", lambda path: jpeg(path)[:20]),
+        ("flipped.png", lambda path: png(path)[:60] + bytes(40) + png(path)[100:]),
+        ("broken chunk.png", png_with_a_broken_chunk),
+        ("web page.png", lambda path: b"<!DOCTYPE html><html></html>"),
+    ],
+)
+def test_file_that_cannot_be_decoded_is_refused_by_its_name(
+    name: str, content: Callable[[Path], bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content(path))
+    with pytest.raises(ImageError) as caught:
+        rgb_from(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
+def test_damaged_avif_is_refused_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "x.avif"
+    Image.fromarray(RGB).save(path)
+    path.write_bytes(path.read_bytes().replace(b"iloc", b"free"))
+    with pytest.raises(ImageError, match=r"x\.avif"):
+        rgb_from(path)
+
+
+def test_pil_image_that_cannot_be_decoded_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "half.jpg"
+    path.write_bytes(jpeg(path)[:1000])
+    with Image.open(path) as image, pytest.raises(ImageError):
+        rgb_from(image)
+
+
+def test_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"no image at .*missing\.png"):
+        rgb_from(tmp_path / "missing.png")
+
+
+def test_folder_is_no_image(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="no image at"):
+        rgb_from(tmp_path)
+
+
+@pytest.mark.parametrize("read", [rgb_from, expand_sources])
+def test_name_that_no_file_can_have_is_refused(read: Callable[[str], Any]) -> None:
+    with pytest.raises(ImageError, match="xxx"):
+        rgb_from(read("x" * 5000)[0])
+
+
+def test_bomb_is_refused_and_a_large_photograph_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    png(tmp_path / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", RGB[..., 0].size - 1)
+    assert np.array_equal(rgb_from(tmp_path / "x.png"), RGB)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", RGB[..., 0].size // 2 - 1)
+    with pytest.raises(ImageError, match=r"x\.png is too large to be decoded safely"):
+        rgb_from(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_exif_that_cannot_be_read_does_no_harm(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x.{kind.lower()}"
+    Image.new("RGB", (6, 4), (90, 90, 90)).save(path, format=kind, exif=b"Exif\0\0garbagegarbage")
+    assert rgb_from(path).shape == (4, 6, 3)

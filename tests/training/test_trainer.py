@@ -1,0 +1,231 @@
+"""The training loop: it learns, it repeats bit for bit, and an interruption costs nothing."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+
+from condinst_deploy.contract import Preprocessing
+from condinst_deploy.data.shapes import generate_shapes
+from condinst_deploy.errors import CheckpointError, ConfigError, DataError
+from condinst_deploy.model.checkpoints import load_model
+from condinst_deploy.model.losses import Losses
+from condinst_deploy.training.batches import batch_keys, batches
+from condinst_deploy.training.history import Record
+from condinst_deploy.training.recipe import DataSettings, OptimizerSettings, Recipe, ScheduleSettings, StartSettings
+from condinst_deploy.training.run import TrainingRun, fine_tuning_run, new_run, resumed_run
+from condinst_deploy.training.trainer import Reports, Sets, manifest_for, open_sets, train, with_classes
+from tests.support.models import TINY
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Sets:
+    return open_sets(recipe_of(tmp_path_factory.mktemp("shapes")))
+
+
+def recipe_of(folder: Path) -> Recipe:
+    train_annotations, val_annotations = generate_shapes(folder, "train", 10), generate_shapes(folder, "val", 4)
+    return Recipe(
+        model=replace(TINY, preprocessing=Preprocessing(short_side=96, long_side=96)),
+        data=DataSettings(
+            str(train_annotations), str(folder / "train"), str(val_annotations), str(folder / "val"), workers=0
+        ),
+        optimizer=OptimizerSettings("adamw", 0.002, decay_norms_and_biases=False, clip_norm=10.0),
+        schedule=ScheduleSettings(iterations=6, batch_size=3, warmup_iterations=2, steps=(5,)),
+        start=StartSettings(frozen_stages=0, norm_eval=False, controller_std=0.02, box_bias=2.0),
+        short_sides=(64, 96),
+        evaluate_every=4,
+        checkpoint_every=2,
+        log_every=1,
+    )
+
+
+@pytest.fixture
+def recipe(sets: Sets) -> Recipe:
+    return recipe_of(sets.train.annotations.parent)
+
+
+def quiet(on_step: Callable[[int, Losses], None] = lambda iteration, losses: None) -> Reports:
+    return Reports(on_step, lambda done, of: None, lambda record: None)
+
+
+def interrupt_at(when: int) -> Callable[[int, Losses], None]:
+    def on_step(iteration: int, _losses: Losses) -> None:
+        if iteration == when:
+            raise KeyboardInterrupt
+
+    return on_step
+
+
+def run_of(recipe: Recipe, sets: Sets) -> TrainingRun:
+    return new_run(recipe, manifest_for(recipe, sets), CPU)
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    left, right = load_model(a).model.state_dict(), load_model(b).model.state_dict()
+    return all(torch.equal(left[key], right[key]) for key in left)
+
+
+@pytest.mark.parametrize(
+    ("kind", "base_width", "workers"),
+    [("adamw", 8, 0), ("muon", 16, 2), ("sgd", 16, 0)],  # from a width of 16 on the layout is channels last
+)
+def test_an_interrupted_and_resumed_run_ends_with_the_same_weights(
+    kind: Literal["adamw", "muon", "sgd"], base_width: int, workers: int, recipe: Recipe, sets: Sets, tmp_path: Path
+) -> None:
+    recipe = replace(
+        recipe,
+        model=replace(recipe.model, base_width=base_width),
+        data=replace(recipe.data, workers=workers),
+        optimizer=replace(recipe.optimizer, kind=kind),
+    )
+    train(run_of(recipe, sets), sets, tmp_path / "whole", quiet())
+    with pytest.raises(KeyboardInterrupt):
+        train(run_of(recipe, sets), sets, tmp_path / "parts", quiet(interrupt_at(3)))
+    resumed = resumed_run(recipe, tmp_path / "parts" / "last.pth", CPU)
+    assert resumed.iteration == 3
+    train(resumed, sets, tmp_path / "parts", quiet())
+    assert same_weights(tmp_path / "whole" / "model.pth", tmp_path / "parts" / "model.pth")
+    lines = [(tmp_path / name / "history.jsonl").read_text().splitlines() for name in ("whole", "parts")]
+    whole, parts = ([json.loads(line) | {"seconds": 0} for line in part] for part in lines)
+    assert whole == parts
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image_is_one_line_and_leaves_a_checkpoint(workers: int, tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path)
+    recipe = replace(recipe, data=replace(recipe.data, workers=workers), checkpoint_every=1000)
+    sets = open_sets(recipe)
+    run = run_of(recipe, sets)
+    keys = [key for batch in batch_keys(len(sets.train), 3, recipe.seed, 0, 3) for key in batch]
+    sets.train.paths[keys[-1][1]].write_bytes(b"no image")
+    first = next(i for i, key in enumerate(keys) if key[1] == keys[-1][1]) // 3
+    with pytest.raises(DataError, match=r"^[^\n]*cannot be decoded[^\n]*$"):
+        train(run, sets, tmp_path / "run", quiet())
+    assert run.iteration == first
+    assert resumed_run(recipe, tmp_path / "run" / "last.pth", CPU).iteration == first
+
+
+def test_evaluations_are_made_when_the_recipe_says_so(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
+    for every, expected in ((0, [6]), (2, [2, 4, 6])):
+        folder = tmp_path / str(every)
+        train(run_of(replace(recipe, evaluate_every=every), sets), sets, folder, quiet())
+        records = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+        assert [record["iteration"] for record in records if "segm/ap" in record] == expected
+
+
+def test_the_last_losses_are_kept_whatever_the_interval(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
+    train(run_of(replace(recipe, log_every=4), sets), sets, tmp_path, quiet())
+    records = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [record["iteration"] for record in records if "loss/total" in record] == [4, 6]
+
+
+def test_another_seed_gives_other_weights(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        train(run_of(replace(recipe, seed=seed), sets), sets, tmp_path / str(seed), quiet())
+    assert not same_weights(tmp_path / "0" / "model.pth", tmp_path / "1" / "model.pth")
+
+
+def test_a_finished_run_leaves_everything_to_look_at(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
+    metrics: Record = train(run_of(recipe, sets), sets, tmp_path, quiet())
+    assert metrics["iteration"] == 6
+    assert 0 <= metrics["segm/ap"] <= 1
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"last.pth", "model.pth", "history.jsonl", "curves.png", "predictions.jpg", "tensorboard"}
+    loaded = load_model(tmp_path / "model.pth")
+    assert loaded.manifest.class_names == sets.train.class_names
+    assert load_model(tmp_path / "last.pth").manifest.class_names == loaded.manifest.class_names
+
+
+def test_a_tiny_model_overfits_one_batch(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
+    schedule = ScheduleSettings(iterations=40, batch_size=2, warmup_iterations=5, decay="cosine")
+    short = replace(recipe, schedule=schedule, short_sides=(96,), flip=0.0, evaluate_every=1000)
+    totals: list[float] = []
+    few = Sets(sets.val, sets.val)
+    train(run_of(short, few), few, tmp_path, quiet(lambda _, losses: totals.append(float(losses.total))))
+    assert np.mean(totals[-5:]) < 0.8 * np.mean(totals[:5])
+
+
+def test_resuming_with_another_recipe_names_what_differs(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
+    run_of(recipe, sets).save(tmp_path / "last.pth")
+    with pytest.raises(ConfigError, match="it differs in flip, seed"):
+        resumed_run(replace(recipe, seed=9, flip=0.1), tmp_path / "last.pth", CPU)
+
+
+def test_resuming_from_a_plain_model_is_an_error(slim_checkpoint: Path, recipe: Recipe) -> None:
+    with pytest.raises(CheckpointError, match="not a training checkpoint"):
+        resumed_run(recipe, slim_checkpoint, CPU)
+
+
+def test_fine_tuning_keeps_all_but_a_class_layer_of_another_size(
+    slim_checkpoint: Path, recipe: Recipe, sets: Sets
+) -> None:
+    source = load_model(slim_checkpoint).model.state_dict()
+    manifest = manifest_for(recipe, sets)
+    same = fine_tuning_run(recipe, manifest, slim_checkpoint, CPU)
+    assert all(torch.equal(value, source[key]) for key, value in same.model.state_dict().items())
+    five = replace(manifest, class_names=tuple("abcde"), category_ids=(1, 2, 3, 4, 5))
+    other = fine_tuning_run(recipe, five, slim_checkpoint, CPU)
+    changed = {key for key, value in other.model.state_dict().items() if not torch.equal(value, source[key])}
+    assert changed == {"head.cls_logits.weight", "head.cls_logits.bias"}
+    assert "begins anew for 5 classes" in other.note
+    names = load_model(slim_checkpoint).manifest.class_names
+    for given, said in ((names, False), (("x", "y", "z"), True)):
+        run = fine_tuning_run(recipe, replace(manifest, class_names=given), slim_checkpoint, CPU)
+        assert "all weights kept" in run.note
+        assert ("for classes of other names" in run.note) is said
+
+
+def test_losses_that_are_not_finite_stop_the_run(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
+    run = run_of(recipe, sets)
+    with torch.no_grad():
+        run.model.head.controller.weight.fill_(torch.nan)
+    with pytest.raises(ConfigError, match="not finite"):
+        train(run, sets, tmp_path, quiet())
+
+
+def test_residual_blocks_begin_as_the_identity_where_the_recipe_says_so(recipe: Recipe, sets: Sets) -> None:
+    x = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    for zero_residual in (False, True):
+        start = replace(recipe.start, zero_residual=zero_residual)
+        block = run_of(replace(recipe, start=start), sets).model.backbone.get_submodule("layer1.0").eval()
+        with torch.no_grad():
+            assert torch.equal(block(x), x.relu()) is zero_residual
+
+
+def test_the_last_iterations_see_the_late_sizes(recipe: Recipe, sets: Sets) -> None:
+    late = replace(recipe, short_sides=(64,), late_short_sides=(96,), late_iterations=2)
+    sizes = [batch.image_sizes.unique().tolist() for batch in batches(sets.train, late, first=2)]
+    assert sizes == [[64], [64], [96], [96]]
+
+
+@pytest.mark.parametrize(("key", "value"), [("id", 9), ("name", "blob")])
+def test_sets_of_different_classes_are_refused(key: str, value: Any, tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path)
+    path = Path(recipe.data.val_annotations)
+    content = json.loads(path.read_text())
+    changed = content["categories"][2][key]
+    content["categories"][2][key] = value
+    for annotation in content["annotations"]:
+        annotation["category_id"] = value if key == "id" and annotation["category_id"] == changed else 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="expected the same names and ids"):
+        open_sets(recipe)
+
+
+def test_missing_data_says_what_to_set() -> None:
+    with pytest.raises(ConfigError, match=r"set data\.train_annotations"):
+        open_sets(Recipe())
+
+
+def test_the_number_of_classes_comes_from_the_data(recipe: Recipe, sets: Sets) -> None:
+    assert with_classes(replace(recipe, model=replace(TINY, num_classes=80)), sets).model.num_classes == 3
