@@ -21,6 +21,6 @@ with Predictor(model, score_threshold=0.3) as predictor, sv.VideoSink(target, vi
         if prediction.detections is None or prediction.image is None:
             continue
         tracked = tracker.update(prediction.detections.to_supervision())
-        tracked = tracked[tracked.tracker_id >= 0]  # -1: not a track yet
-        print(prediction.name, sorted(tracked.tracker_id.tolist()))
+        ids = [] if tracked.tracker_id is None else tracked.tracker_id.tolist()
+        print(prediction.name, sorted(number for number in ids if number >= 0))  # -1: not a track yet
         sink.write_frame(annotator.annotate(prediction.image[..., ::-1].copy(), tracked))
