@@ -1,6 +1,7 @@
 """What all commands share: one clear line for an error, no traceback, a meaningful exit status."""
 
 from collections.abc import Callable
+from enum import StrEnum
 from functools import wraps
 from typing import ParamSpec
 
@@ -17,6 +18,12 @@ terminal = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 """Where progress and remarks go; standard output carries results only."""
 
 P = ParamSpec("P")
+
+
+class Pixels(StrEnum):
+    """The values of `InputOptions.pixels`."""
+
+    EXACT, FAST, CUDA = "exact", "fast", "cuda"
 
 
 def progress_bar() -> Progress:
