@@ -1,0 +1,8 @@
+"""Entry points of this package's commands."""
+
+from condinst_deploy.support.launch import command
+
+benchmark = command("condinst_deploy.cli.benchmark")
+evaluate = command("condinst_deploy.cli.evaluate")
+predict = command("condinst_deploy.cli.predict")
+train = command("condinst_deploy.cli.train")
