@@ -10,7 +10,7 @@ import typer
 
 from condinst_deploy.cli.command import command_app, print_json, print_line, terminal
 from condinst_deploy.contract import Family
-from condinst_deploy.contract.artifacts import CHECKPOINT, check_there
+from condinst_deploy.contract.artifacts import CHECKPOINT, ONNX, check_there
 from condinst_deploy.errors import ConfigError
 
 DEFAULT_FOLDER = Path("export/build")
@@ -59,7 +59,7 @@ def export(
     """
     started = time.perf_counter()
     shape = _static_shape(static)
-    if out is not None and out.suffix != ".onnx":
+    if out is not None and out.suffix != ONNX:
         raise ConfigError(f"--out is {out}; expected a name ending in .onnx")
     check_there(weights, CHECKPOINT)
     # imported here, so that neither --help nor a mistake waits for PyTorch
