@@ -4,7 +4,6 @@ The engine stays a plain plan, which `trtexec --loadEngine` reads; the manifest 
 `model.engine.json`.
 """
 
-import json
 import platform
 import sys
 from collections.abc import Collection, Mapping
@@ -19,6 +18,7 @@ from condinst_deploy.contract.versioned import versioned_values
 from condinst_deploy.errors import ArtifactError
 from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.digests import sha256_of_bytes
+from condinst_deploy.support.json_text import json_text
 
 Flavour = Literal["tensorrt", "rtx"]
 MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
@@ -119,7 +119,7 @@ class EngineManifest:
 
     def to_json(self) -> str:
         """Indented JSON, for people to read."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        return json_text(asdict(self), "the engine's manifest", indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "EngineManifest":

@@ -1,6 +1,5 @@
 """`condinst-build-engine`: an exported file becomes a TensorRT engine."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -8,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import TaskProgressColumn, TimeElapsedColumn
 
-from condinst_deploy.cli.command import command_app, terminal
+from condinst_deploy.cli.command import command_app, print_json, print_line, progress_bar, terminal
 from condinst_deploy.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
@@ -125,23 +123,23 @@ def build_engine(
         "--keep-policy": keep_policy,
     }
     check_apart({"--onnx": files.source} | written | {"--log": log, "--timing-cache": timing_cache})
-    terminal.print(f"{escape(str(files.source))} -> TensorRT flavour {library.name}, version {library.version}")
-    with _log_file(log) as log_file, _progress() as progress:
+    terminal.print(f"{files.source} -> TensorRT flavour {library.name}, version {library.version}")
+    with _log_file(log) as log_file, progress_bar(TaskProgressColumn(), TimeElapsedColumn()) as progress:
         task = progress.add_task("reading the graph", total=1.0)
 
         def show(share: float, phase: str) -> None:
-            progress.update(task, completed=share, description=escape(phase.lower()) or "building")
+            progress.update(task, completed=share, description=phase.lower() or "building")
 
         def note(text: str) -> None:
-            terminal.print(f"  {escape(text)}")
+            terminal.print(f"  {text}")
 
         surroundings = Surroundings(timing_cache, log_file, show, note)
         path, manifest = engine_from_onnx(files, chosen, library, surroundings, shapes or ())
     if as_json:
-        print(json.dumps({"path": str(path)} | asdict(manifest), indent=2))
+        print_json({"path": str(path)} | asdict(manifest))
         return
     _summarise(manifest)
-    print(path)
+    print_line(path)
 
 
 def _with_precision(recipe: "BuildRecipe", **asked: bool) -> "BuildRecipe":
@@ -194,11 +192,6 @@ def _log_file(path: Path | None) -> Iterator[TextIO | None]:
         raise OutputError(f"the log {path} cannot be written ({e.strerror or e})") from e
     with opened:
         yield opened
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=terminal, transient=True)
 
 
 def _summarise(manifest: "EngineManifest") -> None:
