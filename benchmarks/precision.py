@@ -13,7 +13,6 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from condinst_deploy.evaluation.coco import average_precision, detect_all, load_
 from condinst_deploy.imaging.decode import expand_sources
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_deploy.runtime.predictor import Predictor
+from condinst_deploy.support.versions import installed_versions
 from condinst_engines.precision import converted
 from condinst_engines.rounding import rounded
 
@@ -91,7 +91,7 @@ def main() -> None:
         print(json.dumps(row), flush=True)
     if arguments.out:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        libraries = {name: version(name) for name in ("onnx", "onnxruntime-gpu", "numpy")}
+        libraries = installed_versions(("onnx", "onnxruntime-gpu", "numpy"))
         result = {
             "model": arguments.onnx.name,
             "pictures": len(images),

@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 
 from condinst_deploy.cli.command import FAILED, INTERRUPTED, command_app, progress_bar, terminal
-from condinst_deploy.contract.artifacts import check_there
+from condinst_deploy.contract.artifacts import check_there, kind_of
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.runtime.cores import usable_cores
 from condinst_deploy.support.signals import whole_steps
@@ -119,10 +119,9 @@ def predict(
 
 def _images(given: Sequence[str]) -> list[Path]:
     from condinst_deploy.imaging.decode import existing_sources
-    from condinst_deploy.runtime.predictor import BACKENDS
 
     for path in map(Path, given):
-        if path.suffix.lower() in BACKENDS:
+        if kind_of(path) is not None:
             raise ConfigError(f"{path} is a model by its name and was given as an image; expected --model {path}")
     return existing_sources(given)  # or an error: results of an earlier run stay as they are
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from condinst_deploy.contract.tensors import FloatArray
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.imaging.decode import rgb_from
 from condinst_deploy.imaging.drawing import overlay
 from condinst_deploy.masks import Masks, Selector
 
@@ -118,11 +119,15 @@ class InstanceDetections:
         """Overlay of masks, boxes, names and scores on the image they were found in.
 
         Args:
-            image: RGB or grey uint8 array, or PIL image (turned upright by its EXIF, as for prediction).
+            image: RGB or grey uint8 array, or a PIL image of any mode, which is read as for prediction.
             score_threshold: draw detections that score above it; 0 draws all.
+
+        Raises:
+            ConfigError: the image has another size or type than the image that was predicted on.
+            ImageError: the PIL image cannot be decoded.
         """
         if isinstance(image, Image.Image):
-            image = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            image = rgb_from(image)
         pixels = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
         if pixels.shape != (*self.masks.size, 3) or pixels.dtype != np.uint8:
             raise ConfigError(

@@ -4,7 +4,6 @@ The engine stays a plain plan, which `trtexec --loadEngine` reads; the manifest 
 `model.engine.json`.
 """
 
-import hashlib
 import json
 import platform
 import sys
@@ -18,6 +17,7 @@ from condinst_deploy.contract.artifacts import ENGINE, check_there
 from condinst_deploy.contract.versioned import versioned_values
 from condinst_deploy.errors import ArtifactError
 from condinst_deploy.support.atomic_write import atomic_path
+from condinst_deploy.support.digests import sha256_of_bytes
 
 Flavour = Literal["tensorrt", "rtx"]
 MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
@@ -233,7 +233,7 @@ def read_engine(path: Path) -> tuple[bytes, EngineManifest]:
         plan = path.read_bytes()
     except OSError as e:
         raise ArtifactError(f"{path} cannot be read ({e.strerror})") from e
-    if hashlib.sha256(plan).hexdigest() != manifest.plan_sha256:
+    if sha256_of_bytes(plan) != manifest.plan_sha256:
         raise ArtifactError(
             f"{path} ({len(plan)} bytes) is not the plan that {manifest_path(path).name} describes"
             f" ({manifest.plan_bytes} bytes): copy the two files together, or build the engine again"

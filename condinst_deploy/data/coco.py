@@ -1,4 +1,4 @@
-"""Data sets in COCO's format, read with checks; what is a training target follows mmdetection's CocoDataset."""
+"""Data sets in COCO's format, read with checks. Training targets are chosen as in mmdetection's CocoDataset."""
 
 import json
 import sys
@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 
-from condinst_deploy.errors import DataError
+from condinst_deploy.errors import DataError, ImageError
+from condinst_deploy.imaging.decode import RGBArray, rgb_from
 from condinst_deploy.masks import RLE, BoolArray
 from condinst_deploy.masks.rle import run_lengths_from_counts
 
@@ -175,12 +175,11 @@ def _nearest(mask: npt.NDArray[np.uint8], size: tuple[int, int]) -> BoolArray:
     return mask[np.ix_(rows, columns)].astype(np.bool_)
 
 
-def _decoded(path: Path) -> npt.NDArray[np.uint8]:
+def _decoded(path: Path) -> RGBArray:
     try:
-        with Image.open(path) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:
-        raise DataError(f"{path} cannot be decoded ({e}); it may be truncated, damaged or not an image") from e
+        return rgb_from(path)  # the decoder of inference
+    except ImageError as e:
+        raise DataError(str(e)) from e
 
 
 def coco_content(path: Path) -> dict[str, Any]:

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.data.coco import Sample, masks_at
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.imaging.resize import resized_image
 from condinst_deploy.model.targets import ImageTargets
 
 
@@ -64,7 +64,7 @@ def resized(sample: Sample, preprocessing: Preprocessing, flipped: bool = False)
     """Resize image, boxes and masks to the size and in the way of inference, and mirror them if `flipped`."""
     height, width = sample.image.shape[:2]
     new_height, new_width = ImageGeometry.of((height, width), preprocessing).resized
-    image = Image.fromarray(sample.image).resize((new_width, new_height), Image.Resampling.BILINEAR)
+    image = resized_image(sample.image, (new_height, new_width))
     scale = np.array([new_width / width, new_height / height] * 2, dtype=np.float32)
     limit = np.array([new_width, new_height] * 2, dtype=np.float32)
     targets = ImageTargets(

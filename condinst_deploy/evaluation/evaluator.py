@@ -18,12 +18,12 @@ from condinst_deploy.evaluation.coco import (
 from condinst_deploy.evaluation.comparison import Comparison, compare
 from condinst_deploy.evaluation.ground_truth import GroundTruth
 from condinst_deploy.evaluation.journal import Journal
-from condinst_deploy.evaluation.provenance import figure_versions, images_with_states, run_settings, sha256_of_text
+from condinst_deploy.evaluation.provenance import figure_versions, images_with_states, run_settings
 from condinst_deploy.evaluation.results_reader import by_image, kinds_of, read_results
 from condinst_deploy.evaluation.sources import Options, Source, check_outputs, results_path, unique_names
-from condinst_deploy.model.checkpoints import sha256_of
 from condinst_deploy.runtime.coco_results import coco_results
 from condinst_deploy.runtime.predictor import Predictor
+from condinst_deploy.support.digests import sha256_of, sha256_of_text
 
 JOURNALS = "journals"
 

@@ -1,7 +1,6 @@
 """The journal of an evaluation: what was found in the finished images, kept through any interruption."""
 
 import fcntl
-import hashlib
 import json
 import os
 import time
@@ -13,6 +12,7 @@ from typing import Any
 from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.evaluation.coco import Entry
 from condinst_deploy.support.closing import Closing
+from condinst_deploy.support.digests import sha256_of_text
 
 SYNC_SECONDS = 1.0
 """A power cut costs the images of so many seconds; a killed process costs none that was finished."""
@@ -59,7 +59,7 @@ class Journal(Closing):
         """
         self._head = json.dumps(settings, sort_keys=True)
         self._images = images
-        digest = hashlib.sha256(f"{self._head}\n{json.dumps(images)}".encode()).hexdigest()[:12]
+        digest = sha256_of_text(f"{self._head}\n{json.dumps(images)}")[:12]
         self._stem = name[:60]
         self.path = folder / f"{self._stem}.{digest}.jsonl"
         try:

@@ -1,4 +1,4 @@
-"""Images of any kind -> upright RGB `uint8 (H, W, 3)`."""
+"""Images of any kind -> upright RGB `uint8 (H, W, 3)`; training, inference and drawing all decode here."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,8 +20,7 @@ RGBArray = npt.NDArray[np.uint8]
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2", ".avif"}
 )
-"""File names that a folder is searched for, in any case."""
-
+"""Endings of the files that are taken from a folder; upper and lower case are the same."""
 
 ORIENTATION = 0x0112  # EXIF tag
 TURNS = {
@@ -33,14 +32,14 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes an image of each orientation upright."""
+"""Orientation -> the transposition that makes the image upright."""
 
 _opening = Lock()
-"""Held while a warning is silenced: Python keeps the filters of warnings for the whole process, not for a thread."""
+"""Held while a warning is silenced, because Python's warning filters belong to the process and not to a thread."""
 
 
 def expand_sources(sources: Any) -> list[Any]:
-    """One entry an image: folders and glob patterns become their files, sorted; the rest stays as it is.
+    """Return one entry for each image. Folders and glob patterns become their files, sorted; other entries are kept.
 
     Raises:
         ImageError: a folder has no images, or a pattern matches nothing.
@@ -54,7 +53,7 @@ def expand_sources(sources: Any) -> list[Any]:
 
 
 def existing_sources(sources: Sequence[str]) -> list[Path]:
-    """The images of paths, folders and patterns; single ones may be missing, to be told when they are read.
+    """Return the images of paths, folders and patterns. Some may be missing; reading them raises the error.
 
     Raises:
         ImageError: not one is there, a folder has no images, or a pattern matches nothing.
@@ -121,7 +120,7 @@ def rgb_from(source: Any) -> RGBArray:
 
 
 def jpeg_from(path: Path) -> bytes | None:
-    """The content of a file that is an upright RGB JPEG, which is all that a JPEG decoder can do alone; else None.
+    """Return the content of an upright RGB JPEG, which a JPEG decoder handles alone. Return None for other files.
 
     Raises:
         ImageError: it cannot be read.
@@ -135,9 +134,9 @@ def _rgb_from_path(path: Path) -> RGBArray:
     with _reading(path) as stream, _opened(stream) as image:
         data = _rgb_jpeg(image, stream)
         if data is not None:
-            # libjpeg-turbo like Pillow's, a copy and maybe a version of its own; that the pixels are the same is
-            # tested (tests/imaging/test_jpeg.py: test_pixels_are_pillows), and Pillow's copies of them are spared
-            with suppress(ValueError):  # a warning of the decoder's: Pillow decides what is damaged
+            # simplejpeg uses libjpeg-turbo as Pillow does and makes fewer copies; tests/imaging/test_jpeg.py compares
+            # the pixels of both
+            with suppress(ValueError):  # simplejpeg raises on warnings; Pillow decides which files are damaged
                 pixels: RGBArray = simplejpeg.decode_jpeg(data, colorspace="RGB")
                 turn = TURNS.get(_orientation(image))
                 return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
@@ -146,7 +145,7 @@ def _rgb_from_path(path: Path) -> RGBArray:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[BinaryIO]:
-    """The open file; whatever goes wrong with it in the block is told with its name."""
+    """Open a file. Every error in the block becomes an `ImageError` that names the file."""
     try:
         if not path.is_file():
             raise FileNotFoundError
@@ -165,9 +164,9 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
 
 
 def _opened(stream: BinaryIO) -> Image.Image:
-    """Pillow's view of a file, of which only the head is read here."""
+    """Open a file with Pillow, which reads the header only."""
     with _opening, warnings.catch_warnings():
-        # a large photograph is no attack on whoever asked for it by name; the hard limit stays
+        # the user named the file, so a large photograph is no attack; Pillow's hard limit stays
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         return Image.open(stream)
 
@@ -182,8 +181,8 @@ def _rgb_jpeg(image: Image.Image, stream: BinaryIO) -> bytes | None:
 def _rgb_from_pil(image: Image.Image) -> RGBArray:
     if 0 in image.size:
         raise ImageError(f"an image is empty: its size is {image.size}")
-    image.load()  # Pillow's TIFF reader turns images upright itself, and then forgets the orientation
-    # not ImageOps.exif_transpose: it writes the whole EXIF anew, and fails over any odd entry of it
+    image.load()  # Pillow's TIFF reader turns images upright here and then removes the orientation
+    # ImageOps.exif_transpose would write the whole EXIF again, and it fails if any entry is malformed
     turn = TURNS.get(_orientation(image))
     image = image if turn is None else image.transpose(turn)
     if image.mode.startswith("I"):  # 16-bit grey, in Pillow's several spellings
@@ -199,7 +198,7 @@ def _rgb_from_pil(image: Image.Image) -> RGBArray:
 def _orientation(image: Image.Image) -> Any:
     try:
         return image.getexif().get(ORIENTATION)
-    except Exception:  # an image with EXIF that cannot be read is still an image
+    except Exception:  # Pillow raises errors of many kinds on malformed EXIF; the pixels can still be read
         return None
 
 
@@ -222,5 +221,5 @@ def _rgb_from_array(array: npt.NDArray[Any]) -> RGBArray:
 
 
 def source_name(source: Any, position: int) -> str:
-    """How messages and result files call an image: its path, or its place in the list."""
+    """Return the name of an image in messages and result files: its path, or its position in the list."""
     return str(source) if isinstance(source, str | Path) else f"image {position}"

@@ -1,6 +1,5 @@
 """Checkpoints: mmdetection's and AdelaiDet's as published, and the toolkit's own format."""
 
-import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from condinst_deploy.model.families import published_model, unwrapped
 from condinst_deploy.model.key_tables import KEY_TABLES, KeyTable, renamed
 from condinst_deploy.model.safe_load import load_checkpoint_file
 from condinst_deploy.support.atomic_write import atomic_path
+from condinst_deploy.support.digests import sha256_of
 
 OWN_FORMAT = "condinst-deploy"
 
@@ -94,12 +94,6 @@ def own_content(model: CondInst, manifest: ModelManifest) -> dict[str, Any]:
         # contiguous, so that the layout that training likes does not reach the file
         "state_dict": {key: value.cpu().contiguous() for key, value in model.state_dict().items()},
     }
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def _load_own(path: Path, content: dict[str, Any]) -> LoadedModel:

@@ -1,7 +1,6 @@
 """Backend `onnxruntime`: an exported file, on a CPU or through the CUDA provider."""
 
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,6 +10,7 @@ from condinst_deploy.errors import ArtifactError, BackendError, ConfigError
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.cores import usable_cores
 from condinst_deploy.runtime.torch_backend import torch_device
+from condinst_deploy.support.versions import installed_versions
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -127,9 +127,8 @@ def _manifest(session: Any, name: str) -> ModelManifest:
 
 def _refuse_two_runtimes() -> None:
     """`onnxruntime` and `onnxruntime-gpu` share a folder: with both, which one runs is an accident."""
-    try:
-        versions = [f"{name} {version(name)}" for name in ("onnxruntime", "onnxruntime-gpu")]
-    except PackageNotFoundError:
+    versions = [f"{name} {found}" for name, found in installed_versions(("onnxruntime", "onnxruntime-gpu")).items()]
+    if len(versions) < 2:
         return
     raise BackendError(
         f"both {versions[0]} and {versions[1]} are installed and overwrite each other's files;"

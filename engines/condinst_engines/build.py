@@ -16,11 +16,12 @@ import torch
 
 from condinst_deploy.contract.engine_manifest import AMPERE, EngineProfile, EngineTensor, FoundPrecision
 from condinst_deploy.errors import ArtifactError, BackendError, ConfigError, EngineError
+from condinst_deploy.support.signals import whole_steps
 from condinst_engines.build_recipe import BuildRecipe
-from condinst_engines.builder_library import Flavour
+from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.builder_log import BuilderLog
 from condinst_engines.engine_inspector import found_in_engine, layers_of
-from condinst_engines.monitor import Interruption, OnProgress, Phases, progress_monitor
+from condinst_engines.monitor import OnProgress, Phases, progress_monitor
 from condinst_engines.precision import converted
 from condinst_engines.rewrites.plugins import Rewritten, with_plugins
 from condinst_engines.typed_network import check_precision, check_types, found_in_network, parsed_network, tensors_of
@@ -77,7 +78,7 @@ def build_engine(
     graph: onnx.ModelProto,
     profiles: Sequence[EngineProfile],
     recipe: BuildRecipe,
-    flavour: Flavour,
+    flavour: BuilderLibrary,
     surroundings: Surroundings | None = None,
 ) -> BuiltEngine:
     """Build a plan from a graph of `graph_for_builder`.
@@ -99,9 +100,8 @@ def build_engine(
     started = time.perf_counter()
     log = BuilderLog(flavour.trt, surroundings.log)
     builder: tensorrt.Builder = flavour.trt.Builder(log.logger)
-    interruption = Interruption()
     # an exception out of a callback, the logger's too, would cross the library's frames
-    with interruption.listening():
+    with whole_steps() as interruption:
         network = parsed_network(flavour, builder, _serialised(graph), log)
         check_types(network, graph)
         check_precision(found_in_network(network), recipe.precision)
@@ -132,7 +132,7 @@ def build_engine(
 
 
 def _found_in_plan(
-    plan: bytes, flavour: Flavour, recipe: BuildRecipe, targets: Sequence[str], surroundings: Surroundings
+    plan: bytes, flavour: BuilderLibrary, recipe: BuildRecipe, targets: Sequence[str], surroundings: Surroundings
 ) -> FoundPrecision | None:
     """What the engine itself has, where this machine can load it; None where not, or where the plan does not tell."""
     if not torch.cuda.is_available() or recipe.strip_weights:
@@ -148,7 +148,7 @@ def _found_in_plan(
     return found if found.layers else None
 
 
-def targets_of(recipe: BuildRecipe, flavour: Flavour) -> tuple[str, ...]:
+def targets_of(recipe: BuildRecipe, flavour: BuilderLibrary) -> tuple[str, ...]:
     """Compute capabilities that the engine is for.
 
     Raises:
@@ -173,7 +173,7 @@ def targets_of(recipe: BuildRecipe, flavour: Flavour) -> tuple[str, ...]:
     return (str(target),)
 
 
-def _ahead_targets(recipe: BuildRecipe, flavour: Flavour) -> tuple[str, ...]:
+def _ahead_targets(recipe: BuildRecipe, flavour: BuilderLibrary) -> tuple[str, ...]:
     targets = tuple(dict.fromkeys(recipe.rtx.sm))
     unknown = [target for target in targets if target not in flavour.targets]
     if unknown or not targets:
@@ -203,7 +203,7 @@ def _add_profiles(
             raise EngineError(f"the builder refuses profile {number}: {log.reason}")
 
 
-def _apply(recipe: BuildRecipe, config: "tensorrt.IBuilderConfig", flavour: Flavour) -> None:
+def _apply(recipe: BuildRecipe, config: "tensorrt.IBuilderConfig", flavour: BuilderLibrary) -> None:
     trt = flavour.trt
     config.builder_optimization_level = recipe.optimization_level
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that an inspector tells types of layers
@@ -227,7 +227,7 @@ def _set_targets(config: Any, trt: Any, targets: Sequence[str]) -> None:
             raise EngineError(f"the builder refuses compute capability {target}")
 
 
-def _timing_cache(config: "tensorrt.IBuilderConfig", flavour: Flavour, path: Path | None) -> Any:
+def _timing_cache(config: "tensorrt.IBuilderConfig", flavour: BuilderLibrary, path: Path | None) -> Any:
     """The cache that the build reads and fills, or None."""
     if path is None:
         return None
@@ -244,7 +244,7 @@ def _timing_cache(config: "tensorrt.IBuilderConfig", flavour: Flavour, path: Pat
     return cache
 
 
-def _hint(recipe: BuildRecipe, flavour: Flavour) -> str:
+def _hint(recipe: BuildRecipe, flavour: BuilderLibrary) -> str:
     if flavour.builds_ahead and (recipe.refit or recipe.strip_weights):
         return "; TensorRT for RTX needs a GPU in the building machine for --refit and --strip-weights"
     if recipe.workspace_gb:

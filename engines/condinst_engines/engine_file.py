@@ -1,21 +1,21 @@
 """An exported file becomes an engine file: read, convert, build, describe, write."""
 
-import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
 import onnx
 
 from condinst_deploy.contract import ModelManifest
+from condinst_deploy.contract.artifacts import ENGINE, ONNX
 from condinst_deploy.contract.engine_manifest import EngineManifest, host, write_engine
 from condinst_deploy.errors import ConfigError, EngineError, OutputError
-from condinst_deploy.model.checkpoints import sha256_of
 from condinst_deploy.support.atomic_write import atomic_path
+from condinst_deploy.support.digests import sha256_of, sha256_of_bytes
+from condinst_deploy.support.versions import installed_versions
 from condinst_engines.build import (
     BuiltEngine,
     Surroundings,
@@ -25,7 +25,7 @@ from condinst_engines.build import (
     targets_of,
 )
 from condinst_engines.build_recipe import SHORT, BuildRecipe
-from condinst_engines.builder_library import Flavour
+from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.onnx_input import load_onnx, manifest_of
 from condinst_engines.plugins import register_plugins
 from condinst_engines.plugins.names import LOWEST_CAPABILITY
@@ -33,8 +33,6 @@ from condinst_engines.profiles import profiles_for, remark_on
 
 DEFAULT_FOLDER = Path("engines/build")
 """Where engines go, below the current directory."""
-
-ENGINE_SUFFIX = ".engine"
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class EngineFiles:
         Raises:
             ConfigError: an ending is wrong, or a file has two roles.
         """
-        for path, suffix in ((self.engine, ENGINE_SUFFIX), (self.keep_onnx, ".onnx")):
+        for path, suffix in ((self.engine, ENGINE), (self.keep_onnx, ONNX)):
             if path is not None and path.suffix != suffix:
                 raise ConfigError(f"the file to write is {path}; expected a name ending in {suffix}")
         check_apart({"--onnx": self.source, "--keep-onnx": self.keep_onnx, "--out": self.engine})
@@ -67,7 +65,7 @@ class Source(NamedTuple):
 def engine_from_onnx(
     files: EngineFiles,
     recipe: BuildRecipe,
-    flavour: Flavour,
+    flavour: BuilderLibrary,
     surroundings: Surroundings,
     shapes: Sequence[str] = (),
 ) -> tuple[Path, EngineManifest]:
@@ -160,7 +158,7 @@ def _check_writable(*paths: Path | None) -> None:
 
 
 def graph_and_plugins(
-    proto: onnx.ModelProto, recipe: BuildRecipe, flavour: Flavour, surroundings: Surroundings
+    proto: onnx.ModelProto, recipe: BuildRecipe, flavour: BuilderLibrary, surroundings: Surroundings
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """The builder's graph and its plugins; they are registered."""
     if not flavour.has_plugins or not recipe.tensorrt.plugins:
@@ -176,17 +174,17 @@ def graph_and_plugins(
     return rewritten.proto, rewritten.plugins
 
 
-def default_engine_path(source: Path, recipe: BuildRecipe, flavour: Flavour) -> Path:
+def default_engine_path(source: Path, recipe: BuildRecipe, flavour: BuilderLibrary) -> Path:
     """`engines/build/<stem>.<flavour>.<precision>.sm<targets>.engine`, or `ampereplus` for the targets."""
     targets = "sm" + "-".join(targets_of(recipe, flavour))
     if _hardware_compatible(recipe, flavour):
         targets = "ampereplus"
-    name = f"{source.stem}.{flavour.name}.{SHORT[recipe.precision]}.{targets}{ENGINE_SUFFIX}"
+    name = f"{source.stem}.{flavour.name}.{SHORT[recipe.precision]}.{targets}{ENGINE}"
     return DEFAULT_FOLDER / name
 
 
 def _manifest(
-    built: BuiltEngine, model: ModelManifest, recipe: BuildRecipe, flavour: Flavour, source: Source
+    built: BuiltEngine, model: ModelManifest, recipe: BuildRecipe, flavour: BuilderLibrary, source: Source
 ) -> EngineManifest:
     return EngineManifest(
         flavour=flavour.name,
@@ -199,7 +197,7 @@ def _manifest(
         model=model,
         onnx=source.name,
         onnx_sha256=source.sha256,
-        plan_sha256=hashlib.sha256(built.plan).hexdigest(),
+        plan_sha256=sha256_of_bytes(built.plan),
         plan_bytes=len(built.plan),
         hardware_compatible=_hardware_compatible(recipe, flavour),
         version_compatible=flavour.has_compatibility and recipe.tensorrt.version_compatible,
@@ -211,15 +209,9 @@ def _manifest(
     )
 
 
-def _hardware_compatible(recipe: BuildRecipe, flavour: Flavour) -> bool:
+def _hardware_compatible(recipe: BuildRecipe, flavour: BuilderLibrary) -> bool:
     return flavour.has_compatibility and recipe.tensorrt.hardware_compatible
 
 
-def _tools(flavour: Flavour) -> dict[str, str]:
-    found = {flavour.trt.__name__: flavour.version}
-    for name in ("condinst-deploy", "onnx", "onnx-ir"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+def _tools(flavour: BuilderLibrary) -> dict[str, str]:
+    return {flavour.trt.__name__: flavour.version} | installed_versions(("condinst-deploy", "onnx", "onnx-ir"))

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from condinst_deploy.contract.engine_manifest import TYPED_NETWORK, EngineTensor, FoundPrecision
 from condinst_deploy.errors import EngineError
-from condinst_engines.builder_library import Flavour
+from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.builder_log import BuilderLog
 from condinst_engines.node_types import value_types
 
@@ -34,7 +34,7 @@ WORDS_SHOWN = 5
 
 
 def parsed_network(
-    flavour: Flavour, builder: "tensorrt.Builder", graph: bytes, log: BuilderLog
+    flavour: BuilderLibrary, builder: "tensorrt.Builder", graph: bytes, log: BuilderLog
 ) -> "tensorrt.INetworkDefinition":
     """Parse a graph into a strongly typed network.
 

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from condinst_deploy.cli.command import command_app, terminal
 from condinst_deploy.contract import Family
-from condinst_deploy.contract.artifacts import CHECKPOINT, check_there
+from condinst_deploy.contract.artifacts import CHECKPOINT, ONNX, check_there
 from condinst_deploy.errors import ConfigError
 
 DEFAULT_FOLDER = Path("export/build")
@@ -67,7 +67,7 @@ def export(
     """
     started = time.perf_counter()
     shape = _static_shape(static)
-    if out is not None and out.suffix != ".onnx":
+    if out is not None and out.suffix != ONNX:
         raise ConfigError(f"--out is {out}; expected a name ending in .onnx")
     check_there(weights, CHECKPOINT)
     # imported here, so that neither --help nor a mistake waits for PyTorch

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from condinst_deploy.contract.onnx_names import DOMAIN, DYNAMIC_MASK_HEAD, SELECT_INSTANCES
 from condinst_deploy.model.condinst import CondInst, Instances
 from condinst_deploy.model.config import SIZES_OF_INTEREST, STRIDES, CondInstConfig
 from condinst_deploy.model.head import LevelOutputs
 from condinst_deploy.model.operations import Operations
-from condinst_export.functions import DOMAIN, DYNAMIC_MASK_HEAD, SELECT_INSTANCES
 
 SCORE_THRESHOLD = "score_threshold"
 """Name of the initializer that holds the threshold of the candidates."""

@@ -5,16 +5,17 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 
 import onnx
 import torch
 
 from condinst_deploy.contract import INPUTS, MANIFEST_KEY, OUTPUTS, ModelManifest
+from condinst_deploy.contract.onnx_names import DOMAIN
 from condinst_deploy.errors import ConfigError, ExportError
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.config import MASK_STRIDE
-from condinst_export.functions import DOMAIN, OPSET, dynamic_mask_head_function, select_instances_function
+from condinst_deploy.support.versions import installed_versions
+from condinst_export.functions import OPSET, dynamic_mask_head_function, select_instances_function
 from condinst_export.graph import ExportGraph
 from condinst_export.node_names import name_nodes
 
@@ -154,13 +155,7 @@ def _name_dimensions(proto: onnx.ModelProto) -> None:
 
 
 def _tools() -> dict[str, str]:
-    found = {}
-    for name in (PROGRAM_NAME, "torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return installed_versions((PROGRAM_NAME, "torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime"))
 
 
 @contextmanager

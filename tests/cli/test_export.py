@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 from condinst_deploy.contract import MANIFEST_KEY, Selection
 from condinst_deploy.errors import VerificationError
 from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE, agreement
-from condinst_deploy.model.checkpoints import save_model, sha256_of
+from condinst_deploy.model.checkpoints import save_model
 from condinst_deploy.runtime.predictor import Predictor
+from condinst_deploy.support.digests import sha256_of
 from condinst_export import onnx_file, verify
 from condinst_export.cli import main
 from tests.support.adelaidet_names import adelaidet_state_of

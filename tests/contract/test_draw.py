@@ -142,3 +142,25 @@ def test_a_grey_or_rotated_image_that_was_predicted_on_can_be_drawn_on() -> None
     assert np.asarray(found.draw(np.zeros((6, 8, 3), dtype=np.uint8), score_threshold=0.95)).max() == 0
     assert repr(found) == "InstanceDetections(1 in 8x6: cat 0.90)"
     assert repr(found.masks) == "Masks(1 in 8x6)"
+
+
+@pytest.mark.parametrize(
+    ("image", "shown"),
+    [
+        (Image.fromarray(np.full((6, 8), 40000, dtype=np.uint16)), round(40000 / 257)),
+        (Image.new("RGBA", (8, 6), (10, 20, 30, 0)), 255),
+        (Image.new("LA", (8, 6), (10, 0)), 255),
+        (Image.new("1", (8, 6), 1), 255),
+    ],
+    ids=lambda value: getattr(value, "mode", None),
+)
+def test_a_pil_image_is_drawn_on_as_the_network_sees_it(image: Image.Image, shown: int) -> None:
+    nothing = InstanceDetections(
+        boxes=np.zeros((0, 4), dtype=np.float32),
+        scores=np.zeros(0, dtype=np.float32),
+        labels=np.zeros(0, dtype=np.int64),
+        masks=Masks.from_dense(np.zeros((0, 6, 8))),
+        class_names=("cat",),
+        category_ids=(1,),
+    )
+    assert np.unique(np.asarray(nothing.draw(image))).tolist() == [shown]

@@ -10,7 +10,7 @@ from condinst_deploy.contract import Preprocessing
 from condinst_deploy.errors import ConfigError
 from condinst_engines.build import targets_of
 from condinst_engines.build_recipe import BuildRecipe, load_recipe
-from condinst_engines.builder_library import Flavour
+from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.profiles import profiles_for
 from tests.support.models import SLIM, manifest_of
 
@@ -22,7 +22,7 @@ def test_the_package_has_a_recipe_for_each_kind_of_machine() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_recipe_of_the_package_can_be_built_by_the_builder_at_hand(name: str, rtx: Flavour) -> None:
+def test_every_recipe_of_the_package_can_be_built_by_the_builder_at_hand(name: str, rtx: BuilderLibrary) -> None:
     recipe = load_recipe(name)
     assert recipe.precision == "float16"
     assert set(targets_of(recipe, rtx)) <= set(rtx.targets)

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from condinst_engines import engine_file
 from condinst_engines.build import Surroundings, graph_for_builder, plugin_graph_for_builder
 from condinst_engines.build_recipe import BuildRecipe, RtxSettings, TensorrtSettings
-from condinst_engines.builder_library import Flavour
+from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.node_types import value_types
 from condinst_engines.rewrites.plugins import with_plugins
 from tests.support.interpreter import interpreted
@@ -133,7 +133,7 @@ def test_the_rewritten_graph_with_the_kernels_equals_the_original_in_onnx_runtim
 )
 def test_a_build_has_plugins_where_the_gpu_and_the_recipe_allow(
     slim_proto: onnx.ModelProto,
-    rtx: Flavour,
+    rtx: BuilderLibrary,
     monkeypatch: pytest.MonkeyPatch,
     target: str,
     wanted: bool,
@@ -141,9 +141,9 @@ def test_a_build_has_plugins_where_the_gpu_and_the_recipe_allow(
     note: str | None,
 ) -> None:
     """What goes to the builder; that TensorRT knows the plugins then is for a machine that has it."""
-    registered: list[Flavour] = []
+    registered: list[BuilderLibrary] = []
     monkeypatch.setattr(engine_file, "register_plugins", registered.append)
-    full = Flavour("tensorrt", rtx.trt)  # the other library, which lets us name a target without a GPU
+    full = BuilderLibrary("tensorrt", rtx.trt)  # the other library, which lets us name a target without a GPU
     recipe = BuildRecipe(rtx=RtxSettings((target,)), tensorrt=TensorrtSettings(plugins=wanted))
     notes: list[str] = []
     graph, found = engine_file.graph_and_plugins(slim_proto, recipe, full, Surroundings(on_note=notes.append))

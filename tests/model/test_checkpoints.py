@@ -16,9 +16,10 @@ from torch import Tensor
 
 from condinst_deploy.contract.coco_classes import COCO_CLASSES
 from condinst_deploy.errors import CheckpointError
-from condinst_deploy.model.checkpoints import load_model, save_model, sha256_of
+from condinst_deploy.model.checkpoints import load_model, save_model
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.config import CondInstConfig
+from condinst_deploy.support.digests import sha256_of
 from tests.support.checkpoints import assert_same_outputs, assert_same_weights, own_content, saved
 from tests.support.mmdet_names import mmdet_key, mmdet_state_of
 from tests.support.models import SLIM, TINY, mmdet_shapes, seeded_model

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 from condinst_deploy.contract import ImageGeometry, NetworkInputs
 from condinst_deploy.imaging.decode import RGBArray
+from condinst_deploy.imaging.resize import resized_image
 
 
 def network_inputs(
@@ -26,8 +26,7 @@ def network_inputs(
     inputs = blank_inputs(batch or len(images), height, width)
     for i, (image, geometry) in enumerate(zip(images, geometries, strict=True)):
         h, w = geometry.resized
-        resized = Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR)
-        inputs.images[i, :, :h, :w] = np.asarray(resized).transpose(2, 0, 1)  # (h, w, 3) -> (3, h, w)
+        inputs.images[i, :, :h, :w] = resized_image(image, (h, w)).transpose(2, 0, 1)  # (h, w, 3) -> (3, h, w)
         inputs.image_sizes[i] = h, w
     return inputs
 

@@ -14,6 +14,7 @@ from condinst_deploy.runtime.backend import Backend, Outputs
 from condinst_deploy.runtime.device_outputs import DeviceOutputs
 from condinst_deploy.runtime.tensorrt.context_pool import ContextPool
 from condinst_deploy.runtime.tensorrt.execution_context import ExecutionContext
+from condinst_deploy.runtime.tensorrt.plan import engine_from_plan
 from condinst_deploy.runtime.tensorrt.shapes import BatchShape, largest_batch, profile_of
 from condinst_deploy.runtime.torch_backend import torch_device
 
@@ -50,11 +51,8 @@ class TensorRtBackend(Backend):
         if manifest.weights_stripped:
             raise ArtifactError(f"{path} has no weights (--strip-weights); refit it, or build it without that option")
         with torch.cuda.device(chosen):
-            runtime = library.Runtime(library.Logger(library.Logger.ERROR))
-            # engines that run with later versions carry the code of their own, which is not run unless allowed
-            if manifest.version_compatible:
-                runtime.engine_host_code_allowed = True
-            engine = runtime.deserialize_cuda_engine(plan)
+            logger = library.Logger(library.Logger.ERROR)
+            engine = engine_from_plan(library, logger, plan, host_code=manifest.version_compatible)
         if engine is None:
             raise BackendError(f"the library cannot load {path}; its own message stands above")
         return cls(engine, manifest, chosen)

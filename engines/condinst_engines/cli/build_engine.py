@@ -17,7 +17,7 @@ from condinst_deploy.errors import ConfigError, OutputError
 if TYPE_CHECKING:
     from condinst_deploy.contract.engine_manifest import EngineManifest
     from condinst_engines.build_recipe import BuildRecipe
-    from condinst_engines.builder_library import Flavour
+    from condinst_engines.builder_library import BuilderLibrary
 
 
 def build_engine(
@@ -85,7 +85,7 @@ def build_engine(
     from condinst_deploy.contract.engine_manifest import manifest_path
     from condinst_engines.build import Surroundings
     from condinst_engines.build_recipe import BuildRecipe, load_recipe
-    from condinst_engines.builder_library import load_flavour
+    from condinst_engines.builder_library import load_builder_library
     from condinst_engines.engine_file import EngineFiles, check_apart, default_engine_path, engine_from_onnx
     from condinst_engines.onnx_input import only_exported
 
@@ -98,7 +98,7 @@ def build_engine(
         refit=refit or None,
         strip_weights=strip_weights or None,
     )
-    library = load_flavour(flavour)
+    library = load_builder_library(flavour)
     chosen = _with_rtx(chosen, library, sm)
     chosen = _with_tensorrt(chosen, library, hardware_compatible, version_compatible)
     if no_plugins:
@@ -138,7 +138,7 @@ def _with_options(recipe: "BuildRecipe", **options: object) -> "BuildRecipe":
     return replace(recipe, **given)  # type: ignore[arg-type]
 
 
-def _with_rtx(recipe: "BuildRecipe", library: "Flavour", sm: str | None) -> "BuildRecipe":
+def _with_rtx(recipe: "BuildRecipe", library: "BuilderLibrary", sm: str | None) -> "BuildRecipe":
     if sm is None:
         return recipe
     if not library.builds_ahead:
@@ -147,7 +147,7 @@ def _with_rtx(recipe: "BuildRecipe", library: "Flavour", sm: str | None) -> "Bui
     return replace(recipe, rtx=replace(recipe.rtx, sm=targets))
 
 
-def _with_tensorrt(recipe: "BuildRecipe", library: "Flavour", hardware: bool, version: bool) -> "BuildRecipe":
+def _with_tensorrt(recipe: "BuildRecipe", library: "BuilderLibrary", hardware: bool, version: bool) -> "BuildRecipe":
     if not (hardware or version):
         return recipe
     if not library.has_compatibility:

@@ -3,11 +3,12 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from condinst_deploy.contract.onnx_names import DYNAMIC_MASK_HEAD
 from condinst_deploy.kernels.mask_head import MOST_CHANNELS, MOST_HIDDEN
 from condinst_deploy.model.config import hidden_width
 from condinst_engines.rewrites.plugin_node import make_plugin
 
-OPERATION = "DynamicMaskHead"
+OPERATION = DYNAMIC_MASK_HEAD
 
 
 def refusal(node: gs.Node) -> str | None:

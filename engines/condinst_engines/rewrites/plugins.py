@@ -6,9 +6,8 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from condinst_engines.plugins.names import NAMESPACE, VERSION
-
-DOMAIN = "condinst"
+from condinst_deploy.contract.onnx_names import DOMAIN
+from condinst_engines.plugins.names import VERSION
 
 
 class Rewritten(NamedTuple):
@@ -33,7 +32,7 @@ def with_plugins(proto: onnx.ModelProto) -> Rewritten:
             reason = rule.refusal(node)
             if reason is None:
                 rule.rewrite(node)
-                plugins.append(f"{NAMESPACE}::{node.op} {VERSION}")
+                plugins.append(f"{DOMAIN}::{node.op} {VERSION}")
             else:
                 refused.append(f"{node.name}: {reason}")
     replaced = {name.split("::")[1].split()[0] for name in plugins}

@@ -192,10 +192,10 @@ def test_an_rtx_engine_gives_what_onnx_runtime_gives(slim_onnx: Path, tmp_path: 
 
     from condinst_engines.build import Surroundings
     from condinst_engines.build_recipe import BuildRecipe, RtxSettings
-    from condinst_engines.builder_library import load_flavour
+    from condinst_engines.builder_library import load_builder_library
     from condinst_engines.engine_file import EngineFiles, engine_from_onnx
 
-    library = load_flavour()
+    library = load_builder_library()
     major, minor = torch.cuda.get_device_capability()
     capability = f"{major}{minor}"
     if library.builds_ahead and capability not in library.targets:
