@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from condinst_deploy.runtime.predictor import Predictor
     from condinst_deploy.runtime.preprocessing.types import InputOptions
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "CpuThreads": "condinst_deploy.runtime.cores",

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from condinst_deploy.support.json_text import json_text
+
 if TYPE_CHECKING:
     from condinst_deploy.benchmarking.images import Batches, Source
     from condinst_deploy.runtime.backend import Backend
@@ -194,7 +196,7 @@ def main() -> None:
     os.sched_setaffinity(0, {int(core) for core in sys.argv[1].split(",")})
     worker = Worker()
     for line in sys.stdin:
-        answers.write(json.dumps(_answer(worker, json.loads(line))) + "\n")
+        answers.write(json_text(_answer(worker, json.loads(line)), "an answer") + "\n")
         answers.flush()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.evaluation.coco import Entry
 from condinst_deploy.support.digests import sha256_of_text
+from condinst_deploy.support.json_text import json_text
 
 SYNC_SECONDS = 1.0
 """A power cut costs the images of so many seconds; a killed process costs none that was finished."""
@@ -57,9 +58,9 @@ class Journal(AbstractContextManager["Journal"]):
             ConfigError: another process is at work on it.
             OutputError: it cannot be written.
         """
-        self._head = json.dumps(settings, sort_keys=True)
+        self._head = json_text(settings, "the settings", sort_keys=True)
         self._images = images
-        digest = sha256_of_text(f"{self._head}\n{json.dumps(images)}")[:12]
+        digest = sha256_of_text(f"{self._head}\n{json_text(images, 'the images')}")[:12]
         self._stem = name[:60]
         self.path = folder / f"{self._stem}.{digest}.jsonl"
         try:
@@ -80,7 +81,7 @@ class Journal(AbstractContextManager["Journal"]):
             OutputError: the disk is full.
         """
         content = {"image_id": image_id, "file": self._images[self.finished][1], "results": entries}
-        line = json.dumps(content, separators=(",", ":")) + "\n"
+        line = json_text(content, f"the results of image {image_id}") + "\n"
         try:
             self._stream.write(line.encode())
             self._stream.flush()
