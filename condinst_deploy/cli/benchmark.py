@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from condinst_deploy.cli.command import command_app, labelled, print_json, progress_bar, results_console
+from condinst_deploy.cli.command import Pixels, command_app, labelled, print_json, progress_bar, results_console
 from condinst_deploy.contract.artifacts import check_there
 
 if TYPE_CHECKING:
@@ -44,13 +44,17 @@ def benchmark(
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of generated images.")] = "1333x800",
     seed: Annotated[int, typer.Option(help="Of generated images.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    pixels: Annotated[
+        Pixels, typer.Option(help="How images are decoded and resized: exact, fast or cuda, as for condinst-predict.")
+    ] = Pixels.EXACT,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON on standard output.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the figures, too: a .png file (needs matplotlib).")] = None,
 ) -> None:
     """Measure time and memory of a model on this machine.
 
-    Stages: decode (files only), resize and pad, network, masks and RLE; end to end is all of them, from a file or
-    an array to COCO RLEs at original size. Throughput is that of whole calls of the predictor.
+    Stages: decode (files only), resize and pad, network, masks and RLE. They are the stages of condinst-predict, run
+    one after the other; end to end is their sum, from a file or an array to COCO RLEs at original size. Throughput is
+    that of whole calls of the predictor.
 
     Each model runs in a process of its own, so that memory and threads are its own. With --against both get every
     image in turn; a ratio of 0.5 means that --model takes half the time of --against.
@@ -72,6 +76,7 @@ def benchmark(
         cores=cores_for(threads),
         size=size_from(size),
         seed=seed,
+        pixels=pixels.value,
     )
     if plot is not None:
         check_plot(plot)

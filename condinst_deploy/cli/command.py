@@ -1,6 +1,7 @@
 """What all commands share: texts shown as they are, one clear line for an error, a meaningful exit status."""
 
 from collections.abc import Callable
+from enum import StrEnum
 from functools import wraps
 from typing import Any, ParamSpec
 
@@ -12,7 +13,8 @@ from rich.text import Text
 from condinst_deploy.errors import CondInstError
 from condinst_deploy.shown_text import LONGEST, shown
 from condinst_deploy.support.json_text import json_text
-from condinst_deploy.support.launch import FAILED, leave, reason_of, run, say
+from condinst_deploy.support.launch import FAILED as FAILED
+from condinst_deploy.support.launch import leave, reason_of, run, say
 from condinst_deploy.support.signals import exit_status
 
 INTERRUPTED = 130
@@ -36,6 +38,12 @@ terminal = PlainConsole(stderr=True)
 """Where progress and remarks go; standard output carries results only."""
 
 P = ParamSpec("P")
+
+
+class Pixels(StrEnum):
+    """The values of `InputOptions.pixels`."""
+
+    EXACT, FAST, CUDA = "exact", "fast", "cuda"
 
 
 class DescriptionColumn(ProgressColumn):

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from condinst_deploy.cli.command import FAILED, command_app, print_json, results_console, terminal
-from condinst_deploy.shown_text import shown
+from condinst_deploy.cli.command import FAILED, command_app, labelled, print_json, results_console, terminal
 
 if TYPE_CHECKING:
     from condinst_deploy.doctor import Check
@@ -33,14 +32,14 @@ def doctor(
     with terminal.status("checking this machine"):
         found = diagnose(file)
     if as_json:
-        print_json(found.to_dict(), "the findings")
+        print_json(found.to_dict(), "the diagnosis")
     else:
         console = results_console()
         console.print(Text("this machine", "bold"))
         for line in _lines(found.machine):
             console.print(line)
         if found.file:
-            console.print(Text(shown(found.path), "bold"))
+            console.print(labelled("file", "bold", found.path))
             for line in _lines(found.file):
                 console.print(line)
     if not found.ok:
@@ -50,11 +49,9 @@ def doctor(
 def _lines(checks: "tuple[Check, ...]") -> list[Text]:
     lines = []
     for check in checks:
-        padding = " " * (WIDTH - len(check.status))
-        status = (check.status, STYLES[check.status])
-        lines.append(Text.assemble("  ", status, f"{padding}  {shown(check.name)}: {shown(check.found)}"))
+        lines.append(labelled(f"  {check.status:{WIDTH}} ", STYLES[check.status], f"{check.name}: {check.found}"))
         if check.advice and check.status != "ok":
-            lines.append(Text(f"  {' ' * WIDTH}  -> {shown(check.advice)}"))
+            lines.append(labelled(f"  {'':{WIDTH}} ", "", f"-> {check.advice}"))
     return lines
 
 

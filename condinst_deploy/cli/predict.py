@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -14,6 +13,7 @@ import typer
 from condinst_deploy.cli.command import (
     FAILED,
     INTERRUPTED,
+    Pixels,
     command_app,
     labelled,
     print_json,
@@ -43,12 +43,6 @@ class Outcome:
     images: list[dict[str, Any]] = field(default_factory=list)  # entries of images.json
     skipped: list[dict[str, str]] = field(default_factory=list)
     interrupted: bool = False
-
-
-class Pixels(StrEnum):
-    """What `InputOptions.pixels` can be."""
-
-    EXACT, FAST, CUDA = "exact", "fast", "cuda"
 
 
 def predict(
@@ -101,14 +95,21 @@ def predict(
     # imported here, so that --help does not wait for the backends
     from condinst_deploy.runtime.coco_results import coco_results, write_json
     from condinst_deploy.runtime.predictor import Predictor
-    from condinst_deploy.runtime.preprocessing.factory import InputOptions
+    from condinst_deploy.runtime.preprocessing.types import InputOptions
 
     paths = _images(images)
     check_there(model)
     names = None if classes is None else [name.strip() for name in classes.split(",") if name.strip()]
     with terminal.status("loading the model"):
-        inputs = InputOptions(pixels.value)
-        predictor = Predictor(model, device, score_threshold, names, max_detections, batch_size, inputs)
+        predictor = Predictor(
+            model,
+            device=device,
+            score_threshold=score_threshold,
+            classes=names,
+            max_detections=max_detections,
+            batch_size=batch_size,
+            inputs=InputOptions(pixels.value),
+        )
     with predictor:
         backend = predictor.backend
         note = f" ({backend.note})" if backend.note else ""

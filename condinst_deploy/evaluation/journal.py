@@ -5,13 +5,13 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.evaluation.coco import Entry
-from condinst_deploy.support.closing import Closing
 from condinst_deploy.support.digests import sha256_of_text
 from condinst_deploy.support.json_text import json_text
 
@@ -22,7 +22,7 @@ Image = tuple[int, str]
 """An image's id in the data set, and the state of its file: another state is another image."""
 
 
-class Journal(Closing):
+class Journal(AbstractContextManager["Journal"]):
     """Lines of JSON in a file: the settings, then one line an image, in the data set's order.
 
     The file's name holds a hash of the settings (model, annotations, options, versions) and of the images, so that a
@@ -110,6 +110,9 @@ class Journal(Closing):
                 os.fsync(self._stream.fileno())
         except OSError as e:
             raise self._unwritable(e) from e
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _lock(self) -> None:
         try:

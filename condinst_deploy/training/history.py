@@ -1,12 +1,12 @@
 """What a run has been through: a line of JSON a record, TensorBoard scalars, and an image of the curves."""
 
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.support.atomic_write import atomic_path
-from condinst_deploy.support.closing import Closing
 from condinst_deploy.support.json_text import json_text
 
 HISTORY_FILE = "history.jsonl"
@@ -15,7 +15,7 @@ LOSSES = ("cls", "box", "centerness", "mask", "semantic")
 Record = dict[str, float]
 
 
-class History(Closing):
+class History(AbstractContextManager["History"]):
     """Records by iteration; a resumed run first forgets what came after its checkpoint."""
 
     def __init__(self, folder: Path, iteration: int) -> None:
@@ -44,6 +44,9 @@ class History(Closing):
         """Write what is left."""
         self._stream.close()
         self._scalars.close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def _line(record: Record) -> str:

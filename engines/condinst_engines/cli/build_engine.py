@@ -67,6 +67,17 @@ def build_engine(
     strip_weights: Annotated[
         bool, typer.Option("--strip-weights", help="Leave the weights out; they come by refitting.")
     ] = False,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of images that the ranges of half precision are checked on. Default: a built-in set.",
+        ),
+    ] = None,
+    keep_policy: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.toml", help="Also write the policy of the range check, as a recipe to edit."),
+    ] = None,
     keep_onnx: Annotated[Path | None, typer.Option(help="Also write the exact graph that the builder gets.")] = None,
     log: Annotated[Path | None, typer.Option(help="File for everything that the builder says.")] = None,
     as_json: Annotated[
@@ -75,6 +86,8 @@ def build_engine(
 ) -> None:
     """Turn an exported ONNX file into a TensorRT engine, and say what precision it has.
 
+    Before a half engine is built, the graph runs with its rounding on images: tensors that come close to the largest
+    float16 number are scaled exactly or moved to bfloat16 or float32, by name, or the build is refused.
     The engine is a plain plan, which trtexec reads, too; its manifest lies beside it as ENGINE.json and
     travels with it.
     TensorRT for RTX builds on any machine; full TensorRT builds on the GPU that the engine is for.
@@ -101,9 +114,14 @@ def build_engine(
     chosen = _with_tensorrt(chosen, library, hardware_compatible, version_compatible)
     if no_plugins:
         chosen = replace(chosen, tensorrt=replace(chosen.tensorrt, plugins=False))
-    files = EngineFiles(onnx or only_exported(), out, keep_onnx)
+    files = EngineFiles(onnx or only_exported(), out, keep_onnx, calibration, keep_policy)
     engine = out or default_engine_path(files.source, chosen, library)
-    written = {"--out": engine, "the manifest": manifest_path(engine), "--keep-onnx": keep_onnx}
+    written = {
+        "--out": engine,
+        "the manifest": manifest_path(engine),
+        "--keep-onnx": keep_onnx,
+        "--keep-policy": keep_policy,
+    }
     check_apart({"--onnx": files.source} | written | {"--log": log, "--timing-cache": timing_cache})
     terminal.print(f"{files.source} -> TensorRT flavour {library.name}, version {library.version}")
     with _log_file(log) as log_file, progress_bar(TaskProgressColumn(), TimeElapsedColumn()) as progress:
@@ -178,7 +196,7 @@ def _log_file(path: Path | None) -> Iterator[TextIO | None]:
 
 def _summarise(manifest: "EngineManifest") -> None:
     layers = ", ".join(f"{count} in {kind}" for kind, count in manifest.found.layers.items())
-    asked = "as asked" if manifest.found.is_as_asked(manifest.precision) else "NOT as asked"
+    asked = "as asked" if manifest.is_as_asked else "NOT as asked"
     terminal.print(f"  precision: {manifest.precision}, {asked}; layers by the {manifest.found.source}: {layers}")
     terminal.print(f"  for GPUs of compute capability {', '.join(manifest.targets)}")
     if manifest.plugins:

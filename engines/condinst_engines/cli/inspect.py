@@ -60,6 +60,7 @@ def _engine(found: dict[str, Any]) -> list[str]:
         f"  for GPUs of compute capability {', '.join(engine['targets'])}"
         + (" and every other from Ampere (80) on" if engine["hardware_compatible"] else ""),
         f"  precision {engine['precision']}; layers by the {engine['found']['source']}: {layers}",
+        *_ranges(engine["ranges"]),
         f"  plugins: {', '.join(engine['plugins']) or 'none'}",
         *_tensors("input", [t for t in engine["tensors"] if t["role"] == "input"]),
         *_tensors("output", [t for t in engine["tensors"] if t["role"] == "output"]),
@@ -73,6 +74,20 @@ def _engine(found: dict[str, Any]) -> list[str]:
     if len(found["layers"]) > MOST_LAYERS:
         lines.append(f"  {MOST_LAYERS} of {len(found['layers'])} layers shown; --json prints all")
     return [*lines, f"  {found['remark']}"] if found["remark"] else lines
+
+
+def _ranges(ranges: dict[str, Any] | None) -> list[str]:
+    if ranges is None:
+        return ["  ranges: not checked"]
+    from condinst_deploy.contract.engine_ranges import CheckedRanges
+
+    checked = CheckedRanges.from_values(ranges)
+    blocks = ", ".join(f"{name} {value:.4g}" for name, value in checked.blocks.items())
+    return [
+        f"  ranges: {checked}; SHA-256 of the images {checked.images_sha256}",
+        f"  largest magnitudes: {blocks}",
+        *(f"  handled: {node}" for node in checked.handled),
+    ]
 
 
 def _tensors(role: str, tensors: list[dict[str, Any]]) -> list[str]:
