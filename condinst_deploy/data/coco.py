@@ -35,8 +35,8 @@ LONGEST_SIDE, MOST_PIXELS = 65_535, 1 << 28
 """Of an annotated image; pycocotools counts in 32 bits, and a mask takes a byte a pixel."""
 
 MOST_LENGTH, LENGTH_PER_SIDE = 4_000_000, 256
-"""Length of an object's outline, in pixels: at most so many, and so many times height + width. pycocotools takes
-80 bytes for each; a comb as fine as the pixels of a 1000 x 1000 image has 500,000."""
+"""Length of an object's outline, in pixels: at most so many; and at most so many times height + width, or two for each
+pixel of the image. pycocotools takes about 80 bytes for each. A comb as fine as the pixels has one for each."""
 
 FARTHEST_BOX = 1e9
 """Largest number of a box, in pixels."""
@@ -347,7 +347,7 @@ def _polygon(part: Any, size: tuple[int, int], where: str) -> npt.NDArray[np.flo
 
 def _check_length(polygons: Polygons, size: tuple[int, int], where: str) -> None:
     """Rasterising takes memory for every pixel of the outline, however often it crosses the image."""
-    most = min(MOST_LENGTH, LENGTH_PER_SIDE * sum(size))
+    most = min(MOST_LENGTH, max(LENGTH_PER_SIDE * sum(size), 2 * size[0] * size[1]))
     length = 0.0
     for part in polygons:
         corners = part.reshape(-1, 2)
