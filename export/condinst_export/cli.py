@@ -42,6 +42,12 @@ def export(
     nms_iou: Annotated[
         float | None, typer.Option(help="Overlap above which a detection of the same class is dropped. Default: 0.6.")
     ] = None,
+    candidates_per_level: Annotated[
+        int | None,
+        typer.Option(
+            help="Candidates that go from each pyramid level to NMS, mmdetection's nms_pre. Default: the model's, 1000."
+        ),
+    ] = None,
     static: Annotated[
         str | None,
         typer.Option(
@@ -72,10 +78,10 @@ def export(
     from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE
     from condinst_deploy.model.checkpoints import load_model
     from condinst_deploy.support.atomic_write import atomic_path
-    from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
+    from condinst_export.onnx_file import ExportOptions, onnx_from_model, tensorrt_remarks, with_options
     from condinst_export.verify import CaseResult, verify_onnx
 
-    options = ExportOptions(max_detections, score_threshold, nms_iou, shape)
+    options = ExportOptions(max_detections, score_threshold, nms_iou, shape, candidates_per_level)
     with terminal.status("reading the checkpoint"):
         loaded = load_model(weights, family)
     terminal.print(f"{weights}: {loaded.note}")
@@ -93,6 +99,8 @@ def export(
     with atomic_path(path) as temporary:
         with terminal.status("exporting the graph"):
             proto = onnx_from_model(loaded.model, manifest)
+        for remark in tensorrt_remarks(proto):
+            terminal.print(remark)
         terminal.print(f"comparing ONNX Runtime with PyTorch (expected: the same set, {ONNX_TOLERANCE}):")
         with terminal.status("comparing"):
             verification = verify_onnx(proto, loaded.model, manifest, show)
@@ -131,7 +139,7 @@ def _static_shape(text: str | None) -> tuple[int, int, int] | None:
 
 def _class_names(path: Path, count: int) -> tuple[str, ...]:
     try:
-        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path} cannot be read as a list of class names ({e})") from e
     if len(names) != count:

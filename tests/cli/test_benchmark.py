@@ -89,9 +89,8 @@ def test_one_model_on_generated_images_as_tables(slim_checkpoint: Path, tmp_path
 
 
 def test_fast_pixels_are_timed_as_users_run_them(slim_onnx: Path, images: Path, tmp_path: Path) -> None:
-    done = benchmark(
-        "pictures", "--model", slim_onnx, "--pixels", "fast", "--batch", "2", *QUICK, "--json", cwd=tmp_path
-    )
+    arguments = ("--pixels", "fast", "--batch", "2", "--json", *QUICK)
+    done = benchmark("pictures", "--model", slim_onnx, *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     assert result["settings"]["pixels"] == "fast"

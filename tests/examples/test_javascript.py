@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,14 +28,14 @@ pytestmark = [
 ]
 
 
-def decoded(model: Path, image: npt.NDArray[np.uint8], folder: Path) -> list[dict[str, object]]:
+def decoded(model: Path, image: npt.NDArray[np.uint8], folder: Path) -> list[dict[str, Any]]:
     """What `decode.mjs` finds in an image."""
     (folder / "manifest.json").write_text(json.dumps(inspect_file(model)))
     Image.fromarray(image).save(folder / "image.ppm")
     command = [str(NODE), str(FOLDER / "decode.mjs"), str(model), "manifest.json", "image.ppm"]
     run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    found: list[dict[str, object]] = json.loads(run.stdout)
+    found: list[dict[str, Any]] = json.loads(run.stdout)
     return found
 
 
@@ -52,7 +53,7 @@ def test_masks_are_ours(size: tuple[int, int], shapes_onnx: Path, shapes_images:
     theirs = decoded(shapes_onnx, image, tmp_path)
     assert [one["name"] for one in theirs] == ours.names
     assert len(ours) > 0
-    np.testing.assert_allclose([one["score"] for one in theirs], ours.scores, atol=1e-6)
+    np.testing.assert_allclose(np.array([one["score"] for one in theirs], dtype=np.float32), ours.scores, atol=1e-6)
     np.testing.assert_allclose(np.array([one["box"] for one in theirs]), ours.boxes, atol=1e-3)
     for i, one in enumerate(theirs):
         segmentation = one["segmentation"]
