@@ -1,5 +1,6 @@
 """`condinst-predict`: a model and images become overlay images and a COCO results file."""
 
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +16,7 @@ from condinst_deploy.cli.command import (
     INTERRUPTED,
     Pixels,
     command_app,
+    hold,
     labelled,
     print_json,
     print_line,
@@ -24,6 +26,8 @@ from condinst_deploy.cli.command import (
 from condinst_deploy.contract.artifacts import check_there, kind_of
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.runtime.cores import usable_cores
+from condinst_deploy.support.atomic_write import check_writable
+from condinst_deploy.support.folder_lock import locked_folder
 from condinst_deploy.support.signals import whole_steps
 
 if TYPE_CHECKING:
@@ -32,6 +36,9 @@ if TYPE_CHECKING:
     from condinst_deploy.runtime.predictor import Predictor
 
 RESULTS_FILE, IMAGES_FILE, OVERLAYS = "detections.json", "images.json", "overlays"
+LONGEST_STEM = 240
+"""Bytes of an overlay's name without its suffix; file systems take 255."""
+
 LARGEST_JPEG = 65_500
 """Longest side of a JPEG, in pixels, that Pillow writes."""
 
@@ -99,6 +106,7 @@ def predict(
 
     paths = _images(images)
     check_there(model)
+    check_writable(out / RESULTS_FILE)
     names = None if classes is None else [name.strip() for name in classes.split(",") if name.strip()]
     with terminal.status("loading the model"):
         predictor = Predictor(
@@ -114,6 +122,7 @@ def predict(
         backend = predictor.backend
         note = f" ({backend.note})" if backend.note else ""
         terminal.print(f"{model}{note}: {backend.name} on {backend.device}, {len(paths)} images")
+        hold(locked_folder(out))
         with coco_results(out / RESULTS_FILE) as writer:
             outcome = detect(predictor, paths, out / OVERLAYS if overlays else None, writer)
         categories = [
@@ -231,12 +240,19 @@ def _overlay_names(paths: Sequence[Path]) -> Iterator[str]:
     """A name for each image's overlay; equal stems from different folders get a number."""
     used: set[str] = set()
     for path in paths:
-        name, number = path.stem, 1
+        name, number = _fitting(path.stem), 1
         while name in used:
             number += 1
-            name = f"{path.stem}_{number}"
+            name = _fitting(path.stem, f"_{number}")
         used.add(name)
         yield name
+
+
+def _fitting(stem: str, ending: str = "") -> str:
+    """A name that is not too long for a file system, with place for a suffix."""
+    if len(os.fsencode(stem + ending)) <= LONGEST_STEM:
+        return stem + ending
+    return os.fsdecode(os.fsencode(stem)[: LONGEST_STEM - len(ending)].decode("utf-8", "ignore")) + ending
 
 
 def _report(out: Path, outcome: Outcome, detections: int, as_json: bool) -> None:
