@@ -139,7 +139,8 @@ def _with(selection: Selection, field: str, value: Any) -> Selection | None:
     if field in LIMITS.values() and not (isinstance(value, int) and 1 <= value <= LARGEST_LIMIT):
         return None
     try:
-        return replace(selection, **{field: value})
+        changes: dict[str, Any] = {field: value}
+        return replace(selection, **changes)
     except ConfigError:
         return None
 

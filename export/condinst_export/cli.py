@@ -1,6 +1,5 @@
 """`condinst-export`: a checkpoint becomes one verified ONNX file."""
 
-import json
 import re
 import time
 from dataclasses import asdict, replace
@@ -8,9 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from condinst_deploy.cli.command import command_app, terminal
+from condinst_deploy.cli.command import command_app, print_json, print_line, terminal
 from condinst_deploy.contract import Family
 from condinst_deploy.contract.artifacts import CHECKPOINT, ONNX, check_there
 from condinst_deploy.errors import ConfigError
@@ -83,7 +81,7 @@ def export(
     options = ExportOptions(max_detections, score_threshold, nms_iou, shape, candidates_per_level)
     with terminal.status("reading the checkpoint"):
         loaded = load_model(weights, family)
-    terminal.print(f"{escape(str(weights))}: {loaded.note}")
+    terminal.print(f"{weights}: {loaded.note}")
     manifest = with_options(loaded.model, loaded.manifest, options)
     if class_names is not None:
         names = _class_names(class_names, len(manifest.class_names))
@@ -122,9 +120,9 @@ def export(
                 ],
             },
         }
-        print(json.dumps(summary, indent=2))
+        print_json(summary)
     else:
-        print(path)
+        print_line(path)
 
 
 def _static_shape(text: str | None) -> tuple[int, int, int] | None:
