@@ -16,6 +16,7 @@ from condinst_deploy.support.atomic_write import check_writable
 from condinst_deploy.support.folder_lock import locked_folder
 
 if TYPE_CHECKING:
+    from condinst_deploy.data.coco import CocoDataset
     from condinst_deploy.model.losses import Losses
     from condinst_deploy.training.history import Record
     from condinst_deploy.training.recipe import Recipe
@@ -46,6 +47,9 @@ def train(
     num_classes: Annotated[int | None, typer.Option(help="Check that the data set has so many classes.")] = None,
     iterations: Annotated[int | None, typer.Option(help="Length of the run, instead of the recipe's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed, instead of the recipe's.")] = None,
+    strict: Annotated[
+        bool, typer.Option(help="Refuse what is odd in the training data, too, not only what cannot be right.")
+    ] = False,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the folder of the run.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     as_json: Annotated[
@@ -91,6 +95,7 @@ def train(
         raise ConfigError(f"--num-classes is {num_classes}; the data set has {chosen.model.num_classes} classes")
     terminal.print(f"{len(sets.train)} images to train on, {len(sets.val)} to evaluate on")
     terminal.print(f"{chosen.model.num_classes} classes: {', '.join(sets.train.class_names)}")
+    _look_at(sets.train, chosen, strict)
     manifest, where = loop.manifest_for(chosen, sets), torch_device(device)
     checkpoint = folder / loop.CHECKPOINT
     if resume:
@@ -115,6 +120,16 @@ def train(
         print_json({"out": str(folder.absolute()), **metrics})
     else:
         print_line(f"mask AP {metrics['segm/ap']:.4f}, box AP {metrics['bbox/ap']:.4f}: {folder.absolute()}")
+
+
+def _look_at(data: "CocoDataset", recipe: "Recipe", strict: bool) -> None:
+    """Say what is in the training set; refuse what cannot be right, and with `strict` what is odd."""
+    from condinst_deploy.data.analysis import analyse
+
+    with terminal.status("looking at the training data"):
+        report = analyse(data, recipe.model.preprocessing, recipe.short_sides + recipe.late_short_sides)
+    terminal.print(report.text(), markup=False, highlight=False, soft_wrap=True)
+    report.check(strict)
 
 
 @contextmanager
