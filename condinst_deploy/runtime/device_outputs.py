@@ -41,18 +41,19 @@ class DeviceOutputs(NamedTuple):
                 tensor.record_stream(stream)
         return self.tensors
 
-    def on_host(self, pictures: int | None = None) -> NetworkOutputs:
+    def on_host(self, pictures: int | None = None, precision: str = "float32") -> NetworkOutputs:
         """Finished host arrays; of the mask logits only as many slots cross as the fullest picture uses.
 
         Args:
             pictures: how many of the batch there are, the rest being blank; None: all.
+            precision: of the network, for the error.
 
         Raises:
             BackendError: a logit of theirs is NaN or infinite, in whichever slot.
         """
         tensors = self.taken()
         count, finite = on_host(tensors.num_detections, torch.isfinite(tensors.mask_logits[:pictures]).all())
-        require_finite(bool(finite))
+        require_finite(bool(finite), precision)
         used = tensors.mask_logits[:, : int(count.max(initial=0))]
         return NetworkOutputs(count, *on_host(tensors.boxes, tensors.scores, tensors.labels, used))
 

@@ -79,7 +79,7 @@ def detections_from_outputs(
     Raises:
         BackendError: the network's outputs are not finite.
     """
-    require_finite(bool(np.isfinite(outputs.mask_logits[: len(geometries)]).all()))
+    require_finite(bool(np.isfinite(outputs.mask_logits[: len(geometries)]).all()), manifest.precision)
 
     def masks_of(kept: list[npt.NDArray[np.int64]]) -> list[Masks]:
         pictures = zip(outputs.mask_logits, kept, geometries, strict=False)
@@ -88,17 +88,25 @@ def detections_from_outputs(
     return detections_with_masks(SlotOutputs(*outputs[:-1]), geometries, manifest, result_filter, masks_of)
 
 
-def require_finite(finite: bool) -> None:
-    """Refuse logits that are not finite: a comparison with NaN is false, so detections would be missing unnoticed.
+def require_finite(finite: bool, precision: str = "float32") -> None:
+    """Refuse outputs that are not finite: a comparison with NaN is false, so detections would be missing unnoticed.
+
+    Args:
+        finite: whether they are.
+        precision: of the network, as its manifest says it.
 
     Raises:
         BackendError: they are not.
     """
-    if not finite:
-        raise BackendError(
-            "the network gives NaN or infinity: its weights, or its precision, overflow on this picture;"
-            " check the checkpoint, or run it in float32"
-        )
+    if finite:
+        return
+    if precision == "float32":
+        raise BackendError("the network gives NaN or infinity in float32 on this image; check the checkpoint")
+    raise BackendError(
+        f"the network gives NaN or infinity in {precision} on this image; build the engine again with"
+        " condinst-build-engine --calibration FOLDER and images like this one in the folder, so that the range check"
+        " sees them (condinst-inspect shows what it saw), or run the model in float32"
+    )
 
 
 def detections_with_masks(
@@ -108,7 +116,16 @@ def detections_with_masks(
     result_filter: ResultFilter,
     masks_of: MaskMaker,
 ) -> list[InstanceDetections]:
-    """`detections_from_outputs` with masks from wherever the logits are, made for the slots that are kept."""
+    """`detections_from_outputs` with masks from wherever the logits are, made for the slots that are kept.
+
+    Boxes and scores are checked in all slots: a level that is not finite has no detections, and the network marks the
+    last slot's score.
+
+    Raises:
+        BackendError: a box or a score is not finite.
+    """
+    slots = (outputs.boxes[: len(geometries)], outputs.scores[: len(geometries)])
+    require_finite(all(bool(np.isfinite(values).all()) for values in slots), manifest.precision)
     kept = [_kept(outputs, i, geometry, manifest, result_filter) for i, geometry in enumerate(geometries)]
     masks = masks_of([slots for slots, _ in kept])
     return [

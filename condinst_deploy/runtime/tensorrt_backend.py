@@ -65,7 +65,7 @@ class TensorRtBackend(Backend):
         Raises:
             BackendError: as `infer`, or the mask logits are not finite.
         """
-        return self._run(inputs).on_host()
+        return self._run(inputs).on_host(precision=self.manifest.precision)
 
     def infer(self, inputs: NetworkInputs) -> Outputs:
         """Give the network a batch; its outputs stay on the GPU, where masks are made if Triton is installed.

@@ -112,7 +112,7 @@ class Measurement:
             sources[tensor.name] = exact if exact in made else tensor.cast_from or tensor.name
         self._measured = list(sources)
         self._outputs = [output.name for output in graph.graph.output]
-        self._session = _session(_with_magnitudes(graph, list(sources.values())))
+        self._session = session_of(_with_magnitudes(graph, list(sources.values())))
         self._largest = dict.fromkeys(self._measured, 0.0)
         self._quietest = dict.fromkeys(self._measured, np.inf)
 
@@ -157,7 +157,12 @@ def _with_magnitudes(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProt
     return proto
 
 
-def _session(proto: onnx.ModelProto) -> Any:
+def session_of(proto: onnx.ModelProto) -> Any:
+    """A graph in ONNX Runtime on the CPU.
+
+    Raises:
+        EngineError: it cannot be run.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
