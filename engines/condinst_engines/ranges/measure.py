@@ -45,7 +45,7 @@ class Magnitudes:
     """Of all half tensors, over some images."""
 
     largest: Mapping[str, float]  # tensor -> over all images; infinite where one is not finite
-    quietest: Mapping[str, float]  # tensor -> of the image where its largest magnitude is smallest
+    quietest: Mapping[str, float]  # tensor -> of the image where its largest magnitude is smallest, but not 0
 
 
 def policy_name(node: ir.Node | None) -> str:
@@ -128,7 +128,8 @@ class Measurement:
         for name, largest, total in zip(self._measured, maxima, sums, strict=True):
             magnitude = np.inf if np.isnan(total) or not np.isfinite(largest) else float(largest)
             self._largest[name] = max(self._largest[name], magnitude)
-            self._quietest[name] = min(self._quietest[name], magnitude)
+            if magnitude:  # nothing of a tensor of zeros can be lost
+                self._quietest[name] = min(self._quietest[name], magnitude)
         return dict(zip(self._outputs, values[:kept], strict=True))
 
     @property
