@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -28,7 +29,6 @@ from tests.models import noise_picture
 
 LARGEST_FACTOR = 30.0
 FEWEST_DETECTIONS = 20
-MATCHED = 0.97
 MIN_BOX_IOU = 0.9
 
 
@@ -95,7 +95,7 @@ def finding_enough(proto: onnx.ModelProto, images: Sequence[RGBArray]) -> list[I
     return found
 
 
-def outcome(proto: onnx.ModelProto, spare: str = "bf16") -> Outcome:
+def outcome(proto: onnx.ModelProto, spare: Literal["bf16", "fp32"] = "bf16") -> Outcome:
     """Check a model's ranges for float16, and compare the rounded graph that comes of it with float32."""
     images = unseen_images()
     reference = finding_enough(proto, images)
