@@ -124,10 +124,10 @@ def whole_steps() -> Iterator[Interruption]:
                 signal.signal(number, note)
         yield interruption
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    for number, frame in came:
-        before[number](number, frame)
+        for kept, handler in before.items():
+            signal.signal(kept, handler)
+    for arrived, frame in came:
+        before[arrived](arrived, frame)
 
 
 @contextmanager
