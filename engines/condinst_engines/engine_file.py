@@ -15,6 +15,7 @@ from condinst_deploy.contract.engine_manifest import EngineManifest, host, write
 from condinst_deploy.errors import ConfigError, EngineError, OutputError
 from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.digests import sha256_of, sha256_of_bytes
+from condinst_deploy.support.validation import printable
 from condinst_deploy.support.versions import installed_versions
 from condinst_engines.build import (
     BuiltEngine,
@@ -96,7 +97,7 @@ def engine_from_onnx(
         surroundings.on_note(remark)
     path = files.engine or default_engine_path(files.source, recipe, flavour)
     _check_writable(path, files.keep_onnx, surroundings.timing_cache)
-    source = Source(files.source.name, sha256_of(files.source))
+    source = Source(printable(files.source.name), sha256_of(files.source))
     graph, plugins = graph_and_plugins(proto, recipe, flavour, surroundings)
     built = build_engine(graph, profiles, recipe, flavour, surroundings)
     manifest = _manifest(built, replace(model, precision=recipe.precision), recipe, flavour, source)
