@@ -30,7 +30,7 @@ from condinst_deploy.evaluation.ground_truth import GroundTruth, load_ground_tru
 from condinst_deploy.evaluation.journal import Journal
 from condinst_deploy.evaluation.report import Verdict, write_html
 from condinst_deploy.evaluation.results_reader import read_results
-from condinst_deploy.evaluation.sources import Options, Source
+from condinst_deploy.evaluation.sources import EvaluationOptions, Source
 from condinst_deploy.masks import Masks
 from condinst_deploy.runtime import predictor
 from condinst_deploy.runtime.backend import Backend
@@ -119,7 +119,7 @@ def overhead(folder: Path, images: int) -> dict[str, Any]:
     ]
     for owner, name, stage in places:
         setattr(owner, name, _timed(getattr(owner, name), seconds, stage))
-    options = Options(folder / "out")
+    options = EvaluationOptions(folder / "out")
     for warm_up in (checkpoint, exported):
         with predictor.Predictor(warm_up) as model:
             model(ground_truth.paths[0])

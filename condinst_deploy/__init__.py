@@ -1,7 +1,8 @@
 """Deploy CondInst instance segmentation models.
 
-`Predictor` runs a checkpoint or an exported file on images and returns `InstanceDetections`. What it refuses is a
-`CondInstError`, or one of its kinds.
+`train` makes a checkpoint, `Predictor` runs a model file on images and returns `InstanceDetections`, and `evaluate`
+measures model files. `condinst_export.export_model` and `condinst_engines.build_engine` make the files in between.
+What is refused raises a `CondInstError`, or one of its kinds.
 """
 
 from importlib import import_module
@@ -23,19 +24,29 @@ from condinst_deploy.errors import (
 
 if TYPE_CHECKING:
     from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest
+    from condinst_deploy.evaluation.evaluate_models import EvaluatedModels, evaluate
+    from condinst_deploy.evaluation.sources import EvaluationOptions
     from condinst_deploy.masks import Masks
     from condinst_deploy.runtime.predictor import Predictor
     from condinst_deploy.runtime.preprocessing.factory import InputOptions
+    from condinst_deploy.training.options import TrainOptions
+    from condinst_deploy.training.train_model import TrainedModel, train
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "EvaluatedModels": "condinst_deploy.evaluation.evaluate_models",
+    "EvaluationOptions": "condinst_deploy.evaluation.sources",
     "ImageGeometry": "condinst_deploy.contract",
     "InputOptions": "condinst_deploy.runtime.preprocessing.factory",
     "InstanceDetections": "condinst_deploy.contract",
     "Masks": "condinst_deploy.masks",
     "ModelManifest": "condinst_deploy.contract",
     "Predictor": "condinst_deploy.runtime.predictor",
+    "TrainOptions": "condinst_deploy.training.options",
+    "TrainedModel": "condinst_deploy.training.train_model",
+    "evaluate": "condinst_deploy.evaluation.evaluate_models",
+    "train": "condinst_deploy.training.train_model",
 }
 
 __all__ = [
@@ -46,6 +57,8 @@ __all__ = [
     "ConfigError",
     "DataError",
     "EngineError",
+    "EvaluatedModels",
+    "EvaluationOptions",
     "ExportError",
     "ImageError",
     "ImageGeometry",
@@ -55,8 +68,12 @@ __all__ = [
     "ModelManifest",
     "OutputError",
     "Predictor",
+    "TrainOptions",
+    "TrainedModel",
     "VerificationError",
     "__version__",
+    "evaluate",
+    "train",
 ]
 
 
