@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from condinst_deploy.errors import ArtifactError
 
@@ -62,20 +62,4 @@ class CheckedRanges:
             f" limit {self.limit:.4g}; handled: {counts if self.handled else 'nothing'}"
             + ("" if self.matched is None else f"; {self.matched:.1%} of float32's detections matched")
             + ("" if self.half_work is None else f"; {self.half_work:.1%} of the convolutions' work in half")
-        )
-
-    @classmethod
-    def from_values(cls, values: dict[str, Any]) -> "CheckedRanges":
-        """From the manifest's JSON.
-
-        Raises:
-            KeyError, TypeError, ValueError, AttributeError, ArtifactError: a value cannot be used.
-        """
-        return cls(
-            **values
-            | {
-                "blocks": {str(name): float(value) for name, value in values["blocks"].items()},
-                "handled": tuple(HandledNode(**node) for node in values["handled"]),
-                "policy": {str(level): tuple(lines) for level, lines in values["policy"].items()},
-            }
         )

@@ -14,6 +14,7 @@ from PIL import Image
 from condinst_deploy.contract import INPUTS, MANIFEST_KEY, NetworkInputs
 from condinst_deploy.contract.engine_ranges import CheckedRanges
 from condinst_deploy.errors import ConfigError, EngineError, ImageError
+from condinst_deploy.support.validation import typed
 from condinst_engines.engine_file import EngineFiles
 from condinst_engines.onnx_input import manifest_of as manifest_in
 from condinst_engines.policy import Policy, Precision
@@ -218,7 +219,7 @@ def test_the_ranges_come_back_from_json(small_graph: onnx.ModelProto) -> None:
     from dataclasses import asdict
 
     _, ranges = checked(with_weight(small_graph, "first_weight", 300))
-    assert CheckedRanges.from_values(json.loads(json.dumps(asdict(ranges)))) == ranges
+    assert typed(json.loads(json.dumps(asdict(ranges))), CheckedRanges) == ranges
 
 
 def test_blocks_are_parts_of_the_network() -> None:
