@@ -117,15 +117,15 @@ def whole_steps() -> Iterator[Interruption]:
 
     before: dict[int, Any] = {}
     try:
-        for number in (*STOPPING, signal.SIGCHLD):
-            handler = signal.getsignal(number)
+        for delayed in (*STOPPING, signal.SIGCHLD):
+            handler = signal.getsignal(delayed)
             if callable(handler):
-                before[number] = handler
-                signal.signal(number, note)
+                before[delayed] = handler
+                signal.signal(delayed, note)
         yield interruption
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for delayed_number, handler in before.items():
+            signal.signal(delayed_number, handler)
     for number, frame in came:
         before[number](number, frame)
 
