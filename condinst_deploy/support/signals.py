@@ -117,17 +117,17 @@ def whole_steps() -> Iterator[Interruption]:
 
     before: dict[int, Any] = {}
     try:
-        for delayed in (*STOPPING, signal.SIGCHLD):
-            handler = signal.getsignal(delayed)
+        for number in (*STOPPING, signal.SIGCHLD):
+            handler = signal.getsignal(number)
             if callable(handler):
-                before[delayed] = handler
-                signal.signal(delayed, note)
+                before[number] = handler
+                signal.signal(number, note)
         yield interruption
     finally:
-        for delayed_number, handler in before.items():
-            signal.signal(delayed_number, handler)
-    for number, frame in came:
-        before[number](number, frame)
+        for kept, handler in before.items():
+            signal.signal(kept, handler)
+    for arrived, frame in came:
+        before[arrived](arrived, frame)
 
 
 @contextmanager

@@ -87,7 +87,8 @@ def test_runs_that_do_not_fit_the_image_are_refused(runs: list[int]) -> None:
 def test_runs_whose_sum_comes_round_past_64_bits_are_refused() -> None:
     pixels = 48 * 64
     # the runs of each kind rise by 2^34 from one to the next, until their sum is 2^64 and the image's pixels
-    step, total, runs = 2**33, 2**64 + pixels, []
+    runs: list[int] = []
+    step, total = 2**33, 2**64 + pixels
     rest = total
     while rest > (last := (runs[-2] if len(runs) > 1 else 0) + step):
         runs.append(last)
