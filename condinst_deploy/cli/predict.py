@@ -65,10 +65,15 @@ def predict(
     ] = Path("results"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     score_threshold: Annotated[
-        float | None,
+        str | None,
         typer.Option(
+            metavar="NUMBER|best|per-class",
             help="Keep scores (class probability and centerness together) above it; at least the model's own."
+            " best, per-class: what --thresholds recommends, for all classes or for each.",
         ),
+    ] = None,
+    thresholds: Annotated[
+        Path | None, typer.Option(help="figures.json of condinst-eval with this model, for --score-threshold.")
     ] = None,
     classes: Annotated[str | None, typer.Option(help="Class names to keep, separated by commas. Default: all.")] = None,
     max_detections: Annotated[int | None, typer.Option(help="Keep the best so many of an image.")] = None,
@@ -82,7 +87,10 @@ def predict(
             " cuda: decoded and resized on the GPU, then copied to the host and back."
         ),
     ] = Pixels.EXACT,
-    overlays: Annotated[bool, typer.Option(help="Draw the detections that score above 0.3.")] = True,
+    overlays: Annotated[bool, typer.Option(help="Draw the detections on the images.")] = True,
+    draw_threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Draw detections that score above it; the results keep all.")
+    ] = DRAWN_ABOVE,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on standard output.")] = False,
 ) -> None:
     """Find instances in images.
@@ -99,29 +107,39 @@ def predict(
 
     paths = _images(images)
     check_there(model)
+    chosen = threshold_from(score_threshold, thresholds, model)
     names = None if classes is None else [name.strip() for name in classes.split(",") if name.strip()]
     with terminal.status("loading the model"):
         predictor = Predictor(
             model,
             device=device,
-            score_threshold=score_threshold,
+            score_threshold=chosen.lowest,
             classes=names,
             max_detections=max_detections,
             batch_size=batch_size,
             inputs=InputOptions(pixels.value),
         )
     with predictor:
+        choice = chosen.for_model(predictor.manifest)
         backend = predictor.backend
         note = f" ({backend.note})" if backend.note else ""
         terminal.print(f"{model}{note}: {backend.name} on {backend.device}, {len(paths)} images")
+        if choice.note:
+            terminal.print(choice.note)
+        drawing = Drawing(out / OVERLAYS, draw_threshold) if overlays else None
+        if drawing is not None:
+            _say_without_glyphs(predictor.class_names)
         with coco_results(out / RESULTS_FILE) as writer:
-            outcome = detect(predictor, paths, out / OVERLAYS if overlays else None, writer)
+            outcome = detect(predictor, paths, drawing, writer, choice)
         categories = [
             {"id": category_id, "name": name}
             for category_id, name in zip(predictor.manifest.category_ids, predictor.class_names, strict=True)
         ]
     # loads in pycocotools, whose loadRes then takes the detections
     write_json(out / IMAGES_FILE, {"images": outcome.images, "categories": categories, "annotations": []})
+    if drawing is not None and outcome.images and not outcome.drawn:
+        above = "none above" if writer.count else "nothing to draw above"
+        terminal.print(f"{above} {draw_threshold:g} drawn; --draw-threshold draws detections of lower scores")
     _report(out.absolute(), outcome, writer.count, as_json)
 
 
