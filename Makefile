@@ -119,5 +119,5 @@ peers-env: env ## Make .peers with mmdetection and mmdeploy, for python -m bench
 
 clean: ## Remove builds and caches; .venv and exported files stay
 	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
-	@find condinst_deploy export engines tests demo benchmarks -name __pycache__ -type d -prune \
+	@find condinst_deploy export engines tests demo benchmarks examples docs -name __pycache__ -type d -prune \
 		-exec rm -rf {} + 2>/dev/null || true

@@ -5,7 +5,6 @@ supervision's trackers are in a package of their own: pip install supervision tr
 
 import sys
 
-import numpy as np
 import supervision as sv
 from trackers import ByteTrackTracker
 
@@ -22,8 +21,6 @@ with Predictor(model, score_threshold=0.3) as predictor, sv.VideoSink(target, vi
         if prediction.detections is None or prediction.image is None:
             continue
         tracked = tracker.update(prediction.detections.to_supervision())
-        ids = np.asarray(tracked.tracker_id)
-        confirmed = tracked[ids >= 0]  # -1: not a track yet
-        assert isinstance(confirmed, sv.Detections)  # an index by name would give something else
-        print(prediction.name, sorted(ids[ids >= 0].tolist()))
-        sink.write_frame(annotator.annotate(prediction.image[..., ::-1].copy(), confirmed))
+        ids = [] if tracked.tracker_id is None else tracked.tracker_id.tolist()
+        print(prediction.name, sorted(number for number in ids if number >= 0))  # -1: not a track yet
+        sink.write_frame(annotator.annotate(prediction.image[..., ::-1].copy(), tracked))

@@ -1,6 +1,7 @@
 """What all commands share: texts shown as they are, one clear line for an error, a meaningful exit status."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from enum import StrEnum
 from functools import wraps
 from typing import Any, ParamSpec
@@ -84,6 +85,15 @@ def print_json(value: Any, what: str = "the summary") -> None:
     print(json_text(value, what, indent=2), flush=True)
 
 
+_held: list[ExitStack] = []
+"""What the running command holds, released when it ends."""
+
+
+def hold(resource: AbstractContextManager[Any]) -> None:
+    """Enter a context that ends with the running command: the lock of its folder, for example."""
+    _held[-1].enter_context(resource)
+
+
 class Command(typer.Typer):
     """A command line; call it to run it to the end of the process."""
 
@@ -102,7 +112,12 @@ def command_app(function: Callable[P, None]) -> Command:
     @wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            function(*args, **kwargs)
+            with ExitStack() as held:
+                _held.append(held)
+                try:
+                    function(*args, **kwargs)
+                finally:
+                    _held.pop()
         except CondInstError as e:
             _show_error(f"{e}")
             raise typer.Exit(FAILED) from e

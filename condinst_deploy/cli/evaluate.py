@@ -14,12 +14,15 @@ from condinst_deploy.cli.command import (
     FAILED,
     INTERRUPTED,
     command_app,
+    hold,
     labelled,
     print_json,
     progress_bar,
     results_console,
     terminal,
 )
+from condinst_deploy.support.atomic_write import check_writable
+from condinst_deploy.support.folder_lock import locked_folder
 
 if TYPE_CHECKING:
     from condinst_deploy.evaluation.evaluator import Evaluation, OnProgress
@@ -77,6 +80,7 @@ def evaluate(
     sources += [Source(path, is_model=False) for path in results or []]
     check_sources(sources, images, gate)
     check_outputs(sources, annotations, out)
+    check_writable(out / REPORT)
     # imported here, so that neither --help nor a mistake waits for the backends
     from condinst_deploy.evaluation.evaluator import evaluate as run
     from condinst_deploy.evaluation.gate import failures
@@ -88,6 +92,7 @@ def evaluate(
     with terminal.status("reading the annotations"):
         ground_truth = load_ground_truth(annotations, images, limit)
     terminal.print(f"{len(ground_truth)} images, {len(ground_truth.class_names)} classes: {annotations}")
+    hold(locked_folder(out))
     with _explained_interruption(sources, fresh), progress_bar() as progress:
         evaluation = run(sources, ground_truth, options, _on_progress(progress))
     verdict = Verdict(gate, () if gate is None else tuple(failures(evaluation, gate)))

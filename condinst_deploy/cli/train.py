@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import Progress
 
-from condinst_deploy.cli.command import INTERRUPTED, command_app, print_json, print_line, progress_bar, terminal
+from condinst_deploy.cli.command import INTERRUPTED, command_app, hold, print_json, print_line, progress_bar, terminal
 from condinst_deploy.contract.artifacts import CHECKPOINT, check_there
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.support.atomic_write import check_writable
+from condinst_deploy.support.folder_lock import locked_folder
 
 if TYPE_CHECKING:
     from condinst_deploy.model.losses import Losses
@@ -71,6 +73,7 @@ def train(
 
     chosen = _changed(load_recipe(recipe), iterations, seed, backbone)
     folder = out or Path("runs") / Path(recipe).stem
+    check_writable(folder / "last.pth")
     if chosen.data.shapes:
         chosen = _with_shapes(chosen)
     places = {
@@ -105,6 +108,7 @@ def train(
         terminal.print(run.note)
     else:
         run = new_run(chosen, manifest, where)
+    hold(locked_folder(folder))
     with _explained_interruption(run, folder), progress_bar() as progress:
         metrics = loop.train(run, sets, folder, _reports(progress, run.iteration, chosen))
     if as_json:

@@ -14,9 +14,13 @@ from condinst_deploy.errors import ConfigError
 from condinst_deploy.imaging.decode import rgb_from
 from condinst_deploy.imaging.drawing import overlay
 from condinst_deploy.masks import Masks, Selector
+from condinst_deploy.shown_text import shown
 
 if TYPE_CHECKING:
     import supervision
+
+LONGEST_CAPTION = 60
+"""Characters of a class name that are drawn."""
 
 DRAWN_ABOVE = 0.3
 """Score above which detections are drawn, unless asked otherwise; results keep all of them."""
@@ -57,7 +61,10 @@ class InstanceDetections:
             raise ConfigError(f"labels reach {outlier}; there are {len(self.class_names)} class names")
 
     def __repr__(self) -> str:
-        best = ", ".join(f"{name} {score:.2f}" for name, score in zip(self.names[:3], self.scores[:3], strict=True))
+        best = ", ".join(
+            f"{shown(name, LONGEST_CAPTION)} {score:.2f}"
+            for name, score in zip(self.names[:3], self.scores[:3], strict=True)
+        )
         height, width = self.masks.size
         return f"InstanceDetections({len(self)} in {width}x{height}{': ' + best if best else ''})"
 

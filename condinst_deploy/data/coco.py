@@ -16,6 +16,7 @@ from condinst_deploy.errors import DataError, ImageError
 from condinst_deploy.imaging.decode import RGBArray, rgb_from
 from condinst_deploy.masks import RLE, BoolArray
 from condinst_deploy.masks.rle import run_lengths_from_counts
+from condinst_deploy.shown_text import shown_value
 
 Polygons = tuple[npt.NDArray[np.float64], ...]
 """Parts `(2m,)`: x0, y0, x1, y1, ..."""
@@ -29,6 +30,18 @@ MIN_SIZE = 32
 
 FARTHEST = 10
 """Polygons may leave the image by so many times its longer side; rasterising takes memory for all of it."""
+
+LONGEST_SIDE, MOST_PIXELS = 65_535, 1 << 28
+"""Of an annotated image; pycocotools counts in 32 bits, and a mask takes a byte a pixel."""
+
+MOST_LENGTH, LENGTH_PER_SIDE = 4_000_000, 256
+"""Length of an object's outline, in pixels: at most so many; and at most so many times height + width, or two for each
+pixel of the image. pycocotools takes about 80 bytes for each. A comb as fine as the pixels has one for each."""
+
+FARTHEST_BOX = 1e9
+"""Largest number of a box, in pixels."""
+
+LARGEST_ID = (1 << 64) - 1
 
 LISTED = 5
 """How many of many an error names."""
@@ -204,7 +217,9 @@ def coco_content(path: Path) -> dict[str, Any]:
 
 def _by_id(entries: list[dict[str, Any]], kind: str, path: Path) -> dict[int, dict[str, Any]]:
     for position, entry in enumerate(entries, start=1):
-        _field(entry, "id", int, f"{path}: {kind} number {position}")
+        where = f"{path}: {kind} number {position}"
+        if abs(_field(entry, "id", int, where)) > LARGEST_ID:
+            raise DataError(f"{where} has id {shown_value(entry['id'])}; expected a number of 64 bits")
     twice = [str(i) for i, count in Counter(entry["id"] for entry in entries).items() if count > 1]
     if twice:
         raise DataError(f"{path}: {kind} ids are not unique: {_listed(twice)}")
@@ -216,8 +231,11 @@ def _records(entries: list[dict[str, Any]], folder: Path, path: Path) -> dict[in
     for image_id, entry in _by_id(entries, "image", path).items():
         where = f"{path}: image {image_id}"
         size = (_field(entry, "height", int, where), _field(entry, "width", int, where))
-        if min(size) < 1:
-            raise DataError(f"{where} has height {size[0]} and width {size[1]}; expected at least 1")
+        if not (min(size) >= 1 and max(size) <= LONGEST_SIDE and size[0] * size[1] <= MOST_PIXELS):
+            raise DataError(
+                f"{where} has height {shown_value(size[0])} and width {shown_value(size[1])}; expected 1 to"
+                f" {LONGEST_SIDE}, and at most {MOST_PIXELS} pixels"
+            )
         images[image_id] = _Record(image_id, folder / _field(entry, "file_name", str, where), size, [])
     return images
 
@@ -225,8 +243,18 @@ def _records(entries: list[dict[str, Any]], folder: Path, path: Path) -> dict[in
 def _field(entry: dict[str, Any], name: str, kind: type[Scalar], where: str) -> Scalar:
     value = entry.get(name)
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise DataError(f"{where} has {name!r} {_shortened(value)}; expected {_KINDS[kind]}")
+        raise DataError(f"{where} has {name!r} {shown_value(value)}; expected {_KINDS[kind]}")
+    if isinstance(value, str) and not value.isascii() and not _is_utf8(value):
+        raise DataError(f"{where} has {name!r} {shown_value(value)}; expected text that UTF-8 can encode")
     return value
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a surrogate without its other half
+        return False
+    return True
 
 
 _KINDS: dict[type, str] = {int: "a whole number", str: "text"}
@@ -235,14 +263,14 @@ _KINDS: dict[type, str] = {int: "a whole number", str: "text"}
 def _add_instance(annotation: dict[str, Any], images: dict[int, _Record], labels: dict[int, int], where: str) -> None:
     image_id, category_id = (_field(annotation, key, int, where) for key in ("image_id", "category_id"))
     if image_id not in images:
-        raise DataError(f"{where} has image_id {image_id}, which no image has")
+        raise DataError(f"{where} has image_id {shown_value(image_id)}, which no image has")
     if category_id not in labels:
-        raise DataError(f"{where} has category_id {category_id}, which no category has")
+        raise DataError(f"{where} has category_id {shown_value(category_id)}, which no category has")
     record = images[image_id]
     x, y, width, height = checked_bbox(annotation.get("bbox"), where)
     area = annotation.get("area", 1)
     if not is_finite(area):
-        raise DataError(f"{where} has area {_shortened(area)}; expected a finite number")
+        raise DataError(f"{where} has area {shown_value(area)}; expected a finite number")
     if is_crowd(annotation, where) or annotation.get("ignore") or area <= 0:
         return
     inside_x = min(x + width, record.size[1]) - max(x, 0)
@@ -261,7 +289,7 @@ def is_crowd(annotation: dict[str, Any], where: str) -> bool:
     """
     value = annotation.get("iscrowd", 0)
     if (not is_finite(value) and not isinstance(value, bool)) or value not in (0, 1):
-        raise DataError(f"{where} has iscrowd {_shortened(value)}; expected 0 or 1")
+        raise DataError(f"{where} has iscrowd {shown_value(value)}; expected 0 or 1")
     return bool(value)
 
 
@@ -271,9 +299,13 @@ def checked_bbox(bbox: Any, where: str) -> list[float]:
     Raises:
         DataError: it is not four finite numbers; `where` says whose it is.
     """
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(is_finite(value) for value in bbox):
-        raise DataError(f"{where} has bbox {_shortened(bbox)}; expected four finite numbers x, y, width, height")
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(_is_place(value) for value in bbox):
+        raise DataError(f"{where} has bbox {shown_value(bbox)}; expected four finite numbers x, y, width, height")
     return bbox
+
+
+def _is_place(value: Any) -> bool:
+    return is_finite(value) and abs(value) <= FARTHEST_BOX
 
 
 def is_finite(value: Any) -> bool:
@@ -289,10 +321,12 @@ def checked_segmentation(value: Any, size: tuple[int, int], where: str) -> Segme
         DataError: it is neither, or damaged; `where` says whose it is.
     """
     if isinstance(value, list) and value:
-        return tuple(_polygon(part, size, where) for part in value)
+        polygons = tuple(_polygon(part, size, where) for part in value)
+        _check_length(polygons, size, where)
+        return polygons
     if isinstance(value, dict):
         return _rle(value, size, where)
-    raise DataError(f"{where} has segmentation {_shortened(value)}; expected polygons or an RLE")
+    raise DataError(f"{where} has segmentation {shown_value(value)}; expected polygons or an RLE")
 
 
 def merged_rle(segmentation: Segmentation, size: tuple[int, int]) -> RLE:
@@ -305,25 +339,40 @@ def merged_rle(segmentation: Segmentation, size: tuple[int, int]) -> RLE:
 
 def _polygon(part: Any, size: tuple[int, int], where: str) -> npt.NDArray[np.float64]:
     if not isinstance(part, list):
-        raise DataError(f"{where} has {_shortened(part)} where a polygon is expected: [[x0, y0, x1, y1, ...], ...]")
+        raise DataError(f"{where} has {shown_value(part)} where a polygon is expected: [[x0, y0, x1, y1, ...], ...]")
     if len(part) < 6 or len(part) % 2:
         raise DataError(f"{where} has a polygon of {len(part)} numbers; expected an even count of at least 6")
     try:
         polygon = np.array(part, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as e:
-        raise DataError(f"{where} has a polygon that is not a list of numbers: {_shortened(part)}") from e
+        raise DataError(f"{where} has a polygon that is not a list of numbers: {shown_value(part)}") from e
     if not (np.abs(polygon) <= FARTHEST * max(size)).all():
         raise DataError(f"{where} has a polygon with a number that is not finite or far outside the image")
     return polygon
 
 
+def _check_length(polygons: Polygons, size: tuple[int, int], where: str) -> None:
+    """Rasterising takes memory for every pixel of the outline, however often it crosses the image."""
+    most = min(MOST_LENGTH, max(LENGTH_PER_SIDE * sum(size), 2 * size[0] * size[1]))
+    length = 0.0
+    for part in polygons:
+        corners = part.reshape(-1, 2)
+        length += float(np.abs(np.roll(corners, -1, axis=0) - corners).max(axis=1).sum())
+    if length > most:
+        raise DataError(
+            f"{where} has an outline of {length:.0f} pixels in an image of {size[1]}x{size[0]}; expected at most {most}"
+        )
+
+
 def _rle(value: dict[str, Any], size: tuple[int, int], where: str) -> RLE:
     height, width = size
     if value.get("size") != [height, width]:
-        raise DataError(f"{where} has an RLE of size {_shortened(value.get('size'))}; its image is {[height, width]}")
+        raise DataError(f"{where} has an RLE of size {shown_value(value.get('size'))}; its image is {[height, width]}")
     counts = value.get("counts")
     runs = _runs(counts)
-    if runs is None or (runs < 0).any() or runs.sum() != height * width:
+    pixels = height * width
+    # each run first: the sum of larger ones could pass what an int64 holds, and come round
+    if runs is None or not len(runs) or runs.min() < 0 or runs.max() > pixels or runs.sum() != pixels:
         raise DataError(f"{where} has a damaged RLE; expected runs that add up to {height} * {width} pixels")
     if isinstance(counts, str):
         return {"size": [height, width], "counts": counts.encode()}
@@ -334,7 +383,7 @@ def _rle(value: dict[str, Any], size: tuple[int, int], where: str) -> RLE:
 def _runs(counts: Any) -> npt.NDArray[np.int64] | None:
     """Run lengths of an RLE's counts, compressed or not; None where they are neither."""
     if isinstance(counts, str):
-        return run_lengths_from_counts(counts.encode())
+        return run_lengths_from_counts(counts.encode()) if counts.isascii() else None
     if isinstance(counts, list) and all(type(n) is int and 0 <= n < 2**31 for n in counts):
         return np.array(counts, dtype=np.int64)
     return None
@@ -350,8 +399,3 @@ def _check_present(paths: Iterable[Path], folder: Path) -> None:
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
-
-
-def _shortened(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -189,7 +189,7 @@ def _side(source: Source, name: str, run: Run) -> tuple[Side, list[Entry]]:
         with observed(run.options.observer, AVERAGE_PRECISION, ()):
             coco[kind] = evaluate_coco(run.ground_truth.coco, found.entries, kind, scope)
     run.on_progress(f"{name}: average precision", len(kinds), len(kinds))
-    points = operating_points(found.entries, run.ground_truth)
+    points = operating_points(found.entries, run.ground_truth, found.settings.get("score_threshold") or 0.0)
     side = Side(name, found.note, found.settings, found.reused, found.path, len(found.entries), coco, points)
     return side, found.entries
 

@@ -5,7 +5,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,12 @@ class Journal(AbstractContextManager["Journal"]):
             raise self._unwritable(e) from e
         self._lock()
         self._synced = time.monotonic()
-        self.finished = self._kept(window, fresh)
+        try:
+            self.finished = self._kept(window, fresh)
+        except OSError as e:
+            with suppress(OSError):  # it tries to write what is left in the buffer once more
+                self._stream.close()
+            raise self._unwritable(e) from e
         if not fresh and self.finished < len(images):
             self._take_over(window)
 

@@ -75,8 +75,14 @@ class _Matched:
     object_categories: npt.NDArray[np.int64]  # (m,)
 
 
-def operating_points(entries: Sequence[Entry], ground_truth: GroundTruth) -> OperatingPoints:
-    """Find the best thresholds of results on a data set, and the confusions at the overall one."""
+def operating_points(entries: Sequence[Entry], ground_truth: GroundTruth, lowest: float = 0.0) -> OperatingPoints:
+    """Find the best thresholds of results on a data set, and the confusions at the overall one.
+
+    Args:
+        entries: detections.
+        ground_truth: the data set.
+        lowest: the threshold that the results were made with; no lower one is recommended.
+    """
     kind = kinds_of(entries)[-1]
     found = by_image(entries)
     images = [_matched_image(found.get(i, ()), i, kind, ground_truth) for i in ground_truth.image_ids]
@@ -85,11 +91,11 @@ def operating_points(entries: Sequence[Entry], ground_truth: GroundTruth) -> Ope
     scores = np.concatenate([none] + [image.scores for image in images])
     partners = np.concatenate([none.astype(np.int64)] + [image.partners for image in images])
     objects = np.concatenate([none.astype(np.int64)] + [image.object_categories for image in images])
-    overall = best_point(scores, partners, len(objects))
+    overall = best_point(scores, partners, len(objects), lowest)
     classes = {}
     for category in ground_truth.category_ids:
         own = categories == category
-        classes[category] = best_point(scores[own], partners[own], int((objects == category).sum()))
+        classes[category] = best_point(scores[own], partners[own], int((objects == category).sum()), lowest)
     confusion: dict[tuple[int | None, int | None], int] = {}
     if overall.threshold is not None:
         for image in images:
@@ -98,13 +104,16 @@ def operating_points(entries: Sequence[Entry], ground_truth: GroundTruth) -> Ope
     return OperatingPoints(kind, overall, classes, confusion)
 
 
-def best_point(scores: npt.NDArray[np.float64], partners: npt.NDArray[np.int64], objects: int) -> OperatingPoint:
+def best_point(
+    scores: npt.NDArray[np.float64], partners: npt.NDArray[np.int64], objects: int, lowest: float = 0.0
+) -> OperatingPoint:
     """Return the point of the best F1; of equal ones that of the highest score.
 
     Args:
         scores: `(n,)` of the detections.
         partners: `(n,)` at least 0: a right one, -1: a wrong one, -2: it does not count.
         objects: that could be found.
+        lowest: threshold that all scores are above.
     """
     order = np.argsort(-scores, kind="stable")
     scores, partners = scores[order], partners[order]
@@ -116,7 +125,7 @@ def best_point(scores: npt.NDArray[np.float64], partners: npt.NDArray[np.int64],
     f1 = 2 * right[last] / (right[last] + wrong[last] + objects)
     best = int(f1.argmax())
     at = last[best]
-    below = float(scores[at + 1]) if at + 1 < len(scores) else 0.0
+    below = float(scores[at + 1]) if at + 1 < len(scores) else min(lowest, float(scores[at]))
     return OperatingPoint(
         objects,
         threshold=(float(scores[at]) + below) / 2,
@@ -172,9 +181,9 @@ def _matched_image(entries: Sequence[Entry], image_id: int, kind: Kind, ground_t
         others = [_shape(a, kind, coco) for a in crowds if a["category_id"] == category]
         own = [shapes[i] for i in chosen]
         taken = _greedy(_ious(own, [object_shapes[j] for j in same], crowd=False))
-        on_crowd = (_ious(own, others, crowd=True) >= MIN_IOU).any(axis=1)
+        on_crowd: list[bool] = np.any(_ious(own, others, crowd=True) >= MIN_IOU, axis=1).tolist()
         partners[chosen] = [
-            same[j] if j >= 0 else IGNORED if crowd else FREE for j, crowd in zip(taken, on_crowd.tolist(), strict=True)
+            same[j] if j >= 0 else IGNORED if crowd else FREE for j, crowd in zip(taken, on_crowd, strict=True)
         ]
     object_categories = np.array([a["category_id"] for a in objects], dtype=np.int64)
     return _Matched(shapes, categories, scores, partners, object_shapes, object_categories)

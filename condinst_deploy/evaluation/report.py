@@ -19,6 +19,7 @@ from condinst_deploy.evaluation.panels import Panel, panel_from
 from condinst_deploy.evaluation.plots import Curve, bars, error_rows, iou_rows, precision_recall
 from condinst_deploy.evaluation.threshold_tables import COLUMNS, confusion_table, threshold_rows
 from condinst_deploy.evaluation.wording import change_text, iou_text, percent_text, points_text, small_text
+from condinst_deploy.shown_text import shown
 from condinst_deploy.support.atomic_write import atomic_path
 
 BOX_ERROR_BOUNDS = (0.001, 0.01, 0.1, 1.0, 10.0)  # px
@@ -104,6 +105,7 @@ def write_html(path: Path, evaluation: Evaluation, verdict: Verdict, per_class: 
     """
     loader = PackageLoader("condinst_deploy.evaluation")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.finalize = _shown
     environment.filters |= {
         "points": points_text,
         "change": change_text,
@@ -247,7 +249,12 @@ def _curve_plots(evaluation: Evaluation) -> list[tuple[str, str]]:
     return plots
 
 
+def _shown(value: Any) -> Any:
+    """What a template writes: text from files without controls and lone surrogates, which UTF-8 cannot encode."""
+    return shown(value) if type(value) is str else value
+
+
 def _breakable(name: str) -> Markup:
     """A file's name that may be broken where a reader would."""
     breaks = {sign: Markup("{}<wbr>").format(sign) for sign in "/_-"} | {".": Markup("<wbr>.")}
-    return Markup("").join(breaks.get(sign, sign) for sign in name)
+    return Markup("").join(breaks.get(sign, sign) for sign in shown(name))

@@ -1,5 +1,6 @@
 """The interface of all backends. Its verbs are load, forward and postprocess."""
 
+import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest, NetworkOutputs
+from condinst_deploy.errors import BackendError
 from condinst_deploy.imaging.decode import RGBArray
 from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
 from condinst_deploy.runtime.preprocessing.batch import HostWriter, stacked
@@ -27,7 +29,28 @@ class Backend(AbstractContextManager["Backend"]):
     manifest: ModelManifest
     note: str = ""  # what loading found out about the file
     largest_batch: int | None = None  # most images in a batch; None: as many as fit into memory
+    _process: int  # that loaded it
     input_writer: InputWriter = HostWriter()  # where prepared images are written
+
+    def __new__(cls, *_: object, **__: object) -> Self:
+        """Remember the process; `check_process` compares it."""
+        backend = super().__new__(cls)
+        backend._process = os.getpid()
+        return backend
+
+    def check_process(self) -> None:
+        """See that this process loaded the model.
+
+        Raises:
+            BackendError: it was forked from the process that did. A library's threads do not come along, and a run
+                would wait for them for ever.
+        """
+        if self._process != os.getpid():
+            raise BackendError(
+                "this model was loaded in another process, from which this one was forked, and its threads are not"
+                " here; load the model in the process that uses it, or start processes with multiprocessing's method"
+                " 'spawn' (gunicorn: without --preload)"
+            )
 
     @classmethod
     @abstractmethod

@@ -3,14 +3,24 @@
 from pathlib import Path
 from typing import Any, Self
 
+import torch
+
 from condinst_deploy.contract import INPUTS, MANIFEST_KEY, OUTPUTS, ModelManifest, NetworkOutputs
 from condinst_deploy.contract.artifacts import ONNX, check_there
 from condinst_deploy.errors import ArtifactError, BackendError
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.cores import CpuThreads, usable_cores
+from condinst_deploy.runtime.onnxruntime_session import (
+    EXTERNAL_DATA_FOLDER,
+    check_names,
+    check_static_shape,
+    run_session,
+)
 from condinst_deploy.runtime.preprocessing.types import Inputs
 from condinst_deploy.runtime.torch_backend import torch_device
 from condinst_deploy.support.versions import installed_versions
+
+NO_FOLDER = Path("/dev/null/no folder")
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -20,8 +30,8 @@ class OnnxRuntimeBackend(Backend):
 
     name = "onnxruntime"
 
-    def __init__(self, session: Any, manifest: ModelManifest, device: str) -> None:
-        self._session = session
+    def __init__(self, session: Any, manifest: ModelManifest, device: str, file: str = "the model") -> None:
+        self._session, self._file = session, file
         self.manifest = manifest
         self.device = device
 
@@ -33,29 +43,38 @@ class OnnxRuntimeBackend(Backend):
             content = path.read_bytes()
         except OSError as e:
             raise ArtifactError(f"{path} cannot be read ({e.strerror})") from e
-        return cls.from_bytes(content, str(path), device, threads)
+        return cls._from_content(content, str(path), device, threads, path.absolute().parent)
 
     @classmethod
     def from_bytes(cls, content: bytes, name: str, device: str = "auto", threads: CpuThreads | None = None) -> Self:
-        """Load the content of a file; messages call it `name`."""
+        """Load a serialised file whose weights are all in it; `name` is what messages call it."""
+        return cls._from_content(content, name, device, threads, None)
+
+    @classmethod
+    def _from_content(
+        cls, content: bytes, name: str, device: str, threads: CpuThreads | None, folder: Path | None
+    ) -> Self:
+        """Load a file; weights that are not in it are read from `folder` alone."""
         chosen = torch_device(device)
-        session = _session(content, name, chosen.type, chosen.index or 0, threads)
+        session = _session(content, name, chosen, threads or CpuThreads(), folder)
         manifest = _manifest(session, name)
-        return cls(session, manifest, str(chosen))
+        check_static_shape(session, manifest, name)
+        return cls(session, manifest, str(chosen), name)
 
     def forward(self, inputs: Inputs) -> NetworkOutputs:
         """Run the network on one batch."""
         if self._session is None:
             raise BackendError("this model was closed; load it again")
         feed = dict(zip(INPUTS, inputs.on_host(), strict=True))
-        return NetworkOutputs(*self._session.run(list(OUTPUTS), feed))
+        return NetworkOutputs(*run_session(self._session, OUTPUTS, feed, self._file))
 
     def close(self) -> None:
         """Release the session and its memory."""
         self._session = None
 
 
-def _session(content: bytes, name: str, kind: str, index: int, threads: CpuThreads | None = None) -> Any:
+def _session(content: bytes, name: str, device: torch.device, threads: CpuThreads, folder: Path | None) -> Any:
+    kind = device.type
     _refuse_two_runtimes()
     try:
         import onnxruntime
@@ -64,12 +83,12 @@ def _session(content: bytes, name: str, kind: str, index: int, threads: CpuThrea
     if kind == "cuda":
         onnxruntime.preload_dlls()  # finds the CUDA libraries that PyTorch brought
     wanted = PROVIDERS[kind]
-    provider: Any = (wanted, {"device_id": index, "use_tf32": 0}) if kind == "cuda" else wanted
+    provider: Any = (wanted, {"device_id": device.index or 0, "use_tf32": 0}) if kind == "cuda" else wanted
     try:
-        session = onnxruntime.InferenceSession(content, _options(threads or CpuThreads()), providers=[provider])
+        session = onnxruntime.InferenceSession(content, _options(threads, folder), providers=[provider])
     except Exception as e:  # the module's exceptions have no common base below Exception
         raise ArtifactError(
-            f"{name} cannot be loaded by ONNX Runtime ({str(e).splitlines()[0][:200]});"
+            f"{name} cannot be loaded by ONNX Runtime ({(str(e).splitlines() or [''])[0][:300]});"
             " it may be truncated or not an ONNX file: export the model again"
         ) from e
     if wanted not in session.get_providers():
@@ -80,7 +99,7 @@ def _session(content: bytes, name: str, kind: str, index: int, threads: CpuThrea
     return session
 
 
-def _options(threads: CpuThreads) -> Any:
+def _options(threads: CpuThreads, folder: Path | None) -> Any:
     """Return the options that differ from ONNX Runtime's defaults."""
     import onnxruntime
 
@@ -89,6 +108,8 @@ def _options(threads: CpuThreads) -> Any:
     # ONNX Runtime's default counts all physical cores, including cores that taskset or a container's quota excludes
     options.intra_op_num_threads = threads.count or usable_cores()
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(threads.spin)))
+    # without a folder of its own a model has no weights elsewhere: a path that cannot exist
+    options.add_session_config_entry(EXTERNAL_DATA_FOLDER, str(folder or NO_FOLDER))
     return options
 
 
@@ -99,9 +120,7 @@ def _manifest(session: Any, name: str) -> ModelManifest:
             f"{name} is an ONNX file without this toolkit's manifest; write it with condinst-export,"
             " which records class names, preprocessing and thresholds"
         )
-    found = (tuple(i.name for i in session.get_inputs()), tuple(o.name for o in session.get_outputs()))
-    if found != (INPUTS, OUTPUTS):
-        raise ArtifactError(f"{name} has inputs and outputs {found}; expected {(INPUTS, OUTPUTS)}: export it again")
+    check_names(session, name)
     try:
         return ModelManifest.from_json(entry)
     except ArtifactError as e:

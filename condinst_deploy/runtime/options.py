@@ -1,9 +1,9 @@
 """Options of `Predictor`, and how they go together with a model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Context
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TypedDict
 
 from condinst_deploy.contract import ModelManifest
@@ -13,6 +13,7 @@ from condinst_deploy.runtime.cores import CpuThreads, usable_cores
 from condinst_deploy.runtime.observer import Observer
 from condinst_deploy.runtime.postprocess import ResultFilter
 from condinst_deploy.runtime.preprocessing.types import InputOptions
+from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.suggestions import did_you_mean
 
 Classes = Sequence[str | int] | str | int
@@ -57,10 +58,38 @@ class PredictorOptions:
         Raises:
             ConfigError: a value is not allowed.
         """
+        self._check_types()
         if self.batch_size is not None and self.batch_size < 1:
             raise ConfigError(f"batch_size is {self.batch_size}; expected at least 1")
         if self.window_batches < 1:
             raise ConfigError(f"window_batches is {self.window_batches}; expected at least 1")
+
+    def _check_types(self) -> None:
+        none = type(None)
+        expected: dict[str, tuple[type, ...]] = {
+            "device": (str,),
+            "score_threshold": (Real, none),
+            "classes": (Iterable, Integral, none),
+            "max_detections": (Integral, none),
+            "batch_size": (Integral, none),
+            "inputs": (InputOptions,),
+            "threads": (CpuThreads, none),
+            "window_batches": (Integral,),
+        }
+        for name, types in expected.items():
+            value = getattr(self, name)
+            if not isinstance(value, types) or isinstance(value, bool):
+                words = " or ".join(_WORDS.get(kind, kind.__name__) for kind in types)
+                raise ConfigError(f"{name} is {shown_value(value)}; expected {words}")
+
+
+_WORDS: dict[type, str] = {
+    str: "text",
+    Real: "a number",
+    Integral: "a whole number",
+    Iterable: "names or labels",
+    type(None): "None",
+}
 
 
 class PredictorKeywords(TypedDict, total=False):

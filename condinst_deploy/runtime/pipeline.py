@@ -14,9 +14,10 @@ Pillow, libjpeg-turbo, numpy and the backends release Python's lock while they c
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any
 
 from condinst_deploy.contract import ImageGeometry, InstanceDetections
@@ -24,6 +25,13 @@ from condinst_deploy.errors import ImageError
 from condinst_deploy.imaging.decode import RGBArray, source_name
 from condinst_deploy.runtime.observer import BATCH, NETWORK, POSTPROCESS, Observer, observed
 from condinst_deploy.runtime.preprocessing.types import Inputs, Prepare, Prepared
+from condinst_deploy.support.signals import cancel, received
+
+SECONDS_TO_LOOK = 1.0
+"""Between two looks at whether a thread failed, while a result is waited for."""
+
+SECONDS_TO_END = 5.0
+"""That a network has to stop when its stream is closed because the process was asked to stop."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +148,9 @@ class _Pipeline:
         self._stages = stages
         self._workers = self._threads(stages.workers, "prepare")
         self._batcher, self._network, self._finisher = (self._threads(1, n) for n in ("batch", "network", "finish"))
+        self._running: Future[None] | None = None  # the last batch that was given to the network
+        self._network_thread: int | None = None
+        self._failure: BaseException | None = None  # of a thread, beside those that images were told
         self._groups: dict[tuple[int, int], list[_Image]] = {}  # by padded shape; only the batcher's thread uses it
 
     def run(self, images: Iterable[Any]) -> Iterator[Prediction]:
@@ -160,17 +171,46 @@ class _Pipeline:
                     pending.append(self._take(source, position))
                     taken += 1
                 if not more or (position + 1) % self._stages.window == 0:
-                    self._batcher.submit(self._flush)
+                    self._submit(self._batcher, self._flush)
             if pending:
-                yield pending.popleft().result()
+                yield self._result(pending.popleft())
         if failed is not None:
             raise failed
+
+    def _result(self, pending: Future[Prediction]) -> Prediction:
+        """Wait for a result, or for the failure of a thread that would have made it.
+
+        A thread that has no memory may not even be able to say so to those who wait.
+        """
+        while True:
+            try:
+                return pending.result(timeout=SECONDS_TO_LOOK)
+            except TimeoutError:
+                if pending.done():
+                    return pending.result()
+                if self._failure is not None:
+                    raise self._failure from None
+
+    def _submit(self, executor: ThreadPoolExecutor, work: Callable[..., None], *arguments: Any) -> Future[None]:
+        """Have work done whose own failure, or its thread's, is noticed by `_result`."""
+        future = executor.submit(work, *arguments)
+        future.add_done_callback(self._note_failure)
+        return future
+
+    def _note_failure(self, done: Future[None]) -> None:
+        if not done.cancelled() and done.exception() is not None:
+            self._failure = done.exception()
 
     def close(self) -> None:
         """Cancel waiting work, let the threads finish their current work, and end them."""
         executors = (self._network, self._finisher, self._batcher, self._workers)
         for executor in executors:
             executor.shutdown(wait=False, cancel_futures=True)
+        if self._running is not None and not self._running.done():
+            cancel(self._network_thread)
+            wait([self._running], SECONDS_TO_END)
+            if received() is not None and not self._running.done():
+                return  # the process ends, and a network that never ends must not keep it
         for executor in executors:
             executor.shutdown()
 
@@ -180,7 +220,7 @@ class _Pipeline:
     def _take(self, source: Any, position: int) -> Future[Prediction]:
         name, result = source_name(source, position), Future[Prediction]()
         prepared = self._workers.submit(_prepared, self._stages.prepare, source, name)
-        self._batcher.submit(self._place, name, prepared, result)
+        self._submit(self._batcher, self._place, name, prepared, result)
         return result
 
     def _place(self, name: str, prepared: Future[Prepared], result: Future[Prediction]) -> None:
@@ -205,11 +245,13 @@ class _Pipeline:
     def _batch(self, images: list[_Image]) -> None:
         batch = _Batch(self._stages, tuple(i.name for i in images), [i.prepared for i in images])
         with _errors_to(images):
-            self._network.submit(self._forward, images, batch, batch.inputs())
+            self._running = self._submit(self._network, self._forward, images, batch, batch.inputs())
 
     def _forward(self, images: list[_Image], batch: _Batch, inputs: Inputs) -> None:
+        self._network_thread = get_ident()
         with _errors_to(images):
-            self._finisher.submit(self._finish, images, batch, batch.outputs(inputs))
+            outputs = batch.outputs(inputs)
+            self._submit(self._finisher, self._finish, images, batch, outputs)
 
     def _finish(self, images: list[_Image], batch: _Batch, outputs: Any) -> None:
         with _errors_to(images):

@@ -89,7 +89,7 @@ def detections_from_outputs(
 
 
 def require_finite(finite: bool) -> None:
-    """Refuse logits that are not finite: a comparison with NaN is false, so detections would be missing unnoticed.
+    """Refuse outputs that are not finite: a comparison with NaN is false, so detections would be missing unnoticed.
 
     Raises:
         BackendError: they are not.
@@ -101,6 +101,34 @@ def require_finite(finite: bool) -> None:
         )
 
 
+def check_slots(outputs: SlotOutputs, images: int, manifest: ModelManifest) -> None:
+    """See that the outputs of the first `images` of a batch can be what a network of the contract gives.
+
+    Scores of empty slots count, too: where a network's towers overflow, it has no detections and scores of NaN.
+
+    Raises:
+        BackendError: they cannot.
+    """
+    batch, slots = outputs.scores.shape
+    shapes = (outputs.num_detections.shape, outputs.boxes.shape, outputs.labels.shape)
+    if batch < images or shapes != ((batch,), (batch, slots, 4), (batch, slots)):
+        raise BackendError(
+            f"the network's outputs for {images} images have the shapes {(*shapes, (batch, slots))}; expected (B,),"
+            " (B, K, 4), (B, K) and (B, K): export the model again"
+        )
+    count = outputs.num_detections[:images]
+    if images and not 0 <= count.min() <= count.max() <= slots:
+        raise BackendError(f"the network counts {count.tolist()} detections in {slots} slots; export the model again")
+    used = np.arange(slots) < count[:, None]
+    require_finite(bool(np.isfinite(outputs.scores[:images]).all() and np.isfinite(outputs.boxes[:images][used]).all()))
+    labels = outputs.labels[:images][used]
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(manifest.class_names):
+        raise BackendError(
+            f"the network gives labels from {labels.min()} to {labels.max()}; its manifest names"
+            f" {len(manifest.class_names)} classes: export the model again"
+        )
+
+
 def detections_with_masks(
     outputs: SlotOutputs,
     geometries: Sequence[ImageGeometry],
@@ -109,6 +137,7 @@ def detections_with_masks(
     masks_of: MaskMaker,
 ) -> list[InstanceDetections]:
     """`detections_from_outputs` with masks from wherever the logits are, made for the slots that are kept."""
+    check_slots(outputs, len(geometries), manifest)
     kept = [_kept(outputs, i, geometry, manifest, result_filter) for i, geometry in enumerate(geometries)]
     masks = masks_of([slots for slots, _ in kept])
     return [

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, NoReturn, Unpack
 
 from condinst_deploy.contract import InstanceDetections, ModelManifest
 from condinst_deploy.errors import ArtifactError, CondInstError, ConfigError
@@ -115,6 +115,7 @@ class Predictor(AbstractContextManager["Predictor"]):
         Raises:
             ImageError: an image cannot be read (`stream` goes on with the others).
         """
+        self.backend.check_process()
         sources = expand_sources(images)
         if len(sources) == 1:
             return [_detections(predicted(self.stages, sources)[0])]
@@ -137,6 +138,7 @@ class Predictor(AbstractContextManager["Predictor"]):
         Args:
             images: an iterable of single images; or one path, folder or pattern.
         """
+        self.backend.check_process()
         if isinstance(images, str | Path):
             images = expand_sources(images)
         if hasattr(images, "shape"):  # iterating over an array would give its rows
@@ -144,6 +146,12 @@ class Predictor(AbstractContextManager["Predictor"]):
         if not isinstance(images, Iterable):
             raise ConfigError(f"stream was given {images!r:.60}; expected images to iterate over, or a path")
         yield from predictions(replace(self.stages, enter_thread=_same_gpu(self.backend.device)), images)
+
+    def __reduce__(self) -> NoReturn:
+        raise ConfigError(
+            "a Predictor cannot be pickled or copied, because it holds a loaded model; pass the path of the model's"
+            " file to the other process, and make a Predictor there"
+        )
 
     def close(self) -> None:
         """Release the model."""

@@ -36,6 +36,7 @@ def run(main: Callable[[], object]) -> NoReturn:
         main: raises `SystemExit` with a status, or returns when all went well.
     """
     listen(_say_ended)
+    threading.excepthook = _thread_failed
     status = 0
     try:
         main()
@@ -51,6 +52,14 @@ def run(main: Callable[[], object]) -> NoReturn:
     if received() is not None and status:
         status = exit_status()
     leave(status)
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """A thread of a library ended: a full disk is one line there, too."""
+    if isinstance(failure.exc_value, OSError | MemoryError):
+        say(reason_of(failure.exc_value))
+    elif received() is None:
+        threading.__excepthook__(failure)
 
 
 def reason_of(error: BaseException) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from condinst_deploy.contract import ModelManifest
 from condinst_deploy.data.coco import CocoDataset
-from condinst_deploy.errors import ConfigError, DataError
+from condinst_deploy.errors import ConfigError, DataError, OutputError
 from condinst_deploy.evaluation.coco import average_precision, detect_all, load_coco
 from condinst_deploy.imaging.drawing import SHEET_SIDE, contact_sheet
 from condinst_deploy.model.checkpoints import LoadedModel, save_model
@@ -101,7 +101,7 @@ def train(run: TrainingRun, sets: Sets, folder: Path, reports: Reports) -> Recor
                     last = evaluate(run, sets, reports)
                     history.add(last)
                     reports.on_evaluation(last)
-        except (KeyboardInterrupt, DataError):  # an image of thousands can be damaged
+        except (KeyboardInterrupt, DataError, OutputError):  # an image of thousands can be damaged, a disk full
             run.save(folder / CHECKPOINT)
             raise
         run.save(folder / CHECKPOINT)

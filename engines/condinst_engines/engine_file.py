@@ -1,6 +1,5 @@
 """An exported file becomes an engine file: read, convert, build, describe, write."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from condinst_deploy.contract.artifacts import ENGINE, ONNX
 from condinst_deploy.contract.engine_manifest import AMPERE, EngineManifest, host, write_engine
 from condinst_deploy.contract.engine_ranges import CheckedRanges
 from condinst_deploy.errors import ConfigError, EngineError, OutputError
-from condinst_deploy.support.atomic_write import atomic_path
+from condinst_deploy.support.atomic_write import atomic_path, check_writable
 from condinst_deploy.support.digests import sha256_of, sha256_of_bytes
 from condinst_deploy.support.versions import installed_versions
 from condinst_engines.build import (
@@ -190,16 +189,8 @@ def _check_writable(*paths: Path | None) -> None:
         OutputError: a file cannot be made there.
     """
     for path in paths:
-        if path is None:
-            continue
-        if path.is_dir():
-            raise OutputError(f"{path} is a folder; expected the name of a file to write")
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
-        try:
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as e:
-            raise OutputError(f"{path} cannot be written ({e.strerror or e}); choose another place") from e
+        if path is not None:
+            check_writable(path)
 
 
 def graph_and_plugins(

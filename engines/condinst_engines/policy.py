@@ -4,7 +4,6 @@ It stands here and nowhere else. Rules match node names (`backbone.layer1.0.conv
 first that matches decides. A recipe's patterns come before all of them.
 """
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
@@ -13,6 +12,7 @@ from functools import cached_property
 from typing import Literal, get_args
 
 from condinst_deploy.errors import ConfigError, EngineError
+from condinst_deploy.support.json_text import json_text
 
 Precision = Literal["float32", "float16", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -128,7 +128,7 @@ class Policy:
         for name in (own.name for own in fields(self)):
             patterns = getattr(self, name)
             if patterns:
-                lines += [f"{name} = [", *(f"    {json.dumps(pattern)}," for pattern in patterns), "]"]
+                lines += [f"{name} = [", *(f"    {json_text(pattern, 'a pattern')}," for pattern in patterns), "]"]
         return "\n".join(lines) + "\n"
 
     def check_known(self, nodes: Iterable[str]) -> None:

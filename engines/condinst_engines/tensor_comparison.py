@@ -18,6 +18,7 @@ import onnx_ir as ir
 from condinst_deploy.contract import INPUTS, OUTPUTS, NetworkInputs
 from condinst_deploy.errors import ArtifactError, EngineError
 from condinst_deploy.runtime.cores import usable_cores
+from condinst_deploy.runtime.onnxruntime_session import run_session
 from condinst_engines.node_types import value_types
 from condinst_engines.rounding import HALVES, rounded
 from condinst_engines.slots import PER_SLOT, Matched, matched_outputs
@@ -226,7 +227,7 @@ def _run(proto: onnx.ModelProto, names: Sequence[str], batch: NetworkInputs) -> 
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(own.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        values = session.run(list(names), dict(zip(INPUTS, batch, strict=True)))
     except Exception as e:  # the module's exceptions have no common base below Exception
-        raise ArtifactError(f"ONNX Runtime cannot run the graph ({str(e).splitlines()[0][:200]})") from e
+        raise ArtifactError(f"ONNX Runtime cannot load the graph ({(str(e).splitlines() or [''])[0][:300]})") from e
+    values = run_session(session, names, dict(zip(INPUTS, batch, strict=True)), "the graph")
     return dict(zip(names, values, strict=True))

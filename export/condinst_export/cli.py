@@ -12,6 +12,7 @@ from condinst_deploy.cli.command import command_app, print_json, print_line, ter
 from condinst_deploy.contract import Family
 from condinst_deploy.contract.artifacts import CHECKPOINT, ONNX, check_there
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.support.atomic_write import check_writable
 
 DEFAULT_FOLDER = Path("export/build")
 """Where exported files go, below the current directory."""
@@ -68,6 +69,8 @@ def export(
     if out is not None and out.suffix != ONNX:
         raise ConfigError(f"--out is {out}; expected a name ending in .onnx")
     check_there(weights, CHECKPOINT)
+    path = (out or DEFAULT_FOLDER / f"{weights.stem}.onnx").absolute()
+    check_writable(path)
     # imported here, so that neither --help nor a mistake waits for PyTorch
     import onnx
 
@@ -86,7 +89,6 @@ def export(
     if class_names is not None:
         names = _class_names(class_names, len(manifest.class_names))
         manifest = replace(manifest, class_names=names, category_ids=contiguous_ids(names))
-    path = (out or DEFAULT_FOLDER / f"{weights.stem}.onnx").absolute()
 
     def show(result: CaseResult) -> None:
         batch, _, height, width = result.shape

@@ -13,10 +13,14 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from benchmarks.evaluation import LABELS
 from condinst_deploy.cli.evaluate import _cell, main
+from condinst_deploy.evaluation import evaluator
+from condinst_deploy.evaluation.ground_truth import load_ground_truth
 from condinst_deploy.evaluation.provenance import code_digest
-from condinst_deploy.evaluation.sources import results_path, unique_names
+from condinst_deploy.evaluation.sources import Options, Source, results_path, unique_names
 from condinst_deploy.model.checkpoints import save_model
+from condinst_deploy.runtime.observer import DECODE, NETWORK, StageTimer
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_deploy.runtime.torch_backend import TorchBackend
 from tests.support import small_coco
@@ -96,6 +100,21 @@ def test_json_alone_is_on_standard_output(data: tuple[Path, Path], slim_checkpoi
     assert json.loads(done.stdout) == metrics(Path("new/folder"))
     assert json.loads(done.stdout)["pictures"] == 2
     assert json.loads(done.stdout)["comparisons"] == []
+
+
+def test_an_observer_sees_the_stages_of_the_models_and_of_the_evaluation(
+    data: tuple[Path, Path], slim_checkpoint: Path, tmp_path: Path
+) -> None:
+    timer = StageTimer()
+    options = Options(tmp_path / "out", device="cpu", observer=timer)
+    sources = [Source(slim_checkpoint, is_model=True)] * 2
+    evaluator.evaluate(sources, load_ground_truth(*data, limit=2), options, lambda *_: None)
+    times = timer.take()
+    assert {each.stage for each in times} == set(LABELS)  # each stage has a label in the benchmark
+    images = [(str(data[1] / f"{i}.png"),) for i in (COUNT, COUNT - 1)]
+    for stage in (DECODE, NETWORK, evaluator.ENCODE, evaluator.JOURNAL):
+        # the second source is the same file, so its results are in the journal
+        assert [each.images for each in times if each.stage == stage] == images
 
 
 class Stop:

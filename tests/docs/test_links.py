@@ -40,7 +40,7 @@ LONGEST_ARCHITECTURE = 120
 def documents() -> list[str]:
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
     paths = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
-    return sorted(path for path in paths if path and (ROOT / path).exists())
+    return sorted({path for path in paths if path and (ROOT / path).exists()})
 
 
 @cache

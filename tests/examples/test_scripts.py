@@ -1,8 +1,10 @@
 """The scripts in examples/ run as their first lines say."""
 
 import json
+import re
 import runpy
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import supervision as sv
 from PIL import Image
 
 from condinst_deploy import Predictor
+from condinst_deploy.runtime.observer import STAGES
 from tests.examples.conftest import ROOT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -62,6 +65,19 @@ def test_a_metric_of_a_stream(
     assert covered > 0
     assert f"star: {covered / (len(found) * 192 * 192):.1%}" in shown.out.splitlines()
     assert "damaged.png" in shown.err
+
+
+def test_every_stage_of_every_image_is_observed(
+    shapes_model: Path,
+    shapes_images: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run(monkeypatch, "observe_stages.py", shapes_model, shapes_images[0].parent)
+    seen: Counter[str] = Counter()
+    for stage, count in re.findall(r"^(\w+): (\d+) images in at most", capsys.readouterr().out, flags=re.M):
+        seen[stage] += int(count)
+    assert seen == dict.fromkeys(STAGES, len(shapes_images))
 
 
 def moving(image: npt.NDArray[np.uint8], frames: int) -> list[npt.NDArray[np.uint8]]:

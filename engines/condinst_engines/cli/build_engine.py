@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 from rich.progress import TaskProgressColumn, TimeElapsedColumn
 
-from condinst_deploy.cli.command import command_app, print_json, print_line, progress_bar, terminal
+from condinst_deploy.cli.command import command_app, labelled, print_json, print_line, progress_bar, terminal
 from condinst_deploy.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
@@ -190,8 +190,13 @@ def _log_file(path: Path | None) -> Iterator[TextIO | None]:
         opened = path.open("w", encoding="utf-8")
     except OSError as e:
         raise OutputError(f"the log {path} cannot be written ({e.strerror or e})") from e
-    with opened:
+    try:
         yield opened
+    finally:
+        try:
+            opened.close()
+        except OSError as e:  # the engine is worth more than its log
+            terminal.print(labelled("note:", "yellow", f"the log {path} is not whole ({e.strerror or e})"))
 
 
 def _summarise(manifest: "EngineManifest") -> None:
