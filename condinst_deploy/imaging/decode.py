@@ -18,7 +18,8 @@ from condinst_deploy.errors import ImageError
 RGBArray = npt.NDArray[np.uint8]
 
 SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2", ".avif"}
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+    | {".ppm", ".pgm", ".pnm", ".jp2", ".j2k", ".avif"}
 )
 """Endings of the files that are taken from a folder; upper and lower case are the same."""
 
@@ -38,7 +39,7 @@ _opening = Lock()
 """Held while a warning is silenced, because Python's warning filters belong to the process and not to a thread."""
 
 
-def expand_sources(sources: Any) -> list[Any]:
+def expand_sources(sources: Any, *, recursive: bool = False) -> list[Any]:
     """Return one entry for each image. Folders and glob patterns become their files, sorted; other entries are kept.
 
     Raises:
@@ -47,30 +48,31 @@ def expand_sources(sources: Any) -> list[Any]:
     if not isinstance(sources, list | tuple):
         sources = [sources]
     try:
-        return [entry for source in sources for entry in _expanded(source)]
+        return [entry for source in sources for entry in _expanded(source, recursive)]
     except OSError as e:
         raise ImageError(f"{e.filename} cannot be looked up ({e.strerror})") from e
 
 
-def existing_sources(sources: Sequence[str]) -> list[Path]:
+def existing_sources(sources: Sequence[str], *, recursive: bool = False) -> list[Path]:
     """Return the images of paths, folders and patterns. Some may be missing; reading them raises the error.
 
     Raises:
         ImageError: not one is there, a folder has no images, or a pattern matches nothing.
     """
-    paths: list[Path] = expand_sources(list(sources))
+    paths: list[Path] = expand_sources(list(sources), recursive=recursive)
     if not any(path.exists() for path in paths):
         raise ImageError(f"no image at {', '.join(map(str, paths[:3]))}; expected images, folders or patterns")
     return paths
 
 
-def _expanded(source: Any) -> Iterator[Any]:
+def _expanded(source: Any, recursive: bool) -> Iterator[Any]:
     if not isinstance(source, str | Path):
         yield source
         return
     path = Path(source)
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.is_dir())
+        inside = path.rglob("*") if recursive else path.iterdir()
+        found = sorted(p for p in inside if _is_image_name(p) and not p.is_dir())
         if not found:
             raise ImageError(f"{path} has no images; expected files ending in {', '.join(sorted(SUFFIXES))}")
         yield from found
@@ -81,6 +83,11 @@ def _expanded(source: Any) -> Iterator[Any]:
         yield from found
     else:
         yield path
+
+
+def _is_image_name(path: Path) -> bool:
+    """Whether a folder's file is taken for an image; `._NAME` are macOS' notes on the file NAME."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith("._")
 
 
 def rgb_from(source: Any) -> RGBArray:
