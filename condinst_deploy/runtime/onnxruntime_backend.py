@@ -9,7 +9,7 @@ from condinst_deploy.contract.artifacts import ONNX, check_there
 from condinst_deploy.errors import ArtifactError, BackendError, ConfigError
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.cores import usable_cores
-from condinst_deploy.runtime.torch_backend import torch_device
+from condinst_deploy.runtime.devices import driver_present, parsed_device
 from condinst_deploy.support.versions import installed_versions
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -55,8 +55,8 @@ class OnnxRuntimeBackend(Backend):
     @classmethod
     def from_bytes(cls, content: bytes, name: str, device: str = "auto", threads: CpuThreads | None = None) -> Self:
         """Load a serialised file; `name` is what messages call it."""
-        chosen = torch_device(device)
-        session = _session(content, name, chosen.type, chosen.index or 0, threads)
+        chosen = parsed_device(device, gpu_usable=_gpu_usable())
+        session = _session(content, name, chosen.kind, chosen.index, threads)
         manifest = _manifest(session, name)
         return cls(session, manifest, str(chosen))
 
@@ -95,6 +95,17 @@ def _session(content: bytes, name: str, kind: str, index: int, threads: CpuThrea
             " install onnxruntime-gpu and its CUDA libraries, or use device='cpu'"
         )
     return session
+
+
+def _gpu_usable() -> bool:
+    """True if NVIDIA's driver is loaded and this build of ONNX Runtime has the CUDA provider."""
+    if not driver_present():
+        return False
+    try:
+        import onnxruntime
+    except ImportError:
+        return False  # loading says what is missing
+    return PROVIDERS["cuda"] in onnxruntime.get_available_providers()
 
 
 def _options(threads: CpuThreads) -> Any:
