@@ -13,7 +13,7 @@ STAMP := $(VENV)/.stamp
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help env check-python check-disk check-onnxruntime install demo test lint typecheck format \
-	test-slow test-gpu check-tensorrt-api peers-env clean
+	docs examples-node test-slow test-gpu check-tensorrt-api peers-env clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
@@ -58,13 +58,13 @@ install: check-python check-disk
 		echo "- virtual environment"; $(PYTHON) -m venv $(VENV); }
 	@echo "- packages: about 3 GB are downloaded where they are not cached yet, then unpacked"
 	@if [ -t 1 ]; then quiet=; else quiet=--quiet; fi; \
-	$(BIN)/python -m pip install $$quiet --disable-pip-version-check -c constraints.txt -e '.[rtx,train,viz,dev]'
+	$(BIN)/python -m pip install $$quiet --disable-pip-version-check -c constraints.txt -e '.[rtx,train,viz,docs,dev]'
 	@echo "$(VENV) is ready"
 
 demo: env ## Run the demo; WEIGHTS=checkpoint and IMAGES=folder to use your own
 	@$(BIN)/python -m demo.run $(if $(WEIGHTS),--weights "$$WEIGHTS") $(if $(IMAGES),--images "$$IMAGES")
 
-test: env lint typecheck ## Lint, check types, then run the tests
+test: env lint typecheck examples-node ## Lint, check types, then run the tests
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 lint: env ## Check style, formatting and the directions of imports
@@ -78,6 +78,23 @@ typecheck: env ## Check types with mypy
 format: env ## Format the code and apply ruff's safe fixes
 	@$(BIN)/ruff check --fix --quiet || true
 	@$(BIN)/ruff format
+
+docs: env ## Build the documentation site into build/site; a broken link or reference fails
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "the documentation is in build/site/index.html"
+
+# the packages' install scripts would download GPU libraries, which the example does not need
+NODE_EXAMPLE := examples/javascript
+examples-node: ## Install onnxruntime-node (290 MB) for the example in JavaScript, where npm is installed
+	@if ! command -v npm > /dev/null; then \
+		echo "npm is not on the PATH: the example in JavaScript is not tested"; \
+	elif ! cmp -s $(NODE_EXAMPLE)/package-lock.json $(NODE_EXAMPLE)/node_modules/.stamp; then \
+		if npm ci --prefix $(NODE_EXAMPLE) --ignore-scripts --no-audit --no-fund --loglevel=error; then \
+			cp $(NODE_EXAMPLE)/package-lock.json $(NODE_EXAMPLE)/node_modules/.stamp; \
+		else \
+			echo "npm cannot install onnxruntime-node: the example in JavaScript is not tested"; \
+		fi; \
+	fi
 
 test-slow: env ## Run the tests, the slow ones too
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --run-slow

@@ -81,7 +81,7 @@ def main() -> None:
     reference: list[InstanceDetections] = []
     rows = []
     for name, graph in graphs(arguments.onnx, arguments.other):
-        with Predictor.of(OnnxRuntimeBackend.from_bytes(graph.SerializeToString(), name, "cpu")) as predictor:
+        with Predictor(OnnxRuntimeBackend.from_bytes(graph.SerializeToString(), name, "cpu")) as predictor:
             found = detections_of(predictor, images)
             reference = reference or found
             row: dict[str, Any] = {"graph": name} | agreement_with(reference, found)

@@ -24,18 +24,26 @@ from condinst_deploy.errors import (
 if TYPE_CHECKING:
     from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest
     from condinst_deploy.masks import Masks
+    from condinst_deploy.runtime.cores import CpuThreads
+    from condinst_deploy.runtime.observer import Observer, StageTime, StageTimer
+    from condinst_deploy.runtime.options import PredictorOptions
     from condinst_deploy.runtime.predictor import Predictor
-    from condinst_deploy.runtime.preprocessing.factory import InputOptions
+    from condinst_deploy.runtime.preprocessing.types import InputOptions
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
+    "CpuThreads": "condinst_deploy.runtime.cores",
     "ImageGeometry": "condinst_deploy.contract",
-    "InputOptions": "condinst_deploy.runtime.preprocessing.factory",
+    "InputOptions": "condinst_deploy.runtime.preprocessing.types",
     "InstanceDetections": "condinst_deploy.contract",
     "Masks": "condinst_deploy.masks",
     "ModelManifest": "condinst_deploy.contract",
+    "Observer": "condinst_deploy.runtime.observer",
     "Predictor": "condinst_deploy.runtime.predictor",
+    "PredictorOptions": "condinst_deploy.runtime.options",
+    "StageTime": "condinst_deploy.runtime.observer",
+    "StageTimer": "condinst_deploy.runtime.observer",
 }
 
 __all__ = [
@@ -44,6 +52,7 @@ __all__ = [
     "CheckpointError",
     "CondInstError",
     "ConfigError",
+    "CpuThreads",
     "DataError",
     "EngineError",
     "ExportError",
@@ -53,8 +62,12 @@ __all__ = [
     "InstanceDetections",
     "Masks",
     "ModelManifest",
+    "Observer",
     "OutputError",
     "Predictor",
+    "PredictorOptions",
+    "StageTime",
+    "StageTimer",
     "VerificationError",
     "__version__",
 ]

@@ -1,15 +1,14 @@
 """`condinst-client`: ask a served model about images, or whether it is healthy."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from condinst_deploy.cli.command import FAILED, command_app, progress_bar, terminal
+from condinst_deploy.cli.command import FAILED, command_app, labelled, print_json, print_line, progress_bar, terminal
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.serving.protocol import MODEL, RequestOptions
+from condinst_deploy.support.json_text import json_text
 
 if TYPE_CHECKING:
     from condinst_deploy.contract import InstanceDetections
@@ -53,12 +52,12 @@ def _healthy(served: "Client", as_json: bool) -> bool:
 
     found = check_health(served.transport, served.model)
     if as_json:
-        print(json.dumps(found.to_dict()))
+        print_json(found.to_dict())
     else:
         said = "answers" if found.answers else "does not answer"
-        terminal.print(f"{escape(served.model)} {said}" + (f": {escape(found.reason)}" if found.reason else ""))
+        print_line(f"{served.model} {said}" + (f": {found.reason}" if found.reason else ""))
         if found.reloaded:
-            terminal.print(f"loaded again: {', '.join(found.reloaded)}")
+            print_line(f"loaded again: {', '.join(found.reloaded)}")
     return found.answers
 
 
@@ -74,16 +73,16 @@ def _detect(served: "Client", images: list[str], overlays: Path | None, as_json:
         ):
             if found.detections is None:
                 failed += 1
-                terminal.print(f"failed: {escape(str(found.error))}")
+                terminal.print(labelled("failed:", "yellow", found.error))
                 entry: dict[str, Any] = {"file_name": str(path), "error": str(found.error)}
             else:
                 entry = {"file_name": str(path), "detections": found.detections.to_coco(number)}
                 if overlays is not None:
                     _draw(found.detections, path, overlays / f"{number:06d}_{path.stem[:100]}.jpg")
             if as_json:
-                print(json.dumps(entry, allow_nan=False))
+                print(json_text(entry, "a result"), flush=True)
             elif found.detections is not None:
-                terminal.print(f"{escape(str(path))}: {len(found.detections)} instances")
+                print_line(f"{path}: {len(found.detections)} instances")
     return failed == 0
 
 

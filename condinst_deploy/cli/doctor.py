@@ -1,20 +1,18 @@
 """`condinst-doctor`: what this machine has, and whether it can run a model file."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
-from condinst_deploy.cli.command import FAILED, command_app, terminal
+from condinst_deploy.cli.command import FAILED, command_app, labelled, print_json, results_console, terminal
 
 if TYPE_CHECKING:
     from condinst_deploy.doctor import Check
 
-MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "absent": "[dim]absent[/]", "failed": "[red]failed[/]"}
-WIDTH = max(len(status) for status in MARKS)
+STYLES = {"ok": "green", "warning": "yellow", "absent": "dim", "failed": "red"}
+WIDTH = max(len(status) for status in STYLES)
 
 
 def doctor(
@@ -34,27 +32,26 @@ def doctor(
     with terminal.status("checking this machine"):
         found = diagnose(file)
     if as_json:
-        print(json.dumps(found.to_dict(), indent=2, allow_nan=False))
+        print_json(found.to_dict(), "the diagnosis")
     else:
-        console = Console(highlight=False, soft_wrap=True, emoji=False)
-        console.print("[bold]this machine[/]")
+        console = results_console()
+        console.print(Text("this machine", "bold"))
         for line in _lines(found.machine):
             console.print(line)
         if found.file:
-            console.print(f"[bold]{escape(found.path)}[/]")
+            console.print(labelled("file", "bold", found.path))
             for line in _lines(found.file):
                 console.print(line)
     if not found.ok:
         raise typer.Exit(FAILED)
 
 
-def _lines(checks: "tuple[Check, ...]") -> list[str]:
+def _lines(checks: "tuple[Check, ...]") -> list[Text]:
     lines = []
     for check in checks:
-        padding = " " * (WIDTH - len(check.status))
-        lines.append(f"  {MARKS[check.status]}{padding}  {check.name}: {escape(check.found)}")
+        lines.append(labelled(f"  {check.status:{WIDTH}} ", STYLES[check.status], f"{check.name}: {check.found}"))
         if check.advice and check.status != "ok":
-            lines.append(f"  {' ' * WIDTH}  -> {escape(check.advice)}")
+            lines.append(labelled(f"  {'':{WIDTH}} ", "", f"-> {check.advice}"))
     return lines
 
 

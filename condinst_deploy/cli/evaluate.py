@@ -1,6 +1,5 @@
 """`condinst-eval`: COCO's figures of models and results files, side by side, and how far they agree."""
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,12 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import TaskID
 from rich.table import Table
 
-from condinst_deploy.cli.command import FAILED, INTERRUPTED, command_app, progress_bar, terminal
+from condinst_deploy.cli.command import (
+    FAILED,
+    INTERRUPTED,
+    command_app,
+    labelled,
+    print_json,
+    progress_bar,
+    results_console,
+    terminal,
+)
 
 if TYPE_CHECKING:
     from condinst_deploy.evaluation.evaluator import Evaluation, OnProgress
@@ -78,7 +84,7 @@ def evaluate(
     options = Options(out, device, batch_size, score_threshold, fast, fresh)
     with terminal.status("reading the annotations"):
         ground_truth = load_ground_truth(annotations, images, limit)
-    terminal.print(f"{len(ground_truth)} images, {len(ground_truth.class_names)} classes: {escape(str(annotations))}")
+    terminal.print(f"{len(ground_truth)} images, {len(ground_truth.class_names)} classes: {annotations}")
     with _explained_interruption(sources, fresh), progress_bar() as progress:
         evaluation = run(sources, ground_truth, options, _on_progress(progress))
     verdict = Verdict(gate, () if gate is None else tuple(failures(evaluation, gate)))
@@ -114,12 +120,12 @@ def _on_progress(progress: Any) -> "OnProgress":
     def on_progress(what: str, done: int, of: int) -> None:
         nonlocal told
         if what not in tasks:
-            tasks[what] = progress.add_task(escape(what), total=of, completed=done)
+            tasks[what] = progress.add_task(what, total=of, completed=done)
             if done:
-                terminal.print(f"{escape(what)}: {done} of {of} images were finished before")
+                terminal.print(f"{what}: {done} of {of} images were finished before")
         progress.update(tasks[what], completed=done)
         if not terminal.is_terminal and time.monotonic() - told >= LINE_SECONDS:
-            terminal.print(f"{escape(what)}: {done} of {of}")
+            terminal.print(f"{what}: {done} of {of}")
             told = time.monotonic()
 
     return on_progress
@@ -131,15 +137,15 @@ def _print(
     from condinst_deploy.evaluation.gate import compared
 
     if as_json:
-        print(json.dumps(metrics, indent=2))
+        print_json(metrics, "the figures")
     else:
-        console = Console(highlight=False, emoji=False)
-        console.print(_table(evaluation, per_class))
+        console = results_console()
+        console.print(_table(evaluation, per_class), soft_wrap=False)
         for comparison in metrics["comparisons"]:
-            console.print(_agreement_line(comparison), soft_wrap=True)
-        console.print(f"report: {escape(str(report))}", soft_wrap=True)
+            console.print(_agreement_line(comparison))
+        console.print(f"report: {report}")
     for failure in verdict.failures:
-        terminal.print(f"[bold red]gate failed:[/] {escape(str(failure))}")
+        terminal.print(labelled("gate failed:", "bold red", failure))
     if verdict.limit is not None and not verdict.failures:
         terminal.print(f"gate passed: no {compared(evaluation)} differs by more than {verdict.limit:g} points")
 
@@ -147,7 +153,7 @@ def _print(
 def _table(evaluation: "Evaluation", per_class: bool) -> Table:
     from condinst_deploy.evaluation.report import class_table, metrics_table
 
-    table = Table("AP points", *(escape(side.name) for side in evaluation.sides), show_edge=False, pad_edge=False)
+    table = Table("AP points", *(side.name for side in evaluation.sides), show_edge=False, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
         column.overflow = "fold"
@@ -155,7 +161,7 @@ def _table(evaluation: "Evaluation", per_class: bool) -> Table:
         table.add_row(name, *map(_cell, row), end_section=name.endswith("AR large"))
     if per_class:
         for name, kind, row in class_table(evaluation):
-            table.add_row(f"{escape(name)} {kind} AP", *map(_cell, row))
+            table.add_row(f"{name} {kind} AP", *map(_cell, row))
     return table
 
 
@@ -182,7 +188,7 @@ def _agreement_line(comparison: dict[str, Any]) -> str:
     if metrics["mask_iou"]["median"] is not None:
         median, lowest = (iou_text(metrics["mask_iou"][name]) for name in ("median", "min"))
         line += f", mask IoU median {median}, lowest {lowest}"
-    return escape(line)
+    return line
 
 
 main = command_app(evaluate)

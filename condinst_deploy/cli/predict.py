@@ -1,19 +1,26 @@
 """`condinst-predict`: a model and images become overlay images and a COCO results file."""
 
-import json
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
-from rich.markup import escape
 
-from condinst_deploy.cli.command import FAILED, INTERRUPTED, command_app, progress_bar, terminal
+from condinst_deploy.cli.command import (
+    FAILED,
+    INTERRUPTED,
+    Pixels,
+    command_app,
+    labelled,
+    print_json,
+    print_line,
+    progress_bar,
+    terminal,
+)
 from condinst_deploy.contract.artifacts import check_there, kind_of
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.runtime.cores import usable_cores
@@ -36,12 +43,6 @@ class Outcome:
     images: list[dict[str, Any]] = field(default_factory=list)  # entries of images.json
     skipped: list[dict[str, str]] = field(default_factory=list)
     interrupted: bool = False
-
-
-class Pixels(StrEnum):
-    """What `InputOptions.pixels` can be."""
-
-    EXACT, FAST, CUDA = "exact", "fast", "cuda"
 
 
 def predict(
@@ -94,18 +95,25 @@ def predict(
     # imported here, so that --help does not wait for the backends
     from condinst_deploy.runtime.coco_results import coco_results, write_json
     from condinst_deploy.runtime.predictor import Predictor
-    from condinst_deploy.runtime.preprocessing.factory import InputOptions
+    from condinst_deploy.runtime.preprocessing.types import InputOptions
 
     paths = _images(images)
     check_there(model)
     names = None if classes is None else [name.strip() for name in classes.split(",") if name.strip()]
     with terminal.status("loading the model"):
-        inputs = InputOptions(pixels.value)
-        predictor = Predictor(model, device, score_threshold, names, max_detections, batch_size, inputs)
+        predictor = Predictor(
+            model,
+            device=device,
+            score_threshold=score_threshold,
+            classes=names,
+            max_detections=max_detections,
+            batch_size=batch_size,
+            inputs=InputOptions(pixels.value),
+        )
     with predictor:
         backend = predictor.backend
         note = f" ({backend.note})" if backend.note else ""
-        terminal.print(f"{escape(str(model))}{note}: {backend.name} on {backend.device}, {len(paths)} images")
+        terminal.print(f"{model}{note}: {backend.name} on {backend.device}, {len(paths)} images")
         with coco_results(out / RESULTS_FILE) as writer:
             outcome = detect(predictor, paths, out / OVERLAYS if overlays else None, writer)
         categories = [
@@ -147,7 +155,7 @@ def detect(predictor: "Predictor", paths: Sequence[Path], overlays: Path | None,
                         recorder.add(image, prediction)
                         continue
                     outcome.skipped.append({"file_name": str(image.path), "error": str(prediction.error)})
-                    progress.console.print(f"[yellow]skipped:[/] {escape(str(prediction.error))}")
+                    terminal.print(labelled("skipped:", "yellow", prediction.error))
         except KeyboardInterrupt:
             outcome.interrupted = True
         recorder.finish()
@@ -241,9 +249,9 @@ def _report(out: Path, outcome: Outcome, detections: int, as_json: bool) -> None
             "skipped": outcome.skipped,
             "interrupted": outcome.interrupted,
         }
-        print(json.dumps(summary, indent=2))
+        print_json(summary)
     else:
-        print(f"{detections} detections in {done} images, {skipped} skipped: {out}")
+        print_line(f"{detections} detections in {done} images, {skipped} skipped: {out}")
     if outcome.interrupted:
         terminal.print("interrupted; the results hold the images that were finished")
         raise typer.Exit(INTERRUPTED)

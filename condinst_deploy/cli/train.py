@@ -1,6 +1,5 @@
 """`condinst-train`: a recipe and COCO-format data become a trained model."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -8,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.progress import Progress
 
-from condinst_deploy.cli.command import INTERRUPTED, command_app, progress_bar, terminal
+from condinst_deploy.cli.command import INTERRUPTED, command_app, print_json, print_line, progress_bar, terminal
 from condinst_deploy.contract.artifacts import CHECKPOINT, check_there
 from condinst_deploy.errors import ConfigError
 
@@ -110,9 +108,9 @@ def train(
     with _explained_interruption(run, folder), progress_bar() as progress:
         metrics = loop.train(run, sets, folder, _reports(progress, run.iteration, chosen))
     if as_json:
-        print(json.dumps({"out": str(folder.absolute()), **metrics}, indent=2))
+        print_json({"out": str(folder.absolute()), **metrics})
     else:
-        print(f"mask AP {metrics['segm/ap']:.4f}, box AP {metrics['bbox/ap']:.4f}: {folder.absolute()}")
+        print_line(f"mask AP {metrics['segm/ap']:.4f}, box AP {metrics['bbox/ap']:.4f}: {folder.absolute()}")
 
 
 @contextmanager
@@ -121,7 +119,7 @@ def _explained_interruption(run: "TrainingRun", folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as e:
-        terminal.print(f"stopped at iteration {run.iteration}, saved {escape(str(folder))}/last.pth; --resume goes on")
+        terminal.print(f"stopped at iteration {run.iteration}, saved {folder}/last.pth; --resume goes on")
         raise typer.Exit(INTERRUPTED) from e
 
 

@@ -1,13 +1,11 @@
 """`condinst-triton-repo`: write a model repository for NVIDIA Triton Inference Server."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from condinst_deploy.cli.command import command_app, terminal
+from condinst_deploy.cli.command import command_app, print_json, print_line, terminal
 from condinst_deploy.contract.artifacts import check_there
 from condinst_deploy.serving.triton.limits import Limits
 
@@ -53,10 +51,10 @@ def triton_repo(
     )
     path = write_repository(model, out, options)
     if as_json:
-        print(json.dumps({"path": str(path), "options": asdict(options)}, indent=2))
+        print_json({"path": str(path), "options": asdict(options)})
         return
-    terminal.print(f"layout {layout}; {escape(str(path / 'README.md'))} says how to start the server")
-    print(path)
+    terminal.print(f"layout {layout}; {path / 'README.md'} says how to start the server")
+    print_line(path)
 
 
 main = command_app(triton_repo)

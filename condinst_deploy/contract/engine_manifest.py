@@ -4,20 +4,21 @@ The engine stays a plain plan, which `trtexec --loadEngine` reads; the manifest 
 `model.engine.json`.
 """
 
-import json
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from condinst_deploy.contract import ModelManifest
 from condinst_deploy.contract.artifacts import ENGINE, check_there
+from condinst_deploy.contract.engine_ranges import CheckedRanges
 from condinst_deploy.contract.versioned import versioned_values
 from condinst_deploy.errors import ArtifactError
 from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.digests import sha256_of_bytes
+from condinst_deploy.support.json_text import json_text
 
 Flavour = Literal["tensorrt", "rtx"]
 MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
@@ -68,9 +69,14 @@ class FoundPrecision:
     source: str  # TYPED_NETWORK: what the builder was bound to; ENGINE_INSPECTOR: what the engine has
     layers: Mapping[str, int]  # float32, float16 or bfloat16 -> number of layers
 
-    def is_as_asked(self, precision: str) -> bool:
-        """Whether layers have the precision that was asked for, and none a half type that was not."""
-        return precision in self.layers and self.layers.keys() <= {"float32", precision}
+    def is_as_asked(self, precision: str, also: Collection[str] = ()) -> bool:
+        """Whether layers have the precision that was asked for, and none a half type that was not.
+
+        Args:
+            precision: of the engine.
+            also: types that the policy gives single nodes.
+        """
+        return precision in self.layers and self.layers.keys() <= {"float32", precision, *also}
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,7 @@ class EngineManifest:
     build_seconds: float = 0.0
     host: str = ""
     tools: Mapping[str, str] = field(default_factory=dict)
+    ranges: CheckedRanges | None = None  # of a half engine; None: float32, or built before there was a check
     version: int = ENGINE_MANIFEST_VERSION
 
     def __post_init__(self) -> None:
@@ -112,7 +119,7 @@ class EngineManifest:
 
     def to_json(self) -> str:
         """Indented JSON, for people to read."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        return json_text(asdict(self), "the engine's manifest", indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "EngineManifest":
@@ -126,6 +133,13 @@ class EngineManifest:
             return _from_values(values)
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise ArtifactError(f"the manifest cannot be used ({e!r}); build the engine again") from e
+
+    @property
+    def is_as_asked(self) -> bool:
+        """Whether the layers have the types that precision and policy ask for."""
+        also = {"bf16": "bfloat16", "fp16": "float16"}
+        own = self.ranges.policy if self.ranges is not None else {}
+        return self.found.is_as_asked(self.precision, [kind for level, kind in also.items() if level in own])
 
     @property
     def inputs(self) -> tuple[EngineTensor, ...]:
@@ -254,6 +268,7 @@ def _from_values(values: dict[str, Any]) -> EngineManifest:
         "profiles": tuple({name: _range(r) for name, r in profile.items()} for profile in values["profiles"]),
         "model": ModelManifest.from_dict(values["model"]),
         "plugins": tuple(values["plugins"]),
+        "ranges": CheckedRanges.from_values(values["ranges"]) if values.get("ranges") else None,
     }
     return EngineManifest(**values | rebuilt)
 

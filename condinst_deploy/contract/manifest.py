@@ -1,6 +1,5 @@
 """The manifest: what an artifact says of itself."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
@@ -8,6 +7,7 @@ from typing import Any, get_args
 from condinst_deploy.contract.settings import Family, Preprocessing, Selection, known_fields
 from condinst_deploy.contract.versioned import checked_version, versioned_values
 from condinst_deploy.errors import ArtifactError, ConfigError
+from condinst_deploy.support.json_text import json_text
 
 MANIFEST_VERSION = 1
 MANIFEST_KEY = "condinst_deploy"
@@ -65,7 +65,7 @@ class ModelManifest:
 
     def to_json(self) -> str:
         """One line of JSON."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        return json_text(asdict(self), "the manifest")
 
     @classmethod
     def from_json(cls, text: str) -> "ModelManifest":

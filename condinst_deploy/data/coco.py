@@ -143,24 +143,30 @@ class CocoDataset:
         )
 
 
-def masks_at(sample: Sample, size: tuple[int, int]) -> BoolArray:
-    """Masks `(n, h, w)` of a sample resized to `size`, as mmdetection makes them.
+def masks_at(sample: Sample, size: tuple[int, int], flipped: bool = False) -> BoolArray:
+    """Masks `(n, h, w)` of a sample resized to `size`, and mirrored if `flipped`, as mmdetection makes them.
 
-    Polygons are scaled and then rasterised; bitmaps are sampled at `floor(i * old / new)`.
+    Polygons are scaled, mirrored and then rasterised, which differs by single pixels from a mirrored bitmap; bitmaps
+    are sampled at `floor(i * old / new)` and then mirrored. What lies beyond the image is cut off at the image, where
+    mmdetection cuts at its padding.
     """
     height, width = sample.image.shape[:2]
     masks = np.zeros((len(sample.segmentations), *size), dtype=np.bool_)
     for mask, segmentation in zip(masks, sample.segmentations, strict=True):
         if isinstance(segmentation, tuple):
-            mask[:] = _rasterised(segmentation, (height, width), size)
+            mask[:] = _rasterised(segmentation, (height, width), size, flipped)
         else:
-            mask[:] = _nearest(coco_mask.decode(segmentation), size)
+            bitmap = _nearest(coco_mask.decode(segmentation), size)
+            mask[:] = bitmap[:, ::-1] if flipped else bitmap
     return masks
 
 
-def _rasterised(polygons: Polygons, old: tuple[int, int], new: tuple[int, int]) -> BoolArray:
+def _rasterised(polygons: Polygons, old: tuple[int, int], new: tuple[int, int], flipped: bool) -> BoolArray:
     scale = np.array([new[1] / old[1], new[0] / old[0]])  # x, y
     scaled = [(part.reshape(-1, 2) * scale).ravel() for part in polygons]
+    if flipped:
+        for part in scaled:
+            part[::2] = new[1] - part[::2]
     return np.asarray(coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(scaled, *new))), dtype=np.bool_)
 
 

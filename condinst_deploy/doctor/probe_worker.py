@@ -4,11 +4,12 @@
 output.
 """
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from condinst_deploy.support.json_text import json_text
 
 IDENTITY = bytes.fromhex(
     "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a0808011204"
@@ -142,7 +143,7 @@ def main(arguments: list[str]) -> None:
         found = {"missing": str(e)}
     except Exception as e:  # a probe exists to find out how a library fails
         found = {"failed": f"{type(e).__name__}: {e}"[:500]}
-    print("\n" + json.dumps(found))
+    print("\n" + json_text(found, "the findings"))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from condinst_deploy.contract.artifacts import check_there
 from condinst_deploy.errors import ConfigError, DataError
+from condinst_deploy.runtime.observer import Observer
 
 REPORT, METRICS = "report.html", "figures.json"
 
@@ -32,6 +33,7 @@ class Options:
     score_threshold: float | None = None  # keep scores above; None: the models' own
     fast: bool = False  # faster-coco-eval
     fresh: bool = False  # begin every journal anew
+    observer: Observer | None = None  # called for each stage of the models and of the evaluation
 
     def __post_init__(self) -> None:
         threshold = self.score_threshold

@@ -1,5 +1,6 @@
 """The frozen description of a CondInst network."""
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
@@ -24,6 +25,12 @@ BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 NORM_GROUPS = 32
 """Groups of the towers' GroupNorm."""
 
+BOXINST_WIDTHS: dict[Family, tuple[int, int]] = {"mmdet": (16, 16), "adelaidet": (16, 8)}
+"""Mask channels and hidden channels of the mask head of the published BoxInst models (arXiv 2012.02310).
+
+CondInst's are (8, 8); otherwise BoxInst's network is CondInst's.
+"""
+
 Neck = Literal["fpn", "bifpn"]
 """What makes P3..P7 of the backbone's features."""
 
@@ -46,8 +53,8 @@ class CondInstConfig:
     tower_convs: int = 4
     mask_branch_channels: int = 128
     mask_branch_convs: int = 4
-    mask_channels: int = 8  # channels of the mask features
-    dynamic_channels: int = 8  # hidden channels of the dynamic mask head
+    mask_channels: int = 8  # channels of the mask features; BoxInst has 16
+    dynamic_channels: int = 8  # hidden channels of the dynamic mask head; mmdetection's BoxInst has 16
     semantic_head: bool = False  # a classifier of P3's pixels, which only training uses
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     selection: Selection = field(default_factory=Selection)
@@ -90,7 +97,11 @@ class CondInstConfig:
     def title(self) -> str:
         """Short name of the architecture, for messages."""
         parts = [f"ResNet-{self.depth}", "BiFPN" if self.neck == "bifpn" else ""]
-        return " ".join(part for part in (*parts, "with a semantic head" if self.semantic_head else "") if part)
+        parts.append("with a semantic head" if self.semantic_head else "")
+        widths = self.mask_channels, self.dynamic_channels
+        if widths in BOXINST_WIDTHS.values():
+            parts.append(f"with BoxInst's mask head ({widths[0]} mask channels, {widths[1]} hidden ones)")
+        return " ".join(part for part in parts if part)
 
     @property
     def backbone_channels(self) -> tuple[int, int, int]:
@@ -101,7 +112,7 @@ class CondInstConfig:
 
     @property
     def num_params(self) -> int:
-        """Parameters that the controller predicts per instance (169 for the published models)."""
+        """Parameters that the controller predicts per instance: 169 for CondInst, 233 and 593 for BoxInst."""
         hidden, inputs = self.dynamic_channels, self.mask_channels + 2
         return hidden * inputs + hidden * hidden + hidden + hidden + hidden + 1
 
@@ -125,3 +136,18 @@ class CondInstConfig:
             preprocessing=Preprocessing.from_dict(values.get("preprocessing", {})),
             selection=Selection.from_dict(values.get("selection", {})),
         )
+
+
+def hidden_width(mask_channels: int, num_params: int) -> int | None:
+    """Hidden channels h of a dynamic mask head with `num_params = h (C + 2) + h h + 3 h + 1` parameters.
+
+    Args:
+        mask_channels: channels C of the mask features.
+        num_params: parameters of one instance.
+
+    Returns:
+        The width; None where no whole number gives so many parameters.
+    """
+    linear = mask_channels + 5
+    width = (math.isqrt(linear**2 + 4 * max(num_params - 1, 0)) - linear) // 2
+    return width if width >= 1 and width * width + linear * width + 1 == num_params else None

@@ -1,39 +1,22 @@
 """Backend `onnxruntime`: an exported file, on a CPU or through the CUDA provider."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from condinst_deploy.contract import INPUTS, MANIFEST_KEY, OUTPUTS, ModelManifest, NetworkInputs, NetworkOutputs
+from condinst_deploy.contract import INPUTS, MANIFEST_KEY, OUTPUTS, ModelManifest, NetworkOutputs
 from condinst_deploy.contract.artifacts import ONNX, check_there
-from condinst_deploy.errors import ArtifactError, BackendError, ConfigError
+from condinst_deploy.errors import ArtifactError, BackendError
 from condinst_deploy.runtime.backend import Backend
-from condinst_deploy.runtime.cores import usable_cores
+from condinst_deploy.runtime.cores import CpuThreads, usable_cores
 from condinst_deploy.runtime.devices import driver_present, parsed_device
+from condinst_deploy.runtime.preprocessing.types import Inputs
 from condinst_deploy.support.versions import installed_versions
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-@dataclass(frozen=True)
-class CpuThreads:
-    """Threads that compute one batch on a CPU."""
-
-    count: int | None = None  # None: `usable_cores`, one for each physical core that this process may use
-    spin: bool = True  # wait busily for the next operator: faster alone, slower where others want the same cores
-
-    def __post_init__(self) -> None:
-        """Check the number.
-
-        Raises:
-            ConfigError: it is not at least 1.
-        """
-        if self.count is not None and self.count < 1:
-            raise ConfigError(f"the number of threads is {self.count}; expected at least 1, or None for all cores")
-
-
 class OnnxRuntimeBackend(Backend):
-    """Runs an exported ONNX file; the provider asked for is the one that runs, or loading fails."""
+    """Runs an exported ONNX file. Loading fails if ONNX Runtime does not run it on the device that was asked for."""
 
     name = "onnxruntime"
 
@@ -44,7 +27,7 @@ class OnnxRuntimeBackend(Backend):
 
     @classmethod
     def load(cls, path: Path, device: str = "auto", threads: CpuThreads | None = None) -> Self:
-        """Load an exported file and check that it is one of ours."""
+        """Load an exported file and check its manifest."""
         check_there(path, ONNX)
         try:
             content = path.read_bytes()
@@ -54,17 +37,17 @@ class OnnxRuntimeBackend(Backend):
 
     @classmethod
     def from_bytes(cls, content: bytes, name: str, device: str = "auto", threads: CpuThreads | None = None) -> Self:
-        """Load a serialised file; `name` is what messages call it."""
+        """Load the content of a file; messages call it `name`."""
         chosen = parsed_device(device, gpu_usable=_gpu_usable())
         session = _session(content, name, chosen.kind, chosen.index, threads)
         manifest = _manifest(session, name)
         return cls(session, manifest, str(chosen))
 
-    def forward(self, inputs: NetworkInputs) -> NetworkOutputs:
+    def forward(self, inputs: Inputs) -> NetworkOutputs:
         """Run the network on one batch."""
         if self._session is None:
             raise BackendError("this model was closed; load it again")
-        feed = dict(zip(INPUTS, inputs, strict=True))
+        feed = dict(zip(INPUTS, inputs.on_host(), strict=True))
         return NetworkOutputs(*self._session.run(list(OUTPUTS), feed))
 
     def close(self) -> None:
@@ -109,12 +92,12 @@ def _gpu_usable() -> bool:
 
 
 def _options(threads: CpuThreads) -> Any:
-    """What differs from ONNX Runtime's defaults; docs/architecture.md has the others that were measured."""
+    """Return the options that differ from ONNX Runtime's defaults."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; a provider's fall-back is checked below
-    # its own default counts the machine's physical cores, those too that taskset or a container's quota leaves out
+    options.log_severity_level = 3  # errors; `_session` checks whether the provider runs
+    # ONNX Runtime's default counts all physical cores, including cores that taskset or a container's quota excludes
     options.intra_op_num_threads = threads.count or usable_cores()
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(threads.spin)))
     return options
@@ -137,7 +120,7 @@ def _manifest(session: Any, name: str) -> ModelManifest:
 
 
 def _refuse_two_runtimes() -> None:
-    """`onnxruntime` and `onnxruntime-gpu` share a folder: with both, which one runs is an accident."""
+    """Refuse `onnxruntime` beside `onnxruntime-gpu`: they share a folder, so it is undefined which one runs."""
     versions = [f"{name} {found}" for name, found in installed_versions(("onnxruntime", "onnxruntime-gpu")).items()]
     if len(versions) < 2:
         return

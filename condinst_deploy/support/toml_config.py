@@ -29,7 +29,7 @@ def recipe_from_toml(default: T, name: str, folder: Traversable) -> T:
     if path.suffix != ".toml":
         path = _packaged(name, folder)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise ConfigError(f"{path} cannot be read as a recipe ({e})") from e
     try:

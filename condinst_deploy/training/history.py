@@ -1,12 +1,13 @@
 """What a run has been through: a line of JSON a record, TensorBoard scalars, and an image of the curves."""
 
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.support.atomic_write import atomic_path
-from condinst_deploy.support.closing import Closing
+from condinst_deploy.support.json_text import json_text
 
 HISTORY_FILE = "history.jsonl"
 LOSSES = ("cls", "box", "centerness", "mask", "semantic")
@@ -14,7 +15,7 @@ LOSSES = ("cls", "box", "centerness", "mask", "semantic")
 Record = dict[str, float]
 
 
-class History(Closing):
+class History(AbstractContextManager["History"]):
     """Records by iteration; a resumed run first forgets what came after its checkpoint."""
 
     def __init__(self, folder: Path, iteration: int) -> None:
@@ -26,14 +27,14 @@ class History(Closing):
         self._path = folder / HISTORY_FILE
         self.records = [record for record in read_history(self._path) if record["iteration"] <= iteration]
         with atomic_path(self._path) as temporary:
-            temporary.write_text("".join(json.dumps(record) + "\n" for record in self.records), encoding="utf-8")
+            temporary.write_text("".join(_line(record) for record in self.records), encoding="utf-8")
         self._stream = self._path.open("a", encoding="utf-8")
         self._scalars: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=iteration + 1)
 
     def add(self, record: Record) -> None:
         """Append figures of one iteration (`iteration` among them)."""
         self.records.append(record)
-        self._stream.write(json.dumps(record) + "\n")
+        self._stream.write(_line(record))
         self._stream.flush()
         for name, value in record.items():
             if name != "iteration":
@@ -43,6 +44,13 @@ class History(Closing):
         """Write what is left."""
         self._stream.close()
         self._scalars.close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _line(record: Record) -> str:
+    return json_text(record, f"the record of iteration {record['iteration']:.0f}") + "\n"
 
 
 def read_history(path: Path) -> list[Record]:

@@ -99,15 +99,20 @@ class ScheduleSettings:
                 f" the {self.decay} decay needs some after the warm-up"
             )
 
-    def learning_rate(self, iteration: int, full: float) -> float:
-        """The rate of an iteration, counted from 0."""
+    def learning_rate(self, iteration: int, full: float, family: Family = "mmdet") -> float:
+        """The rate of an iteration, counted from 0.
+
+        A linear warm-up of n iterations reaches the full rate at iteration n - 1 in mmdetection (mmengine's `LinearLR`)
+        and at iteration n in AdelaiDet (detectron2's `WarmupMultiStepLR`).
+        """
         if self.decay == "steps":
             rate = full * self.step_factor ** sum(iteration >= step for step in self.steps)
         else:
             progress = (iteration - self.warmup_iterations) / (self.iterations - self.warmup_iterations)
             rate = full * SHARES[self.decay](min(max(progress, 0.0), 1.0))
-        if iteration < self.warmup_iterations:
-            rate *= self.warmup_factor + (1 - self.warmup_factor) * iteration / self.warmup_iterations
+        full_at = self.warmup_iterations - (family == "mmdet")
+        if iteration < full_at:
+            rate *= self.warmup_factor + (1 - self.warmup_factor) * iteration / full_at
         return rate
 
 
@@ -165,6 +170,10 @@ class Recipe:
             )
         if self.late_iterations and not self.late_short_sides:
             raise ConfigError(f"late_iterations is {self.late_iterations}; expected sizes for them in late_short_sides")
+
+    def learning_rate(self, iteration: int) -> float:
+        """The rate of an iteration, counted from 0, by the rules of the model's family."""
+        return self.schedule.learning_rate(iteration, self.optimizer.learning_rate, self.model.family)
 
     def with_model(self, model: CondInstConfig) -> "Recipe":
         """This recipe for a given model, whose family decides about losses and norms.

@@ -46,7 +46,7 @@ class TrainingRun:
             ConfigError: the losses are not finite.
         """
         recipe = self.recipe
-        rate = recipe.schedule.learning_rate(self.iteration, recipe.optimizer.learning_rate)
+        rate = recipe.learning_rate(self.iteration)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("factor", 1.0)
         self.model.train()
@@ -200,7 +200,7 @@ def _start(model: CondInst, settings: StartSettings) -> None:
 
 def _load_backbone(model: CondInst, path: Path) -> None:
     """Weights of torchvision's ResNet, or of detectron2's as its checkpoints hold it: they fit each other in shape."""
-    found, wanted = resnet_weights(load_checkpoint_file(path)), model.config.family
+    found, wanted = resnet_weights(path, load_checkpoint_file(path)), model.config.family
     if found.family != wanted:
         raise ConfigError(
             f"{path} holds {RESNETS[found.family]}; the recipe's model is of the family {wanted}, which begins with"

@@ -156,7 +156,7 @@ def draw_predictions(run: TrainingRun, sets: Sets, path: Path) -> None:
 def _predictor(run: TrainingRun) -> Predictor:
     run.model.eval()
     backend = TorchBackend(LoadedModel(run.model, run.manifest, "the model in training"), run.device)
-    return Predictor.of(backend, batch_size=8)
+    return Predictor(backend, batch_size=8)
 
 
 def _record(run: TrainingRun, losses: Losses, seconds: float) -> Record:

@@ -70,8 +70,19 @@ def graph_for_builder(proto: onnx.ModelProto, recipe: BuildRecipe) -> onnx.Model
 
 def plugin_graph_for_builder(proto: onnx.ModelProto, recipe: BuildRecipe) -> Rewritten:
     """As `graph_for_builder`, with plugins in the places of the special operations, where the kernels cover them."""
-    rewritten = with_plugins(converted(proto, recipe.precision, recipe.policy))
+    typed = converted(proto, recipe.precision, recipe.policy)
+    rewritten = with_plugins(typed, _of_several_types(proto, recipe))
     return rewritten._replace(proto=onnx.inliner.inline_local_functions(rewritten.proto))
+
+
+def _of_several_types(proto: onnx.ModelProto, recipe: BuildRecipe) -> dict[str, str]:
+    """Functions whose nodes the recipe's policy names: a kernel computes all of them in one way."""
+    policy, found = recipe.policy, {}
+    for function in proto.functions:
+        named = [node.name for node in function.node if policy.rule_for(node.name) in policy.own_rules]
+        if named:
+            found[function.name] = f"the policy gives its node {named[0]} a level of its own"
+    return found
 
 
 def build_engine(
@@ -96,7 +107,7 @@ def build_engine(
         KeyboardInterrupt: Ctrl-C was pressed; the builder stopped at its next step.
     """
     surroundings = surroundings or Surroundings()
-    targets = targets_of(recipe, flavour)
+    targets, also = targets_of(recipe, flavour), recipe.policy.own_types(recipe.precision)
     started = time.perf_counter()
     log = BuilderLog(flavour.trt, surroundings.log)
     builder: tensorrt.Builder = flavour.trt.Builder(log.logger)
@@ -104,7 +115,7 @@ def build_engine(
     with whole_steps() as interruption:
         network = parsed_network(flavour, builder, _serialised(graph), log)
         check_types(network, graph)
-        check_precision(found_in_network(network), recipe.precision)
+        check_precision(found_in_network(network), recipe.precision, also)
         config = builder.create_builder_config()
         _add_profiles(builder, config, profiles, log)
         _apply(recipe, config, flavour)
@@ -118,7 +129,7 @@ def build_engine(
         raise EngineError(f"the builder could not build the engine: {log.reason}{_hint(recipe, flavour)}")
     content = bytes(memoryview(plan))
     found = _found_in_plan(content, flavour, recipe, targets, surroundings) or found_in_network(network)
-    check_precision(found, recipe.precision)
+    check_precision(found, recipe.precision, also)
     return BuiltEngine(
         plan=content,
         targets=targets,
@@ -164,8 +175,10 @@ def targets_of(recipe: BuildRecipe, flavour: BuilderLibrary) -> tuple[str, ...]:
         )
     major, minor = torch.cuda.get_device_capability()
     target = 10 * major + minor
-    if recipe.precision == "bfloat16" and target < AMPERE:
-        raise ConfigError(f"--bf16: this GPU (compute capability {target}) has no bfloat16; use --fp16")
+    if _wants_bfloat16(recipe) and target < AMPERE:
+        raise ConfigError(
+            f"{_wants_bfloat16(recipe)}: this GPU (compute capability {target}) has no bfloat16; use --fp16"
+        )
     if recipe.tensorrt.hardware_compatible and target < AMPERE:
         raise ConfigError(
             f"--hardware-compatible is for GPUs from Ampere (80) on, and this one has {target}; leave it out"
@@ -181,9 +194,18 @@ def _ahead_targets(recipe: BuildRecipe, flavour: BuilderLibrary) -> tuple[str, .
             f"--sm names {', '.join(unknown) or 'nothing'}; TensorRT for RTX {flavour.version} builds for"
             f" {', '.join(flavour.targets)}. GPUs of servers (90, 100) need --flavour tensorrt"
         )
-    if recipe.precision == "bfloat16" and "75" in targets:
-        raise ConfigError("--bf16 and --sm 75: GPUs of that generation (T4, RTX 20) have no bfloat16; use --fp16")
+    if _wants_bfloat16(recipe) and "75" in targets:
+        raise ConfigError(
+            f"{_wants_bfloat16(recipe)} and --sm 75: GPUs of that generation (T4, RTX 20) have no bfloat16; use --fp16"
+        )
     return tuple(sorted(targets, key=int))
+
+
+def _wants_bfloat16(recipe: BuildRecipe) -> str:
+    """What asks for bfloat16; empty: nothing."""
+    if recipe.precision == "bfloat16":
+        return "--bf16"
+    return "bf16 under [policy]" if "bfloat16" in recipe.policy.own_types(recipe.precision) else ""
 
 
 def _serialised(graph: onnx.ModelProto) -> bytes:

@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from condinst_deploy.contract import INPUTS, OUTPUTS, NetworkInputs
 from condinst_deploy.errors import ArtifactError, EngineError
+from condinst_deploy.runtime.cores import usable_cores
 from condinst_engines.node_types import value_types
 from condinst_engines.rounding import HALVES, rounded
 from condinst_engines.slots import PER_SLOT, Matched, matched_outputs
@@ -221,6 +222,8 @@ def _run(proto: onnx.ModelProto, names: Sequence[str], batch: NetworkInputs) -> 
             own.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = usable_cores()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(own.SerializeToString(), options, providers=["CPUExecutionProvider"])
         values = session.run(list(names), dict(zip(INPUTS, batch, strict=True)))

@@ -1,6 +1,5 @@
 """`condinst-export`: a checkpoint becomes one verified ONNX file."""
 
-import json
 import re
 import time
 from dataclasses import asdict, replace
@@ -8,9 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from condinst_deploy.cli.command import command_app, terminal
+from condinst_deploy.cli.command import command_app, print_json, print_line, terminal
 from condinst_deploy.contract import Family
 from condinst_deploy.contract.artifacts import CHECKPOINT, ONNX, check_there
 from condinst_deploy.errors import ConfigError
@@ -43,6 +41,12 @@ def export(
     nms_iou: Annotated[
         float | None, typer.Option(help="Overlap above which a detection of the same class is dropped. Default: 0.6.")
     ] = None,
+    candidates_per_level: Annotated[
+        int | None,
+        typer.Option(
+            help="Candidates that go from each pyramid level to NMS, mmdetection's nms_pre. Default: the model's, 1000."
+        ),
+    ] = None,
     static: Annotated[
         str | None,
         typer.Option(
@@ -71,13 +75,13 @@ def export(
     from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE
     from condinst_deploy.model.checkpoints import load_model
     from condinst_deploy.support.atomic_write import atomic_path
-    from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
+    from condinst_export.onnx_file import ExportOptions, onnx_from_model, tensorrt_remarks, with_options
     from condinst_export.verify import CaseResult, verify_onnx
 
-    options = ExportOptions(max_detections, score_threshold, nms_iou, shape)
+    options = ExportOptions(max_detections, score_threshold, nms_iou, shape, candidates_per_level)
     with terminal.status("reading the checkpoint"):
         loaded = load_model(weights, family)
-    terminal.print(f"{escape(str(weights))}: {loaded.note}")
+    terminal.print(f"{weights}: {loaded.note}")
     manifest = with_options(loaded.model, loaded.manifest, options)
     if class_names is not None:
         names = _class_names(class_names, len(manifest.class_names))
@@ -93,6 +97,8 @@ def export(
     with atomic_path(path) as temporary:
         with terminal.status("exporting the graph"):
             proto = onnx_from_model(loaded.model, manifest)
+        for remark in tensorrt_remarks(proto):
+            terminal.print(remark)
         terminal.print(f"comparing ONNX Runtime with PyTorch (expected: the same set, {ONNX_TOLERANCE}):")
         with terminal.status("comparing"):
             verification = verify_onnx(proto, loaded.model, manifest, show)
@@ -114,9 +120,9 @@ def export(
                 ],
             },
         }
-        print(json.dumps(summary, indent=2))
+        print_json(summary)
     else:
-        print(path)
+        print_line(path)
 
 
 def _static_shape(text: str | None) -> tuple[int, int, int] | None:
@@ -131,7 +137,7 @@ def _static_shape(text: str | None) -> tuple[int, int, int] | None:
 
 def _class_names(path: Path, count: int) -> tuple[str, ...]:
     try:
-        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path} cannot be read as a list of class names ({e})") from e
     if len(names) != count:

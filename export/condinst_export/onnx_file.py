@@ -22,6 +22,9 @@ from condinst_export.node_names import name_nodes
 TRACE_SHAPE = (2, 320, 352)
 """Batch, height and width that a dynamic graph is traced with: all different, none of them 1."""
 
+TENSORRT_TOPK = 3840
+"""Largest K of a TopK that TensorRT builds (its operator documentation)."""
+
 PROGRAM_NAME = "condinst-deploy"
 
 
@@ -33,6 +36,7 @@ class ExportOptions:
     score_threshold: float | None = None
     nms_iou: float | None = None
     static_shape: tuple[int, int, int] | None = None  # batch, height, width
+    candidates_per_level: int | None = None
 
     def __post_init__(self) -> None:
         """Check the fixed shape.
@@ -54,12 +58,25 @@ def with_options(model: CondInst, manifest: ModelManifest, options: ExportOption
     """Set the options on the model's selection rules, in place, and on a copy of its manifest."""
     changes = {
         name: value
-        for name in ("max_detections", "score_threshold", "nms_iou")
+        for name in ("max_detections", "score_threshold", "nms_iou", "candidates_per_level")
         if (value := getattr(options, name)) is not None
     }
     selection = replace(model.config.selection, **changes)
     model.config = replace(model.config, selection=selection)
     return replace(manifest, selection=selection, static_shape=options.static_shape, tools=_tools())
+
+
+def tensorrt_remarks(proto: onnx.ModelProto) -> list[str]:
+    """What full TensorRT will not build of an exported file, for the user; ONNX Runtime runs it all the same."""
+    values = {tensor.name: tensor for tensor in proto.graph.initializer}
+    counts = [node.input[1] for node in proto.graph.node if node.op_type == "TopK"]
+    largest = max((int(onnx.numpy_helper.to_array(values[name]).max()) for name in counts if name in values), default=0)
+    if largest <= TENSORRT_TOPK:
+        return []
+    return [
+        f"TensorRT's TopK takes at most {TENSORRT_TOPK} values, and this file asks for {largest}: ONNX Runtime runs it,"
+        f" an engine cannot be built from it; export with --candidates-per-level {TENSORRT_TOPK} or less for engines"
+    ]
 
 
 def onnx_from_model(model: CondInst, manifest: ModelManifest) -> onnx.ModelProto:

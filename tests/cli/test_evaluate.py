@@ -30,10 +30,14 @@ SIZES = ((120, 200), (90, 110))
 
 @pytest.fixture
 def data(tmp_path: Path) -> tuple[Path, Path]:
+    return data_set(tmp_path, COUNT)
+
+
+def data_set(tmp_path: Path, count: int) -> tuple[Path, Path]:
     """Images of two sizes with the slim model's three classes, in an order that is not the ids'."""
     (tmp_path / "pictures").mkdir()
     images, annotations = [], []
-    for i in range(COUNT, 0, -1):
+    for i in range(count, 0, -1):
         height, width = SIZES[i % 2]
         Image.fromarray(noise_image(i, height, width)).save(tmp_path / "pictures" / f"{i}.png")
         images.append({"id": i, "file_name": f"{i}.png", "height": height, "width": width})
@@ -118,27 +122,27 @@ def stop(monkeypatch: pytest.MonkeyPatch) -> Stop:
     return state
 
 
-@pytest.mark.parametrize("batch_size", [1, 2])
+# a window of batches of two is eight images: four runs
+@pytest.mark.parametrize(("count", "batch_size", "stop_at", "kept"), [(COUNT, 1, 4, 4), (11, 2, 5, 8)])
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_numbers(
-    batch_size: int, data: tuple[Path, Path], slim_checkpoint: Path, stop: Stop, monkeypatch: pytest.MonkeyPatch
+    count: int, batch_size: int, stop_at: int, kept: int, tmp_path: Path, slim_checkpoint: Path, stop: Stop
 ) -> None:
-    monkeypatch.setattr("condinst_deploy.runtime.predictor.WINDOW", 2)
+    data = data_set(tmp_path, count)
     arguments = ("--model", slim_checkpoint, "--batch-size", str(batch_size))
     assert run(data, *arguments, "--out", "whole").exit_code == 0
     whole, stop.runs, stop.images = stop.images, 0, 0
-    assert whole == COUNT
-    stop.at = 4 if batch_size == 1 else 3  # a window of four images of two sizes is three runs or less
+    assert whole == count
+    stop.at = stop_at
     done = run(data, *arguments, "--out", "parts")
     assert done.exit_code == 130
     assert "the same command goes on" in done.stderr
     assert not Path("parts/figures.json").exists()
-    kept = 4
     stop.at, stop.runs, stop.images = None, 0, 0
     done = run(data, *arguments, "--out", "parts")
     assert done.exit_code == 0
-    assert f"{kept} of {COUNT} images were finished before" in done.stderr
-    assert stop.images == COUNT - kept
-    told = f"; {kept} of {COUNT} images from the journal"
+    assert f"{kept} of {count} images were finished before" in done.stderr
+    assert stop.images == count - kept
+    told = f"; {kept} of {count} images from the journal"
     assert Path("parts/slim.pth.results.json").read_bytes() == Path("whole/slim.pth.results.json").read_bytes()
     assert Path("parts/report.html").read_text().replace(told, "") == Path("whole/report.html").read_text()
     a, b = metrics(Path("whole")), metrics(Path("parts"))

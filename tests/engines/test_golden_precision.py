@@ -24,6 +24,7 @@ from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_deploy.runtime.torch_backend import TorchBackend
 from condinst_engines.precision import converted
 from condinst_engines.rounding import rounded
+from tests.support.batches import host_batch
 from tests.support.models import GOLDEN, IMAGES, golden_detections
 
 NAMES = ("coffee", "astronaut")
@@ -55,7 +56,7 @@ def found_by(backend: Backend) -> Agreement:
 
 
 def detections(backend: Backend, name: str) -> InstanceDetections:
-    inputs, geometries = backend.preprocess([rgb_from(IMAGES / f"{name}.png")])
+    inputs, geometries = host_batch(backend, [rgb_from(IMAGES / f"{name}.png")])
     (found,) = backend.postprocess(backend.forward(inputs), geometries)
     return found
 
@@ -96,7 +97,7 @@ def test_float16_gives_no_nan_or_infinity_in_any_tensor(float16: onnx.ModelProto
         graph.graph.output.append(onnx.helper.make_tensor_value_info(f"sum_{i}", onnx.TensorProto.FLOAT, []))
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     with OnnxRuntimeBackend.load(Path(exported_r50["path"]), "cpu") as backend:
-        inputs, _ = backend.preprocess([rgb_from(IMAGES / "coffee.png")])
+        inputs, _ = host_batch(backend, [rgb_from(IMAGES / "coffee.png")])
     sums = session.run([f"sum_{i}" for i in range(len(names))], inputs._asdict())
     assert [name for name, value in zip(names, sums, strict=True) if not np.isfinite(value)] == []
 

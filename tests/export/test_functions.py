@@ -51,7 +51,10 @@ def test_select_instances_gives_the_reference_indices(case: SelectCase) -> None:
 
 @pytest.mark.parametrize(
     ("channels", "hidden", "case"),
-    [(8, 8, case) for case in mask_head_cases()] + [(4, 6, case) for case in mask_head_cases(4, 6)[:6]],
+    [(8, 8, case) for case in mask_head_cases()]
+    + [(4, 6, case) for case in mask_head_cases(4, 6)[:6]]
+    + [(16, 16, case) for case in mask_head_cases(16, 16)]
+    + [(16, 8, case) for case in mask_head_cases(16, 8)[:6]],
     ids=str,
 )
 def test_dynamic_mask_head_gives_the_reference_logits(channels: int, hidden: int, case: MaskHeadCase) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.data.coco import CocoDataset
 from condinst_deploy.data.transforms import collate, resized
+from condinst_deploy.runtime.preprocessing.batch import HostWriter
 from condinst_deploy.runtime.preprocessing.factory import preparation
 from tests.support.images import ALPHA, GREY, RGB
 
@@ -112,12 +113,12 @@ def data_set(path: Path, size: tuple[int, int]) -> CocoDataset:
 
 def assert_same_pixels(path: Path) -> Any:
     """Compare the decoded image and the network's input of both sides; return the decoded image."""
-    inferred = preparation("exact", geometry_of, "cpu")(path)
+    inferred = preparation("exact", geometry_of, HostWriter(), "cpu")(path, path.name)
     sample = data_set(path, (inferred.image.shape[0], inferred.image.shape[1]))[0]
     np.testing.assert_array_equal(sample.image, inferred.image)
     batch = collate([resized(sample, PREPROCESSING)], PREPROCESSING.pad_divisor)
-    np.testing.assert_array_equal(batch.images.numpy(), inferred.inputs.images)
-    np.testing.assert_array_equal(batch.image_sizes.numpy(), inferred.inputs.image_sizes)
+    np.testing.assert_array_equal(batch.images.numpy(), inferred.inputs.on_host().images)
+    np.testing.assert_array_equal(batch.image_sizes.numpy(), inferred.inputs.on_host().image_sizes)
     return sample.image
 
 

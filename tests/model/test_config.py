@@ -8,7 +8,7 @@ import torch
 from condinst_deploy.contract import Preprocessing, Selection
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.condinst import CondInst
-from condinst_deploy.model.config import STRIDES, CondInstConfig
+from condinst_deploy.model.config import STRIDES, CondInstConfig, hidden_width
 from tests.support.models import SLIM, SLIM_ADELAIDET, SLIM_BIFPN, mmdet_shapes, seeded_model
 
 CUSTOM = CondInstConfig(
@@ -62,8 +62,17 @@ def test_the_number_of_predicted_parameters(mask_channels: int, dynamic_channels
     assert config.num_params == expected
 
 
-def test_the_published_models_predict_169_parameters() -> None:
-    assert CondInstConfig().num_params == 169
+@pytest.mark.parametrize(("widths", "expected"), [((8, 8), 169), ((16, 8), 233), ((16, 16), 593)])
+def test_the_published_models_parameters_tell_their_widths(widths: tuple[int, int], expected: int) -> None:
+    assert CondInstConfig(mask_channels=widths[0], dynamic_channels=widths[1]).num_params == expected
+    assert hidden_width(widths[0], expected) == widths[1]
+
+
+def test_the_hidden_width_is_found_for_every_size_and_for_no_other_count() -> None:
+    for channels in (1, 8, 16, 37):
+        sizes = {CondInstConfig(mask_channels=channels, dynamic_channels=h).num_params: h for h in range(1, 40)}
+        found = {size: hidden_width(channels, size) for size in range(-2, max(sizes) + 1)}
+        assert {size: width for size, width in found.items() if width is not None} == sizes
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from condinst_deploy.contract import MANIFEST_KEY
 from condinst_deploy.errors import ArtifactError, BackendError, CheckpointError, ConfigError, ImageError
 from condinst_deploy.runtime import onnxruntime_backend
 from condinst_deploy.runtime.predictor import Predictor, load_backend
+from tests.support.batches import host_batch
 from tests.support.models import SLIM, manifest_of
 from tests.support.predictions import BACKENDS, IMAGE
 
@@ -177,9 +178,9 @@ def test_a_closed_predictor_does_not_run(
 @pytest.mark.parametrize("name", EITHER)
 def test_a_wrong_option_closes_the_model(name: str, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     backend = load_backend(models[name], "cpu")
-    monkeypatch.setattr("condinst_deploy.runtime.predictor.load_backend", lambda path, device: backend)
+    monkeypatch.setattr("condinst_deploy.runtime.predictor.load_backend", lambda *_: backend)
     with pytest.raises(ConfigError):
         Predictor(models[name], max_detections=0)
-    inputs, _ = backend.preprocess([IMAGE])
+    inputs, _ = host_batch(backend, [IMAGE])
     with pytest.raises(BackendError, match="closed"):
         backend.forward(inputs)

@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 
@@ -108,7 +109,36 @@ def test_the_slim_recipe_has_the_full_structure_at_a_quarter_of_the_width() -> N
 def test_the_learning_rate_warms_up_and_steps_down() -> None:
     schedule = ScheduleSettings()
     rates = [schedule.learning_rate(i, 0.01) for i in (0, 500, 1_000, 59_999, 60_000, 80_000, 89_999)]
-    assert rates == pytest.approx([1e-5, 0.5005 * 0.01, 0.01, 0.01, 1e-3, 1e-4, 1e-4])
+    half = 0.001 + 0.999 * 500 / 999
+    assert rates == pytest.approx([1e-5, half * 0.01, 0.01, 0.01, 1e-3, 1e-4, 1e-4])
+
+
+def test_the_schedule_is_mmengines() -> None:
+    """Iteration by iteration against mmengine's own schedulers, chained as mmdetection's configuration chains them."""
+    optim = pytest.importorskip("mmengine.optim", reason="compares with mmengine's schedulers: pip install '.[dev]'")
+    schedule = ScheduleSettings(iterations=1_300, steps=(1_100, 1_200))
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    warmup = optim.LinearLR(optimizer, start_factor=0.001, by_epoch=False, begin=0, end=1_000)
+    steps = optim.MultiStepLR(optimizer, by_epoch=False, begin=0, end=1_300, milestones=[1_100, 1_200], gamma=0.1)
+    theirs = []
+    for _ in range(schedule.iterations):
+        theirs.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        warmup.step()
+        steps.step()
+    assert theirs[999] == pytest.approx(0.01, rel=1e-9)
+    assert theirs[998] < 0.01 * 0.9995
+    ours = [schedule.learning_rate(i, 0.01) for i in range(schedule.iterations)]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+
+
+def test_adelaidets_warm_up_is_detectron2s() -> None:
+    """`warmup_factor * (1 - i / 1000) + i / 1000`: the full rate comes one iteration later than mmdetection's."""
+    recipe = load_recipe("adelaidet_r50_1x")
+    for i in (0, 1, 500, 998, 999):
+        assert recipe.learning_rate(i) == pytest.approx(0.01 * (0.001 * (1 - i / 1000) + i / 1000))
+    assert recipe.learning_rate(999) < recipe.learning_rate(1_000) == 0.01
+    assert load_recipe("condinst_r50_1x").learning_rate(999) == 0.01
 
 
 @pytest.mark.parametrize(("decay", "at_a_quarter"), [("cosine", (2 + 2**0.5) / 4), ("linear", 0.75)])
@@ -116,8 +146,8 @@ def test_a_smooth_decay_begins_after_the_warm_up_and_ends_at_nothing(
     decay: Literal["cosine", "linear"], at_a_quarter: float
 ) -> None:
     schedule = ScheduleSettings(iterations=1_100, warmup_iterations=100, warmup_factor=0.0, decay=decay)
-    rates = [schedule.learning_rate(i, 1.0) for i in (0, 50, 100, 350, 600, 1_100)]
-    assert rates == pytest.approx([0.0, 0.5, 1.0, at_a_quarter, 0.5, 0.0], abs=1e-9)
+    rates = [schedule.learning_rate(i, 1.0) for i in (0, 50, 99, 100, 350, 600, 1_100)]
+    assert rates == pytest.approx([0.0, 50 / 99, 1.0, 1.0, at_a_quarter, 0.5, 0.0], abs=1e-9)
 
 
 @pytest.mark.parametrize("name", ["condinst_r50_1x", "shapes_slim"])
@@ -127,8 +157,9 @@ def test_a_run_shorter_than_the_warm_up_ends_with_the_full_rate(name: str, itera
     assert recipe.schedule.warmup_iterations > 50
     short = recipe.of_length(iterations)
     rates = [short.schedule.learning_rate(i, 1.0) for i in range(iterations)]
-    assert rates == sorted(set(rates))
+    assert rates == sorted(rates)
     assert rates[-1] == 1.0
+    assert iterations <= 2 or rates[0] < rates[1] < 1.0
     assert short.late_iterations <= short.schedule.iterations == iterations
 
 
@@ -191,3 +222,9 @@ def test_a_wrong_setting_is_named_with_its_file(text: str, message: str, tmp_pat
 def test_an_unknown_name_lists_what_there_is() -> None:
     with pytest.raises(ConfigError, match=r"adelaidet_r50_1x, .*condinst_r50_1x, shapes_slim"):
         load_recipe("nothing")
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("seed = 7\n", encoding="utf-8-sig")
+    assert load_recipe(str(path)).seed == 7

@@ -7,6 +7,7 @@ from typing import Self
 from condinst_deploy.contract import ModelManifest, NetworkInputs, NetworkOutputs
 from condinst_deploy.errors import BackendError
 from condinst_deploy.runtime.backend import Backend
+from condinst_deploy.runtime.preprocessing.types import Inputs
 
 Ask = Callable[[NetworkInputs], NetworkOutputs]
 
@@ -30,10 +31,10 @@ class NetworkBackend(Backend):
         """
         raise BackendError(f"{path} cannot be loaded by this backend; its network is a model of a Triton server")
 
-    def forward(self, inputs: NetworkInputs) -> NetworkOutputs:
+    def forward(self, inputs: Inputs) -> NetworkOutputs:
         """Run the network on one batch.
 
         Raises:
             BackendError: the server refused.
         """
-        return self._ask(inputs)
+        return self._ask(inputs.on_host())

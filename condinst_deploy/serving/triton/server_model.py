@@ -30,6 +30,7 @@ from condinst_deploy.serving.protocol import (
 from condinst_deploy.serving.triton.network_backend import NetworkBackend
 from condinst_deploy.serving.triton.service import Answer, ImageRequest, ImageService
 from condinst_deploy.serving.triton.settings import ServerSettings
+from condinst_deploy.serving.triton.stage_metrics import StageMetrics, log_line
 
 CANARY = (64, 64)
 """Height and width of the grey image that every instance is tried with before it is ready."""
@@ -58,8 +59,9 @@ class ImageModel:
     def initialize(self, arguments: Mapping[str, str]) -> None:
         """Load the model and run it once, so that an instance that cannot work is never ready."""
         settings = settings_of(arguments)
+        self._name, self._metrics = arguments["model_name"], StageMetrics(arguments["model_name"])
         backend = loaded(arguments, settings) if settings.model else NetworkBackend(settings.manifest, ask_network)
-        self._predictor = Predictor.of(backend, batch_size=settings.max_batch)
+        self._predictor = Predictor(backend, batch_size=settings.max_batch, observer=self._metrics)
         self._service = ImageService(self._predictor, settings.limits)
         if settings.model:  # another model may not be loaded yet
             self._predictor([np.full((*CANARY, 3), 128, dtype=np.uint8)])
@@ -69,7 +71,22 @@ class ImageModel:
         read = [_read(request) for request in requests]
         good = [entry for entry in read if isinstance(entry, ImageRequest)]
         answers = iter(self._service.answers(good))
-        return [_response(next(answers) if isinstance(entry, ImageRequest) else entry) for entry in read]
+        done = [next(answers) if isinstance(entry, ImageRequest) else entry for entry in read]
+        self._log(requests, read, done)
+        return [_response(answer) for answer in done]
+
+    def _log(self, requests: list[Any], read: list[Any], done: list[Answer | CondInstError]) -> None:
+        """One JSON line for each request; stage times are those of the whole batch."""
+        stages = self._metrics.taken()
+        for request, entry, answer in zip(requests, read, done, strict=True):
+            line: dict[str, Any] = {"model": self._name, "id": str(request.request_id())[:100], "batch": len(requests)}
+            if isinstance(entry, ImageRequest):
+                line["bytes"] = len(entry.content)
+            if isinstance(answer, Answer):
+                line |= {"size": list(answer.detections.masks.size), "instances": len(answer.detections)}
+            else:
+                line["error"] = type(answer).__name__
+            print(log_line(line | {"ms": stages}), flush=True)  # the server's standard output
 
     def finalize(self) -> None:
         """Release the model."""
@@ -88,7 +105,7 @@ class NetworkModel:
         parts = [NetworkInputs(*(_array(request, name) for name in INPUTS)) for request in requests]
         whole = NetworkInputs(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
         try:
-            outputs = self._backend.forward(whole)
+            outputs = self._backend.forward(whole).on_host()
         except CondInstError as e:
             return [_response(e) for _ in requests]
         ends = np.cumsum([len(part.images) for part in parts])[:-1]

@@ -1,6 +1,5 @@
 """`condinst-build-engine`: an exported file becomes a TensorRT engine."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -8,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import TaskProgressColumn, TimeElapsedColumn
 
-from condinst_deploy.cli.command import command_app, terminal
+from condinst_deploy.cli.command import command_app, print_json, print_line, progress_bar, terminal
 from condinst_deploy.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
@@ -69,6 +67,17 @@ def build_engine(
     strip_weights: Annotated[
         bool, typer.Option("--strip-weights", help="Leave the weights out; they come by refitting.")
     ] = False,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of images that the ranges of half precision are checked on. Default: a built-in set.",
+        ),
+    ] = None,
+    keep_policy: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.toml", help="Also write the policy of the range check, as a recipe to edit."),
+    ] = None,
     keep_onnx: Annotated[Path | None, typer.Option(help="Also write the exact graph that the builder gets.")] = None,
     log: Annotated[Path | None, typer.Option(help="File for everything that the builder says.")] = None,
     as_json: Annotated[
@@ -77,6 +86,8 @@ def build_engine(
 ) -> None:
     """Turn an exported ONNX file into a TensorRT engine, and say what precision it has.
 
+    Before a half engine is built, the graph runs with its rounding on images: tensors that come close to the largest
+    float16 number are scaled exactly or moved to bfloat16 or float32, by name, or the build is refused.
     The engine is a plain plan, which trtexec reads, too; its manifest lies beside it as ENGINE.json and
     travels with it.
     TensorRT for RTX builds on any machine; full TensorRT builds on the GPU that the engine is for.
@@ -103,27 +114,32 @@ def build_engine(
     chosen = _with_tensorrt(chosen, library, hardware_compatible, version_compatible)
     if no_plugins:
         chosen = replace(chosen, tensorrt=replace(chosen.tensorrt, plugins=False))
-    files = EngineFiles(onnx or only_exported(), out, keep_onnx)
+    files = EngineFiles(onnx or only_exported(), out, keep_onnx, calibration, keep_policy)
     engine = out or default_engine_path(files.source, chosen, library)
-    written = {"--out": engine, "the manifest": manifest_path(engine), "--keep-onnx": keep_onnx}
+    written = {
+        "--out": engine,
+        "the manifest": manifest_path(engine),
+        "--keep-onnx": keep_onnx,
+        "--keep-policy": keep_policy,
+    }
     check_apart({"--onnx": files.source} | written | {"--log": log, "--timing-cache": timing_cache})
-    terminal.print(f"{escape(str(files.source))} -> TensorRT flavour {library.name}, version {library.version}")
-    with _log_file(log) as log_file, _progress() as progress:
+    terminal.print(f"{files.source} -> TensorRT flavour {library.name}, version {library.version}")
+    with _log_file(log) as log_file, progress_bar(TaskProgressColumn(), TimeElapsedColumn()) as progress:
         task = progress.add_task("reading the graph", total=1.0)
 
         def show(share: float, phase: str) -> None:
-            progress.update(task, completed=share, description=escape(phase.lower()) or "building")
+            progress.update(task, completed=share, description=phase.lower() or "building")
 
         def note(text: str) -> None:
-            terminal.print(f"  {escape(text)}")
+            terminal.print(f"  {text}")
 
         surroundings = Surroundings(timing_cache, log_file, show, note)
         path, manifest = engine_from_onnx(files, chosen, library, surroundings, shapes or ())
     if as_json:
-        print(json.dumps({"path": str(path)} | asdict(manifest), indent=2))
+        print_json({"path": str(path)} | asdict(manifest))
         return
     _summarise(manifest)
-    print(path)
+    print_line(path)
 
 
 def _with_precision(recipe: "BuildRecipe", **asked: bool) -> "BuildRecipe":
@@ -178,14 +194,9 @@ def _log_file(path: Path | None) -> Iterator[TextIO | None]:
         yield opened
 
 
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=terminal, transient=True)
-
-
 def _summarise(manifest: "EngineManifest") -> None:
     layers = ", ".join(f"{count} in {kind}" for kind, count in manifest.found.layers.items())
-    asked = "as asked" if manifest.found.is_as_asked(manifest.precision) else "NOT as asked"
+    asked = "as asked" if manifest.is_as_asked else "NOT as asked"
     terminal.print(f"  precision: {manifest.precision}, {asked}; layers by the {manifest.found.source}: {layers}")
     terminal.print(f"  for GPUs of compute capability {', '.join(manifest.targets)}")
     if manifest.plugins:

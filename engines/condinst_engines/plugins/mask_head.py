@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from condinst_deploy.contract.onnx_names import DOMAIN, DYNAMIC_MASK_HEAD
 from condinst_deploy.kernels.aot import mask_head_source
-from condinst_deploy.kernels.mask_head import FLOAT32, HALF
+from condinst_deploy.kernels.mask_head import launch_of
 from condinst_engines.plugins.ptx import plugin_kernel
 from condinst_engines.typed_network import DTYPES
 
@@ -48,7 +48,7 @@ def register(trt: Any, trtp: Any) -> None:
     ) -> tuple[str, str, trtp.KernelLaunchParams, trtp.SymIntExprs]:
         dtype = DTYPES[feats.dtype.name]
         made = plugin_kernel(mask_head_source(dtype, int(channels[0]), int(hidden[0])))
-        plan = FLOAT32 if dtype == "float32" else HALF
+        plan = launch_of(dtype, int(hidden[0]))
         batch, _, height, width = (feats.shape_expr[i] for i in range(4))
         slots = params.shape_expr[1]
         launch = trtp.KernelLaunchParams(
