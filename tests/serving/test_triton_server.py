@@ -165,7 +165,6 @@ def test_two_images_in_one_request_and_a_wrong_type_are_refused(server: Server) 
     bodies = {
         '{"inputs":[{"name":"IMAGE","datatype":"BYTES","shape":[2,1],"data":["a","b"]}]}': "one image a request",
         '{"inputs":[{"name":"IMAGE","datatype":"FP32","shape":[1,1],"data":[1.0]}]}': "IMAGE",
-        "no json": "",
     }
     for body, reason in bodies.items():
         connection = http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=30)
