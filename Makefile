@@ -13,7 +13,7 @@ STAMP := $(VENV)/.stamp
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help env check-python check-disk check-onnxruntime install demo test lint typecheck format \
-	docs examples-node test-slow test-gpu check-tensorrt-api peers-env clean
+	docs examples-node triton-env test-triton test-slow test-gpu check-tensorrt-api peers-env clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
@@ -95,6 +95,20 @@ examples-node: ## Install onnxruntime-node (290 MB) for the example in JavaScrip
 			echo "npm cannot install onnxruntime-node: the example in JavaScript is not tested"; \
 		fi; \
 	fi
+
+TRITON := .triton
+TRITON_HASH = $$(cat constraints-triton.txt | sha256sum | cut -d ' ' -f 1)
+triton-env: env ## Create .triton (400 MB): NVIDIA's Triton server for CPUs, and its client
+	@if [ "$$(cat $(TRITON)/.stamp 2>/dev/null)" != "$(TRITON_HASH)" ]; then \
+		echo "Installing NVIDIA's Triton server into $(TRITON): about 400 MB, one minute"; \
+		rm -rf $(TRITON) && $(BIN)/python -m venv $(TRITON) \
+			&& $(TRITON)/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-triton.txt \
+			&& printf '%s\n' "$(CURDIR)" > "$$($(TRITON)/bin/python -c 'import site; print(site.getsitepackages()[0])')/condinst.pth" \
+			&& printf '%s\n' "$(TRITON_HASH)" > $(TRITON)/.stamp; \
+	fi
+
+test-triton: triton-env ## Test serving on a real Triton server, on this machine's CPU
+	@$(BIN)/pytest tests/serving/test_triton_server.py
 
 test-slow: env ## Run the tests, the slow ones too
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --run-slow

@@ -25,7 +25,7 @@ from typing import Any
 from benchmarks.evaluation import save_r50
 from benchmarks.input import photograph
 from benchmarks.targets import Target, write_results
-from condinst_deploy.cli.predict import detect
+from condinst_deploy.cli.recording import Outputs, detect
 from condinst_deploy.runtime.coco_results import coco_results
 from condinst_deploy.runtime.pipeline import predicted
 from condinst_deploy.runtime.predictor import Predictor
@@ -104,7 +104,7 @@ def ways(predictor: Predictor, paths: Sequence[Path], folder: Path) -> dict[str,
 
     def command() -> int:
         with coco_results(folder / "results" / "detections.json") as writer:
-            detect(predictor, paths, folder / "results" / "overlays", writer)
+            detect(predictor, paths, Outputs(folder / "results"), writer)
         return writer.count
 
     return {NETWORK: network, FOLDER: stream, SERIAL: serial, COMMAND: command}

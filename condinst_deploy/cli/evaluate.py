@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from condinst_deploy.evaluation.evaluator import Evaluation
     from condinst_deploy.evaluation.ground_truth import GroundTruth
 
+MOST_COLUMNS = 8
+"""Of a confusion table on the terminal; of more classes the largest confusions are listed."""
+
 LINE_SECONDS = 30.0
 """Between two lines where there is no terminal to draw a bar on."""
 
@@ -132,6 +135,9 @@ def _reports(progress: Progress) -> "EvaluationReports":
 def _print(found: "EvaluatedModels", per_class: bool) -> None:
     console = results_console()
     console.print(_table(found.evaluation, per_class), soft_wrap=False)
+    for table in _threshold_tables(found.evaluation, per_class):
+        console.print("")
+        console.print(table, soft_wrap=False)
     for comparison in found.metrics["comparisons"]:
         console.print(_agreement_line(comparison))
     console.print(f"report: {found.report}")
@@ -151,14 +157,42 @@ def _table(evaluation: "Evaluation", per_class: bool) -> Table:
     from condinst_deploy.evaluation.report import class_table, metrics_table
 
     table = Table("AP points", *(side.name for side in evaluation.sides), show_edge=False, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
-        column.overflow = "fold"
+    _right_aligned(table)
     for name, row in metrics_table(evaluation):
         table.add_row(name, *map(_cell, row), end_section=name.endswith("AR large"))
     if per_class:
         for name, kind, row in class_table(evaluation):
             table.add_row(f"{name} {kind} AP", *map(_cell, row))
+    return table
+
+
+def _threshold_tables(evaluation: "Evaluation", per_class: bool) -> Iterator[Table]:
+    """Best thresholds of every side and, of a side alone, its confusions."""
+    from condinst_deploy.evaluation.threshold_tables import COLUMNS, confusion_table, threshold_rows
+
+    per_class = per_class or len(evaluation.ground_truth.class_names) <= MOST_COLUMNS
+    for side in evaluation.sides:
+        best = Table(f"best F1 of {side.name}", *COLUMNS, show_edge=False, pad_edge=False)
+        for name, row in threshold_rows(side, evaluation.ground_truth, per_class):
+            best.add_row(name, *row)
+        yield _right_aligned(best)
+    for side in evaluation.sides[:1]:
+        found = confusion_table(side.points, evaluation)
+        if found.columns and len(found.columns) <= MOST_COLUMNS:
+            counts = Table("annotated \\ found", *found.columns, show_edge=False, pad_edge=False)
+            for name, numbers in found.rows:
+                counts.add_row(name, *map(str, numbers))
+        else:
+            counts = Table("annotated", "found", "count", show_edge=False, pad_edge=False)
+            for annotated, other, count in found.largest[:MOST_COLUMNS]:
+                counts.add_row(annotated, other, str(count))
+        yield _right_aligned(counts)
+
+
+def _right_aligned(table: Table) -> Table:
+    for column in table.columns[1:]:
+        column.justify = "right"
+        column.overflow = "fold"
     return table
 
 

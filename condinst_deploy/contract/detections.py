@@ -122,27 +122,26 @@ class InstanceDetections:
             data={"class_name": np.array(self.names, dtype=np.str_)},
         )
 
-    def draw(self, image: npt.NDArray[np.uint8] | Image.Image, score_threshold: float = DRAWN_ABOVE) -> Image.Image:
+    def draw(self, image: Any, score_threshold: float = DRAWN_ABOVE, longest_side: int | None = None) -> Image.Image:
         """Overlay of masks, boxes, names and scores on the image they were found in.
 
         Args:
-            image: RGB or grey uint8 array, or a PIL image of any mode, which is read as for prediction.
+            image: whatever `Predictor` took: a path, an array, a PIL image or a tensor. It is read in the same way.
             score_threshold: draw detections that score above it; 0 draws all.
+            longest_side: pixels that the longest side of the overlay has; None: the image's own size. Lines and
+                captions are drawn after the scaling.
 
         Raises:
-            ConfigError: the image has another size or type than the image that was predicted on.
-            ImageError: the PIL image cannot be decoded.
+            ConfigError: the image has another size than the image that was predicted on.
+            ImageError: the image cannot be decoded, or is of no type that `Predictor` takes.
         """
-        if isinstance(image, Image.Image):
-            image = rgb_from(image)
-        pixels = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
-        if pixels.shape != (*self.masks.size, 3) or pixels.dtype != np.uint8:
+        pixels = rgb_from(image)
+        height, width = self.masks.size
+        if pixels.shape != (height, width, 3):
             raise ConfigError(
-                f"the image to draw on is {pixels.dtype} {pixels.shape};"
-                f" expected uint8 {(*self.masks.size, 3)}, the image that was predicted on"
+                f"the image to draw on is {pixels.shape[1]}x{pixels.shape[0]}; expected {width}x{height}, the image"
+                " that was predicted on"
             )
         drawn = self[self.scores > score_threshold]
-        captions = [
-            f"{shown(name, LONGEST_CAPTION)} {score:.2f}" for name, score in zip(drawn.names, drawn.scores, strict=True)
-        ]
-        return overlay(pixels, drawn.boxes, captions, drawn.masks)
+        captions = [f"{name} {score:.2f}" for name, score in zip(drawn.names, drawn.scores, strict=True)]
+        return overlay(pixels, drawn.boxes, captions, drawn.masks, drawn.labels.tolist(), longest_side)

@@ -18,6 +18,7 @@ from condinst_deploy.evaluation.coco import (
 from condinst_deploy.evaluation.comparison import Comparison, compare
 from condinst_deploy.evaluation.ground_truth import GroundTruth
 from condinst_deploy.evaluation.journal import Journal
+from condinst_deploy.evaluation.operating_points import OperatingPoints, operating_points
 from condinst_deploy.evaluation.provenance import figure_versions, images_with_states, run_settings
 from condinst_deploy.evaluation.results_reader import by_image, kinds_of, read_results
 from condinst_deploy.evaluation.sources import EvaluationOptions, Source, check_outputs, results_path, unique_names
@@ -46,6 +47,7 @@ class Side:
     results: Path  # its COCO results file
     detections: int
     coco: dict[Kind, CocoEvaluation]
+    points: OperatingPoints  # best score thresholds, and the confusions there
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,8 @@ def _side(source: Source, name: str, run: Run) -> tuple[Side, list[Entry]]:
         with observed(run.options.observer, AVERAGE_PRECISION, ()):
             coco[kind] = evaluate_coco(run.ground_truth.coco, found.entries, kind, scope)
     run.on_progress(f"{name}: average precision", len(kinds), len(kinds))
-    side = Side(name, found.note, found.settings, found.reused, found.path, len(found.entries), coco)
+    points = operating_points(found.entries, run.ground_truth, found.settings.get("score_threshold") or 0.0)
+    side = Side(name, found.note, found.settings, found.reused, found.path, len(found.entries), coco, points)
     return side, found.entries
 
 

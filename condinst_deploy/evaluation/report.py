@@ -14,8 +14,10 @@ from condinst_deploy.evaluation.coco import CURVE_IOUS, FIGURE_NAMES, KIND_NAMES
 from condinst_deploy.evaluation.comparison import IOU_BINS, RULE, SIZES, Comparison, agreement_metrics, iou_counts
 from condinst_deploy.evaluation.evaluator import Evaluation, Side
 from condinst_deploy.evaluation.gate import GATED, Failure, NotCompared, compared, is_moved
+from condinst_deploy.evaluation.operating_points import MIN_IOU, points_json
 from condinst_deploy.evaluation.panels import Panel, panel_from
 from condinst_deploy.evaluation.plots import Curve, bars, error_rows, iou_rows, precision_recall
+from condinst_deploy.evaluation.threshold_tables import COLUMNS, confusion_table, threshold_rows
 from condinst_deploy.evaluation.wording import change_text, iou_text, percent_text, points_text, small_text
 from condinst_deploy.shown_text import shown
 from condinst_deploy.support.atomic_write import atomic_path
@@ -127,6 +129,17 @@ def write_html(path: Path, evaluation: Evaluation, verdict: Verdict, per_class: 
                 zip(evaluation.sides[1:], evaluation.comparisons, strict=True), start=1
             )
         ],
+        thresholds=[
+            (
+                side,
+                KIND_NAMES[side.points.kind],
+                threshold_rows(side, evaluation.ground_truth, per_class=True),
+                confusion_table(side.points, evaluation),
+            )
+            for side in evaluation.sides
+        ],
+        threshold_columns=COLUMNS,
+        min_iou=MIN_IOU,
         rule=RULE,
         gated=compared(evaluation),
         gated_names=[FIGURE_NAMES[name] for name in GATED],
@@ -156,6 +169,7 @@ def _side_json(side: Side, evaluation: Evaluation, per_class: bool) -> dict[str,
         "detections": side.detections,
         "pictures_from_journal": side.reused,
         "settings": _without_manifest(side.settings),
+        "thresholds": points_json(side.points, evaluation.ground_truth),
     }
     for kind, coco in side.coco.items():
         entry[KIND_NAMES[kind]] = {name: points(value) for name, value in coco.metrics._asdict().items()}

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from glob import glob, has_magic
+from io import BytesIO
 from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO
@@ -18,7 +19,8 @@ from condinst_deploy.errors import ImageError
 RGBArray = npt.NDArray[np.uint8]
 
 SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2", ".avif"}
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+    | {".ppm", ".pgm", ".pnm", ".jp2", ".j2k", ".avif"}
 )
 """Endings of the files that are taken from a folder; upper and lower case are the same."""
 
@@ -38,7 +40,7 @@ _opening = Lock()
 """Held while a warning is silenced, because Python's warning filters belong to the process and not to a thread."""
 
 
-def expand_sources(sources: Any) -> list[Any]:
+def expand_sources(sources: Any, *, recursive: bool = False) -> list[Any]:
     """Return one entry for each image. Folders and glob patterns become their files, sorted; other entries are kept.
 
     Raises:
@@ -47,30 +49,31 @@ def expand_sources(sources: Any) -> list[Any]:
     if not isinstance(sources, list | tuple):
         sources = [sources]
     try:
-        return [entry for source in sources for entry in _expanded(source)]
+        return [entry for source in sources for entry in _expanded(source, recursive)]
     except OSError as e:
         raise ImageError(f"{e.filename} cannot be looked up ({e.strerror})") from e
 
 
-def existing_sources(sources: Sequence[str]) -> list[Path]:
+def existing_sources(sources: Sequence[str], *, recursive: bool = False) -> list[Path]:
     """Return the images of paths, folders and patterns. Some may be missing; reading them raises the error.
 
     Raises:
         ImageError: not one is there, a folder has no images, or a pattern matches nothing.
     """
-    paths: list[Path] = expand_sources(list(sources))
+    paths: list[Path] = expand_sources(list(sources), recursive=recursive)
     if not any(path.exists() for path in paths):
         raise ImageError(f"no image at {', '.join(map(str, paths[:3]))}; expected images, folders or patterns")
     return paths
 
 
-def _expanded(source: Any) -> Iterator[Any]:
+def _expanded(source: Any, recursive: bool) -> Iterator[Any]:
     if not isinstance(source, str | Path):
         yield source
         return
     path = Path(source)
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.is_dir())
+        inside = path.rglob("*") if recursive else path.iterdir()
+        found = sorted(p for p in inside if _is_image_name(p) and not p.is_dir())
         if not found:
             raise ImageError(f"{path} has no images; expected files ending in {', '.join(sorted(SUFFIXES))}")
         yield from found
@@ -81,6 +84,11 @@ def _expanded(source: Any) -> Iterator[Any]:
         yield from found
     else:
         yield path
+
+
+def _is_image_name(path: Path) -> bool:
+    """Whether a folder's file is taken for an image; `._NAME` are macOS' notes on the file NAME."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith("._")
 
 
 def rgb_from(source: Any) -> RGBArray:
@@ -119,6 +127,23 @@ def rgb_from(source: Any) -> RGBArray:
     raise ImageError(f"an image is a {type(source).__name__}; expected a path, an array, a PIL image or a tensor")
 
 
+def rgb_from_bytes(content: bytes, max_pixels: int | None = None) -> RGBArray:
+    """Decode an encoded image (JPEG, PNG, ...) as `rgb_from` decodes a file.
+
+    Args:
+        content: the encoded image.
+        max_pixels: refuse an image whose header declares more; None: only Pillow's own limit.
+
+    Raises:
+        ImageError: it cannot be decoded, or it is too large.
+    """
+    stream = BytesIO(content)
+    with _named("the image"), _opened(stream) as image:
+        if max_pixels is not None and image.width * image.height > max_pixels:
+            raise ImageError(f"it has {image.width}x{image.height} pixels; at most {max_pixels} are accepted")
+        return _rgb_from_opened(image, stream)
+
+
 def jpeg_from(path: Path) -> bytes | None:
     """Return the content of an upright RGB JPEG, which a JPEG decoder handles alone. Return None for other files.
 
@@ -132,25 +157,36 @@ def jpeg_from(path: Path) -> bytes | None:
 
 def _rgb_from_path(path: Path) -> RGBArray:
     with _reading(path) as stream, _opened(stream) as image:
-        data = _rgb_jpeg(image, stream)
-        if data is not None:
-            # simplejpeg uses libjpeg-turbo as Pillow does and makes fewer copies; tests/imaging/test_jpeg.py compares
-            # the pixels of both
-            with suppress(ValueError):  # simplejpeg raises on warnings; Pillow decides which files are damaged
-                pixels: RGBArray = simplejpeg.decode_jpeg(data, colorspace="RGB")
-                turn = TURNS.get(orientation_of(image))
-                return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
-        return _rgb_from_pil(image)
+        return _rgb_from_opened(image, stream)
+
+
+def _rgb_from_opened(image: Image.Image, stream: BinaryIO) -> RGBArray:
+    data = _rgb_jpeg(image, stream)
+    if data is not None:
+        # simplejpeg uses libjpeg-turbo as Pillow does and makes fewer copies; tests/imaging/test_jpeg.py compares
+        # the pixels of both
+        with suppress(ValueError):  # simplejpeg raises on warnings; Pillow decides which files are damaged
+            pixels: RGBArray = simplejpeg.decode_jpeg(data, colorspace="RGB")
+            turn = TURNS.get(orientation_of(image))
+            return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
+    return _rgb_from_pil(image)
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[BinaryIO]:
     """Open a file. Every error in the block becomes an `ImageError` that names the file."""
-    try:
+    with _named(str(path)):
         if not path.is_file():
             raise FileNotFoundError
         with path.open("rb") as stream:
             yield stream
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Every error in the block becomes an `ImageError` that names the image."""
+    try:
+        yield
     except ImageError as e:
         raise ImageError(f"{path}: {e}") from e
     except FileNotFoundError as e:

@@ -9,7 +9,7 @@ from condinst_deploy.contract import ModelManifest
 from condinst_deploy.data.coco import CocoDataset
 from condinst_deploy.errors import ConfigError, DataError, OutputError
 from condinst_deploy.evaluation.coco import average_precision, detect_all, load_coco
-from condinst_deploy.imaging.drawing import contact_sheet
+from condinst_deploy.imaging.drawing import SHEET_SIDE, contact_sheet
 from condinst_deploy.model.checkpoints import LoadedModel, save_model
 from condinst_deploy.model.losses import Losses
 from condinst_deploy.runtime.predictor import Predictor
@@ -154,7 +154,7 @@ def draw_predictions(run: TrainingRun, sets: Sets, path: Path) -> None:
     shown = []
     for prediction in _predictor(run).stream(sets.val.paths[:IMAGES_SHOWN]):
         if prediction.detections is not None and prediction.image is not None:
-            shown.append(prediction.detections.draw(prediction.image))
+            shown.append(prediction.detections.draw(prediction.image, longest_side=SHEET_SIDE))
     with atomic_path(path) as temporary:
         contact_sheet(shown).save(temporary, format="JPEG", quality=90)
 

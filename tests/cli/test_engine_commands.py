@@ -129,7 +129,7 @@ def test_ranges_are_said_kept_and_shown(folder: Path) -> None:
         (["--recipe", "h100"], "no recipe 'h100'"),
         (["--shapes", "1x3x33x33"], "expected MIN:OPT:MAX"),
         (["--sm", "90"], "builds for 75, 80"),
-        (["--optimization-level", "9"], "expected 0 to 5"),
+        (["--optimization-level", "9"], "expected a whole number from 0 to 5"),
         (["--hardware-compatible", "--flavour", "rtx"], "are for --flavour tensorrt"),
         (["--timing-cache", "x", "--flavour", "rtx"], "--timing-cache does nothing"),
         (["--log", "export/build/small.onnx"], "--onnx and --log are the same file"),
