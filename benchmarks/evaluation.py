@@ -30,7 +30,7 @@ from condinst_deploy.evaluation.ground_truth import GroundTruth, load_ground_tru
 from condinst_deploy.evaluation.journal import Journal
 from condinst_deploy.evaluation.report import Verdict, write_html
 from condinst_deploy.evaluation.results_reader import read_results
-from condinst_deploy.evaluation.sources import Options, Source
+from condinst_deploy.evaluation.sources import EvaluationOptions, Source
 from condinst_deploy.masks import Masks
 from condinst_deploy.runtime import observer
 from condinst_deploy.runtime.coco_results import coco_results
@@ -118,7 +118,7 @@ def overhead(folder: Path, images: int) -> dict[str, Any]:
     ground_truth = load_ground_truth(annotations, folder / "pictures")
     seconds: Costs = {}
     timer = StageTimer()
-    options = Options(folder / "out", observer=timer)
+    options = EvaluationOptions(folder / "out", observer=timer)
     for warm_up in (checkpoint, exported):
         with Predictor(warm_up) as model:
             model(ground_truth.paths[0])

@@ -1,33 +1,31 @@
 """`condinst-eval`: COCO's figures of models and results files, side by side, and how far they agree."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import TaskID
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from condinst_deploy.cli.command import (
     FAILED,
     INTERRUPTED,
     command_app,
-    hold,
     labelled,
     print_json,
     progress_bar,
     results_console,
     terminal,
 )
-from condinst_deploy.support.atomic_write import check_writable
-from condinst_deploy.support.folder_lock import locked_folder
+from condinst_deploy.evaluation.sources import EvaluationOptions, checked_sources
 
 if TYPE_CHECKING:
-    from condinst_deploy.evaluation.evaluator import Evaluation, OnProgress
-    from condinst_deploy.evaluation.report import Verdict
-    from condinst_deploy.evaluation.sources import Source
+    from condinst_deploy.evaluation.evaluate_models import EvaluatedModels, EvaluationReports
+    from condinst_deploy.evaluation.evaluator import Evaluation
+    from condinst_deploy.evaluation.ground_truth import GroundTruth
 
 MOST_COLUMNS = 8
 """Of a confusion table on the terminal; of more classes the largest confusions are listed."""
@@ -74,54 +72,42 @@ def evaluate(
 
     Exit status: 0 done and gate passed, 1 gate failed or an error, 2 wrong usage, 130 interrupted.
     """
-    from condinst_deploy.evaluation.sources import METRICS, REPORT, Options, Source, check_outputs, check_sources
+    options = EvaluationOptions(out, device, batch_size, score_threshold, fast, fresh, gate, per_class, limit)
+    checked_sources(model or [], results or [], annotations, images, options)
+    # PyTorch takes seconds to import: only after the arguments were checked
+    from condinst_deploy.evaluation.evaluate_models import evaluate as evaluate_models
 
-    sources = [Source(path, is_model=True) for path in model or []]
-    sources += [Source(path, is_model=False) for path in results or []]
-    check_sources(sources, images, gate)
-    check_outputs(sources, annotations, out)
-    check_writable(out / REPORT)
-    # imported here, so that neither --help nor a mistake waits for the backends
-    from condinst_deploy.evaluation.evaluator import evaluate as run
-    from condinst_deploy.evaluation.gate import failures
-    from condinst_deploy.evaluation.ground_truth import load_ground_truth
-    from condinst_deploy.evaluation.report import Verdict, figures_json, write_html
-    from condinst_deploy.runtime.coco_results import write_json
-
-    options = Options(out, device, batch_size, score_threshold, fast, fresh)
-    with terminal.status("reading the annotations"):
-        ground_truth = load_ground_truth(annotations, images, limit)
-    terminal.print(f"{len(ground_truth)} images, {len(ground_truth.class_names)} classes: {annotations}")
-    hold(locked_folder(out))
-    with _explained_interruption(sources, fresh), progress_bar() as progress:
-        evaluation = run(sources, ground_truth, options, _on_progress(progress))
-    verdict = Verdict(gate, () if gate is None else tuple(failures(evaluation, gate)))
-    metrics = figures_json(evaluation, verdict, per_class)
-    write_json(out / METRICS, metrics)
-    with terminal.status("drawing the report"):
-        write_html(out / REPORT, evaluation, verdict, per_class)
-    _print(evaluation, verdict, metrics, per_class, as_json, (out / REPORT).absolute())
-    if verdict.failures:
+    with _explained_interruption(bool(model), fresh), progress_bar() as progress:
+        found = evaluate_models(annotations, images, model or [], results or [], options, _reports(progress))
+    if as_json:
+        print_json(found.metrics, "the figures")
+    else:
+        _print(found, per_class)
+    _print_verdict(found)
+    if found.verdict.failures:
         raise typer.Exit(FAILED)
 
 
 @contextmanager
-def _explained_interruption(sources: Sequence["Source"], fresh: bool) -> Iterator[None]:
+def _explained_interruption(has_models: bool, fresh: bool) -> Iterator[None]:
     """Say how an interrupted run goes on."""
     try:
         yield
     except KeyboardInterrupt as e:
         command = "the same command without --fresh" if fresh else "the same command"
-        again = f"; {command} goes on where it stopped" if any(source.is_model for source in sources) else ""
+        again = f"; {command} goes on where it stopped" if has_models else ""
         terminal.print(f"interrupted{again}")
         raise typer.Exit(INTERRUPTED) from e
 
 
-def _on_progress(progress: Any) -> "OnProgress":
+def _reports(progress: Progress) -> "EvaluationReports":
     """A bar for each thing to do; images that an earlier run finished do not count for the time that is left.
 
-    Where there is no terminal to draw on, a line from time to time.
+    Without a terminal, a line from time to time.
     """
+    from condinst_deploy.evaluation.evaluate_models import EvaluationReports
+
+    stages = progress.add_task("", total=None, visible=False)
     tasks: dict[str, TaskID] = {}
     told = time.monotonic()
 
@@ -136,29 +122,35 @@ def _on_progress(progress: Any) -> "OnProgress":
             terminal.print(f"{what}: {done} of {of}")
             told = time.monotonic()
 
-    return on_progress
+    def on_ground_truth(truth: "GroundTruth") -> None:
+        progress.update(stages, visible=False)
+        terminal.print(f"{len(truth)} images, {len(truth.class_names)} classes: {truth.annotations}")
+
+    def on_stage(stage: str) -> None:
+        progress.update(stages, description=stage, visible=True)
+
+    return EvaluationReports(on_stage, on_ground_truth, on_progress)
 
 
-def _print(
-    evaluation: "Evaluation", verdict: "Verdict", metrics: dict[str, Any], per_class: bool, as_json: bool, report: Path
-) -> None:
+def _print(found: "EvaluatedModels", per_class: bool) -> None:
+    console = results_console()
+    console.print(_table(found.evaluation, per_class), soft_wrap=False)
+    for table in _threshold_tables(found.evaluation, per_class):
+        console.print("")
+        console.print(table, soft_wrap=False)
+    for comparison in found.metrics["comparisons"]:
+        console.print(_agreement_line(comparison))
+    console.print(f"report: {found.report}")
+
+
+def _print_verdict(found: "EvaluatedModels") -> None:
     from condinst_deploy.evaluation.gate import compared
 
-    if as_json:
-        print_json(metrics, "the figures")
-    else:
-        console = results_console()
-        console.print(_table(evaluation, per_class), soft_wrap=False)
-        for table in _threshold_tables(evaluation, per_class):
-            console.print("")
-            console.print(table, soft_wrap=False)
-        for comparison in metrics["comparisons"]:
-            console.print(_agreement_line(comparison))
-        console.print(f"report: {report}")
+    verdict = found.verdict
     for failure in verdict.failures:
         terminal.print(labelled("gate failed:", "bold red", failure))
     if verdict.limit is not None and not verdict.failures:
-        terminal.print(f"gate passed: no {compared(evaluation)} differs by more than {verdict.limit:g} points")
+        terminal.print(f"gate passed: no {compared(found.evaluation)} differs by more than {verdict.limit:g} points")
 
 
 def _table(evaluation: "Evaluation", per_class: bool) -> Table:

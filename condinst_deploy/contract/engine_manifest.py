@@ -9,16 +9,17 @@ import sys
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from condinst_deploy.contract import ModelManifest
 from condinst_deploy.contract.artifacts import ENGINE, check_there
 from condinst_deploy.contract.engine_ranges import CheckedRanges
 from condinst_deploy.contract.versioned import versioned_values
-from condinst_deploy.errors import ArtifactError
+from condinst_deploy.errors import ArtifactError, ConfigError
 from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.digests import sha256_of_bytes
 from condinst_deploy.support.json_text import json_text
+from condinst_deploy.support.validation import shortened, typed
 
 Flavour = Literal["tensorrt", "rtx"]
 MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
@@ -50,6 +51,15 @@ class ShapeRange:
     min: Shape
     opt: Shape
     max: Shape
+
+    def __post_init__(self) -> None:
+        """Check that the three shapes have one rank.
+
+        Raises:
+            ArtifactError: they have not.
+        """
+        if not len(self.min) == len(self.opt) == len(self.max):
+            raise ArtifactError(f"a profile has shapes of different ranks: {self.min}, {self.opt}, {self.max}")
 
     def covers(self, shape: Shape) -> bool:
         """Whether a shape lies inside."""
@@ -113,7 +123,9 @@ class EngineManifest:
             ArtifactError: a field cannot be used.
         """
         if self.flavour not in get_args(Flavour):
-            raise ArtifactError(f"the engine's flavour is {self.flavour!r}; this release knows {get_args(Flavour)}")
+            raise ArtifactError(
+                f"the engine's flavour is {shortened(self.flavour)}; this release knows {get_args(Flavour)}"
+            )
         if not self.targets or not self.tensors:
             raise ArtifactError("the engine's manifest names no target or no tensor; build the engine again")
 
@@ -129,10 +141,11 @@ class EngineManifest:
             ArtifactError: it is not a manifest of a version that this release reads.
         """
         values = versioned_values(text, ENGINE_MANIFEST_VERSION, "build the engine again")
+        ModelManifest.from_dict(values.get("model"))  # has a version of its own
         try:
-            return _from_values(values)
-        except (KeyError, TypeError, ValueError, AttributeError) as e:
-            raise ArtifactError(f"the manifest cannot be used ({e!r}); build the engine again") from e
+            return typed(values, cls)
+        except ConfigError as e:
+            raise ArtifactError(f"the manifest cannot be used ({e}); build the engine again") from e
 
     @property
     def is_as_asked(self) -> bool:
@@ -258,23 +271,6 @@ def read_engine(path: Path) -> tuple[bytes, EngineManifest]:
 def host() -> str:
     """The machine in a few words: an engine does not cross operating systems."""
     return f"{platform.system()} {platform.machine()}, Python {sys.version_info.major}.{sys.version_info.minor}"
-
-
-def _from_values(values: dict[str, Any]) -> EngineManifest:
-    rebuilt = {
-        "found": FoundPrecision(**values["found"]),
-        "targets": tuple(values["targets"]),
-        "tensors": tuple(EngineTensor(**t | {"shape": tuple(t["shape"])}) for t in values["tensors"]),
-        "profiles": tuple({name: _range(r) for name, r in profile.items()} for profile in values["profiles"]),
-        "model": ModelManifest.from_dict(values["model"]),
-        "plugins": tuple(values["plugins"]),
-        "ranges": CheckedRanges.from_values(values["ranges"]) if values.get("ranges") else None,
-    }
-    return EngineManifest(**values | rebuilt)
-
-
-def _range(values: dict[str, list[int]]) -> ShapeRange:
-    return ShapeRange(**{name: tuple(shape) for name, shape in values.items()})
 
 
 def _numbers(version: str) -> tuple[int, ...]:

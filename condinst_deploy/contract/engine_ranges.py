@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from condinst_deploy.errors import ArtifactError
 
@@ -41,6 +41,8 @@ class CheckedRanges:
     images_sha256: str  # of what the network was given
     limit: float  # magnitudes that float16 tensors stay below after the handling
     blocks: Mapping[str, float]  # part of the network -> largest magnitude of its half tensors after the handling
+    matched: float | None = None  # share of float32's detections that the rounded graph has, too; None: it has none
+    half_work: float | None = None  # share of the convolutions' work in half types; None: there are none
     handled: tuple[HandledNode, ...] = ()
     policy: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # as [policy] of a recipe says it
 
@@ -58,20 +60,6 @@ class CheckedRanges:
         return (
             f"largest magnitude {largest:.4g} ({block}) on {self.images} images ({self.source}),"
             f" limit {self.limit:.4g}; handled: {counts if self.handled else 'nothing'}"
-        )
-
-    @classmethod
-    def from_values(cls, values: dict[str, Any]) -> "CheckedRanges":
-        """From the manifest's JSON.
-
-        Raises:
-            KeyError, TypeError, ValueError, AttributeError, ArtifactError: a value cannot be used.
-        """
-        return cls(
-            **values
-            | {
-                "blocks": {str(name): float(value) for name, value in values["blocks"].items()},
-                "handled": tuple(HandledNode(**node) for node in values["handled"]),
-                "policy": {str(level): tuple(lines) for level, lines in values["policy"].items()},
-            }
+            + ("" if self.matched is None else f"; {self.matched:.1%} of float32's detections matched")
+            + ("" if self.half_work is None else f"; {self.half_work:.1%} of the convolutions' work in half")
         )

@@ -30,7 +30,7 @@ class NetworkOutputs(NamedTuple):
 
     num_detections: npt.NDArray[np.int32]  # (B,)
     boxes: FloatArray  # (B, K, 4) xyxy, network pixels
-    scores: FloatArray  # (B, K)
+    scores: FloatArray  # (B, K); NaN in the last slot: a level is not finite, and its detections are missing
     labels: npt.NDArray[np.int32]  # (B, K)
     mask_logits: npt.NDArray[Any]  # (B, K, H/8, W/8) float32 or float16
 

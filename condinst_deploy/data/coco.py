@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,12 @@ FARTHEST_BOX = 1e9
 
 LARGEST_ID = (1 << 64) - 1
 
+WHOLE = ("id", "image_id", "category_id", "height", "width")
+"""Fields of COCO's format that are whole numbers."""
+
+LARGEST_EXACT = 2**53
+"""Up to here a float64 stands for one whole number alone."""
+
 LISTED = 5
 """How many of many an error names."""
 
@@ -58,17 +64,37 @@ class Sample:
     segmentations: tuple[Segmentation, ...]  # n, as annotated
 
 
-class _Instance(NamedTuple):
+class Instance(NamedTuple):
+    """One object to learn."""
+
     box: tuple[float, float, float, float]  # xyxy
     label: int
     segmentation: Segmentation
+    annotation_id: int
+    area: float | None  # as annotated
 
 
-class _Record(NamedTuple):
+class Record(NamedTuple):
+    """One image and its objects, as annotated."""
+
     image_id: int
     path: Path
     size: tuple[int, int]  # height, width
-    instances: list[_Instance]
+    instances: list[Instance]
+
+
+Reason = Literal[
+    "crowd", "marked ignore", "without area", "below one pixel", "within the first pixel", "outside its image",
+    "polygons without area",
+]  # fmt: skip
+"""Why an annotation is no object to learn."""
+
+
+class LeftOut(NamedTuple):
+    """An annotation that is not learnt."""
+
+    annotation_id: int
+    reason: Reason
 
 
 class CocoDataset:
@@ -83,6 +109,10 @@ class CocoDataset:
         category_ids: id of each label.
         image_ids: id of each image, in the file's order.
         paths: file of each image.
+        records: the images with their objects.
+        all_records: also those that are not trained on, in the file's order.
+        left_out: annotations that are no objects to learn.
+        dropped_parts: polygons of fewer than six numbers that were taken out of objects with others.
     """
 
     def __init__(
@@ -112,6 +142,8 @@ class CocoDataset:
                 is missing (named), or nothing is left.
         """
         self.annotations = annotations
+        self.left_out: list[LeftOut] = []
+        self.dropped_parts = 0
         content = coco_content(annotations) if content is None else content
         categories = sorted(_by_id(content["categories"], "category", annotations).items())
         self.category_ids = tuple(category_id for category_id, _ in categories)
@@ -119,20 +151,20 @@ class CocoDataset:
         records = _records(content["images"], images or Path(), annotations)
         labels = {category_id: label for label, category_id in enumerate(self.category_ids)}
         for annotation_id, annotation in _by_id(content["annotations"], "annotation", annotations).items():
-            _add_instance(annotation, records, labels, f"{annotations}: annotation {annotation_id}")
-        self._records = list(records.values())
-        if training:
-            self._records = [p for p in self._records if min(p.size) >= min_size and (keep_empty or p.instances)]
-        if not self._records:
-            raise DataError(f"{annotations} has no images to {'train on' if training else 'look at'}")
-        self._records = self._records[:limit]
-        self.image_ids = tuple(p.image_id for p in self._records)
-        self.paths = tuple(p.path for p in self._records)
+            self._add(annotation, records, labels, f"{annotations}: annotation {annotation_id}")
+        self.all_records = tuple(records.values())
+        kept = [p for p in self.all_records if min(p.size) >= min_size and (keep_empty or p.instances)]
+        self.records = (tuple(kept) if training else self.all_records)[:limit]
+        if not self.records:
+            what = f"to train on{self._why_nothing()}" if training else "to look at"
+            raise DataError(f"{annotations} has no images {what}")
+        self.image_ids = tuple(p.image_id for p in self.records)
+        self.paths = tuple(p.path for p in self.records)
         if images is not None:
             _check_present(self.paths, images)
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self.records)
 
     def __getitem__(self, index: int) -> Sample:
         """Decode an image.
@@ -140,7 +172,7 @@ class CocoDataset:
         Raises:
             DataError: it cannot be decoded or has another size than annotated.
         """
-        record = self._records[index]
+        record = self.records[index]
         image = _decoded(record.path)
         if image.shape[:2] != record.size:
             raise DataError(
@@ -154,6 +186,24 @@ class CocoDataset:
             labels=np.array([i.label for i in record.instances], dtype=np.int64),
             segmentations=tuple(i.segmentation for i in record.instances),
         )
+
+    def _why_nothing(self) -> str:
+        """The reasons why no annotation is an object to learn, with the first of each; "" where there is none."""
+        counts = Counter(each.reason for each in self.left_out)
+        first = {each.reason: each.annotation_id for each in reversed(self.left_out)}
+        listed = ", ".join(f"{count} {reason} (annotation {first[reason]}, ...)" for reason, count in counts.items())
+        pixels = "; COCO's numbers are pixels, not 0..1" if "within the first pixel" in counts else ""
+        return f": annotations left out: {listed}{pixels}" if listed else ""
+
+    def _add(self, annotation: dict[str, Any], records: dict[int, Record], labels: dict[int, int], where: str) -> None:
+        """Add an annotation to its image's objects, or to what is left out."""
+        found = _object(annotation, records, labels, where)
+        if isinstance(found, LeftOut):
+            self.left_out.append(found)
+            return
+        records[annotation["image_id"]].instances.append(found)
+        if isinstance(found.segmentation, tuple):
+            self.dropped_parts += len(annotation["segmentation"]) - len(found.segmentation)
 
 
 def masks_at(sample: Sample, size: tuple[int, int], flipped: bool = False) -> BoolArray:
@@ -212,7 +262,20 @@ def coco_content(path: Path) -> dict[str, Any]:
             raise DataError(f"{path} is not in COCO's format: it has no list {key!r}")
         if not all(isinstance(entry, dict) for entry in content[key]):
             raise DataError(f"{path} is not in COCO's format: {key!r} has entries that are not objects")
+        make_whole(content[key])
     return content
+
+
+def make_whole(entries: Iterable[dict[str, Any]]) -> None:
+    """Turn ids and sizes that are written as `1.0` into whole numbers, in place.
+
+    Above 2**53 a fraction may stand for several whole numbers; it stays and is refused later.
+    """
+    for entry in entries:
+        for name in WHOLE:
+            value = entry.get(name)
+            if type(value) is float and value.is_integer() and abs(value) <= LARGEST_EXACT:
+                entry[name] = int(value)
 
 
 def _by_id(entries: list[dict[str, Any]], kind: str, path: Path) -> dict[int, dict[str, Any]]:
@@ -226,7 +289,7 @@ def _by_id(entries: list[dict[str, Any]], kind: str, path: Path) -> dict[int, di
     return {entry["id"]: entry for entry in entries}
 
 
-def _records(entries: list[dict[str, Any]], folder: Path, path: Path) -> dict[int, _Record]:
+def _records(entries: list[dict[str, Any]], folder: Path, path: Path) -> dict[int, Record]:
     images = {}
     for image_id, entry in _by_id(entries, "image", path).items():
         where = f"{path}: image {image_id}"
@@ -236,7 +299,7 @@ def _records(entries: list[dict[str, Any]], folder: Path, path: Path) -> dict[in
                 f"{where} has height {shown_value(size[0])} and width {shown_value(size[1])}; expected 1 to"
                 f" {LONGEST_SIDE}, and at most {MOST_PIXELS} pixels"
             )
-        images[image_id] = _Record(image_id, folder / _field(entry, "file_name", str, where), size, [])
+        images[image_id] = Record(image_id, folder / _field(entry, "file_name", str, where), size, [])
     return images
 
 
@@ -260,7 +323,9 @@ def _is_utf8(text: str) -> bool:
 _KINDS: dict[type, str] = {int: "a whole number", str: "text"}
 
 
-def _add_instance(annotation: dict[str, Any], images: dict[int, _Record], labels: dict[int, int], where: str) -> None:
+def _object(
+    annotation: dict[str, Any], images: dict[int, Record], labels: dict[int, int], where: str
+) -> Instance | LeftOut:
     image_id, category_id = (_field(annotation, key, int, where) for key in ("image_id", "category_id"))
     if image_id not in images:
         raise DataError(f"{where} has image_id {shown_value(image_id)}, which no image has")
@@ -271,14 +336,28 @@ def _add_instance(annotation: dict[str, Any], images: dict[int, _Record], labels
     area = annotation.get("area", 1)
     if not is_finite(area):
         raise DataError(f"{where} has area {shown_value(area)}; expected a finite number")
-    if is_crowd(annotation, where) or annotation.get("ignore") or area <= 0:
-        return
-    inside_x = min(x + width, record.size[1]) - max(x, 0)
-    inside_y = min(y + height, record.size[0]) - max(y, 0)
-    if inside_x <= 0 or inside_y <= 0 or width < 1 or height < 1:
-        return
-    segmentation = checked_segmentation(annotation.get("segmentation"), record.size, where)
-    record.instances.append(_Instance((x, y, x + width, y + height), labels[category_id], segmentation))
+    box, parts = (x, y, x + width, y + height), annotation.get("segmentation")
+    if is_crowd(annotation, where):
+        return LeftOut(annotation["id"], "crowd")
+    if annotation.get("ignore"):
+        return LeftOut(annotation["id"], "marked ignore")
+    reason = _unlearnable_box(box, record.size) or ("without area" if area <= 0 else None)
+    if reason is None and isinstance(parts, list) and parts and all(is_degenerate(part) for part in parts):
+        reason = "polygons without area"
+    if reason is not None:
+        return LeftOut(annotation["id"], reason)
+    segmentation = checked_segmentation(parts, record.size, where)
+    return Instance(box, labels[category_id], segmentation, annotation["id"], annotation.get("area"))
+
+
+def _unlearnable_box(box: tuple[float, float, float, float], size: tuple[int, int]) -> Reason | None:
+    """Why mmdetection does not train on a box of an image of `size`, `(height, width)`; None: it does."""
+    x1, y1, x2, y2 = box
+    if x2 - x1 < 1 or y2 - y1 < 1:
+        return "within the first pixel" if 0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1 else "below one pixel"
+    if min(x2, size[1]) <= max(x1, 0) or min(y2, size[0]) <= max(y1, 0):
+        return "outside its image"
+    return None
 
 
 def is_crowd(annotation: dict[str, Any], where: str) -> bool:
@@ -321,12 +400,20 @@ def checked_segmentation(value: Any, size: tuple[int, int], where: str) -> Segme
         DataError: it is neither, or damaged; `where` says whose it is.
     """
     if isinstance(value, list) and value:
-        polygons = tuple(_polygon(part, size, where) for part in value)
+        parts = [part for part in value if not is_degenerate(part)]
+        if not parts:
+            raise DataError(f"{where} has polygons of fewer than six numbers alone, which have no area")
+        polygons = tuple(_polygon(part, size, where) for part in parts)
         _check_length(polygons, size, where)
         return polygons
     if isinstance(value, dict):
         return _rle(value, size, where)
     raise DataError(f"{where} has segmentation {shown_value(value)}; expected polygons or an RLE")
+
+
+def is_degenerate(part: Any) -> bool:
+    """Whether a polygon is a point or a line: an even count of numbers below six. mmdetection drops it, too."""
+    return isinstance(part, list) and len(part) < 6 and len(part) % 2 == 0
 
 
 def merged_rle(segmentation: Segmentation, size: tuple[int, int]) -> RLE:

@@ -21,7 +21,7 @@ from condinst_deploy.evaluation.journal import Journal
 from condinst_deploy.evaluation.operating_points import OperatingPoints, operating_points
 from condinst_deploy.evaluation.provenance import figure_versions, images_with_states, run_settings
 from condinst_deploy.evaluation.results_reader import by_image, kinds_of, read_results
-from condinst_deploy.evaluation.sources import Options, Source, check_outputs, results_path, unique_names
+from condinst_deploy.evaluation.sources import EvaluationOptions, Source, check_outputs, results_path, unique_names
 from condinst_deploy.runtime.coco_results import coco_results
 from condinst_deploy.runtime.observer import observed
 from condinst_deploy.runtime.predictor import Predictor
@@ -75,7 +75,7 @@ class Run:
     """What all sources of an evaluation share."""
 
     ground_truth: GroundTruth
-    options: Options
+    options: EvaluationOptions
     on_progress: OnProgress
 
 
@@ -90,7 +90,7 @@ class _Found(NamedTuple):
 
 
 def evaluate(
-    sources: Sequence[Source], ground_truth: GroundTruth, options: Options, on_progress: OnProgress
+    sources: Sequence[Source], ground_truth: GroundTruth, options: EvaluationOptions, on_progress: OnProgress
 ) -> Evaluation:
     """Run, or read, every source, evaluate it, and compare it with the first.
 
@@ -169,7 +169,7 @@ def _check_ahead(sources: Sequence[Source], run: Run) -> None:
         run.on_progress(what, len(further), len(further))
 
 
-def _predictor(source: Source, options: Options) -> Predictor:
+def _predictor(source: Source, options: EvaluationOptions) -> Predictor:
     return Predictor(
         source.path,
         device=options.device,

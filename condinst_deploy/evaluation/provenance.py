@@ -9,7 +9,7 @@ import torch
 
 import condinst_deploy
 from condinst_deploy.evaluation.ground_truth import GroundTruth
-from condinst_deploy.evaluation.sources import Options
+from condinst_deploy.evaluation.sources import EvaluationOptions
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.support.digests import sha256_of, sha256_of_text
 from condinst_deploy.support.versions import version_of
@@ -28,7 +28,9 @@ LIBRARIES = (
 """Whose versions results may depend on."""
 
 
-def run_settings(predictor: Predictor, source: Path, ground_truth: GroundTruth, options: Options) -> dict[str, Any]:
+def run_settings(
+    predictor: Predictor, source: Path, ground_truth: GroundTruth, options: EvaluationOptions
+) -> dict[str, Any]:
     """All that a model's results depend on beside the images, as plain JSON values."""
     backend, own = predictor.backend, predictor.manifest.selection.lowest_score
     return {

@@ -7,7 +7,7 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from condinst_deploy.data.coco import checked_bbox, checked_segmentation, is_finite, merged_rle
+from condinst_deploy.data.coco import checked_bbox, checked_segmentation, is_finite, make_whole, merged_rle
 from condinst_deploy.errors import DataError
 from condinst_deploy.evaluation.coco import Entry, Kind
 from condinst_deploy.evaluation.ground_truth import GroundTruth
@@ -30,6 +30,7 @@ def read_results(path: Path, ground_truth: GroundTruth) -> list[Entry]:
     wanted, known, categories = set(ground_truth.image_ids), set(ground_truth.coco.imgs), set(ground_truth.category_ids)
     keys = _keys(entries[0]) if entries else set()
     kept = []
+    make_whole(entry for entry in entries if isinstance(entry, dict))
     for position, entry in enumerate(entries, start=1):
         where = f"{path}: entry {position}"
         if not keys or _keys(entry) != keys:

@@ -134,7 +134,7 @@ def jpeg_from(path: Path) -> bytes | None:
     """
     with _reading(path) as stream, _opened(stream) as image:
         data = _rgb_jpeg(image, stream)
-        return None if data is None or _orientation(image) in TURNS else data
+        return None if data is None or orientation_of(image) in TURNS else data
 
 
 def _rgb_from_path(path: Path) -> RGBArray:
@@ -145,7 +145,7 @@ def _rgb_from_path(path: Path) -> RGBArray:
             # the pixels of both
             with suppress(ValueError):  # simplejpeg raises on warnings; Pillow decides which files are damaged
                 pixels: RGBArray = simplejpeg.decode_jpeg(data, colorspace="RGB")
-                turn = TURNS.get(_orientation(image))
+                turn = TURNS.get(orientation_of(image))
                 return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
         return _rgb_from_pil(image)
 
@@ -190,7 +190,7 @@ def _rgb_from_pil(image: Image.Image) -> RGBArray:
         raise ImageError(f"an image is empty: its size is {image.size}")
     image.load()  # Pillow's TIFF reader turns images upright here and then removes the orientation
     # ImageOps.exif_transpose would write the whole EXIF again, and it fails if any entry is malformed
-    turn = TURNS.get(_orientation(image))
+    turn = TURNS.get(orientation_of(image))
     image = image if turn is None else image.transpose(turn)
     if image.mode.startswith("I"):  # 16-bit grey, in Pillow's several spellings
         return _rgb_from_array(np.asarray(image).clip(0, 65535).astype(np.uint16))
@@ -202,7 +202,8 @@ def _rgb_from_pil(image: Image.Image) -> RGBArray:
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _orientation(image: Image.Image) -> Any:
+def orientation_of(image: Image.Image) -> Any:
+    """EXIF orientation of an opened image, a key of `TURNS` or anything else; None where it cannot be read."""
     try:
         return image.getexif().get(ORIENTATION)
     except Exception:  # Pillow raises errors of many kinds on malformed EXIF; the pixels can still be read

@@ -1,11 +1,12 @@
 """The frozen description of a CondInst network."""
 
 import math
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from condinst_deploy.contract import Family, Preprocessing, Selection
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.support.validation import Limits, check_choice, check_number, shortened, typed
 
 STRIDES = (8, 16, 32, 64, 128)
 """Strides of P3..P7, in network pixels."""
@@ -30,6 +31,20 @@ BOXINST_WIDTHS: dict[Family, tuple[int, int]] = {"mmdet": (16, 16), "adelaidet":
 
 CondInst's are (8, 8); otherwise BoxInst's network is CondInst's.
 """
+
+LIMITS = {
+    "num_classes": 100_000,
+    "base_width": 1_024,
+    "tower_convs": 64,
+    "mask_branch_channels": 4_096,
+    "mask_branch_convs": 64,
+    "mask_channels": 256,
+    "dynamic_channels": 256,
+    "bifpn_repeats": 64,
+}
+"""Largest value of each size, far above those of published models: a file's settings size nothing beyond them."""
+
+FPN_CHANNELS = Limits(2 * NORM_GROUPS, 4_096, whole=True)
 
 Neck = Literal["fpn", "bifpn"]
 """What makes P3..P7 of the backbone's features."""
@@ -65,27 +80,24 @@ class CondInstConfig:
         Raises:
             ConfigError: a field has a value that no network can be built from.
         """
-        if self.depth not in BLOCKS:
-            raise ConfigError(f"ResNet depth is {self.depth}; expected one of {sorted(BLOCKS)}")
-        for name in ("num_classes", "base_width", "tower_convs", "mask_branch_channels",
-                     "mask_branch_convs", "mask_channels", "dynamic_channels", "bifpn_repeats"):  # fmt: skip
-            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected a whole number of at least 1")
+        if type(self.depth) is not int or self.depth not in BLOCKS:
+            raise ConfigError(f"ResNet depth is {shortened(self.depth)}; expected one of {sorted(BLOCKS)}")
+        for name, most in LIMITS.items():
+            check_number(name, getattr(self, name), Limits(1, most, whole=True))
         for name in ("stride_in_1x1", "semantic_head"):
             if type(getattr(self, name)) is not bool:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; expected true or false")
-        if self.neck not in get_args(Neck):
-            raise ConfigError(f"neck is {self.neck!r}; expected one of {', '.join(get_args(Neck))}")
+                raise ConfigError(f"{name} is {shortened(getattr(self, name))}; expected true or false")
+        check_choice("neck", self.neck, Neck)
         if self.preprocessing.family != self.selection.family:
             raise ConfigError(
                 f"preprocessing is of the family {self.preprocessing.family} and selection of {self.selection.family};"
                 " expected the same"
             )
         # with one channel a group, a level of one cell would have nothing to normalise over
-        if self.fpn_channels < 2 * NORM_GROUPS or self.fpn_channels % NORM_GROUPS:
+        if not FPN_CHANNELS.hold(self.fpn_channels) or self.fpn_channels % NORM_GROUPS:
             raise ConfigError(
-                f"fpn_channels is {self.fpn_channels}; the towers' GroupNorm needs a multiple of {NORM_GROUPS},"
-                f" at least {2 * NORM_GROUPS}"
+                f"fpn_channels is {shortened(self.fpn_channels)}; the towers' GroupNorm needs a multiple of"
+                f" {NORM_GROUPS}, {FPN_CHANNELS.least} to {FPN_CHANNELS.most}"
             )
 
     @property
@@ -127,15 +139,7 @@ class CondInstConfig:
         Raises:
             ConfigError: a field is unknown or has a value that cannot be used.
         """
-        unknown = sorted(set(values) - {f.name for f in fields(cls)})
-        if unknown:
-            raise ConfigError(f"unknown model settings: {', '.join(unknown)}")
-        rest = {k: v for k, v in values.items() if k not in ("preprocessing", "selection")}
-        return cls(
-            **rest,
-            preprocessing=Preprocessing.from_dict(values.get("preprocessing", {})),
-            selection=Selection.from_dict(values.get("selection", {})),
-        )
+        return typed(values, cls)
 
 
 def hidden_width(mask_channels: int, num_params: int) -> int | None:

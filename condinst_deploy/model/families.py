@@ -16,6 +16,7 @@ from condinst_deploy.model.config import BLOCKS, CondInstConfig, hidden_width
 from condinst_deploy.model.key_tables import ADELAIDET_BACKBONE, renamed
 from condinst_deploy.model.mmdet_config import own_selection
 from condinst_deploy.model.safe_load import Inert
+from condinst_deploy.support.validation import printable, shortened
 
 MARKERS: dict[Family, str] = {"mmdet": "bbox_head.controller.weight", "adelaidet": "controller.weight"}
 """A key that every CondInst model of the family has, and no other model."""
@@ -132,7 +133,9 @@ def weights_in(content: Mapping[Any, Any]) -> dict[str, Any]:
     """The weights that a file holds, bare or under an entry."""
     entries = [content[name] for name in STATE_ENTRIES if isinstance(content.get(name), Mapping)]
     # settings may lie under one of the names, too, and are fewer
-    return {str(key): value for key, value in max(entries, key=len, default=content).items()}
+    chosen = max(entries, key=len, default=content)
+    # a file can have keys of any type, and as large as it likes
+    return {key if isinstance(key, str) else shortened(key): value for key, value in chosen.items()}
 
 
 def unwrapped(state: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
@@ -182,7 +185,7 @@ def _foreign(state: Mapping[str, Any]) -> str:
     """What there is to say of weights that are no CondInst's."""
     if any(key.startswith(FCOS_PARTS) for key in state):
         return "is FCOS without a controller, which finds boxes and no masks"
-    first = ", ".join(list(state)[:3]) or "none"
+    first = ", ".join(key[:80] for key in list(state)[:3]) or "none"
     return f"has none of the keys of a CondInst model (its first keys: {first})"
 
 
@@ -295,8 +298,9 @@ def _classes(content: Mapping[Any, Any], num_classes: int) -> tuple[tuple[str, .
     """
     meta = _meta(content)
     dataset = meta.get("dataset_meta")
-    named = (dataset.get("classes") or dataset.get("CLASSES")) if isinstance(dataset, dict) else meta.get("CLASSES")
-    names = tuple(str(n) for n in named) if isinstance(named, list | tuple) else ()
+    places = [dataset.get("classes"), dataset.get("CLASSES")] if isinstance(dataset, dict) else [meta.get("CLASSES")]
+    named: list[Any] | tuple[Any, ...] = next((one for one in places if isinstance(one, list | tuple) and one), ())
+    names = tuple(printable(n) for n in named if isinstance(n, str))
     remark = ""
     if len(names) != num_classes:
         is_coco = num_classes == len(COCO_CLASSES)

@@ -46,18 +46,19 @@ class DeviceOutputs(NamedTuple):
                 tensor.record_stream(stream)
         return self.tensors
 
-    def on_host(self, images: int | None = None) -> NetworkOutputs:
+    def on_host(self, images: int | None = None, precision: str = "float32") -> NetworkOutputs:
         """Wait for the outputs and return arrays. Mask logits have only the slots that the fullest image uses.
 
         Args:
             images: the number of images in the batch that are not blank; None: all.
+            precision: of the network, for the error.
 
         Raises:
             BackendError: a logit of these images is NaN or infinite, in any slot.
         """
         tensors = self.taken()
         count, finite = on_host(tensors.num_detections, torch.isfinite(tensors.mask_logits[:images]).all())
-        require_finite(bool(finite))
+        require_finite(bool(finite), precision)
         used = tensors.mask_logits[:, : int(count.max(initial=0))]
         return NetworkOutputs(count, *on_host(tensors.boxes, tensors.scores, tensors.labels, used))
 

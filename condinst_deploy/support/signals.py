@@ -85,6 +85,12 @@ def stop_listening() -> None:
                 signal.signal(number, signal.SIG_DFL)
 
 
+def ignore_signals() -> None:
+    """Leave signals to the parent of this process, which decides when it ends."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def received() -> int | None:
     """The signal that asked this process to stop; None: none did."""
     return _state.received
@@ -124,10 +130,10 @@ def whole_steps() -> Iterator[Interruption]:
                 signal.signal(number, note)
         yield interruption
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    for number, frame in came:
-        before[number](number, frame)
+        for kept, handler in before.items():
+            signal.signal(kept, handler)
+    for arrived, frame in came:
+        before[arrived](arrived, frame)
 
 
 @contextmanager

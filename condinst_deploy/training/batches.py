@@ -1,6 +1,5 @@
 """Training batches, decided by seed and iteration alone: a resumed run sees what an uninterrupted one sees."""
 
-import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -11,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from condinst_deploy.data.coco import CocoDataset
 from condinst_deploy.data.transforms import TrainingBatch, TrainingExample, TrainingTransform, collate
 from condinst_deploy.errors import DataError
-from condinst_deploy.support.signals import STOPPING
+from condinst_deploy.support.signals import ignore_signals
 from condinst_deploy.training.recipe import Recipe
 
 Key = tuple[int, int]
@@ -76,8 +75,7 @@ def _leave_signals_to_the_trainer(_number: int) -> None:
 
     A worker that died of one would stop the trainer with an error before it has saved its checkpoint.
     """
-    for number in STOPPING:
-        signal.signal(number, signal.SIG_IGN)
+    ignore_signals()
 
 
 def _collated(examples: list[TrainingExample | DataError], pad_divisor: int) -> TrainingBatch | DataError:

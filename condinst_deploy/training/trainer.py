@@ -35,11 +35,17 @@ class Sets:
 
 @dataclass(frozen=True)
 class Reports:
-    """Called as the run goes on."""
+    """Functions that are called while a run goes on."""
 
-    on_step: Callable[[int, Losses], None]
-    on_image: Callable[[int, int], None]  # evaluation: images done, of how many
-    on_evaluation: Callable[[Record], None]
+    on_step: Callable[[int, Losses], None] = lambda iteration, losses: None
+    on_image: Callable[[int, int], None] = lambda done, of: None  # evaluation: images done, of how many
+    on_evaluation: Callable[[Record], None] = lambda record: None
+    on_stage: Callable[[str], None] = lambda stage: None  # what begins now, before the first step
+    on_note: Callable[[str], None] = lambda note: None  # what a user should know
+    on_generated: Callable[[int, int], None] = lambda done, of: None  # images of the generated set
+    on_data: Callable[[Sets], None] = lambda sets: None  # the data sets were read
+    on_start: Callable[[int, Recipe], None] = lambda iteration, recipe: None  # steps done before, and the final recipe
+    on_interrupted: Callable[[int, Path], None] = lambda iteration, folder: None  # Ctrl-C; the checkpoint is written
 
 
 def open_sets(recipe: Recipe) -> Sets:

@@ -15,6 +15,7 @@ from condinst_deploy.contract.engine_ranges import CheckedRanges
 from condinst_deploy.errors import ConfigError, EngineError, OutputError
 from condinst_deploy.support.atomic_write import atomic_path, check_writable
 from condinst_deploy.support.digests import sha256_of, sha256_of_bytes
+from condinst_deploy.support.validation import printable
 from condinst_deploy.support.versions import installed_versions
 from condinst_engines.build import (
     BuiltEngine,
@@ -107,7 +108,7 @@ def engine_from_onnx(
         surroundings.on_note(remark)
     path = files.engine or default_engine_path(files.source, recipe, flavour)
     _check_writable(path, files.keep_onnx, files.keep_policy, surroundings.timing_cache)
-    source = Source(files.source.name, sha256_of(files.source))
+    source = Source(printable(files.source.name), sha256_of(files.source))
     recipe, ranges = with_checked_ranges(proto, RangeImages(model, files.calibration), recipe, flavour, surroundings)
     graph, plugins = graph_and_plugins(proto, recipe, flavour, surroundings)
     built = build_engine(graph, profiles, recipe, flavour, surroundings)

@@ -174,7 +174,7 @@ def _rank(error: TensorError) -> tuple[bool, bool, bool, float]:
 
 def _portions(proto: onnx.ModelProto, names: Sequence[str], batch: NetworkInputs, limit: int) -> Iterator[list[str]]:
     """Names in portions of a size, the outputs together in the first."""
-    sizes = _elements(proto, batch)
+    sizes = element_counts(proto, batch)
     outputs = [name for name in names if name in OUTPUTS]
     if outputs:
         yield outputs
@@ -191,7 +191,7 @@ def _portions(proto: onnx.ModelProto, names: Sequence[str], batch: NetworkInputs
         yield portion
 
 
-def _elements(proto: onnx.ModelProto, batch: NetworkInputs) -> dict[str, int]:
+def element_counts(proto: onnx.ModelProto, batch: NetworkInputs) -> dict[str, int]:
     """Elements of each tensor whose shape can be told from the inputs' shapes."""
     fixed = onnx.ModelProto()
     fixed.CopyFrom(proto)

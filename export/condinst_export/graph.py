@@ -142,7 +142,8 @@ class CandidatesOfLevel(nn.Module):
         scores = best.sqrt() if self.by_product else best * centerness.flatten(1).gather(1, location)
         return LevelCandidates(
             boxes=torch.stack((x - left, y - top, x + right, y + bottom), dim=2),
-            scores=torch.where(scores > 0, scores, 0.0),  # NaN becomes 0, which is never kept
+            # what is not finite becomes 0, which is never kept
+            scores=torch.where((scores > 0) & (left + top + right + bottom < torch.inf), scores, 0.0),
             labels=(pairs - pairs // self.num_classes * self.num_classes).to(torch.int32),
             points=torch.stack((x, y), dim=2),
             soi=torch.full_like(best, self.soi),

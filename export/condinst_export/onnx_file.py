@@ -4,20 +4,21 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import onnx
 import torch
 
 from condinst_deploy.contract import INPUTS, MANIFEST_KEY, OUTPUTS, ModelManifest
 from condinst_deploy.contract.onnx_names import DOMAIN
-from condinst_deploy.errors import ConfigError, ExportError
+from condinst_deploy.errors import ExportError
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.config import MASK_STRIDE
 from condinst_deploy.support.versions import installed_versions
 from condinst_export.functions import OPSET, dynamic_mask_head_function, select_instances_function
 from condinst_export.graph import ExportGraph
 from condinst_export.node_names import name_nodes
+from condinst_export.options import ExportOptions as ExportOptions
 
 TRACE_SHAPE = (2, 320, 352)
 """Batch, height and width that a dynamic graph is traced with: all different, none of them 1."""
@@ -26,32 +27,6 @@ TENSORRT_TOPK = 3840
 """Largest K of a TopK that TensorRT builds (its operator documentation)."""
 
 PROGRAM_NAME = "condinst-deploy"
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """What a user may set; None keeps the model's own."""
-
-    max_detections: int | None = None
-    score_threshold: float | None = None
-    nms_iou: float | None = None
-    static_shape: tuple[int, int, int] | None = None  # batch, height, width
-    candidates_per_level: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check the fixed shape.
-
-        Raises:
-            ConfigError: a size is not positive or not a multiple of 32.
-        """
-        if self.static_shape is None:
-            return
-        batch, height, width = self.static_shape
-        if batch < 1 or height < 32 or width < 32 or height % 32 or width % 32:
-            raise ConfigError(
-                f"the fixed shape is {batch}x{height}x{width}; expected BATCHxHEIGHTxWIDTH with"
-                " height and width multiples of 32, for example 1x800x1344"
-            )
 
 
 def with_options(model: CondInst, manifest: ModelManifest, options: ExportOptions) -> ModelManifest:

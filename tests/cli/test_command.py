@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from rich.progress import ProgressColumn
 from rich.table import Table
 from typer.testing import CliRunner
 
@@ -40,6 +41,7 @@ def test_a_bar_s_description_is_shown_as_it_is() -> None:
         pass
     assert capture.get() == ""
     (column, *_) = progress.columns
+    assert isinstance(column, ProgressColumn)
     assert str(column(progress.tasks[0])) == SHOWN
 
 

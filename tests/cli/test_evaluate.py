@@ -18,7 +18,7 @@ from condinst_deploy.cli.evaluate import _cell, main
 from condinst_deploy.evaluation import evaluator
 from condinst_deploy.evaluation.ground_truth import load_ground_truth
 from condinst_deploy.evaluation.provenance import code_digest
-from condinst_deploy.evaluation.sources import Options, Source, results_path, unique_names
+from condinst_deploy.evaluation.sources import EvaluationOptions, Source, results_path, unique_names
 from condinst_deploy.model.checkpoints import save_model
 from condinst_deploy.runtime.observer import DECODE, NETWORK, StageTimer
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
@@ -106,7 +106,7 @@ def test_an_observer_sees_the_stages_of_the_models_and_of_the_evaluation(
     data: tuple[Path, Path], slim_checkpoint: Path, tmp_path: Path
 ) -> None:
     timer = StageTimer()
-    options = Options(tmp_path / "out", device="cpu", observer=timer)
+    options = EvaluationOptions(tmp_path / "out", device="cpu", observer=timer)
     sources = [Source(slim_checkpoint, is_model=True)] * 2
     evaluator.evaluate(sources, load_ground_truth(*data, limit=2), options, lambda *_: None)
     times = timer.take()

@@ -19,7 +19,7 @@ from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE, agreement
 from condinst_deploy.model.checkpoints import save_model
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.support.digests import sha256_of
-from condinst_export import onnx_file, verify
+from condinst_export import exporter, verify
 from condinst_export.cli import main
 from tests.support.adelaidet_names import adelaidet_state_of
 from tests.support.models import (
@@ -280,7 +280,7 @@ def run_here(*arguments: str | Path) -> str:
         (("--nms-iou", "-0.1"), "nms_iou is -0.1"),
         (("--candidates-per-level", "0"), "candidates_per_level is 0"),
         (("--family", "adelaidet"), "good.pth is a model of the family mmdet; expected adelaidet"),
-        (("--class-names", "two.txt"), "two.txt names 2 classes; the model has 3"),
+        (("--class-names", "two.txt"), "2 class names were given; the model has 3 classes"),
         (("--class-names", "latin.txt"), "latin.txt cannot be read as a list of class names"),
         (("--class-names", "none.txt"), "none.txt cannot be read as a list of class names"),
         (("--class-names", "."), "cannot be read as a list of class names"),
@@ -309,7 +309,7 @@ def full_disk(_: Any, path: str) -> None:
 @pytest.mark.parametrize(
     ("module", "name", "replacement", "reason"),
     [
-        (verify, "verify_onnx", disagreeing, "the two disagree"),
+        (exporter, "verify_onnx", disagreeing, "the two disagree"),
         (onnx, "save", full_disk, "cannot be written (No space left on device)"),
     ],
     ids=["verification fails", "the disk is full"],
@@ -325,8 +325,8 @@ def test_an_export_that_fails_late_leaves_only_what_was_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(bad)
-    monkeypatch.setattr(onnx_file, "onnx_from_model", lambda model, manifest: onnx.ModelProto())
-    monkeypatch.setattr(verify, "verify_onnx", lambda *_: verify.Verification(()))
+    monkeypatch.setattr(exporter, "onnx_from_model", lambda model, manifest: onnx.ModelProto())
+    monkeypatch.setattr(exporter, "verify_onnx", lambda *_: verify.Verification(()))
     monkeypatch.setattr(module, name, replacement)
     if earlier is not None:
         Path("model.onnx").write_bytes(earlier)
@@ -357,8 +357,8 @@ def test_wrong_usage_exits_with_two(arguments: tuple[str, ...], tmp_path: Path) 
 
 def test_the_weights_are_not_overwritten(bad: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(bad)
-    monkeypatch.setattr(onnx_file, "onnx_from_model", lambda model, manifest: onnx.ModelProto())
-    monkeypatch.setattr(verify, "verify_onnx", lambda *_: verify.Verification(()))
+    monkeypatch.setattr(exporter, "onnx_from_model", lambda model, manifest: onnx.ModelProto())
+    monkeypatch.setattr(exporter, "verify_onnx", lambda *_: verify.Verification(()))
     Path("mine.pth").write_bytes(weights.read_bytes())
     assert "mine.pth" in run_here("--weights", "mine.pth", "--out", "mine.pth")
     assert Path("mine.pth").read_bytes() == weights.read_bytes()

@@ -76,6 +76,16 @@ def test_a_plan_of_another_build_is_refused(engine: Path, plan: bytes) -> None:
         ({"tensors": [{"name": "x"}]}, "cannot be used"),
         ({"profiles": [{"images": {"min": [1]}}]}, "cannot be used"),
         ({"profiles": 3}, "cannot be used"),
+        ({"plan_bytes": True}, "plan_bytes is True; expected a whole number"),
+        ({"build_seconds": "x"}, "build_seconds is 'x'; expected a number"),
+        ({"targets": [86]}, r"targets\[0\] is 86; expected text"),
+        ({"tensors": [{"name": "a", "role": "both", "dtype": "x", "shape": [1]}]}, "role is 'both'; expected one of"),
+        ({"profiles": [{"images": {"min": [1], "opt": [1, 2], "max": [1]}}]}, "shapes of different ranks"),
+        ({"found": {"source": "x", "layers": {"float16": "many"}}}, "found.layers.float16 is 'many'"),
+        ({"hardware_compatible": 1}, "hardware_compatible is 1; expected true or false"),
+        ({"model": None}, "has version None"),
+        ({"host": "\ud800"}, "host is .*; expected text in Unicode"),
+        ({"plugins": None}, "plugins is None; expected a list of texts"),
     ],
 )
 def test_a_manifest_that_cannot_be_used_is_named(engine: Path, change: dict[str, object], reason: str) -> None:

@@ -49,7 +49,7 @@ def refused(folder: Path, made: Any, message: str) -> None:
     [
         (changed("images", "width", 2**31 - 1), "image 1 has height 48 and width 2147483647; expected 1 to 65535"),
         (changed("images", "height", 10**4200), "has height a whole number of .* bits"),
-        (changed("images", "height", 48.0), "has 'height' 48.0; expected a whole number"),
+        (changed("images", "height", 48.5), "has 'height' 48.5; expected a whole number"),
         (changed("images", "id", 2**64), "image number 1 has id 18446744073709551616; expected a number of 64 bits"),
         (changed("categories", "name", "\ud800"), r"category 1 has 'name' '\\ud800'; expected text that UTF-8"),
         (changed("categories", "name", ["a"] * 10**5), r"has 'name' \['a', 'a'.*expected text"),
@@ -87,7 +87,8 @@ def test_runs_that_do_not_fit_the_image_are_refused(runs: list[int]) -> None:
 def test_runs_whose_sum_comes_round_past_64_bits_are_refused() -> None:
     pixels = 48 * 64
     # the runs of each kind rise by 2^34 from one to the next, until their sum is 2^64 and the image's pixels
-    step, total, runs = 2**33, 2**64 + pixels, []
+    runs: list[int] = []
+    step, total = 2**33, 2**64 + pixels
     rest = total
     while rest > (last := (runs[-2] if len(runs) > 1 else 0) + step):
         runs.append(last)

@@ -7,13 +7,15 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from condinst_deploy.contract.engine_manifest import manifest_path, read_engine
 from condinst_deploy.errors import ArtifactError, ConfigError, EngineError, OutputError
 from condinst_engines.build import Surroundings
-from condinst_engines.build_recipe import BuildRecipe, RtxSettings, TensorrtSettings
+from condinst_engines.build_recipe import BuildRecipe, RtxSettings, TensorrtSettings, load_recipe
 from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.engine_file import EngineFiles, _keep_timings, default_engine_path, engine_from_onnx
 from condinst_engines.onnx_input import load_onnx, only_exported
@@ -64,6 +66,77 @@ def test_the_graph_that_the_builder_got_can_be_kept(source: Path, rtx: BuilderLi
     onnx.checker.check_model(str(kept), full_check=True)
     kinds = {entry.data_type for entry in onnx.load(str(kept)).graph.initializer}
     assert onnx.TensorProto.FLOAT16 in kinds
+
+
+def too_large_at_first(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Three convolutions, of which the first has an output beyond float16."""
+    for entry in graph.graph.initializer:
+        factor = {"first_weight": 1e3, "second_weight": 1e-3}[entry.name]
+        entry.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(entry) * np.float32(factor), entry.name))
+    third = np.ones((4, 4, 1, 1), dtype=np.float32)
+    graph.graph.initializer.append(numpy_helper.from_array(third, "third_weight"))
+    node = onnx.helper.make_node("Conv", ["second", "third_weight"], ["third"], name="head.third/Conv_third")
+    add = len(graph.graph.node) - 1
+    graph.graph.node[add].input[0] = "third"
+    graph.graph.node.insert(add, node)
+    onnx.checker.check_model(graph, full_check=True)
+    return graph
+
+
+def test_an_engine_whose_nodes_all_leave_its_type_is_refused(source: Path, rtx: BuilderLibrary, tmp_path: Path) -> None:
+    graph = onnx.load(str(source))
+    for entry in graph.graph.initializer:
+        entry.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(entry) * np.float32(300), entry.name))
+    onnx.save(graph, str(source))
+    with pytest.raises(EngineError, match=r"no node is left in float16.*backbone\.first/Conv_first.*--bf16 or --fp32"):
+        engine_from_onnx(EngineFiles(source, tmp_path / "x.engine"), FP16, rtx, Surroundings())
+
+
+def test_ranges_are_checked_before_a_half_build(source: Path, rtx: BuilderLibrary, tmp_path: Path) -> None:
+    onnx.save(too_large_at_first(onnx.load(str(source))), str(source))
+    notes: list[str] = []
+    phases: list[str] = []
+    surroundings = Surroundings(on_note=notes.append, on_progress=lambda _, phase: phases.append(phase))
+    policy = tmp_path / "policy.toml"
+    files = EngineFiles(source, tmp_path / "x.engine", tmp_path / "kept.onnx", keep_policy=policy)
+    path, manifest = engine_from_onnx(files, FP16, rtx, surroundings)
+    assert "checking ranges" in phases
+    assert manifest.ranges is not None
+    assert manifest.is_as_asked
+    assert "backbone.first/Conv_first" in manifest.ranges.policy["bf16"]
+    assert manifest.found.layers["bfloat16"] > 0
+    assert read_engine(path)[1] == manifest
+    assert notes[0].startswith("ranges: largest magnitude")
+    assert any("backbone.first/Conv_first reaches" in note and "in bfloat16" in note for note in notes)
+    given = load_recipe(str(policy))
+    assert given.policy.bf16 == manifest.ranges.policy["bf16"]
+    _, again = engine_from_onnx(EngineFiles(source, tmp_path / "y.engine"), given, rtx, Surroundings())
+    assert again.ranges is not None
+    assert again.ranges.handled == ()
+    older = replace(given, rtx=RtxSettings(("75",)))
+    with pytest.raises(ConfigError, match=r"bf16 under \[policy\] and --sm 75"):
+        engine_from_onnx(EngineFiles(source, tmp_path / "z.engine"), older, rtx, Surroundings())
+    _, turing = engine_from_onnx(
+        EngineFiles(source, tmp_path / "z.engine"), replace(FP16, rtx=RtxSettings(("75",))), rtx, Surroundings()
+    )
+    assert "bfloat16" not in turing.found.layers
+    assert turing.ranges is not None
+    assert "backbone.first/Conv_first" in turing.ranges.policy["fp32"]
+
+
+def test_a_refused_build_leaves_nothing(source: Path, rtx: BuilderLibrary, tmp_path: Path) -> None:
+    graph = onnx.load(str(source))
+    for entry in graph.graph.initializer:
+        entry.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(entry) * np.float32(1e30), entry.name))
+    onnx.save(graph, str(source))
+    with pytest.raises(EngineError, match=r"head\.second/Conv_second"):
+        engine_from_onnx(EngineFiles(source, tmp_path / "x.engine"), FP16, rtx, Surroundings())
+    assert files_below(tmp_path) == ["export/build/small.v2.onnx"]
+
+
+def test_a_float32_build_has_no_ranges(source: Path, rtx: BuilderLibrary, tmp_path: Path) -> None:
+    _, manifest = engine_from_onnx(EngineFiles(source, tmp_path / "x.engine"), BuildRecipe(), rtx, Surroundings())
+    assert manifest.ranges is None
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from condinst_engines.build import Surroundings, graph_for_builder, plugin_graph
 from condinst_engines.build_recipe import BuildRecipe, RtxSettings, TensorrtSettings
 from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.node_types import value_types
+from condinst_engines.policy import Policy
 from condinst_engines.rewrites.plugins import with_plugins
 from tests.support.interpreter import interpreted
 from tests.support.models import SlimFiles, noise_image
@@ -153,6 +154,17 @@ def test_a_build_has_plugins_where_the_gpu_and_the_recipe_allow(
     assert notes == [] if note is None else note in notes[0]
     # a builder without plugins never gets one
     assert engine_file.graph_and_plugins(slim_proto, recipe, rtx, Surroundings())[1] == ()
+
+
+def test_an_operation_whose_nodes_the_policy_names_keeps_its_portable_body(slim_proto: onnx.ModelProto) -> None:
+    """A kernel computes all nodes of an operation in one type; the check may have moved one of them."""
+    recipe = BuildRecipe(precision="float16", policy=Policy(bf16=("DynamicMaskHead/product2",)))
+    proto, plugins, refused = plugin_graph_for_builder(slim_proto, recipe)
+    assert plugins == PLUGINS[:1]
+    assert set(nodes_of(proto)) == {"SelectInstances"}
+    assert refused == (
+        "instances/DynamicMaskHead: the policy gives its node DynamicMaskHead/product2 a level of its own",
+    )
 
 
 def run(proto: onnx.ModelProto, names: list[str], feed: dict[str, Any]) -> list[Any]:

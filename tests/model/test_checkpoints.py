@@ -211,7 +211,7 @@ def test_counters_of_training_steps_may_be_missing_and_normalisation_may_be_ther
     assert loaded.manifest.preprocessing.mean == (1.0, 2.0, 3.0)
     assert loaded.model.normalize.mean.flatten().tolist() == [1.0, 2.0, 3.0]
     state["data_preprocessor.std"] = torch.zeros(3, 1, 1)
-    with pytest.raises(CheckpointError, match="std above 0"):
+    with pytest.raises(CheckpointError, match=r"std\[0\] is 0.0; expected a number above 0"):
         load_model(saved(tmp_path / "model.pth", state))
 
 

@@ -70,7 +70,7 @@ class TensorRtBackend(DeviceBackend):
         profile_of(self.engine_manifest, shape)  # before a context is made
         with self._contexts.context(shape) as context:
             outputs = context.run(inputs_on(inputs, self.torch_device))
-        return outputs if kernels_run_on(self.torch_device) else outputs.on_host()
+        return outputs if kernels_run_on(self.torch_device) else outputs.on_host(precision=self.manifest.precision)
 
     def close(self) -> None:
         """Release contexts and buffers, then the engine."""

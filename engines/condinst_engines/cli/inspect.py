@@ -80,8 +80,9 @@ def _ranges(ranges: dict[str, Any] | None) -> list[str]:
     if ranges is None:
         return ["  ranges: not checked"]
     from condinst_deploy.contract.engine_ranges import CheckedRanges
+    from condinst_deploy.support.validation import typed
 
-    checked = CheckedRanges.from_values(ranges)
+    checked = typed(ranges, CheckedRanges)
     blocks = ", ".join(f"{name} {value:.4g}" for name, value in checked.blocks.items())
     return [
         f"  ranges: {checked}; SHA-256 of the images {checked.images_sha256}",

@@ -45,7 +45,7 @@ class Magnitudes:
     """Of all half tensors, over some images."""
 
     largest: Mapping[str, float]  # tensor -> over all images; infinite where one is not finite
-    quietest: Mapping[str, float]  # tensor -> of the image where its largest magnitude is smallest
+    quietest: Mapping[str, float]  # tensor -> of the image where its largest magnitude is smallest, but not 0
 
 
 def policy_name(node: ir.Node | None) -> str:
@@ -112,7 +112,7 @@ class Measurement:
             sources[tensor.name] = exact if exact in made else tensor.cast_from or tensor.name
         self._measured = list(sources)
         self._outputs = [output.name for output in graph.graph.output]
-        self._session = _session(_with_magnitudes(graph, list(sources.values())))
+        self._session = session_of(_with_magnitudes(graph, list(sources.values())))
         self._largest = dict.fromkeys(self._measured, 0.0)
         self._quietest = dict.fromkeys(self._measured, np.inf)
 
@@ -128,7 +128,8 @@ class Measurement:
         for name, largest, total in zip(self._measured, maxima, sums, strict=True):
             magnitude = np.inf if np.isnan(total) or not np.isfinite(largest) else float(largest)
             self._largest[name] = max(self._largest[name], magnitude)
-            self._quietest[name] = min(self._quietest[name], magnitude)
+            if magnitude:  # nothing of a tensor of zeros can be lost
+                self._quietest[name] = min(self._quietest[name], magnitude)
         return dict(zip(self._outputs, values[:kept], strict=True))
 
     @property
@@ -157,7 +158,12 @@ def _with_magnitudes(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProt
     return proto
 
 
-def _session(proto: onnx.ModelProto) -> Any:
+def session_of(proto: onnx.ModelProto) -> Any:
+    """A graph in ONNX Runtime on the CPU.
+
+    Raises:
+        EngineError: it cannot be run.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
