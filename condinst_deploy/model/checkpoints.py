@@ -25,7 +25,7 @@ OWN_FORMAT = "condinst-deploy"
 LARGEST_UNSTORED = 1 << 30
 """Bytes of a model that may be larger than what its file holds."""
 
-PROBLEMS_SHOWN = 1_000
+PROBLEMS_SHOWN = 20
 """Weights that do not fit, which an error lists; it counts the others."""
 
 
@@ -178,7 +178,7 @@ def _fitting(
         shown = problems[:PROBLEMS_SHOWN]
         if len(problems) > len(shown):
             shown = [*shown, f"and {len(problems) - len(shown)} more"]
-        raise CheckpointError(f"{path} does not fit the model, {len(problems)} problems:\n  " + "\n  ".join(shown))
+        raise CheckpointError(f"{path} does not fit the model, {len(problems)} problems: {'; '.join(shown)}")
     return tensors
 
 

@@ -54,6 +54,10 @@ class OnnxRuntimeBackend(Backend):
     ) -> Self:
         """Load a file; weights that are not in it are read from `folder` alone."""
         chosen = parsed_device(device, gpu_usable=_gpu_usable())
+        if chosen.kind == "cuda" and not driver_present():
+            raise BackendError(
+                f"device {device!r} was asked for, and no NVIDIA driver is loaded on this machine; use device='cpu'"
+            )
         session = _session(content, name, chosen, threads or CpuThreads(), folder)
         manifest = _manifest(session, name)
         check_static_shape(session, manifest, name)

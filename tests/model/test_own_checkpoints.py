@@ -89,7 +89,7 @@ def test_an_own_file_with_unusable_settings_is_refused(changes: dict[str, Any], 
     with pytest.raises(CheckpointError, match=reason) as caught:
         load_model(path)
     assert str(path) in str(caught.value)
-    assert max(map(len, str(caught.value).splitlines())) < 600
+    assert len(str(caught.value)) < 2000
 
 
 def test_a_file_that_describes_a_large_network_is_refused_before_memory_is_taken_for_it(

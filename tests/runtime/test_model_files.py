@@ -77,7 +77,7 @@ def test_an_onnx_file_without_a_manifest_is_refused(tmp_path: Path) -> None:
 
 def test_an_onnx_file_of_other_inputs_and_outputs_is_refused(tmp_path: Path) -> None:
     path = tiny_onnx(tmp_path / "model.onnx", manifest_of(SLIM).to_json())
-    with pytest.raises(ArtifactError, match=r"inputs and outputs \(\('x',\), \('y',\)\); expected"):
+    with pytest.raises(ArtifactError, match=r"has the inputs and outputs x, y; expected images"):
         Predictor(path, device="cpu")
 
 
@@ -117,7 +117,7 @@ def test_an_unknown_device_is_an_error(device: str, name: str, models: dict[str,
 @pytest.mark.parametrize("name", BACKENDS)
 @pytest.mark.parametrize("device", ["cuda", "cuda:0"])
 def test_a_gpu_that_is_not_there_is_an_error(device: str, name: str, models: dict[str, Path]) -> None:
-    with pytest.raises(BackendError, match=f"'{device}' was asked for; PyTorch sees 0 CUDA devices.*device='cpu'"):
+    with pytest.raises(BackendError, match=f"'{device}' was asked for.*device='cpu'"):
         Predictor(models[name], device=device)
 
 
@@ -140,7 +140,7 @@ def test_the_provider_that_runs_must_be_the_one_asked_for(slim_onnx: Path, monke
 
 
 def test_two_runtimes_in_one_folder_are_an_error(slim_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnxruntime_backend, "version", lambda name: "1.0")
+    monkeypatch.setattr(onnxruntime_backend, "installed_versions", lambda names: dict.fromkeys(names, "1.0"))
     with pytest.raises(BackendError, match=r"both onnxruntime 1\.0 and onnxruntime-gpu 1\.0 are installed"):
         Predictor(slim_onnx, device="cpu")
 

@@ -36,7 +36,7 @@ def test_norms_and_biases_decay_only_where_the_recipe_says_so() -> None:
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(ConfigError, match="expected sgd, adamw or muon"):
+    with pytest.raises(ConfigError, match="expected one of sgd, adamw, muon"):
         OptimizerSettings("lion")  # type: ignore[arg-type]
 
 

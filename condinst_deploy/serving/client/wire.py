@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from condinst_deploy.errors import BackendError
 from condinst_deploy.serving.protocol import IMAGE
+from condinst_deploy.support.json_text import json_text
 
 HEADER = "Inference-Header-Content-Length"
 DTYPES = {"FP32": np.float32, "INT32": np.int32, "UINT8": np.uint8}
@@ -34,7 +35,7 @@ def request_body(content: bytes, parameters: Mapping[str, str | int], outputs: S
     data = struct.pack("<I", len(content)) + content
     tensor = {"name": IMAGE, "datatype": "BYTES", "shape": [1, 1], "parameters": {"binary_data_size": len(data)}}
     wanted = [{"name": name, "parameters": {"binary_data": True}} for name in outputs]
-    text = json.dumps({"inputs": [tensor], "outputs": wanted, "parameters": dict(parameters)}).encode()
+    text = json_text({"inputs": [tensor], "outputs": wanted, "parameters": dict(parameters)}, "a request").encode()
     return text + data, len(text)
 
 

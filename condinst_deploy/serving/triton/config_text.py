@@ -1,8 +1,9 @@
 """Text of Triton's `config.pbtxt`: protobuf's text format, from plain values."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
+
+from condinst_deploy.support.json_text import json_text
 
 
 class Word(str):
@@ -50,7 +51,7 @@ def _scalar(value: str | bool | int) -> str:
 
 def _quoted(text: str) -> str:
     if text.isascii():
-        return json.dumps(text)
+        return json_text(text, "a text")
     return '"' + "".join(_escaped(byte) for byte in text.encode("utf-8", "surrogatepass")) + '"'
 
 

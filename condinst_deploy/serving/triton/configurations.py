@@ -1,7 +1,5 @@
 """Triton's configuration of both models, as plain values for `config_text`."""
 
-import json
-from dataclasses import asdict
 from typing import Any
 
 from condinst_deploy.contract import INPUTS, OUTPUTS, ModelManifest
@@ -47,7 +45,7 @@ def image_model_config(options: RepositoryOptions, manifest: ModelManifest) -> d
         "output": [_tensor(name, kind, dims) for name, (kind, dims) in outputs.items()],
         "instance_group": [_instances(options, on_gpu=inside and options.device == "cuda")],
         "dynamic_batching": _batching(options),
-        "parameters": [{"key": MANIFEST_PARAMETER, "value": {"string_value": json.dumps(asdict(manifest))}}],
+        "parameters": [{"key": MANIFEST_PARAMETER, "value": {"string_value": manifest.to_json()}}],
     }
 
 

@@ -130,7 +130,8 @@ def ask_network(inputs: NetworkInputs) -> NetworkOutputs:
     if response.has_error():
         raise BackendError(f"the model {NETWORK} failed: {response.error().message()[:500]}")
     arrays = (pb.get_output_tensor_by_name(response, name).as_numpy() for name in NETWORK_OUTPUTS)
-    return NetworkOutputs(*arrays)
+    outputs = NetworkOutputs(*arrays)
+    return outputs._replace(num_detections=outputs.num_detections.reshape(-1))  # the server's shape is (B, 1)
 
 
 def _array(request: Any, name: str) -> Any:

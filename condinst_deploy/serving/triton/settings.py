@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from condinst_deploy.contract import ModelManifest
 from condinst_deploy.errors import ArtifactError, ConfigError
 from condinst_deploy.serving.triton.limits import Limits
+from condinst_deploy.support.json_text import json_text
 
 Layout = Literal["single", "ensemble"]
 """single: one model with `Predictor` inside. ensemble: the network is a model of its own that the outer one asks."""
@@ -66,7 +67,7 @@ class ServerSettings:
 
     def to_json(self) -> str:
         """Indented JSON."""
-        return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
+        return json_text(asdict(self), "the settings", indent=2) + "\n"
 
     @classmethod
     def read(cls, folder: Path) -> "ServerSettings":
@@ -85,5 +86,5 @@ class ServerSettings:
                 max_batch=int(values["max_batch"]),
                 limits=Limits(**values["limits"]),
             )
-        except (OSError, ValueError, KeyError, TypeError, ConfigError) as e:
+        except (OSError, ValueError, KeyError, TypeError, ArtifactError, ConfigError) as e:
             raise ArtifactError(f"{path} cannot be used ({e}); write it again with condinst-triton-repo") from e

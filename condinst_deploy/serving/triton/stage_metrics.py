@@ -1,6 +1,5 @@
 """Times of our own stages in the server's Prometheus metrics, and one JSON line for each batch in its log."""
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import Any
 import triton_python_backend_utils as pb
 
 from condinst_deploy.runtime.observer import STAGES
+from condinst_deploy.support.json_text import json_text
 
 SECONDS = "condinst_stage_seconds_total"
 IMAGES = "condinst_stage_images_total"
@@ -55,4 +55,4 @@ class StageMetrics:
 
 def log_line(values: dict[str, Any]) -> str:
     """One line of a structured log; it holds sizes and times, and nothing of an image."""
-    return json.dumps(values, allow_nan=False, separators=(",", ":"))
+    return json_text(values, "a line of the log")

@@ -1,6 +1,5 @@
 """Images that ranges are measured on: the user's, or a built-in set of photographs and generated images."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -12,6 +11,7 @@ from condinst_deploy.contract import ImageGeometry, ModelManifest, NetworkInputs
 from condinst_deploy.data.shapes import ShapesConfig, image_of, scene_of
 from condinst_deploy.imaging.decode import RGBArray, expand_sources, rgb_from
 from condinst_deploy.runtime.preprocessing.batch import network_inputs
+from condinst_deploy.support.digests import sha256_of_bytes, sha256_of_text
 
 MOST_IMAGES, MOST_SMALL = 32, 8
 """Images of a user's folder that are used at the model's own size, and at each of the small sizes."""
@@ -90,14 +90,14 @@ class InputsHash:
     """SHA-256 over all batches that a network was given."""
 
     def __init__(self) -> None:
-        self._hash = hashlib.sha256()
+        self._parts: list[str] = []
 
     def add(self, batch: NetworkInputs) -> None:
         """Take one batch, shapes and all."""
         for array in batch:
-            self._hash.update(repr((array.shape, str(array.dtype))).encode())
-            self._hash.update(np.ascontiguousarray(array).tobytes())
+            content = sha256_of_bytes(np.ascontiguousarray(array).tobytes())
+            self._parts.append(f"{array.shape} {array.dtype} {content}\n")
 
     def hexdigest(self) -> str:
         """Of the batches so far."""
-        return self._hash.hexdigest()
+        return sha256_of_text("".join(self._parts))
