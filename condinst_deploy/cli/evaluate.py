@@ -16,7 +16,7 @@ from rich.table import Table
 from condinst_deploy.cli.command import FAILED, INTERRUPTED, command_app, progress_bar, terminal
 
 if TYPE_CHECKING:
-    from condinst_deploy.evaluation.evaluator import Evaluation, OnProgress
+    from condinst_deploy.evaluation.evaluator import Detector, Evaluation, OnProgress
     from condinst_deploy.evaluation.report import Verdict
     from condinst_deploy.evaluation.sources import Source
 
@@ -52,6 +52,13 @@ def evaluate(
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     fast: Annotated[bool, typer.Option("--fast", help="Compute AP with faster-coco-eval (extra fast-eval).")] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="Run the models on Ray (extra ray), on this machine.")] = False,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Run the models on this Ray cluster: HOST:PORT, or 'auto'.")
+    ] = None,
+    ray_workers: Annotated[
+        int | None, typer.Option(min=1, help="Workers on Ray. Default: as many as there is room for.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON on standard output.")] = False,
 ) -> None:
     """Evaluate models on a COCO-format data set and compare them with the first.
@@ -76,11 +83,12 @@ def evaluate(
     from condinst_deploy.runtime.coco_results import write_json
 
     options = Options(out, device, batch_size, score_threshold, fast, fresh)
+    detector = _detector(ray, ray_address, ray_workers)
     with terminal.status("reading the annotations"):
         ground_truth = load_ground_truth(annotations, images, limit)
     terminal.print(f"{len(ground_truth)} images, {len(ground_truth.class_names)} classes: {escape(str(annotations))}")
     with _explained_interruption(sources, fresh), progress_bar() as progress:
-        evaluation = run(sources, ground_truth, options, _on_progress(progress))
+        evaluation = run(sources, ground_truth, options, _on_progress(progress), detector)
     verdict = Verdict(gate, () if gate is None else tuple(failures(evaluation, gate)))
     metrics = figures_json(evaluation, verdict, per_class)
     write_json(out / METRICS, metrics)
@@ -89,6 +97,17 @@ def evaluate(
     _print(evaluation, verdict, metrics, per_class, as_json, (out / REPORT).absolute())
     if verdict.failures:
         raise typer.Exit(FAILED)
+
+
+def _detector(ray: bool, address: str | None, workers: int | None) -> "Detector | None":
+    """None: models run in this process."""
+    if not ray and address is None and workers is None:
+        return None
+    from condinst_deploy.serving.ray_evaluation import RayDetector
+    from condinst_deploy.serving.ray_session import RayOptions, check_ray
+
+    check_ray()
+    return RayDetector(RayOptions(address, workers))
 
 
 @contextmanager

@@ -1,0 +1,38 @@
+"""SIGTERM, which schedulers and spot instances send before they end a process."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Raise `KeyboardInterrupt` in the main thread on SIGTERM, so that a run stops as with Ctrl-C."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    with kept_sigterm():
+        if _in_main_thread():
+            signal.signal(signal.SIGTERM, stop)
+        yield
+
+
+@contextmanager
+def kept_sigterm() -> Iterator[None]:
+    """Put the handler of SIGTERM back at the end of the block; in other threads than the main one do nothing."""
+    if not _in_main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        # None: the previous handler was not set from Python
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
