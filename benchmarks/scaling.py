@@ -128,7 +128,8 @@ def simulated_lost_share(work_seconds: float, loss_an_hour: float, shards: int, 
 
 def best_shard_size(measured: Measured, site: Site) -> int:
     """The power of two at which a worker's efficiency is largest."""
-    return max((2**i for i in range(21)), key=lambda size: efficiency(measured, site, size))
+    sizes = [1 << i for i in range(21)]
+    return max(sizes, key=lambda size: efficiency(measured, site, size))
 
 
 def throughput_rows(measured: Measured, site: Site, counts: Sequence[int]) -> Iterator[list[str]]:

@@ -48,6 +48,12 @@ def test_what_a_script_catches_is_imported_without_the_backends(tmp_path: Path) 
         ("condinst_deploy.cli.predict", ["--model", "a.pth", "a.png"], "no checkpoint at a.pth"),
         ("condinst_deploy.cli.predict", ["--model", "a.engine", "a.png"], "no engine at a.engine"),
         ("condinst_deploy.cli.predict", ["--model", "a.pth", "b.png"], "no image at b.png"),
+        ("condinst_deploy.cli.batch", ["b", "--model", "a.pth", "--out", "c"], "no checkpoint at a.pth"),
+        (
+            "condinst_deploy.cli.batch",
+            ["b", "--model", "a.png", "--out", "c", "--format", "coco"],
+            "no input at b; expected a folder",
+        ),
         ("condinst_deploy.cli.evaluate", ["--model", "a.pth", "--annotations", "b", "--images", "c"], "at a.pth"),
         ("condinst_deploy.cli.train", ["--recipe", "shapes_slim", "--weights", "a.pth"], "no checkpoint at a.pth"),
         ("condinst_export.cli", ["--weights", "a.pth"], "no checkpoint at a.pth"),

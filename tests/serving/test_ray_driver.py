@@ -207,9 +207,10 @@ def test_from_a_bucket_to_a_bucket_with_ray_and_without(s3: str, small_model: Pa
     filesystem.put([str(path) for path in paths], [f"bucket/images/{path.name}" for path in paths])
     variables = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_ENDPOINT_URL": s3}
     found = {}
-    for name, more in (("one", []), ("two", ["--workers", "2"])):
+    placements: dict[str, list[str]] = {"one": [], "two": ["--workers", "2"]}
+    for name, more in placements.items():
         out = f"s3://bucket/{name}"
-        options = ["--model", small_model, "--device", "cpu", "--max-detections", "5", "--shard-size", "5", *more]
+        options = ["--model", str(small_model), "--device", "cpu", "--max-detections", "5", "--shard-size", "5", *more]
         done = batch_command("s3://bucket/images/", *options, "--out", out, "--json", cwd=tmp_path, **variables)
         assert done.returncode == 0, done.stderr
         summary = json.loads(done.stdout)
