@@ -23,7 +23,9 @@ from pathlib import Path
 import onnx
 from modelopt.onnx.autocast import convert_to_mixed_precision
 
-LAST = "SelectInstances"
+from condinst_deploy.contract.onnx_names import SELECT_INSTANCES
+
+LAST = SELECT_INSTANCES
 
 
 def behind(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

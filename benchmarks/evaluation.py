@@ -11,7 +11,7 @@ import json
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,21 +23,19 @@ from PIL import Image
 
 from benchmarks.machine import machine
 from condinst_deploy.contract import InstanceDetections
-from condinst_deploy.evaluation import evaluator as stages
+from condinst_deploy.evaluation import evaluator
 from condinst_deploy.evaluation.coco import Kind, Scope, evaluate_coco
 from condinst_deploy.evaluation.evaluator import evaluate
 from condinst_deploy.evaluation.ground_truth import GroundTruth, load_ground_truth
 from condinst_deploy.evaluation.journal import Journal
 from condinst_deploy.evaluation.report import Verdict, write_html
 from condinst_deploy.evaluation.results_reader import read_results
-from condinst_deploy.evaluation.sources import Options, Source
+from condinst_deploy.evaluation.sources import EvaluationOptions, Source
 from condinst_deploy.masks import Masks
-from condinst_deploy.runtime import predictor
-from condinst_deploy.runtime.backend import Backend
+from condinst_deploy.runtime import observer
 from condinst_deploy.runtime.coco_results import coco_results
-from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from condinst_deploy.runtime.preprocessing import factory as prepare
-from condinst_deploy.runtime.torch_backend import TorchBackend
+from condinst_deploy.runtime.observer import StageTimer
+from condinst_deploy.runtime.predictor import Predictor
 
 IMAGES, EACH, CLASSES = 5000, 100, 80
 HEIGHT, WIDTH = 480, 640
@@ -46,6 +44,19 @@ POOL = 50
 
 ANNOTATED = 7
 """Objects an image, as many as in val2017."""
+
+LABELS = {
+    observer.DECODE: "decode",
+    observer.RESIZE: "resize and pad",
+    observer.BATCH: "batch",
+    observer.NETWORK: "network",
+    observer.POSTPROCESS: "masks at original size",
+    evaluator.ENCODE: "RLE",
+    evaluator.JOURNAL: "journal",
+    evaluator.AVERAGE_PRECISION: "average precision",
+    evaluator.MATCHING: "matching",
+}
+"""Stage -> its name in the results; the network is that of both models."""
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "tests" / "golden" / "images"
 
@@ -106,32 +117,21 @@ def overhead(folder: Path, images: int) -> dict[str, Any]:
     save_r50(checkpoint, exported)
     ground_truth = load_ground_truth(annotations, folder / "pictures")
     seconds: Costs = {}
-    places: list[tuple[Any, str, str]] = [
-        (prepare, "rgb_from", "decode"),
-        (prepare, "network_inputs", "resize and pad"),
-        (TorchBackend, "forward", "network, torch"),
-        (OnnxRuntimeBackend, "forward", "network, onnxruntime"),
-        (Backend, "postprocess", "masks at original size"),
-        (InstanceDetections, "to_coco", "RLE"),
-        (Journal, "add", "journal"),
-        (stages, "evaluate_coco", "average precision"),
-        (stages, "compare", "matching"),
-    ]
-    for owner, name, stage in places:
-        setattr(owner, name, _timed(getattr(owner, name), seconds, stage))
-    options = Options(folder / "out")
+    timer = StageTimer()
+    options = EvaluationOptions(folder / "out", observer=timer)
     for warm_up in (checkpoint, exported):
-        with predictor.Predictor(warm_up) as model:
+        with Predictor(warm_up) as model:
             model(ground_truth.paths[0])
-    seconds.clear()
     with _clock(seconds, "all"):
         sources = [Source(checkpoint, is_model=True), Source(exported, is_model=True)]
         evaluation = evaluate(sources, ground_truth, options, lambda *_: None)
         with _clock(seconds, "report"):
             write_html(folder / "out" / "report.html", evaluation, Verdict(), per_class=False)
-    whole, network = seconds.pop("all"), Cost()
-    for stage, cost in seconds.items():
-        network += cost if stage.startswith("network") else Cost()
+    whole = seconds.pop("all")
+    for each in timer.take():
+        label = LABELS[each.stage]
+        seconds[label] = seconds.get(label, Cost()) + Cost(each.seconds, each.cpu_seconds)
+    network = seconds[LABELS[observer.NETWORK]]
     return {
         "pictures": images,
         "detections": [side.detections for side in evaluation.sides],
@@ -241,14 +241,6 @@ class Cost(NamedTuple):
 
 
 Costs = dict[str, Cost]
-
-
-def _timed(function: Callable[..., Any], seconds: Costs, stage: str) -> Callable[..., Any]:
-    def timed(*args: Any, **kwargs: Any) -> Any:
-        with _clock(seconds, stage):
-            return function(*args, **kwargs)
-
-    return timed
 
 
 @contextmanager

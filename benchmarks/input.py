@@ -33,8 +33,9 @@ from benchmarks.targets import Target, write_results
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.evaluation.agreement import agreement, merged
 from condinst_deploy.runtime.predictor import Predictor
-from condinst_deploy.runtime.preprocessing.batch import blank_inputs
-from condinst_deploy.runtime.preprocessing.factory import InputOptions, Pixels, preparation
+from condinst_deploy.runtime.preprocessing.batch import HostWriter, blank_inputs
+from condinst_deploy.runtime.preprocessing.factory import preparation
+from condinst_deploy.runtime.preprocessing.types import InputOptions, Pixels
 from tests.support.models import IMAGES, mmdet_state
 
 UInt8 = npt.NDArray[np.uint8]
@@ -148,9 +149,9 @@ def libraries(scene: Scene) -> dict[str, Resized]:
 
 
 def ours(pixels: Pixels, scene: Scene) -> Candidate:
-    prepare = preparation(pixels, geometry_of, "cpu")
+    prepare = preparation(pixels, geometry_of, HostWriter(), "cpu")
     width, height = scene.size
-    return lambda: prepare(scene.path).inputs.images[0, :, :height, :width]
+    return lambda: prepare(scene.path, scene.path.name).inputs.on_host().images[0, :, :height, :width]
 
 
 def laid_out(resized: Resized, scene: Scene) -> Candidate:

@@ -36,11 +36,15 @@ from PIL import Image
 from benchmarks.dense import dense_rles
 from benchmarks.evaluation import PHOTOGRAPHS, save_r50
 from benchmarks.targets import Target, write_results
-from condinst_deploy.contract import ImageGeometry, NetworkInputs, NetworkOutputs
+from condinst_deploy.contract import ImageGeometry, NetworkOutputs
 from condinst_deploy.evaluation.agreement import Tolerance, agreement
 from condinst_deploy.imaging.decode import RGBArray
 from condinst_deploy.runtime.backend import Backend
-from condinst_deploy.runtime.onnxruntime_backend import CpuThreads, OnnxRuntimeBackend
+from condinst_deploy.runtime.cores import CpuThreads
+from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from condinst_deploy.runtime.options import PredictorOptions
+from condinst_deploy.runtime.predictor import stages_of
+from condinst_deploy.runtime.preprocessing.types import Inputs
 from condinst_deploy.runtime.torch_backend import TorchBackend
 
 WIDTH, HEIGHT = 1333, 800
@@ -67,10 +71,10 @@ Seconds = dict[Work, dict[Side, list[float]]]
 class ChannelsLastBackend(TorchBackend):
     """The eager model with the layout and the mode that suit PyTorch on a CPU."""
 
-    def forward(self, inputs: NetworkInputs) -> NetworkOutputs:
-        images = torch.from_numpy(inputs.images).contiguous(memory_format=torch.channels_last)
+    def forward(self, inputs: Inputs) -> NetworkOutputs:
+        images, sizes = (torch.from_numpy(array) for array in inputs.on_host())
         with torch.inference_mode():
-            outputs = self.model(images, torch.from_numpy(inputs.image_sizes))
+            outputs = self.model(images.contiguous(memory_format=torch.channels_last), sizes)
         return NetworkOutputs(*(tensor.numpy() for tensor in outputs))
 
 
@@ -96,14 +100,19 @@ class Turns:
     def __init__(self, side: Side, folder: Path) -> None:
         self.backend, self.image = load_backend(side, folder), photograph()
         self.encode = compact_masks if side.startswith("onnxruntime") else dense_masks
-        self.inputs, _ = self.backend.preprocess([self.image])
+        self.stages = stages_of(self.backend, PredictorOptions())
+        self.inputs, _ = self.prepared()
+
+    def prepared(self) -> tuple[Inputs, ImageGeometry]:
+        _, geometry, inputs = self.stages.prepare(self.image, "photograph")
+        return self.stages.collate([inputs]), geometry
 
     def network(self) -> NetworkOutputs:
-        return self.backend.forward(self.inputs)
+        return self.backend.forward(self.inputs).on_host()
 
     def image_to_rle(self) -> list[Any]:
-        inputs, (geometry,) = self.backend.preprocess([self.image])
-        return self.encode(self.backend, self.backend.forward(inputs), geometry)
+        inputs, geometry = self.prepared()
+        return self.encode(self.backend, self.backend.forward(inputs).on_host(), geometry)
 
 
 def compact_masks(backend: Backend, outputs: NetworkOutputs, geometry: ImageGeometry) -> list[Any]:
@@ -163,10 +172,11 @@ def asked(pipe: Connection, work: str) -> Any:
 def check(pipes: Mapping[Side, Connection], folder: Path) -> dict[str, Any]:
     """Every side finds the same `INSTANCES`."""
     with OnnxRuntimeBackend.load(folder / "r50.onnx", "cpu") as backend:
-        inputs, geometries = backend.preprocess([photograph()])
-        if inputs.images.shape[2:] != NETWORK:
-            raise RuntimeError(f"the network sees {inputs.images.shape[2:]}; expected {NETWORK}")
-        found = {side: backend.postprocess(asked(pipe, "outputs"), geometries)[0] for side, pipe in pipes.items()}
+        image = photograph()
+        geometry = backend.geometry(image)
+        if geometry.padded != NETWORK:
+            raise RuntimeError(f"the network sees {geometry.padded}; expected {NETWORK}")
+        found = {side: backend.postprocess(asked(pipe, "outputs"), [geometry])[0] for side, pipe in pipes.items()}
     eager = found.pop("eager")
     for side, detections in found.items():
         result = agreement(eager, detections)

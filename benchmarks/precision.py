@@ -5,7 +5,7 @@
 
 With `--annotations` (COCO format) mask AP is measured, too. `--other FILE.onnx` adds a graph that another tool
 converted. float16 runs in ONNX Runtime as it is, and float16 and bfloat16 with every half tensor rounded
-(`condinst_engines.rounding`).
+(`condinst_engines.rounding`). Both are the graphs that a builder gets: the range check has handled them.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterator
-from importlib.metadata import version
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +22,38 @@ import onnx
 import onnx.inliner
 
 from condinst_deploy.contract import InstanceDetections
+from condinst_deploy.contract.engine_ranges import CheckedRanges
 from condinst_deploy.evaluation.agreement import agreement, merged
-from condinst_deploy.evaluation.coco import average_precision, detect_all, load_coco
+from condinst_deploy.evaluation.coco import average_precision, load_coco
 from condinst_deploy.imaging.decode import expand_sources
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_deploy.runtime.predictor import Predictor
+from condinst_deploy.support.versions import installed_versions
+from condinst_engines.onnx_input import manifest_of
+from condinst_engines.policy import Policy, Precision
 from condinst_engines.precision import converted
+from condinst_engines.ranges.check import RangeCheck
+from condinst_engines.ranges.decide import Setting
+from condinst_engines.ranges.images import RangeImages
 from condinst_engines.rounding import rounded
 
 MIN_BOX_IOU = 0.9
 
 
-def graphs(source: Path, others: list[Path]) -> Iterator[tuple[str, onnx.ModelProto]]:
-    """Name and graph of everything that is measured; the reference comes first."""
+HALVES: tuple[Precision, ...] = ("float16", "bfloat16")
+
+
+def graphs(source: Path, others: list[Path], ranges: dict[str, CheckedRanges]) -> Iterator[tuple[str, onnx.ModelProto]]:
+    """Name and graph of everything that is measured; the reference comes first. `ranges` grows."""
     proto = onnx.load(str(source))
     yield "float32", proto
-    for precision in ("float16", "bfloat16"):
-        graph = onnx.inliner.inline_local_functions(converted(proto, precision))
+    images = RangeImages(manifest_of(proto, source))
+    for precision in HALVES:
+        policy, ranges[precision] = RangeCheck(proto, images, Setting(precision, Policy(), "bf16")).run()
+        graph = onnx.inliner.inline_local_functions(converted(proto, precision, policy))
         if precision == "float16":
-            yield "float16 in ONNX Runtime", graph
+            runnable = policy.with_level("fp32", policy.bf16)  # it has no bfloat16 convolutions
+            yield "float16 in ONNX Runtime", onnx.inliner.inline_local_functions(converted(proto, precision, runnable))
         yield f"{precision} rounded", rounded(graph)
     for path in others:
         other = onnx.load(str(path))
@@ -55,10 +68,20 @@ def detections_of(predictor: Predictor, images: list[Any]) -> list[InstanceDetec
     return [detections for detections in found if detections is not None]
 
 
-def mask_ap(predictor: Predictor, annotations: Path, images: Path) -> float:
+def mask_ap(found: list[InstanceDetections], annotations: Path) -> float:
     ground_truth = load_coco(annotations)
-    files = [(i, images / ground_truth.imgs[i]["file_name"]) for i in sorted(ground_truth.imgs)]
-    return 100 * average_precision(ground_truth, detect_all(predictor, files), "segm").ap
+    entries = [
+        entry for i, detections in zip(sorted(ground_truth.imgs), found, strict=True) for entry in detections.to_coco(i)
+    ]
+    return 100 * average_precision(ground_truth, entries, "segm").ap
+
+
+def sources_of(images: Path, annotations: Path | None) -> list[Any]:
+    """All images of a folder; with annotations theirs, by rising id."""
+    if annotations is None:
+        return expand_sources(str(images))
+    ground_truth = load_coco(annotations)
+    return [images / ground_truth.imgs[i]["file_name"] for i in sorted(ground_truth.imgs)]
 
 
 def agreement_with(reference: list[InstanceDetections], found: list[InstanceDetections]) -> dict[str, Any]:
@@ -77,21 +100,22 @@ def main() -> None:
     parser.add_argument("--other", type=Path, action="append", default=[])
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    images = expand_sources(str(arguments.images))
+    images = sources_of(arguments.images, arguments.annotations)
     reference: list[InstanceDetections] = []
     rows = []
-    for name, graph in graphs(arguments.onnx, arguments.other):
-        with Predictor.of(OnnxRuntimeBackend.from_bytes(graph.SerializeToString(), name, "cpu")) as predictor:
+    ranges: dict[str, CheckedRanges] = {}
+    for name, graph in graphs(arguments.onnx, arguments.other, ranges):
+        with Predictor(OnnxRuntimeBackend.from_bytes(graph.SerializeToString(), name, "cpu")) as predictor:
             found = detections_of(predictor, images)
             reference = reference or found
             row: dict[str, Any] = {"graph": name} | agreement_with(reference, found)
             if arguments.annotations:
-                row["mask_ap"] = mask_ap(predictor, arguments.annotations, arguments.images)
+                row["mask_ap"] = mask_ap(found, arguments.annotations)
         rows.append(row)
         print(json.dumps(row), flush=True)
     if arguments.out:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        libraries = {name: version(name) for name in ("onnx", "onnxruntime-gpu", "numpy")}
+        libraries = installed_versions(("onnx", "onnxruntime-gpu", "numpy"))
         result = {
             "model": arguments.onnx.name,
             "pictures": len(images),
@@ -100,6 +124,7 @@ def main() -> None:
             "commit": commit,
             "libraries": libraries,
             "rows": rows,
+            "ranges": {precision: asdict(checked) for precision, checked in ranges.items()},
         }
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(result, indent=2) + "\n")

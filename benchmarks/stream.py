@@ -7,7 +7,7 @@ in each. At each batch size, turn by turn:
 
 * network: the backend on inputs that are ready;
 * folder: `Predictor.stream` from the files to detections with RLE;
-* one after the other: the same through the backend's verbs, nothing at the same time; only at the first batch size,
+* one after the other: the same stages, one after the other; only at the first batch size,
   because it takes a fifth of the run and is asked for no target;
 * condinst-predict: its detection with overlays and results file, the model being loaded.
 
@@ -25,9 +25,9 @@ from typing import Any
 from benchmarks.evaluation import save_r50
 from benchmarks.input import photograph
 from benchmarks.targets import Target, write_results
-from condinst_deploy.cli.predict import detect
-from condinst_deploy.imaging.decode import rgb_from
+from condinst_deploy.cli.recording import Outputs, detect
 from condinst_deploy.runtime.coco_results import coco_results
+from condinst_deploy.runtime.pipeline import predicted
 from condinst_deploy.runtime.predictor import Predictor
 
 TARGET = 0.9
@@ -54,7 +54,7 @@ def main() -> None:
         model = arguments.model or exported(folder)
         paths = [photograph(folder / f"{i}.jpg", ("coffee", "astronaut")[i % 2], SIZE) for i in range(arguments.images)]
         for batch in arguments.batches:
-            with Predictor(model, "cpu", batch_size=batch) as predictor:
+            with Predictor(model, device="cpu", batch_size=batch) as predictor:
                 left_out = () if batch == arguments.batches[0] else (SERIAL,)
                 results[f"batch {batch}"] = measured(predictor, paths, folder, arguments.rounds, left_out)
                 show(batch, results[f"batch {batch}"])
@@ -83,12 +83,12 @@ def exported(folder: Path) -> Path:
 
 def ways(predictor: Predictor, paths: Sequence[Path], folder: Path) -> dict[str, Callable[[], int]]:
     """What is timed; each returns how many detections it found, or images it ran."""
-    backend, size = predictor.backend, predictor.batch_size
+    stages, size = predictor.stages, predictor.batch_size
     batches = [paths[i : i + size] for i in range(0, len(paths), size)]
-    ready = [backend.preprocess([rgb_from(path) for path in batch])[0] for batch in batches]
+    ready = [stages.collate([stages.prepare(path, path.name).inputs for path in batch]) for batch in batches]
 
     def network() -> int:
-        return sum(len(backend.forward(inputs).scores) for inputs in ready)
+        return sum(len(predictor.backend.forward(inputs).on_host().scores) for inputs in ready)
 
     def stream() -> int:
         found = (prediction.detections for prediction in predictor.stream(list(paths)))
@@ -97,14 +97,14 @@ def ways(predictor: Predictor, paths: Sequence[Path], folder: Path) -> dict[str,
     def serial() -> int:
         count = 0
         for batch in batches:
-            inputs, geometries = backend.preprocess([rgb_from(path) for path in batch])
-            for detections in backend.postprocess(backend.forward(inputs), geometries):
-                count += len(detections.to_coco(0))
+            for prediction in predicted(stages, batch):
+                assert prediction.detections is not None
+                count += len(prediction.detections.to_coco(0))
         return count
 
     def command() -> int:
         with coco_results(folder / "results" / "detections.json") as writer:
-            detect(predictor, paths, folder / "results" / "overlays", writer)
+            detect(predictor, paths, Outputs(folder / "results"), writer)
         return writer.count
 
     return {NETWORK: network, FOLDER: stream, SERIAL: serial, COMMAND: command}

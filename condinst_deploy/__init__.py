@@ -1,7 +1,8 @@
 """Deploy CondInst instance segmentation models.
 
-`Predictor` runs a checkpoint or an exported file on images and returns `InstanceDetections`. What it refuses is a
-`CondInstError`, or one of its kinds.
+`train` makes a checkpoint, `Predictor` runs a model file on images and returns `InstanceDetections`, and `evaluate`
+measures model files. `condinst_export.export_model` and `condinst_engines.build_engine` make the files in between.
+What is refused raises a `CondInstError`, or one of its kinds.
 """
 
 from importlib import import_module
@@ -23,19 +24,37 @@ from condinst_deploy.errors import (
 
 if TYPE_CHECKING:
     from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest
+    from condinst_deploy.evaluation.evaluate_models import EvaluatedModels, evaluate
+    from condinst_deploy.evaluation.sources import EvaluationOptions
     from condinst_deploy.masks import Masks
+    from condinst_deploy.runtime.cores import CpuThreads
+    from condinst_deploy.runtime.observer import Observer, StageTime, StageTimer
+    from condinst_deploy.runtime.options import PredictorOptions
     from condinst_deploy.runtime.predictor import Predictor
-    from condinst_deploy.runtime.preprocessing.factory import InputOptions
+    from condinst_deploy.runtime.preprocessing.types import InputOptions
+    from condinst_deploy.training.options import TrainOptions
+    from condinst_deploy.training.train_model import TrainedModel, train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
+    "CpuThreads": "condinst_deploy.runtime.cores",
+    "EvaluatedModels": "condinst_deploy.evaluation.evaluate_models",
+    "EvaluationOptions": "condinst_deploy.evaluation.sources",
     "ImageGeometry": "condinst_deploy.contract",
-    "InputOptions": "condinst_deploy.runtime.preprocessing.factory",
+    "InputOptions": "condinst_deploy.runtime.preprocessing.types",
     "InstanceDetections": "condinst_deploy.contract",
     "Masks": "condinst_deploy.masks",
     "ModelManifest": "condinst_deploy.contract",
+    "Observer": "condinst_deploy.runtime.observer",
     "Predictor": "condinst_deploy.runtime.predictor",
+    "PredictorOptions": "condinst_deploy.runtime.options",
+    "StageTime": "condinst_deploy.runtime.observer",
+    "StageTimer": "condinst_deploy.runtime.observer",
+    "TrainOptions": "condinst_deploy.training.options",
+    "TrainedModel": "condinst_deploy.training.train_model",
+    "evaluate": "condinst_deploy.evaluation.evaluate_models",
+    "train": "condinst_deploy.training.train_model",
 }
 
 __all__ = [
@@ -44,8 +63,11 @@ __all__ = [
     "CheckpointError",
     "CondInstError",
     "ConfigError",
+    "CpuThreads",
     "DataError",
     "EngineError",
+    "EvaluatedModels",
+    "EvaluationOptions",
     "ExportError",
     "ImageError",
     "ImageGeometry",
@@ -53,10 +75,18 @@ __all__ = [
     "InstanceDetections",
     "Masks",
     "ModelManifest",
+    "Observer",
     "OutputError",
     "Predictor",
+    "PredictorOptions",
+    "StageTime",
+    "StageTimer",
+    "TrainOptions",
+    "TrainedModel",
     "VerificationError",
     "__version__",
+    "evaluate",
+    "train",
 ]
 
 

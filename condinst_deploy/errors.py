@@ -4,9 +4,17 @@ Every error that a user can cause derives from `CondInstError`; its message says
 expected and what to do. Command lines print it as one line, without a traceback.
 """
 
+from condinst_deploy.shown_text import shown
+
 
 class CondInstError(Exception):
-    """Base class of every error that this toolkit raises on purpose."""
+    """Base class of every error that this toolkit raises on purpose.
+
+    Messages quote files, so that `str` gives one line that is safe to print (`shown`).
+    """
+
+    def __str__(self) -> str:
+        return shown(super().__str__())
 
 
 class ConfigError(CondInstError):

@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from condinst_deploy.model.checkpoints import save_model
+from tests.support.exports import exported
 from tests.support.models import SLIM, SLIM_KINDS, SlimFiles, adelaidet_state, manifest_of, mmdet_state, seeded_model
 
 
@@ -86,7 +87,7 @@ def slim_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def slim_onnx(slim_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The slim model exported with dynamic shapes."""
-    return _exported(slim_checkpoint, tmp_path_factory.mktemp("slim_onnx") / "slim.onnx")
+    return exported(slim_checkpoint, tmp_path_factory.mktemp("slim_onnx") / "slim.onnx")
 
 
 @pytest.fixture(scope="session")
@@ -98,22 +99,10 @@ def slim_files(slim_checkpoint: Path, slim_onnx: Path, tmp_path_factory: pytest.
         if kind not in made:
             config, checkpoint = SLIM_KINDS[kind], tmp_path_factory.mktemp("slim") / "slim.pth"
             save_model(checkpoint, seeded_model(config), manifest_of(config))
-            made[kind] = checkpoint, _exported(checkpoint, checkpoint.with_suffix(".onnx"))
+            made[kind] = checkpoint, exported(checkpoint, checkpoint.with_suffix(".onnx"))
         return made[kind]
 
     return files_of
-
-
-def _exported(checkpoint: Path, path: Path) -> Path:
-    import onnx
-
-    from condinst_deploy.model.checkpoints import load_model
-    from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
-
-    loaded = load_model(checkpoint)
-    manifest = with_options(loaded.model, loaded.manifest, ExportOptions())
-    onnx.save(onnx_from_model(loaded.model, manifest), str(path))
-    return path
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from condinst_deploy import errors
 CHECKED = """
 import sys
 {statement}
-print([name for name in ("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx") if name in sys.modules])
+print([name for name in ("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "msgspec") if name in sys.modules])
 """
 RUN = """
 sys.argv = {arguments!r}
@@ -39,6 +39,20 @@ def test_every_error_is_offered_by_the_package() -> None:
 def test_what_a_script_catches_is_imported_without_the_backends(tmp_path: Path) -> None:
     names = ", ".join(name for name in condinst_deploy.__all__ if name.endswith("Error"))
     assert python(f"from condinst_deploy import {names}, Predictor", tmp_path).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from condinst_deploy import TrainOptions, EvaluationOptions; TrainOptions(), EvaluationOptions()",
+        "from condinst_export import ExportOptions; ExportOptions()",
+        "import condinst_engines",
+        "import condinst_deploy.cli.train, condinst_deploy.cli.evaluate, condinst_deploy.cli.benchmark",
+        "import condinst_export.cli, condinst_engines.cli.build_engine",
+    ],
+)
+def test_options_and_commands_are_imported_without_the_backends(statement: str, tmp_path: Path) -> None:
+    assert python(statement, tmp_path).stdout == "[]\n"
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from benchmarks.peers.sides import (
     started,
 )
 from benchmarks.targets import write_results
-from condinst_deploy.benchmarking.measure import SETTLE
+from condinst_deploy.benchmarking.settings import SETTLE
 from condinst_deploy.errors import CondInstError, ConfigError
 
 AGREEMENT = {

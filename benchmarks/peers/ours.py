@@ -13,19 +13,28 @@ import torch
 from benchmarks.dense import dense_rles
 from benchmarks.peers.child import ENCODE, MASKS, NETWORK, READ, Found, Side, Stages, serve
 from condinst_deploy import Predictor
-from condinst_deploy.imaging.decode import rgb_from
 from condinst_deploy.model.operations import REFERENCE
+from condinst_deploy.runtime import observer
+from condinst_deploy.runtime.options import PredictorOptions
+from condinst_deploy.runtime.predictor import stages_of
 from condinst_deploy.runtime.torch_backend import TorchBackend
+
+CLOCKS = {
+    observer.DECODE: READ,
+    observer.RESIZE: READ,
+    observer.BATCH: READ,
+    observer.NETWORK: NETWORK,
+    observer.POSTPROCESS: MASKS,
+}
+"""Stage of the predictor -> stage of this comparison."""
 
 
 def toolkit(model: Path, stages: Stages) -> Side:
     """What a user calls: a path into the `Predictor`, COCO RLEs out."""
-    predictor = Predictor(model, device="cpu")
-    for verb, stage in (("infer", NETWORK), ("postprocess", MASKS)):
-        stages.watch(predictor.backend, verb, stage)
+    predictor = Predictor(model, device="cpu", observer=lambda stage, _: stages.clock(CLOCKS[stage]))
 
     def detect(path: str) -> Found:
-        with stages.clock(READ):  # what is left of the call: one image is run in one thread
+        with stages.clock(READ):  # the rest of the call; a single image runs in the caller's thread
             (found,) = predictor(path)
         with stages.clock(ENCODE):
             rles = [dict(rle) for rle in found.masks.rle()]
@@ -38,12 +47,14 @@ def eager(model: Path, stages: Stages) -> Side:
     """The references' way in plain PyTorch: grouped convolutions as mask head, dense masks of the whole image."""
     backend = TorchBackend.load(model, "cpu")
     backend.model.operations = REFERENCE
+    made = stages_of(backend, PredictorOptions())
 
     def detect(path: str) -> Found:
         with stages.clock(READ):
-            inputs, (geometry,) = backend.preprocess([rgb_from(path)])
+            _, geometry, prepared = made.prepare(path, path)
+            inputs = made.collate([prepared])
         with stages.clock(NETWORK):
-            outputs = backend.forward(inputs)
+            outputs = backend.forward(inputs).on_host()
         n = int(outputs.num_detections[0])
         with stages.clock(MASKS):  # and their encoding, which follows each mask
             rles = dense_rles(torch.from_numpy(outputs.mask_logits[0, :n]), geometry) if n else []

@@ -3,11 +3,12 @@
 import os
 import platform
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from condinst_deploy.support.versions import installed_versions
 
 LIBRARIES = ("numpy", "onnxruntime-gpu", "onnxruntime", "pycocotools", "tensorrt", "tensorrt-rtx", "torch")
 
@@ -21,7 +22,7 @@ def machine(libraries: Sequence[str] = LIBRARIES, device: str = "cuda") -> dict[
         "threads": torch.get_num_threads(),
         "load_average": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
-        "versions": {name: found for name in libraries if (found := _version(name)) is not None},
+        "versions": installed_versions(libraries),
     }
     if device.startswith("cuda") and torch.cuda.is_available():
         capability = "{}.{}".format(*torch.cuda.get_device_capability(device))
@@ -37,10 +38,3 @@ def _processor() -> str:
         return platform.machine()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return f"{next(names, '')} {platform.machine()}".strip()
-
-
-def _version(library: str) -> str | None:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return None

@@ -14,9 +14,6 @@ from condinst_deploy.benchmarking.worker import STAGES
 
 END_TO_END = "end to end"
 
-SETTLE = 0.02
-"""Seconds between two models' turns: until the threads of the one have stopped spinning and sleep."""
-
 SHORT_CALL = 0.1
 """Seconds. A shorter call is preceded by an untimed one, since the other model's turn has filled the caches."""
 
@@ -144,7 +141,12 @@ def _images(paths: Sequence[Path], settings: Settings) -> dict[str, Any]:
 
 def _load(process: ModelProcess, images: dict[str, Any], settings: Settings) -> dict[str, Any]:
     return process.ask(
-        "load", model=str(process.model), device=settings.device, images=images, batches=list(settings.batches)
+        "load",
+        model=str(process.model),
+        device=settings.device,
+        images=images,
+        batches=list(settings.batches),
+        pixels=settings.pixels,
     )
 
 
@@ -158,7 +160,7 @@ def _staged(contestants: Sequence[_Contestant], batch: int, settings: Settings, 
         for i in order:
             untimed = 0
             if len(contestants) > 1:
-                time.sleep(SETTLE)
+                time.sleep(settings.settle)
                 untimed = int(latest[i] < SHORT_CALL)
             call = contestants[i].process.ask("call", batch=batch, number=number, untimed=untimed)
             latest[i] = _whole(call)

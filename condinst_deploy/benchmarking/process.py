@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from condinst_deploy import errors
+from condinst_deploy.support.json_text import json_text
 
 MODULE = "condinst_deploy.benchmarking.worker"
 SECONDS_TO_END = 10.0
@@ -37,7 +38,7 @@ class ModelProcess:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            self._process.stdin.write(json.dumps({"verb": verb} | arguments) + "\n")
+            self._process.stdin.write(json_text({"verb": verb} | arguments, "a request") + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
         except BrokenPipeError:

@@ -4,11 +4,15 @@ import os
 from dataclasses import dataclass
 
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.runtime.preprocessing.types import InputOptions, Pixels
+
+SETTLE = 0.02
+"""Seconds between the turns of two models, until the threads of one have stopped spinning and sleep."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Options of a benchmark; all of them stand in its results."""
+    """Options of a benchmark; its results contain all of them."""
 
     device: str = "auto"
     batches: tuple[int, ...] = (1,)  # images a run of the network
@@ -18,6 +22,8 @@ class Settings:
     cores: tuple[int, ...] = ()  # processor cores that a model's process may use; (): all that this one may
     size: tuple[int, int] = (800, 1333)  # height and width of generated images
     seed: int = 0  # of generated images
+    pixels: Pixels = "exact"  # how images are decoded and resized
+    settle: float = SETTLE  # seconds between the turns of two models
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -25,6 +31,7 @@ class Settings:
         Raises:
             ConfigError: a number is too small, or a list is empty.
         """
+        InputOptions(self.pixels)
         for name, values in (("batch", self.batches), ("concurrency", self.concurrency), ("size", self.size)):
             if not values or min(values) < 1:
                 listed = ", ".join(map(str, values)) or "empty"

@@ -11,37 +11,54 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from condinst_deploy.support.json_text import json_text
+
 if TYPE_CHECKING:
     from condinst_deploy.benchmarking.images import Batches, Source
     from condinst_deploy.runtime.backend import Backend
+    from condinst_deploy.runtime.observer import StageTimer
+    from condinst_deploy.runtime.pipeline import Stages
+    from condinst_deploy.runtime.predictor import Predictor
+    from condinst_deploy.runtime.preprocessing.types import Pixels
 
 STAGES = ("decode", "pre", "network", "post")
-"""Files decoded; resized and padded; the network, until its outputs are finished; masks at original size, to RLE."""
+"""Decoding of files; resizing, padding and batching; the network, until its outputs are finished; masks and RLEs."""
+
+
+ENCODE = "encode"
 
 
 class Worker:
-    """One loaded model, its images, and the requests that it answers, each a method."""
+    """One loaded model and its images. Each request is a method."""
 
     def __init__(self) -> None:
         self._backend: Backend
+        self._timer: StageTimer
+        self._predictors: dict[int, Predictor] = {}  # by batch size
+        self._timed: dict[int, Predictor] = {}  # the same, observed by the timer
         self._batches: Batches
         self._memory: dict[str, float | None] = {}
         self._device_in_use: float | None = None
 
-    def load(self, model: str, device: str, images: dict[str, Any], batches: list[int]) -> dict[str, Any]:
-        """Load the model and look at the images; what it is, and what it runs on."""
+    def load(
+        self, model: str, device: str, images: dict[str, Any], batches: list[int], pixels: "Pixels" = "exact"
+    ) -> dict[str, Any]:
+        """Load the model, check which images can be read, and describe the model and the machine."""
         # imported here: their libraries count the cores of the process when they are imported
         from condinst_deploy.benchmarking.images import Batches
         from condinst_deploy.benchmarking.machine import machine
         from condinst_deploy.benchmarking.memory import resident_mb
         from condinst_deploy.errors import ImageError
+        from condinst_deploy.runtime.observer import StageTimer
+        from condinst_deploy.runtime.options import PredictorOptions
         from condinst_deploy.runtime.predictor import Predictor, load_backend
+        from condinst_deploy.runtime.preprocessing.types import InputOptions
         from condinst_deploy.runtime.torch_backend import torch_device
 
         sources = _sources(images)
@@ -51,8 +68,11 @@ class Worker:
             backend = self._backend = load_backend(model, device)
             seconds = time.perf_counter() - started
         self._memory["loaded_mb"] = resident_mb()
-        for batch in batches:
-            Predictor.of(backend, batch)  # refuses what the model cannot take, before anything is timed
+        self._timer = StageTimer(backend.synchronize)
+        for batch in batches:  # refuses what the model cannot take, before anything is timed
+            options = PredictorOptions(batch_size=batch, inputs=InputOptions(pixels))
+            self._predictors[batch] = Predictor(backend, options)
+            self._timed[batch] = Predictor(backend, options, observer=self._timer)
         usable, padded, skipped = [], [], []
         for source in sources:
             try:
@@ -78,20 +98,18 @@ class Worker:
 
     def call(self, batch: int, number: int, untimed: int = 0) -> dict[str, float]:
         """Time the stages of one batch, in seconds, after `untimed` calls of the same kind."""
-        sources = self._batches.batch(number, batch)
+        sources, stages = self._batches.batch(number, batch), self._timed[batch].stages
         with self._device_memory_watched(self._backend.device):
             for _ in range(untimed):
-                timed_call(self._backend, sources)
-            return timed_call(self._backend, sources)
+                timed_call(stages, self._timer, sources)
+            return timed_call(stages, self._timer, sources)
 
     def serve(self, batch: int, threads: int, numbers: list[int]) -> dict[str, Any]:
         """Time calls of one predictor, shared by so many threads; each call ends with the masks' RLEs.
 
         Thread k of n makes the batches k, k + n, ... of `numbers`.
         """
-        from condinst_deploy.runtime.predictor import Predictor
-
-        predictor = Predictor.of(self._backend, batch)
+        predictor = self._predictors[batch]
 
         def client(first: int) -> list[float]:
             seconds = []
@@ -108,7 +126,7 @@ class Worker:
             return {"seconds": time.perf_counter() - started, "latencies": latencies}
 
     def memory(self) -> dict[str, float | None]:
-        """What the process, and the GPU for this model, have held since the start."""
+        """Return the memory that the process, and the GPU for this model, have held since the start."""
         from condinst_deploy.benchmarking.memory import peak_mb, peak_of_torch_mb
 
         return {
@@ -120,7 +138,7 @@ class Worker:
 
     @contextmanager
     def _device_memory_watched(self, device: str) -> Iterator[None]:
-        """Count what comes into use on the GPU meanwhile as this model's: another one's process waits then."""
+        """Count memory of the GPU that comes into use in the block as this model's; the other model's process waits."""
         from condinst_deploy.benchmarking.memory import free_device_mb
 
         before = free_device_mb(device)
@@ -130,24 +148,30 @@ class Worker:
             self._device_in_use = (self._device_in_use or 0.0) + before - after
 
 
-def timed_call(backend: "Backend", sources: "list[Source]") -> dict[str, float]:
-    """Seconds of every stage of one batch, and how many instances were found."""
-    marks = [time.perf_counter()]
-    images = [_decoded(source) for source in sources]
-    marks.append(time.perf_counter())
-    inputs, geometries = backend.preprocess(images)
-    marks.append(time.perf_counter())
-    outputs = backend.infer(inputs)
-    backend.synchronize()
-    marks.append(time.perf_counter())
-    found = backend.postprocess(outputs, geometries)
-    for detections in found:
-        detections.masks.rle()
-    marks.append(time.perf_counter())
-    spent = {stage: end - start for stage, start, end in zip(STAGES, marks, marks[1:], strict=False)}
+def timed_call(stages: "Stages", timer: "StageTimer", sources: "Sequence[Source]") -> dict[str, float]:
+    """Return the seconds of every stage of one batch, and the number of instances that were found.
+
+    The stages are those that users run, one after the other. On a GPU each stage waits for its work.
+    """
+    from condinst_deploy.runtime.observer import BATCH, DECODE, NETWORK, POSTPROCESS, RESIZE
+    from condinst_deploy.runtime.pipeline import predicted
+
+    column_of = {DECODE: "decode", RESIZE: "pre", BATCH: "pre", NETWORK: "network", POSTPROCESS: "post", ENCODE: "post"}
+    timer.take()
+    found = 0
+    for prediction in predicted(stages, sources):
+        if prediction.error is not None:
+            raise prediction.error
+        assert prediction.detections is not None
+        found += len(prediction.detections)
+        with timer(ENCODE, (prediction.name,)):
+            prediction.detections.masks.rle()
+    spent = dict.fromkeys(STAGES, 0.0)
+    for each in timer.take():
+        spent[column_of[each.stage]] += each.seconds
     if not isinstance(sources[0], Path):
-        del spent["decode"]  # there was nothing to decode
-    return spent | {"detections": float(sum(map(len, found)))}
+        spent["pre"] += spent.pop("decode")  # a copy of the array
+    return spent | {"detections": float(found)}
 
 
 def _sources(images: dict[str, Any]) -> "list[Source]":
@@ -172,7 +196,7 @@ def main() -> None:
     os.sched_setaffinity(0, {int(core) for core in sys.argv[1].split(",")})
     worker = Worker()
     for line in sys.stdin:
-        answers.write(json.dumps(_answer(worker, json.loads(line))) + "\n")
+        answers.write(json_text(_answer(worker, json.loads(line)), "an answer") + "\n")
         answers.flush()
 
 

@@ -1,6 +1,5 @@
 """`condinst-batch`: detect instances in a large input, shard by shard, in one process or on Ray."""
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,12 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import Progress, TextColumn
 
-from condinst_deploy.cli.command import FAILED, INTERRUPTED, command_app, terminal
+from condinst_deploy.cli.command import (
+    FAILED,
+    INTERRUPTED,
+    Pixels,
+    command_app,
+    labelled,
+    print_json,
+    print_line,
+    progress_bar,
+    terminal,
+)
 from condinst_deploy.errors import ConfigError
-from condinst_deploy.support.termination import sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
     from condinst_deploy.serving.batch.driver import Plan
@@ -24,12 +31,6 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 30.0
 """Between two lines where there is no terminal to draw a bar on."""
-
-
-class Pixels(StrEnum):
-    """How images are decoded and resized."""
-
-    EXACT, FAST, CUDA = "exact", "fast", "cuda"
 
 
 class Format(StrEnum):
@@ -89,7 +90,7 @@ def batch(
     depend on. A part that exists is done: after Ctrl-C, SIGTERM, a crash or a power cut the same command continues.
     An image that cannot be read is a row with an error and a reason; it does not change the exit status.
 
-    Exit status: 0 done, 1 an error or a shard without a part, 2 wrong usage, 130 interrupted.
+    Exit status: 0 done, 1 an error or a shard without a part, 2 wrong usage, 130 interrupted by Ctrl-C, 143 by SIGTERM.
     """
     from condinst_deploy.serving.batch.options import SHARD_SIZE, BatchOptions, DetectionOptions
 
@@ -101,14 +102,13 @@ def batch(
     # imported here, so that neither --help nor a mistake waits for the backends
     from condinst_deploy.serving.batch.driver import planned
 
-    with sigterm_as_ctrl_c():
-        outcome = Outcome(out)
-        try:
-            with planned(options) as plan:
-                outcome.begin(plan)
-                _run(plan, placement, outcome)
-        except KeyboardInterrupt:
-            outcome.interrupted = True
+    outcome = Outcome(out)
+    try:
+        with planned(options) as plan:
+            outcome.begin(plan)
+            _run(plan, placement, outcome)
+    except KeyboardInterrupt:
+        outcome.interrupted = True
     _report(outcome, as_json)
 
 
@@ -181,7 +181,7 @@ def _run(plan: "Plan", placement: "RayOptions | None", outcome: Outcome) -> None
     where = (
         "in this process" if placement is None else f"on Ray{f' at {placement.address}' if placement.address else ''}"
     )
-    terminal.print(f"{plan.images:,} images in {plan.shards:,} shards, {escape(str(options.model))} {where}")
+    terminal.print(f"{plan.images:,} images in {plan.shards:,} shards, {options.model} {where}")
     if plan.finished:
         terminal.print(f"{len(plan.finished):,} shards were finished before")
     with ExitStack() as stack:
@@ -205,8 +205,7 @@ def _run(plan: "Plan", placement: "RayOptions | None", outcome: Outcome) -> None
 @contextmanager
 def _progress(plan: "Plan") -> Iterator["OnEvent"]:
     """A bar on a terminal, else lines; both with images per second and the time that is left."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[status]}"))
-    with Progress(*columns, console=terminal, transient=True) as progress:
+    with progress_bar(TextColumn("{task.fields[status]}", markup=False)) as progress:
         yield _teller(plan, progress)
 
 
@@ -222,11 +221,11 @@ def _teller(plan: "Plan", progress: Progress) -> "Callable[[Event], None]":
         now = time.monotonic()
         if event.kind == "ready":
             began = began or now
-            terminal.print(f"worker {escape(event.worker)} is ready: {escape(event.reason or '')}")
+            terminal.print(f"worker {event.worker} is ready: {event.reason or ''}")
         elif event.kind in ("lost", "failed"):
             what = "a worker died" if event.shard is None else f"worker {event.worker} died with shard {event.shard}"
             text = what if event.kind == "lost" else f"shard {event.shard} is left out"
-            terminal.print(f"[yellow]{escape(text)}:[/] {escape(event.reason or '')}")
+            terminal.print(labelled(f"{text}:", "yellow", event.reason or ""))
         elif event.report is not None:
             now_done += event.report.images
             status = status_line(
@@ -243,9 +242,9 @@ def _teller(plan: "Plan", progress: Progress) -> "Callable[[Event], None]":
 def _report(outcome: Outcome, as_json: bool) -> None:
     summary, totals = outcome.summary(), outcome.totals
     if as_json:
-        print(json.dumps(summary, indent=2))
+        print_json(summary)
     elif totals is not None:
-        print(
+        print_line(
             f"{totals.images} images, {totals.failed} of them with an error, {totals.detections} detections in"
             f" {totals.shards} new parts; {outcome.finished_before + totals.shards} of {outcome.shards} parts:"
             f" {outcome.out}"
@@ -255,7 +254,7 @@ def _report(outcome: Outcome, as_json: bool) -> None:
         raise typer.Exit(INTERRUPTED)
     if totals is not None and totals.failed_shards:
         for text in totals.failed_shards:
-            terminal.print(f"[bold red]error:[/] {escape(text)}")
+            terminal.print(labelled("error:", "bold red", text))
         raise typer.Exit(FAILED)
 
 

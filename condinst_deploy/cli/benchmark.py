@@ -1,15 +1,12 @@
 """`condinst-benchmark`: how fast a model file is on this machine, stage by stage, alone or beside another."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from condinst_deploy.cli.command import command_app, progress_bar
+from condinst_deploy.cli.command import Pixels, command_app, labelled, print_json, progress_bar, results_console
 from condinst_deploy.contract.artifacts import check_there
 
 if TYPE_CHECKING:
@@ -47,13 +44,17 @@ def benchmark(
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of generated images.")] = "1333x800",
     seed: Annotated[int, typer.Option(help="Of generated images.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    pixels: Annotated[
+        Pixels, typer.Option(help="How images are decoded and resized: exact, fast or cuda, as for condinst-predict.")
+    ] = Pixels.EXACT,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON on standard output.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the figures, too: a .png file (needs matplotlib).")] = None,
 ) -> None:
     """Measure time and memory of a model on this machine.
 
-    Stages: decode (files only), resize and pad, network, masks and RLE; end to end is all of them, from a file or
-    an array to COCO RLEs at original size. Throughput is that of whole calls of the predictor.
+    Stages: decode (files only), resize and pad, network, masks and RLE. They are the stages of condinst-predict, run
+    one after the other; end to end is their sum, from a file or an array to COCO RLEs at original size. Throughput is
+    that of whole calls of the predictor.
 
     Each model runs in a process of its own, so that memory and threads are its own. With --against both get every
     image in turn; a ratio of 0.5 means that --model takes half the time of --against.
@@ -75,6 +76,7 @@ def benchmark(
         cores=cores_for(threads),
         size=size_from(size),
         seed=seed,
+        pixels=pixels.value,
     )
     if plot is not None:
         check_plot(plot)
@@ -89,7 +91,7 @@ def benchmark(
     if as_json:
         from condinst_deploy.benchmarking.tables import remarks
 
-        print(json.dumps(result.to_dict() | {"remarks": remarks(result)}, indent=2))
+        print_json(result.to_dict() | {"remarks": remarks(result)}, "the figures")
     else:
         _print(result)
 
@@ -106,24 +108,27 @@ def _on_call(progress: Any, calls: int) -> "OnCall":
 def _print(result: "Benchmark") -> None:
     from condinst_deploy.benchmarking.tables import counted, memory_line, ratio_rows, remarks, serving_rows, stage_rows
 
-    console = Console(highlight=False, emoji=False)
+    console = results_console()
     for metrics in result.models:
         loaded, machine = metrics.loaded, metrics.loaded["machine"]
         where = machine["gpu"] if loaded["device"].startswith("cuda") else machine["processor"]
-        console.print(f"[bold]{escape(metrics.model)}[/]: {loaded['backend']}, {loaded['precision']}", soft_wrap=True)
-        console.print(f"on {loaded['device']} ({escape(where)}), {counted(machine['cores'], 'core')}", soft_wrap=True)
+        console.print(labelled(f"{metrics.model}:", "bold", f"{loaded['backend']}, {loaded['precision']}"))
+        console.print(f"on {loaded['device']} ({where}), {counted(machine['cores'], 'core')}")
         columns = ("batch", "stage", "median ms", "p95", "p99", "share")
-        console.print(_table(columns, list(stage_rows(metrics)), words=(1,)))
+        console.print(_table(columns, list(stage_rows(metrics)), words=(1,)), soft_wrap=False)
         columns = ("batch", "concurrency", "images/s", "median ms", "p95", "p99")
-        console.print(_table(columns, list(serving_rows(metrics))))
+        console.print(_table(columns, list(serving_rows(metrics))), soft_wrap=False)
         found = metrics.stages[0].detections
-        console.print(f"{found:g} instances found an image; {memory_line(metrics)}\n", soft_wrap=True)
+        console.print(f"{found:g} instances found an image; {memory_line(metrics)}")
+        console.print()
     if result.ratios:
-        names = " / ".join(escape(metrics.model) for metrics in result.models)
-        console.print(f"[bold]time of {names}[/], pair by pair: median, and its 95 % interval", soft_wrap=True)
-        console.print(_table(("batch", "stage", "ratio", "interval"), list(ratio_rows(result)), words=(1,)))
+        names = " / ".join(metrics.model for metrics in result.models)
+        console.print(labelled(f"time of {names},", "bold", "pair by pair: median, and its 95 % interval"))
+        console.print(
+            _table(("batch", "stage", "ratio", "interval"), list(ratio_rows(result)), words=(1,)), soft_wrap=False
+        )
     for remark in remarks(result):
-        console.print(f"note: {escape(remark)}", soft_wrap=True)
+        console.print(f"note: {remark}")
 
 
 def _table(columns: tuple[str, ...], rows: "list[Row]", words: tuple[int, ...] = ()) -> Table:
@@ -133,7 +138,7 @@ def _table(columns: tuple[str, ...], rows: "list[Row]", words: tuple[int, ...] =
         column.justify = "left" if i in words else "right"
     before = ""
     for name, *cells in rows:
-        table.add_row("" if name == before else name, *map(escape, cells))
+        table.add_row("" if name == before else name, *cells)
         before = name
     return table
 

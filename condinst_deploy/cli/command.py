@@ -1,47 +1,142 @@
-"""What all commands share: one clear line for an error, no traceback, a meaningful exit status."""
+"""What all commands share: texts shown as they are, one clear line for an error, a meaningful exit status."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from enum import StrEnum
 from functools import wraps
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+from rich.text import Text
 
 from condinst_deploy.errors import CondInstError
+from condinst_deploy.shown_text import LONGEST, shown
+from condinst_deploy.support.json_text import json_text
+from condinst_deploy.support.launch import FAILED as FAILED
+from condinst_deploy.support.launch import leave, reason_of, run, say
+from condinst_deploy.support.signals import exit_status
 
-FAILED, INTERRUPTED = 1, 130
+INTERRUPTED = 130
 
-terminal = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+class PlainConsole(Console):
+    """Shows every text as it is, in messages and in cells of tables: no markup, no emoji codes, no escape sequences.
+
+    Style comes from `rich.text.Text` alone, which a file cannot make; see `labelled`.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Escape what a terminal would obey; rich asks this of every plain string."""
+        return super().render_str(shown(text, LONGEST), **options)
+
+
+terminal = PlainConsole(stderr=True)
 """Where progress and remarks go; standard output carries results only."""
 
 P = ParamSpec("P")
 
 
-def progress_bar() -> Progress:
-    """Bars on the terminal: what, how far, how many of how many, and the time that is left."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=terminal, transient=True)
+class Pixels(StrEnum):
+    """The values of `InputOptions.pixels`."""
+
+    EXACT, FAST, CUDA = "exact", "fast", "cuda"
 
 
-def command_app(function: Callable[P, None]) -> typer.Typer:
+class DescriptionColumn(ProgressColumn):
+    """What is under way, as it is: rich's own column takes it for markup."""
+
+    def render(self, task: Task) -> Text:
+        """The description in one line."""
+        return Text(shown(task.description, 200))
+
+
+def progress_bar(*columns: ProgressColumn) -> Progress:
+    """Bars on the terminal: what, how far, and the columns, or how many of how many and the time that is left."""
+    others = columns or (MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(DescriptionColumn(), BarColumn(), *others, console=terminal, transient=True)
+
+
+def results_console() -> PlainConsole:
+    """Standard output, for tables and lines of text."""
+    return PlainConsole()
+
+
+def labelled(label: str, style: str, text: object) -> Text:
+    """A label in a style, and a text as it is."""
+    return Text.assemble((label, style), " ", shown(text))
+
+
+def print_line(text: object) -> None:
+    """A result on standard output: one line, as it is."""
+    print(shown(text), flush=True)
+
+
+def print_json(value: Any, what: str = "the summary") -> None:
+    """A result on standard output as JSON.
+
+    Raises:
+        OutputError: a number in it is NaN or infinite.
+    """
+    print(json_text(value, what, indent=2), flush=True)
+
+
+_held: list[ExitStack] = []
+"""What the running command holds, released when it ends."""
+
+
+def hold(resource: AbstractContextManager[Any]) -> None:
+    """Enter a context that ends with the running command: the lock of its folder, for example."""
+    _held[-1].enter_context(resource)
+
+
+class Command(typer.Typer):
+    """A command line; call it to run it to the end of the process."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run with signals heard, and with every error in one line."""
+        run(lambda: super(Command, self).__call__(*args, **kwargs))
+
+
+def command_app(function: Callable[P, None]) -> Command:
     """A command line of one function; call it to run.
 
-    Exit status: 0 done, 1 failed with one line on standard error, 2 wrong usage, 130 interrupted.
+    Exit status: 0 done, 1 failed with one line on standard error, 2 wrong usage, 130 interrupted by Ctrl-C, 143 by
+    SIGTERM.
     """
 
     @wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            function(*args, **kwargs)
+            with ExitStack() as held:
+                _held.append(held)
+                try:
+                    function(*args, **kwargs)
+                finally:
+                    _held.pop()
         except CondInstError as e:
-            terminal.print(f"[bold red]error:[/] {escape(str(e))}")
+            _show_error(f"{e}")
             raise typer.Exit(FAILED) from e
         except KeyboardInterrupt as e:
-            terminal.print("interrupted; nothing was left half-written")
-            raise typer.Exit(INTERRUPTED) from e
+            say("interrupted; nothing was left half-written")
+            raise typer.Exit(exit_status(e)) from e
+        except BrokenPipeError:  # whoever reads standard output has enough
+            leave(FAILED)
+        except (OSError, MemoryError) as e:
+            _show_error(reason_of(e).removeprefix("error: "))
+            raise typer.Exit(FAILED) from e
 
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+    app = Command(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
     app.command(context_settings={"help_option_names": ["-h", "--help"]})(guarded)
     return app
+
+
+def _show_error(message: str) -> None:
+    try:
+        terminal.print(labelled("error:", "bold red", message))
+    except OSError:  # standard error cannot be written either
+        say(f"error: {message}")

@@ -1,24 +1,34 @@
 """`condinst-eval`: COCO's figures of models and results files, side by side, and how far they agree."""
 
-import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import TaskID
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from condinst_deploy.cli.command import FAILED, INTERRUPTED, command_app, progress_bar, terminal
+from condinst_deploy.cli.command import (
+    FAILED,
+    INTERRUPTED,
+    command_app,
+    labelled,
+    print_json,
+    progress_bar,
+    results_console,
+    terminal,
+)
+from condinst_deploy.evaluation.sources import EvaluationOptions, checked_sources
 
 if TYPE_CHECKING:
-    from condinst_deploy.evaluation.evaluator import Detector, Evaluation, OnProgress
-    from condinst_deploy.evaluation.report import Verdict
-    from condinst_deploy.evaluation.sources import Source
+    from condinst_deploy.evaluation.evaluate_models import EvaluatedModels, EvaluationReports
+    from condinst_deploy.evaluation.evaluator import Detector, Evaluation
+    from condinst_deploy.evaluation.ground_truth import GroundTruth
+
+MOST_COLUMNS = 8
+"""Of a confusion table on the terminal; of more classes the largest confusions are listed."""
 
 LINE_SECONDS = 30.0
 """Between two lines where there is no terminal to draw a bar on."""
@@ -51,7 +61,7 @@ def evaluate(
         bool, typer.Option("--fresh", help="Run every image anew, whatever an interrupted or earlier run left.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    fast: Annotated[bool, typer.Option("--fast", help="Compute AP with faster-coco-eval (extra fast-eval).")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Compute AP with faster-coco-eval (extra eval).")] = False,
     ray: Annotated[bool, typer.Option("--ray", help="Run the models on Ray (extra ray), on this machine.")] = False,
     ray_address: Annotated[
         str | None, typer.Option(help="Run the models on this Ray cluster: HOST:PORT, or 'auto'.")
@@ -69,33 +79,21 @@ def evaluate(
 
     Exit status: 0 done and gate passed, 1 gate failed or an error, 2 wrong usage, 130 interrupted.
     """
-    from condinst_deploy.evaluation.sources import METRICS, REPORT, Options, Source, check_outputs, check_sources
-
-    sources = [Source(path, is_model=True) for path in model or []]
-    sources += [Source(path, is_model=False) for path in results or []]
-    check_sources(sources, images, gate)
-    check_outputs(sources, annotations, out)
-    # imported here, so that neither --help nor a mistake waits for the backends
-    from condinst_deploy.evaluation.evaluator import evaluate as run
-    from condinst_deploy.evaluation.gate import failures
-    from condinst_deploy.evaluation.ground_truth import load_ground_truth
-    from condinst_deploy.evaluation.report import Verdict, figures_json, write_html
-    from condinst_deploy.runtime.coco_results import write_json
-
-    options = Options(out, device, batch_size, score_threshold, fast, fresh)
+    options = EvaluationOptions(out, device, batch_size, score_threshold, fast, fresh, gate, per_class, limit)
+    checked_sources(model or [], results or [], annotations, images, options)
     detector = _detector(ray, ray_address, ray_workers)
-    with terminal.status("reading the annotations"):
-        ground_truth = load_ground_truth(annotations, images, limit)
-    terminal.print(f"{len(ground_truth)} images, {len(ground_truth.class_names)} classes: {escape(str(annotations))}")
-    with _explained_interruption(sources, fresh), progress_bar() as progress:
-        evaluation = run(sources, ground_truth, options, _on_progress(progress), detector)
-    verdict = Verdict(gate, () if gate is None else tuple(failures(evaluation, gate)))
-    metrics = figures_json(evaluation, verdict, per_class)
-    write_json(out / METRICS, metrics)
-    with terminal.status("drawing the report"):
-        write_html(out / REPORT, evaluation, verdict, per_class)
-    _print(evaluation, verdict, metrics, per_class, as_json, (out / REPORT).absolute())
-    if verdict.failures:
+    # PyTorch takes seconds to import: only after the arguments were checked
+    from condinst_deploy.evaluation.evaluate_models import evaluate as evaluate_models
+
+    with _explained_interruption(bool(model), fresh), progress_bar() as progress:
+        reports = _reports(progress)
+        found = evaluate_models(annotations, images, model or [], results or [], options, reports, detector)
+    if as_json:
+        print_json(found.metrics, "the figures")
+    else:
+        _print(found, per_class)
+    _print_verdict(found)
+    if found.verdict.failures:
         raise typer.Exit(FAILED)
 
 
@@ -111,70 +109,110 @@ def _detector(ray: bool, address: str | None, workers: int | None) -> "Detector 
 
 
 @contextmanager
-def _explained_interruption(sources: Sequence["Source"], fresh: bool) -> Iterator[None]:
+def _explained_interruption(has_models: bool, fresh: bool) -> Iterator[None]:
     """Say how an interrupted run goes on."""
     try:
         yield
     except KeyboardInterrupt as e:
         command = "the same command without --fresh" if fresh else "the same command"
-        again = f"; {command} goes on where it stopped" if any(source.is_model for source in sources) else ""
+        again = f"; {command} goes on where it stopped" if has_models else ""
         terminal.print(f"interrupted{again}")
         raise typer.Exit(INTERRUPTED) from e
 
 
-def _on_progress(progress: Any) -> "OnProgress":
+def _reports(progress: Progress) -> "EvaluationReports":
     """A bar for each thing to do; images that an earlier run finished do not count for the time that is left.
 
-    Where there is no terminal to draw on, a line from time to time.
+    Without a terminal, a line from time to time.
     """
+    from condinst_deploy.evaluation.evaluate_models import EvaluationReports
+
+    stages = progress.add_task("", total=None, visible=False)
     tasks: dict[str, TaskID] = {}
     told = time.monotonic()
 
     def on_progress(what: str, done: int, of: int) -> None:
         nonlocal told
         if what not in tasks:
-            tasks[what] = progress.add_task(escape(what), total=of, completed=done)
+            tasks[what] = progress.add_task(what, total=of, completed=done)
             if done:
-                terminal.print(f"{escape(what)}: {done} of {of} images were finished before")
+                terminal.print(f"{what}: {done} of {of} images were finished before")
         progress.update(tasks[what], completed=done)
         if not terminal.is_terminal and time.monotonic() - told >= LINE_SECONDS:
-            terminal.print(f"{escape(what)}: {done} of {of}")
+            terminal.print(f"{what}: {done} of {of}")
             told = time.monotonic()
 
-    return on_progress
+    def on_ground_truth(truth: "GroundTruth") -> None:
+        progress.update(stages, visible=False)
+        terminal.print(f"{len(truth)} images, {len(truth.class_names)} classes: {truth.annotations}")
+
+    def on_stage(stage: str) -> None:
+        progress.update(stages, description=stage, visible=True)
+
+    return EvaluationReports(on_stage, on_ground_truth, on_progress)
 
 
-def _print(
-    evaluation: "Evaluation", verdict: "Verdict", metrics: dict[str, Any], per_class: bool, as_json: bool, report: Path
-) -> None:
+def _print(found: "EvaluatedModels", per_class: bool) -> None:
+    console = results_console()
+    console.print(_table(found.evaluation, per_class), soft_wrap=False)
+    for table in _threshold_tables(found.evaluation, per_class):
+        console.print("")
+        console.print(table, soft_wrap=False)
+    for comparison in found.metrics["comparisons"]:
+        console.print(_agreement_line(comparison))
+    console.print(f"report: {found.report}")
+
+
+def _print_verdict(found: "EvaluatedModels") -> None:
     from condinst_deploy.evaluation.gate import compared
 
-    if as_json:
-        print(json.dumps(metrics, indent=2))
-    else:
-        console = Console(highlight=False, emoji=False)
-        console.print(_table(evaluation, per_class))
-        for comparison in metrics["comparisons"]:
-            console.print(_agreement_line(comparison), soft_wrap=True)
-        console.print(f"report: {escape(str(report))}", soft_wrap=True)
+    verdict = found.verdict
     for failure in verdict.failures:
-        terminal.print(f"[bold red]gate failed:[/] {escape(str(failure))}")
+        terminal.print(labelled("gate failed:", "bold red", failure))
     if verdict.limit is not None and not verdict.failures:
-        terminal.print(f"gate passed: no {compared(evaluation)} differs by more than {verdict.limit:g} points")
+        terminal.print(f"gate passed: no {compared(found.evaluation)} differs by more than {verdict.limit:g} points")
 
 
 def _table(evaluation: "Evaluation", per_class: bool) -> Table:
     from condinst_deploy.evaluation.report import class_table, metrics_table
 
-    table = Table("AP points", *(escape(side.name) for side in evaluation.sides), show_edge=False, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
-        column.overflow = "fold"
+    table = Table("AP points", *(side.name for side in evaluation.sides), show_edge=False, pad_edge=False)
+    _right_aligned(table)
     for name, row in metrics_table(evaluation):
         table.add_row(name, *map(_cell, row), end_section=name.endswith("AR large"))
     if per_class:
         for name, kind, row in class_table(evaluation):
-            table.add_row(f"{escape(name)} {kind} AP", *map(_cell, row))
+            table.add_row(f"{name} {kind} AP", *map(_cell, row))
+    return table
+
+
+def _threshold_tables(evaluation: "Evaluation", per_class: bool) -> Iterator[Table]:
+    """Best thresholds of every side and, of a side alone, its confusions."""
+    from condinst_deploy.evaluation.threshold_tables import COLUMNS, confusion_table, threshold_rows
+
+    per_class = per_class or len(evaluation.ground_truth.class_names) <= MOST_COLUMNS
+    for side in evaluation.sides:
+        best = Table(f"best F1 of {side.name}", *COLUMNS, show_edge=False, pad_edge=False)
+        for name, row in threshold_rows(side, evaluation.ground_truth, per_class):
+            best.add_row(name, *row)
+        yield _right_aligned(best)
+    for side in evaluation.sides[:1]:
+        found = confusion_table(side.points, evaluation)
+        if found.columns and len(found.columns) <= MOST_COLUMNS:
+            counts = Table("annotated \\ found", *found.columns, show_edge=False, pad_edge=False)
+            for name, numbers in found.rows:
+                counts.add_row(name, *map(str, numbers))
+        else:
+            counts = Table("annotated", "found", "count", show_edge=False, pad_edge=False)
+            for annotated, other, count in found.largest[:MOST_COLUMNS]:
+                counts.add_row(annotated, other, str(count))
+        yield _right_aligned(counts)
+
+
+def _right_aligned(table: Table) -> Table:
+    for column in table.columns[1:]:
+        column.justify = "right"
+        column.overflow = "fold"
     return table
 
 
@@ -201,7 +239,7 @@ def _agreement_line(comparison: dict[str, Any]) -> str:
     if metrics["mask_iou"]["median"] is not None:
         median, lowest = (iou_text(metrics["mask_iou"][name]) for name in ("median", "min"))
         line += f", mask IoU median {median}, lowest {lowest}"
-    return escape(line)
+    return line
 
 
 main = command_app(evaluate)

@@ -1,54 +1,42 @@
 """`condinst-predict`: a model and images become overlay images and a COCO results file."""
 
-import json
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
-from condinst_deploy.cli.command import FAILED, INTERRUPTED, command_app, progress_bar, terminal
-from condinst_deploy.contract.artifacts import check_there
+from condinst_deploy.cli.command import (
+    FAILED,
+    INTERRUPTED,
+    Pixels,
+    command_app,
+    hold,
+    print_json,
+    print_line,
+    terminal,
+)
+from condinst_deploy.contract import DRAWN_ABOVE
+from condinst_deploy.contract.artifacts import check_there, kind_of
 from condinst_deploy.errors import ConfigError
-from condinst_deploy.runtime.cores import usable_cores
-from condinst_deploy.support.signals import whole_steps
+from condinst_deploy.runtime.label_files import TOLERANCE, Format, write_text
+from condinst_deploy.support.atomic_write import check_writable
+from condinst_deploy.support.folder_lock import locked_folder
 
 if TYPE_CHECKING:
-    from condinst_deploy.runtime.coco_results import ResultsWriter
-    from condinst_deploy.runtime.pipeline import Prediction
-    from condinst_deploy.runtime.predictor import Predictor
+    from condinst_deploy.cli.recording import Outcome
+    from condinst_deploy.contract import ModelManifest
+    from condinst_deploy.evaluation.threshold_file import Thresholds
 
-RESULTS_FILE, IMAGES_FILE, OVERLAYS = "detections.json", "images.json", "overlays"
-LARGEST_JPEG = 65_500
-"""Longest side of a JPEG, in pixels, that Pillow writes."""
-
-
-@dataclass
-class Outcome:
-    """What a run came to."""
-
-    images: list[dict[str, Any]] = field(default_factory=list)  # entries of images.json
-    skipped: list[dict[str, str]] = field(default_factory=list)
-    interrupted: bool = False
-
-
-class Pixels(StrEnum):
-    """What `InputOptions.pixels` can be."""
-
-    EXACT, FAST, CUDA = "exact", "fast", "cuda"
+RESULTS_FILE, IMAGES_FILE, CLASSES_FILE = "detections.json", "images.json", "yolo/classes.txt"
 
 
 def predict(
     images: Annotated[
         list[str],
         typer.Argument(
-            metavar="IMG_OR_DIR...", help="Images, folders (not their subfolders) or patterns ('pics/**/*.jpg')."
+            metavar="IMG_OR_DIR...", help="Images, folders (with --recursive also their subfolders) or patterns."
         ),
     ],
     model: Annotated[
@@ -64,10 +52,15 @@ def predict(
     ] = Path("results"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     score_threshold: Annotated[
-        float | None,
+        str | None,
         typer.Option(
+            metavar="NUMBER|best|per-class",
             help="Keep scores (class probability and centerness together) above it; at least the model's own."
+            " best, per-class: what --thresholds recommends, for all classes or for each.",
         ),
+    ] = None,
+    thresholds: Annotated[
+        Path | None, typer.Option(help="figures.json of condinst-eval with this model, for --score-threshold.")
     ] = None,
     classes: Annotated[str | None, typer.Option(help="Class names to keep, separated by commas. Default: all.")] = None,
     max_detections: Annotated[int | None, typer.Option(help="Keep the best so many of an image.")] = None,
@@ -81,170 +74,165 @@ def predict(
             " cuda: decoded and resized on the GPU, then copied to the host and back."
         ),
     ] = Pixels.EXACT,
-    overlays: Annotated[bool, typer.Option(help="Draw the detections that score above 0.3.")] = True,
+    overlays: Annotated[bool, typer.Option(help="Draw the detections on the images.")] = True,
+    draw_threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Draw detections that score above it; the results keep all.")
+    ] = DRAWN_ABOVE,
+    formats: Annotated[
+        list[Format] | None,
+        typer.Option(
+            "--format", help="Label files beside detections.json (coco, always written); repeat it for several."
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Pixels that polygons of labelme and yolo may lie beside the outline.")
+    ] = TOLERANCE,
+    instances: Annotated[
+        bool, typer.Option("--instances", help="Write PNGs of 16 bits: k where the image's k-th detection is.")
+    ] = False,
+    crops: Annotated[bool, typer.Option("--crops", help="Cut out each detection; outside its mask is clear.")] = False,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Take the images of subfolders, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on standard output.")] = False,
 ) -> None:
     """Find instances in images.
 
-    Writes overlays/NAME.jpg, detections.json (COCO results, all detections) and images.json (images and
-    classes with their ids) into the folder. An image that cannot be read is named, skipped and counted,
+    Writes overlays/NAME.jpg, detections.json (COCO results, all detections) and images.json (images with their
+    overlays, and classes, with their ids) into the folder; with options labelme/NAME.json, yolo/NAME.txt,
+    instances/NAME.png and crops/NAME_K.png. An image that cannot be read is named, skipped and counted,
     and the exit status is 1 at the end. Overlays of an earlier run into the same folder stay, unless this one
     draws images of the same names; images.json lists the images of this run.
     """
     # imported here, so that --help does not wait for the backends
+    from condinst_deploy.cli.recording import Outputs, detect
     from condinst_deploy.runtime.coco_results import coco_results, write_json
     from condinst_deploy.runtime.predictor import Predictor
-    from condinst_deploy.runtime.preprocessing.factory import InputOptions
+    from condinst_deploy.runtime.preprocessing.types import InputOptions
 
-    paths = _images(images)
+    paths = _images(images, recursive)
     check_there(model)
+    check_writable(out / RESULTS_FILE)
+    chosen = threshold_choice(score_threshold, thresholds, model)
     names = None if classes is None else [name.strip() for name in classes.split(",") if name.strip()]
     with terminal.status("loading the model"):
-        inputs = InputOptions(pixels.value)
-        predictor = Predictor(model, device, score_threshold, names, max_detections, batch_size, inputs)
+        predictor = Predictor(
+            model,
+            device=device,
+            classes=names,
+            max_detections=max_detections,
+            batch_size=batch_size,
+            inputs=InputOptions(pixels.value),
+            score_threshold=chosen.number,
+        )
     with predictor:
         backend = predictor.backend
         note = f" ({backend.note})" if backend.note else ""
-        terminal.print(f"{escape(str(model))}{note}: {backend.name} on {backend.device}, {len(paths)} images")
+        terminal.print(f"{model}{note}: {backend.name} on {backend.device}, {len(paths)} images")
+        outputs = Outputs(
+            out,
+            overlays,
+            draw_threshold,
+            chosen.of_labels(predictor.manifest),
+            frozenset(formats or ()),
+            tolerance,
+            instances,
+            crops,
+        )
+        if overlays:
+            _say_without_glyphs(predictor.class_names)
+        hold(locked_folder(out))
         with coco_results(out / RESULTS_FILE) as writer:
-            outcome = detect(predictor, paths, out / OVERLAYS if overlays else None, writer)
+            outcome = detect(predictor, paths, outputs, writer)
         categories = [
             {"id": category_id, "name": name}
             for category_id, name in zip(predictor.manifest.category_ids, predictor.class_names, strict=True)
         ]
     # loads in pycocotools, whose loadRes then takes the detections
     write_json(out / IMAGES_FILE, {"images": outcome.images, "categories": categories, "annotations": []})
+    if Format.YOLO in outputs.formats:
+        write_text(out / CLASSES_FILE, "".join(f"{name}\n" for name in predictor.class_names))
+    if overlays and outcome.images and not outcome.drawn:
+        terminal.print(f"none above {draw_threshold:g} drawn; --draw-threshold draws detections of lower scores")
     _report(out.absolute(), outcome, writer.count, as_json)
 
 
-def _images(given: Sequence[str]) -> list[Path]:
+def _images(given: Sequence[str], recursive: bool) -> list[Path]:
     from condinst_deploy.imaging.decode import existing_sources
-    from condinst_deploy.runtime.predictor import BACKENDS
 
     for path in map(Path, given):
-        if path.suffix.lower() in BACKENDS:
+        if kind_of(path) is not None:
             raise ConfigError(f"{path} is a model by its name and was given as an image; expected --model {path}")
-    return existing_sources(given)  # or an error: results of an earlier run stay as they are
+    return existing_sources(given, recursive=recursive)  # or an error: results of an earlier run stay as they are
 
 
 @dataclass(frozen=True)
-class _Image:
-    """What the results call an image."""
+class ThresholdChoice:
+    """What `--score-threshold` asks for: a number for the predictor, or one for each class from a file."""
 
-    path: Path
-    image_id: int
-    overlay: Path | None  # without its suffix
+    number: float | None = None  # for the predictor
+    read: "Thresholds | None" = None  # for each class
 
-
-def detect(predictor: "Predictor", paths: Sequence[Path], overlays: Path | None, writer: "ResultsWriter") -> Outcome:
-    """Detect, draw into the folder `overlays` where there is one, and write results, all at the same time."""
-    outcome = Outcome()
-    with _Recorder(writer, outcome) as recorder:
-        try:
-            with progress_bar() as progress, closing(predictor.stream(paths)) as stream:
-                predictions = progress.track(stream, total=len(paths), description="images")
-                for image, prediction in zip(_named(paths, overlays), predictions, strict=True):
-                    if prediction.error is None:
-                        recorder.add(image, prediction)
-                        continue
-                    outcome.skipped.append({"file_name": str(image.path), "error": str(prediction.error)})
-                    progress.console.print(f"[yellow]skipped:[/] {escape(str(prediction.error))}")
-        except KeyboardInterrupt:
-            outcome.interrupted = True
-        recorder.finish()
-    return outcome
+    def of_labels(self, manifest: "ModelManifest") -> tuple[float, ...] | None:
+        """Return a threshold for each label; None where one holds for all."""
+        return None if self.read is None else self.read.per_label(manifest)
 
 
-def _named(paths: Sequence[Path], overlays: Path | None) -> Iterator[_Image]:
-    from condinst_deploy.runtime.coco_results import image_ids
+def threshold_choice(asked: str | None, thresholds: Path | None, model: Path) -> ThresholdChoice:
+    """Return what the options `--score-threshold` and `--thresholds` ask for.
 
-    for path, image_id, name in zip(paths, image_ids(list(paths)), _overlay_names(paths), strict=True):
-        yield _Image(path, image_id, None if overlays is None else overlays / name)
+    Raises:
+        ConfigError: they do not go together, or the text is no number.
+        DataError: the file has no thresholds.
+    """
+    if asked not in ("best", "per-class"):
+        if thresholds is not None:
+            raise ConfigError("--thresholds is for --score-threshold best or per-class; give one of them, too")
+        return ThresholdChoice(None if asked is None else _number(asked))
+    if thresholds is None:
+        raise ConfigError(f"--score-threshold {asked} takes its numbers from --thresholds; give figures.json")
+    from condinst_deploy.evaluation.threshold_file import load_thresholds
 
-
-class _Recorder:
-    """Encodes and draws in threads of its own, beside the network; writes results in the images' order."""
-
-    def __init__(self, writer: "ResultsWriter", outcome: Outcome) -> None:
-        self._writer, self._outcome = writer, outcome
-        self._threads = max(1, min(4, usable_cores() // 2))
-        self._pool = ThreadPoolExecutor(self._threads, "condinst-record")
-        self._pending: deque[tuple[dict[str, Any], Future[list[dict[str, Any]]]]] = deque()
-
-    def add(self, image: _Image, prediction: "Prediction") -> None:
-        """Take a prediction; of those that are not written yet, two a thread are held."""
-        assert prediction.image is not None
-        height, width = prediction.image.shape[:2]
-        entry = {"id": image.image_id, "file_name": str(image.path), "height": height, "width": width}
-        with whole_steps():  # what is drawn is written, too
-            self._pending.append((entry, self._pool.submit(_recorded, image, prediction)))
-        if len(self._pending) > 2 * self._threads:
-            self._write_next()
-
-    def finish(self) -> None:
-        """Write all that was taken."""
-        while self._pending:
-            self._write_next()
-
-    def _write_next(self) -> None:
-        entry, recorded = self._pending[0]
-        results = recorded.result()  # an interruption while it waits leaves the image to `finish`
-        with whole_steps():  # neither an image without its detections nor the other way round
-            self._writer.add_entries(results)
-            self._outcome.images.append(entry)
-            self._pending.popleft()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+    read = load_thresholds(thresholds, model)
+    if not read.exact:
+        terminal.print(f"{thresholds} was made with {read.source}, not with this file: its thresholds may not fit")
+    if asked == "per-class":
+        return ThresholdChoice(read=read)
+    terminal.print(f"score threshold {read.overall:.3f}, the best of {read.source}")
+    return ThresholdChoice(number=read.overall)
 
 
-def _recorded(image: _Image, prediction: "Prediction") -> list[dict[str, Any]]:
-    """The image's COCO results; its overlay, where one is wanted, is on the disk."""
-    assert prediction.detections is not None
-    if image.overlay is not None:
-        _save_overlay(image.overlay, prediction)
-    return prediction.detections.to_coco(image.image_id)
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as e:
+        raise ConfigError(f"--score-threshold is {text!r}; expected a number from 0 to 1, best or per-class") from e
 
 
-def _save_overlay(path: Path, prediction: "Prediction") -> None:
-    from condinst_deploy.support.atomic_write import atomic_path
+def _say_without_glyphs(names: Iterable[str]) -> None:
+    """Say which characters of the class names no font draws; overlays show their codes."""
+    from condinst_deploy.imaging.fonts import without_glyphs
 
-    assert prediction.detections is not None
-    assert prediction.image is not None
-    overlay = prediction.detections.draw(prediction.image)
-    kind = "JPEG" if max(overlay.size) <= LARGEST_JPEG else "PNG"
-    with atomic_path(path.with_name(f"{path.name}.{'jpg' if kind == 'JPEG' else 'png'}")) as temporary:
-        overlay.save(temporary, format=kind, quality=90)
-
-
-def _overlay_names(paths: Sequence[Path]) -> Iterator[str]:
-    """A name for each image's overlay; equal stems from different folders get a number."""
-    used: set[str] = set()
-    for path in paths:
-        name, number = path.stem, 1
-        while name in used:
-            number += 1
-            name = f"{path.stem}_{number}"
-        used.add(name)
-        yield name
+    missing = without_glyphs(names)
+    if missing:
+        terminal.print(
+            f"no font on this machine has {missing[:10]}: overlays show codes such as"
+            f" {ascii(missing[0])[1:-1]}. Install a font that has them, for example Noto Sans CJK"
+        )
 
 
-def _report(out: Path, outcome: Outcome, detections: int, as_json: bool) -> None:
+def _report(out: Path, outcome: "Outcome", detections: int, as_json: bool) -> None:
     done, skipped = len(outcome.images), len(outcome.skipped)
     if as_json:
         summary = {
             "out": str(out),
             "pictures": done,
             "detections": detections,
+            "drawn": outcome.drawn,
             "skipped": outcome.skipped,
             "interrupted": outcome.interrupted,
         }
-        print(json.dumps(summary, indent=2))
+        print_json(summary)
     else:
-        print(f"{detections} detections in {done} images, {skipped} skipped: {out}")
+        print_line(f"{detections} detections in {done} images, {skipped} skipped: {out}")
     if outcome.interrupted:
         terminal.print("interrupted; the results hold the images that were finished")
         raise typer.Exit(INTERRUPTED)

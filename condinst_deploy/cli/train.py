@@ -1,28 +1,21 @@
 """`condinst-train`: a recipe and COCO-format data become a trained model."""
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
-from condinst_deploy.cli.command import INTERRUPTED, command_app, progress_bar, terminal
-from condinst_deploy.contract.artifacts import CHECKPOINT, check_there
-from condinst_deploy.errors import ConfigError
+from condinst_deploy.cli.command import INTERRUPTED, command_app, print_json, print_line, progress_bar, terminal
+from condinst_deploy.training.options import TrainOptions
 
 if TYPE_CHECKING:
     from condinst_deploy.model.losses import Losses
     from condinst_deploy.training.history import Record
     from condinst_deploy.training.recipe import Recipe
-    from condinst_deploy.training.run import TrainingRun
-    from condinst_deploy.training.trainer import Reports
+    from condinst_deploy.training.trainer import Reports, Sets
 
-SHAPES_FOLDER = Path("data/shapes")
+READING = "reading"
 
 
 def train(
@@ -46,6 +39,9 @@ def train(
     num_classes: Annotated[int | None, typer.Option(help="Check that the data set has so many classes.")] = None,
     iterations: Annotated[int | None, typer.Option(help="Length of the run, instead of the recipe's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed, instead of the recipe's.")] = None,
+    strict: Annotated[
+        bool, typer.Option(help="Refuse what is odd in the training data, too, not only what cannot be right.")
+    ] = False,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the folder of the run.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     as_json: Annotated[
@@ -60,135 +56,95 @@ def train(
     TensorBoard scalars, curves.png and predictions.jpg. Ctrl-C leaves a checkpoint; --resume goes on and
     ends with the same weights as a run that was never interrupted.
     """
-    for start in filter(None, (weights, backbone)):
-        check_there(start, CHECKPOINT)
-    if weights is not None and (backbone is not None or resume):
-        other = "--resume" if resume else "--backbone"
-        raise ConfigError(f"--weights and {other} both say what to begin with; give one of them")
-    # imported here, so that neither --help nor a mistake waits for PyTorch
-    from condinst_deploy.runtime.torch_backend import torch_device
-    from condinst_deploy.training import trainer as loop
-    from condinst_deploy.training.recipe import load_recipe
-    from condinst_deploy.training.run import fine_tuning_run, new_run, resumed_run
-
-    chosen = _changed(load_recipe(recipe), iterations, seed, backbone)
-    folder = out or Path("runs") / Path(recipe).stem
-    if chosen.data.shapes:
-        chosen = _with_shapes(chosen)
-    places = {
-        "train_annotations": train_annotations,
-        "train_images": train_images,
-        "val_annotations": val_annotations,
-        "val_images": val_images,
-    }
-    given: dict[str, Any] = {name: str(path) for name, path in places.items() if path is not None}
-    chosen = replace(chosen, data=replace(chosen.data, **given))
-    with terminal.status("reading the data"):
-        sets = loop.open_sets(chosen)
-    chosen = loop.with_classes(chosen, sets)
-    if num_classes is not None and num_classes != chosen.model.num_classes:
-        raise ConfigError(f"--num-classes is {num_classes}; the data set has {chosen.model.num_classes} classes")
-    terminal.print(f"{len(sets.train)} images to train on, {len(sets.val)} to evaluate on")
-    terminal.print(f"{chosen.model.num_classes} classes: {', '.join(sets.train.class_names)}")
-    manifest, where = loop.manifest_for(chosen, sets), torch_device(device)
-    checkpoint = folder / loop.CHECKPOINT
-    if resume:
-        run = resumed_run(chosen, checkpoint, where)
-        if run.manifest.class_names != manifest.class_names:
-            raise ConfigError(
-                f"{checkpoint} was trained on the classes {', '.join(run.manifest.class_names)}, and the data set has"
-                f" {', '.join(manifest.class_names)}; resume with the same data"
-            )
-        terminal.print(f"resumed at iteration {run.iteration}")
-    elif checkpoint.exists():
-        raise ConfigError(f"{checkpoint} exists: go on with --resume, or name another folder with --out")
-    elif weights is not None:
-        run = fine_tuning_run(chosen, manifest, weights, where)
-        terminal.print(run.note)
-    else:
-        run = new_run(chosen, manifest, where)
-    with _explained_interruption(run, folder), progress_bar() as progress:
-        metrics = loop.train(run, sets, folder, _reports(progress, run.iteration, chosen))
-    if as_json:
-        print(json.dumps({"out": str(folder.absolute()), **metrics}, indent=2))
-    else:
-        print(f"mask AP {metrics['segm/ap']:.4f}, box AP {metrics['bbox/ap']:.4f}: {folder.absolute()}")
-
-
-@contextmanager
-def _explained_interruption(run: "TrainingRun", folder: Path) -> Iterator[None]:
-    """Say where an interrupted run stands."""
-    try:
-        yield
-    except KeyboardInterrupt as e:
-        terminal.print(f"stopped at iteration {run.iteration}, saved {escape(str(folder))}/last.pth; --resume goes on")
-        raise typer.Exit(INTERRUPTED) from e
-
-
-def _changed(recipe: "Recipe", iterations: int | None, seed: int | None, backbone: Path | None) -> "Recipe":
-    """The recipe with what was given instead of its own."""
-    if iterations is not None:
-        recipe = _of_length(recipe, iterations)
-    if backbone is not None:
-        recipe = replace(recipe, start=replace(recipe.start, backbone=str(backbone)))
-    return recipe if seed is None else replace(recipe, seed=seed)
-
-
-def _of_length(recipe: "Recipe", iterations: int) -> "Recipe":
-    """The recipe for so many iterations; says so where its warm-up does not fit."""
-    shorter = recipe.of_length(iterations)
-    before, after = recipe.schedule.warmup_iterations, shorter.schedule.warmup_iterations
-    if after < before:
-        terminal.print(f"warm-up shortened from {before} to {after} iterations: the run has only {iterations}")
-    return shorter
-
-
-def _with_shapes(recipe: "Recipe") -> "Recipe":
-    """Generate the shapes set, or find it generated."""
-    from condinst_deploy.data.shapes import TRAIN_COUNT, VAL_COUNT, ShapesConfig, generate_shapes
+    options = TrainOptions(
+        out=out,
+        train_annotations=train_annotations,
+        train_images=train_images,
+        val_annotations=val_annotations,
+        val_images=val_images,
+        weights=weights,
+        backbone=backbone,
+        num_classes=num_classes,
+        iterations=iterations,
+        seed=seed,
+        resume=resume,
+        strict=strict,
+        device=device,
+    )
+    # PyTorch takes seconds to import: only after the arguments were checked
+    from condinst_deploy.training.train_model import train as train_model
 
     with progress_bar() as progress:
-        task = progress.add_task("generating the shapes set")
-
-        def on_progress(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
-        train = generate_shapes(SHAPES_FOLDER, "train", TRAIN_COUNT, ShapesConfig(), on_progress)
-        val = generate_shapes(SHAPES_FOLDER, "val", VAL_COUNT, ShapesConfig(), on_progress)
-    data = replace(
-        recipe.data,
-        train_annotations=str(train),
-        train_images=str(SHAPES_FOLDER / "train"),
-        val_annotations=str(val),
-        val_images=str(SHAPES_FOLDER / "val"),
-    )
-    return replace(recipe, data=data)
+        shown = _Shown(progress)
+        try:
+            trained = train_model(recipe, options, shown.reports())
+        except KeyboardInterrupt as e:
+            if shown.stopped is None:
+                raise
+            terminal.print(shown.stopped)
+            raise typer.Exit(INTERRUPTED) from e
+    metrics = trained.metrics
+    if as_json:
+        print_json({"out": str(trained.folder), **metrics})
+    else:
+        print_line(f"mask AP {metrics['segm/ap']:.4f}, box AP {metrics['bbox/ap']:.4f}: {trained.folder}")
 
 
-def _reports(progress: Progress, done: int, recipe: "Recipe") -> "Reports":
-    """Bars, or where there is no terminal to draw on a line every `log_every` iterations."""
-    from condinst_deploy.training.trainer import Reports
+class _Shown:
+    """A run on the terminal: bars, or where there is no terminal a line every `log_every` iterations."""
 
-    total = recipe.schedule.iterations
-    training = progress.add_task("training", total=total, completed=done)
-    evaluating = progress.add_task("evaluating", total=None, visible=False)
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+        self._total = self._every = 1
+        self.stopped: str | None = None  # what to say of an interrupted run
 
-    def on_step(iteration: int, losses: "Losses") -> None:
+    def reports(self) -> "Reports":
+        """The functions that the run calls."""
+        from condinst_deploy.training.trainer import Reports
+
+        return Reports(
+            on_step=self._step,
+            on_image=lambda done, of: self._bar("evaluating", done, of, visible=done < of),
+            on_evaluation=self._evaluation,
+            on_stage=lambda stage: self._bar(READING, 0, None, description=stage),
+            on_note=terminal.print,
+            on_generated=lambda done, of: self._bar("generating the shapes set", done, of, visible=done < of),
+            on_data=self._data,
+            on_start=self._start,
+            on_interrupted=self._interrupted,
+        )
+
+    def _bar(self, what: str, done: int, of: int | None, description: str | None = None, visible: bool = True) -> None:
+        if what not in self._tasks:
+            self._tasks[what] = self._progress.add_task(what, total=of, completed=done)
+        text = description or what
+        self._progress.update(self._tasks[what], completed=done, total=of, description=text, visible=visible)
+
+    def _data(self, sets: "Sets") -> None:
+        self._bar(READING, 0, None, visible=False)
+        names = sets.train.class_names
+        terminal.print(f"{len(sets.train)} images to train on, {len(sets.val)} to evaluate on")
+        terminal.print(f"{len(names)} classes: {', '.join(names)}")
+
+    def _start(self, iteration: int, recipe: "Recipe") -> None:
+        self._total, self._every = recipe.schedule.iterations, recipe.log_every
+        self._bar("training", iteration, self._total)
+
+    def _step(self, iteration: int, losses: "Losses") -> None:
         shown = " ".join(f"{name} {value.item():.3f}" for name, value in losses.terms.items())
-        progress.update(training, completed=iteration, description=f"training  {shown}")
-        if not terminal.is_terminal and (iteration % recipe.log_every == 0 or iteration == total):
-            terminal.print(f"iteration {iteration} of {total}: {shown}")
+        self._bar("training", iteration, self._total, f"training  {shown}")
+        if not terminal.is_terminal and (iteration % self._every == 0 or iteration == self._total):
+            terminal.print(f"iteration {iteration} of {self._total}: {shown}")
 
-    def on_image(images: int, of: int) -> None:
-        progress.update(evaluating, completed=images, total=of, visible=images < of)
-
-    def on_evaluation(record: "Record") -> None:
+    def _evaluation(self, record: "Record") -> None:
         terminal.print(
             f"iteration {record['iteration']:.0f}: mask AP {record['segm/ap']:.4f} (AP50 {record['segm/ap50']:.4f}),"
             f" box AP {record['bbox/ap']:.4f}"
         )
 
-    return Reports(on_step, on_image, on_evaluation)
+    def _interrupted(self, iteration: int, folder: Path) -> None:
+        self.stopped = f"stopped at iteration {iteration}, saved {folder}/last.pth; --resume goes on"
 
 
 main = command_app(train)

@@ -1,4 +1,4 @@
-"""Model files by the ending of their name: what is said of one that is missing, before a library is loaded for it."""
+"""Kinds of model files, by the ending of the file name."""
 
 import os
 from pathlib import Path
@@ -6,26 +6,36 @@ from pathlib import Path
 from condinst_deploy.errors import ArtifactError, CheckpointError, CondInstError
 
 CHECKPOINT, ONNX, ENGINE = ".pth", ".onnx", ".engine"
+"""The kinds. Each is named by the ending that this toolkit writes."""
+
+KINDS = {CHECKPOINT: CHECKPOINT, ".pt": CHECKPOINT, ONNX: ONNX, ENGINE: ENGINE, ".plan": ENGINE}
+"""Ending of a file name, in lower case -> kind."""
 
 _MISSING: dict[str, tuple[type[CondInstError], str]] = {
-    CHECKPOINT: (CheckpointError, "no checkpoint at {}: give the path of a .pth file"),
-    ".pt": (CheckpointError, "no checkpoint at {}: give the path of a .pt file"),
-    ONNX: (ArtifactError, "no model at {}: write one with condinst-export --weights model.pth"),
-    ENGINE: (ArtifactError, "no engine at {}: write one with condinst-build-engine"),
-    ".plan": (ArtifactError, "no engine at {}: write one with condinst-build-engine"),
+    CHECKPOINT: (CheckpointError, "no checkpoint at {path}: give the path of a {ending} file"),
+    ONNX: (ArtifactError, "no model at {path}: write one with condinst-export --weights model.pth"),
+    ENGINE: (ArtifactError, "no engine at {path}: write one with condinst-build-engine"),
 }
 
 
+def kind_of(path: Path) -> str | None:
+    """CHECKPOINT, ONNX or ENGINE by the file's name; None if the ending is not known."""
+    return KINDS.get(path.suffix.lower())
+
+
 def check_there(path: Path, kind: str | None = None) -> None:
-    """See that a model file is there.
+    """Check that a model file exists, before a library is imported to read it.
 
     Args:
-        path: the file; a name of no known kind passes, for its reader to refuse.
-        kind: what it is to be, whatever it is called: CHECKPOINT, ONNX or ENGINE; None: told by the name.
+        path: the file. A name of unknown kind passes; its reader refuses it.
+        kind: the expected kind, whatever the file's name: CHECKPOINT, ONNX or ENGINE; None: by the name.
 
     Raises:
-        ArtifactError, CheckpointError: it is not there.
+        ArtifactError, CheckpointError: the file does not exist.
     """
-    error, message = _MISSING.get(kind or path.suffix.lower(), (None, ""))
-    if error is not None and not os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises on names no file can have)
-        raise error(message.format(path))
+    kind = kind or kind_of(path)
+    if kind is None or os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises on names that no file can have)
+        return
+    error, message = _MISSING[kind]
+    ending = path.suffix.lower() if kind_of(path) == kind else kind
+    raise error(message.format(path=path, ending=ending))

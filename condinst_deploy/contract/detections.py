@@ -7,15 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from condinst_deploy.contract.tensors import FloatArray
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.imaging.decode import rgb_from
 from condinst_deploy.imaging.drawing import overlay
 from condinst_deploy.masks import Masks, Selector
+from condinst_deploy.shown_text import shown
 
 if TYPE_CHECKING:
     import supervision
+
+LONGEST_CAPTION = 60
+"""Characters of a class name that are drawn."""
 
 DRAWN_ABOVE = 0.3
 """Score above which detections are drawn, unless asked otherwise; results keep all of them."""
@@ -56,7 +61,10 @@ class InstanceDetections:
             raise ConfigError(f"labels reach {outlier}; there are {len(self.class_names)} class names")
 
     def __repr__(self) -> str:
-        best = ", ".join(f"{name} {score:.2f}" for name, score in zip(self.names[:3], self.scores[:3], strict=True))
+        best = ", ".join(
+            f"{shown(name, LONGEST_CAPTION)} {score:.2f}"
+            for name, score in zip(self.names[:3], self.scores[:3], strict=True)
+        )
         height, width = self.masks.size
         return f"InstanceDetections({len(self)} in {width}x{height}{': ' + best if best else ''})"
 
@@ -103,9 +111,7 @@ class InstanceDetections:
         try:
             import supervision
         except ImportError as e:
-            raise ConfigError(
-                "to_supervision needs the package supervision: pip install '.[viz]' in the repository"
-            ) from e
+            raise ConfigError("to_supervision needs the package supervision: pip install 'condinst-deploy[viz]'") from e
         return supervision.Detections(
             xyxy=self.boxes,
             mask=np.asarray(self.masks),
@@ -114,21 +120,26 @@ class InstanceDetections:
             data={"class_name": np.array(self.names, dtype=np.str_)},
         )
 
-    def draw(self, image: npt.NDArray[np.uint8] | Image.Image, score_threshold: float = DRAWN_ABOVE) -> Image.Image:
+    def draw(self, image: Any, score_threshold: float = DRAWN_ABOVE, longest_side: int | None = None) -> Image.Image:
         """Overlay of masks, boxes, names and scores on the image they were found in.
 
         Args:
-            image: RGB or grey uint8 array, or PIL image (turned upright by its EXIF, as for prediction).
+            image: whatever `Predictor` took: a path, an array, a PIL image or a tensor. It is read in the same way.
             score_threshold: draw detections that score above it; 0 draws all.
+            longest_side: pixels that the longest side of the overlay has; None: the image's own size. Lines and
+                captions are drawn after the scaling.
+
+        Raises:
+            ConfigError: the image has another size than the image that was predicted on.
+            ImageError: the image cannot be decoded, or is of no type that `Predictor` takes.
         """
-        if isinstance(image, Image.Image):
-            image = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-        pixels = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
-        if pixels.shape != (*self.masks.size, 3) or pixels.dtype != np.uint8:
+        pixels = rgb_from(image)
+        height, width = self.masks.size
+        if pixels.shape != (height, width, 3):
             raise ConfigError(
-                f"the image to draw on is {pixels.dtype} {pixels.shape};"
-                f" expected uint8 {(*self.masks.size, 3)}, the image that was predicted on"
+                f"the image to draw on is {pixels.shape[1]}x{pixels.shape[0]}; expected {width}x{height}, the image"
+                " that was predicted on"
             )
         drawn = self[self.scores > score_threshold]
         captions = [f"{name} {score:.2f}" for name, score in zip(drawn.names, drawn.scores, strict=True)]
-        return overlay(pixels, drawn.boxes, captions, drawn.masks)
+        return overlay(pixels, drawn.boxes, captions, drawn.masks, drawn.labels.tolist(), longest_side)

@@ -4,20 +4,22 @@ The engine stays a plain plan, which `trtexec --loadEngine` reads; the manifest 
 `model.engine.json`.
 """
 
-import hashlib
-import json
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from condinst_deploy.contract import ModelManifest
 from condinst_deploy.contract.artifacts import ENGINE, check_there
+from condinst_deploy.contract.engine_ranges import CheckedRanges
 from condinst_deploy.contract.versioned import versioned_values
-from condinst_deploy.errors import ArtifactError
+from condinst_deploy.errors import ArtifactError, ConfigError
 from condinst_deploy.support.atomic_write import atomic_path
+from condinst_deploy.support.digests import sha256_of_bytes
+from condinst_deploy.support.json_text import json_text
+from condinst_deploy.support.validation import shortened, typed
 
 Flavour = Literal["tensorrt", "rtx"]
 MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
@@ -50,6 +52,15 @@ class ShapeRange:
     opt: Shape
     max: Shape
 
+    def __post_init__(self) -> None:
+        """Check that the three shapes have one rank.
+
+        Raises:
+            ArtifactError: they have not.
+        """
+        if not len(self.min) == len(self.opt) == len(self.max):
+            raise ArtifactError(f"a profile has shapes of different ranks: {self.min}, {self.opt}, {self.max}")
+
     def covers(self, shape: Shape) -> bool:
         """Whether a shape lies inside."""
         return len(shape) == len(self.min) and all(
@@ -68,9 +79,14 @@ class FoundPrecision:
     source: str  # TYPED_NETWORK: what the builder was bound to; ENGINE_INSPECTOR: what the engine has
     layers: Mapping[str, int]  # float32, float16 or bfloat16 -> number of layers
 
-    def is_as_asked(self, precision: str) -> bool:
-        """Whether layers have the precision that was asked for, and none a half type that was not."""
-        return precision in self.layers and self.layers.keys() <= {"float32", precision}
+    def is_as_asked(self, precision: str, also: Collection[str] = ()) -> bool:
+        """Whether layers have the precision that was asked for, and none a half type that was not.
+
+        Args:
+            precision: of the engine.
+            also: types that the policy gives single nodes.
+        """
+        return precision in self.layers and self.layers.keys() <= {"float32", precision, *also}
 
 
 @dataclass(frozen=True)
@@ -97,6 +113,7 @@ class EngineManifest:
     build_seconds: float = 0.0
     host: str = ""
     tools: Mapping[str, str] = field(default_factory=dict)
+    ranges: CheckedRanges | None = None  # of a half engine; None: float32, or built before there was a check
     version: int = ENGINE_MANIFEST_VERSION
 
     def __post_init__(self) -> None:
@@ -106,13 +123,15 @@ class EngineManifest:
             ArtifactError: a field cannot be used.
         """
         if self.flavour not in get_args(Flavour):
-            raise ArtifactError(f"the engine's flavour is {self.flavour!r}; this release knows {get_args(Flavour)}")
+            raise ArtifactError(
+                f"the engine's flavour is {shortened(self.flavour)}; this release knows {get_args(Flavour)}"
+            )
         if not self.targets or not self.tensors:
             raise ArtifactError("the engine's manifest names no target or no tensor; build the engine again")
 
     def to_json(self) -> str:
         """Indented JSON, for people to read."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        return json_text(asdict(self), "the engine's manifest", indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "EngineManifest":
@@ -122,10 +141,18 @@ class EngineManifest:
             ArtifactError: it is not a manifest of a version that this release reads.
         """
         values = versioned_values(text, ENGINE_MANIFEST_VERSION, "build the engine again")
+        ModelManifest.from_dict(values.get("model"))  # has a version of its own
         try:
-            return _from_values(values)
-        except (KeyError, TypeError, ValueError, AttributeError) as e:
-            raise ArtifactError(f"the manifest cannot be used ({e!r}); build the engine again") from e
+            return typed(values, cls)
+        except ConfigError as e:
+            raise ArtifactError(f"the manifest cannot be used ({e}); build the engine again") from e
+
+    @property
+    def is_as_asked(self) -> bool:
+        """Whether the layers have the types that precision and policy ask for."""
+        also = {"bf16": "bfloat16", "fp16": "float16"}
+        own = self.ranges.policy if self.ranges is not None else {}
+        return self.found.is_as_asked(self.precision, [kind for level, kind in also.items() if level in own])
 
     @property
     def inputs(self) -> tuple[EngineTensor, ...]:
@@ -164,7 +191,7 @@ class EngineManifest:
         if flavour != self.flavour:
             raise ArtifactError(
                 f"the engine is of the flavour {self.flavour} and the library at hand is {flavour};"
-                f" install the other (pip install '.[{self.flavour}]') or build with --flavour {flavour}"
+                f" install the other (pip install 'condinst-deploy[{self.flavour}]') or build with --flavour {flavour}"
             )
         if library_version != self.library_version and not self._runs_later(library_version):
             raise ArtifactError(
@@ -233,7 +260,7 @@ def read_engine(path: Path) -> tuple[bytes, EngineManifest]:
         plan = path.read_bytes()
     except OSError as e:
         raise ArtifactError(f"{path} cannot be read ({e.strerror})") from e
-    if hashlib.sha256(plan).hexdigest() != manifest.plan_sha256:
+    if sha256_of_bytes(plan) != manifest.plan_sha256:
         raise ArtifactError(
             f"{path} ({len(plan)} bytes) is not the plan that {manifest_path(path).name} describes"
             f" ({manifest.plan_bytes} bytes): copy the two files together, or build the engine again"
@@ -244,22 +271,6 @@ def read_engine(path: Path) -> tuple[bytes, EngineManifest]:
 def host() -> str:
     """The machine in a few words: an engine does not cross operating systems."""
     return f"{platform.system()} {platform.machine()}, Python {sys.version_info.major}.{sys.version_info.minor}"
-
-
-def _from_values(values: dict[str, Any]) -> EngineManifest:
-    rebuilt = {
-        "found": FoundPrecision(**values["found"]),
-        "targets": tuple(values["targets"]),
-        "tensors": tuple(EngineTensor(**t | {"shape": tuple(t["shape"])}) for t in values["tensors"]),
-        "profiles": tuple({name: _range(r) for name, r in profile.items()} for profile in values["profiles"]),
-        "model": ModelManifest.from_dict(values["model"]),
-        "plugins": tuple(values["plugins"]),
-    }
-    return EngineManifest(**values | rebuilt)
-
-
-def _range(values: dict[str, list[int]]) -> ShapeRange:
-    return ShapeRange(**{name: tuple(shape) for name, shape in values.items()})
 
 
 def _numbers(version: str) -> tuple[int, ...]:

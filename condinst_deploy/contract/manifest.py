@@ -1,13 +1,15 @@
-"""The manifest: what an artifact says of itself."""
+"""The manifest: the description that every model file carries."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from operator import attrgetter
 from typing import Any, get_args
 
-from condinst_deploy.contract.settings import Family, Preprocessing, Selection, known_fields
+from condinst_deploy.contract.settings import LARGEST_SIDE, Family, Preprocessing, Selection
 from condinst_deploy.contract.versioned import checked_version, versioned_values
 from condinst_deploy.errors import ArtifactError, ConfigError
+from condinst_deploy.support.json_text import json_text
+from condinst_deploy.support.validation import printable, shortened, typed
 
 MANIFEST_VERSION = 1
 MANIFEST_KEY = "condinst_deploy"
@@ -15,10 +17,13 @@ MANIFEST_KEY = "condinst_deploy"
 
 REMEDY = "export the model again"
 
+WRITTEN = ("class_names", "category_ids", "preprocessing", "selection")
+"""Entries that every release has written: their defaults are for manifests made in Python."""
+
 
 @dataclass(frozen=True)
 class ModelManifest:
-    """What an artifact says of itself; loading checks it, and nothing is guessed from tensors."""
+    """Description of a model file; loading checks it, and guesses nothing from tensors."""
 
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]  # the data set's id of each label, for COCO results
@@ -46,26 +51,26 @@ class ModelManifest:
             )
         wrong = [name for name, right in self._checks().items() if not right]
         if wrong:
-            received = ", ".join(f"{name} is {getattr(self, name)!r}" for name in wrong)
+            received = ", ".join(f"{name} is {shortened(attrgetter(name)(self))}" for name in wrong)
             raise ArtifactError(f"in the manifest {received}, which this release cannot use; {REMEDY}")
 
     def _checks(self) -> dict[str, bool]:
         static = self.static_shape
         return {
             "class_names": all(isinstance(name, str) for name in self.class_names),
-            "category_ids": all(type(i) is int for i in self.category_ids),
+            "category_ids": all(type(i) is int and i.bit_length() < 64 for i in self.category_ids),
             "family": self.family in get_args(Family),
-            "preprocessing": self.preprocessing.family == self.family,
-            "selection": self.selection.family == self.family,
+            "preprocessing.family": self.preprocessing.family == self.family,
+            "selection.family": self.selection.family == self.family,
             "mask_stride": self.mask_stride == 8,
             "precision": isinstance(self.precision, str),
-            "static_shape": static is None or (len(static) == 3 and all(type(n) is int and n > 0 for n in static)),
+            "static_shape": static is None or (len(static) == 3 and all(map(_is_side, static))),
             "tools": isinstance(self.tools, dict),
         }
 
     def to_json(self) -> str:
         """One line of JSON."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        return json_text(asdict(self), "the manifest")
 
     @classmethod
     def from_json(cls, text: str) -> "ModelManifest":
@@ -87,27 +92,19 @@ class ModelManifest:
 
     @classmethod
     def _from_values(cls, values: dict[str, Any]) -> "ModelManifest":
+        missing = [name for name in WRITTEN if name not in values]
+        if missing:
+            raise ArtifactError(f"the manifest cannot be used ({', '.join(missing)} is missing); {REMEDY}")
+        if isinstance(source := values.get("source"), str):
+            values = values | {"source": printable(source)}  # written so until 0.1.0: any file name
         try:
-            values = known_fields(cls, values)
-            static = values.get("static_shape")
-            return cls(
-                **values
-                | {
-                    "class_names": _tuple(values["class_names"]),
-                    "category_ids": _tuple(values["category_ids"]),
-                    "preprocessing": Preprocessing.from_dict(values["preprocessing"]),
-                    "selection": Selection.from_dict(values["selection"]),
-                    "static_shape": None if static is None else _tuple(static),
-                }
-            )
-        except (KeyError, TypeError, ValueError, ConfigError) as e:
-            raise ArtifactError(f"the manifest cannot be used ({e!r}); {REMEDY}") from e
+            return typed(values, cls)
+        except ConfigError as e:
+            raise ArtifactError(f"the manifest cannot be used ({e}); {REMEDY}") from e
 
 
-def _tuple(values: Any) -> tuple[Any, ...]:
-    if not isinstance(values, list | tuple):
-        raise TypeError(f"a list was expected, not {values!r}")
-    return tuple(values)
+def _is_side(value: object) -> bool:
+    return type(value) is int and 0 < value <= LARGEST_SIDE
 
 
 def default_class_names(num_classes: int) -> tuple[str, ...]:

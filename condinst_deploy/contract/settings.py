@@ -1,13 +1,22 @@
-"""What a model was made with: how images are prepared, and which predictions become instances."""
+"""Settings of a model: how images are prepared, and which predictions become instances."""
 
 import math
-from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.support.validation import Limits, check_choice, check_number, typed
 
 Family = Literal["mmdet", "adelaidet"]
 """Reference implementation whose rules a model follows: mmdetection's or AdelaiDet's."""
+
+LARGEST_SIDE = 16_384
+"""Largest side of a network's input, in pixels."""
+
+MOST_DETECTIONS, MOST_CANDIDATES = 10_000, 1_000_000
+"""Largest limits of an image's detections and of a level's candidates. A file's settings size nothing beyond these."""
+
+SIDE = Limits(1, LARGEST_SIDE, whole=True)
 
 
 @dataclass(frozen=True)
@@ -32,22 +41,32 @@ class Preprocessing:
             ConfigError: a size is not positive, the padding does not suit the backbone, or the family is unknown.
         """
         check_family(self.family)
-        if self.short_side < 1 or self.long_side < self.short_side:
+        for name in ("short_side", "long_side", "pad_divisor"):
+            check_number(name, getattr(self, name), SIDE)
+        if self.long_side < self.short_side:
             raise ConfigError(
                 f"short side {self.short_side} and long side {self.long_side}: expected 1 <= short <= long"
             )
-        if self.pad_divisor < 32 or self.pad_divisor % 32:
+        if self.pad_divisor % 32:
             raise ConfigError(f"pad_divisor is {self.pad_divisor}; expected a multiple of 32")
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(v > 0 for v in self.std):
-            raise ConfigError(f"mean {self.mean} and std {self.std}: expected three numbers each, std above 0")
+        for name in ("mean", "std"):
+            self._check_channels(name)
+
+    def _check_channels(self, name: str) -> None:
+        values = getattr(self, name)
+        if len(values) != 3:
+            raise ConfigError(f"{name} has {len(values)} entries; expected three numbers each for mean and std")
+        for i, value in enumerate(values):
+            check_number(f"{name}[{i}]", value, Limits(0, open=True) if name == "std" else Limits())
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
-        """Rebuild from a manifest's or a checkpoint's entry."""
-        values = known_fields(cls, values)
-        for name in {"mean", "std"} & set(values):
-            values[name] = tuple(float(v) for v in values[name])
-        return cls(**values)
+        """Rebuild from a manifest's or a checkpoint's entry.
+
+        Raises:
+            ConfigError: a setting is unknown or cannot be used.
+        """
+        return typed(values, cls)
 
 
 @dataclass(frozen=True)
@@ -76,11 +95,9 @@ class Selection:
         """
         check_family(self.family)
         for name in ("score_threshold", "nms_iou"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected a number in 0..1")
-        for name in ("candidates_per_level", "max_detections"):
-            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected a whole number of at least 1")
+            check_number(name, getattr(self, name), Limits(0, 1))
+        check_number("candidates_per_level", self.candidates_per_level, Limits(1, MOST_CANDIDATES, whole=True))
+        check_number("max_detections", self.max_detections, Limits(1, MOST_DETECTIONS, whole=True))
 
     @property
     def lowest_score(self) -> float:
@@ -89,19 +106,14 @@ class Selection:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Selection":
-        """Rebuild from a manifest's or a checkpoint's entry."""
-        return cls(**known_fields(cls, values))
+        """Rebuild from a manifest's or a checkpoint's entry.
+
+        Raises:
+            ConfigError: a setting is unknown or cannot be used.
+        """
+        return typed(values, cls)
 
 
 def check_family(family: Any) -> None:
     """Raise a `ConfigError` unless `family` is one."""
-    if family not in get_args(Family):
-        raise ConfigError(f"family is {family!r}; expected one of {', '.join(get_args(Family))}")
-
-
-def known_fields(cls: type[Any], values: dict[str, Any]) -> dict[str, Any]:
-    """A copy of `values`, checked to have only fields of the dataclass `cls`."""
-    unknown = sorted(set(values) - {f.name for f in fields(cls)})
-    if unknown:
-        raise ConfigError(f"unknown settings of {cls.__name__}: {', '.join(unknown)}")
-    return dict(values)
+    check_choice("family", family, Family)

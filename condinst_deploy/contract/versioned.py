@@ -1,9 +1,10 @@
-"""JSON that says which version of a format it is in."""
+"""JSON manifests that name the version of their format."""
 
 import json
 from typing import Any
 
 from condinst_deploy.errors import ArtifactError
+from condinst_deploy.support.validation import shortened
 
 
 def versioned_values(text: str, version: int, remedy: str) -> dict[str, Any]:
@@ -11,22 +12,26 @@ def versioned_values(text: str, version: int, remedy: str) -> dict[str, Any]:
 
     Args:
         text: the JSON.
-        version: that this release reads.
-        remedy: what the user is told to do where it cannot be read.
+        version: the version that this release reads.
+        remedy: what the message tells the user to do if the manifest cannot be read.
 
     Raises:
-        ArtifactError: it is not JSON, or of another version.
+        ArtifactError: the text is not JSON, or of another version.
     """
     try:
         values = json.loads(text)
+    except RecursionError as e:
+        raise ArtifactError(f"the manifest is not JSON that can be read (nested too deeply); {remedy}") from e
     except json.JSONDecodeError as e:
         raise ArtifactError(f"the manifest is not JSON ({e}); {remedy}") from e
+    except ValueError as e:  # Python refuses integers of thousands of digits
+        raise ArtifactError(f"the manifest is not JSON that can be read (an integer is too long); {remedy}") from e
     return checked_version(values, version, remedy)
 
 
 def checked_version(values: Any, version: int, remedy: str) -> dict[str, Any]:
-    """The entries, where they are some and of the version (see `versioned_values`)."""
+    """The entries, if they are a dictionary of the right version (see `versioned_values`)."""
     found = values.get("version") if isinstance(values, dict) else None
-    if not isinstance(values, dict) or found != version:
-        raise ArtifactError(f"the manifest has version {found!r}; this release reads {version}: {remedy}")
+    if not isinstance(values, dict) or type(found) is not int or found != version:
+        raise ArtifactError(f"the manifest has version {shortened(found)}; this release reads {version}: {remedy}")
     return values

@@ -1,4 +1,4 @@
-"""Data sets in COCO's format, read with checks; what is a training target follows mmdetection's CocoDataset."""
+"""Data sets in COCO's format, read with checks. Training targets are chosen as in mmdetection's CocoDataset."""
 
 import json
 import sys
@@ -6,16 +6,17 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 
-from condinst_deploy.errors import DataError
+from condinst_deploy.errors import DataError, ImageError
+from condinst_deploy.imaging.decode import RGBArray, rgb_from
 from condinst_deploy.masks import RLE, BoolArray
 from condinst_deploy.masks.rle import run_lengths_from_counts
+from condinst_deploy.shown_text import shown_value
 
 Polygons = tuple[npt.NDArray[np.float64], ...]
 """Parts `(2m,)`: x0, y0, x1, y1, ..."""
@@ -29,6 +30,24 @@ MIN_SIZE = 32
 
 FARTHEST = 10
 """Polygons may leave the image by so many times its longer side; rasterising takes memory for all of it."""
+
+LONGEST_SIDE, MOST_PIXELS = 65_535, 1 << 28
+"""Of an annotated image; pycocotools counts in 32 bits, and a mask takes a byte a pixel."""
+
+MOST_LENGTH, LENGTH_PER_SIDE = 4_000_000, 256
+"""Length of an object's outline, in pixels: at most so many; and at most so many times height + width, or two for each
+pixel of the image. pycocotools takes about 80 bytes for each. A comb as fine as the pixels has one for each."""
+
+FARTHEST_BOX = 1e9
+"""Largest number of a box, in pixels."""
+
+LARGEST_ID = (1 << 64) - 1
+
+WHOLE = ("id", "image_id", "category_id", "height", "width")
+"""Fields of COCO's format that are whole numbers."""
+
+LARGEST_EXACT = 2**53
+"""Up to here a float64 stands for one whole number alone."""
 
 LISTED = 5
 """How many of many an error names."""
@@ -45,17 +64,37 @@ class Sample:
     segmentations: tuple[Segmentation, ...]  # n, as annotated
 
 
-class _Instance(NamedTuple):
+class Instance(NamedTuple):
+    """One object to learn."""
+
     box: tuple[float, float, float, float]  # xyxy
     label: int
     segmentation: Segmentation
+    annotation_id: int
+    area: float | None  # as annotated
 
 
-class _Record(NamedTuple):
+class Record(NamedTuple):
+    """One image and its objects, as annotated."""
+
     image_id: int
     path: Path
     size: tuple[int, int]  # height, width
-    instances: list[_Instance]
+    instances: list[Instance]
+
+
+Reason = Literal[
+    "crowd", "marked ignore", "without area", "below one pixel", "within the first pixel", "outside its image",
+    "polygons without area",
+]  # fmt: skip
+"""Why an annotation is no object to learn."""
+
+
+class LeftOut(NamedTuple):
+    """An annotation that is not learnt."""
+
+    annotation_id: int
+    reason: Reason
 
 
 class CocoDataset:
@@ -70,6 +109,10 @@ class CocoDataset:
         category_ids: id of each label.
         image_ids: id of each image, in the file's order.
         paths: file of each image.
+        records: the images with their objects.
+        all_records: also those that are not trained on, in the file's order.
+        left_out: annotations that are no objects to learn.
+        dropped_parts: polygons of fewer than six numbers that were taken out of objects with others.
     """
 
     def __init__(
@@ -99,6 +142,8 @@ class CocoDataset:
                 is missing (named), or nothing is left.
         """
         self.annotations = annotations
+        self.left_out: list[LeftOut] = []
+        self.dropped_parts = 0
         content = coco_content(annotations) if content is None else content
         categories = sorted(_by_id(content["categories"], "category", annotations).items())
         self.category_ids = tuple(category_id for category_id, _ in categories)
@@ -106,20 +151,20 @@ class CocoDataset:
         records = _records(content["images"], images or Path(), annotations)
         labels = {category_id: label for label, category_id in enumerate(self.category_ids)}
         for annotation_id, annotation in _by_id(content["annotations"], "annotation", annotations).items():
-            _add_instance(annotation, records, labels, f"{annotations}: annotation {annotation_id}")
-        self._records = list(records.values())
-        if training:
-            self._records = [p for p in self._records if min(p.size) >= min_size and (keep_empty or p.instances)]
-        if not self._records:
-            raise DataError(f"{annotations} has no images to {'train on' if training else 'look at'}")
-        self._records = self._records[:limit]
-        self.image_ids = tuple(p.image_id for p in self._records)
-        self.paths = tuple(p.path for p in self._records)
+            self._add(annotation, records, labels, f"{annotations}: annotation {annotation_id}")
+        self.all_records = tuple(records.values())
+        kept = [p for p in self.all_records if min(p.size) >= min_size and (keep_empty or p.instances)]
+        self.records = (tuple(kept) if training else self.all_records)[:limit]
+        if not self.records:
+            what = f"to train on{self._why_nothing()}" if training else "to look at"
+            raise DataError(f"{annotations} has no images {what}")
+        self.image_ids = tuple(p.image_id for p in self.records)
+        self.paths = tuple(p.path for p in self.records)
         if images is not None:
             _check_present(self.paths, images)
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self.records)
 
     def __getitem__(self, index: int) -> Sample:
         """Decode an image.
@@ -127,7 +172,7 @@ class CocoDataset:
         Raises:
             DataError: it cannot be decoded or has another size than annotated.
         """
-        record = self._records[index]
+        record = self.records[index]
         image = _decoded(record.path)
         if image.shape[:2] != record.size:
             raise DataError(
@@ -142,25 +187,49 @@ class CocoDataset:
             segmentations=tuple(i.segmentation for i in record.instances),
         )
 
+    def _why_nothing(self) -> str:
+        """The reasons why no annotation is an object to learn, with the first of each; "" where there is none."""
+        counts = Counter(each.reason for each in self.left_out)
+        first = {each.reason: each.annotation_id for each in reversed(self.left_out)}
+        listed = ", ".join(f"{count} {reason} (annotation {first[reason]}, ...)" for reason, count in counts.items())
+        pixels = "; COCO's numbers are pixels, not 0..1" if "within the first pixel" in counts else ""
+        return f": annotations left out: {listed}{pixels}" if listed else ""
 
-def masks_at(sample: Sample, size: tuple[int, int]) -> BoolArray:
-    """Masks `(n, h, w)` of a sample resized to `size`, as mmdetection makes them.
+    def _add(self, annotation: dict[str, Any], records: dict[int, Record], labels: dict[int, int], where: str) -> None:
+        """Add an annotation to its image's objects, or to what is left out."""
+        found = _object(annotation, records, labels, where)
+        if isinstance(found, LeftOut):
+            self.left_out.append(found)
+            return
+        records[annotation["image_id"]].instances.append(found)
+        if isinstance(found.segmentation, tuple):
+            self.dropped_parts += len(annotation["segmentation"]) - len(found.segmentation)
 
-    Polygons are scaled and then rasterised; bitmaps are sampled at `floor(i * old / new)`.
+
+def masks_at(sample: Sample, size: tuple[int, int], flipped: bool = False) -> BoolArray:
+    """Masks `(n, h, w)` of a sample resized to `size`, and mirrored if `flipped`, as mmdetection makes them.
+
+    Polygons are scaled, mirrored and then rasterised, which differs by single pixels from a mirrored bitmap; bitmaps
+    are sampled at `floor(i * old / new)` and then mirrored. What lies beyond the image is cut off at the image, where
+    mmdetection cuts at its padding.
     """
     height, width = sample.image.shape[:2]
     masks = np.zeros((len(sample.segmentations), *size), dtype=np.bool_)
     for mask, segmentation in zip(masks, sample.segmentations, strict=True):
         if isinstance(segmentation, tuple):
-            mask[:] = _rasterised(segmentation, (height, width), size)
+            mask[:] = _rasterised(segmentation, (height, width), size, flipped)
         else:
-            mask[:] = _nearest(coco_mask.decode(segmentation), size)
+            bitmap = _nearest(coco_mask.decode(segmentation), size)
+            mask[:] = bitmap[:, ::-1] if flipped else bitmap
     return masks
 
 
-def _rasterised(polygons: Polygons, old: tuple[int, int], new: tuple[int, int]) -> BoolArray:
+def _rasterised(polygons: Polygons, old: tuple[int, int], new: tuple[int, int], flipped: bool) -> BoolArray:
     scale = np.array([new[1] / old[1], new[0] / old[0]])  # x, y
     scaled = [(part.reshape(-1, 2) * scale).ravel() for part in polygons]
+    if flipped:
+        for part in scaled:
+            part[::2] = new[1] - part[::2]
     return np.asarray(coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(scaled, *new))), dtype=np.bool_)
 
 
@@ -169,12 +238,11 @@ def _nearest(mask: npt.NDArray[np.uint8], size: tuple[int, int]) -> BoolArray:
     return mask[np.ix_(rows, columns)].astype(np.bool_)
 
 
-def _decoded(path: Path) -> npt.NDArray[np.uint8]:
+def _decoded(path: Path) -> RGBArray:
     try:
-        with Image.open(path) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:
-        raise DataError(f"{path} cannot be decoded ({e}); it may be truncated, damaged or not an image") from e
+        return rgb_from(path)  # the decoder of inference
+    except ImageError as e:
+        raise DataError(str(e)) from e
 
 
 def coco_content(path: Path) -> dict[str, Any]:
@@ -194,58 +262,102 @@ def coco_content(path: Path) -> dict[str, Any]:
             raise DataError(f"{path} is not in COCO's format: it has no list {key!r}")
         if not all(isinstance(entry, dict) for entry in content[key]):
             raise DataError(f"{path} is not in COCO's format: {key!r} has entries that are not objects")
+        make_whole(content[key])
     return content
+
+
+def make_whole(entries: Iterable[dict[str, Any]]) -> None:
+    """Turn ids and sizes that are written as `1.0` into whole numbers, in place.
+
+    Above 2**53 a fraction may stand for several whole numbers; it stays and is refused later.
+    """
+    for entry in entries:
+        for name in WHOLE:
+            value = entry.get(name)
+            if type(value) is float and value.is_integer() and abs(value) <= LARGEST_EXACT:
+                entry[name] = int(value)
 
 
 def _by_id(entries: list[dict[str, Any]], kind: str, path: Path) -> dict[int, dict[str, Any]]:
     for position, entry in enumerate(entries, start=1):
-        _field(entry, "id", int, f"{path}: {kind} number {position}")
+        where = f"{path}: {kind} number {position}"
+        if abs(_field(entry, "id", int, where)) > LARGEST_ID:
+            raise DataError(f"{where} has id {shown_value(entry['id'])}; expected a number of 64 bits")
     twice = [str(i) for i, count in Counter(entry["id"] for entry in entries).items() if count > 1]
     if twice:
         raise DataError(f"{path}: {kind} ids are not unique: {_listed(twice)}")
     return {entry["id"]: entry for entry in entries}
 
 
-def _records(entries: list[dict[str, Any]], folder: Path, path: Path) -> dict[int, _Record]:
+def _records(entries: list[dict[str, Any]], folder: Path, path: Path) -> dict[int, Record]:
     images = {}
     for image_id, entry in _by_id(entries, "image", path).items():
         where = f"{path}: image {image_id}"
         size = (_field(entry, "height", int, where), _field(entry, "width", int, where))
-        if min(size) < 1:
-            raise DataError(f"{where} has height {size[0]} and width {size[1]}; expected at least 1")
-        images[image_id] = _Record(image_id, folder / _field(entry, "file_name", str, where), size, [])
+        if not (min(size) >= 1 and max(size) <= LONGEST_SIDE and size[0] * size[1] <= MOST_PIXELS):
+            raise DataError(
+                f"{where} has height {shown_value(size[0])} and width {shown_value(size[1])}; expected 1 to"
+                f" {LONGEST_SIDE}, and at most {MOST_PIXELS} pixels"
+            )
+        images[image_id] = Record(image_id, folder / _field(entry, "file_name", str, where), size, [])
     return images
 
 
 def _field(entry: dict[str, Any], name: str, kind: type[Scalar], where: str) -> Scalar:
     value = entry.get(name)
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise DataError(f"{where} has {name!r} {_shortened(value)}; expected {_KINDS[kind]}")
+        raise DataError(f"{where} has {name!r} {shown_value(value)}; expected {_KINDS[kind]}")
+    if isinstance(value, str) and not value.isascii() and not _is_utf8(value):
+        raise DataError(f"{where} has {name!r} {shown_value(value)}; expected text that UTF-8 can encode")
     return value
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a surrogate without its other half
+        return False
+    return True
 
 
 _KINDS: dict[type, str] = {int: "a whole number", str: "text"}
 
 
-def _add_instance(annotation: dict[str, Any], images: dict[int, _Record], labels: dict[int, int], where: str) -> None:
+def _object(
+    annotation: dict[str, Any], images: dict[int, Record], labels: dict[int, int], where: str
+) -> Instance | LeftOut:
     image_id, category_id = (_field(annotation, key, int, where) for key in ("image_id", "category_id"))
     if image_id not in images:
-        raise DataError(f"{where} has image_id {image_id}, which no image has")
+        raise DataError(f"{where} has image_id {shown_value(image_id)}, which no image has")
     if category_id not in labels:
-        raise DataError(f"{where} has category_id {category_id}, which no category has")
+        raise DataError(f"{where} has category_id {shown_value(category_id)}, which no category has")
     record = images[image_id]
     x, y, width, height = checked_bbox(annotation.get("bbox"), where)
     area = annotation.get("area", 1)
     if not is_finite(area):
-        raise DataError(f"{where} has area {_shortened(area)}; expected a finite number")
-    if is_crowd(annotation, where) or annotation.get("ignore") or area <= 0:
-        return
-    inside_x = min(x + width, record.size[1]) - max(x, 0)
-    inside_y = min(y + height, record.size[0]) - max(y, 0)
-    if inside_x <= 0 or inside_y <= 0 or width < 1 or height < 1:
-        return
-    segmentation = checked_segmentation(annotation.get("segmentation"), record.size, where)
-    record.instances.append(_Instance((x, y, x + width, y + height), labels[category_id], segmentation))
+        raise DataError(f"{where} has area {shown_value(area)}; expected a finite number")
+    box, parts = (x, y, x + width, y + height), annotation.get("segmentation")
+    if is_crowd(annotation, where):
+        return LeftOut(annotation["id"], "crowd")
+    if annotation.get("ignore"):
+        return LeftOut(annotation["id"], "marked ignore")
+    reason = _unlearnable_box(box, record.size) or ("without area" if area <= 0 else None)
+    if reason is None and isinstance(parts, list) and parts and all(is_degenerate(part) for part in parts):
+        reason = "polygons without area"
+    if reason is not None:
+        return LeftOut(annotation["id"], reason)
+    segmentation = checked_segmentation(parts, record.size, where)
+    return Instance(box, labels[category_id], segmentation, annotation["id"], annotation.get("area"))
+
+
+def _unlearnable_box(box: tuple[float, float, float, float], size: tuple[int, int]) -> Reason | None:
+    """Why mmdetection does not train on a box of an image of `size`, `(height, width)`; None: it does."""
+    x1, y1, x2, y2 = box
+    if x2 - x1 < 1 or y2 - y1 < 1:
+        return "within the first pixel" if 0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1 else "below one pixel"
+    if min(x2, size[1]) <= max(x1, 0) or min(y2, size[0]) <= max(y1, 0):
+        return "outside its image"
+    return None
 
 
 def is_crowd(annotation: dict[str, Any], where: str) -> bool:
@@ -256,7 +368,7 @@ def is_crowd(annotation: dict[str, Any], where: str) -> bool:
     """
     value = annotation.get("iscrowd", 0)
     if (not is_finite(value) and not isinstance(value, bool)) or value not in (0, 1):
-        raise DataError(f"{where} has iscrowd {_shortened(value)}; expected 0 or 1")
+        raise DataError(f"{where} has iscrowd {shown_value(value)}; expected 0 or 1")
     return bool(value)
 
 
@@ -266,9 +378,13 @@ def checked_bbox(bbox: Any, where: str) -> list[float]:
     Raises:
         DataError: it is not four finite numbers; `where` says whose it is.
     """
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(is_finite(value) for value in bbox):
-        raise DataError(f"{where} has bbox {_shortened(bbox)}; expected four finite numbers x, y, width, height")
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(_is_place(value) for value in bbox):
+        raise DataError(f"{where} has bbox {shown_value(bbox)}; expected four finite numbers x, y, width, height")
     return bbox
+
+
+def _is_place(value: Any) -> bool:
+    return is_finite(value) and abs(value) <= FARTHEST_BOX
 
 
 def is_finite(value: Any) -> bool:
@@ -284,10 +400,20 @@ def checked_segmentation(value: Any, size: tuple[int, int], where: str) -> Segme
         DataError: it is neither, or damaged; `where` says whose it is.
     """
     if isinstance(value, list) and value:
-        return tuple(_polygon(part, size, where) for part in value)
+        parts = [part for part in value if not is_degenerate(part)]
+        if not parts:
+            raise DataError(f"{where} has polygons of fewer than six numbers alone, which have no area")
+        polygons = tuple(_polygon(part, size, where) for part in parts)
+        _check_length(polygons, size, where)
+        return polygons
     if isinstance(value, dict):
         return _rle(value, size, where)
-    raise DataError(f"{where} has segmentation {_shortened(value)}; expected polygons or an RLE")
+    raise DataError(f"{where} has segmentation {shown_value(value)}; expected polygons or an RLE")
+
+
+def is_degenerate(part: Any) -> bool:
+    """Whether a polygon is a point or a line: an even count of numbers below six. mmdetection drops it, too."""
+    return isinstance(part, list) and len(part) < 6 and len(part) % 2 == 0
 
 
 def merged_rle(segmentation: Segmentation, size: tuple[int, int]) -> RLE:
@@ -300,25 +426,40 @@ def merged_rle(segmentation: Segmentation, size: tuple[int, int]) -> RLE:
 
 def _polygon(part: Any, size: tuple[int, int], where: str) -> npt.NDArray[np.float64]:
     if not isinstance(part, list):
-        raise DataError(f"{where} has {_shortened(part)} where a polygon is expected: [[x0, y0, x1, y1, ...], ...]")
+        raise DataError(f"{where} has {shown_value(part)} where a polygon is expected: [[x0, y0, x1, y1, ...], ...]")
     if len(part) < 6 or len(part) % 2:
         raise DataError(f"{where} has a polygon of {len(part)} numbers; expected an even count of at least 6")
     try:
         polygon = np.array(part, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as e:
-        raise DataError(f"{where} has a polygon that is not a list of numbers: {_shortened(part)}") from e
+        raise DataError(f"{where} has a polygon that is not a list of numbers: {shown_value(part)}") from e
     if not (np.abs(polygon) <= FARTHEST * max(size)).all():
         raise DataError(f"{where} has a polygon with a number that is not finite or far outside the image")
     return polygon
 
 
+def _check_length(polygons: Polygons, size: tuple[int, int], where: str) -> None:
+    """Rasterising takes memory for every pixel of the outline, however often it crosses the image."""
+    most = min(MOST_LENGTH, max(LENGTH_PER_SIDE * sum(size), 2 * size[0] * size[1]))
+    length = 0.0
+    for part in polygons:
+        corners = part.reshape(-1, 2)
+        length += float(np.abs(np.roll(corners, -1, axis=0) - corners).max(axis=1).sum())
+    if length > most:
+        raise DataError(
+            f"{where} has an outline of {length:.0f} pixels in an image of {size[1]}x{size[0]}; expected at most {most}"
+        )
+
+
 def _rle(value: dict[str, Any], size: tuple[int, int], where: str) -> RLE:
     height, width = size
     if value.get("size") != [height, width]:
-        raise DataError(f"{where} has an RLE of size {_shortened(value.get('size'))}; its image is {[height, width]}")
+        raise DataError(f"{where} has an RLE of size {shown_value(value.get('size'))}; its image is {[height, width]}")
     counts = value.get("counts")
     runs = _runs(counts)
-    if runs is None or (runs < 0).any() or runs.sum() != height * width:
+    pixels = height * width
+    # each run first: the sum of larger ones could pass what an int64 holds, and come round
+    if runs is None or not len(runs) or runs.min() < 0 or runs.max() > pixels or runs.sum() != pixels:
         raise DataError(f"{where} has a damaged RLE; expected runs that add up to {height} * {width} pixels")
     if isinstance(counts, str):
         return {"size": [height, width], "counts": counts.encode()}
@@ -329,7 +470,7 @@ def _rle(value: dict[str, Any], size: tuple[int, int], where: str) -> RLE:
 def _runs(counts: Any) -> npt.NDArray[np.int64] | None:
     """Run lengths of an RLE's counts, compressed or not; None where they are neither."""
     if isinstance(counts, str):
-        return run_lengths_from_counts(counts.encode())
+        return run_lengths_from_counts(counts.encode()) if counts.isascii() else None
     if isinstance(counts, list) and all(type(n) is int and 0 <= n < 2**31 for n in counts):
         return np.array(counts, dtype=np.int64)
     return None
@@ -345,8 +486,3 @@ def _check_present(paths: Iterable[Path], folder: Path) -> None:
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
-
-
-def _shortened(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

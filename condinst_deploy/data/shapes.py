@@ -5,7 +5,6 @@ after them is integer arithmetic, so that every machine makes the same annotatio
 """
 
 import hashlib
-import json
 import math
 import os
 import shutil
@@ -23,6 +22,7 @@ from PIL import Image
 from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.masks import BoolArray, Masks, trimmed_crop
 from condinst_deploy.support.atomic_write import atomic_path
+from condinst_deploy.support.json_text import json_text
 
 Split = Literal["train", "val"]
 Outline = npt.NDArray[np.float64]  # (m, 2) x, y
@@ -193,7 +193,7 @@ def coco_document(scenes: Iterable[Scene], split: Split, config: ShapesConfig) -
         "images": images,
         "annotations": annotations,
     }
-    return json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return json_text(document, "the annotations", sort_keys=True)
 
 
 def _annotations(scene: Scene, image_id: int, first_id: int) -> list[dict[str, Any]]:

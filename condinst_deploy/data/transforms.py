@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.data.coco import Sample, masks_at
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.imaging.resize import resized_image
 from condinst_deploy.model.targets import ImageTargets
 
 
@@ -57,31 +57,31 @@ class TrainingTransform:
         """Make one example; `rng` decides it, the same number of draws for every sample."""
         side = self.short_sides[int(rng.integers(len(self.short_sides)))]
         flipped = rng.random() < self.flip
-        example = resized(sample, replace(self.preprocessing, short_side=side))
-        return flip_horizontally(example) if flipped else example
+        return resized(sample, replace(self.preprocessing, short_side=side), flipped)
 
 
-def resized(sample: Sample, preprocessing: Preprocessing) -> TrainingExample:
-    """Resize image, boxes and masks to the size and in the way of inference."""
+def resized(sample: Sample, preprocessing: Preprocessing, flipped: bool = False) -> TrainingExample:
+    """Resize image, boxes and masks to the size and in the way of inference, and mirror them if `flipped`."""
     height, width = sample.image.shape[:2]
     new_height, new_width = ImageGeometry.of((height, width), preprocessing).resized
-    image = Image.fromarray(sample.image).resize((new_width, new_height), Image.Resampling.BILINEAR)
+    image = resized_image(sample.image, (new_height, new_width))
     scale = np.array([new_width / width, new_height / height] * 2, dtype=np.float32)
     limit = np.array([new_width, new_height] * 2, dtype=np.float32)
     targets = ImageTargets(
         boxes=torch.from_numpy((sample.boxes * scale).clip(0, limit)),
         labels=torch.from_numpy(sample.labels),
-        masks=torch.from_numpy(masks_at(sample, (new_height, new_width))),
+        masks=torch.from_numpy(masks_at(sample, (new_height, new_width), flipped)),
     )
-    return TrainingExample(np.array(image), targets)
+    example = TrainingExample(np.array(image), targets)
+    return _mirrored(example) if flipped else example
 
 
-def flip_horizontally(example: TrainingExample) -> TrainingExample:
-    """Mirror image, boxes and masks from left to right."""
+def _mirrored(example: TrainingExample) -> TrainingExample:
+    """Mirror image and boxes from left to right; the masks are mirrored already."""
     width = example.image.shape[1]
     x1, y1, x2, y2 = example.targets.boxes.unbind(1)
     boxes = torch.stack((width - x2, y1, width - x1, y2), dim=1)
-    targets = ImageTargets(boxes, example.targets.labels, example.targets.masks.flip(2))
+    targets = replace(example.targets, boxes=boxes)
     return TrainingExample(np.ascontiguousarray(example.image[:, ::-1]), targets)
 
 

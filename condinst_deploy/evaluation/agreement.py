@@ -1,5 +1,6 @@
 """How far two sets of detections of the same images agree, detection by detection."""
 
+import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,9 @@ class Tolerance:
 
 MIN_IOU = 0.5
 """Box IoU from which two detections of the same label can be the same instance."""
+
+MOST_PAIRS = 4_000_000
+"""Pairs of boxes of an image that are compared at once; above it they are compared one row after the other."""
 
 Pairs = npt.NDArray[np.int64]
 """`(m, 2)` indices into the two sides, the reference's rising."""
@@ -196,6 +200,8 @@ def box_ious(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.float64
 
 def matched_pairs(reference: Instances, other: Instances, min_iou: float = MIN_IOU) -> Pairs:
     """Index pairs `(m, 2)` of the instances of both sides that are taken for the same one (see `agreement`)."""
+    if len(reference.labels) * len(other.labels) > MOST_PAIRS:
+        return _matched_one_by_one(reference, other, min_iou)
     ious = _overlaps(reference.boxes, other.boxes)
     ious[reference.labels[:, None] != other.labels[None]] = -1
     candidates = np.argwhere(ious >= min_iou)
@@ -209,9 +215,39 @@ def matched_pairs(reference: Instances, other: Instances, min_iou: float = MIN_I
     return np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2)
 
 
+def _matched_one_by_one(reference: Instances, other: Instances, min_iou: float) -> Pairs:
+    """`matched_pairs` in memory that grows with the boxes, and not with their pairs.
+
+    Each instance of the reference waits in a heap with the best partner that was free when it was looked up. Who
+    comes first and finds the partner taken looks again.
+    """
+    free = np.ones(len(other.labels), dtype=np.bool_)
+
+    def best(i: int) -> tuple[float, int, int] | None:
+        among = np.flatnonzero(free & (other.labels == reference.labels[i]))
+        if not len(among):
+            return None
+        ious = _overlaps(reference.boxes[i : i + 1], other.boxes[among])[0]
+        j = int(ious.argmax())  # of equals the first
+        return (-float(ious[j]), i, int(among[j])) if ious[j] >= min_iou else None
+
+    waiting = [entry for entry in map(best, range(len(reference.labels))) if entry is not None]
+    heapq.heapify(waiting)
+    pairs = []
+    while waiting:
+        _, i, j = heapq.heappop(waiting)
+        if free[j]:
+            free[j] = False
+            pairs.append((i, j))
+        elif (again := best(i)) is not None:
+            heapq.heappush(waiting, again)
+    return np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2)
+
+
 def paired_box_ious(reference: Instances, other: Instances, pairs: Pairs) -> npt.NDArray[np.float64]:
     """Box IoU `(m,)` of each pair."""
-    return _overlaps(reference.boxes[pairs[:, 0]], other.boxes[pairs[:, 1]]).diagonal()
+    a, b = reference.boxes[pairs[:, 0], None], other.boxes[pairs[:, 1], None]
+    return np.array([_overlaps(one, two)[0, 0] for one, two in zip(a, b, strict=True)], dtype=np.float64)
 
 
 def _overlaps(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -1,9 +1,8 @@
 """COCO's figures of detections on a COCO-format data set, through pycocotools."""
 
 import contextlib
-import copy
 import io
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -131,10 +130,11 @@ def evaluate_coco(
     scope = scope or Scope()
     classes = sorted(ground_truth.getCatIds())
     entries = [{k: v for k, v in entry.items() if k != "bbox" or kind == "bbox"} for entry in results]
+    numbers = _numbers(ground_truth)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it goes
-        evaluation = _evaluation(ground_truth, entries, kind, scope.fast)
+        evaluation = _evaluation(_dataset(ground_truth, numbers), _numbered(entries, numbers), kind, scope.fast)
         if scope.image_ids is not None:
-            evaluation.params.imgIds = sorted(scope.image_ids)
+            evaluation.params.imgIds = sorted(numbers["image_id"][image_id] for image_id in scope.image_ids)
         evaluation.evaluate()
         evaluation.accumulate()
         # precision (T, R, K, A, M) and recall (T, K, A, M): IoU, recall, class, area, detections an image
@@ -197,17 +197,41 @@ def _faster_coco_eval() -> Any:
         import faster_coco_eval
     except ImportError as e:
         raise BackendError(
-            "--fast needs faster-coco-eval: pip install '.[fast-eval]' in the repository, or leave --fast out"
+            "--fast needs faster-coco-eval: pip install 'condinst-deploy[eval]', or leave --fast out"
         ) from e
     return faster_coco_eval
 
 
-def _evaluation(ground_truth: COCO, entries: list[Entry], kind: Kind, fast: bool) -> Any:
-    if not fast:
-        return COCOeval(ground_truth, _loaded(ground_truth, entries), kind)
-    faster_coco_eval = _faster_coco_eval()
-    copied = faster_coco_eval.COCO(copy.deepcopy(ground_truth.dataset))
-    return faster_coco_eval.COCOeval_faster(copied, _loaded(copied, entries), kind, print_function=print)
+def _numbers(ground_truth: COCO) -> dict[str, dict[int, int]]:
+    """Numbers from 1 for the ids of images and categories, in the ids' order.
+
+    faster-coco-eval keeps ids as float64, in which large ids are not told apart, and has no negative ones.
+    """
+    ids = {"image_id": ground_truth.imgs, "category_id": ground_truth.cats}
+    return {key: {number: n for n, number in enumerate(sorted(known), start=1)} for key, known in ids.items()}
+
+
+def _numbered(entries: Iterable[Entry], numbers: dict[str, dict[int, int]]) -> list[Entry]:
+    """Copies with new ids; an id that the data set does not have becomes 0."""
+    return [entry | {key: own.get(entry[key], 0) for key, own in numbers.items()} for entry in entries]
+
+
+def _dataset(ground_truth: COCO, numbers: dict[str, dict[int, int]]) -> dict[str, Any]:
+    dataset = ground_truth.dataset
+    renamed = {"images": numbers["image_id"], "categories": numbers["category_id"]}
+    lists = {name: [e | {"id": own[e["id"]]} for e in dataset[name]] for name, own in renamed.items()}
+    return lists | {"annotations": _numbered(dataset["annotations"], numbers)}
+
+
+def _evaluation(dataset: dict[str, Any], entries: list[Entry], kind: Kind, fast: bool) -> Any:
+    if fast:
+        faster_coco_eval = _faster_coco_eval()
+        copied = faster_coco_eval.COCO(dataset)
+        return faster_coco_eval.COCOeval_faster(copied, _loaded(copied, entries), kind, print_function=print)
+    ground_truth = COCO()
+    ground_truth.dataset = dataset
+    ground_truth.createIndex()
+    return COCOeval(ground_truth, _loaded(ground_truth, entries), kind)
 
 
 def _loaded(ground_truth: Any, entries: list[Entry]) -> Any:

@@ -18,14 +18,19 @@ from condinst_deploy.evaluation.coco import (
 from condinst_deploy.evaluation.comparison import Comparison, compare
 from condinst_deploy.evaluation.ground_truth import GroundTruth
 from condinst_deploy.evaluation.journal import Journal
-from condinst_deploy.evaluation.provenance import figure_versions, images_with_states, run_settings, sha256_of_text
+from condinst_deploy.evaluation.operating_points import OperatingPoints, operating_points
+from condinst_deploy.evaluation.provenance import figure_versions, images_with_states, run_settings
 from condinst_deploy.evaluation.results_reader import by_image, kinds_of, read_results
-from condinst_deploy.evaluation.sources import Options, Source, check_outputs, results_path, unique_names
-from condinst_deploy.model.checkpoints import sha256_of
+from condinst_deploy.evaluation.sources import EvaluationOptions, Source, check_outputs, results_path, unique_names
 from condinst_deploy.runtime.coco_results import coco_results
+from condinst_deploy.runtime.observer import observed
 from condinst_deploy.runtime.predictor import Predictor
+from condinst_deploy.support.digests import sha256_of, sha256_of_text
 
 JOURNALS = "journals"
+
+ENCODE, JOURNAL, AVERAGE_PRECISION, MATCHING = "encode", "journal", "average precision", "matching"
+"""Stages that an observer sees beside those of `Predictor`. The last two have no images."""
 
 OnProgress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and of how much."""
@@ -42,6 +47,7 @@ class Side:
     results: Path  # its COCO results file
     detections: int
     coco: dict[Kind, CocoEvaluation]
+    points: OperatingPoints  # best score thresholds, and the confusions there
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ class Run:
     """What all sources of an evaluation share."""
 
     ground_truth: GroundTruth
-    options: Options
+    options: EvaluationOptions
     on_progress: OnProgress
     detector: "Detector | None" = None  # None: `detect`, in this process
 
@@ -91,7 +97,7 @@ class _Found(NamedTuple):
 def evaluate(
     sources: Sequence[Source],
     ground_truth: GroundTruth,
-    options: Options,
+    options: EvaluationOptions,
     on_progress: OnProgress,
     detector: Detector | None = None,
 ) -> Evaluation:
@@ -147,7 +153,10 @@ def detect(predictor: Predictor, source: Path, name: str, run: Run) -> tuple[lis
         with closing(detect_each(predictor, images[reused:])) as results:
             for image_id, prediction, found in results:
                 ground_truth.check_size(prediction.name, found.masks.size, image_id)
-                journal.add(image_id, replace(found, category_ids=category_ids).to_coco(image_id))
+                with observed(options.observer, ENCODE, (prediction.name,)):
+                    entries = replace(found, category_ids=category_ids).to_coco(image_id)
+                with observed(options.observer, JOURNAL, (prediction.name,)):
+                    journal.add(image_id, entries)
                 run.on_progress(name, journal.finished, len(images))
         return list(journal.entries()), settings | {"pictures": sha256_of_text(repr(states))}, reused
 
@@ -169,8 +178,14 @@ def _check_ahead(sources: Sequence[Source], run: Run) -> None:
         run.on_progress(what, len(further), len(further))
 
 
-def _predictor(source: Source, options: Options) -> Predictor:
-    return Predictor(source.path, options.device, options.score_threshold, batch_size=options.batch_size)
+def _predictor(source: Source, options: EvaluationOptions) -> Predictor:
+    return Predictor(
+        source.path,
+        device=options.device,
+        score_threshold=options.score_threshold,
+        batch_size=options.batch_size,
+        observer=options.observer,
+    )
 
 
 def _side(source: Source, name: str, run: Run) -> tuple[Side, list[Entry]]:
@@ -179,11 +194,12 @@ def _side(source: Source, name: str, run: Run) -> tuple[Side, list[Entry]]:
     kinds = kinds_of(found.entries)
     for done, kind in enumerate(kinds):
         run.on_progress(f"{name}: average precision", done, len(kinds))
-        coco[kind] = evaluate_coco(
-            run.ground_truth.coco, found.entries, kind, Scope(run.ground_truth.image_ids, run.options.fast)
-        )
+        scope = Scope(run.ground_truth.image_ids, run.options.fast)
+        with observed(run.options.observer, AVERAGE_PRECISION, ()):
+            coco[kind] = evaluate_coco(run.ground_truth.coco, found.entries, kind, scope)
     run.on_progress(f"{name}: average precision", len(kinds), len(kinds))
-    side = Side(name, found.note, found.settings, found.reused, found.path, len(found.entries), coco)
+    points = operating_points(found.entries, run.ground_truth, found.settings.get("score_threshold") or 0.0)
+    side = Side(name, found.note, found.settings, found.reused, found.path, len(found.entries), coco, points)
     return side, found.entries
 
 
@@ -220,6 +236,7 @@ def _against(
         done += 1
         run.on_progress(what, done, images)
 
-    comparison = compare(reference, other, run.ground_truth.image_ids, on_image)
+    with observed(run.options.observer, MATCHING, ()):
+        comparison = compare(reference, other, run.ground_truth.image_ids, on_image)
     worst = [image.image_id for image in comparison.worst]
     return side, comparison, tuple(Difference(i, reference.get(i, ()), other.get(i, ())) for i in worst)

@@ -1,6 +1,5 @@
 """The data set that models are evaluated on: its images, classes and annotated objects."""
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from condinst_deploy.contract import ModelManifest, default_class_names
 from condinst_deploy.data.coco import CocoDataset, coco_content
 from condinst_deploy.errors import ConfigError, DataError
 from condinst_deploy.evaluation.coco import load_coco
+from condinst_deploy.support.digests import sha256_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +111,7 @@ def load_ground_truth(annotations: Path, images: Path | None, limit: int | None 
         )
     return GroundTruth(
         annotations=annotations,
-        sha256=hashlib.sha256(annotations.read_bytes()).hexdigest(),
+        sha256=sha256_of(annotations),
         coco=coco,
         image_ids=data.image_ids,
         paths=data.paths,

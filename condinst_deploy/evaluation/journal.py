@@ -1,18 +1,19 @@
 """The journal of an evaluation: what was found in the finished images, kept through any interruption."""
 
 import fcntl
-import hashlib
 import json
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.evaluation.coco import Entry
-from condinst_deploy.support.closing import Closing
+from condinst_deploy.support.digests import sha256_of_text
+from condinst_deploy.support.json_text import json_text
 
 SYNC_SECONDS = 1.0
 """A power cut costs the images of so many seconds; a killed process costs none that was finished."""
@@ -21,7 +22,7 @@ Image = tuple[int, str]
 """An image's id in the data set, and the state of its file: another state is another image."""
 
 
-class Journal(Closing):
+class Journal(AbstractContextManager["Journal"]):
     """Lines of JSON in a file: the settings, then one line an image, in the data set's order.
 
     The file's name holds a hash of the settings (model, annotations, options, versions) and of the images, so that a
@@ -57,9 +58,9 @@ class Journal(Closing):
             ConfigError: another process is at work on it.
             OutputError: it cannot be written.
         """
-        self._head = json.dumps(settings, sort_keys=True)
+        self._head = json_text(settings, "the settings", sort_keys=True)
         self._images = images
-        digest = hashlib.sha256(f"{self._head}\n{json.dumps(images)}".encode()).hexdigest()[:12]
+        digest = sha256_of_text(f"{self._head}\n{json_text(images, 'the images')}")[:12]
         self._stem = name[:60]
         self.path = folder / f"{self._stem}.{digest}.jsonl"
         try:
@@ -69,7 +70,12 @@ class Journal(Closing):
             raise self._unwritable(e) from e
         self._lock()
         self._synced = time.monotonic()
-        self.finished = self._kept(window, fresh)
+        try:
+            self.finished = self._kept(window, fresh)
+        except OSError as e:
+            with suppress(OSError):  # it tries to write what is left in the buffer once more
+                self._stream.close()
+            raise self._unwritable(e) from e
         if not fresh and self.finished < len(images):
             self._take_over(window)
 
@@ -80,7 +86,7 @@ class Journal(Closing):
             OutputError: the disk is full.
         """
         content = {"image_id": image_id, "file": self._images[self.finished][1], "results": entries}
-        line = json.dumps(content, separators=(",", ":")) + "\n"
+        line = json_text(content, f"the results of image {image_id}") + "\n"
         try:
             self._stream.write(line.encode())
             self._stream.flush()
@@ -109,6 +115,9 @@ class Journal(Closing):
                 os.fsync(self._stream.fileno())
         except OSError as e:
             raise self._unwritable(e) from e
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _lock(self) -> None:
         try:

@@ -4,7 +4,6 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +17,6 @@ from condinst_deploy.evaluation.ground_truth import GroundTruth
 from condinst_deploy.imaging.decode import RGBArray, rgb_from
 from condinst_deploy.imaging.drawing import overlay
 from condinst_deploy.masks import BoolArray, Masks
-
-Scalar = TypeVar("Scalar", bound=np.generic)
 
 SIDE = 480
 """Longest side of a drawn image, in pixels: a report of three comparisons stays below 5 MB. Smaller images are
@@ -45,7 +42,7 @@ class Panel:
 
 
 def panel_from(difference: Difference, ground_truth: GroundTruth) -> Panel:
-    """Draw what both sides found in an image; an instance has the same colour on both.
+    """Draw what both sides found in an image; a class has one colour.
 
     Drawn is what scores above 0.3 on either side, or everything where nothing does.
 
@@ -59,12 +56,8 @@ def panel_from(difference: Difference, ground_truth: GroundTruth) -> Panel:
     ground_truth.check_size(str(path), size, difference.image_id)
     sides = _best_first(difference.reference), _best_first(difference.other)
     pairs = matched_pairs(*sides)
-    colours = _colours(sides, pairs)
     shown = _shown(sides, pairs)
-    drawn = [
-        _drawn(image, side, which, colour, ground_truth)
-        for side, which, colour in zip(sides, shown, colours, strict=True)
-    ]
+    drawn = [_drawn(image, side, which, ground_truth) for side, which in zip(sides, shown, strict=True)]
     left, right = _only_on_one_side(sides, pairs, shown, size)
     lone = [len(side.scores) - len(pairs) for side in sides]
     return Panel(
@@ -86,14 +79,6 @@ def _best_first(entries: Sequence[Entry]) -> Instances:
     return instances_from_coco(sorted(entries, key=lambda entry: -entry["score"]))
 
 
-def _colours(sides: Sides, pairs: npt.NDArray[np.int64]) -> Chosen:
-    """A number for each instance, the same for the two of a pair."""
-    left = np.arange(len(sides[0].scores))
-    right = len(left) + np.arange(len(sides[1].scores))
-    right[pairs[:, 1]] = left[pairs[:, 0]]
-    return left, right
-
-
 def _shown(sides: Sides, pairs: npt.NDArray[np.int64]) -> Chosen:
     left, right = (side.scores > DRAWN_ABOVE for side in sides)
     either = left[pairs[:, 0]] | right[pairs[:, 1]]
@@ -103,33 +88,14 @@ def _shown(sides: Sides, pairs: npt.NDArray[np.int64]) -> Chosen:
     return np.flatnonzero(left)[:MOST_DRAWN], np.flatnonzero(right)[:MOST_DRAWN]
 
 
-def _drawn(
-    image: RGBArray,
-    side: Instances,
-    which: npt.NDArray[np.int64],
-    colours: npt.NDArray[np.int64],
-    ground_truth: GroundTruth,
-) -> Image.Image:
-    captions = [f"{ground_truth.name_of(int(side.labels[i]))} {side.scores[i]:.2f}" for i in which]
+def _drawn(image: RGBArray, side: Instances, which: npt.NDArray[np.int64], ground_truth: GroundTruth) -> Image.Image:
+    labels = [ground_truth.category_ids.index(int(side.labels[i])) for i in which]
+    captions = [
+        f"{ground_truth.class_names[label]} {side.scores[i]:.2f}" for i, label in zip(which, labels, strict=True)
+    ]
     masks = _masks(side, which, (image.shape[0], image.shape[1]))
-    factor = _factor(image)
-    large = Masks.from_crops(
-        (factor * masks.size[0], factor * masks.size[1]),
-        factor * masks.offsets,
-        tuple(_enlarged(crop, factor) for crop in masks.crops),
-    )
-    boxes = (factor * side.boxes[which]).astype(np.float32)
-    return overlay(_enlarged(image, factor), boxes, captions, large, colours[which].tolist())
-
-
-def _factor(image: RGBArray) -> int:
-    """How many times a small image is enlarged."""
-    longest: int = max(image.shape)
-    return max(1, SIDE // longest)
-
-
-def _enlarged(pixels: npt.NDArray[Scalar], factor: int) -> npt.NDArray[Scalar]:
-    return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
+    boxes = side.boxes[which].astype(np.float32)
+    return overlay(image, boxes, captions, masks, labels, _drawn_side(max(image.shape)))
 
 
 def _masks(side: Instances, which: Sequence[int] | npt.NDArray[np.int64], size: tuple[int, int]) -> Masks:
@@ -163,7 +129,7 @@ def _tinted(image: RGBArray, left: BoolArray, right: BoolArray) -> Image.Image:
     reach = max(1, round(max(image.shape[:2]) / SIDE))
     for where, colour in ((left, ONLY_REFERENCE), (right, ONLY_OTHER)):
         pixels[_grown(where, reach)] = colour
-    return Image.fromarray(_enlarged(pixels, _factor(image)))
+    return Image.fromarray(pixels)
 
 
 def _grown(where: BoolArray, size: int) -> BoolArray:
@@ -175,9 +141,15 @@ def _grown(where: BoolArray, size: int) -> BoolArray:
     return grown
 
 
+def _drawn_side(longest: int) -> int:
+    """Return how long the longest side is drawn; pixels of an enlarged image have one size."""
+    return SIDE if longest > SIDE else SIDE // longest * longest
+
+
 def _data_uri(image: Image.Image) -> str:
-    scale = min(1.0, SIDE / max(image.size))
+    scale = _drawn_side(max(image.size)) / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
+    method = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
     stream = io.BytesIO()
-    image.resize((width, height), Image.Resampling.LANCZOS).save(stream, format="JPEG", quality=QUALITY)
+    image.resize((width, height), method).save(stream, format="JPEG", quality=QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -1,19 +1,17 @@
 """What results depend on: the model's file, the data, the options, the code, the libraries and the machine."""
 
-import hashlib
 import os
+import sys
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import condinst_deploy
 from condinst_deploy.evaluation.ground_truth import GroundTruth
-from condinst_deploy.evaluation.sources import Options
-from condinst_deploy.model.checkpoints import sha256_of
+from condinst_deploy.evaluation.sources import EvaluationOptions
 from condinst_deploy.runtime.predictor import Predictor
+from condinst_deploy.support.digests import sha256_of, sha256_of_text
+from condinst_deploy.support.versions import version_of
 
 LIBRARIES = (
     "condinst-deploy",
@@ -29,14 +27,16 @@ LIBRARIES = (
 """Whose versions results may depend on."""
 
 
-def run_settings(predictor: Predictor, source: Path, ground_truth: GroundTruth, options: Options) -> dict[str, Any]:
+def run_settings(
+    predictor: Predictor, source: Path, ground_truth: GroundTruth, options: EvaluationOptions
+) -> dict[str, Any]:
     """All that a model's results depend on beside the images, as plain JSON values."""
     backend, own = predictor.backend, predictor.manifest.selection.lowest_score
     return {
         "model": {"file": source.name, "sha256": sha256_of(source), "manifest": predictor.manifest.to_json()},
         "backend": f"{backend.name} on {backend.device}",
         "device": _device_name(backend.device),
-        "threads": {"torch": torch.get_num_threads(), "cores": len(os.sched_getaffinity(0))},
+        "threads": {"torch": _torch_threads(), "cores": len(os.sched_getaffinity(0))},
         "batch_size": predictor.batch_size,
         "score_threshold": own if options.score_threshold is None else options.score_threshold,
         "annotations": ground_truth.sha256,
@@ -52,11 +52,6 @@ def images_with_states(ground_truth: GroundTruth) -> tuple[tuple[int, str], ...]
     return tuple(zip(ground_truth.image_ids, digests, strict=True))
 
 
-def sha256_of_text(text: str) -> str:
-    """SHA-256 of a text in UTF-8, in hexadecimal."""
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-
-
 def figure_versions(fast: bool) -> dict[str, str | None]:
     """Versions of what turns results into figures."""
     return versions(("condinst-deploy", "faster-coco-eval" if fast else "pycocotools", "numpy"))
@@ -64,25 +59,23 @@ def figure_versions(fast: bool) -> dict[str, str | None]:
 
 def versions(libraries: tuple[str, ...]) -> dict[str, str | None]:
     """Installed version of each; None where it is not there."""
-    return {library: _version(library) for library in libraries}
+    return {library: version_of(library) for library in libraries}
 
 
 @cache
 def code_digest(package: Path) -> str:
     """SHA-256 of a package's Python files: its version stays the same while it is worked on."""
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(f"{path.relative_to(package).as_posix()} {sha256_of(path)}\n".encode())
-    return digest.hexdigest()
+    files = sorted(package.rglob("*.py"))
+    return sha256_of_text("".join(f"{path.relative_to(package).as_posix()} {sha256_of(path)}\n" for path in files))
 
 
 def _device_name(device: str) -> str | None:
     """A GPU's name; None for a CPU, whose instructions no file names reliably."""
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else None
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name(device) if torch is not None and device.startswith("cuda") else None
 
 
-def _version(library: str) -> str | None:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return None
+def _torch_threads() -> int | None:
+    """Threads of PyTorch; None if no backend has imported it, so that nothing depends on them."""
+    torch = sys.modules.get("torch")
+    return None if torch is None else int(torch.get_num_threads())

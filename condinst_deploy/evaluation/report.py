@@ -14,9 +14,12 @@ from condinst_deploy.evaluation.coco import CURVE_IOUS, FIGURE_NAMES, KIND_NAMES
 from condinst_deploy.evaluation.comparison import IOU_BINS, RULE, SIZES, Comparison, agreement_metrics, iou_counts
 from condinst_deploy.evaluation.evaluator import Evaluation, Side
 from condinst_deploy.evaluation.gate import GATED, Failure, NotCompared, compared, is_moved
+from condinst_deploy.evaluation.operating_points import MIN_IOU, points_json
 from condinst_deploy.evaluation.panels import Panel, panel_from
 from condinst_deploy.evaluation.plots import Curve, bars, error_rows, iou_rows, precision_recall
+from condinst_deploy.evaluation.threshold_tables import COLUMNS, confusion_table, threshold_rows
 from condinst_deploy.evaluation.wording import change_text, iou_text, percent_text, points_text, small_text
+from condinst_deploy.shown_text import shown
 from condinst_deploy.support.atomic_write import atomic_path
 
 BOX_ERROR_BOUNDS = (0.001, 0.01, 0.1, 1.0, 10.0)  # px
@@ -102,6 +105,7 @@ def write_html(path: Path, evaluation: Evaluation, verdict: Verdict, per_class: 
     """
     loader = PackageLoader("condinst_deploy.evaluation")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.finalize = _shown
     environment.filters |= {
         "points": points_text,
         "change": change_text,
@@ -125,6 +129,17 @@ def write_html(path: Path, evaluation: Evaluation, verdict: Verdict, per_class: 
                 zip(evaluation.sides[1:], evaluation.comparisons, strict=True), start=1
             )
         ],
+        thresholds=[
+            (
+                side,
+                KIND_NAMES[side.points.kind],
+                threshold_rows(side, evaluation.ground_truth, per_class=True),
+                confusion_table(side.points, evaluation),
+            )
+            for side in evaluation.sides
+        ],
+        threshold_columns=COLUMNS,
+        min_iou=MIN_IOU,
         rule=RULE,
         gated=compared(evaluation),
         gated_names=[FIGURE_NAMES[name] for name in GATED],
@@ -154,6 +169,7 @@ def _side_json(side: Side, evaluation: Evaluation, per_class: bool) -> dict[str,
         "detections": side.detections,
         "pictures_from_journal": side.reused,
         "settings": _without_manifest(side.settings),
+        "thresholds": points_json(side.points, evaluation.ground_truth),
     }
     for kind, coco in side.coco.items():
         entry[KIND_NAMES[kind]] = {name: points(value) for name, value in coco.metrics._asdict().items()}
@@ -233,7 +249,12 @@ def _curve_plots(evaluation: Evaluation) -> list[tuple[str, str]]:
     return plots
 
 
+def _shown(value: Any) -> Any:
+    """What a template writes: text from files without controls and lone surrogates, which UTF-8 cannot encode."""
+    return shown(value) if type(value) is str else value
+
+
 def _breakable(name: str) -> Markup:
     """A file's name that may be broken where a reader would."""
     breaks = {sign: Markup("{}<wbr>").format(sign) for sign in "/_-"} | {".": Markup("<wbr>.")}
-    return Markup("").join(breaks.get(sign, sign) for sign in name)
+    return Markup("").join(breaks.get(sign, sign) for sign in shown(name))

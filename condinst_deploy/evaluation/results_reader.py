@@ -7,10 +7,11 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from condinst_deploy.data.coco import checked_bbox, checked_segmentation, is_finite, merged_rle
+from condinst_deploy.data.coco import checked_bbox, checked_segmentation, is_finite, make_whole, merged_rle
 from condinst_deploy.errors import DataError
 from condinst_deploy.evaluation.coco import Entry, Kind
 from condinst_deploy.evaluation.ground_truth import GroundTruth
+from condinst_deploy.shown_text import shown_value
 
 KINDS: dict[str, Kind] = {"bbox": "bbox", "segmentation": "segm"}
 """Key of an entry -> what it lets be evaluated."""
@@ -29,6 +30,7 @@ def read_results(path: Path, ground_truth: GroundTruth) -> list[Entry]:
     wanted, known, categories = set(ground_truth.image_ids), set(ground_truth.coco.imgs), set(ground_truth.category_ids)
     keys = _keys(entries[0]) if entries else set()
     kept = []
+    make_whole(entry for entry in entries if isinstance(entry, dict))
     for position, entry in enumerate(entries, start=1):
         where = f"{path}: entry {position}"
         if not keys or _keys(entry) != keys:
@@ -36,7 +38,7 @@ def read_results(path: Path, ground_truth: GroundTruth) -> list[Entry]:
             raise DataError(f"{where} is no detection like the others; expected an object with {wanted_keys}")
         _check_ids(entry, where, known, categories, ground_truth.annotations)
         if not is_finite(entry.get("score")):
-            raise DataError(f"{where} has score {entry.get('score')!r}; expected a finite number")
+            raise DataError(f"{where} has score {shown_value(entry.get('score'))}; expected a finite number")
         if entry["image_id"] in wanted:
             kept.append(_checked(entry, ground_truth.size(entry["image_id"]), where))
     return kept
@@ -78,7 +80,7 @@ def _check_ids(entry: Entry, where: str, known: set[int], categories: set[int], 
         value = entry.get(key)
         if type(value) is not int or value not in ids:
             raise DataError(
-                f"{where} has {key} {value!r}, which no {what} of {annotations} has;"
+                f"{where} has {key} {shown_value(value)}, which no {what} of {annotations} has;"
                 " expected results of the same data set, with its own ids"
             )
 

@@ -1,4 +1,4 @@
-"""What an evaluation is made of, and what is seen to before anything long begins."""
+"""Sources and options of an evaluation, and checks of both before anything long begins."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from condinst_deploy.contract.artifacts import check_there
 from condinst_deploy.errors import ConfigError, DataError
+from condinst_deploy.runtime.observer import Observer
 
 REPORT, METRICS = "report.html", "figures.json"
 
@@ -19,26 +20,46 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Options:
+class EvaluationOptions:
     """How an evaluation is run.
 
-    Raises:
-        ConfigError: a value that no model and no results file can be evaluated with.
+    Attributes:
+        out: folder for report, metrics, results and journals.
+        device: auto, cpu, cuda or cuda:N.
+        batch_size: images of equal padded shape that are run at once; None: 1 on a CPU, 8 on a GPU.
+        score_threshold: keep scores above it; None: the models' own thresholds.
+        fast: compute average precision with faster-coco-eval.
+        fresh: run every image anew, whatever an earlier run left in the journals.
+        gate: largest difference of an AP from the reference's, in points from 0 to 100; None: no gate.
+        per_class: also report the AP of each class.
+        limit: take the first so many images; None: all.
+        observer: called for each stage of the models and of the evaluation; None: no cost.
     """
 
-    out: Path
+    out: Path = Path("evaluation")
     device: str = "auto"
     batch_size: int | None = None
-    score_threshold: float | None = None  # keep scores above; None: the models' own
-    fast: bool = False  # faster-coco-eval
-    fresh: bool = False  # begin every journal anew
+    score_threshold: float | None = None
+    fast: bool = False
+    fresh: bool = False
+    gate: float | None = None
+    per_class: bool = False
+    limit: int | None = None
+    observer: Observer | None = None
 
     def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ConfigError: one is outside its range.
+        """
         threshold = self.score_threshold
         if threshold is not None and not 0 <= threshold <= 1:  # NaN is neither
             raise ConfigError(f"score_threshold is {threshold:g}; expected 0 to 1")
         if self.batch_size is not None and self.batch_size < 1:
             raise ConfigError(f"batch_size is {self.batch_size}; expected at least 1")
+        if self.gate is not None and not 0 <= self.gate <= 100:
+            raise ConfigError(f"--gate is {self.gate:g}; expected 0 to 100 AP points")
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
@@ -67,6 +88,20 @@ def results_path(out: Path, name: str) -> Path:
     return out / f"{_file_stem(name)}.results.json"
 
 
+def checked_sources(
+    models: Sequence[Path], results: Sequence[Path], annotations: Path, images: Path | None, options: EvaluationOptions
+) -> list[Source]:
+    """Models, then results files, after all checks that need no library.
+
+    Raises:
+        ConfigError, ArtifactError, CheckpointError, DataError: as `check_sources` and `check_outputs`.
+    """
+    sources = [Source(path, is_model=True) for path in models] + [Source(path, is_model=False) for path in results]
+    check_sources(sources, images, options.gate)
+    check_outputs(sources, annotations, options.out)
+    return sources
+
+
 def check_sources(sources: Sequence[Source], images: Path | None, gate: float | None) -> None:
     """See that an evaluation makes sense.
 
@@ -81,8 +116,6 @@ def check_sources(sources: Sequence[Source], images: Path | None, gate: float | 
         raise ConfigError("--images is missing: the folder of the images that the models are to be run on")
     if gate is not None and len(sources) < 2:
         raise ConfigError("--gate compares with the first model or results file; name at least one more")
-    if gate is not None and not 0 <= gate <= 100:
-        raise ConfigError(f"--gate is {gate:g}; expected 0 to 100 AP points")
     for source in sources:
         if source.is_model:
             check_there(source.path)

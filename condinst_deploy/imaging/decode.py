@@ -1,4 +1,4 @@
-"""Images of any kind -> upright RGB `uint8 (H, W, 3)`."""
+"""Images of any kind -> upright RGB `uint8 (H, W, 3)`; training, inference and drawing all decode here."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,10 +20,10 @@ from condinst_deploy.errors import ImageError
 RGBArray = npt.NDArray[np.uint8]
 
 SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2", ".avif"}
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+    | {".ppm", ".pgm", ".pnm", ".jp2", ".j2k", ".avif"}
 )
-"""File names that a folder is searched for, in any case."""
-
+"""Endings of the files that are taken from a folder; upper and lower case are the same."""
 
 ORIENTATION = 0x0112  # EXIF tag
 TURNS = {
@@ -35,10 +35,10 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes an image of each orientation upright."""
+"""Orientation -> the transposition that makes the image upright."""
 
 _opening = Lock()
-"""Held while a warning is silenced: Python keeps the filters of warnings for the whole process, not for a thread."""
+"""Held while a warning is silenced, because Python's warning filters belong to the process and not to a thread."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class EncodedImage:
     content: bytes
 
 
-def expand_sources(sources: Any) -> list[Any]:
-    """One entry an image: folders and glob patterns become their files, sorted; the rest stays as it is.
+def expand_sources(sources: Any, *, recursive: bool = False) -> list[Any]:
+    """Return one entry for each image. Folders and glob patterns become their files, sorted; other entries are kept.
 
     Raises:
         ImageError: a folder has no images, or a pattern matches nothing.
@@ -58,30 +58,31 @@ def expand_sources(sources: Any) -> list[Any]:
     if not isinstance(sources, list | tuple):
         sources = [sources]
     try:
-        return [entry for source in sources for entry in _expanded(source)]
+        return [entry for source in sources for entry in _expanded(source, recursive)]
     except OSError as e:
         raise ImageError(f"{e.filename} cannot be looked up ({e.strerror})") from e
 
 
-def existing_sources(sources: Sequence[str]) -> list[Path]:
-    """The images of paths, folders and patterns; single ones may be missing, to be told when they are read.
+def existing_sources(sources: Sequence[str], *, recursive: bool = False) -> list[Path]:
+    """Return the images of paths, folders and patterns. Some may be missing; reading them raises the error.
 
     Raises:
         ImageError: not one is there, a folder has no images, or a pattern matches nothing.
     """
-    paths: list[Path] = expand_sources(list(sources))
+    paths: list[Path] = expand_sources(list(sources), recursive=recursive)
     if not any(path.exists() for path in paths):
         raise ImageError(f"no image at {', '.join(map(str, paths[:3]))}; expected images, folders or patterns")
     return paths
 
 
-def _expanded(source: Any) -> Iterator[Any]:
+def _expanded(source: Any, recursive: bool) -> Iterator[Any]:
     if not isinstance(source, str | Path):
         yield source
         return
     path = Path(source)
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.is_dir())
+        inside = path.rglob("*") if recursive else path.iterdir()
+        found = sorted(p for p in inside if _is_image_name(p) and not p.is_dir())
         if not found:
             raise ImageError(f"{path} has no images; expected files ending in {', '.join(sorted(SUFFIXES))}")
         yield from found
@@ -92,6 +93,11 @@ def _expanded(source: Any) -> Iterator[Any]:
         yield from found
     else:
         yield path
+
+
+def _is_image_name(path: Path) -> bool:
+    """Whether a folder's file is taken for an image; `._NAME` are macOS' notes on the file NAME."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith("._")
 
 
 def rgb_from(source: Any) -> RGBArray:
@@ -110,10 +116,10 @@ def rgb_from(source: Any) -> RGBArray:
     """
     if isinstance(source, str | Path):
         with _reading(Path(source)) as stream:
-            return _rgb_from_file(stream)
+            return _rgb_from_stream(stream)
     if isinstance(source, EncodedImage):
-        with _explained(source.name):
-            return _rgb_from_file(BytesIO(source.content))
+        with _named(source.name):
+            return _rgb_from_stream(BytesIO(source.content))
     if isinstance(source, Image.Image):
         try:
             return _rgb_from_pil(source)
@@ -134,34 +140,55 @@ def rgb_from(source: Any) -> RGBArray:
     raise ImageError(f"an image is a {type(source).__name__}; expected a path, an array, a PIL image or a tensor")
 
 
+def rgb_from_bytes(content: bytes, max_pixels: int | None = None) -> RGBArray:
+    """Decode an encoded image (JPEG, PNG, ...) as `rgb_from` decodes a file.
+
+    Args:
+        content: the encoded image.
+        max_pixels: refuse an image whose header declares more; None: only Pillow's own limit.
+
+    Raises:
+        ImageError: it cannot be decoded, or it is too large.
+    """
+    stream = BytesIO(content)
+    with _named("the image"), _opened(stream) as image:
+        if max_pixels is not None and image.width * image.height > max_pixels:
+            raise ImageError(f"it has {image.width}x{image.height} pixels; at most {max_pixels} are accepted")
+        return _rgb_from_opened(image, stream)
+
+
 def jpeg_from(path: Path) -> bytes | None:
-    """The content of a file that is an upright RGB JPEG, which is all that a JPEG decoder can do alone; else None.
+    """Return the content of an upright RGB JPEG, which a JPEG decoder handles alone. Return None for other files.
 
     Raises:
         ImageError: it cannot be read.
     """
     with _reading(path) as stream, _opened(stream) as image:
         data = _rgb_jpeg(image, stream)
-        return None if data is None or _orientation(image) in TURNS else data
+        return None if data is None or orientation_of(image) in TURNS else data
 
 
-def _rgb_from_file(stream: BinaryIO) -> RGBArray:
+def _rgb_from_stream(stream: BinaryIO) -> RGBArray:
     with _opened(stream) as image:
-        data = _rgb_jpeg(image, stream)
-        if data is not None:
-            # libjpeg-turbo like Pillow's, a copy and maybe a version of its own; that the pixels are the same is
-            # tested (tests/imaging/test_jpeg.py: test_pixels_are_pillows), and Pillow's copies of them are spared
-            with suppress(ValueError):  # a warning of the decoder's: Pillow decides what is damaged
-                pixels: RGBArray = simplejpeg.decode_jpeg(data, colorspace="RGB")
-                turn = TURNS.get(_orientation(image))
-                return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
-        return _rgb_from_pil(image)
+        return _rgb_from_opened(image, stream)
+
+
+def _rgb_from_opened(image: Image.Image, stream: BinaryIO) -> RGBArray:
+    data = _rgb_jpeg(image, stream)
+    if data is not None:
+        # simplejpeg uses libjpeg-turbo as Pillow does and makes fewer copies; tests/imaging/test_jpeg.py compares
+        # the pixels of both
+        with suppress(ValueError):  # simplejpeg raises on warnings; Pillow decides which files are damaged
+            pixels: RGBArray = simplejpeg.decode_jpeg(data, colorspace="RGB")
+            turn = TURNS.get(orientation_of(image))
+            return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
+    return _rgb_from_pil(image)
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[BinaryIO]:
-    """The open file; whatever goes wrong with it in the block is told with its name."""
-    with _explained(str(path)):
+    """Open a file. Every error in the block becomes an `ImageError` that names the file."""
+    with _named(str(path)):
         if not path.is_file():
             raise FileNotFoundError
         with path.open("rb") as stream:
@@ -169,8 +196,8 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """Every error of the block becomes an `ImageError` with the image's name."""
+def _named(name: str) -> Iterator[None]:
+    """Every error in the block becomes an `ImageError` that names the image."""
     try:
         yield
     except ImageError as e:
@@ -186,9 +213,9 @@ def _explained(name: str) -> Iterator[None]:
 
 
 def _opened(stream: BinaryIO) -> Image.Image:
-    """Pillow's view of a file, of which only the head is read here."""
+    """Open a file with Pillow, which reads the header only."""
     with _opening, warnings.catch_warnings():
-        # a large photograph is no attack on whoever asked for it by name; the hard limit stays
+        # the user named the file, so a large photograph is no attack; Pillow's hard limit stays
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         return Image.open(stream)
 
@@ -203,9 +230,9 @@ def _rgb_jpeg(image: Image.Image, stream: BinaryIO) -> bytes | None:
 def _rgb_from_pil(image: Image.Image) -> RGBArray:
     if 0 in image.size:
         raise ImageError(f"an image is empty: its size is {image.size}")
-    image.load()  # Pillow's TIFF reader turns images upright itself, and then forgets the orientation
-    # not ImageOps.exif_transpose: it writes the whole EXIF anew, and fails over any odd entry of it
-    turn = TURNS.get(_orientation(image))
+    image.load()  # Pillow's TIFF reader turns images upright here and then removes the orientation
+    # ImageOps.exif_transpose would write the whole EXIF again, and it fails if any entry is malformed
+    turn = TURNS.get(orientation_of(image))
     image = image if turn is None else image.transpose(turn)
     if image.mode.startswith("I"):  # 16-bit grey, in Pillow's several spellings
         return _rgb_from_array(np.asarray(image).clip(0, 65535).astype(np.uint16))
@@ -217,10 +244,11 @@ def _rgb_from_pil(image: Image.Image) -> RGBArray:
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _orientation(image: Image.Image) -> Any:
+def orientation_of(image: Image.Image) -> Any:
+    """EXIF orientation of an opened image, a key of `TURNS` or anything else; None where it cannot be read."""
     try:
         return image.getexif().get(ORIENTATION)
-    except Exception:  # an image with EXIF that cannot be read is still an image
+    except Exception:  # Pillow raises errors of many kinds on malformed EXIF; the pixels can still be read
         return None
 
 
@@ -243,7 +271,7 @@ def _rgb_from_array(array: npt.NDArray[Any]) -> RGBArray:
 
 
 def source_name(source: Any, position: int) -> str:
-    """How messages and result files call an image: its path, or its place in the list."""
+    """Return the name of an image in messages and result files: its path, or its position in the list."""
     if isinstance(source, EncodedImage):
         return source.name
     return str(source) if isinstance(source, str | Path) else f"image {position}"

@@ -1,20 +1,28 @@
-"""Overlay images: masks, boxes and labels drawn on a photograph."""
+"""Instances drawn on an image: masks, boxes and captions; overlays, sheets and reports all draw here."""
 
 from collections.abc import Sequence
+from math import ceil
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from condinst_deploy.masks import Masks
+from condinst_deploy.errors import ConfigError
+from condinst_deploy.imaging.labels import Label, draw_labels
+from condinst_deploy.imaging.palette import DARK, LIGHT, Colour, colour_of, lightened
+from condinst_deploy.masks import BoolArray, Masks, Window
 
-PALETTE = (
-    (230, 57, 70), (42, 157, 143), (255, 183, 3), (69, 123, 214), (155, 93, 229),
-    (0, 187, 249), (251, 133, 0), (112, 193, 60), (241, 91, 181), (140, 110, 84),
-)  # fmt: skip
-"""RGB colours, used in turn."""
+OPACITY = 0.45
+"""Of a mask's colour; the rest is the image."""
 
-OPACITY = 0.5
+SMALLEST_TEXT, LARGEST_TEXT = 11, 48
+"""Height of captions, pixels."""
+
+SHEET_SIDE = 288
+"""Longest side of an image in a contact sheet, pixels."""
+
+LONGEST_SIDE = 65_500
+"""Longest side that an image can be scaled to, pixels."""
 
 
 def overlay(
@@ -22,44 +30,147 @@ def overlay(
     boxes: npt.NDArray[np.float32],
     captions: Sequence[str],
     masks: Masks,
-    colours: Sequence[int] | None = None,
+    labels: Sequence[int] | None = None,
+    longest_side: int | None = None,
 ) -> Image.Image:
     """Draw instances on a copy of the image, the first one (the best) on top.
 
+    The image and the masks are scaled first, then outlines, boxes and captions are drawn, so that lines and texts are
+    sharp and legible at every size. Every mask has a dark line around it and a light one inside it: one of them
+    shows on any ground.
+
     Args:
         image: `(H, W, 3)` uint8 RGB, of the masks' size.
-        boxes: `(n, 4)` xyxy pixels.
+        boxes: `(n, 4)` xyxy, pixels of the image.
         captions: n texts.
         masks: n masks.
-        colours: n places in `PALETTE`, taken in turn; None: 0, 1, ...
+        labels: n classes; a class has one colour. None: 0, 1, ...
+        longest_side: pixels that the longest side of the result has; None: the image's own size.
+
+    Raises:
+        ConfigError: the longest side is not 1 to 65,500, or there are not n of each.
     """
-    pixels = image.copy()
-    chosen = [PALETTE[c % len(PALETTE)] for c in (range(len(masks)) if colours is None else colours)]
-    places = masks.windows
-    for i in reversed(range(len(masks))):
-        (y, x, height, width), crop = places[i], masks.crop(i)
-        window = pixels[y : y + height, x : x + width]
-        colour = np.array(chosen[i], dtype=np.float32)
-        window[crop] = (window[crop] * (1 - OPACITY) + colour * OPACITY).astype(np.uint8)
+    labels = range(len(masks)) if labels is None else labels
+    lengths = len(boxes), len(captions), len(masks), len(labels)
+    if len(set(lengths)) > 1:
+        raise ConfigError(f"{lengths} boxes, captions, masks and labels; expected as many of each")
+    drawn, scale = _scaled_image(image, longest_side)
+    pixels = np.array(drawn)
+    text_size = min(max(min(drawn.size) // 40, SMALLEST_TEXT), LARGEST_TEXT)
+    thickness = max(1, text_size // 12)
+    colours = [colour_of(label) for label in labels]
+    # a border of `thickness` pixels around each mask leaves room for the line outside of it
+    pieces = [_scaled_mask(masks.crop(i), window, scale, thickness) for i, window in enumerate(masks.windows)]
+    for (origin, mask), colour in reversed(list(zip(pieces, colours, strict=True))):
+        _tint(pixels, origin, mask, colour)
+    for (origin, mask), colour in reversed(list(zip(pieces, colours, strict=True))):
+        inner = mask & ~_shrunk(mask, thickness)
+        _paint(pixels, origin, _grown(mask, thickness) & ~mask, DARK)
+        _paint(pixels, origin, inner, lightened(colour))
     drawn = Image.fromarray(pixels)
-    draw = ImageDraw.Draw(drawn)
-    text_size = max(10, min(image.shape[:2]) // 40)
-    font = ImageFont.load_default(text_size)
-    for i in reversed(range(len(masks))):
-        x1, y1, x2, y2 = boxes[i].tolist()
-        draw.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=chosen[i], width=max(1, text_size // 8))
-        corner = (x1, max(0.0, y1 - text_size - 2))
-        draw.rectangle(draw.textbbox(corner, captions[i], font=font), fill=chosen[i])
-        draw.text(corner, captions[i], fill=(255, 255, 255), font=font)
+    boxes = boxes * np.float32(scale)
+    _draw_boxes(drawn, boxes, colours, thickness)
+    texts = [
+        Label(caption, (x1, y1, x2, y2), colour)
+        for caption, (x1, y1, x2, y2), colour in zip(captions, boxes.tolist(), colours, strict=True)
+    ]
+    draw_labels(drawn, texts, text_size)
     return drawn
 
 
-def contact_sheet(images: Sequence[Image.Image], columns: int = 4, side: int = 288) -> Image.Image:
-    """Images in rows, each scaled to fit a square of `side` pixels."""
+def contact_sheet(images: Sequence[Image.Image], columns: int = 4, side: int = SHEET_SIDE) -> Image.Image:
+    """Images in rows, each in a square of `side` pixels; larger ones are made smaller.
+
+    Overlays that are made with `longest_side=side` keep the captions' size.
+    """
     rows = max(1, -(-len(images) // columns))
-    sheet = Image.new("RGB", (columns * side, rows * side), (255, 255, 255))
+    sheet = Image.new("RGB", (columns * side, rows * side), LIGHT)
     for i, image in enumerate(images):
-        scale = min(side / image.width, side / image.height)
-        size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
-        sheet.paste(image.resize(size, Image.Resampling.BICUBIC), (i % columns * side, i // columns * side))
+        fitting = image.copy()
+        fitting.thumbnail((side, side), Image.Resampling.LANCZOS)
+        sheet.paste(fitting, (i % columns * side, i // columns * side))
     return sheet
+
+
+def _scaled_image(image: npt.NDArray[np.uint8], longest_side: int | None) -> tuple[Image.Image, float]:
+    """Return the image at its drawn size, and the factor; pixels of an image that is enlarged stay squares."""
+    if longest_side is None:
+        return Image.fromarray(image), 1.0
+    if not 1 <= longest_side <= LONGEST_SIDE:
+        raise ConfigError(f"the longest side is {longest_side}; expected 1 to {LONGEST_SIDE} pixels")
+    scale = longest_side / max(image.shape[:2])
+    size = tuple(max(1, round(side * scale)) for side in (image.shape[1], image.shape[0]))
+    method = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
+    return Image.fromarray(image).resize((size[0], size[1]), method), scale
+
+
+def _scaled_mask(crop: BoolArray, window: Window, scale: float, border: int) -> tuple[tuple[int, int], BoolArray]:
+    """Return where the drawn mask begins, `(y, x)`, and the mask with an empty border of so many pixels.
+
+    The first pixel may lie outside the image, as far as the border.
+    """
+    if crop.size == 0:
+        return (0, 0), np.zeros((0, 0), dtype=np.bool_)
+    top, left = int(window.y * scale), int(window.x * scale)
+    if scale != 1:
+        height = max(1, ceil((window.y + window.height) * scale) - top)
+        width = max(1, ceil((window.x + window.width) * scale) - left)
+        crop = _resampled(crop, (left / scale - window.x, top / scale - window.y), (width, height), scale)
+    return (top - border, left - border), np.pad(crop, border)
+
+
+def _resampled(crop: BoolArray, start: tuple[float, float], size: tuple[int, int], scale: float) -> BoolArray:
+    """Sample a crop at the drawn pixels' areas; a drawn pixel belongs to the mask from half of its area on."""
+    pad = 2 + int(1 / scale)  # the drawn pixels at the border reach beyond the crop
+    padded = Image.fromarray(np.pad(crop, pad).astype(np.uint8) * 255)
+    x, y = start[0] + pad, start[1] + pad
+    area = (x, y, min(x + size[0] / scale, padded.width), min(y + size[1] / scale, padded.height))
+    covered = np.asarray(padded.resize(size, Image.Resampling.BOX, area))
+    # a line thinner than a drawn pixel would vanish
+    return covered >= min(128, int(covered.max()) or 1)
+
+
+def _tint(pixels: npt.NDArray[np.uint8], origin: tuple[int, int], mask: BoolArray, colour: Colour) -> None:
+    part, inside = _common(pixels, origin, mask)
+    mixed = part[inside] * np.float32(1 - OPACITY) + np.array(colour, dtype=np.float32) * np.float32(OPACITY)
+    part[inside] = mixed.astype(np.uint8)
+
+
+def _paint(pixels: npt.NDArray[np.uint8], origin: tuple[int, int], where: BoolArray, colour: Colour) -> None:
+    part, inside = _common(pixels, origin, where)
+    part[inside] = colour
+
+
+def _common(
+    pixels: npt.NDArray[np.uint8], origin: tuple[int, int], mask: BoolArray
+) -> tuple[npt.NDArray[np.uint8], BoolArray]:
+    """Return the views of the image and of the mask that lie on each other."""
+    top, left = max(0, origin[0]), max(0, origin[1])
+    inside = mask[top - origin[0] :, left - origin[1] :]
+    part = pixels[top : top + inside.shape[0], left : left + inside.shape[1]]
+    return part, inside[: part.shape[0], : part.shape[1]]
+
+
+def _grown(mask: BoolArray, by: int) -> BoolArray:
+    """Return the mask and all pixels that touch it, `by` times."""
+    for _ in range(by):
+        grown = mask.copy()
+        grown[1:] |= mask[:-1]
+        grown[:-1] |= mask[1:]
+        grown[:, 1:] |= mask[:, :-1]
+        grown[:, :-1] |= mask[:, 1:]
+        mask = grown
+    return mask
+
+
+def _shrunk(mask: BoolArray, by: int) -> BoolArray:
+    """Return the mask without its outer pixels, `by` times."""
+    return ~_grown(~mask, by)
+
+
+def _draw_boxes(image: Image.Image, boxes: npt.NDArray[np.float32], colours: Sequence[Colour], thickness: int) -> None:
+    draw = ImageDraw.Draw(image)
+    for (x1, y1, x2, y2), colour in reversed(list(zip(boxes.tolist(), colours, strict=True))):
+        x2, y2 = max(x1, x2), max(y1, y2)
+        draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=DARK, width=thickness + 2)
+        draw.rectangle((x1, y1, x2, y2), outline=colour, width=thickness)

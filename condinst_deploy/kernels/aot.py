@@ -11,7 +11,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from condinst_deploy.kernels.mask_head import FLOAT32, HALF
+from condinst_deploy.kernels.mask_head import launch_of
 from condinst_deploy.kernels.paste import EXTENT_BLOCK, TILE_BYTES, TILE_ROWS, mask_extents_kernel, packed_masks_kernel
 from condinst_deploy.kernels.select import select_instances_kernel, warps_of
 
@@ -53,7 +53,7 @@ class Resources:
 
 def mask_head_source(dtype: str, channels: int, hidden: int) -> KernelSource:
     """The mask head for features and parameters of one type."""
-    launch = FLOAT32 if dtype == "float32" else HALF
+    launch = launch_of(dtype, hidden)
     data = POINTERS[dtype]
     arguments = {"feats": data, "params": data, "points": "*fp32", "soi": "*fp32"}
     arguments |= dict.fromkeys(("slots", "height", "width"), "i32") | {"logits": data}

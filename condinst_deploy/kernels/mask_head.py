@@ -5,11 +5,12 @@ the logits goes to memory, and each program reads each parameter once. Coordinat
 
 Two bodies, by the type of the features. In float32 a program has one instance, and the layers are fused
 multiply-adds: tensor cores have no float32. In float16 and bfloat16 a program has 16 instances, and the layers
-are products on tensor cores, two instances at a time, because eight channels fill half of a product's sixteen:
+are products on tensor cores. A product is 16 wide. Eight hidden channels (CondInst) fill half of it, so that two
+instances share one; sixteen (mmdetection's BoxInst) fill it:
 
-    hidden1 (pixels, 2*8) = relu(feats (pixels, C) @ W1 (C, 2*8) + coordinate term in float32)
-    hidden2 (pixels, 2*8) = relu(hidden1 @ [W2 0; 0 W2'] + b2)
-    logits (pixels, 16)  += hidden2 @ (w3 in the column of each of the two)
+    hidden1 (pixels, 16) = relu(feats (pixels, C) @ W1 (C, 16) + coordinate term in float32)
+    hidden2 (pixels, 16) = relu(hidden1 @ W2 + b2), where W2 is [W2 0; 0 W2'] for two instances
+    logits (pixels, 16) += hidden2 @ (w3 in the column of each instance)
 
 Pixels are the rows, so that the result of one product is the operand of the next in the same registers.
 """
@@ -27,10 +28,12 @@ from condinst_deploy.model.mask_head import dynamic_mask_head
 
 STRIDE = tl.constexpr(MASK_STRIDE)
 GROUP = tl.constexpr(16)  # instances of a program in half precision: the columns of the last product
-WIDE = tl.constexpr(8)  # hidden channels, after padding
 
 MOST_CHANNELS = 16
 """Channels of the mask features that fit the depth of one product on tensor cores."""
+
+MOST_HIDDEN = 16
+"""Hidden channels that fit one product on tensor cores."""
 
 
 @triton.jit
@@ -41,6 +44,7 @@ def mask_head_float32(
     """`TILE` pixels of one instance; program (pixel tile, slot, image)."""
     pixels = height * width
     instance = tl.program_id(2).to(tl.int64) * slots + tl.program_id(1)
+    wide: tl.constexpr = 8 if HIDDEN <= 8 else 16  # hidden channels, after padding
     inputs: tl.constexpr = CHANNELS + 2
     w2: tl.constexpr = HIDDEN * inputs
     w3: tl.constexpr = w2 + HIDDEN * HIDDEN
@@ -56,10 +60,10 @@ def mask_head_float32(
     relative_x = tl.div_rn(x - ((pixel % width) * STRIDE + STRIDE // 2).to(tl.float32), scale)
     relative_y = tl.div_rn(y - ((pixel // width) * STRIDE + STRIDE // 2).to(tl.float32), scale)
 
-    channel = tl.arange(0, WIDE)
+    channel = tl.arange(0, wide)
     real = channel < HIDDEN
     row = own + channel * inputs  # of w1, one hidden channel each
-    hidden = tl.load(own + b1 + channel, real, 0.0)[:, None] + tl.zeros((WIDE, TILE), tl.float32)  # (8, TILE)
+    hidden = tl.load(own + b1 + channel, real, 0.0)[:, None] + tl.zeros((wide, TILE), tl.float32)  # (wide, TILE)
     hidden += tl.load(row, real, 0.0)[:, None] * relative_x[None, :]
     hidden += tl.load(row + 1, real, 0.0)[:, None] * relative_y[None, :]
     image = feats + tl.program_id(2).to(tl.int64) * CHANNELS * pixels
@@ -85,6 +89,7 @@ def mask_head_half(
     """`TILE` pixels of 16 instances; program (pixel tile, group of slots, image)."""
     kind: tl.constexpr = feats.dtype.element_ty
     pixels = height * width
+    wide: tl.constexpr = 8 if HIDDEN <= 8 else 16  # hidden channels, after padding
     inputs: tl.constexpr = CHANNELS + 2
     w2: tl.constexpr = HIDDEN * inputs
     w3: tl.constexpr = w2 + HIDDEN * HIDDEN
@@ -109,12 +114,12 @@ def mask_head_half(
     group = params + first * size
     places = points + first * 2
     sizes = soi + first
-    half, channel = lane // WIDE, lane % WIDE  # which of the two instances, and its hidden channel
+    part, channel = lane // wide, lane % wide  # which of the product's instances, and its hidden channel
     real = channel < HIDDEN
     sums = tl.load(group + tl.minimum(lane, left - 1) * size + b3).to(tl.float32)[None, :]
     sums += tl.zeros((TILE, GROUP), tl.float32)  # (TILE, 16 instances)
-    for pair in range(0, GROUP, 2):
-        instance = tl.minimum(pair + half, left - 1)  # (16,)
+    for turn in range(0, GROUP, 16 // wide):
+        instance = tl.minimum(turn + part, left - 1)  # (16,)
         own = instance * size
         # the coordinates are a term in float32: constant - slope_x * x - slope_y * y
         scale = 1.0 / tl.load(sizes + instance)
@@ -127,15 +132,15 @@ def mask_head_half(
             group + (own + channel * inputs + 2)[None, :] + lane[:, None],
             real[None, :] & (lane < CHANNELS)[:, None],
             0.0,
-        )  # (16 features, 2*8)
-        hidden = tl.maximum(tl.dot(values, weights1, term), 0.0).to(kind)  # (TILE, 2*8)
+        )  # (16 features, 16)
+        hidden = tl.maximum(tl.dot(values, weights1, term), 0.0).to(kind)  # (TILE, 16)
 
-        block = (half[:, None] == half[None, :]) & real[None, :] & real[:, None]
-        weights2 = tl.load(group + (own + w2 + channel * HIDDEN)[None, :] + channel[:, None], block, 0.0)  # (2*8, 2*8)
+        block = (part[:, None] == part[None, :]) & real[None, :] & real[:, None]
+        weights2 = tl.load(group + (own + w2 + channel * HIDDEN)[None, :] + channel[:, None], block, 0.0)  # (16, 16)
         bias2 = tl.load(group + own + b2 + channel, real, 0.0).to(tl.float32)[None, :]
         hidden = tl.maximum(tl.dot(hidden, weights2, bias2 + tl.zeros((TILE, 16), tl.float32)), 0.0).to(kind)
 
-        column = real[:, None] & ((pair + half)[:, None] == lane[None, :])
+        column = real[:, None] & ((turn + part)[:, None] == lane[None, :])
         weights3 = tl.load(group + (own + w3 + channel)[:, None] + tl.zeros((16, GROUP), tl.int32), column, 0.0)
         sums = tl.dot(hidden, weights3, sums)
     place = logits + (first + lane)[:, None] * pixels + pixel[None, :]  # (16, TILE)
@@ -157,13 +162,21 @@ class MaskHeadLaunch:
 
 
 FLOAT32 = MaskHeadLaunch(mask_head_float32, tile=512, group=1, warps=4)
+FLOAT32_WIDE = MaskHeadLaunch(mask_head_float32, tile=256, group=1, warps=4)  # 512 pixels spill registers on sm_90
 HALF = MaskHeadLaunch(mask_head_half, tile=256, group=GROUP.value, warps=4)
 LAUNCHES = {torch.float32: FLOAT32, torch.float16: HALF, torch.bfloat16: HALF}
 
 
+def launch_of(dtype: str, hidden: int) -> MaskHeadLaunch:
+    """The launch for features of a type ("float32", "float16", "bfloat16") and a hidden width."""
+    if dtype != "float32":
+        return HALF
+    return FLOAT32 if hidden <= 8 else FLOAT32_WIDE
+
+
 def supports_mask_head(mask_feats: Tensor, params: Tensor, hidden: int) -> bool:
-    """Whether the kernels cover these types and widths; the published models are (8, 8)."""
-    fits = mask_feats.shape[1] <= MOST_CHANNELS and hidden <= WIDE.value
+    """Whether the kernels cover these types and widths; published are (8, 8), (16, 8) and (16, 16)."""
+    fits = mask_feats.shape[1] <= MOST_CHANNELS and hidden <= MOST_HIDDEN
     return fits and mask_feats.dtype == params.dtype and mask_feats.dtype in LAUNCHES
 
 
@@ -180,7 +193,7 @@ def fused_mask_head(mask_feats: Tensor, params: Tensor, points: Tensor, soi: Ten
     logits = mask_feats.new_empty((batch, slots, height, width))
     if logits.numel() == 0:
         return logits
-    launch = LAUNCHES[mask_feats.dtype]
+    launch = launch_of(str(mask_feats.dtype).removeprefix("torch."), hidden)
     with torch.cuda.device_of(mask_feats):  # Triton launches on the current device
         launch.kernel[launch.grid(batch, slots, height * width)](
             mask_feats.contiguous(), params.contiguous(), points.float().contiguous(), soi.float().contiguous(),

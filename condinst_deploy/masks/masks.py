@@ -10,6 +10,7 @@ import numpy.typing as npt
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.masks.contours import outlines
 from condinst_deploy.masks.rle import counts_from_runs, run_lengths_from_counts
+from condinst_deploy.masks.simplification import simplified
 
 BoolArray = npt.NDArray[np.bool_]
 Runs = npt.NDArray[np.int64]
@@ -154,16 +155,24 @@ class Masks:
         counts = (text for group in groups for text in counts_from_runs(group, self.size[0] * self.size[1]))
         return [{"size": list(self.size), "counts": text} for text in counts]
 
-    def polygons(self) -> list[list[npt.NDArray[np.float32]]]:
+    def polygons(self, tolerance: float = 0.0) -> list[list[npt.NDArray[np.float32]]]:
         """Closed outlines of every mask, in pixels, where the centre of pixel `(0, 0)` is at `(0.5, 0.5)`.
+
+        Args:
+            tolerance: pixels that points may lie beside the new outline when they are left out; 0: none is left out.
 
         Returns:
             For each mask a list of `(m, 2)` float32 `(x, y)` polygons through the middles between pixel
             centres, corners cut: exactly the mask's pixels have their centres inside. Parts and holes are
             polygons of their own (even-odd rule). A mask of no pixels has none. Time and memory grow with the
             outlines' length.
+
+        Raises:
+            ConfigError: the tolerance is negative or not finite.
         """
-        return [outlines(runs, self.size[0]) for runs in self.runs]
+        if not 0 <= tolerance < float("inf"):
+            raise ConfigError(f"the tolerance is {tolerance}; expected 0 or more pixels")
+        return [[simplified(ring, tolerance) for ring in outlines(runs, self.size[0])] for runs in self.runs]
 
 
 def trimmed_crop(mask: BoolArray) -> tuple[tuple[int, int], BoolArray]:

@@ -1,6 +1,5 @@
 """Checkpoints: mmdetection's and AdelaiDet's as published, and the toolkit's own format."""
 
-import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,8 +17,16 @@ from condinst_deploy.model.families import published_model, unwrapped
 from condinst_deploy.model.key_tables import KEY_TABLES, KeyTable, renamed
 from condinst_deploy.model.safe_load import load_checkpoint_file
 from condinst_deploy.support.atomic_write import atomic_path
+from condinst_deploy.support.digests import sha256_of
+from condinst_deploy.support.validation import printable, shortened
 
 OWN_FORMAT = "condinst-deploy"
+
+LARGEST_UNSTORED = 1 << 30
+"""Bytes of a model that may be larger than what its file holds."""
+
+PROBLEMS_SHOWN = 1_000
+"""Weights that do not fit, which an error lists; it counts the others."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +57,14 @@ def load_model(path: str | Path, family: Family | None = None) -> LoadedModel:
             raise CheckpointError(f"{path} is a model of the family {loaded.manifest.family}; expected {family}")
         return loaded
     published = published_model(path, content, family)
-    model = CondInst(published.config)
-    _load_weights(path, model, published.state, KEY_TABLES[published.family])
+    model = _with_weights(path, published.config, published.state, KEY_TABLES[published.family])
     manifest = ModelManifest(
         class_names=published.class_names,
         category_ids=published.category_ids,
         family=published.family,
         preprocessing=published.config.preprocessing,
         selection=published.config.selection,
-        source=path.name,
+        source=printable(path.name),
         source_sha256=sha256_of(path),
     )
     return LoadedModel(model.eval(), manifest, published.note)
@@ -96,39 +102,65 @@ def own_content(model: CondInst, manifest: ModelManifest) -> dict[str, Any]:
     }
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
 def _load_own(path: Path, content: dict[str, Any]) -> LoadedModel:
     try:
-        config = CondInstConfig.from_dict(content["config"])
-        manifest = ModelManifest.from_json(content["manifest"])
-        state = content["state_dict"]
-        if not isinstance(state, Mapping):
-            raise ConfigError("state_dict is not a dictionary of tensors")
-    except (KeyError, TypeError, AttributeError, ConfigError, ArtifactError) as e:
+        config, manifest, state = _own_entries(content)
+    except (ConfigError, ArtifactError) as e:
         raise CheckpointError(f"{path} is a {OWN_FORMAT} checkpoint with unusable settings: {e}") from e
     if len(manifest.class_names) != config.num_classes:
         raise CheckpointError(f"{path} names {len(manifest.class_names)} classes for a model of {config.num_classes}")
     if (manifest.selection, manifest.preprocessing) != (config.selection, config.preprocessing):
         raise CheckpointError(f"{path} contradicts itself: its manifest and its model have different settings")
     if not manifest.source:
-        manifest = replace(manifest, source=path.name, source_sha256=sha256_of(path))
-    model = CondInst(config)
+        manifest = replace(manifest, source=printable(path.name), source_sha256=sha256_of(path))
     own: KeyTable = ((r"(.+)", r"\1"),)
-    state, prefix_remark = unwrapped({str(key): value for key, value in state.items()})
-    _load_weights(path, model, state, own)
+    state, prefix_remark = unwrapped(state)
+    model = _with_weights(path, config, state, own)
     note = f"condinst-deploy checkpoint, {config.title}, {config.num_classes} classes{prefix_remark}"
     return LoadedModel(model.eval(), manifest, note)
 
 
-def _load_weights(path: Path, model: CondInst, state: Mapping[str, Any], table: KeyTable) -> None:
-    """Copy `state` into the model; one error lists everything that does not fit."""
-    expected = model.state_dict()
-    state = {str(key): value for key, value in state.items()}
+def _own_entries(content: dict[str, Any]) -> tuple[CondInstConfig, ModelManifest, Mapping[str, Any]]:
+    missing = [name for name in ("config", "manifest", "state_dict") if name not in content]
+    if missing:
+        raise ConfigError(f"it has no entry {', '.join(missing)}")
+    manifest, state = content["manifest"], content["state_dict"]
+    if not isinstance(manifest, str):
+        raise ConfigError(f"manifest is {shortened(manifest)}; expected text")
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+        raise ConfigError(f"state_dict is {shortened(state)}; expected a dictionary of tensors with their names")
+    return CondInstConfig.from_dict(content["config"]), ModelManifest.from_json(manifest), state
+
+
+def _with_weights(path: Path, config: CondInstConfig, state: Mapping[str, Any], table: KeyTable) -> CondInst:
+    """A model with the weights of `state`.
+
+    The shapes that the configuration implies are compared with the file's before memory is allocated for them.
+    """
+    with torch.device("meta"):
+        expected = CondInst(config).state_dict()
+    tensors = _fitting(path, expected, state, table)
+    _check_size(path, expected, tensors)
+    model = CondInst(config)
+    model.load_state_dict(tensors, strict=False)
+    return model
+
+
+def _check_size(path: Path, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a small file that describes a huge model: a stored tensor can repeat one number over any shape."""
+    needed = sum(want.nbytes for want in expected.values())
+    storages = (tensor.untyped_storage() for tensor in tensors.values())
+    stored = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+    if needed > max(LARGEST_UNSTORED, 4 * stored):  # weights may be stored in 16 or 8 bits
+        raise CheckpointError(
+            f"{path} holds {stored / 1e9:.1f} GB of numbers for a model of {needed / 1e9:.1f} GB; expected all of them"
+        )
+
+
+def _fitting(
+    path: Path, expected: Mapping[str, Tensor], state: Mapping[str, Any], table: KeyTable
+) -> dict[str, Tensor]:
+    """The weights under this toolkit's names; one error lists everything that does not fit."""
     mapped, unmapped = renamed(list(state), table)
     tensors = {ours: state[theirs] for theirs, ours in mapped.items()}
     theirs_of = {ours: theirs for theirs, ours in mapped.items()}
@@ -140,15 +172,27 @@ def _load_weights(path: Path, model: CondInst, state: Mapping[str, Any], table: 
         if have is None:
             if not key.endswith("num_batches_tracked"):  # counts training steps; older files lack it
                 problems.append(f"missing: {key}")
-        elif not isinstance(have, Tensor) or have.shape != want.shape:
-            shape = tuple(have.shape) if isinstance(have, Tensor) else type(have).__name__
-            problems.append(f"mis-shaped: {theirs_of[key]} is {shape}, expected {tuple(want.shape)}")
-        elif have.layout is not torch.strided or have.is_quantized or have.is_meta or have.is_complex():
-            problems.append(f"not plain numbers: {theirs_of[key]} is {have.layout} {have.dtype} on {have.device}")
-        elif not torch.isfinite(have).all():
-            problems.append(f"not finite: {theirs_of[key]} holds NaN or infinity")
-        elif key.endswith("running_var") and (have < 0).any():
-            problems.append(f"negative: {theirs_of[key]} holds variances below 0")
+        elif problem := _problem(key, theirs_of[key], have, want):
+            problems.append(problem)
     if problems:
-        raise CheckpointError(f"{path} does not fit the model, {len(problems)} problems:\n  " + "\n  ".join(problems))
-    model.load_state_dict(tensors, strict=False)
+        shown = problems[:PROBLEMS_SHOWN]
+        if len(problems) > len(shown):
+            shown = [*shown, f"and {len(problems) - len(shown)} more"]
+        raise CheckpointError(f"{path} does not fit the model, {len(problems)} problems:\n  " + "\n  ".join(shown))
+    return tensors
+
+
+def _problem(key: str, theirs: str, have: object, want: Tensor) -> str | None:
+    """Why a weight of the file cannot be used as the model's weight `key`; None if it can."""
+    if not isinstance(have, Tensor) or have.shape != want.shape:
+        shape = tuple(have.shape) if isinstance(have, Tensor) else type(have).__name__
+        return f"mis-shaped: {theirs} is {shape}, expected {tuple(want.shape)}"
+    if have.layout is not torch.strided or have.is_quantized or have.is_meta or have.is_complex():
+        return f"not plain numbers: {theirs} is {have.layout} {have.dtype} on {have.device}"
+    if not torch.isfinite(have).all():
+        return f"not finite: {theirs} holds NaN or infinity"
+    if have.dtype != want.dtype and not torch.isfinite(have.to(want.dtype)).all():
+        return f"not finite: {theirs} is {have.dtype} with numbers that {want.dtype} cannot hold"
+    if key.endswith("running_var") and (have < 0).any():
+        return f"negative: {theirs} holds variances below 0"
+    return None

@@ -1,7 +1,7 @@
 """The CondInst network: reference model for training, and the truth for every parity test."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -97,7 +97,8 @@ class CondInst(nn.Module):
         ]
         count, kept = self._slots(candidates)
         logits = self.operations.mask_head(mask_feats, kept.params, kept.points, kept.soi, self.config.dynamic_channels)
-        return Instances(count.to(torch.int32), kept.boxes, kept.scores, kept.labels.to(torch.int32), logits)
+        scores = kept.scores + overflow(levels)[:, None]
+        return Instances(count.to(torch.int32), kept.boxes, scores, kept.labels.to(torch.int32), logits)
 
     def _slots(self, images: list[Candidates]) -> tuple[Tensor, Candidates]:
         """How many survive NMS in each image `(B,)`, and they in K slots `(B, K, ...)`, zeros behind them."""
@@ -136,6 +137,18 @@ class CondInst(nn.Module):
         for classifier in (self.head.cls_logits, *semantic):
             assert isinstance(classifier.bias, Tensor)
             nn.init.constant_(classifier.bias, -math.log((1 - 0.01) / 0.01))
+
+
+def overflow(levels: Sequence[LevelOutputs]) -> Tensor:
+    """`(B,)`: 0, or NaN for an image in which the head predicts a number that is not finite.
+
+    A comparison with NaN is false: without this, an image whose towers overflow would have no candidates, and look as
+    one in which there is nothing to find.
+    """
+    sums = [
+        (x * 0).flatten(1).sum(dim=1) for level in levels for x in (level.cls_logits, level.distances, level.centerness)
+    ]
+    return torch.stack(sums).sum(dim=0)
 
 
 def _padded(x: Tensor, slots: int) -> Tensor:

@@ -1,10 +1,12 @@
 """The frozen description of a CondInst network."""
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from condinst_deploy.contract import Family, Preprocessing, Selection
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.support.validation import Limits, check_choice, check_number, shortened, typed
 
 STRIDES = (8, 16, 32, 64, 128)
 """Strides of P3..P7, in network pixels."""
@@ -23,6 +25,26 @@ BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 
 NORM_GROUPS = 32
 """Groups of the towers' GroupNorm."""
+
+BOXINST_WIDTHS: dict[Family, tuple[int, int]] = {"mmdet": (16, 16), "adelaidet": (16, 8)}
+"""Mask channels and hidden channels of the mask head of the published BoxInst models (arXiv 2012.02310).
+
+CondInst's are (8, 8); otherwise BoxInst's network is CondInst's.
+"""
+
+LIMITS = {
+    "num_classes": 100_000,
+    "base_width": 1_024,
+    "tower_convs": 64,
+    "mask_branch_channels": 4_096,
+    "mask_branch_convs": 64,
+    "mask_channels": 256,
+    "dynamic_channels": 256,
+    "bifpn_repeats": 64,
+}
+"""Largest value of each size, far above those of published models: a file's settings size nothing beyond them."""
+
+FPN_CHANNELS = Limits(2 * NORM_GROUPS, 4_096, whole=True)
 
 Neck = Literal["fpn", "bifpn"]
 """What makes P3..P7 of the backbone's features."""
@@ -46,8 +68,8 @@ class CondInstConfig:
     tower_convs: int = 4
     mask_branch_channels: int = 128
     mask_branch_convs: int = 4
-    mask_channels: int = 8  # channels of the mask features
-    dynamic_channels: int = 8  # hidden channels of the dynamic mask head
+    mask_channels: int = 8  # channels of the mask features; BoxInst has 16
+    dynamic_channels: int = 8  # hidden channels of the dynamic mask head; mmdetection's BoxInst has 16
     semantic_head: bool = False  # a classifier of P3's pixels, which only training uses
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     selection: Selection = field(default_factory=Selection)
@@ -58,27 +80,24 @@ class CondInstConfig:
         Raises:
             ConfigError: a field has a value that no network can be built from.
         """
-        if self.depth not in BLOCKS:
-            raise ConfigError(f"ResNet depth is {self.depth}; expected one of {sorted(BLOCKS)}")
-        for name in ("num_classes", "base_width", "tower_convs", "mask_branch_channels",
-                     "mask_branch_convs", "mask_channels", "dynamic_channels", "bifpn_repeats"):  # fmt: skip
-            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected a whole number of at least 1")
+        if type(self.depth) is not int or self.depth not in BLOCKS:
+            raise ConfigError(f"ResNet depth is {shortened(self.depth)}; expected one of {sorted(BLOCKS)}")
+        for name, most in LIMITS.items():
+            check_number(name, getattr(self, name), Limits(1, most, whole=True))
         for name in ("stride_in_1x1", "semantic_head"):
             if type(getattr(self, name)) is not bool:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; expected true or false")
-        if self.neck not in get_args(Neck):
-            raise ConfigError(f"neck is {self.neck!r}; expected one of {', '.join(get_args(Neck))}")
+                raise ConfigError(f"{name} is {shortened(getattr(self, name))}; expected true or false")
+        check_choice("neck", self.neck, Neck)
         if self.preprocessing.family != self.selection.family:
             raise ConfigError(
                 f"preprocessing is of the family {self.preprocessing.family} and selection of {self.selection.family};"
                 " expected the same"
             )
         # with one channel a group, a level of one cell would have nothing to normalise over
-        if self.fpn_channels < 2 * NORM_GROUPS or self.fpn_channels % NORM_GROUPS:
+        if not FPN_CHANNELS.hold(self.fpn_channels) or self.fpn_channels % NORM_GROUPS:
             raise ConfigError(
-                f"fpn_channels is {self.fpn_channels}; the towers' GroupNorm needs a multiple of {NORM_GROUPS},"
-                f" at least {2 * NORM_GROUPS}"
+                f"fpn_channels is {shortened(self.fpn_channels)}; the towers' GroupNorm needs a multiple of"
+                f" {NORM_GROUPS}, {FPN_CHANNELS.least} to {FPN_CHANNELS.most}"
             )
 
     @property
@@ -90,7 +109,11 @@ class CondInstConfig:
     def title(self) -> str:
         """Short name of the architecture, for messages."""
         parts = [f"ResNet-{self.depth}", "BiFPN" if self.neck == "bifpn" else ""]
-        return " ".join(part for part in (*parts, "with a semantic head" if self.semantic_head else "") if part)
+        parts.append("with a semantic head" if self.semantic_head else "")
+        widths = self.mask_channels, self.dynamic_channels
+        if widths in BOXINST_WIDTHS.values():
+            parts.append(f"with BoxInst's mask head ({widths[0]} mask channels, {widths[1]} hidden ones)")
+        return " ".join(part for part in parts if part)
 
     @property
     def backbone_channels(self) -> tuple[int, int, int]:
@@ -101,7 +124,7 @@ class CondInstConfig:
 
     @property
     def num_params(self) -> int:
-        """Parameters that the controller predicts per instance (169 for the published models)."""
+        """Parameters that the controller predicts per instance: 169 for CondInst, 233 and 593 for BoxInst."""
         hidden, inputs = self.dynamic_channels, self.mask_channels + 2
         return hidden * inputs + hidden * hidden + hidden + hidden + hidden + 1
 
@@ -116,12 +139,19 @@ class CondInstConfig:
         Raises:
             ConfigError: a field is unknown or has a value that cannot be used.
         """
-        unknown = sorted(set(values) - {f.name for f in fields(cls)})
-        if unknown:
-            raise ConfigError(f"unknown model settings: {', '.join(unknown)}")
-        rest = {k: v for k, v in values.items() if k not in ("preprocessing", "selection")}
-        return cls(
-            **rest,
-            preprocessing=Preprocessing.from_dict(values.get("preprocessing", {})),
-            selection=Selection.from_dict(values.get("selection", {})),
-        )
+        return typed(values, cls)
+
+
+def hidden_width(mask_channels: int, num_params: int) -> int | None:
+    """Hidden channels h of a dynamic mask head with `num_params = h (C + 2) + h h + 3 h + 1` parameters.
+
+    Args:
+        mask_channels: channels C of the mask features.
+        num_params: parameters of one instance.
+
+    Returns:
+        The width; None where no whole number gives so many parameters.
+    """
+    linear = mask_channels + 5
+    width = (math.isqrt(linear**2 + 4 * max(num_params - 1, 0)) - linear) // 2
+    return width if width >= 1 and width * width + linear * width + 1 == num_params else None

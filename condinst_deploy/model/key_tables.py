@@ -32,6 +32,7 @@ MMDET: KeyTable = (
     (r"mask_head\.mask_feature_head\.conv_branch\.(\d+)\.bn\.(\w+)", r"mask_branch.tower.\1.norm.\2"),
     (r"mask_head\.mask_feature_head\.conv_pred\.(\w+)", r"mask_branch.features.\1"),
     (r"data_preprocessor\..+", None),  # mean and std, read into the configuration
+    (r"mask_head\._iter", None),  # BoxInst's count of training steps
 )
 
 _STAGES = range(1, 5)  # torchvision's layer1..4 are detectron2's res2..5

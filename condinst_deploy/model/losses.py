@@ -10,13 +10,13 @@ from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
 from condinst_deploy.contract import Family, check_family
-from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.condinst import Features
 from condinst_deploy.model.config import MASK_STRIDE, SOI_STRIDES
 from condinst_deploy.model.head import LevelOutputs
 from condinst_deploy.model.mask_head import dynamic_mask_head
 from condinst_deploy.model.resample import aligned_bilinear
 from condinst_deploy.model.targets import Assignment, ImageTargets, Locations, assign, locations_of
+from condinst_deploy.support.validation import Limits, check_number
 
 MASK_TARGET_STRIDE = 4
 """Stride at which masks are learnt."""
@@ -49,8 +49,8 @@ class LossSettings:
         check_family(self.family)
         for name in ("max_masks", "masks_per_image"):
             cap = getattr(self, name)
-            if cap is not None and (type(cap) is not int or cap < 1):
-                raise ConfigError(f"losses.{name} is {cap!r}; expected a whole number of at least 1")
+            if cap is not None:
+                check_number(f"losses.{name}", cap, Limits(1, whole=True))
 
     @property
     def drawn(self) -> int | None:

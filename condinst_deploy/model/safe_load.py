@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def load_checkpoint_file(path: Path) -> dict[str, Any]:
             have to be run to be read.
     """
     check_there(path, CHECKPOINT)
+    _check_size(path)
     # one class a name: the unpickler tells stand-ins apart by identity
     stand_ins = [(type(f"Inert_{i}", (Inert,), {}), name) for i, name in enumerate(INERT_NAMES)]
     try:
@@ -66,6 +68,25 @@ def load_checkpoint_file(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a dictionary with weights")
     return content
+
+
+def _check_size(path: Path) -> None:
+    """See that a zip file does not inflate: `torch.save` stores tensors as they are.
+
+    Raises:
+        CheckpointError: its entries are larger than the file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inside = sum(entry.file_size for entry in archive.infolist())
+    except (OSError, zipfile.BadZipFile, NotImplementedError):
+        return  # an older format, or damaged: PyTorch's reader says so
+    size = path.stat().st_size
+    if inside > size:
+        raise CheckpointError(
+            f"{path} has {size:,} bytes and would take {inside:,} when unpacked; expected the uncompressed file that"
+            " torch.save writes"
+        )
 
 
 def _refusal(path: Path, message: str) -> str:

@@ -1,1 +1,1 @@
-"""From images to detections: preprocessing, backends with the same four verbs, postprocessing."""
+"""From images to detections: preprocessing, backends with the same verbs, postprocessing."""

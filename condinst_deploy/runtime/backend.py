@@ -1,37 +1,56 @@
-"""What every backend is: the same four verbs, load, preprocess, forward, postprocess."""
+"""The interface of all backends. Its verbs are load, forward and postprocess."""
 
+import os
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeAlias
 
-from condinst_deploy.contract import (
-    ImageGeometry,
-    InstanceDetections,
-    ModelManifest,
-    NetworkInputs,
-    NetworkOutputs,
-)
+from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest, NetworkOutputs
+from condinst_deploy.errors import BackendError
 from condinst_deploy.imaging.decode import RGBArray
 from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
-from condinst_deploy.runtime.preprocessing.batch import network_inputs
-from condinst_deploy.support.closing import Closing
+from condinst_deploy.runtime.preprocessing.batch import HostWriter, stacked
+from condinst_deploy.runtime.preprocessing.types import Inputs, InputWriter
 
-if TYPE_CHECKING:  # it takes PyTorch, which a mistake in a command's arguments should not wait for
+if TYPE_CHECKING:  # it imports PyTorch, and arguments are checked before PyTorch is imported
     from condinst_deploy.runtime.device_outputs import DeviceOutputs
 
 Outputs: TypeAlias = "NetworkOutputs | DeviceOutputs"
-"""What `infer` gives and `postprocess` takes: on the host, or still on the device that made them."""
+"""Outputs on the host, or on the device that computes them. `on_host` gives arrays of both."""
 
 
-class Backend(Closing):
+class Backend(AbstractContextManager["Backend"]):
     """One loaded model on one device. Close it, or use it in a `with` block."""
 
     name: str
     device: str
     manifest: ModelManifest
     note: str = ""  # what loading found out about the file
-    largest_batch: int | None = None  # images that the network takes at once; None: as many as memory holds
+    largest_batch: int | None = None  # most images in a batch; None: as many as fit into memory
+    _process: int  # that loaded it
+    input_writer: InputWriter = HostWriter()  # where prepared images are written
+
+    def __new__(cls, *_: object, **__: object) -> Self:
+        """Remember the process; `check_process` compares it."""
+        backend = super().__new__(cls)
+        backend._process = os.getpid()
+        return backend
+
+    def check_process(self) -> None:
+        """See that this process loaded the model.
+
+        Raises:
+            BackendError: it was forked from the process that did. A library's threads do not come along, and a run
+                would wait for them for ever.
+        """
+        if self._process != os.getpid():
+            raise BackendError(
+                "this model was loaded in another process, from which this one was forked, and its threads are not"
+                " here; load the model in the process that uses it, or start processes with multiprocessing's method"
+                " 'spawn' (gunicorn: without --preload)"
+            )
 
     @classmethod
     @abstractmethod
@@ -40,53 +59,66 @@ class Backend(Closing):
 
         Args:
             path: a file of the backend's kind.
-            device: "auto", "cpu", "cuda" or "cuda:N"; "auto" takes a GPU where PyTorch sees one, else the CPU.
+            device: "auto", "cpu", "cuda" or "cuda:N"; "auto" takes a GPU if PyTorch sees one, else the CPU.
 
         Raises:
             ArtifactError: the file or its manifest cannot be used.
-            BackendError: the device or a library is not there.
+            BackendError: the device or a library is missing.
         """
 
+    @property
+    def static_batch(self) -> int | None:
+        """The batch size of a model with a fixed shape; None: any."""
+        return self.manifest.static_shape[0] if self.manifest.static_shape else None
+
     def geometry(self, image: RGBArray) -> ImageGeometry:
-        """Sizes of an image on its way through this model."""
+        """Return the sizes of an image on its way through this model."""
         static = self.manifest.static_shape
         canvas = static[1:] if static else None
         return ImageGeometry.of((image.shape[0], image.shape[1]), self.manifest.preprocessing, canvas)
 
-    def preprocess(self, images: Sequence[RGBArray]) -> tuple[NetworkInputs, list[ImageGeometry]]:
-        """RGB images -> one batch, padded to the largest, as the references pad a batch."""
-        geometries = [self.geometry(image) for image in images]
-        static = self.manifest.static_shape
-        return network_inputs(images, geometries, static[0] if static else None), geometries
+    def collate(self, parts: Sequence[Inputs]) -> Inputs:
+        """Put images of equal padded shape together, and add blank images if the model has a fixed batch size.
+
+        Args:
+            parts: what `input_writer` wrote, or `NetworkInputs`.
+        """
+        return stacked([part.on_host() for part in parts], self.static_batch)
 
     @abstractmethod
-    def forward(self, inputs: NetworkInputs) -> NetworkOutputs:
-        """Run the network on one batch; the outputs are on the host, and finished."""
+    def forward(self, inputs: Inputs) -> Outputs:
+        """Run the network on one batch.
 
-    def infer(self, inputs: NetworkInputs) -> Outputs:
-        """Run the network on one batch, for this backend's own `postprocess`.
+        A backend on a GPU may return before the outputs are finished, and leave them on the GPU for `postprocess`;
+        `outputs.on_host()` waits and gives `NetworkOutputs`. No later run changes the outputs.
 
-        A backend on a GPU may leave the outputs there, and may return before they are finished.
+        Raises:
+            BackendError: the model was closed or cannot run this batch.
         """
-        return self.forward(inputs)
 
     def synchronize(self) -> None:
-        """Wait until all work given to the device is finished."""
+        """Wait until the device has finished all work."""
 
     def postprocess(
         self, outputs: Outputs, geometries: Sequence[ImageGeometry], result_filter: ResultFilter | None = None
     ) -> list[InstanceDetections]:
-        """Network outputs -> detections in original pixels, one a geometry; finished, and on the host.
+        """Turn outputs of `forward` into detections in original pixels, one entry for each geometry.
 
         Raises:
             BackendError: the network's outputs are not finite.
         """
         if isinstance(outputs, NetworkOutputs):
             return detections_from_outputs(outputs, geometries, self.manifest, result_filter or ResultFilter())
-        # imported here: it takes Triton, and what gives outputs on a device has it
+        # imported here: it imports Triton, which backends with outputs on a device have imported before
         from condinst_deploy.runtime.device_postprocess import detections_from_device
 
         return detections_from_device(outputs, geometries, self.manifest, result_filter or ResultFilter())
 
     def close(self) -> None:
-        """Release what the backend holds; it cannot be used afterwards."""
+        """Release the model. The backend cannot be used afterwards; a second call does nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,6 +1,5 @@
 """Result files: a COCO results list, written as it grows, and the images it speaks of."""
 
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, TextIO
 
 from condinst_deploy.contract import InstanceDetections
 from condinst_deploy.support.atomic_write import atomic_path
+from condinst_deploy.support.json_text import json_text
 
 
 class ResultsWriter:
@@ -24,7 +24,7 @@ class ResultsWriter:
     def add_entries(self, entries: Iterable[dict[str, Any]]) -> None:
         """Append entries that are made already."""
         for entry in entries:
-            self._stream.write((",\n" if self.count else "") + json.dumps(entry, separators=(",", ":")))
+            self._stream.write((",\n" if self.count else "") + json_text(entry, "a result"))
             self.count += 1
 
 
@@ -44,7 +44,7 @@ def coco_results(path: Path) -> Iterator[ResultsWriter]:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, whole or not at all."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json_text(value, str(path), indent=1) + "\n", encoding="utf-8")
 
 
 def image_ids(paths: list[Path]) -> list[int]:

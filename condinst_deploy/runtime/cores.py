@@ -1,7 +1,27 @@
-"""How many cores this process can keep busy with arithmetic."""
+"""How many cores this process can use, and how many threads compute a batch."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
+
+from condinst_deploy.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class CpuThreads:
+    """Threads that compute one batch on a CPU."""
+
+    count: int | None = None  # None: `usable_cores`, one for each physical core that this process may use
+    spin: bool = True  # busy-wait for the next operator: faster alone, slower if other programs use the cores
+
+    def __post_init__(self) -> None:
+        """Check the number.
+
+        Raises:
+            ConfigError: it is less than 1.
+        """
+        if self.count is not None and self.count < 1:
+            raise ConfigError(f"the number of threads is {self.count}; expected at least 1, or None for all cores")
 
 
 def usable_cores(root: Path = Path("/")) -> int:

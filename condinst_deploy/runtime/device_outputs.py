@@ -16,49 +16,55 @@ from condinst_deploy.runtime.postprocess import require_finite
 
 
 class DeviceOutputs(NamedTuple):
-    """Outputs that the device may still be working on; take them by `taken` or `on_host`.
+    """Outputs that the device may still be computing; read them with `taken` or `on_host`.
 
-    They belong to whoever holds them: no later run writes into these tensors.
+    No later run writes into these tensors.
     """
 
     tensors: Instances
-    ready: torch.cuda.Event | None  # when they are finished; None: they are, on a CPU
+    ready: torch.cuda.Event | None  # recorded behind the computation; None: the tensors are on a CPU, and finished
 
     @classmethod
     def of(cls, tensors: Instances) -> Self:
-        """Outputs that the current stream makes."""
+        """Outputs that the current stream computes."""
         device = tensors.mask_logits.device
         ready = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
         return cls(tensors, ready)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.tensors.mask_logits.device
+
     def taken(self) -> Instances:
-        """The tensors, for work on the current stream; the stream waits until they are finished, the caller not."""
+        """Return the tensors for work on the current stream. The stream waits for them, the caller does not."""
         if self.ready is not None:
             stream = torch.cuda.current_stream(self.tensors.mask_logits.device)
             stream.wait_event(self.ready)
             for tensor in self.tensors:
-                # their memory belongs to the stream that made them; it is given away only after this one is done
+                # the allocator gives the memory to its own stream again only after this stream has read it
                 tensor.record_stream(stream)
         return self.tensors
 
-    def on_host(self, images: int | None = None) -> NetworkOutputs:
-        """Finished host arrays; of the mask logits only as many slots cross as the fullest image uses.
+    def on_host(self, images: int | None = None, precision: str = "float32") -> NetworkOutputs:
+        """Wait for the outputs and return arrays. Mask logits have only the slots that the fullest image uses.
 
         Args:
-            images: how many of the batch there are, the rest being blank; None: all.
+            images: the number of images in the batch that are not blank; None: all.
+            precision: of the network, for the error.
 
         Raises:
-            BackendError: a logit of theirs is NaN or infinite, in whichever slot.
+            BackendError: a logit of these images is NaN or infinite, in any slot.
         """
         tensors = self.taken()
         count, finite = on_host(tensors.num_detections, torch.isfinite(tensors.mask_logits[:images]).all())
-        require_finite(bool(finite))
+        require_finite(bool(finite), precision)
         used = tensors.mask_logits[:, : int(count.max(initial=0))]
         return NetworkOutputs(count, *on_host(tensors.boxes, tensors.scores, tensors.labels, used))
 
 
 def on_host(*tensors: Tensor) -> list[npt.NDArray[Any]]:
-    """Tensors of one device as arrays; a GPU's are copied through pinned memory, and waited for once."""
+    """Return tensors of one device as arrays. Copies from a GPU go through pinned memory; the caller waits once."""
     if not tensors[0].is_cuda:
         return [tensor.numpy() for tensor in tensors]
     copies = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
@@ -69,16 +75,16 @@ def on_host(*tensors: Tensor) -> list[npt.NDArray[Any]]:
 
 
 def to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """An array for work on the current stream; to a GPU it goes through pinned memory, and the caller does not wait."""
+    """Return an array on a device, for work on the current stream; the caller does not wait for the copy."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 @contextmanager
 def side_stream(device: torch.device) -> Iterator[None]:
-    """Make a stream that nobody else uses the current one; no work may be left on it when the block ends.
+    """Use a stream that no other thread uses as the current stream. The block must wait for all its work on the stream.
 
-    On the default stream, work on outputs would stand behind the network's next run, and so would who waits for it.
+    Work on the default stream would run behind the next run of the network.
     """
     if device.type != "cuda":
         yield
@@ -87,7 +93,7 @@ def side_stream(device: torch.device) -> Iterator[None]:
     try:
         stream = idle.pop()
     except IndexError:
-        stream = torch.cuda.Stream(device, priority=-1)  # small work goes before the network's
+        stream = torch.cuda.Stream(device, priority=-1)  # runs before the network's work
     try:
         with torch.cuda.stream(stream):
             yield
@@ -97,5 +103,5 @@ def side_stream(device: torch.device) -> Iterator[None]:
 
 @cache
 def _idle_streams(device: torch.device) -> deque[torch.cuda.Stream]:
-    """Streams are kept, because PyTorch keeps memory apart by the stream that it was used on."""
+    """Keep streams, because PyTorch caches memory for each stream."""
     return deque()

@@ -48,10 +48,11 @@ def detections_from_device(
     """
     with side_stream(outputs.tensors.mask_logits.device):
         if not all(_fits(geometry) for geometry in geometries):
-            return detections_from_outputs(outputs.on_host(len(geometries)), geometries, manifest, result_filter)
+            host = outputs.on_host(len(geometries), manifest.precision)
+            return detections_from_outputs(host, geometries, manifest, result_filter)
         tensors = outputs.taken()
         *small, extents = on_host(*tensors[:-1], mask_extents(tensors.mask_logits))
-        require_finite(not extents[: len(geometries), :, -1].any())
+        require_finite(not extents[: len(geometries), :, -1].any(), manifest.precision)
 
         def masks_of(kept: list[IntArray]) -> list[Masks]:
             rows = [crop_rows(extents[i], i, slots, geometries[i], tensors.mask_logits) for i, slots in enumerate(kept)]

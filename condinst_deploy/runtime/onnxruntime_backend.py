@@ -1,78 +1,78 @@
 """Backend `onnxruntime`: an exported file, on a CPU or through the CUDA provider."""
 
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
 
-from condinst_deploy.contract import INPUTS, MANIFEST_KEY, OUTPUTS, ModelManifest, NetworkInputs, NetworkOutputs
+from condinst_deploy.contract import INPUTS, MANIFEST_KEY, OUTPUTS, ModelManifest, NetworkOutputs
 from condinst_deploy.contract.artifacts import ONNX, check_there
-from condinst_deploy.errors import ArtifactError, BackendError, ConfigError
+from condinst_deploy.errors import ArtifactError, BackendError
 from condinst_deploy.runtime.backend import Backend
-from condinst_deploy.runtime.cores import usable_cores
-from condinst_deploy.runtime.torch_backend import torch_device
+from condinst_deploy.runtime.cores import CpuThreads, usable_cores
+from condinst_deploy.runtime.devices import Device, driver_present, parsed_device
+from condinst_deploy.runtime.onnxruntime_session import (
+    EXTERNAL_DATA_FOLDER,
+    check_names,
+    check_static_shape,
+    run_session,
+)
+from condinst_deploy.runtime.preprocessing.types import Inputs
+from condinst_deploy.support.versions import installed_versions
+
+NO_FOLDER = Path("/dev/null/no folder")
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-@dataclass(frozen=True)
-class CpuThreads:
-    """Threads that compute one batch on a CPU."""
-
-    count: int | None = None  # None: `usable_cores`, one for each physical core that this process may use
-    spin: bool = True  # wait busily for the next operator: faster alone, slower where others want the same cores
-
-    def __post_init__(self) -> None:
-        """Check the number.
-
-        Raises:
-            ConfigError: it is not at least 1.
-        """
-        if self.count is not None and self.count < 1:
-            raise ConfigError(f"the number of threads is {self.count}; expected at least 1, or None for all cores")
-
-
 class OnnxRuntimeBackend(Backend):
-    """Runs an exported ONNX file; the provider asked for is the one that runs, or loading fails."""
+    """Runs an exported ONNX file. Loading fails if ONNX Runtime does not run it on the device that was asked for."""
 
     name = "onnxruntime"
 
-    def __init__(self, session: Any, manifest: ModelManifest, device: str) -> None:
-        self._session = session
+    def __init__(self, session: Any, manifest: ModelManifest, device: str, file: str = "the model") -> None:
+        self._session, self._file = session, file
         self.manifest = manifest
         self.device = device
 
     @classmethod
     def load(cls, path: Path, device: str = "auto", threads: CpuThreads | None = None) -> Self:
-        """Load an exported file and check that it is one of ours."""
+        """Load an exported file and check its manifest."""
         check_there(path, ONNX)
         try:
             content = path.read_bytes()
         except OSError as e:
             raise ArtifactError(f"{path} cannot be read ({e.strerror})") from e
-        return cls.from_bytes(content, str(path), device, threads)
+        return cls._from_content(content, str(path), device, threads, path.absolute().parent)
 
     @classmethod
     def from_bytes(cls, content: bytes, name: str, device: str = "auto", threads: CpuThreads | None = None) -> Self:
-        """Load a serialised file; `name` is what messages call it."""
-        chosen = torch_device(device)
-        session = _session(content, name, chosen.type, chosen.index or 0, threads)
-        manifest = _manifest(session, name)
-        return cls(session, manifest, str(chosen))
+        """Load a serialised file whose weights are all in it; `name` is what messages call it."""
+        return cls._from_content(content, name, device, threads, None)
 
-    def forward(self, inputs: NetworkInputs) -> NetworkOutputs:
+    @classmethod
+    def _from_content(
+        cls, content: bytes, name: str, device: str, threads: CpuThreads | None, folder: Path | None
+    ) -> Self:
+        """Load a file; weights that are not in it are read from `folder` alone."""
+        chosen = parsed_device(device, gpu_usable=_gpu_usable())
+        session = _session(content, name, chosen, threads or CpuThreads(), folder)
+        manifest = _manifest(session, name)
+        check_static_shape(session, manifest, name)
+        return cls(session, manifest, str(chosen), name)
+
+    def forward(self, inputs: Inputs) -> NetworkOutputs:
         """Run the network on one batch."""
         if self._session is None:
             raise BackendError("this model was closed; load it again")
-        feed = dict(zip(INPUTS, inputs, strict=True))
-        return NetworkOutputs(*self._session.run(list(OUTPUTS), feed))
+        feed = dict(zip(INPUTS, inputs.on_host(), strict=True))
+        return NetworkOutputs(*run_session(self._session, OUTPUTS, feed, self._file))
 
     def close(self) -> None:
         """Release the session and its memory."""
         self._session = None
 
 
-def _session(content: bytes, name: str, kind: str, index: int, threads: CpuThreads | None = None) -> Any:
+def _session(content: bytes, name: str, device: Device, threads: CpuThreads, folder: Path | None) -> Any:
+    kind = device.kind
     _refuse_two_runtimes()
     try:
         import onnxruntime
@@ -81,12 +81,12 @@ def _session(content: bytes, name: str, kind: str, index: int, threads: CpuThrea
     if kind == "cuda":
         onnxruntime.preload_dlls()  # finds the CUDA libraries that PyTorch brought
     wanted = PROVIDERS[kind]
-    provider: Any = (wanted, {"device_id": index, "use_tf32": 0}) if kind == "cuda" else wanted
+    provider: Any = (wanted, {"device_id": device.index or 0, "use_tf32": 0}) if kind == "cuda" else wanted
     try:
-        session = onnxruntime.InferenceSession(content, _options(threads or CpuThreads()), providers=[provider])
+        session = onnxruntime.InferenceSession(content, _options(threads, folder), providers=[provider])
     except Exception as e:  # the module's exceptions have no common base below Exception
         raise ArtifactError(
-            f"{name} cannot be loaded by ONNX Runtime ({str(e).splitlines()[0][:200]});"
+            f"{name} cannot be loaded by ONNX Runtime ({(str(e).splitlines() or [''])[0][:300]});"
             " it may be truncated or not an ONNX file: export the model again"
         ) from e
     if wanted not in session.get_providers():
@@ -97,15 +97,28 @@ def _session(content: bytes, name: str, kind: str, index: int, threads: CpuThrea
     return session
 
 
-def _options(threads: CpuThreads) -> Any:
-    """What differs from ONNX Runtime's defaults; docs/architecture.md has the others that were measured."""
+def _gpu_usable() -> bool:
+    """True if NVIDIA's driver is loaded and this build of ONNX Runtime has the CUDA provider."""
+    if not driver_present():
+        return False
+    try:
+        import onnxruntime
+    except ImportError:
+        return False  # loading says what is missing
+    return PROVIDERS["cuda"] in onnxruntime.get_available_providers()
+
+
+def _options(threads: CpuThreads, folder: Path | None) -> Any:
+    """Return the options that differ from ONNX Runtime's defaults."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; a provider's fall-back is checked below
-    # its own default counts the machine's physical cores, those too that taskset or a container's quota leaves out
+    options.log_severity_level = 3  # errors; `_session` checks whether the provider runs
+    # ONNX Runtime's default counts all physical cores, including cores that taskset or a container's quota excludes
     options.intra_op_num_threads = threads.count or usable_cores()
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(threads.spin)))
+    # without a folder of its own a model has no weights elsewhere: a path that cannot exist
+    options.add_session_config_entry(EXTERNAL_DATA_FOLDER, str(folder or NO_FOLDER))
     return options
 
 
@@ -116,9 +129,7 @@ def _manifest(session: Any, name: str) -> ModelManifest:
             f"{name} is an ONNX file without this toolkit's manifest; write it with condinst-export,"
             " which records class names, preprocessing and thresholds"
         )
-    found = (tuple(i.name for i in session.get_inputs()), tuple(o.name for o in session.get_outputs()))
-    if found != (INPUTS, OUTPUTS):
-        raise ArtifactError(f"{name} has inputs and outputs {found}; expected {(INPUTS, OUTPUTS)}: export it again")
+    check_names(session, name)
     try:
         return ModelManifest.from_json(entry)
     except ArtifactError as e:
@@ -126,10 +137,9 @@ def _manifest(session: Any, name: str) -> ModelManifest:
 
 
 def _refuse_two_runtimes() -> None:
-    """`onnxruntime` and `onnxruntime-gpu` share a folder: with both, which one runs is an accident."""
-    try:
-        versions = [f"{name} {version(name)}" for name in ("onnxruntime", "onnxruntime-gpu")]
-    except PackageNotFoundError:
+    """Refuse `onnxruntime` beside `onnxruntime-gpu`: they share a folder, so it is undefined which one runs."""
+    versions = [f"{name} {found}" for name, found in installed_versions(("onnxruntime", "onnxruntime-gpu")).items()]
+    if len(versions) < 2:
         return
     raise BackendError(
         f"both {versions[0]} and {versions[1]} are installed and overwrite each other's files;"

@@ -1,36 +1,44 @@
-"""Images through decoding, batching, network and postprocessing, all of them at work at the same time.
+"""The stages of an inference: one batch in the caller's thread, or a stream of images with all stages in parallel.
 
-| threads | what they do |
+| threads of a stream | what they do |
 | --- | --- |
-| the consumer's | takes images from the iterable, hands out results in order |
+| the consumer's | takes images from the iterable, yields results in order |
 | `workers` | decode and resize |
-| one | puts equal padded shapes together, in the images' order |
+| one | makes batches of equal padded shape, in the order of the images |
 | one | runs the network, one batch after the other |
-| one | postprocesses the batch before |
+| one | postprocesses the previous batch |
 
-Pillow, libjpeg-turbo, numpy and the backends let go of Python's lock while they compute. Memory is bounded where
-images are taken: no more than `Stages.max_in_flight` of them are anywhere between the iterable and the consumer.
+Pillow, libjpeg-turbo, numpy and the backends release Python's lock while they compute. Memory is bounded: at most
+`Stages.max_in_flight` images are between the iterable and the consumer.
 """
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any
 
-from condinst_deploy.contract import ImageGeometry, InstanceDetections, NetworkInputs
+from condinst_deploy.contract import ImageGeometry, InstanceDetections
 from condinst_deploy.errors import ImageError
 from condinst_deploy.imaging.decode import RGBArray, source_name
-from condinst_deploy.runtime.preprocessing.batch import stacked
-from condinst_deploy.runtime.preprocessing.factory import Prepare, Prepared
+from condinst_deploy.runtime.observer import BATCH, NETWORK, POSTPROCESS, Observer, observed
+from condinst_deploy.runtime.preprocessing.types import Inputs, Prepare, Prepared
+from condinst_deploy.support.signals import cancel, received
+
+SECONDS_TO_LOOK = 1.0
+"""Between two looks at whether a thread failed, while a result is waited for."""
+
+SECONDS_TO_END = 5.0
+"""That a network has to stop when its stream is closed because the process was asked to stop."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What became of one image: its detections, or the error that kept it from having any."""
+    """The result of one image: its detections, or the error of an image that cannot be read."""
 
-    name: str  # path, or place in the list
+    name: str  # path, or position in the list
     image: RGBArray | None  # (H, W, 3) uint8, upright
     detections: InstanceDetections | None
     error: ImageError | None = None
@@ -38,28 +46,29 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Stages:
-    """What is done with images, and how many are under way."""
+    """The functions of all stages, and how many images are in flight."""
 
     prepare: Prepare
-    infer: Callable[[NetworkInputs], Any]  # may return before it is finished, and leave the outputs where they are
-    finish: Callable[[Any, Sequence[ImageGeometry]], list[InstanceDetections]]  # the same backend's
+    collate: Callable[[Sequence[Inputs]], Inputs]
+    forward: Callable[[Inputs], Any]  # may return before the outputs are finished, and leave them on a device
+    postprocess: Callable[[Any, Sequence[ImageGeometry]], list[InstanceDetections]]
     batch_size: int
-    window: int  # images among which equal padded shapes are put together
-    static_batch: int | None = None  # images that the network always takes; None: any number
+    window: int  # images of which batches of equal padded shape are made
     workers: int = 1
-    enter_thread: Callable[[], None] | None = None  # what each thread does first; it must not fail
+    enter_thread: Callable[[], None] | None = None  # called first in each thread; it must not fail
+    observer: Observer | None = None  # called for all stages but `prepare`, which calls it itself
 
     @property
     def max_in_flight(self) -> int:
-        """Images that are held at most: a window whose batches are not all full, a batch that runs, and the next."""
+        """Most images that are held: a window with partial batches, a running batch, and the images being prepared."""
         return self.window + self.batch_size + self.workers
 
 
 def predictions(stages: Stages, images: Iterable[Any]) -> Generator[Prediction, None, None]:
-    """Predictions of images in their order.
+    """Yield predictions of images in their order.
 
-    An exception of the iterable is raised after the results of the images before it. However the generator
-    ends, its threads finish what they are at and are gone when it has.
+    An exception of the iterable is raised after the results of the images before it. When the generator ends, for any
+    reason, its threads finish their current work and end.
     """
     pipeline = _Pipeline(stages)
     try:
@@ -68,22 +77,55 @@ def predictions(stages: Stages, images: Iterable[Any]) -> Generator[Prediction, 
         pipeline.close()
 
 
-def predicted(stages: Stages, source: Any) -> Prediction:
-    """The same for one image, in the thread that asks: there is nothing to overlap with."""
-    name = source_name(source, 0)
-    try:
-        prepared = _prepared(stages.prepare, source, name)
-    except ImageError as e:
-        return Prediction(name, None, None, e)
-    outputs = stages.infer(stacked([prepared.inputs], stages.static_batch))
-    (detections,) = stages.finish(outputs, [prepared.geometry])
-    return Prediction(name, prepared.image, detections)
+def predicted(stages: Stages, sources: Sequence[Any]) -> list[Prediction]:
+    """Return the predictions of one batch, computed in the caller's thread.
+
+    Args:
+        stages: what to run.
+        sources: at most `batch_size` images of one padded shape.
+    """
+    names = [source_name(source, i) for i, source in enumerate(sources)]
+    results: list[Prediction | None] = [None] * len(sources)
+    ready: dict[int, Prepared] = {}
+    for i, (source, name) in enumerate(zip(sources, names, strict=True)):
+        try:
+            ready[i] = _prepared(stages.prepare, source, name)
+        except ImageError as e:
+            results[i] = Prediction(name, None, None, e)
+    if ready:
+        batch = _Batch(stages, tuple(names[i] for i in ready), list(ready.values()))
+        found = batch.detections(batch.outputs(batch.inputs()))
+        for (i, prepared), detections in zip(ready.items(), found, strict=True):
+            results[i] = Prediction(names[i], prepared.image, detections)
+    return [result for result in results if result is not None]
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """Prepared images of one padded shape, and the stages that run on them together."""
+
+    stages: Stages
+    names: tuple[str, ...]
+    prepared: Sequence[Prepared]
+
+    def inputs(self) -> Inputs:
+        with observed(self.stages.observer, BATCH, self.names):
+            return self.stages.collate([each.inputs for each in self.prepared])
+
+    def outputs(self, inputs: Inputs) -> Any:
+        with observed(self.stages.observer, NETWORK, self.names):
+            return self.stages.forward(inputs)
+
+    def detections(self, outputs: Any) -> list[InstanceDetections]:
+        with observed(self.stages.observer, POSTPROCESS, self.names):
+            # a list, so that a generator is exhausted inside the stage
+            return list(self.stages.postprocess(outputs, [each.geometry for each in self.prepared]))
 
 
 def _prepared(prepare: Prepare, source: Any, name: str) -> Prepared:
-    """An error of one image, expected or not, is no reason to lose the others."""
+    """Prepare one image. Every error becomes an error of this image, so that the other images are not lost."""
     try:
-        return prepare(source)
+        return prepare(source, name)
     except ImageError:
         raise
     except Exception as e:
@@ -92,7 +134,7 @@ def _prepared(prepare: Prepare, source: Any, name: str) -> Prepared:
 
 @dataclass(frozen=True, eq=False)
 class _Image:
-    """An image that is ready for the network, and where its result is waited for."""
+    """An image that is ready for the network, and the future of its result."""
 
     name: str
     prepared: Prepared
@@ -106,10 +148,13 @@ class _Pipeline:
         self._stages = stages
         self._workers = self._threads(stages.workers, "prepare")
         self._batcher, self._network, self._finisher = (self._threads(1, n) for n in ("batch", "network", "finish"))
-        self._groups: dict[tuple[int, int], list[_Image]] = {}  # by padded shape; the batcher's thread has it alone
+        self._running: Future[None] | None = None  # the last batch that was given to the network
+        self._network_thread: int | None = None
+        self._failure: BaseException | None = None  # of a thread, beside those that images were told
+        self._groups: dict[tuple[int, int], list[_Image]] = {}  # by padded shape; only the batcher's thread uses it
 
     def run(self, images: Iterable[Any]) -> Iterator[Prediction]:
-        """Take images and hand out results: each step takes one at least, and more until a result is there."""
+        """Take images and yield results: each step takes at least one image, and more until a result is ready."""
         sources, pending = enumerate(images), deque[Future[Prediction]]()
         failed: Exception | None = None
         more = True
@@ -126,17 +171,46 @@ class _Pipeline:
                     pending.append(self._take(source, position))
                     taken += 1
                 if not more or (position + 1) % self._stages.window == 0:
-                    self._batcher.submit(self._flush)
+                    self._submit(self._batcher, self._flush)
             if pending:
-                yield pending.popleft().result()
+                yield self._result(pending.popleft())
         if failed is not None:
             raise failed
 
+    def _result(self, pending: Future[Prediction]) -> Prediction:
+        """Wait for a result, or for the failure of a thread that would have made it.
+
+        A thread that has no memory may not even be able to say so to those who wait.
+        """
+        while True:
+            try:
+                return pending.result(timeout=SECONDS_TO_LOOK)
+            except TimeoutError:
+                if pending.done():
+                    return pending.result()
+                if self._failure is not None:
+                    raise self._failure from None
+
+    def _submit(self, executor: ThreadPoolExecutor, work: Callable[..., None], *arguments: Any) -> Future[None]:
+        """Have work done whose own failure, or its thread's, is noticed by `_result`."""
+        future = executor.submit(work, *arguments)
+        future.add_done_callback(self._note_failure)
+        return future
+
+    def _note_failure(self, done: Future[None]) -> None:
+        if not done.cancelled() and done.exception() is not None:
+            self._failure = done.exception()
+
     def close(self) -> None:
-        """Drop what waits, let the threads finish what they are at, and end them."""
+        """Cancel waiting work, let the threads finish their current work, and end them."""
         executors = (self._network, self._finisher, self._batcher, self._workers)
         for executor in executors:
             executor.shutdown(wait=False, cancel_futures=True)
+        if self._running is not None and not self._running.done():
+            cancel(self._network_thread)
+            wait([self._running], SECONDS_TO_END)
+            if received() is not None and not self._running.done():
+                return  # the process ends, and a network that never ends must not keep it
         for executor in executors:
             executor.shutdown()
 
@@ -146,11 +220,11 @@ class _Pipeline:
     def _take(self, source: Any, position: int) -> Future[Prediction]:
         name, result = source_name(source, position), Future[Prediction]()
         prepared = self._workers.submit(_prepared, self._stages.prepare, source, name)
-        self._batcher.submit(self._place, name, prepared, result)
+        self._submit(self._batcher, self._place, name, prepared, result)
         return result
 
     def _place(self, name: str, prepared: Future[Prepared], result: Future[Prediction]) -> None:
-        """In the batcher's thread: the next image, to those of its padded shape."""
+        """Add the next image to the images of its padded shape. Runs in the batcher's thread."""
         try:
             image = _Image(name, prepared.result(), result)
         except ImageError as e:
@@ -164,29 +238,30 @@ class _Pipeline:
                 self._batch(self._groups.pop(image.prepared.geometry.padded))
 
     def _flush(self) -> None:
-        """In the batcher's thread: a window is over, and with it the batches that are not full."""
+        """Run the partial batches at the end of a window. Runs in the batcher's thread."""
         while self._groups:
             self._batch(self._groups.pop(next(iter(self._groups))))
 
     def _batch(self, images: list[_Image]) -> None:
-        with _told(images):
-            inputs = stacked([image.prepared.inputs for image in images], self._stages.static_batch)
-            self._network.submit(self._infer, images, inputs)
+        batch = _Batch(self._stages, tuple(i.name for i in images), [i.prepared for i in images])
+        with _errors_to(images):
+            self._running = self._submit(self._network, self._forward, images, batch, batch.inputs())
 
-    def _infer(self, images: list[_Image], inputs: NetworkInputs) -> None:
-        with _told(images):
-            self._finisher.submit(self._finish, images, self._stages.infer(inputs))
+    def _forward(self, images: list[_Image], batch: _Batch, inputs: Inputs) -> None:
+        self._network_thread = get_ident()
+        with _errors_to(images):
+            outputs = batch.outputs(inputs)
+            self._submit(self._finisher, self._finish, images, batch, outputs)
 
-    def _finish(self, images: list[_Image], outputs: Any) -> None:
-        with _told(images):
-            found = self._stages.finish(outputs, [image.prepared.geometry for image in images])
-            for image, detections in zip(images, found, strict=True):
+    def _finish(self, images: list[_Image], batch: _Batch, outputs: Any) -> None:
+        with _errors_to(images):
+            for image, detections in zip(images, batch.detections(outputs), strict=True):
                 image.result.set_result(Prediction(image.name, image.prepared.image, detections))
 
 
 @contextmanager
-def _told(images: Sequence[_Image]) -> Iterator[None]:
-    """Whatever ends the block early is told to those who wait for the images."""
+def _errors_to(images: Sequence[_Image]) -> Iterator[None]:
+    """Pass any exception of the block to the callers who wait for the images."""
     try:
         yield
     except BaseException as e:

@@ -79,7 +79,7 @@ def detections_from_outputs(
     Raises:
         BackendError: the network's outputs are not finite.
     """
-    require_finite(bool(np.isfinite(outputs.mask_logits[: len(geometries)]).all()))
+    require_finite(bool(np.isfinite(outputs.mask_logits[: len(geometries)]).all()), manifest.precision)
 
     def masks_of(kept: list[npt.NDArray[np.int64]]) -> list[Masks]:
         images = zip(outputs.mask_logits, kept, geometries, strict=False)
@@ -88,16 +88,54 @@ def detections_from_outputs(
     return detections_with_masks(SlotOutputs(*outputs[:-1]), geometries, manifest, result_filter, masks_of)
 
 
-def require_finite(finite: bool) -> None:
-    """Refuse logits that are not finite: a comparison with NaN is false, so detections would be missing unnoticed.
+def require_finite(finite: bool, precision: str = "float32") -> None:
+    """Refuse outputs that are not finite: a comparison with NaN is false, so detections would be missing unnoticed.
+
+    Args:
+        finite: whether they are.
+        precision: of the network, as its manifest says it.
 
     Raises:
         BackendError: they are not.
     """
-    if not finite:
+    if finite:
+        return
+    if precision == "float32":
+        raise BackendError("the network gives NaN or infinity in float32 on this image; check the checkpoint")
+    raise BackendError(
+        f"the network gives NaN or infinity in {precision} on this image; build the engine again with"
+        " condinst-build-engine --calibration FOLDER and images like this one in the folder, so that the range check"
+        " sees them (condinst-inspect shows what it saw), or run the model in float32"
+    )
+
+
+def check_slots(outputs: SlotOutputs, images: int, manifest: ModelManifest) -> None:
+    """See that the outputs of the first `images` of a batch can be what a network of the contract gives.
+
+    Scores of empty slots count, too: a level that is not finite has no detections, and the network marks the last
+    slot's score.
+
+    Raises:
+        BackendError: they cannot.
+    """
+    batch, slots = outputs.scores.shape
+    shapes = (outputs.num_detections.shape, outputs.boxes.shape, outputs.labels.shape)
+    if batch < images or shapes != ((batch,), (batch, slots, 4), (batch, slots)):
         raise BackendError(
-            "the network gives NaN or infinity: its weights, or its precision, overflow on this image;"
-            " check the checkpoint, or run it in float32"
+            f"the network's outputs for {images} images have the shapes {(*shapes, (batch, slots))}; expected (B,),"
+            " (B, K, 4), (B, K) and (B, K): export the model again"
+        )
+    count = outputs.num_detections[:images]
+    if images and not 0 <= count.min() <= count.max() <= slots:
+        raise BackendError(f"the network counts {count.tolist()} detections in {slots} slots; export the model again")
+    used = np.arange(slots) < count[:, None]
+    finite = np.isfinite(outputs.scores[:images]).all() and np.isfinite(outputs.boxes[:images][used]).all()
+    require_finite(bool(finite), manifest.precision)
+    labels = outputs.labels[:images][used]
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(manifest.class_names):
+        raise BackendError(
+            f"the network gives labels from {labels.min()} to {labels.max()}; its manifest names"
+            f" {len(manifest.class_names)} classes: export the model again"
         )
 
 
@@ -108,7 +146,12 @@ def detections_with_masks(
     result_filter: ResultFilter,
     masks_of: MaskMaker,
 ) -> list[InstanceDetections]:
-    """`detections_from_outputs` with masks from wherever the logits are, made for the slots that are kept."""
+    """`detections_from_outputs` with masks from wherever the logits are, made for the slots that are kept.
+
+    Raises:
+        BackendError: as `check_slots`.
+    """
+    check_slots(outputs, len(geometries), manifest)
     kept = [_kept(outputs, i, geometry, manifest, result_filter) for i, geometry in enumerate(geometries)]
     masks = masks_of([slots for slots, _ in kept])
     return [

@@ -1,6 +1,5 @@
 """Models of an evaluation on Ray: the same detections as in one process, from many."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 from condinst_deploy.errors import DataError, ImageError
 from condinst_deploy.evaluation.coco import Entry
 from condinst_deploy.evaluation.evaluator import Run
-from condinst_deploy.evaluation.provenance import images_with_states, run_settings, sha256_of_text
+from condinst_deploy.evaluation.provenance import images_with_states, run_settings
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.serving.batch.driver import Plan, planned
 from condinst_deploy.serving.batch.options import BatchOptions, DetectionOptions
@@ -19,6 +18,8 @@ from condinst_deploy.serving.batch.reporting import Event, OnEvent, Totals
 from condinst_deploy.serving.batch.rows import coco_entries, read_part
 from condinst_deploy.serving.ray_session import RayOptions
 from condinst_deploy.support.atomic_write import atomic_path
+from condinst_deploy.support.digests import sha256_of_text
+from condinst_deploy.support.json_text import json_text
 
 FOLDER = "ray"
 SHARD = 64
@@ -50,7 +51,7 @@ class RayDetector:
         settings, states = run_settings(predictor, source, ground_truth, options), images_with_states(ground_truth)
         window = predictor.window
         predictor.close()  # the workers load their own
-        digest = sha256_of_text(json.dumps([settings, states], sort_keys=True))[:12]
+        digest = sha256_of_text(json_text([settings, states], "the settings", sort_keys=True))[:12]
         folder = options.out / FOLDER / f"{source.name[:60]}.{digest}"
         if options.fresh:
             shutil.rmtree(folder, ignore_errors=True)

@@ -58,7 +58,7 @@ def check_ray() -> None:
     """
     if find_spec("ray") is None:
         raise BackendError(
-            "Ray is not installed: pip install ray (or '.[ray]' in the repository); without --ray, --workers and"
+            "Ray is not installed: pip install 'condinst-deploy[ray]'; without --ray, --workers and"
             " --address the same command runs in one process"
         )
 

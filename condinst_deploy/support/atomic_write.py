@@ -1,33 +1,166 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, after a crash and a power cut, too."""
 
+import fcntl
 import os
+import re
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import get_native_id
 
 from condinst_deploy.errors import OutputError
+
+_TEMPORARY = re.compile(r"\..{1,200}\.[0-9a-f]{16}\.partial", re.DOTALL)
+"""Names of temporary files. Each is locked as long as its process lives."""
+
+_open: set[Path] = set()
+"""Temporary files of this process, for `remove_own`."""
+
+_tidied: set[str] = set()
+"""Folders in which this process has looked for leftovers."""
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to it when the block ends well and removed when it does not.
+    """A temporary file beside `path`, renamed to it when the block ends well and removed when it does not.
+
+    The file exists and is empty when the block begins; the block writes it by its name. The name cannot be guessed,
+    and a link in its place is never followed. The content is on the disk before the file gets its name. The first
+    call for a folder removes what killed runs left there.
 
     Raises:
         OutputError: the folder cannot be made or the file cannot be written.
     """
-    # only the start of the name: one of full length leaves no room for more; threads may write side by side
-    temporary = path.parent / f".{path.name[:50]}.{os.getpid()}.{get_native_id()}.partial"
+    temporary, descriptor = None, -1
     try:
-        if path.is_dir():
-            raise OutputError(f"{path} is a folder; expected the name of a file to write")
+        _check_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        _tidy_once(path.parent)
+        temporary, descriptor = _created(path)
         yield temporary
+        if not _is_same(temporary, descriptor):
+            raise OutputError(
+                f"{temporary} was replaced by another program while it was written; {path} stays as it is"
+            )
+        os.fsync(descriptor)
         temporary.replace(path)
+        _sync_folder(path.parent)
     except OSError as e:
         if e.filename is not None and Path(e.filename) not in {temporary, path, *path.parents}:
             raise  # of another file that the block works with
-        raise OutputError(f"{path} cannot be written ({e.strerror or e}); choose another place") from e
+        raise _unwritable(path, e) from e
     finally:
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink()
+            _open.discard(temporary)
+            os.close(descriptor)
+
+
+def check_writable(path: Path) -> None:
+    """Find out whether a file can be written to `path`, before the work; nothing stays behind, made folders do not.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    _check_replaceable(path)
+    folder = next((parent for parent in path.absolute().parents if parent.exists()), Path("/"))
+    try:
+        temporary, descriptor = _created(folder / path.name)
+    except (OSError, ValueError) as e:
+        raise _unwritable(path, e) from e
+    temporary.unlink()
+    _open.discard(temporary)
+    os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files of killed runs of this user from a folder; those of living runs are locked, and stay."""
+    with suppress(OSError):  # a folder that cannot be read is no reason to fail
+        for path in folder.iterdir():
+            if _TEMPORARY.fullmatch(path.name):
+                with suppress(OSError):
+                    _remove_stale(path)
+
+
+def remove_own() -> None:
+    """Remove the temporary files of this process, which is about to end without leaving its blocks."""
+    for path in tuple(_open):
         with suppress(OSError):
-            temporary.unlink()
+            path.unlink()
+
+
+def _check_replaceable(path: Path) -> None:
+    """Whether there is nothing at `path`, or a file that a new one may replace."""
+    try:
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder; expected the name of a file to write")
+        if path.exists() and not path.is_file():
+            raise OutputError(f"{path} is a device or a pipe; expected the name of an ordinary file to write")
+    except (OSError, ValueError) as e:
+        raise _unwritable(path, e) from e
+
+
+def _unwritable(path: Path, error: OSError | ValueError) -> OutputError:
+    reason = getattr(error, "strerror", None) or error
+    return OutputError(f"{path} cannot be written ({reason}); choose another place")
+
+
+def _created(path: Path) -> tuple[Path, int]:
+    """A new temporary file beside `path`, open and locked."""
+    while True:
+        # only the start of the name: one of full length leaves no room for more
+        temporary = path.parent / f".{_start(path.name)}.{secrets.token_hex(8)}.partial"
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        _open.add(temporary)
+        with suppress(OSError):  # a file system without locks, on which leftovers stay
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # another run may hold it for a moment, see _remove_stale
+        if _is_same(temporary, descriptor):
+            return temporary, descriptor
+        # another run took it for a leftover in the moment before it was locked
+        _open.discard(temporary)
+        os.close(descriptor)
+
+
+def _start(name: str) -> str:
+    return os.fsencode(name)[:100].decode("utf-8", "ignore") or "file"
+
+
+def _is_same(path: Path, descriptor: int) -> bool:
+    """Whether the name still is that of the open file."""
+    try:
+        named, opened = path.lstat(), os.fstat(descriptor)
+    except FileNotFoundError:
+        return False
+    return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
+
+
+def _tidy_once(folder: Path) -> None:
+    place = os.path.abspath(folder)  # noqa: PTH100  (a string is compared faster, and links do not matter)
+    if place not in _tidied:
+        _tidied.add(place)
+        remove_leftovers(folder)
+
+
+def _remove_stale(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        state = os.fstat(descriptor)
+        if not stat.S_ISREG(state.st_mode) or state.st_uid != os.geteuid():
+            return
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_same(path, descriptor):
+            path.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the new name to the disk, on file systems that can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

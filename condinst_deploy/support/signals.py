@@ -1,22 +1,208 @@
-"""Ctrl-C at a moment when nothing is half done."""
+"""Ctrl-C and SIGTERM: a job is stopped at a moment when nothing is half done, and a second signal ends it at once.
 
+A command calls `listen` before it imports anything large. From then on both signals raise `Stopped`, a
+`KeyboardInterrupt`, in the main thread. Python raises it only between two of its own instructions. A second thread
+hears the signals while the main thread is inside a library, and stops the networks that run (`cancellable`).
+"""
+
+import os
 import signal
+import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+PATIENCE = 10.0
+"""Seconds that a network has to stop after a signal while the main thread waits for it inside a library."""
+
+ONE_SIGNAL = 0.2
+"""Seconds in which several signals count as one: `timeout` signals a process, and then its group."""
+
+
+class Stopped(KeyboardInterrupt):
+    """The process was asked to stop.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class Interruption:
+    """Whether a signal came during the block of `whole_steps`."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+
+
+class _State:
+    """State of the process, to which signals belong."""
+
+    def __init__(self) -> None:
+        self.listening = False
+        self.received: int | None = None  # the first signal
+        self.raised = False  # whether the main thread knows
+        self.running: dict[int, Callable[[], None]] = {}  # thread that runs a network -> what stops it
+        self.at_end: Callable[[int], None] = lambda number: None
+
+
+_state = _State()
+
+
+def listen(at_end: Callable[[int], None]) -> None:
+    """Hear signals from now on. For the main thread of a command; further calls do nothing.
+
+    Args:
+        at_end: called with the signal's number, in another thread, before the process ends at once.
+    """
+    if _state.listening or threading.current_thread() is not threading.main_thread():
+        return
+    _state.listening, _state.at_end = True, at_end
+    ours, pythons = socket.socketpair()
+    pythons.setblocking(False)
+    for number in STOPPING:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # shells let background jobs ignore Ctrl-C
+            signal.signal(number, _raise)
+    signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=lambda: _forget(pythons))
+    threading.Thread(target=_hear, args=(ours, pythons), name="condinst-signals", daemon=True).start()
+
+
+def stop_listening() -> None:
+    """Let a signal end the process silently: its work is done, and only the interpreter's end is left."""
+    if _state.listening:
+        signal.set_wakeup_fd(-1)
+        for number in STOPPING:
+            if signal.getsignal(number) is _raise:
+                signal.signal(number, signal.SIG_DFL)
+
+
+def ignore_signals() -> None:
+    """Leave signals to the parent of this process, which decides when it ends."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def received() -> int | None:
+    """The signal that asked this process to stop; None: none did."""
+    return _state.received
+
+
+def exit_status(error: BaseException | None = None) -> int:
+    """128 and the signal's number, as shells have it: 130 after Ctrl-C, 143 after SIGTERM."""
+    return 128 + (error.number if isinstance(error, Stopped) else _state.received or signal.SIGINT)
 
 
 @contextmanager
-def whole_steps() -> Iterator[None]:
-    """Let the block end before Ctrl-C takes effect; outside the main thread, which alone is interrupted, do nothing."""
+def whole_steps() -> Iterator[Interruption]:
+    """Delay signals until the end of the block, and then let them take effect.
+
+    The block can read `Interruption.wanted` and stop early. Python runs signal handlers only in the main thread, and
+    between two of its bytecode instructions: a library call that does not return to Python delays the handler. In
+    other threads, which signals do not interrupt, this does nothing.
+
+    The handler of SIGCHLD is delayed, too: PyTorch's raises an error when a process of a data loader was killed.
+    """
+    interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield interruption
         return
-    asked: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
+    came: list[tuple[int, FrameType | None]] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append((number, frame))
+        interruption.wanted |= number in STOPPING
+
+    before: dict[int, Any] = {}
     try:
+        for number in (*STOPPING, signal.SIGCHLD):
+            handler = signal.getsignal(number)
+            if callable(handler):
+                before[number] = handler
+                signal.signal(number, note)
+        yield interruption
+    finally:
+        for kept, handler in before.items():
+            signal.signal(kept, handler)
+    for arrived, frame in came:
+        before[arrived](arrived, frame)
+
+
+@contextmanager
+def cancellable(stop: Callable[[], None]) -> Iterator[None]:
+    """Have `stop` called, in another thread, when a signal comes or `cancel` is called during the block.
+
+    Args:
+        stop: makes a network's run in this thread end soon; it may be called more than once.
+    """
+    thread = threading.get_ident()
+    _state.running[thread] = stop
+    try:
+        if _state.received is not None:
+            stop()
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if asked:
-        raise KeyboardInterrupt
+        _state.running.pop(thread, None)
+
+
+def cancel(thread: int | None) -> None:
+    """Stop the network that runs in a thread, if one does."""
+    stop = _state.running.get(thread or 0)
+    if stop is not None:
+        stop()
+
+
+def _raise(number: int, _frame: FrameType | None) -> None:
+    _state.received = _state.received or number
+    if not _state.raised:  # a second one, for what the first one began is under way
+        _state.raised = True
+        raise Stopped(number)
+
+
+def _hear(ours: socket.socket, _pythons: socket.socket) -> None:
+    """The thread that hears signals; it holds both sockets, so that they stay open."""
+    first = 0.0
+    while True:
+        ours.settimeout(PATIENCE if first else None)
+        try:
+            numbers = [number for number in ours.recv(64) if number in STOPPING]
+        except TimeoutError:
+            if _state.running and not _state.raised:
+                _end(_state.received or signal.SIGTERM)
+            continue
+        if first and numbers and time.monotonic() - first > ONE_SIGNAL:
+            _end(_state.received or numbers[0])
+        if numbers and not first:
+            first = time.monotonic()
+            _state.received = _state.received or numbers[0]
+            for stop in tuple(_state.running.values()):
+                with suppress(Exception):  # whatever a library raises, the other networks have to stop, too
+                    stop()
+
+
+def _end(number: int) -> None:
+    """End the process here and now."""
+    try:
+        _state.at_end(number)
+    finally:
+        os._exit(128 + number)
+
+
+def _forget(pythons: socket.socket) -> None:
+    """In a forked child: signals are its own again, and the parent's thread does not hear of them."""
+    with suppress(ValueError):  # forked in another thread, which may not change this
+        signal.set_wakeup_fd(-1)
+        for number in STOPPING:
+            if signal.getsignal(number) is _raise:
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    pythons.close()
+    _state.listening, _state.received, _state.raised = False, None, False
+    _state.running.clear()

@@ -1,23 +1,9 @@
-"""SIGTERM, which schedulers and spot instances send before they end a process."""
+"""The handler of SIGTERM, which some libraries replace."""
 
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
-
-
-@contextmanager
-def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Raise `KeyboardInterrupt` in the main thread on SIGTERM, so that a run stops as with Ctrl-C."""
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    with kept_sigterm():
-        if _in_main_thread():
-            signal.signal(signal.SIGTERM, stop)
-        yield
 
 
 @contextmanager

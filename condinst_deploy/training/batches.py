@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from condinst_deploy.data.coco import CocoDataset
 from condinst_deploy.data.transforms import TrainingBatch, TrainingExample, TrainingTransform, collate
 from condinst_deploy.errors import DataError
+from condinst_deploy.support.signals import ignore_signals
 from condinst_deploy.training.recipe import Recipe
 
 Key = tuple[int, int]
@@ -60,12 +61,21 @@ def batches(data: CocoDataset, recipe: Recipe, first: int) -> Iterator[TrainingB
         Examples(data, recipe),
         batch_sampler=list(batch_keys(len(data), schedule.batch_size, recipe.seed, first, schedule.iterations)),
         num_workers=recipe.data.workers,
+        worker_init_fn=_leave_signals_to_the_trainer,
         collate_fn=partial(_collated, pad_divisor=recipe.model.preprocessing.pad_divisor),
     )
     for batch in loader:
         if isinstance(batch, DataError):
             raise batch
         yield batch
+
+
+def _leave_signals_to_the_trainer(_number: int) -> None:
+    """In a process that prepares images: Ctrl-C and a scheduler's SIGTERM reach the whole group.
+
+    A worker that died of one would stop the trainer with an error before it has saved its checkpoint.
+    """
+    ignore_signals()
 
 
 def _collated(examples: list[TrainingExample | DataError], pad_divisor: int) -> TrainingBatch | DataError:

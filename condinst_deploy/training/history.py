@@ -1,12 +1,15 @@
 """What a run has been through: a line of JSON a record, TensorBoard scalars, and an image of the curves."""
 
 import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from condinst_deploy.errors import ConfigError
+from condinst_deploy.data.coco import is_finite
+from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.support.atomic_write import atomic_path
-from condinst_deploy.support.closing import Closing
+from condinst_deploy.support.json_text import json_text
 
 HISTORY_FILE = "history.jsonl"
 LOSSES = ("cls", "box", "centerness", "mask", "semantic")
@@ -14,7 +17,7 @@ LOSSES = ("cls", "box", "centerness", "mask", "semantic")
 Record = dict[str, float]
 
 
-class History(Closing):
+class History(AbstractContextManager["History"]):
     """Records by iteration; a resumed run first forgets what came after its checkpoint."""
 
     def __init__(self, folder: Path, iteration: int) -> None:
@@ -22,27 +25,56 @@ class History(Closing):
             import matplotlib  # noqa: F401  # needed at the end: better missed now
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as e:
-            raise ConfigError("training needs tensorboard, matplotlib: pip install '.[train]' in the repository") from e
+            raise ConfigError("training needs tensorboard, matplotlib: pip install 'condinst-deploy[train]'") from e
         self._path = folder / HISTORY_FILE
         self.records = [record for record in read_history(self._path) if record["iteration"] <= iteration]
         with atomic_path(self._path) as temporary:
-            temporary.write_text("".join(json.dumps(record) + "\n" for record in self.records), encoding="utf-8")
-        self._stream = self._path.open("a", encoding="utf-8")
-        self._scalars: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=iteration + 1)
+            temporary.write_text("".join(_line(record) for record in self.records), encoding="utf-8")
+        with self._writing():
+            self._stream = self._path.open("a", encoding="utf-8")
+            self._scalars: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=iteration + 1)
 
     def add(self, record: Record) -> None:
-        """Append figures of one iteration (`iteration` among them)."""
+        """Append figures of one iteration (`iteration` among them).
+
+        Raises:
+            OutputError: the disk is full, or the folder is gone.
+        """
         self.records.append(record)
-        self._stream.write(json.dumps(record) + "\n")
-        self._stream.flush()
-        for name, value in record.items():
-            if name != "iteration":
-                self._scalars.add_scalar(name, value, int(record["iteration"]))
+        with self._writing():
+            self._stream.write(_line(record))
+            self._stream.flush()
+            for name, value in record.items():
+                if name != "iteration":
+                    self._scalars.add_scalar(name, value, int(record["iteration"]))
 
     def close(self) -> None:
-        """Write what is left."""
-        self._stream.close()
-        self._scalars.close()
+        """Write what is left.
+
+        Raises:
+            OutputError: the disk is full, or the folder is gone.
+        """
+        with self._writing():
+            try:
+                self._stream.close()
+            finally:
+                self._scalars.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as e:
+            raise OutputError(
+                f"the history in {self._path.parent} cannot be written ({e.strerror or e}); choose another place"
+            ) from e
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _line(record: Record) -> str:
+    return json_text(record, f"the record of iteration {record['iteration']:.0f}") + "\n"
 
 
 def read_history(path: Path) -> list[Record]:
@@ -50,11 +82,13 @@ def read_history(path: Path) -> list[Record]:
     records: list[Record] = []
     if not path.is_file():
         return records
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(record, dict) and all(is_finite(value) for value in record.values()) and "iteration" in record:
+            records.append(record)
     return records
 
 

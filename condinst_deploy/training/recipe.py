@@ -1,4 +1,4 @@
-"""Recipes: everything that decides a training run, in one TOML file."""
+"""Recipes: all settings of a training run, in one TOML file."""
 
 import math
 from collections.abc import Callable
@@ -7,13 +7,40 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from condinst_deploy.contract import Family
+from condinst_deploy.contract.settings import SIDE
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.config import CondInstConfig
 from condinst_deploy.model.losses import LossSettings
-from condinst_deploy.support.toml_config import filled, recipe_from_toml
+from condinst_deploy.support.toml_config import recipe_from_toml
+from condinst_deploy.support.validation import Limits, check_choice, check_number, merged
 
 PUBLISHED: dict[Family, str] = {"mmdet": "condinst_r50_1x", "adelaidet": "adelaidet_r50_1x"}
 """The recipe that each family's own ones vary."""
+
+OptimizerKind = Literal["sgd", "adamw", "muon"]
+Decay = Literal["steps", "cosine", "linear"]
+
+UNUSED: dict[OptimizerKind, tuple[str, ...]] = {
+    "sgd": ("betas", "muon_factor"),
+    "adamw": ("momentum", "muon_factor"),
+    "muon": (),
+}
+"""Settings of the optimizer that its kind does not use."""
+
+DECAY_RATE = Limits(0, 1, below=True)
+"""Of momentum and betas: at 1 nothing of the past is ever forgotten."""
+
+MOST_WORKERS, MOST_ITERATIONS, MOST_IN_BATCH = 256, 1_000_000_000, 65_536
+
+NUMBERS = {
+    "flip": Limits(0, 1),
+    "seed": Limits(0, 2**40, whole=True),  # times a constant, it has to fit into 64 bits
+    "evaluate_every": Limits(0, whole=True),
+    "checkpoint_every": Limits(1, whole=True),
+    "log_every": Limits(1, whole=True),
+    "late_iterations": Limits(0, whole=True),
+}
+"""Limits of the recipe's own numbers."""
 
 SHARES: dict[str, Callable[[float], float]] = {
     "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
@@ -38,17 +65,16 @@ class DataSettings:
         """Check the number of workers.
 
         Raises:
-            ConfigError: it is negative.
+            ConfigError: it is negative, or more than any machine needs.
         """
-        if self.workers < 0:
-            raise ConfigError(f"data.workers is {self.workers}; expected at least 0")
+        check_number("data.workers", self.workers, Limits(0, MOST_WORKERS, whole=True))
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
     """SGD with momentum, AdamW, or Muon for the inner convolutions and AdamW for the rest."""
 
-    kind: Literal["sgd", "adamw", "muon"] = "sgd"
+    kind: OptimizerKind = "sgd"
     learning_rate: float = 0.01
     muon_factor: float = 1.0  # Muon's learning rate, in AdamW's
     momentum: float = 0.9
@@ -59,13 +85,29 @@ class OptimizerSettings:
     clip_norm: float | None = None  # largest norm of all gradients together
 
     def __post_init__(self) -> None:
-        """Check the kind.
+        """Check the kind and the numbers.
 
         Raises:
-            ConfigError: it is not one that the loop knows.
+            ConfigError: the kind is unknown, a number is outside its range, or the kind does not use a setting.
         """
-        if self.kind not in ("sgd", "adamw", "muon"):
-            raise ConfigError(f"optimizer.kind is {self.kind!r}; expected sgd, adamw or muon")
+        check_choice("optimizer.kind", self.kind, OptimizerKind)
+        for name in ("learning_rate", "muon_factor"):
+            check_number(f"optimizer.{name}", getattr(self, name), Limits(0, open=True))
+        check_number("optimizer.momentum", self.momentum, DECAY_RATE)
+        check_number("optimizer.weight_decay", self.weight_decay, Limits(0))
+        if self.clip_norm is not None:
+            check_number("optimizer.clip_norm", self.clip_norm, Limits(0, open=True))
+        if len(self.betas) != 2:
+            raise ConfigError(f"optimizer.betas has {len(self.betas)} entries; expected a list of 2 numbers")
+        for i, beta in enumerate(self.betas):
+            check_number(f"optimizer.betas[{i}]", beta, DECAY_RATE)
+        for name in UNUSED[self.kind]:
+            value, default = getattr(self, name), getattr(type(self), name)
+            if value != default:
+                raise ConfigError(
+                    f"optimizer.{name} is {value}, which the optimizer {self.kind} does not use; leave it out,"
+                    f" or set it to {default}"
+                )
 
 
 @dataclass(frozen=True)
@@ -76,7 +118,7 @@ class ScheduleSettings:
     batch_size: int = 16
     warmup_iterations: int = 1_000
     warmup_factor: float = 0.001  # share of the learning rate at the first iteration
-    decay: Literal["steps", "cosine", "linear"] = "steps"  # the other two end at nothing
+    decay: Decay = "steps"  # the other two end at 0
     steps: tuple[int, ...] = (60_000, 80_000)
     step_factor: float = 0.1
 
@@ -84,30 +126,36 @@ class ScheduleSettings:
         """Check the numbers.
 
         Raises:
-            ConfigError: a count is not positive, or the decay is unknown.
+            ConfigError: a number is outside its range, or the decay is unknown.
         """
-        if self.iterations < 1 or self.batch_size < 1 or self.warmup_iterations < 0:
-            raise ConfigError(
-                f"schedule: iterations {self.iterations}, batch_size {self.batch_size},"
-                f" warmup_iterations {self.warmup_iterations}; expected at least 1, 1 and 0"
-            )
-        if self.decay not in ("steps", *SHARES):
-            raise ConfigError(f"schedule.decay is {self.decay!r}; expected steps, {' or '.join(SHARES)}")
+        check_number("schedule.iterations", self.iterations, Limits(1, MOST_ITERATIONS, whole=True))
+        check_number("schedule.batch_size", self.batch_size, Limits(1, MOST_IN_BATCH, whole=True))
+        check_number("schedule.warmup_iterations", self.warmup_iterations, Limits(0, MOST_ITERATIONS, whole=True))
+        for name in ("warmup_factor", "step_factor"):
+            check_number(f"schedule.{name}", getattr(self, name), Limits(0, 1))
+        for i, step in enumerate(self.steps):
+            check_number(f"schedule.steps[{i}]", step, Limits(0, whole=True))
+        check_choice("schedule.decay", self.decay, Decay)
         if self.decay != "steps" and self.warmup_iterations >= self.iterations:
             raise ConfigError(
                 f"schedule.warmup_iterations is {self.warmup_iterations} of {self.iterations} iterations;"
                 f" the {self.decay} decay needs some after the warm-up"
             )
 
-    def learning_rate(self, iteration: int, full: float) -> float:
-        """The rate of an iteration, counted from 0."""
+    def learning_rate(self, iteration: int, full: float, family: Family = "mmdet") -> float:
+        """The rate of an iteration, counted from 0.
+
+        A linear warm-up of n iterations reaches the full rate at iteration n - 1 in mmdetection (mmengine's `LinearLR`)
+        and at iteration n in AdelaiDet (detectron2's `WarmupMultiStepLR`).
+        """
         if self.decay == "steps":
             rate = full * self.step_factor ** sum(iteration >= step for step in self.steps)
         else:
             progress = (iteration - self.warmup_iterations) / (self.iterations - self.warmup_iterations)
             rate = full * SHARES[self.decay](min(max(progress, 0.0), 1.0))
-        if iteration < self.warmup_iterations:
-            rate *= self.warmup_factor + (1 - self.warmup_factor) * iteration / self.warmup_iterations
+        full_at = self.warmup_iterations - (family == "mmdet")
+        if iteration < full_at:
+            rate *= self.warmup_factor + (1 - self.warmup_factor) * iteration / full_at
         return rate
 
 
@@ -122,6 +170,16 @@ class StartSettings:
     box_bias: float = 0.0
     zero_residual: bool = False  # every residual block begins as the identity: from scratch, learning starts sooner
     backbone: str = ""  # file with a ResNet of torchvision's or of detectron2's names
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ConfigError: one is outside its range.
+        """
+        check_number("start.frozen_stages", self.frozen_stages, Limits(0, 5, whole=True))
+        check_number("start.controller_std", self.controller_std, Limits(0))
+        check_number("start.box_bias", self.box_bias, Limits())
 
 
 @dataclass(frozen=True)
@@ -147,12 +205,16 @@ class Recipe:
         """Check that the parts go together.
 
         Raises:
-            ConfigError: losses and model are of different families, the late iterations cannot be, or a number is
-                too small.
+            ConfigError: losses and model are of different families, the late iterations do not fit, or a number is
+                outside its range.
         """
-        for name, least in (("seed", 0), ("evaluate_every", 0), ("checkpoint_every", 1), ("log_every", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least {least}")
+        for name, limits in NUMBERS.items():
+            check_number(name, getattr(self, name), limits)
+        for name in ("short_sides", "late_short_sides"):
+            for i, side in enumerate(getattr(self, name)):
+                check_number(f"{name}[{i}]", side, SIDE)
+        if not self.short_sides:
+            raise ConfigError("short_sides is empty; expected at least one size, in pixels")
         if self.losses.family != self.model.family:
             raise ConfigError(
                 f"losses.family is {self.losses.family} and the model is of the family {self.model.family};"
@@ -165,6 +227,10 @@ class Recipe:
             )
         if self.late_iterations and not self.late_short_sides:
             raise ConfigError(f"late_iterations is {self.late_iterations}; expected sizes for them in late_short_sides")
+
+    def learning_rate(self, iteration: int) -> float:
+        """The rate of an iteration, counted from 0, by the rules of the model's family."""
+        return self.schedule.learning_rate(iteration, self.optimizer.learning_rate, self.model.family)
 
     def with_model(self, model: CondInstConfig) -> "Recipe":
         """This recipe for a given model, whose family decides about losses and norms.
@@ -214,10 +280,10 @@ def load_recipe(name: str) -> Recipe:
     return recipe_from_toml(Recipe(), name, files("condinst_deploy") / "training" / "recipes")
 
 
-def recipe_from_dict(values: dict[str, Any]) -> Recipe:
+def recipe_from_dict(values: object) -> Recipe:
     """Build a recipe from plain values; what is left out keeps its default.
 
     Raises:
         ConfigError: a setting is unknown or has the wrong type.
     """
-    return filled(Recipe(), values)
+    return merged(Recipe(), values)

@@ -1,7 +1,7 @@
 """The state of a training run, one step of it, and its checkpoints."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.families import resnet_weights
 from condinst_deploy.model.losses import Losses, condinst_losses
 from condinst_deploy.model.safe_load import load_checkpoint_file
+from condinst_deploy.support.validation import typed
 from condinst_deploy.training.optimizers import Optimizer, optimizer_of
-from condinst_deploy.training.recipe import Recipe, StartSettings
+from condinst_deploy.training.recipe import Recipe, StartSettings, recipe_from_dict
 
 RESNETS: dict[Family, str] = {
     "mmdet": "a ResNet in torchvision's names",
@@ -46,7 +47,7 @@ class TrainingRun:
             ConfigError: the losses are not finite.
         """
         recipe = self.recipe
-        rate = recipe.schedule.learning_rate(self.iteration, recipe.optimizer.learning_rate)
+        rate = recipe.learning_rate(self.iteration)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("factor", 1.0)
         self.model.train()
@@ -158,18 +159,28 @@ def resumed_run(recipe: Recipe, path: Path, device: torch.device) -> TrainingRun
         raise CheckpointError(f"{path} is not a training checkpoint; expected last.pth of a run")
     loaded = load_model(path)
     recipe = recipe.with_model(loaded.model.config)
-    # settings that did not exist yet when the checkpoint was written had what is their default now
-    then = _completed(training["recipe"], Recipe().to_dict())
-    changed = [key for key, value in recipe.to_dict().items() if value != then.get(key)]
+    then = _trained_with(path, training)
+    changed = [each.name for each in fields(recipe) if getattr(recipe, each.name) != getattr(then, each.name)]
     if changed:
         raise ConfigError(
             f"{path} was made with another recipe (it differs in {', '.join(changed)});"
             " resume with the same one, or start anew in another folder"
         )
     run = _run(recipe, loaded.model, loaded.manifest, device)
-    run.optimizer.load_state_dict(training["optimizer"])
-    run.iteration = int(training["iteration"])
+    try:
+        run.optimizer.load_state_dict(training["optimizer"])
+        run.iteration = typed(training["iteration"], int, "iteration")
+    except (ConfigError, KeyError, TypeError, ValueError, AttributeError, IndexError) as e:
+        raise CheckpointError(f"{path} has an optimizer's state that cannot be used ({e}); start anew") from e
     return run
+
+
+def _trained_with(path: Path, training: dict[str, Any]) -> Recipe:
+    """The recipe that a checkpoint was made with; settings that are newer than it have their defaults."""
+    try:
+        return recipe_from_dict(training.get("recipe"))
+    except ConfigError as e:
+        raise CheckpointError(f"{path} was made with a recipe that this release cannot use: {e}") from e
 
 
 def _run(recipe: Recipe, model: CondInst, manifest: ModelManifest, device: torch.device) -> TrainingRun:
@@ -200,7 +211,7 @@ def _start(model: CondInst, settings: StartSettings) -> None:
 
 def _load_backbone(model: CondInst, path: Path) -> None:
     """Weights of torchvision's ResNet, or of detectron2's as its checkpoints hold it: they fit each other in shape."""
-    found, wanted = resnet_weights(load_checkpoint_file(path)), model.config.family
+    found, wanted = resnet_weights(path, load_checkpoint_file(path)), model.config.family
     if found.family != wanted:
         raise ConfigError(
             f"{path} holds {RESNETS[found.family]}; the recipe's model is of the family {wanted}, which begins with"
@@ -212,14 +223,6 @@ def _load_backbone(model: CondInst, path: Path) -> None:
         model.backbone.load_state_dict(counters | found.state)
     except RuntimeError as e:
         raise CheckpointError(f"{path} is not a state dict of the recipe's ResNet: {e}") from e
-
-
-def _completed(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """`values` with what they lack of `defaults`, tables recursively."""
-    return defaults | {
-        name: _completed(value, defaults[name]) if isinstance(value, dict) and name in defaults else value
-        for name, value in values.items()
-    }
 
 
 def _shown(losses: Losses) -> str:

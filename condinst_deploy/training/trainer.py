@@ -7,9 +7,9 @@ from pathlib import Path
 
 from condinst_deploy.contract import ModelManifest
 from condinst_deploy.data.coco import CocoDataset
-from condinst_deploy.errors import ConfigError, DataError
+from condinst_deploy.errors import ConfigError, DataError, OutputError
 from condinst_deploy.evaluation.coco import average_precision, detect_all, load_coco
-from condinst_deploy.imaging.drawing import contact_sheet
+from condinst_deploy.imaging.drawing import SHEET_SIDE, contact_sheet
 from condinst_deploy.model.checkpoints import LoadedModel, save_model
 from condinst_deploy.model.losses import Losses
 from condinst_deploy.runtime.predictor import Predictor
@@ -35,11 +35,17 @@ class Sets:
 
 @dataclass(frozen=True)
 class Reports:
-    """Called as the run goes on."""
+    """Functions that are called while a run goes on."""
 
-    on_step: Callable[[int, Losses], None]
-    on_image: Callable[[int, int], None]  # evaluation: images done, of how many
-    on_evaluation: Callable[[Record], None]
+    on_step: Callable[[int, Losses], None] = lambda iteration, losses: None
+    on_image: Callable[[int, int], None] = lambda done, of: None  # evaluation: images done, of how many
+    on_evaluation: Callable[[Record], None] = lambda record: None
+    on_stage: Callable[[str], None] = lambda stage: None  # what begins now, before the first step
+    on_note: Callable[[str], None] = lambda note: None  # what a user should know
+    on_generated: Callable[[int, int], None] = lambda done, of: None  # images of the generated set
+    on_data: Callable[[Sets], None] = lambda sets: None  # the data sets were read
+    on_start: Callable[[int, Recipe], None] = lambda iteration, recipe: None  # steps done before, and the final recipe
+    on_interrupted: Callable[[int, Path], None] = lambda iteration, folder: None  # Ctrl-C; the checkpoint is written
 
 
 def open_sets(recipe: Recipe) -> Sets:
@@ -101,7 +107,7 @@ def train(run: TrainingRun, sets: Sets, folder: Path, reports: Reports) -> Recor
                     last = evaluate(run, sets, reports)
                     history.add(last)
                     reports.on_evaluation(last)
-        except (KeyboardInterrupt, DataError):  # an image of thousands can be damaged
+        except (KeyboardInterrupt, DataError, OutputError):  # an image of thousands can be damaged, a disk full
             run.save(folder / CHECKPOINT)
             raise
         run.save(folder / CHECKPOINT)
@@ -148,7 +154,7 @@ def draw_predictions(run: TrainingRun, sets: Sets, path: Path) -> None:
     shown = []
     for prediction in _predictor(run).stream(sets.val.paths[:IMAGES_SHOWN]):
         if prediction.detections is not None and prediction.image is not None:
-            shown.append(prediction.detections.draw(prediction.image))
+            shown.append(prediction.detections.draw(prediction.image, longest_side=SHEET_SIDE))
     with atomic_path(path) as temporary:
         contact_sheet(shown).save(temporary, format="JPEG", quality=90)
 
@@ -156,7 +162,7 @@ def draw_predictions(run: TrainingRun, sets: Sets, path: Path) -> None:
 def _predictor(run: TrainingRun) -> Predictor:
     run.model.eval()
     backend = TorchBackend(LoadedModel(run.model, run.manifest, "the model in training"), run.device)
-    return Predictor.of(backend, batch_size=8)
+    return Predictor(backend, batch_size=8)
 
 
 def _record(run: TrainingRun, losses: Losses, seconds: float) -> Record:

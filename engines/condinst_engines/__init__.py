@@ -1,1 +1,26 @@
 """The stage ONNX -> TensorRT: engines for the flavours `tensorrt` and `rtx`, from one code path."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from condinst_engines.build_options import BuildOptions
+    from condinst_engines.build_recipe import BuildRecipe
+    from condinst_engines.engine_builder import BuildReports, BuiltEngineFile, build_engine
+
+_HOMES = {
+    "BuildOptions": "condinst_engines.build_options",
+    "BuildRecipe": "condinst_engines.build_recipe",
+    "BuildReports": "condinst_engines.engine_builder",
+    "BuiltEngineFile": "condinst_engines.engine_builder",
+    "build_engine": "condinst_engines.engine_builder",
+}
+
+__all__ = ["BuildOptions", "BuildRecipe", "BuildReports", "BuiltEngineFile", "build_engine"]
+
+
+def __getattr__(name: str) -> Any:
+    # resolved at the first use: `condinst-build-engine --help` does not wait for PyTorch
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,11 +16,12 @@ import torch
 
 from condinst_deploy.contract.engine_manifest import AMPERE, EngineProfile, EngineTensor, FoundPrecision
 from condinst_deploy.errors import ArtifactError, BackendError, ConfigError, EngineError
+from condinst_deploy.support.signals import whole_steps
 from condinst_engines.build_recipe import BuildRecipe
-from condinst_engines.builder_library import Flavour
+from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.builder_log import BuilderLog
 from condinst_engines.engine_inspector import found_in_engine, layers_of
-from condinst_engines.monitor import Interruption, OnProgress, Phases, progress_monitor
+from condinst_engines.monitor import OnProgress, Phases, progress_monitor
 from condinst_engines.precision import converted
 from condinst_engines.rewrites.plugins import Rewritten, with_plugins
 from condinst_engines.typed_network import check_precision, check_types, found_in_network, parsed_network, tensors_of
@@ -69,15 +70,26 @@ def graph_for_builder(proto: onnx.ModelProto, recipe: BuildRecipe) -> onnx.Model
 
 def plugin_graph_for_builder(proto: onnx.ModelProto, recipe: BuildRecipe) -> Rewritten:
     """As `graph_for_builder`, with plugins in the places of the special operations, where the kernels cover them."""
-    rewritten = with_plugins(converted(proto, recipe.precision, recipe.policy))
+    typed = converted(proto, recipe.precision, recipe.policy)
+    rewritten = with_plugins(typed, _of_several_types(proto, recipe))
     return rewritten._replace(proto=onnx.inliner.inline_local_functions(rewritten.proto))
+
+
+def _of_several_types(proto: onnx.ModelProto, recipe: BuildRecipe) -> dict[str, str]:
+    """Functions whose nodes the recipe's policy names: a kernel computes all of them in one way."""
+    policy, found = recipe.policy, {}
+    for function in proto.functions:
+        named = [node.name for node in function.node if policy.rule_for(node.name) in policy.own_rules]
+        if named:
+            found[function.name] = f"the policy gives its node {named[0]} a level of its own"
+    return found
 
 
 def build_engine(
     graph: onnx.ModelProto,
     profiles: Sequence[EngineProfile],
     recipe: BuildRecipe,
-    flavour: Flavour,
+    flavour: BuilderLibrary,
     surroundings: Surroundings | None = None,
 ) -> BuiltEngine:
     """Build a plan from a graph of `graph_for_builder`.
@@ -95,16 +107,15 @@ def build_engine(
         KeyboardInterrupt: Ctrl-C was pressed; the builder stopped at its next step.
     """
     surroundings = surroundings or Surroundings()
-    targets = targets_of(recipe, flavour)
+    targets, also = targets_of(recipe, flavour), recipe.policy.own_types(recipe.precision)
     started = time.perf_counter()
     log = BuilderLog(flavour.trt, surroundings.log)
     builder: tensorrt.Builder = flavour.trt.Builder(log.logger)
-    interruption = Interruption()
     # an exception out of a callback, the logger's too, would cross the library's frames
-    with interruption.listening():
+    with whole_steps() as interruption:
         network = parsed_network(flavour, builder, _serialised(graph), log)
         check_types(network, graph)
-        check_precision(found_in_network(network), recipe.precision)
+        check_precision(found_in_network(network), recipe.precision, also)
         config = builder.create_builder_config()
         _add_profiles(builder, config, profiles, log)
         _apply(recipe, config, flavour)
@@ -118,7 +129,7 @@ def build_engine(
         raise EngineError(f"the builder could not build the engine: {log.reason}{_hint(recipe, flavour)}")
     content = bytes(memoryview(plan))
     found = _found_in_plan(content, flavour, recipe, targets, surroundings) or found_in_network(network)
-    check_precision(found, recipe.precision)
+    check_precision(found, recipe.precision, also)
     return BuiltEngine(
         plan=content,
         targets=targets,
@@ -132,7 +143,7 @@ def build_engine(
 
 
 def _found_in_plan(
-    plan: bytes, flavour: Flavour, recipe: BuildRecipe, targets: Sequence[str], surroundings: Surroundings
+    plan: bytes, flavour: BuilderLibrary, recipe: BuildRecipe, targets: Sequence[str], surroundings: Surroundings
 ) -> FoundPrecision | None:
     """What the engine itself has, where this machine can load it; None where not, or where the plan does not tell."""
     if not torch.cuda.is_available() or recipe.strip_weights:
@@ -148,7 +159,7 @@ def _found_in_plan(
     return found if found.layers else None
 
 
-def targets_of(recipe: BuildRecipe, flavour: Flavour) -> tuple[str, ...]:
+def targets_of(recipe: BuildRecipe, flavour: BuilderLibrary) -> tuple[str, ...]:
     """Compute capabilities that the engine is for.
 
     Raises:
@@ -164,8 +175,10 @@ def targets_of(recipe: BuildRecipe, flavour: Flavour) -> tuple[str, ...]:
         )
     major, minor = torch.cuda.get_device_capability()
     target = 10 * major + minor
-    if recipe.precision == "bfloat16" and target < AMPERE:
-        raise ConfigError(f"--bf16: this GPU (compute capability {target}) has no bfloat16; use --fp16")
+    if _wants_bfloat16(recipe) and target < AMPERE:
+        raise ConfigError(
+            f"{_wants_bfloat16(recipe)}: this GPU (compute capability {target}) has no bfloat16; use --fp16"
+        )
     if recipe.tensorrt.hardware_compatible and target < AMPERE:
         raise ConfigError(
             f"--hardware-compatible is for GPUs from Ampere (80) on, and this one has {target}; leave it out"
@@ -173,7 +186,7 @@ def targets_of(recipe: BuildRecipe, flavour: Flavour) -> tuple[str, ...]:
     return (str(target),)
 
 
-def _ahead_targets(recipe: BuildRecipe, flavour: Flavour) -> tuple[str, ...]:
+def _ahead_targets(recipe: BuildRecipe, flavour: BuilderLibrary) -> tuple[str, ...]:
     targets = tuple(dict.fromkeys(recipe.rtx.sm))
     unknown = [target for target in targets if target not in flavour.targets]
     if unknown or not targets:
@@ -181,9 +194,18 @@ def _ahead_targets(recipe: BuildRecipe, flavour: Flavour) -> tuple[str, ...]:
             f"--sm names {', '.join(unknown) or 'nothing'}; TensorRT for RTX {flavour.version} builds for"
             f" {', '.join(flavour.targets)}. GPUs of servers (90, 100) need --flavour tensorrt"
         )
-    if recipe.precision == "bfloat16" and "75" in targets:
-        raise ConfigError("--bf16 and --sm 75: GPUs of that generation (T4, RTX 20) have no bfloat16; use --fp16")
+    if _wants_bfloat16(recipe) and "75" in targets:
+        raise ConfigError(
+            f"{_wants_bfloat16(recipe)} and --sm 75: GPUs of that generation (T4, RTX 20) have no bfloat16; use --fp16"
+        )
     return tuple(sorted(targets, key=int))
+
+
+def _wants_bfloat16(recipe: BuildRecipe) -> str:
+    """What asks for bfloat16; empty: nothing."""
+    if recipe.precision == "bfloat16":
+        return "--bf16"
+    return "bf16 under [policy]" if "bfloat16" in recipe.policy.own_types(recipe.precision) else ""
 
 
 def _serialised(graph: onnx.ModelProto) -> bytes:
@@ -203,7 +225,7 @@ def _add_profiles(
             raise EngineError(f"the builder refuses profile {number}: {log.reason}")
 
 
-def _apply(recipe: BuildRecipe, config: "tensorrt.IBuilderConfig", flavour: Flavour) -> None:
+def _apply(recipe: BuildRecipe, config: "tensorrt.IBuilderConfig", flavour: BuilderLibrary) -> None:
     trt = flavour.trt
     config.builder_optimization_level = recipe.optimization_level
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that an inspector tells types of layers
@@ -227,7 +249,7 @@ def _set_targets(config: Any, trt: Any, targets: Sequence[str]) -> None:
             raise EngineError(f"the builder refuses compute capability {target}")
 
 
-def _timing_cache(config: "tensorrt.IBuilderConfig", flavour: Flavour, path: Path | None) -> Any:
+def _timing_cache(config: "tensorrt.IBuilderConfig", flavour: BuilderLibrary, path: Path | None) -> Any:
     """The cache that the build reads and fills, or None."""
     if path is None:
         return None
@@ -244,7 +266,7 @@ def _timing_cache(config: "tensorrt.IBuilderConfig", flavour: Flavour, path: Pat
     return cache
 
 
-def _hint(recipe: BuildRecipe, flavour: Flavour) -> str:
+def _hint(recipe: BuildRecipe, flavour: BuilderLibrary) -> str:
     if flavour.builds_ahead and (recipe.refit or recipe.strip_weights):
         return "; TensorRT for RTX needs a GPU in the building machine for --refit and --strip-weights"
     if recipe.workspace_gb:

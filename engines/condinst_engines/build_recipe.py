@@ -1,11 +1,12 @@
-"""Build recipes: everything that decides an engine, in one TOML file."""
+"""Build recipes: all settings of an engine, in one TOML file."""
 
 from dataclasses import dataclass, field
 from importlib.resources import files
 
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.support.toml_config import recipe_from_toml
-from condinst_engines.policy import PRECISIONS, Policy, Precision
+from condinst_deploy.support.validation import Limits, check_choice, check_number
+from condinst_engines.policy import Policy, Precision
 
 SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 """Precisions as options and file names call them."""
@@ -48,12 +49,9 @@ class BuildRecipe:
         Raises:
             ConfigError: one is outside its range.
         """
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}")
-        if not 0 <= self.optimization_level <= 5:
-            raise ConfigError(f"optimization_level is {self.optimization_level}; expected 0 to 5")
-        if not 0 <= self.workspace_gb < 1024:
-            raise ConfigError(f"workspace_gb is {self.workspace_gb}; expected GiB, or 0 for all of the GPU's memory")
+        check_choice("precision", self.precision, Precision)
+        check_number("optimization_level", self.optimization_level, Limits(0, 5, whole=True))
+        check_number("workspace_gb (GiB; 0: all of the GPU's memory)", self.workspace_gb, Limits(0, 1024, below=True))
         if not self.batches:
             raise ConfigError('batches is empty; expected MIN:OPT:MAX, for example ["1:1:8"]')
         for name, values in (("batches", self.batches), ("profiles", self.profiles), ("rtx.sm", self.rtx.sm)):

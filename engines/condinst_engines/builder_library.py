@@ -4,22 +4,21 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, get_args
 
-from condinst_deploy.contract.engine_manifest import MODULES
-from condinst_deploy.contract.engine_manifest import Flavour as Name
+from condinst_deploy.contract.engine_manifest import MODULES, Flavour
 from condinst_deploy.errors import BackendError, ConfigError
 
-INSTALL: dict[Name, str] = {
-    "tensorrt": "pip install tensorrt (or pip install '.[tensorrt]' in the repository);"
+INSTALL: dict[Flavour, str] = {
+    "tensorrt": "pip install 'condinst-deploy[tensorrt]';"
     " it downloads from NVIDIA's index and builds on the GPU that the engine is for",
-    "rtx": "pip install tensorrt-rtx (or pip install '.[rtx]' in the repository); it builds without a GPU",
+    "rtx": "pip install 'condinst-deploy[rtx]'; it builds without a GPU",
 }
 
 
 @dataclass(frozen=True)
-class Flavour:
+class BuilderLibrary:
     """A builder that is installed, and what it can do."""
 
-    name: Name
+    name: Flavour
     trt: Any  # the module; both have TensorRT 11's names, and 10's where the two agree
 
     @property
@@ -56,7 +55,7 @@ class Flavour:
         return self.name == "tensorrt"
 
 
-def load_flavour(name: str | None = None) -> Flavour:
+def load_builder_library(name: str | None = None) -> BuilderLibrary:
     """Import a builder; None: `tensorrt` where it imports, else `rtx`.
 
     Raises:
@@ -67,19 +66,19 @@ def load_flavour(name: str | None = None) -> Flavour:
         for candidate in MODULES:
             module = _imported(candidate)
             if module is not None:
-                return Flavour(candidate, module)
+                return BuilderLibrary(candidate, module)
         lines = "; or ".join(f"{flavour}: {command}" for flavour, command in INSTALL.items())
         raise BackendError(f"no TensorRT is installed. {lines}")
     if name not in MODULES:
-        raise ConfigError(f"the flavour is {name!r}; expected {' or '.join(get_args(Name))}")
-    chosen: Name = "tensorrt" if name == "tensorrt" else "rtx"
+        raise ConfigError(f"the flavour is {name!r}; expected {' or '.join(get_args(Flavour))}")
+    chosen: Flavour = "tensorrt" if name == "tensorrt" else "rtx"
     module = _imported(chosen)
     if module is None:
         raise BackendError(f"the flavour {chosen} is not installed: {INSTALL[chosen]}")
-    return Flavour(chosen, module)
+    return BuilderLibrary(chosen, module)
 
 
-def _imported(name: Name) -> Any:
+def _imported(name: Flavour) -> Any:
     """The module, or None where it, or a library that it needs, is missing."""
     try:
         module = import_module(MODULES[name])

@@ -3,6 +3,8 @@
 from contextlib import suppress
 from typing import Any, TextIO
 
+from condinst_deploy.shown_text import shown
+
 NO_REASON = "no reason was given (--log FILE keeps what the builder says)"
 
 
@@ -23,7 +25,7 @@ class BuilderLog:
             self.warnings.append(message)
         if self.file is not None:
             with suppress(OSError):  # a full disk must not end the build from inside a callback
-                self.file.write(f"[{severity}] {message}\n")
+                self.file.write(f"[{severity}] {shown(message)}\n")
 
     @property
     def reason(self) -> str:

@@ -1,21 +1,22 @@
 """An exported file becomes an engine file: read, convert, build, describe, write."""
 
-import hashlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
 import onnx
 
 from condinst_deploy.contract import ModelManifest
-from condinst_deploy.contract.engine_manifest import EngineManifest, host, write_engine
+from condinst_deploy.contract.artifacts import ENGINE, ONNX
+from condinst_deploy.contract.engine_manifest import AMPERE, EngineManifest, host, write_engine
+from condinst_deploy.contract.engine_ranges import CheckedRanges
 from condinst_deploy.errors import ConfigError, EngineError, OutputError
-from condinst_deploy.model.checkpoints import sha256_of
-from condinst_deploy.support.atomic_write import atomic_path
+from condinst_deploy.support.atomic_write import atomic_path, check_writable
+from condinst_deploy.support.digests import sha256_of, sha256_of_bytes
+from condinst_deploy.support.validation import printable
+from condinst_deploy.support.versions import installed_versions
 from condinst_engines.build import (
     BuiltEngine,
     Surroundings,
@@ -25,16 +26,19 @@ from condinst_engines.build import (
     targets_of,
 )
 from condinst_engines.build_recipe import SHORT, BuildRecipe
-from condinst_engines.builder_library import Flavour
+from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.onnx_input import load_onnx, manifest_of
 from condinst_engines.plugins import register_plugins
 from condinst_engines.plugins.names import LOWEST_CAPABILITY
 from condinst_engines.profiles import profiles_for, remark_on
+from condinst_engines.ranges.check import RangeCheck
+from condinst_engines.ranges.decide import Setting
+from condinst_engines.ranges.images import RangeImages
 
 DEFAULT_FOLDER = Path("engines/build")
 """Where engines go, below the current directory."""
 
-ENGINE_SUFFIX = ".engine"
+HANDLED_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class EngineFiles:
     source: Path  # the exported file
     engine: Path | None = None  # None: below the current directory, under the name that tells what it is
     keep_onnx: Path | None = None  # where to leave the graph that the builder got; written with the engine
+    calibration: Path | None = None  # folder of images that half precision is checked on; None: a built-in set
+    keep_policy: Path | None = None  # where to leave the policy of the range check, as a recipe
 
     def __post_init__(self) -> None:
         """Check the names.
@@ -51,10 +57,13 @@ class EngineFiles:
         Raises:
             ConfigError: an ending is wrong, or a file has two roles.
         """
-        for path, suffix in ((self.engine, ENGINE_SUFFIX), (self.keep_onnx, ".onnx")):
+        kinds = ((self.engine, ENGINE), (self.keep_onnx, ONNX), (self.keep_policy, ".toml"))
+        for path, suffix in kinds:
             if path is not None and path.suffix != suffix:
                 raise ConfigError(f"the file to write is {path}; expected a name ending in {suffix}")
         check_apart({"--onnx": self.source, "--keep-onnx": self.keep_onnx, "--out": self.engine})
+        if self.calibration is not None and not self.calibration.is_dir():
+            raise ConfigError(f"--calibration is {self.calibration}; expected a folder of images")
 
 
 class Source(NamedTuple):
@@ -67,7 +76,7 @@ class Source(NamedTuple):
 def engine_from_onnx(
     files: EngineFiles,
     recipe: BuildRecipe,
-    flavour: Flavour,
+    flavour: BuilderLibrary,
     surroundings: Surroundings,
     shapes: Sequence[str] = (),
 ) -> tuple[Path, EngineManifest]:
@@ -85,7 +94,8 @@ def engine_from_onnx(
 
     Raises:
         ArtifactError: the exported file cannot be used.
-        ConfigError, EngineError, BackendError: it cannot be built so.
+        ConfigError, EngineError, BackendError: it cannot be built so, or half precision cannot hold its ranges.
+        ImageError: an image of `files.calibration` cannot be read.
         OutputError: a file cannot be written.
         KeyboardInterrupt: Ctrl-C; nothing was written.
     """
@@ -97,18 +107,51 @@ def engine_from_onnx(
     if remark := remark_on(model, recipe, profiles):
         surroundings.on_note(remark)
     path = files.engine or default_engine_path(files.source, recipe, flavour)
-    _check_writable(path, files.keep_onnx, surroundings.timing_cache)
-    source = Source(files.source.name, sha256_of(files.source))
+    _check_writable(path, files.keep_onnx, files.keep_policy, surroundings.timing_cache)
+    source = Source(printable(files.source.name), sha256_of(files.source))
+    recipe, ranges = with_checked_ranges(proto, RangeImages(model, files.calibration), recipe, flavour, surroundings)
     graph, plugins = graph_and_plugins(proto, recipe, flavour, surroundings)
     built = build_engine(graph, profiles, recipe, flavour, surroundings)
     manifest = _manifest(built, replace(model, precision=recipe.precision), recipe, flavour, source)
-    manifest = replace(manifest, plugins=plugins)
+    manifest = replace(manifest, plugins=plugins, ranges=ranges)
     with ExitStack() as kept:
         if files.keep_onnx is not None:
             onnx.save(graph, str(kept.enter_context(atomic_path(files.keep_onnx))))
+        if files.keep_policy is not None:
+            text = recipe.policy.to_toml(recipe.precision)
+            kept.enter_context(atomic_path(files.keep_policy)).write_text(text, encoding="utf-8")
         write_engine(path.absolute(), built.plan, manifest)
     _keep_timings(built.timings, surroundings)
     return path.absolute(), manifest
+
+
+def with_checked_ranges(
+    proto: onnx.ModelProto,
+    images: RangeImages,
+    recipe: BuildRecipe,
+    flavour: BuilderLibrary,
+    surroundings: Surroundings,
+) -> tuple[BuildRecipe, CheckedRanges | None]:
+    """The recipe with the policy that the range check of a half build comes to, and what it measured.
+
+    Raises:
+        EngineError: a node's tensors cannot be held, and it cannot be moved.
+        ImageError: an image of the folder cannot be read.
+    """
+    if recipe.precision == "float32":
+        return recipe, None
+    oldest = min(int(target) for target in targets_of(recipe, flavour))
+    setting = Setting(recipe.precision, recipe.policy, "bf16" if oldest >= AMPERE else "fp32")
+    check = RangeCheck(proto, images, setting, lambda share: surroundings.on_progress(share, "checking ranges"))
+    policy, ranges = check.run()
+    surroundings.on_note(f"ranges: {ranges}")
+    for node in ranges.handled[:HANDLED_SHOWN]:
+        surroundings.on_note(f"  {node}")
+    if len(ranges.handled) > HANDLED_SHOWN:
+        surroundings.on_note(
+            f"  {len(ranges.handled) - HANDLED_SHOWN} more nodes are handled; the manifest and --keep-policy name all"
+        )
+    return replace(recipe, policy=policy), ranges
 
 
 def _keep_timings(timings: bytes, surroundings: Surroundings) -> None:
@@ -147,20 +190,12 @@ def _check_writable(*paths: Path | None) -> None:
         OutputError: a file cannot be made there.
     """
     for path in paths:
-        if path is None:
-            continue
-        if path.is_dir():
-            raise OutputError(f"{path} is a folder; expected the name of a file to write")
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
-        try:
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as e:
-            raise OutputError(f"{path} cannot be written ({e.strerror or e}); choose another place") from e
+        if path is not None:
+            check_writable(path)
 
 
 def graph_and_plugins(
-    proto: onnx.ModelProto, recipe: BuildRecipe, flavour: Flavour, surroundings: Surroundings
+    proto: onnx.ModelProto, recipe: BuildRecipe, flavour: BuilderLibrary, surroundings: Surroundings
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """The builder's graph and its plugins; they are registered."""
     if not flavour.has_plugins or not recipe.tensorrt.plugins:
@@ -176,17 +211,17 @@ def graph_and_plugins(
     return rewritten.proto, rewritten.plugins
 
 
-def default_engine_path(source: Path, recipe: BuildRecipe, flavour: Flavour) -> Path:
+def default_engine_path(source: Path, recipe: BuildRecipe, flavour: BuilderLibrary) -> Path:
     """`engines/build/<stem>.<flavour>.<precision>.sm<targets>.engine`, or `ampereplus` for the targets."""
     targets = "sm" + "-".join(targets_of(recipe, flavour))
     if _hardware_compatible(recipe, flavour):
         targets = "ampereplus"
-    name = f"{source.stem}.{flavour.name}.{SHORT[recipe.precision]}.{targets}{ENGINE_SUFFIX}"
+    name = f"{source.stem}.{flavour.name}.{SHORT[recipe.precision]}.{targets}{ENGINE}"
     return DEFAULT_FOLDER / name
 
 
 def _manifest(
-    built: BuiltEngine, model: ModelManifest, recipe: BuildRecipe, flavour: Flavour, source: Source
+    built: BuiltEngine, model: ModelManifest, recipe: BuildRecipe, flavour: BuilderLibrary, source: Source
 ) -> EngineManifest:
     return EngineManifest(
         flavour=flavour.name,
@@ -199,7 +234,7 @@ def _manifest(
         model=model,
         onnx=source.name,
         onnx_sha256=source.sha256,
-        plan_sha256=hashlib.sha256(built.plan).hexdigest(),
+        plan_sha256=sha256_of_bytes(built.plan),
         plan_bytes=len(built.plan),
         hardware_compatible=_hardware_compatible(recipe, flavour),
         version_compatible=flavour.has_compatibility and recipe.tensorrt.version_compatible,
@@ -211,15 +246,9 @@ def _manifest(
     )
 
 
-def _hardware_compatible(recipe: BuildRecipe, flavour: Flavour) -> bool:
+def _hardware_compatible(recipe: BuildRecipe, flavour: BuilderLibrary) -> bool:
     return flavour.has_compatibility and recipe.tensorrt.hardware_compatible
 
 
-def _tools(flavour: Flavour) -> dict[str, str]:
-    found = {flavour.trt.__name__: flavour.version}
-    for name in ("condinst-deploy", "onnx", "onnx-ir"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+def _tools(flavour: BuilderLibrary) -> dict[str, str]:
+    return {flavour.trt.__name__: flavour.version} | installed_versions(("condinst-deploy", "onnx", "onnx-ir"))

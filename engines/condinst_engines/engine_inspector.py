@@ -3,24 +3,22 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from condinst_deploy.contract.engine_manifest import ENGINE_INSPECTOR, EngineManifest, FoundPrecision
 from condinst_deploy.errors import ArtifactError, BackendError
-from condinst_engines.builder_library import Flavour
+from condinst_deploy.runtime.tensorrt.plan import engine_from_plan
+from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.builder_log import BuilderLog
-
-if TYPE_CHECKING:
-    import tensorrt
 
 FORMATS = (("bfloat16", ("bf16", "bfloat16")), ("float16", ("fp16", "half")), ("float32", ("fp32", "float")))
 """Type -> words of the inspector's descriptions ("Half", "Channel major FP16 format"); the first match counts."""
 
 
 def layers_of(
-    plan: bytes, flavour: Flavour, manifest: EngineManifest | None = None, host_code: bool = False
+    plan: bytes, flavour: BuilderLibrary, manifest: EngineManifest | None = None, host_code: bool = False
 ) -> list[dict[str, Any]]:
     """The inspector's description of every layer.
 
@@ -40,10 +38,8 @@ def layers_of(
         major, minor = torch.cuda.get_device_capability()
         manifest.check_loadable(flavour.name, flavour.version, f"{major}{minor}")
     log = BuilderLog(flavour.trt)
-    runtime: tensorrt.Runtime = flavour.trt.Runtime(log.logger)
-    if host_code or (manifest is not None and manifest.version_compatible):
-        runtime.engine_host_code_allowed = True
-    engine: Any = runtime.deserialize_cuda_engine(plan)
+    allowed = host_code or (manifest is not None and manifest.version_compatible)
+    engine = engine_from_plan(flavour.trt, log.logger, plan, host_code=allowed)
     if engine is None:
         raise BackendError(f"the library cannot load the engine: {log.reason}")
     text = engine.create_engine_inspector().get_engine_information(flavour.trt.LayerInformationFormat.JSON)

@@ -9,14 +9,13 @@ import onnx
 import onnx_ir as ir
 
 from condinst_deploy.contract import MANIFEST_KEY, ModelManifest
+from condinst_deploy.contract.artifacts import CHECKPOINT, ENGINE, KINDS, ONNX, kind_of
 from condinst_deploy.contract.engine_manifest import EngineManifest, read_engine
 from condinst_deploy.errors import ArtifactError, BackendError
-from condinst_engines.builder_library import load_flavour
+from condinst_engines.builder_library import load_builder_library
 from condinst_engines.engine_inspector import found_in_engine, layers_of
 from condinst_engines.node_types import node_names
 from condinst_engines.onnx_input import load_onnx, manifest_of
-
-CHECKPOINTS, ENGINES = (".pth", ".pt"), (".engine", ".plan")
 
 
 def inspect_file(path: Path) -> dict[str, Any]:
@@ -28,15 +27,11 @@ def inspect_file(path: Path) -> dict[str, Any]:
     Raises:
         ArtifactError, CheckpointError: it cannot be read, or is of no known kind.
     """
-    suffix = path.suffix.lower()
-    if suffix in CHECKPOINTS:
-        return _checkpoint(path)
-    if suffix == ".onnx":
-        return _onnx(path)
-    if suffix in ENGINES:
-        return _engine(path)
-    known = ", ".join((*CHECKPOINTS, ".onnx", *ENGINES))
-    raise ArtifactError(f"{path} is of no known kind; expected a name ending in one of {known}")
+    kind = kind_of(path)
+    if kind is None:
+        raise ArtifactError(f"{path} is of no known kind; expected a name ending in one of {', '.join(KINDS)}")
+    describe = {CHECKPOINT: _checkpoint, ONNX: _onnx, ENGINE: _engine}[kind]
+    return describe(path)
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
@@ -112,6 +107,6 @@ def _engine(path: Path) -> dict[str, Any]:
 def _layers(plan: bytes, manifest: EngineManifest) -> tuple[list[dict[str, Any]], str]:
     """Layers of the engine itself, where this machine can load it; otherwise the reason why not."""
     try:
-        return layers_of(plan, load_flavour(manifest.flavour), manifest), ""
+        return layers_of(plan, load_builder_library(manifest.flavour), manifest), ""
     except (ArtifactError, BackendError) as e:
         return [], f"the engine itself was not loaded, and its layers are not listed: {e}"

@@ -1,12 +1,11 @@
-"""Progress of a build, from the builder's own monitor, and its end by Ctrl-C."""
+"""Progress of a build, reported by the builder, and how Ctrl-C stops it."""
 
-import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
+
+from condinst_deploy.support.signals import Interruption
 
 OnProgress = Callable[[float, str], None]
 """Takes the share that is done, 0 to 1, and the name of the innermost phase."""
@@ -63,36 +62,12 @@ class Phases:
         return min((phase.done + inner) / phase.steps, 1.0)
 
 
-class Interruption:
-    """Whether the user pressed Ctrl-C: the builder is asked to stop at its next step, never torn down.
-
-    Python runs signal handlers in the main thread alone, so Ctrl-C is noticed when the builder calls back in that
-    thread, as TensorRT for RTX was seen to do; one that reported from others only would be stopped after the build.
-    """
-
-    def __init__(self) -> None:
-        self.wanted = False
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take over SIGINT; once the block is left, an interruption becomes `KeyboardInterrupt`."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # only the main thread may handle signals
-            return
-        before = signal.signal(signal.SIGINT, self._interrupt)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
-        if self.wanted:
-            raise KeyboardInterrupt
-
-    def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
-        self.wanted = True
-
-
 def progress_monitor(trt: Any, phases: Phases, interruption: Interruption) -> Any:
-    """The object that a builder reports to."""
+    """The object that a builder reports to; after Ctrl-C it asks the builder to stop at its next step.
+
+    Ctrl-C is noticed when the builder calls back in the main thread, as TensorRT for RTX does. A builder that reports
+    only from other threads is stopped after the build.
+    """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -1,44 +1,59 @@
-"""The precision policy: which nodes run in half precision, which stay in float32, and why.
+"""The precision policy: the level of every node, and why.
 
 It stands here and nowhere else. Rules match node names (`backbone.layer1.0.conv2/Conv`, `SelectInstances/iou`), the
-first that matches decides, and a recipe's patterns come before all of them.
+first that matches decides. A recipe's patterns come before all of them.
 """
 
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Literal, get_args
 
 from condinst_deploy.errors import ConfigError, EngineError
+from condinst_deploy.support.json_text import json_text
 
 Precision = Literal["float32", "float16", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
+Level = Literal["fp32", "bf16", "fp16", "half"]
+"""What a rule says of a node. `half` is the half type that the engine is built for."""
+
+LEVEL_TYPES: dict[Level, Precision] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+LARGEST_SHIFT = 24
+"""Most powers of two that a convolution's output can be scaled down by."""
+
 
 @dataclass(frozen=True)
 class Rule:
-    """Nodes whose names match, their precision, and the reason."""
+    """Nodes whose names match, their level, and the reason."""
 
     pattern: str  # of a shell: * stands for anything, dots and slashes, too
-    half: bool  # float16 or bfloat16, whichever the engine is built for; otherwise float32
+    level: Level
     why: str
+
+    def type_for(self, precision: Precision) -> Precision:
+        """The type of the nodes in an engine of a precision."""
+        return precision if self.level == "half" else LEVEL_TYPES[self.level]
 
 
 POLICY = (
-    Rule("backbone*", True, "convolutions: a third of the work"),
-    Rule("fpn*", True, "convolutions"),
-    Rule("head*", True, "towers and predictions: half of the work"),
-    Rule("mask_branch*", True, "convolutions and their resampling"),
-    Rule("params/*", True, "the controller, where it is needed"),
-    Rule("DynamicMaskHead/xy_*", False, "coordinates: float16 is 1 px apart above 1024, bfloat16 4 px above 512"),
-    Rule("DynamicMaskHead/*", True, "three small layers, and the widest maps of the network"),
-    Rule("normalize/*", False, "the mean of a channel, 123.675, has no close neighbour in bfloat16"),
-    Rule("neighbourhoods/*", False, "cells of the maps, from coordinates"),
-    Rule("candidates/*", False, "boxes are clamped to the image and tested for area: coordinates"),
-    Rule("candidates.*", False, "locations, decoding, scores and top-k: close scores would tie and change order"),
-    Rule("SelectInstances/*", False, "areas overflow float16 above 256x256 px; an IoU near the threshold would flip"),
-    Rule("instances/*", False, "gathers boxes and scores, which the contract wants in float32"),
-    Rule("*", False, "whatever no rule names"),
+    Rule("backbone*", "half", "convolutions: a third of the work"),
+    Rule("fpn*", "half", "convolutions"),
+    Rule("head*", "half", "towers and predictions: half of the work"),
+    Rule("mask_branch*", "half", "convolutions and their resampling"),
+    Rule("params/*", "half", "the controller, where it is needed"),
+    Rule("DynamicMaskHead/xy_*", "fp32", "coordinates: float16 is 1 px apart above 1024, bfloat16 4 px above 512"),
+    Rule("DynamicMaskHead/*", "half", "three small layers, and the widest maps of the network"),
+    Rule("normalize/*", "fp32", "the mean of a channel, 123.675, has no close neighbour in bfloat16"),
+    Rule("neighbourhoods/*", "fp32", "cells of the maps, from coordinates"),
+    Rule("candidates/*", "fp32", "boxes are clamped to the image and tested for area: coordinates"),
+    Rule("candidates.*", "fp32", "locations, decoding, scores and top-k: close scores would tie and change order"),
+    Rule("SelectInstances/*", "fp32", "areas overflow float16 above 256x256 px; an IoU near the threshold would flip"),
+    Rule("instances/*", "fp32", "gathers boxes and scores, which the contract wants in float32"),
+    Rule("*", "fp32", "whatever no rule names"),
 )
 
 WORDS_SHOWN = 5
@@ -46,31 +61,75 @@ WORDS_SHOWN = 5
 
 @dataclass(frozen=True)
 class Policy:
-    """The rules, after those that a recipe puts before them."""
+    """The rules, after those that a recipe puts before them; its fields are asked in their order."""
 
-    float32: tuple[str, ...] = ()  # patterns of nodes to keep in float32
-    half: tuple[str, ...] = ()  # patterns of nodes to convert all the same
+    fp32: tuple[str, ...] = ()  # patterns of nodes in float32
+    float32: tuple[str, ...] = ()  # the same: the name that recipes used before there were levels
+    bf16: tuple[str, ...] = ()  # in bfloat16, whatever the engine's precision
+    fp16: tuple[str, ...] = ()  # in float16, whatever the engine's precision
+    half: tuple[str, ...] = ()  # in the engine's half type
+    scale: tuple[str, ...] = ()  # PATTERN:K: these convolutions give 2^-K of their output to the norm behind them
 
     def __post_init__(self) -> None:
         """Check the patterns.
 
         Raises:
-            ConfigError: one is not text.
+            ConfigError: one is not text, or a scale has no power of two.
         """
-        for name in ("float32", "half"):
+        for name in (own.name for own in fields(self)):
             if not all(isinstance(pattern, str) and pattern for pattern in getattr(self, name)):
                 raise ConfigError(f"policy.{name} is {getattr(self, name)!r}; expected patterns of node names")
+        for text in self.scale:
+            if not (found := re.fullmatch(r".+:(\d{1,2})", text)) or not 1 <= int(found[1]) <= LARGEST_SHIFT:
+                raise ConfigError(
+                    f"policy.scale has {text!r}; expected PATTERN:K with K from 1 to {LARGEST_SHIFT},"
+                    ' for example "head.cls_tower.0.conv/*:4"'
+                )
+
+    @property
+    def shifts(self) -> list[tuple[str, int]]:
+        """The scales as patterns and powers of two."""
+        return [(pattern, int(power)) for pattern, power in (text.rsplit(":", 1) for text in self.scale)]
+
+    @cached_property
+    def own_rules(self) -> tuple[Rule, ...]:
+        """The recipe's rules, in the order in which they are asked."""
+        levels: dict[str, Level] = {"fp32": "fp32", "float32": "fp32", "bf16": "bf16", "fp16": "fp16", "half": "half"}
+        return tuple(
+            Rule(pattern, level, "named by the recipe")
+            for name, level in levels.items()
+            for pattern in getattr(self, name)
+        )
 
     @property
     def rules(self) -> tuple[Rule, ...]:
         """All rules, in the order in which they are asked."""
-        own = [Rule(pattern, False, "kept by the recipe") for pattern in self.float32]
-        own += [Rule(pattern, True, "converted by the recipe") for pattern in self.half]
-        return (*own, *POLICY)
+        return (*self.own_rules, *POLICY)
 
     def rule_for(self, node: str) -> Rule:
         """The rule that decides about a node."""
         return next(rule for rule in self.rules if fnmatchcase(node, rule.pattern))
+
+    def with_level(self, level: Literal["fp32", "bf16"], nodes: Iterable[str]) -> "Policy":
+        """This policy with more nodes of a level; they leave the other generated level."""
+        moved = dict.fromkeys(nodes)
+        other = "bf16" if level == "fp32" else "fp32"
+        kept = tuple(pattern for pattern in getattr(self, other) if pattern not in moved)
+        own = dict.fromkeys((*getattr(self, level), *moved))
+        return replace(self, **{level: tuple(own), other: kept})
+
+    def own_types(self, precision: Precision) -> frozenset[Precision]:
+        """Types that the recipe's lines add to an engine of a precision."""
+        return frozenset(rule.type_for(precision) for rule in self.own_rules)
+
+    def to_toml(self, precision: Precision) -> str:
+        """A recipe that gives this policy back: a user can read and edit it."""
+        lines = [f'precision = "{precision}"', "", "[policy]"]
+        for name in (own.name for own in fields(self)):
+            patterns = getattr(self, name)
+            if patterns:
+                lines += [f"{name} = [", *(f"    {json_text(pattern, 'a pattern')}," for pattern in patterns), "]"]
+        return "\n".join(lines) + "\n"
 
     def check_known(self, nodes: Iterable[str]) -> None:
         """Refuse a graph of other names: its nodes would silently stay in float32.
@@ -93,7 +152,7 @@ class Policy:
             ConfigError: a pattern matches no node.
         """
         names = list(nodes)
-        for pattern in (*self.float32, *self.half):
+        for pattern in (*(rule.pattern for rule in self.own_rules), *(pattern for pattern, _ in self.shifts)):
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise ConfigError(
                     f"the precision pattern {pattern!r} matches no node of the graph; names look like {names[0]!r}"

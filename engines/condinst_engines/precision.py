@@ -23,19 +23,25 @@ from condinst_engines.node_types import (
     schema_of,
     type_variable,
 )
+from condinst_engines.norm_scale import apply_scales
 from condinst_engines.policy import WORDS_SHOWN, Policy, Precision
 
 FLOAT = ir.DataType.FLOAT
-TYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
-_HALF_NUMBERS = {int(kind) for kind in TYPES.values()}
-NAMES = {FLOAT: "float32"} | {kind: name for name, kind in TYPES.items()}
+TYPES: dict[Precision, ir.DataType] = {
+    "float32": FLOAT,
+    "float16": ir.DataType.FLOAT16,
+    "bfloat16": ir.DataType.BFLOAT16,
+}
+HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+_HALF_NUMBERS = {int(kind) for kind in HALVES}
+NAMES = {kind: name for name, kind in TYPES.items()}
 
 KEEPS_FLOAT16 = "mask_logits"
 """The one output that the contract allows in float16; what reads it converts. It halves the largest transfer."""
 
 
 def converted(proto: onnx.ModelProto, precision: Precision, policy: Policy | None = None) -> onnx.ModelProto:
-    """Write a precision into a graph.
+    """Write a precision, and the policy's scales, into a graph.
 
     Args:
         proto: a float32 file of condinst-export; it is left as it is.
@@ -43,7 +49,7 @@ def converted(proto: onnx.ModelProto, precision: Precision, policy: Policy | Non
         policy: rules; None: the toolkit's own.
 
     Raises:
-        ConfigError: a pattern of the policy matches no node, or a node that cannot be converted.
+        ConfigError: a pattern of the policy matches no node, or a node that cannot be converted or scaled.
         EngineError: the graph has half precision already, a node that no rule of the policy knows, or a weight
             that has no value in that precision.
     """
@@ -56,7 +62,8 @@ def converted(proto: onnx.ModelProto, precision: Precision, policy: Policy | Non
     if precision == "float32":
         return copy
     policy.check_known(node.name or "" for node in _all_nodes(model) if node.op_identifier() not in model.functions)
-    _Conversion(model, TYPES[precision], policy).run()
+    apply_scales(model, policy)
+    _Conversion(model, precision, policy).run()
     done = ir.to_proto(model)
     _set_manifest_precision(done, precision)
     return done
@@ -75,7 +82,7 @@ def _check_full(model: ir.Model) -> None:
         EngineError: there is one; the graph was converted before.
     """
     values = (*model.graph.inputs, *model.graph.initializers.values())
-    odd = [value.name or "?" for value in values if value.dtype in TYPES.values()]
+    odd = [value.name or "?" for value in values if value.dtype in HALVES]
     odd += [node.name or "?" for node in _all_nodes(model) if not _HALF_NUMBERS.isdisjoint(_types_named(node))]
     if odd:
         raise EngineError(
@@ -105,7 +112,7 @@ class _Conversion:
     """One run of the conversion; `types` grows as the graph is walked in its order."""
 
     model: ir.Model
-    half: ir.DataType
+    precision: Precision
     policy: Policy
     types: dict[ir.Value, ir.DataType] = field(default_factory=dict)
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = field(default_factory=dict)
@@ -148,7 +155,7 @@ class _Conversion:
     def _keep_control_flow(self, node: ir.Node) -> None:
         """Loops stay in float32 as a whole: their bodies declare types of their own."""
         for inner in (inner for body in bodies(node) for inner in body):
-            if self.policy.rule_for(inner.name or "").half:
+            if self._kind(inner) != FLOAT:
                 raise ConfigError(f"node {inner.name} stands in a loop, and loops stay in float32")
             self._widen_inputs(inner)
         self._widen_inputs(node)
@@ -156,19 +163,23 @@ class _Conversion:
 
     def _convert_operator(self, node: ir.Node) -> None:
         schema = schema_of(node, self._opset(node))
-        rule = self.policy.rule_for(node.name or "")
-        if rule.half:
-            self._retype_attributes(node)
+        kind = self._kind(node)
+        if kind != FLOAT:
+            self._retype_attributes(node, kind)
         choices = allowed(schema)
         wanted = {}
         for i, value in enumerate(node.inputs):
-            if value is None or self.types[value] not in (FLOAT, self.half):
+            if value is None or self.types[value] not in (FLOAT, *HALVES):
                 continue
             # bfloat16 came to some schemas only later; builders take it wherever float16 may stand
             may_be_half = "tensor(float16)" in choices.get(type_variable(schema, i), ())
-            wanted[i] = self.half if rule.half and may_be_half else FLOAT
+            wanted[i] = kind if may_be_half else FLOAT
         self._feed(node, wanted)
         self.types.update(zip(node.outputs, output_types(node, schema, self.types), strict=True))
+
+    def _kind(self, node: ir.Node) -> ir.DataType:
+        """The type that the policy gives a node."""
+        return TYPES[self.policy.rule_for(node.name or "").type_for(self.precision)]
 
     def _opset(self, node: ir.Node) -> int:
         version = self.model.opset_imports.get(node.domain)
@@ -176,17 +187,17 @@ class _Conversion:
             raise EngineError(f"node {node.name} is of the domain {node.domain!r}, which the file does not import")
         return version
 
-    def _retype_attributes(self, node: ir.Node) -> None:
+    def _retype_attributes(self, node: ir.Node, kind: ir.DataType) -> None:
         """Let constants and casts of a half node give halves."""
         if node.op_type == "Cast" and node.attributes["to"].as_int() == FLOAT:
-            node.attributes["to"] = ir.AttrInt64("to", self.half)
+            node.attributes["to"] = ir.AttrInt64("to", kind)
         value = node.attributes.get("value")
         if node.op_type in ("Constant", "ConstantOfShape") and value and value.as_tensor().dtype == FLOAT:
-            tensor = self._as_half(value.as_tensor(), node.name or "")
+            tensor = self._as_half(value.as_tensor(), node.name or "", kind)
             node.attributes["value"] = ir.AttrTensor("value", tensor)
 
     def _widen_inputs(self, node: ir.Node) -> None:
-        halves = [i for i, v in enumerate(node.inputs) if v is not None and self.types.get(v) == self.half]
+        halves = [i for i, v in enumerate(node.inputs) if v is not None and self.types.get(v) in HALVES]
         self._feed(node, dict.fromkeys(halves, FLOAT))
 
     def _feed(self, node: ir.Node, wanted: dict[int, ir.DataType]) -> None:
@@ -196,7 +207,10 @@ class _Conversion:
                 node.replace_input_with(i, self._cast(value, kind))
 
     def _cast(self, value: ir.Value, kind: ir.DataType) -> ir.Value:
-        """`value` in another type: a converted weight, or one cast node that all its users share."""
+        """`value` in another type: a converted weight, or one cast node that all its users share.
+
+        A half value's other types are made from the value itself, so a value is never rounded twice on its way.
+        """
         if (value, kind) not in self.casts:
             made = self._weight(value, kind) if value.is_initializer() else self._cast_node(value, kind)
             self.types[made] = kind
@@ -206,22 +220,22 @@ class _Conversion:
     def _weight(self, value: ir.Value, kind: ir.DataType) -> ir.Value:
         assert value.const_value is not None
         assert value.graph is not None
-        tensor = self._as_half(value.const_value, value.name or "")
+        tensor = self._as_half(value.const_value, value.name or "", kind)
         made = ir.Value(name=tensor.name, shape=value.shape, type=ir.TensorType(kind), const_value=tensor)
         value.graph.register_initializer(made)
         return made
 
-    def _as_half(self, tensor: ir.TensorProtocol, owner: str) -> ir.TensorProtocol:
+    def _as_half(self, tensor: ir.TensorProtocol, owner: str, kind: ir.DataType) -> ir.TensorProtocol:
         values = tensor.numpy()
         with np.errstate(over="ignore"):
-            half = values.astype(self.half.numpy())
+            half = values.astype(kind.numpy())
         if not np.isfinite(half.astype(np.float32)).all():
             largest = float(np.abs(values).max())
             raise EngineError(
-                f"{owner} reaches {largest:g}, which {NAMES[self.half]} cannot hold; build with --fp32 or --bf16,"
-                " or keep the node that uses it in float32 (float32 under [policy] in a recipe)"
+                f"{owner} reaches {largest:g}, which {NAMES[kind]} cannot hold; build with --fp32 or --bf16,"
+                " or keep the node that uses it in float32 (fp32 under [policy] in a recipe)"
             )
-        return ir.Tensor(half, name=f"{owner}_{NAMES[self.half]}")
+        return ir.Tensor(half, name=f"{owner}_{NAMES[kind]}")
 
     def _cast_node(self, value: ir.Value, kind: ir.DataType) -> ir.Value:
         """A cast right behind the producer, or at the head of the graph for an input."""
@@ -246,17 +260,18 @@ class _Conversion:
     def _restore_outputs(self, graph: ir.Graph) -> None:
         """Cast outputs back to what the contract says."""
         for i, value in enumerate(graph.outputs):
-            fine = self.types[value] != self.half or (value.name == KEEPS_FLOAT16 and self.half == ir.DataType.FLOAT16)
+            kind = self.types[value]
+            fine = kind not in HALVES or (value.name == KEEPS_FLOAT16 and kind == ir.DataType.FLOAT16)
             if not fine:
                 name = value.name
                 made = self._cast(value, FLOAT)
-                value.name, made.name = f"{name}_{NAMES[self.half]}", name
+                value.name, made.name = f"{name}_{NAMES[kind]}", name
                 graph.outputs[i] = made
 
     def _drop_unused(self, graph: ir.Graph) -> None:
-        """Remove weights whose users all took the converted ones, which inherit their names."""
+        """Remove weights whose users all took converted ones; the first of these inherits the name."""
         for (value, _), made in self.casts.items():
-            if value.is_initializer() and not value.uses():
+            if value in self.types and value.is_initializer() and not value.uses():
                 name: Any = value.name
                 graph.initializers.pop(name)
                 made.name = name

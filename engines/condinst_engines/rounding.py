@@ -6,6 +6,8 @@ node pass through the half type once. Engines accumulate in float32, too, but ke
 errs on the harsh side.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -16,6 +18,10 @@ HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 FLOAT = ir.DataType.FLOAT
 
 
+EXACT = "_exact"
+"""Suffix of a node's result before it is rounded."""
+
+
 def rounded(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A float32 graph that rounds where `proto` has float16 or bfloat16 tensors.
 
@@ -24,6 +30,21 @@ def rounded(proto: onnx.ModelProto) -> onnx.ModelProto:
     Args:
         proto: a graph of mixed precision, its functions inlined; it is left as it is.
     """
+    return _in_float32(proto, _round)
+
+
+def widened(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph of `rounded` without the rounding of what nodes make: nothing overflows that float32 can hold.
+
+    Weights keep the half type's values.
+
+    Args:
+        proto: as `rounded`'s.
+    """
+    return _in_float32(proto, _widen)
+
+
+def _in_float32(proto: onnx.ModelProto, treat: Callable[[ir.Graph, ir.Value, ir.DataType], None]) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     model = ir.from_proto(copy)
@@ -36,7 +57,7 @@ def rounded(proto: onnx.ModelProto) -> onnx.ModelProto:
         _widen_constant(node)
         for value in node.outputs:
             if types[value] in HALVES:
-                _round(model.graph, value, types[value])
+                treat(model.graph, value, types[value])
     return ir.to_proto(model)
 
 
@@ -45,6 +66,15 @@ def _widen_constant(node: ir.Node) -> None:
     if node.op_type in ("Constant", "ConstantOfShape") and value is not None and value.as_tensor().dtype in HALVES:
         wide = value.as_tensor().numpy().astype(np.float32)
         node.attributes["value"] = ir.AttrTensor("value", ir.Tensor(wide))
+
+
+def _widen(graph: ir.Graph, value: ir.Value, half: ir.DataType) -> None:
+    """Let a cast to a half type give float32, as every other node does by its inputs."""
+    node = value.producer()
+    assert node is not None
+    value.type = ir.TensorType(FLOAT)
+    if node.op_type == "Cast":
+        node.attributes["to"] = ir.AttrInt64("to", FLOAT)
 
 
 def _round(graph: ir.Graph, value: ir.Value, half: ir.DataType) -> None:
@@ -57,7 +87,7 @@ def _round(graph: ir.Graph, value: ir.Value, half: ir.DataType) -> None:
         value.name = f"{name}_narrow"
         narrow, last = value, node
     else:
-        value.name, value.type = f"{name}_exact", ir.TensorType(FLOAT)
+        value.name, value.type = f"{name}{EXACT}", ir.TensorType(FLOAT)
         narrow = ir.Value(name=f"{name}_narrow", shape=value.shape, type=ir.TensorType(half))
         last = ir.node("Cast", [value], {"to": half}, outputs=[narrow], name=f"{node.name}/round_{name}")
         graph.insert_after(node, last)

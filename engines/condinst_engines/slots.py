@@ -49,14 +49,15 @@ def matched_outputs(first: Arrays, second: Arrays) -> tuple[Arrays, Arrays, Matc
     taken_first: list[tuple[int, int]] = []
     taken_second: list[tuple[int, int]] = []
     for image in range(len(first["boxes"])):
-        pairs = matched_pairs(_instances(first, image), _instances(second, image))
+        pairs = matched_pairs(instances_of(first, image), instances_of(second, image))
         taken_first += [(image, slot) for slot in pairs[:, 0].tolist()]
         taken_second += [(image, slot) for slot in pairs[:, 1].tolist()]
     counts = Matched(int(first["num_detections"].sum()), int(second["num_detections"].sum()), len(taken_first))
     return _taken(first, taken_first), _taken(second, taken_second), counts
 
 
-def _instances(outputs: Arrays, image: int) -> Instances:
+def instances_of(outputs: Arrays, image: int) -> Instances:
+    """The detections of an image of a batch, without masks."""
     count = int(outputs["num_detections"][image])
     boxes = np.nan_to_num(outputs["boxes"][image, :count].astype(np.float64), posinf=0.0, neginf=0.0)
     scores = outputs["scores"][image, :count].astype(np.float64)

@@ -17,6 +17,8 @@ import onnx_ir as ir
 
 from condinst_deploy.contract import INPUTS, OUTPUTS, NetworkInputs
 from condinst_deploy.errors import ArtifactError, EngineError
+from condinst_deploy.runtime.cores import usable_cores
+from condinst_deploy.runtime.onnxruntime_session import run_session
 from condinst_engines.node_types import value_types
 from condinst_engines.rounding import HALVES, rounded
 from condinst_engines.slots import PER_SLOT, Matched, matched_outputs
@@ -172,7 +174,7 @@ def _rank(error: TensorError) -> tuple[bool, bool, bool, float]:
 
 def _portions(proto: onnx.ModelProto, names: Sequence[str], batch: NetworkInputs, limit: int) -> Iterator[list[str]]:
     """Names in portions of a size, the outputs together in the first."""
-    sizes = _elements(proto, batch)
+    sizes = element_counts(proto, batch)
     outputs = [name for name in names if name in OUTPUTS]
     if outputs:
         yield outputs
@@ -189,7 +191,7 @@ def _portions(proto: onnx.ModelProto, names: Sequence[str], batch: NetworkInputs
         yield portion
 
 
-def _elements(proto: onnx.ModelProto, batch: NetworkInputs) -> dict[str, int]:
+def element_counts(proto: onnx.ModelProto, batch: NetworkInputs) -> dict[str, int]:
     """Elements of each tensor whose shape can be told from the inputs' shapes."""
     fixed = onnx.ModelProto()
     fixed.CopyFrom(proto)
@@ -221,9 +223,11 @@ def _run(proto: onnx.ModelProto, names: Sequence[str], batch: NetworkInputs) -> 
             own.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = usable_cores()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(own.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        values = session.run(list(names), dict(zip(INPUTS, batch, strict=True)))
     except Exception as e:  # the module's exceptions have no common base below Exception
-        raise ArtifactError(f"ONNX Runtime cannot run the graph ({str(e).splitlines()[0][:200]})") from e
+        raise ArtifactError(f"ONNX Runtime cannot load the graph ({(str(e).splitlines() or [''])[0][:300]})") from e
+    values = run_session(session, names, dict(zip(INPUTS, batch, strict=True)), "the graph")
     return dict(zip(names, values, strict=True))

@@ -1,7 +1,7 @@
 """The parsed network: what the parser refuses, the tensors, and the types that the builder is bound to."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from condinst_deploy.contract.engine_manifest import TYPED_NETWORK, EngineTensor, FoundPrecision
 from condinst_deploy.errors import EngineError
-from condinst_engines.builder_library import Flavour
+from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.builder_log import BuilderLog
 from condinst_engines.node_types import value_types
 
@@ -34,7 +34,7 @@ WORDS_SHOWN = 5
 
 
 def parsed_network(
-    flavour: Flavour, builder: "tensorrt.Builder", graph: bytes, log: BuilderLog
+    flavour: BuilderLibrary, builder: "tensorrt.Builder", graph: bytes, log: BuilderLog
 ) -> "tensorrt.INetworkDefinition":
     """Parse a graph into a strongly typed network.
 
@@ -74,13 +74,18 @@ def found_in_network(network: "tensorrt.INetworkDefinition") -> FoundPrecision:
     return FoundPrecision(TYPED_NETWORK, {kind: counts[kind] for kind in FLOATING if counts[kind]})
 
 
-def check_precision(found: FoundPrecision, precision: str) -> None:
+def check_precision(found: FoundPrecision, precision: str, also: Collection[str] = ()) -> None:
     """Refuse what has not the precision that was asked for.
+
+    Args:
+        found: layers by type.
+        precision: of the engine.
+        also: types that the policy gives single nodes.
 
     Raises:
         EngineError: no layer has it, or one has a half type that was not asked for.
     """
-    if not found.is_as_asked(precision):
+    if not found.is_as_asked(precision, also):
         layers = ", ".join(f"{count} in {kind}" for kind, count in found.layers.items()) or "none"
         raise EngineError(
             f"{precision} was asked for, and the layers by the {found.source} are: {layers}; no engine was written."

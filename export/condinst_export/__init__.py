@@ -1,1 +1,24 @@
 """The stage PyTorch -> ONNX: one file that shows the two special operations as two nodes."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from condinst_export.exporter import ExportedModel, ExportReports, export_model
+    from condinst_export.options import ExportOptions
+
+_HOMES = {
+    "ExportOptions": "condinst_export.options",
+    "ExportReports": "condinst_export.exporter",
+    "ExportedModel": "condinst_export.exporter",
+    "export_model": "condinst_export.exporter",
+}
+
+__all__ = ["ExportOptions", "ExportReports", "ExportedModel", "export_model"]
+
+
+def __getattr__(name: str) -> Any:
+    # resolved at the first use: `condinst-export --help` does not wait for PyTorch
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,22 +1,21 @@
 """`condinst-export`: a checkpoint becomes one verified ONNX file."""
 
-import json
 import re
-import time
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
+from rich.status import Status
 
-from condinst_deploy.cli.command import command_app, terminal
+from condinst_deploy.cli.command import command_app, print_json, print_line, terminal
 from condinst_deploy.contract import Family
-from condinst_deploy.contract.artifacts import CHECKPOINT, check_there
 from condinst_deploy.errors import ConfigError
+from condinst_export.options import DEFAULT_FOLDER, ExportOptions, checked_output, class_names_from
 
-DEFAULT_FOLDER = Path("export/build")
-"""Where exported files go, below the current directory."""
+if TYPE_CHECKING:
+    from condinst_deploy.contract import ModelManifest
+    from condinst_export.exporter import ExportReports
+    from condinst_export.verify import CaseResult
 
 
 def export(
@@ -43,6 +42,12 @@ def export(
     nms_iou: Annotated[
         float | None, typer.Option(help="Overlap above which a detection of the same class is dropped. Default: 0.6.")
     ] = None,
+    candidates_per_level: Annotated[
+        int | None,
+        typer.Option(
+            help="Candidates that go from each pyramid level to NMS, mmdetection's nms_pre. Default: the model's, 1000."
+        ),
+    ] = None,
     static: Annotated[
         str | None,
         typer.Option(
@@ -59,64 +64,47 @@ def export(
     The file runs in ONNX Runtime as it is and is what engines are built from. It is compared with PyTorch
     on several images and sizes before it gets its name; if they disagree, nothing is written.
     """
-    started = time.perf_counter()
     shape = _static_shape(static)
-    if out is not None and out.suffix != ".onnx":
-        raise ConfigError(f"--out is {out}; expected a name ending in .onnx")
-    check_there(weights, CHECKPOINT)
-    # imported here, so that neither --help nor a mistake waits for PyTorch
-    import onnx
+    checked_output(weights, out)
+    names = None if class_names is None else class_names_from(class_names)
+    options = ExportOptions(max_detections, score_threshold, nms_iou, shape, candidates_per_level, family, names)
+    # PyTorch takes seconds to import: only after the arguments were checked
+    from condinst_export.exporter import export_model
 
-    from condinst_deploy.contract import contiguous_ids
+    with terminal.status("starting") as status:
+        exported = export_model(weights, out, options, _reports(weights, status))
+    size = exported.path.stat().st_size / 1e6
+    terminal.print(f"exported and verified in {exported.seconds:.0f} s, {size:.0f} MB")
+    if as_json:
+        print_json(exported.summary())
+    else:
+        print_line(exported.path)
+
+
+def _reports(weights: Path, status: Status) -> "ExportReports":
+    """Lines on the terminal."""
     from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE
-    from condinst_deploy.model.checkpoints import load_model
-    from condinst_deploy.support.atomic_write import atomic_path
-    from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
-    from condinst_export.verify import CaseResult, verify_onnx
+    from condinst_export.exporter import ExportReports
 
-    options = ExportOptions(max_detections, score_threshold, nms_iou, shape)
-    with terminal.status("reading the checkpoint"):
-        loaded = load_model(weights, family)
-    terminal.print(f"{escape(str(weights))}: {loaded.note}")
-    manifest = with_options(loaded.model, loaded.manifest, options)
-    if class_names is not None:
-        names = _class_names(class_names, len(manifest.class_names))
-        manifest = replace(manifest, class_names=names, category_ids=contiguous_ids(names))
-    path = (out or DEFAULT_FOLDER / f"{weights.stem}.onnx").absolute()
+    own_threshold: float | None = None
 
-    def show(result: CaseResult) -> None:
+    def on_stage(stage: str) -> None:
+        if stage == "comparing":
+            terminal.print(f"comparing ONNX Runtime with PyTorch (expected: the same set, {ONNX_TOLERANCE}):")
+        status.update(stage)
+
+    def on_loaded(note: str, manifest: "ModelManifest") -> None:
+        nonlocal own_threshold
+        own_threshold = manifest.selection.score_threshold
+        terminal.print(f"{weights}: {note}")
+
+    def on_case(result: "CaseResult") -> None:
         batch, _, height, width = result.shape
-        lowered = result.score_threshold != manifest.selection.score_threshold
+        lowered = result.score_threshold != own_threshold
         where = f", once more with the threshold at {result.score_threshold:.2g} to find something" if lowered else ""
         terminal.print(f"  {result.name}, {batch}x{height}x{width}{where}: {result.agreement}")
 
-    with atomic_path(path) as temporary:
-        with terminal.status("exporting the graph"):
-            proto = onnx_from_model(loaded.model, manifest)
-        terminal.print(f"comparing ONNX Runtime with PyTorch (expected: the same set, {ONNX_TOLERANCE}):")
-        with terminal.status("comparing"):
-            verification = verify_onnx(proto, loaded.model, manifest, show)
-        onnx.save(proto, str(temporary))
-    seconds = time.perf_counter() - started
-    terminal.print(f"exported and verified in {seconds:.0f} s, {path.stat().st_size / 1e6:.0f} MB")
-    if as_json:
-        summary: dict[str, Any] = {
-            "path": str(path),
-            "seconds": round(seconds, 1),
-            "manifest": asdict(manifest),
-            "verification": {
-                "tolerance": asdict(ONNX_TOLERANCE),
-                "total": verification.total.summary(),
-                "cases": [
-                    {"name": r.name, "shape": list(r.shape), "score_threshold": r.score_threshold}
-                    | r.agreement.summary()
-                    for r in verification.results
-                ],
-            },
-        }
-        print(json.dumps(summary, indent=2))
-    else:
-        print(path)
+    return ExportReports(on_stage, on_loaded, terminal.print, on_case)
 
 
 def _static_shape(text: str | None) -> tuple[int, int, int] | None:
@@ -127,16 +115,6 @@ def _static_shape(text: str | None) -> tuple[int, int, int] | None:
         raise ConfigError(f"--static is {text!r}; expected BATCHxHEIGHTxWIDTH, for example 1x800x1344")
     batch, height, width = (int(n) for n in match.groups())
     return batch, height, width
-
-
-def _class_names(path: Path, count: int) -> tuple[str, ...]:
-    try:
-        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{path} cannot be read as a list of class names ({e})") from e
-    if len(names) != count:
-        raise ConfigError(f"{path} names {len(names)} classes; the model has {count}")
-    return names
 
 
 main = command_app(export)

@@ -10,12 +10,10 @@ from collections.abc import Iterable
 import onnx
 import onnx.parser
 
+from condinst_deploy.contract.onnx_names import DOMAIN, DYNAMIC_MASK_HEAD, SELECT_INSTANCES
 from condinst_deploy.model.config import MASK_STRIDE, CondInstConfig
 
 OPSET = 18
-DOMAIN = "condinst"
-SELECT_INSTANCES = "SelectInstances"
-DYNAMIC_MASK_HEAD = "DynamicMaskHead"
 
 
 def select_instances_function() -> onnx.FunctionProto:

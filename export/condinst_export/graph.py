@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from condinst_deploy.contract.onnx_names import DOMAIN, DYNAMIC_MASK_HEAD, SELECT_INSTANCES
 from condinst_deploy.model.condinst import CondInst, Instances
 from condinst_deploy.model.config import SIZES_OF_INTEREST, STRIDES, CondInstConfig
 from condinst_deploy.model.head import LevelOutputs
 from condinst_deploy.model.operations import Operations
-from condinst_export.functions import DOMAIN, DYNAMIC_MASK_HEAD, SELECT_INSTANCES
 
 SCORE_THRESHOLD = "score_threshold"
 """Name of the initializer that holds the threshold of the candidates."""
@@ -31,6 +31,7 @@ class LevelCandidates(NamedTuple):
     labels: Tensor  # (B, n) int32
     points: Tensor  # (B, n, 2)
     soi: Tensor  # (B, n)
+    trouble: Tensor  # (B, 1) 0, or NaN where a prediction of the level is not finite: it has no candidates there
 
 
 class ExportGraph(nn.Module):
@@ -56,8 +57,9 @@ class ExportGraph(nn.Module):
         indices, count = self._select(candidates)
         slots = indices.to(torch.int64)  # (B, K)
         kept = torch.arange(slots.shape[1], device=count.device) < count[:, None]
-        boxes = _rows(candidates.boxes, slots) * kept[..., None]
-        scores = candidates.scores.gather(1, slots) * kept
+        # `where`, not a product: in an empty slot a value that is not finite must become 0, and NaN * 0 is NaN
+        boxes = torch.where(kept[..., None], _rows(candidates.boxes, slots), 0.0)
+        scores = _marked(torch.where(kept, candidates.scores.gather(1, slots), 0.0), candidates.trouble)
         labels = torch.where(kept, candidates.labels.gather(1, slots), 0)
         points, soi = _rows(candidates.points, slots), candidates.soi.gather(1, slots)
         features = [level.params for level in levels]
@@ -108,6 +110,7 @@ class AllCandidates(nn.Module):
         """P3..P7 and sizes before padding -> all candidates, level after level."""
         parts = [part(level, threshold) for level, part in zip(levels, self.levels.values(), strict=True)]
         merged = LevelCandidates(*(torch.cat(field, dim=1) for field in zip(*parts, strict=True)))
+        merged = merged._replace(trouble=merged.trouble.sum(dim=1, keepdim=True))
         # AdelaiDet's boxes stay as they are until the image's original size (runtime/postprocess.py)
         return merged if self.family == "adelaidet" else _inside(merged, image_sizes)
 
@@ -127,7 +130,7 @@ class CandidatesOfLevel(nn.Module):
         centerness = level.centerness.sigmoid()  # (B, 1, h, w)
         rank = level.cls_logits.sigmoid() * (centerness if self.by_product else 1)
         rank = rank.permute(0, 2, 3, 1).flatten(1)  # (B, C, h, w) -> (B, h*w*C)
-        passed = rank * (rank > threshold)
+        passed = torch.where(rank > threshold, rank, 0.0)  # NaN passes no threshold
         # a small level has fewer pairs than the limit, which TopK does not accept: fill up with zeros
         best, pairs = F.pad(passed, (0, self.limit)).topk(self.limit, dim=1)  # (B, n)
         location = (pairs // self.num_classes).clamp(max=height * width - 1)
@@ -136,12 +139,15 @@ class CandidatesOfLevel(nn.Module):
         y = row.to(torch.float32) * self.stride + self.stride / 2
         sides = level.distances.flatten(2).unbind(1)
         left, top, right, bottom = (side.gather(1, location) * self.stride for side in sides)
+        scores = best.sqrt() if self.by_product else best * centerness.flatten(1).gather(1, location)
         return LevelCandidates(
             boxes=torch.stack((x - left, y - top, x + right, y + bottom), dim=2),
-            scores=best.sqrt() if self.by_product else best * centerness.flatten(1).gather(1, location),
+            # what is not finite becomes 0, which is never kept
+            scores=torch.where((scores > 0) & (left + top + right + bottom < torch.inf), scores, 0.0),
             labels=(pairs - pairs // self.num_classes * self.num_classes).to(torch.int32),
             points=torch.stack((x, y), dim=2),
             soi=torch.full_like(best, self.soi),
+            trouble=_trouble(rank, centerness.flatten(1), level.distances.flatten(1)),
         )
 
 
@@ -184,12 +190,28 @@ class ParamsAt(nn.Module):
         around = reduce(torch.add, (_picked(x, *level) for x, level in zip(features, cells, strict=True)))
         # (B, C, K * 9) -> (B, K, C * 9), the order of the weights
         patches = around.unflatten(2, (-1, 9)).transpose(1, 2).flatten(2)
-        return F.linear(patches, controller.weight.flatten(1), controller.bias) * kept[..., None]
+        params = F.linear(patches, controller.weight.flatten(1), controller.bias)
+        return torch.where(kept[..., None], params, 0.0)
 
 
 def _picked(x: Tensor, indices: Tensor, counts: Tensor) -> Tensor:
     """`x (B, C, h, w)` at `indices (B, n)` -> `(B, C, n)`, 0 where it does not count: a convolution pads with zeros."""
-    return x.flatten(2).gather(2, indices[:, None].expand(-1, x.shape[1], -1)) * counts[:, None]
+    picked = x.flatten(2).gather(2, indices[:, None].expand(-1, x.shape[1], -1))
+    return torch.where(counts[:, None], picked, 0.0)  # a product would carry a level's NaN to all instances
+
+
+def _trouble(*predictions: Tensor) -> Tensor:
+    """`(B, n)` each -> `(B, 1)`: 0 where all of an image's are finite, else NaN."""
+    return reduce(torch.add, (x.sum(dim=1, keepdim=True) for x in predictions)) * 0
+
+
+def _marked(scores: Tensor, trouble: Tensor) -> Tensor:
+    """Scores `(B, K)` with the trouble `(B, 1)` of the levels in the last slot.
+
+    A level that is not finite has no candidates, and the instances of the other levels stay right. The mark tells
+    whoever reads the outputs that the level's instances are missing.
+    """
+    return torch.cat((scores[:, :-1], scores[:, -1:] + trouble), dim=1)
 
 
 def _inside(candidates: LevelCandidates, image_sizes: Tensor) -> LevelCandidates:
@@ -198,7 +220,7 @@ def _inside(candidates: LevelCandidates, image_sizes: Tensor) -> LevelCandidates
     limits = torch.cat((sizes.flip(2), sizes.flip(2)), dim=2)  # (B, 1, 4) width, height, width, height
     boxes = candidates.boxes.clamp(min=0).minimum(limits)
     has_area = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
-    return candidates._replace(boxes=boxes, scores=candidates.scores * has_area)
+    return candidates._replace(boxes=boxes, scores=torch.where(has_area, candidates.scores, 0.0))
 
 
 def _rows(x: Tensor, indices: Tensor) -> Tensor:

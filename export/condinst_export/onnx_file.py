@@ -4,61 +4,54 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import replace
 
 import onnx
 import torch
 
 from condinst_deploy.contract import INPUTS, MANIFEST_KEY, OUTPUTS, ModelManifest
-from condinst_deploy.errors import ConfigError, ExportError
+from condinst_deploy.contract.onnx_names import DOMAIN
+from condinst_deploy.errors import ExportError
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.config import MASK_STRIDE
-from condinst_export.functions import DOMAIN, OPSET, dynamic_mask_head_function, select_instances_function
+from condinst_deploy.support.versions import installed_versions
+from condinst_export.functions import OPSET, dynamic_mask_head_function, select_instances_function
 from condinst_export.graph import ExportGraph
 from condinst_export.node_names import name_nodes
+from condinst_export.options import ExportOptions as ExportOptions
 
 TRACE_SHAPE = (2, 320, 352)
 """Batch, height and width that a dynamic graph is traced with: all different, none of them 1."""
 
+TENSORRT_TOPK = 3840
+"""Largest K of a TopK that TensorRT builds (its operator documentation)."""
+
 PROGRAM_NAME = "condinst-deploy"
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """What a user may set; None keeps the model's own."""
-
-    max_detections: int | None = None
-    score_threshold: float | None = None
-    nms_iou: float | None = None
-    static_shape: tuple[int, int, int] | None = None  # batch, height, width
-
-    def __post_init__(self) -> None:
-        """Check the fixed shape.
-
-        Raises:
-            ConfigError: a size is not positive or not a multiple of 32.
-        """
-        if self.static_shape is None:
-            return
-        batch, height, width = self.static_shape
-        if batch < 1 or height < 32 or width < 32 or height % 32 or width % 32:
-            raise ConfigError(
-                f"the fixed shape is {batch}x{height}x{width}; expected BATCHxHEIGHTxWIDTH with"
-                " height and width multiples of 32, for example 1x800x1344"
-            )
 
 
 def with_options(model: CondInst, manifest: ModelManifest, options: ExportOptions) -> ModelManifest:
     """Set the options on the model's selection rules, in place, and on a copy of its manifest."""
     changes = {
         name: value
-        for name in ("max_detections", "score_threshold", "nms_iou")
+        for name in ("max_detections", "score_threshold", "nms_iou", "candidates_per_level")
         if (value := getattr(options, name)) is not None
     }
     selection = replace(model.config.selection, **changes)
     model.config = replace(model.config, selection=selection)
     return replace(manifest, selection=selection, static_shape=options.static_shape, tools=_tools())
+
+
+def tensorrt_remarks(proto: onnx.ModelProto) -> list[str]:
+    """What full TensorRT will not build of an exported file, for the user; ONNX Runtime runs it all the same."""
+    values = {tensor.name: tensor for tensor in proto.graph.initializer}
+    counts = [node.input[1] for node in proto.graph.node if node.op_type == "TopK"]
+    largest = max((int(onnx.numpy_helper.to_array(values[name]).max()) for name in counts if name in values), default=0)
+    if largest <= TENSORRT_TOPK:
+        return []
+    return [
+        f"TensorRT's TopK takes at most {TENSORRT_TOPK} values, and this file asks for {largest}: ONNX Runtime runs it,"
+        f" an engine cannot be built from it; export with --candidates-per-level {TENSORRT_TOPK} or less for engines"
+    ]
 
 
 def onnx_from_model(model: CondInst, manifest: ModelManifest) -> onnx.ModelProto:
@@ -137,13 +130,7 @@ def _name_dimensions(proto: onnx.ModelProto) -> None:
 
 
 def _tools() -> dict[str, str]:
-    found = {}
-    for name in (PROGRAM_NAME, "torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return installed_versions((PROGRAM_NAME, "torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime"))
 
 
 @contextmanager

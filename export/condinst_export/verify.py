@@ -168,7 +168,7 @@ def _compare(case: Case, reference: Backend, exported: Backend, threshold: float
 def _detections(
     backend: Backend, inputs: NetworkInputs, geometries: Sequence[ImageGeometry]
 ) -> list[InstanceDetections]:
-    outputs = backend.forward(inputs)
+    outputs = backend.forward(inputs).on_host()
     if not all(np.isfinite(output).all() for output in outputs):
         raise VerificationError(
             f"the {backend.name} backend gives NaN or infinity for a {inputs.images.shape} input;"

@@ -1,5 +1,6 @@
 """The order of calls and the figures made of them, with processes that answer made-up times."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -8,9 +9,11 @@ import pytest
 from condinst_deploy.benchmarking import measure as measuring
 from condinst_deploy.benchmarking.measure import calls_of, measure
 from condinst_deploy.benchmarking.plots import draw_benchmark
-from condinst_deploy.benchmarking.settings import Settings
+from condinst_deploy.benchmarking.settings import Settings as BenchmarkSettings
 from condinst_deploy.benchmarking.statistics import Distribution, Ratio
 from condinst_deploy.benchmarking.tables import memory_line, ratio_rows, remarks, serving_rows, stage_rows
+
+Settings = partial(BenchmarkSettings, settle=0)
 
 Asked = tuple[str, str, dict[str, Any]]
 
@@ -62,7 +65,6 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
     """What the processes are asked, in order."""
     log: list[Asked] = []
     monkeypatch.setattr(measuring, "ModelProcess", MadeUpProcess)
-    monkeypatch.setattr(measuring, "SETTLE", 0)
     monkeypatch.setattr(MadeUpProcess, "log", log)
     return log
 

@@ -32,6 +32,7 @@ def test_what_is_no_size_is_named(text: str) -> None:
         ({"repeat": 0}, "repeat is 0; expected at least 1"),
         ({"warmup": -1}, "warmup is -1; expected at least 0"),
         ({"seed": -1}, "seed is -1; expected at least 0"),
+        ({"pixels": "draft"}, "pixels is 'draft'; expected one of exact, fast, cuda"),
     ],
 )
 def test_ranges(wrong: dict[str, int], reason: str) -> None:

@@ -8,13 +8,14 @@ from pycocotools import mask as coco_mask
 
 from benchmarks.network_cpu import Side, compact_masks, dense_masks, targets_of
 from condinst_deploy.runtime.torch_backend import TorchBackend
+from tests.support.batches import host_batch
 from tests.support.models import noise_image
 
 
 def test_both_sides_encode_the_same_masks(slim_checkpoint: Path) -> None:
     with TorchBackend.load(slim_checkpoint, "cpu") as backend:
-        inputs, (geometry,) = backend.preprocess([noise_image(0, 100, 150)])
-        outputs = backend.forward(inputs)
+        inputs, (geometry,) = host_batch(backend, [noise_image(0, 100, 150)])
+        outputs = backend.forward(inputs).on_host()
         ours, theirs = (encode(backend, outputs, geometry) for encode in (compact_masks, dense_masks))
     assert len(ours) == len(theirs) == outputs.num_detections[0] > 0
     for one, other in zip(ours, theirs, strict=True):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from tests.support.models import noise_image
@@ -87,6 +88,17 @@ def test_one_model_on_generated_images_as_tables(slim_checkpoint: Path, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_fast_pixels_are_timed_as_users_run_them(slim_onnx: Path, images: Path, tmp_path: Path) -> None:
+    arguments = ("--pixels", "fast", "--batch", "2", "--json", *QUICK)
+    done = benchmark("pictures", "--model", slim_onnx, *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    assert result["settings"]["pixels"] == "fast"
+    (at,) = result["models"][0]["stages"]
+    assert list(at["stages"]) == ["decode", "pre", "network", "post", "end to end"]
+    assert at["detections"] > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -98,6 +110,11 @@ def test_one_model_on_generated_images_as_tables(slim_checkpoint: Path, tmp_path
         (("--model", "{model}", "--concurrency", "0"), "concurrency is 0; expected numbers of at least 1"),
         (("--model", "{model}", "--size", "big"), "--size is 'big'; expected WIDTHxHEIGHT"),
         (("--model", "{model}", "--threads", "4096"), "--threads is 4096; this process may use"),
+        pytest.param(
+            ("--model", "{model}", "--pixels", "cuda"),
+            "pixels='cuda' decodes and resizes on an NVIDIA GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU that PyTorch can use"),
+        ),
         (("--model", "{model}", "--plot", "a.svg"), "--plot is a.svg; expected the name of an image"),
     ],
 )

@@ -94,9 +94,34 @@ def test_the_log_and_the_graph_are_kept_where_asked(folder: Path) -> None:
     assert any(entry.data_type == onnx.TensorProto.FLOAT16 for entry in onnx.load("kept.onnx").graph.initializer)
 
 
+def test_ranges_are_said_kept_and_shown(folder: Path) -> None:
+    pictures = folder / "calibration"
+    pictures.mkdir()
+    for seed in range(2):
+        Image.fromarray(noise_image(seed, 40, 60)).save(pictures / f"{seed}.png")
+    result = run(
+        build_engine, "--fp16", "--sm", "86", "--calibration", pictures, "--keep-policy", "p.toml", "--out", "x.engine"
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "ranges: largest magnitude" in result.stderr
+    assert "images (calibration), limit 1.638e+04; handled: nothing" in result.stderr
+    assert 'precision = "float16"' in Path("p.toml").read_text()
+    ranges = read_engine(Path("x.engine"))[1].ranges
+    assert ranges is not None
+    assert ranges.source == "calibration"
+    shown = run(inspect, "x.engine").stdout
+    assert f"SHA-256 of the images {ranges.images_sha256}" in shown
+    assert "largest magnitudes: backbone.first" in shown
+    run(build_engine, "--sm", "86", "--out", "y.engine")
+    assert "ranges: not checked" in run(inspect, "y.engine").stdout
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
+        (["--fp16", "--calibration", "none"], "--calibration is none; expected a folder of images"),
+        (["--fp16", "--calibration", "export"], "has no images"),
+        (["--fp16", "--keep-policy", "x.json"], "ending in .toml"),
         (["--fp16", "--bf16"], "give one of --fp32, --fp16 and --bf16"),
         (["--onnx", "none.onnx"], "no file at none.onnx"),
         (["--out", "x.plan"], "ending in .engine"),
@@ -104,7 +129,7 @@ def test_the_log_and_the_graph_are_kept_where_asked(folder: Path) -> None:
         (["--recipe", "h100"], "no recipe 'h100'"),
         (["--shapes", "1x3x33x33"], "expected MIN:OPT:MAX"),
         (["--sm", "90"], "builds for 75, 80"),
-        (["--optimization-level", "9"], "expected 0 to 5"),
+        (["--optimization-level", "9"], "expected a whole number from 0 to 5"),
         (["--hardware-compatible", "--flavour", "rtx"], "are for --flavour tensorrt"),
         (["--timing-cache", "x", "--flavour", "rtx"], "--timing-cache does nothing"),
         (["--log", "export/build/small.onnx"], "--onnx and --log are the same file"),

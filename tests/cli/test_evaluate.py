@@ -13,10 +13,14 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from benchmarks.evaluation import LABELS
 from condinst_deploy.cli.evaluate import _cell, main
+from condinst_deploy.evaluation import evaluator
+from condinst_deploy.evaluation.ground_truth import load_ground_truth
 from condinst_deploy.evaluation.provenance import code_digest
-from condinst_deploy.evaluation.sources import results_path, unique_names
+from condinst_deploy.evaluation.sources import EvaluationOptions, Source, results_path, unique_names
 from condinst_deploy.model.checkpoints import save_model
+from condinst_deploy.runtime.observer import DECODE, NETWORK, StageTimer
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_deploy.runtime.torch_backend import TorchBackend
 from tests.support import small_coco
@@ -30,10 +34,14 @@ SIZES = ((120, 200), (90, 110))
 
 @pytest.fixture
 def data(tmp_path: Path) -> tuple[Path, Path]:
+    return data_set(tmp_path, COUNT)
+
+
+def data_set(tmp_path: Path, count: int) -> tuple[Path, Path]:
     """Images of two sizes with the slim model's three classes, in an order that is not the ids'."""
     (tmp_path / "pictures").mkdir()
     images, annotations = [], []
-    for i in range(COUNT, 0, -1):
+    for i in range(count, 0, -1):
         height, width = SIZES[i % 2]
         Image.fromarray(noise_image(i, height, width)).save(tmp_path / "pictures" / f"{i}.png")
         images.append({"id": i, "file_name": f"{i}.png", "height": height, "width": width})
@@ -94,6 +102,21 @@ def test_json_alone_is_on_standard_output(data: tuple[Path, Path], slim_checkpoi
     assert json.loads(done.stdout)["comparisons"] == []
 
 
+def test_an_observer_sees_the_stages_of_the_models_and_of_the_evaluation(
+    data: tuple[Path, Path], slim_checkpoint: Path, tmp_path: Path
+) -> None:
+    timer = StageTimer()
+    options = EvaluationOptions(tmp_path / "out", device="cpu", observer=timer)
+    sources = [Source(slim_checkpoint, is_model=True)] * 2
+    evaluator.evaluate(sources, load_ground_truth(*data, limit=2), options, lambda *_: None)
+    times = timer.take()
+    assert {each.stage for each in times} == set(LABELS)  # each stage has a label in the benchmark
+    images = [(str(data[1] / f"{i}.png"),) for i in (COUNT, COUNT - 1)]
+    for stage in (DECODE, NETWORK, evaluator.ENCODE, evaluator.JOURNAL):
+        # the second source is the same file, so its results are in the journal
+        assert [each.images for each in times if each.stage == stage] == images
+
+
 class Stop:
     """Interrupts the network at its n-th run, and counts."""
 
@@ -118,27 +141,27 @@ def stop(monkeypatch: pytest.MonkeyPatch) -> Stop:
     return state
 
 
-@pytest.mark.parametrize("batch_size", [1, 2])
+# a window of batches of two is eight images: four runs
+@pytest.mark.parametrize(("count", "batch_size", "stop_at", "kept"), [(COUNT, 1, 4, 4), (11, 2, 5, 8)])
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_numbers(
-    batch_size: int, data: tuple[Path, Path], slim_checkpoint: Path, stop: Stop, monkeypatch: pytest.MonkeyPatch
+    count: int, batch_size: int, stop_at: int, kept: int, tmp_path: Path, slim_checkpoint: Path, stop: Stop
 ) -> None:
-    monkeypatch.setattr("condinst_deploy.runtime.predictor.WINDOW", 2)
+    data = data_set(tmp_path, count)
     arguments = ("--model", slim_checkpoint, "--batch-size", str(batch_size))
     assert run(data, *arguments, "--out", "whole").exit_code == 0
     whole, stop.runs, stop.images = stop.images, 0, 0
-    assert whole == COUNT
-    stop.at = 4 if batch_size == 1 else 3  # a window of four images of two sizes is three runs or less
+    assert whole == count
+    stop.at = stop_at
     done = run(data, *arguments, "--out", "parts")
     assert done.exit_code == 130
     assert "the same command goes on" in done.stderr
     assert not Path("parts/figures.json").exists()
-    kept = 4
     stop.at, stop.runs, stop.images = None, 0, 0
     done = run(data, *arguments, "--out", "parts")
     assert done.exit_code == 0
-    assert f"{kept} of {COUNT} images were finished before" in done.stderr
-    assert stop.images == COUNT - kept
-    told = f"; {kept} of {COUNT} images from the journal"
+    assert f"{kept} of {count} images were finished before" in done.stderr
+    assert stop.images == count - kept
+    told = f"; {kept} of {count} images from the journal"
     assert Path("parts/slim.pth.results.json").read_bytes() == Path("whole/slim.pth.results.json").read_bytes()
     assert Path("parts/report.html").read_text().replace(told, "") == Path("whole/report.html").read_text()
     a, b = metrics(Path("whole")), metrics(Path("parts"))

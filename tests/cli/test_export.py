@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 from condinst_deploy.contract import MANIFEST_KEY, Selection
 from condinst_deploy.errors import VerificationError
 from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE, agreement
-from condinst_deploy.model.checkpoints import save_model, sha256_of
+from condinst_deploy.model.checkpoints import save_model
 from condinst_deploy.runtime.predictor import Predictor
-from condinst_export import onnx_file, verify
+from condinst_deploy.support.digests import sha256_of
+from condinst_export import exporter, verify
 from condinst_export.cli import main
 from tests.support.adelaidet_names import adelaidet_state_of
 from tests.support.models import (
@@ -35,7 +36,18 @@ from tests.support.models import (
 COMMAND = Path(sys.executable).parent / "condinst-export"
 TINY = replace(SLIM, depth=18, base_width=8, tower_convs=1, mask_branch_channels=16, mask_branch_convs=1)
 STATIC = "1x128x224"
-OPTIONS = ("--static", STATIC, "--max-detections", "5", "--score-threshold", "0.01", "--nms-iou", "0.5")
+OPTIONS = (
+    "--static",
+    STATIC,
+    "--max-detections",
+    "5",
+    "--score-threshold",
+    "0.01",
+    "--nms-iou",
+    "0.5",
+    "--candidates-per-level",
+    "300",
+)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -77,7 +89,8 @@ class Exported:
 @pytest.fixture(scope="module")
 def exported(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("exported")
-    (folder / "names.txt").write_text("  ant\n\nbee  \nsea cow\n", encoding="utf-8")
+    # as Windows' editors save text: with a byte order mark
+    (folder / "names.txt").write_text("ant\n\nbee  \nsea cow\n", encoding="utf-8-sig")
     named = ("--out", "named/model.onnx", "--class-names", "names.txt", "--json")
     return Exported(
         folder,
@@ -118,7 +131,7 @@ def test_the_options_end_in_the_manifest(exported: Exported) -> None:
     manifest = manifest_in(exported.folder / "named" / "model.onnx")
     assert manifest["selection"] == {
         "score_threshold": 0.01,
-        "candidates_per_level": 1000,
+        "candidates_per_level": 300,
         "nms_iou": 0.5,
         "family": "mmdet",
         "max_detections": 5,
@@ -144,7 +157,7 @@ def test_a_fixed_shape_is_fixed_and_predicts_as_the_model_does(exported: Exporte
     image_input, sizes = onnx.load(path).graph.input
     assert [d.dim_value for d in image_input.type.tensor_type.shape.dim] == [1, 3, 128, 224]
     assert [d.dim_value for d in sizes.type.tensor_type.shape.dim] == [1, 2]
-    selection = Selection(score_threshold=0.01, nms_iou=0.5, max_detections=5)
+    selection = Selection(score_threshold=0.01, nms_iou=0.5, max_detections=5, candidates_per_level=300)
     config = replace(TINY, selection=selection)
     save_model(tmp_path / "reference.pth", seeded_model(config), manifest_of(config))
     # the whole fixed shape, so that there is no padding that the other does not have
@@ -265,8 +278,9 @@ def run_here(*arguments: str | Path) -> str:
         (("--score-threshold", "1.01"), "score_threshold is 1.01"),
         (("--score-threshold", "nan"), "score_threshold is nan"),
         (("--nms-iou", "-0.1"), "nms_iou is -0.1"),
+        (("--candidates-per-level", "0"), "candidates_per_level is 0"),
         (("--family", "adelaidet"), "good.pth is a model of the family mmdet; expected adelaidet"),
-        (("--class-names", "two.txt"), "two.txt names 2 classes; the model has 3"),
+        (("--class-names", "two.txt"), "2 class names were given; the model has 3 classes"),
         (("--class-names", "latin.txt"), "latin.txt cannot be read as a list of class names"),
         (("--class-names", "none.txt"), "none.txt cannot be read as a list of class names"),
         (("--class-names", "."), "cannot be read as a list of class names"),
@@ -295,7 +309,7 @@ def full_disk(_: Any, path: str) -> None:
 @pytest.mark.parametrize(
     ("module", "name", "replacement", "reason"),
     [
-        (verify, "verify_onnx", disagreeing, "the two disagree"),
+        (exporter, "verify_onnx", disagreeing, "the two disagree"),
         (onnx, "save", full_disk, "cannot be written (No space left on device)"),
     ],
     ids=["verification fails", "the disk is full"],
@@ -311,8 +325,8 @@ def test_an_export_that_fails_late_leaves_only_what_was_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(bad)
-    monkeypatch.setattr(onnx_file, "onnx_from_model", lambda model, manifest: onnx.ModelProto())
-    monkeypatch.setattr(verify, "verify_onnx", lambda *_: verify.Verification(()))
+    monkeypatch.setattr(exporter, "onnx_from_model", lambda model, manifest: onnx.ModelProto())
+    monkeypatch.setattr(exporter, "verify_onnx", lambda *_: verify.Verification(()))
     monkeypatch.setattr(module, name, replacement)
     if earlier is not None:
         Path("model.onnx").write_bytes(earlier)
@@ -343,8 +357,8 @@ def test_wrong_usage_exits_with_two(arguments: tuple[str, ...], tmp_path: Path) 
 
 def test_the_weights_are_not_overwritten(bad: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(bad)
-    monkeypatch.setattr(onnx_file, "onnx_from_model", lambda model, manifest: onnx.ModelProto())
-    monkeypatch.setattr(verify, "verify_onnx", lambda *_: verify.Verification(()))
+    monkeypatch.setattr(exporter, "onnx_from_model", lambda model, manifest: onnx.ModelProto())
+    monkeypatch.setattr(exporter, "verify_onnx", lambda *_: verify.Verification(()))
     Path("mine.pth").write_bytes(weights.read_bytes())
     assert "mine.pth" in run_here("--weights", "mine.pth", "--out", "mine.pth")
     assert Path("mine.pth").read_bytes() == weights.read_bytes()

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from condinst_deploy.cli.predict import _overlay_names
+from condinst_deploy.cli.recording import file_stems
 from condinst_deploy.runtime.predictor import Predictor
 from tests.support.models import noise_image
 
@@ -66,7 +66,13 @@ def test_a_folder_becomes_overlays_and_coco_results(images: Path, slim_checkpoin
     ]
     assert (out / "overlays" / "earlier.jpg").read_text() == "earlier"
     assert loaded(out / "images.json")["images"] == [
-        {"id": i, "file_name": f"pictures/{name}", "height": height, "width": width}
+        {
+            "id": i,
+            "file_name": f"pictures/{name}",
+            "height": height,
+            "width": width,
+            "overlay": f"overlays/{name[0]}.jpg",
+        }
         for i, (name, (height, width)) in enumerate(SIZES.items(), start=1)
     ]
     with Predictor(slim_checkpoint, device="cpu") as predictor:
@@ -166,7 +172,7 @@ def test_no_image_that_can_be_read_gives_empty_results_and_a_failure(slim_checkp
 )
 def test_every_overlay_has_a_name_of_its_own(names: tuple[str, ...]) -> None:
     paths = [Path(name) for name in names]
-    overlays = list(_overlay_names(paths))
+    overlays = list(file_stems(paths))
     assert len(set(overlays)) == len(overlays) == len(names)
     assert all(overlay.startswith(path.stem) for overlay, path in zip(overlays, paths, strict=True))
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from condinst_deploy.cli.predict import Outcome, detect
+from condinst_deploy.cli.recording import Outcome, Outputs, detect
 from condinst_deploy.contract import InstanceDetections
 from condinst_deploy.errors import BackendError, ImageError, OutputError
 from condinst_deploy.masks import Masks
@@ -57,7 +57,7 @@ def detections(count: int) -> InstanceDetections:
 
 def recorded(predictor: Any, paths: list[Path], out: Path) -> Outcome:
     with coco_results(out / "detections.json") as writer:
-        return detect(predictor, paths, out / "overlays", writer)
+        return detect(predictor, paths, Outputs(out), writer)
 
 
 def ids(out: Path) -> list[int]:

@@ -66,6 +66,8 @@ def test_a_run_without_a_terminal_says_how_far_it_is_and_prints_its_metrics(fold
     done = train("--recipe", folder / "tiny.toml", *data_of(folder), "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "4 images to train on, 2 to evaluate on" in done.stderr
+    assert "\n4 of 4 images, " in done.stderr
+    assert "\nclass " in done.stderr
     told = [line.split(":")[0] for line in done.stderr.splitlines() if " of 100: cls " in line]
     assert told == [f"iteration {i} of 100" for i in (40, 80, 100)]
     metrics = json.loads(done.stdout)
@@ -88,6 +90,29 @@ def test_a_shorter_run_has_no_more_late_iterations_than_iterations(folder: Path,
     (tmp_path / "late.toml").write_text("late_iterations = 9\nlate_short_sides = [96]\n" + RECIPE)
     done = train("--recipe", "late.toml", "--iterations", "1", *data_of(folder), "--num-classes", "7", cwd=tmp_path)
     assert "error: --num-classes is 7" in done.stderr  # and nothing else is wrong
+
+
+def test_data_that_cannot_be_right_is_refused_and_odd_data_where_it_is_asked_for(folder: Path, tmp_path: Path) -> None:
+    content = json.loads((folder / "train.json").read_text())
+    first, second = content["annotations"][:2]
+    height, width = next((i["height"], i["width"]) for i in content["images"] if i["id"] == first["image_id"])
+    places = data_of(folder)
+    places[1] = tmp_path / "changed.json"
+    command = ["--recipe", folder / "tiny.toml", "--iterations", "1", *places]
+    first["bbox"] = [1, 1, width - 2, height - 2]
+    first["segmentation"] = [[width + 20, 9, width + 40, 9, width + 40, 30]]
+    (tmp_path / "changed.json").write_text(json.dumps(content))
+    done = train(*command, cwd=tmp_path)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ") and "cannot be" in line]
+    assert f"polygons lie outside their image (annotation {first['id']})" in line
+    first |= {"bbox": second["bbox"], "segmentation": second["segmentation"], "image_id": second["image_id"]}
+    first["category_id"] = second["category_id"]
+    (tmp_path / "changed.json").write_text(json.dumps(content))
+    done = train(*command, "--strict", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "warning: 1 objects annotated a second time" in done.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """The manifest beside an engine: written, read back, and checked against plan, library and GPU."""
 
 import errno
-import hashlib
 import json
 import os
 from dataclasses import replace
@@ -10,40 +9,12 @@ from pathlib import Path
 import pytest
 
 from condinst_deploy.contract.engine_manifest import (
-    EngineManifest,
-    EngineTensor,
-    FoundPrecision,
-    ShapeRange,
     manifest_path,
     read_engine,
     write_engine,
 )
 from condinst_deploy.errors import ArtifactError, OutputError
-from tests.support.models import manifest_of
-
-PLAN = b"a plan of several bytes"
-MANIFEST = EngineManifest(
-    flavour="rtx",
-    library_version="1.7.1.116",
-    precision="float16",
-    found=FoundPrecision("typed network", {"float16": 10, "float32": 3}),
-    targets=("86", "120"),
-    tensors=(
-        EngineTensor("images", "input", "uint8", (-1, 3, -1, -1)),
-        EngineTensor("mask_logits", "output", "float16", (-1, 100, -1, -1)),
-    ),
-    profiles=(
-        {"images": ShapeRange((1, 3, 32, 32), (1, 3, 64, 64), (1, 3, 96, 96))},
-        {"images": ShapeRange((1, 3, 32, 32), (4, 3, 64, 64), (8, 3, 96, 96))},
-    ),
-    model=manifest_of(),
-    onnx="model.onnx",
-    onnx_sha256="0" * 64,
-    plan_sha256=hashlib.sha256(PLAN).hexdigest(),
-    plan_bytes=len(PLAN),
-    build_seconds=1.5,
-    tools={"onnx": "1"},
-)
+from tests.support.engines import MANIFEST, PLAN
 
 
 @pytest.fixture
@@ -105,6 +76,16 @@ def test_a_plan_of_another_build_is_refused(engine: Path, plan: bytes) -> None:
         ({"tensors": [{"name": "x"}]}, "cannot be used"),
         ({"profiles": [{"images": {"min": [1]}}]}, "cannot be used"),
         ({"profiles": 3}, "cannot be used"),
+        ({"plan_bytes": True}, "plan_bytes is True; expected a whole number"),
+        ({"build_seconds": "x"}, "build_seconds is 'x'; expected a number"),
+        ({"targets": [86]}, r"targets\[0\] is 86; expected text"),
+        ({"tensors": [{"name": "a", "role": "both", "dtype": "x", "shape": [1]}]}, "role is 'both'; expected one of"),
+        ({"profiles": [{"images": {"min": [1], "opt": [1, 2], "max": [1]}}]}, "shapes of different ranks"),
+        ({"found": {"source": "x", "layers": {"float16": "many"}}}, "found.layers.float16 is 'many'"),
+        ({"hardware_compatible": 1}, "hardware_compatible is 1; expected true or false"),
+        ({"model": None}, "has version None"),
+        ({"host": "\ud800"}, "host is .*; expected text in Unicode"),
+        ({"plugins": None}, "plugins is None; expected a list of texts"),
     ],
 )
 def test_a_manifest_that_cannot_be_used_is_named(engine: Path, change: dict[str, object], reason: str) -> None:

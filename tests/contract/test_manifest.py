@@ -43,7 +43,9 @@ def test_a_manifest_written_before_there_were_families_is_mmdetections() -> None
 def test_a_manifest_whose_families_differ_is_refused(part: str) -> None:
     values = json.loads(MANIFEST.to_json())
     values[part]["family"] = "adelaidet"
-    with pytest.raises(ArtifactError, match=f"in the manifest {part} is .*'adelaidet'"):
+    with pytest.raises(
+        ArtifactError, match=rf"in the manifest {part}\.family is 'adelaidet', which this release cannot use"
+    ):
         ModelManifest.from_dict(values)
 
 
@@ -84,7 +86,22 @@ def test_manifest_that_is_not_json_is_refused(text: str) -> None:
         ModelManifest.from_json(text)
 
 
-@pytest.mark.parametrize("text", ["null", "[]", "1", '"text"', "{}", '{"version": 0}', '{"version": "1"}'])
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"version":' + "1" * 5000 + "}"], ids=["deep", "a long integer"])
+def test_json_that_python_cannot_read_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(ArtifactError, match=r"is not JSON that can be read .*export the model again") as refused:
+        ModelManifest.from_json(text)
+    assert len(str(refused.value)) < 200
+
+
+def test_the_name_of_a_source_that_is_not_unicode_is_made_printable() -> None:
+    text = MANIFEST.to_json().replace("weights.pth", "\\udcff.pth")
+    assert ModelManifest.from_json(text).source == "\\udcff.pth"
+
+
+VERSIONS = ["null", "[]", "1", '"text"', "{}", '{"version": 0}', '{"version": "1"}', '{"version": true}']
+
+
+@pytest.mark.parametrize("text", VERSIONS)
 def test_manifest_of_another_version_is_refused(text: str) -> None:
     with pytest.raises(ArtifactError, match=f"has version .*; this release reads {MANIFEST_VERSION}"):
         ModelManifest.from_json(text)
@@ -121,6 +138,15 @@ def test_manifest_of_another_version_is_refused(text: str) -> None:
         ("selection", {"candidates_per_level": 1.5}),
         ("preprocessing", {"std": [math.nan, 1, 1]}),
         ("tools", ["torch"]),
+        ("tools", {"torch": 2}),
+        ("class_names", ["cat", 3]),
+        ("class_names", ["cat", "\ud800"]),
+        ("category_ids", [True, 2]),
+        ("category_ids", [1, 2**70]),
+        ("static_shape", [1, 10**6, 800]),
+        ("mask_stride", True),
+        ("precision", 16),
+        ("selection", {"max_detections": 10**9}),
     ],
 )
 def test_manifest_with_an_entry_of_another_kind_is_refused(name: str, value: Any) -> None:

@@ -12,14 +12,20 @@ from condinst_deploy.errors import ConfigError
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"short_side": 0}, "short side 0"),
+        ({"short_side": 0}, "short_side is 0; expected a whole number from 1 to 16384"),
         ({"short_side": 1334}, "short side 1334 and long side 1333"),
-        ({"pad_divisor": 0}, "pad_divisor is 0; expected a multiple of 32"),
+        ({"pad_divisor": 0}, "pad_divisor is 0; expected a whole number"),
         ({"pad_divisor": 16}, "pad_divisor is 16"),
         ({"pad_divisor": 48}, "pad_divisor is 48"),
         ({"mean": (1.0, 2.0)}, "expected three numbers each"),
         ({"std": (1.0, 2.0, 3.0, 4.0)}, "expected three numbers each"),
-        ({"std": (1.0, 0.0, 1.0)}, "std above 0"),
+        ({"std": (1.0, 0.0, 1.0)}, r"std\[1\] is 0.0; expected a number above 0"),
+        ({"std": (1.0, math.inf, 1.0)}, r"std\[1\] is inf; expected a number above 0"),
+        ({"std": ("a", 1.0, 1.0)}, r"std\[0\] is 'a'; expected a number above 0"),
+        ({"mean": (1.0, 2.0, math.nan)}, r"mean\[2\] is nan; expected a finite number"),
+        ({"short_side": 30_000, "long_side": 50_000}, "short_side is 30000; expected a whole number from 1 to 16384"),
+        ({"short_side": True}, "short_side is True; expected a whole number"),
+        pytest.param({"long_side": 10**5000}, "long_side is <whole number of 16610 bits>; expected a", id="huge"),
         ({"family": "yolact"}, "family is 'yolact'; expected one of mmdet, adelaidet"),
     ],
 )
@@ -42,6 +48,8 @@ def test_preprocessing_at_the_limits_is_taken(values: dict[str, Any]) -> None:
         ({"nms_iou": 1.5}, "nms_iou is 1.5"),
         ({"candidates_per_level": 0}, "candidates_per_level is 0; expected"),
         ({"max_detections": 0}, "max_detections is 0; expected"),
+        ({"max_detections": 10**9}, "max_detections is 1000000000; expected a whole number from 1 to 10000"),
+        ({"nms_iou": True}, "nms_iou is True; expected a number from 0 to 1"),
         ({"family": None}, "family is None; expected one of mmdet, adelaidet"),
     ],
 )
@@ -64,9 +72,9 @@ def test_the_lowest_score_is_on_the_scale_of_the_scores() -> None:
 
 
 def test_settings_of_unknown_names_are_refused() -> None:
-    with pytest.raises(ConfigError, match="unknown settings of Preprocessing: bgr, pad"):
+    with pytest.raises(ConfigError, match="unknown settings pad, bgr; expected one of mean, std, short_side"):
         Preprocessing.from_dict({"pad": 1, "bgr": True, "short_side": 640})
-    with pytest.raises(ConfigError, match="unknown settings of Selection: topk"):
+    with pytest.raises(ConfigError, match="unknown setting topk; expected one of score_threshold"):
         Selection.from_dict({"topk": 1})
 
 

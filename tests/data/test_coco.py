@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from condinst_deploy.data.coco import CocoDataset, Sample, masks_at
+from condinst_deploy.data.coco import CocoDataset, LeftOut, Sample, checked_segmentation, masks_at
 from condinst_deploy.errors import DataError
 
 HEIGHT, WIDTH = 48, 64
@@ -36,13 +36,13 @@ def uncompressed(mask: np.ndarray[Any, Any]) -> dict[str, Any]:
     return {"size": list(mask.shape), "counts": np.diff([0, *changes, flat.size]).tolist()}
 
 
-def annotation(number: int = 1, **changes: Any) -> dict[str, Any]:
+def annotation(number: float = 1, **changes: Any) -> dict[str, Any]:
     whole: dict[str, Any] = {"id": number, "image_id": 7, "category_id": 3, "iscrowd": 0, "area": 100.0}
     whole |= {"bbox": [4.5, 3.0, 40.0, 30.0], "segmentation": TWO_PARTS}
     return {key: value for key, value in (whole | changes).items() if value is not ...}
 
 
-def image(number: int = 7, width: int = WIDTH, height: int = HEIGHT) -> dict[str, Any]:
+def image(number: float = 7, width: float = WIDTH, height: float = HEIGHT) -> dict[str, Any]:
     return {"id": number, "file_name": f"{number}.png", "width": width, "height": height}
 
 
@@ -146,6 +146,37 @@ def test_what_mmdetection_does_not_train_on_is_left_out(changes: dict[str, Any],
     assert len(sample.boxes) == len(sample.labels) == len(sample.segmentations) == 1
 
 
+def test_polygons_without_area_are_dropped_and_counted(tmp_path: Path) -> None:
+    """As mmdetection: parts of fewer than six numbers go; an object of nothing else is not trained on."""
+    lines: list[list[float]] = [[1, 1, 9, 9], [], [3, 4]]
+    data = opened(tmp_path, annotation(1, segmentation=[*TWO_PARTS, *lines]), annotation(2, segmentation=lines))
+    assert (data.dropped_parts, data.left_out) == (3, [LeftOut(2, "polygons without area")])
+    (segmentation,) = data[0].segmentations
+    assert isinstance(segmentation, tuple)
+    assert [part.tolist() for part in segmentation] == TWO_PARTS
+    # where masks are evaluated, such an object has no meaning
+    with pytest.raises(DataError, match="here has polygons of fewer than six numbers alone"):
+        checked_segmentation(lines, (HEIGHT, WIDTH), "here")
+
+
+def test_whole_numbers_may_be_written_with_a_point(tmp_path: Path) -> None:
+    values = content([annotation(1.0, image_id=7.0, category_id=3.0)], [image(7.0, float(WIDTH), float(HEIGHT))])
+    written(tmp_path, content([annotation(1)]))  # the image file
+    values["images"][0]["file_name"] = "7.png"
+    path = tmp_path / "set.json"
+    path.write_text(json.dumps(values))
+    data = CocoDataset(path, tmp_path, training=True)
+    (record,) = data.records
+    assert [type(n) for n in (*record.size, record.image_id, record.instances[0].annotation_id)] == [int] * 4
+    assert (record.size, record.image_id) == ((HEIGHT, WIDTH), 7)
+    assert data[0].labels.tolist() == [0]
+
+
+def test_one_id_in_two_spellings_is_not_unique(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="annotation ids are not unique: 1"):
+        opened(tmp_path, annotation(1), annotation(1.0))
+
+
 def test_training_leaves_out_empty_and_small_images(tmp_path: Path) -> None:
     images = [image(7), image(8), image(9, width=31), image(10, width=32)]
     annotations = [annotation(n, image_id=n, segmentation=[[1, 1, 9, 1, 9, 9]]) for n in (7, 9, 10)]
@@ -184,7 +215,8 @@ BROKEN_RLE = compressed(random_mask())
         ({"segmentation": ...}, "segmentation None"),
         ({"segmentation": []}, r"segmentation \[\]"),
         ({"segmentation": TWO_PARTS[0]}, "4.5 where a polygon"),
-        ({"segmentation": [[1, 1, 9, 9]]}, "polygon of 4 numbers"),
+        ({"segmentation": [[1, 1, 9]]}, "polygon of 3 numbers"),
+        ({"segmentation": [TWO_PARTS[0], [1, 1, 9, 9, 3]]}, "polygon of 5 numbers"),
         ({"segmentation": [TWO_PARTS[0], [1, 1, 9, 1, 9, 9, 3]]}, "polygon of 7 numbers"),
         ({"segmentation": [[1, 1, 9, 1, 9, "x"]]}, "not a list of numbers"),
         ({"segmentation": [[1, 1, 9, 1, 9, [2]]]}, "not a list of numbers"),
@@ -208,6 +240,10 @@ BROKEN_RLE = compressed(random_mask())
         ({"image_id": ...}, "'image_id' None"),
         ({"category_id": 4}, "category_id 4, which no category has"),
         ({"category_id": "3"}, "'category_id' '3'"),
+        ({"category_id": 3.5}, "'category_id' 3.5"),
+        ({"image_id": True}, "'image_id' True"),
+        ({"image_id": 2.0**60}, "'image_id' 1.15"),
+        ({"image_id": float("nan")}, "'image_id' nan"),
         ({"bbox": ...}, "bbox None"),
         ({"bbox": [1, 2, 3]}, r"bbox \[1, 2, 3\]"),
         ({"bbox": [1, 2, 3, float("nan")]}, "four finite numbers"),

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.data.coco import Sample, masks_at
-from condinst_deploy.data.transforms import TrainingExample, TrainingTransform, collate, flip_horizontally, resized
+from condinst_deploy.data.transforms import TrainingExample, TrainingTransform, collate, resized
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.runtime.preprocessing.batch import network_inputs
 from tests.support.models import IMAGES, noise_image
@@ -70,20 +70,39 @@ def test_boxes_are_clipped_to_the_image() -> None:
     assert example.targets.boxes.tolist() == [[0, 0, 133, 96]]
 
 
-def test_flipping_twice_changes_nothing_and_once_mirrors_all() -> None:
-    example = resized(sample(), SMALL)
-    flipped = flip_horizontally(example)
-    again = flip_horizontally(flipped)
-    np.testing.assert_array_equal(again.image, example.image)
-    assert torch.equal(again.targets.masks, example.targets.masks)
-    torch.testing.assert_close(again.targets.boxes, example.targets.boxes)
+def test_flipping_mirrors_image_boxes_and_masks() -> None:
+    example, flipped = resized(sample(), SMALL), resized(sample(), SMALL, flipped=True)
+    width = example.image.shape[1]
+    mirrored = [[width - x2, y1, width - x1, y2] for x1, y1, x2, y2 in example.targets.boxes.tolist()]
+    torch.testing.assert_close(flipped.targets.boxes, torch.tensor(mirrored))
+    assert torch.equal(flipped.targets.labels, example.targets.labels)
     np.testing.assert_array_equal(flipped.image, example.image[:, ::-1])
+    # a bitmap is mirrored as it is
+    assert torch.equal(flipped.targets.masks[1], example.targets.masks[1].flip(1))
     assert (flipped.targets.masks != example.targets.masks).any()
     for box, mask in zip(flipped.targets.boxes, flipped.targets.masks, strict=True):
         x1, y1, x2, y2 = box.tolist()
         columns, rows = torch.where(mask.any(0))[0], torch.where(mask.any(1))[0]
         found = [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
         assert found == pytest.approx([x1, y1, x2, y2], abs=1.01)
+
+
+def test_polygons_are_mirrored_before_they_are_rasterised() -> None:
+    """As mmdetection does: scaled, then x -> width - x, then rasterised; a mirrored bitmap differs by pixels."""
+    rng = np.random.default_rng(5)
+    differing = 0
+    for _ in range(20):
+        polygon = rng.uniform(2, 70, 12)
+        whole = sample(instances=1)
+        example = resized(replace(whole, segmentations=((polygon,),)), SMALL)
+        flipped = resized(replace(whole, segmentations=((polygon,),)), SMALL, flipped=True)
+        height, width = example.image.shape[:2]
+        points = polygon.reshape(-1, 2) * (width / 100, height / 72)
+        points[:, 0] = width - points[:, 0]
+        want = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([points.ravel()], height, width)))
+        np.testing.assert_array_equal(flipped.targets.masks[0].numpy(), want.astype(bool))
+        differing += int((flipped.targets.masks[0] != example.targets.masks[0].flip(1)).sum())
+    assert 0 < differing < 0.01 * 20 * 96 * 133
 
 
 def test_the_generator_alone_decides_an_example() -> None:
@@ -107,7 +126,8 @@ def test_the_flip_s_probability_is_kept(flip: float, mirrored: bool) -> None:
     rng = np.random.default_rng(0)
     for _ in range(10):
         example = TrainingTransform(SMALL, (96,), flip)(sample(), rng)
-        assert_same(example, flip_horizontally(plain) if mirrored else plain)
+        assert_same(example, resized(sample(), SMALL, flipped=mirrored))
+    assert np.array_equal(example.image, plain.image) != mirrored
 
 
 def test_a_batch_is_padded_with_zeros_at_the_bottom_and_right() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from condinst_engines.builder_library import Flavour, load_flavour
+from condinst_engines.builder_library import BuilderLibrary, load_builder_library
 from tests.support.graphs import small_network
 from tests.support.models import SLIM, manifest_of, seeded_model
 
@@ -15,8 +15,8 @@ STATIC = (1, 128, 224)
 
 
 @pytest.fixture(scope="session")
-def rtx() -> Flavour:
-    return load_flavour("rtx")
+def rtx() -> BuilderLibrary:
+    return load_builder_library("rtx")
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from condinst_deploy.contract.engine_manifest import EngineTensor
 from condinst_deploy.errors import ConfigError, EngineError
 from condinst_engines.build import BuiltEngine, Surroundings, _timing_cache, build_engine, graph_for_builder, targets_of
 from condinst_engines.build_recipe import BuildRecipe, RtxSettings, TensorrtSettings
-from condinst_engines.builder_library import Flavour
+from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.builder_log import BuilderLog
 from condinst_engines.policy import Policy
 from condinst_engines.profiles import image_profile
@@ -28,13 +28,13 @@ FP16 = BuildRecipe(precision="float16")
 
 
 def build(
-    proto: onnx.ModelProto, recipe: BuildRecipe, flavour: Flavour, surroundings: Surroundings | None = None
+    proto: onnx.ModelProto, recipe: BuildRecipe, flavour: BuilderLibrary, surroundings: Surroundings | None = None
 ) -> BuiltEngine:
     return build_engine(graph_for_builder(proto, recipe), [SMALL], recipe, flavour, surroundings)
 
 
 def test_a_dynamic_float16_file_builds_for_batch_1_to_8_and_sides_320_to_1344(
-    slim_proto: onnx.ModelProto, rtx: Flavour
+    slim_proto: onnx.ModelProto, rtx: BuilderLibrary
 ) -> None:
     shares: list[float] = []
     recipe = replace(FP16, rtx=RtxSettings(("120", "86", "89")))
@@ -53,14 +53,14 @@ def test_a_dynamic_float16_file_builds_for_batch_1_to_8_and_sides_320_to_1344(
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 @pytest.mark.parametrize("kind", SLIM_KINDS)
-def test_every_kind_of_model_builds(kind: str, precision: Any, slim_files: SlimFiles, rtx: Flavour) -> None:
+def test_every_kind_of_model_builds(kind: str, precision: Any, slim_files: SlimFiles, rtx: BuilderLibrary) -> None:
     proto, recipe = onnx.load(str(slim_files(kind)[1])), BuildRecipe(precision=precision)
     built = build_engine(graph_for_builder(proto, recipe), [SERVER], recipe, rtx)
     assert built.found.layers[precision] > 500
     assert ("float16" in built.found.layers) is (precision == "float16")
 
 
-def test_a_static_bfloat16_file_builds_without_profiles(static_onnx: Path, rtx: Flavour) -> None:
+def test_a_static_bfloat16_file_builds_without_profiles(static_onnx: Path, rtx: BuilderLibrary) -> None:
     recipe = BuildRecipe(precision="bfloat16")
     built = build_engine(graph_for_builder(onnx.load(str(static_onnx)), recipe), [], recipe, rtx)
     assert set(built.found.layers) == {"bfloat16", "float32"}
@@ -68,18 +68,22 @@ def test_a_static_bfloat16_file_builds_without_profiles(static_onnx: Path, rtx: 
     assert built.tensors[-1] == EngineTensor("mask_logits", "output", "float32", (1, 5, 16, 28))
 
 
-def test_a_float32_engine_has_no_half_layers(small_graph: onnx.ModelProto, rtx: Flavour) -> None:
+def test_a_float32_engine_has_no_half_layers(small_graph: onnx.ModelProto, rtx: BuilderLibrary) -> None:
     built = build(small_graph, BuildRecipe(), rtx)
     assert set(built.found.layers) == {"float32"}
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
-def test_the_precision_that_was_asked_for_is_found(small_graph: onnx.ModelProto, rtx: Flavour, precision: Any) -> None:
+def test_the_precision_that_was_asked_for_is_found(
+    small_graph: onnx.ModelProto, rtx: BuilderLibrary, precision: Any
+) -> None:
     built = build(small_graph, BuildRecipe(precision=precision), rtx)
     assert built.found.layers[precision] >= 3
 
 
-def test_a_network_of_another_precision_than_the_graphs_is_refused(small_graph: onnx.ModelProto, rtx: Flavour) -> None:
+def test_a_network_of_another_precision_than_the_graphs_is_refused(
+    small_graph: onnx.ModelProto, rtx: BuilderLibrary
+) -> None:
     log = BuilderLog(rtx.trt)
     builder = rtx.trt.Builder(log.logger)
     full = parsed_network(rtx, builder, small_graph.SerializeToString(), log)
@@ -88,7 +92,7 @@ def test_a_network_of_another_precision_than_the_graphs_is_refused(small_graph: 
         check_types(full, graph_for_builder(small_graph, FP16))
 
 
-def test_a_network_without_the_graphs_tensors_is_refused(small_graph: onnx.ModelProto, rtx: Flavour) -> None:
+def test_a_network_without_the_graphs_tensors_is_refused(small_graph: onnx.ModelProto, rtx: BuilderLibrary) -> None:
     log = BuilderLog(rtx.trt)
     full = parsed_network(rtx, rtx.trt.Builder(log.logger), small_graph.SerializeToString(), log)
     other = graph_for_builder(small_graph, FP16)
@@ -103,7 +107,7 @@ def test_a_network_without_the_graphs_tensors_is_refused(small_graph: onnx.Model
 
 @pytest.mark.parametrize(("given", "asked"), [("float32", "float16"), ("float16", "float32"), ("bfloat16", "float16")])
 def test_a_graph_of_another_precision_than_asked_for_is_not_built(
-    small_graph: onnx.ModelProto, rtx: Flavour, given: Any, asked: Any
+    small_graph: onnx.ModelProto, rtx: BuilderLibrary, given: Any, asked: Any
 ) -> None:
     graph = graph_for_builder(small_graph, BuildRecipe(precision=given))
     with pytest.raises(EngineError, match=rf"{asked} was asked for.*typed network.*in float32.*no engine was written"):
@@ -114,13 +118,13 @@ def initializers(proto: onnx.ModelProto) -> set[str]:
     return {entry.name for entry in proto.graph.initializer}
 
 
-def test_a_recipe_can_keep_layers_in_float32(small_graph: onnx.ModelProto, rtx: Flavour) -> None:
+def test_a_recipe_can_keep_layers_in_float32(small_graph: onnx.ModelProto, rtx: BuilderLibrary) -> None:
     plain = build(small_graph, FP16, rtx).found.layers
     kept = build(small_graph, replace(FP16, policy=Policy(float32=("head*",))), rtx).found.layers
     assert kept["float16"] < plain["float16"]
 
 
-def test_a_node_that_the_parser_does_not_know_is_named(rtx: Flavour) -> None:
+def test_a_node_that_the_parser_does_not_know_is_named(rtx: BuilderLibrary) -> None:
     graph = helper.make_graph(
         [helper.make_node("Frobnicate", ["x"], ["y"], name="the_odd_one", domain="elsewhere")],
         "unknown",
@@ -135,40 +139,40 @@ def test_a_node_that_the_parser_does_not_know_is_named(rtx: Flavour) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no ONNX at all"])
-def test_what_is_not_a_graph_is_refused(content: bytes, rtx: Flavour) -> None:
+def test_what_is_not_a_graph_is_refused(content: bytes, rtx: BuilderLibrary) -> None:
     log = BuilderLog(rtx.trt)
     with pytest.raises(EngineError, match="parser"):
         parsed_network(rtx, rtx.trt.Builder(log.logger), content, log)
 
 
 def test_a_profile_that_the_graph_contradicts_is_an_error_with_the_builders_words(
-    small_graph: onnx.ModelProto, rtx: Flavour
+    small_graph: onnx.ModelProto, rtx: BuilderLibrary
 ) -> None:
     wrong = {name: replace(shapes, min=shapes.max, max=shapes.min) for name, shapes in SMALL.items()}
     with pytest.raises(EngineError, match=r"refuses profile 0.*MIN<=OPT<=MAX"):
         build_engine(small_graph, [wrong], BuildRecipe(), rtx)
 
 
-def test_a_dynamic_file_without_a_profile_is_an_error(small_graph: onnx.ModelProto, rtx: Flavour) -> None:
+def test_a_dynamic_file_without_a_profile_is_an_error(small_graph: onnx.ModelProto, rtx: BuilderLibrary) -> None:
     with pytest.raises(EngineError, match="no optimization profile"):
         build_engine(small_graph, [], BuildRecipe(), rtx)
 
 
 @pytest.mark.parametrize("sm", [("90",), ("86", "100"), ("12345",), ("x",), ()])
 def test_a_gpu_that_the_flavour_does_not_build_for_is_refused(
-    small_graph: onnx.ModelProto, rtx: Flavour, sm: tuple[str, ...]
+    small_graph: onnx.ModelProto, rtx: BuilderLibrary, sm: tuple[str, ...]
 ) -> None:
     with pytest.raises(ConfigError, match=r"builds for 75, 80, 86, 89, 120.*--flavour tensorrt"):
         build(small_graph, replace(FP16, rtx=RtxSettings(sm)), rtx)
 
 
-def test_bfloat16_is_refused_for_gpus_that_have_none(small_graph: onnx.ModelProto, rtx: Flavour) -> None:
+def test_bfloat16_is_refused_for_gpus_that_have_none(small_graph: onnx.ModelProto, rtx: BuilderLibrary) -> None:
     with pytest.raises(ConfigError, match="no bfloat16; use --fp16"):
         build(small_graph, BuildRecipe(precision="bfloat16", rtx=RtxSettings(("75", "86"))), rtx)
     assert build(small_graph, replace(FP16, rtx=RtxSettings(("75",))), rtx).targets == ("75",)
 
 
-def test_too_small_a_workspace_is_named(small_graph: onnx.ModelProto, rtx: Flavour) -> None:
+def test_too_small_a_workspace_is_named(small_graph: onnx.ModelProto, rtx: BuilderLibrary) -> None:
     with pytest.raises(EngineError, match=r"workspace is limited to 1e-06 GiB"):
         build(small_graph, replace(FP16, workspace_gb=1e-6), rtx)
     build(small_graph, replace(FP16, workspace_gb=1, optimization_level=0), rtx)
@@ -176,19 +180,19 @@ def test_too_small_a_workspace_is_named(small_graph: onnx.ModelProto, rtx: Flavo
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU the builder can do it")
 @pytest.mark.parametrize("option", ["refit", "strip_weights"])
-def test_refitting_says_what_it_needs(small_graph: onnx.ModelProto, rtx: Flavour, option: str) -> None:
+def test_refitting_says_what_it_needs(small_graph: onnx.ModelProto, rtx: BuilderLibrary, option: str) -> None:
     with pytest.raises(EngineError, match="needs a GPU in the building machine"):
         build(small_graph, replace(FP16, **{option: True}), rtx)  # type: ignore[arg-type]
 
 
 def test_a_timing_cache_is_refused_where_it_does_nothing(
-    small_graph: onnx.ModelProto, rtx: Flavour, tmp_path: Path
+    small_graph: onnx.ModelProto, rtx: BuilderLibrary, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="--timing-cache does nothing"):
         build(small_graph, FP16, rtx, Surroundings(timing_cache=tmp_path / "cache"))
 
 
-def test_ctrl_c_stops_the_builder_at_its_next_step(small_graph: onnx.ModelProto, rtx: Flavour) -> None:
+def test_ctrl_c_stops_the_builder_at_its_next_step(small_graph: onnx.ModelProto, rtx: BuilderLibrary) -> None:
     pressed: list[str] = []
 
     def press(share: float, phase: str) -> None:
@@ -201,7 +205,7 @@ def test_ctrl_c_stops_the_builder_at_its_next_step(small_graph: onnx.ModelProto,
     assert build(small_graph, FP16, rtx).plan  # and the next build is not disturbed
 
 
-def test_the_log_takes_everything_that_the_builder_says(small_graph: onnx.ModelProto, rtx: Flavour) -> None:
+def test_the_log_takes_everything_that_the_builder_says(small_graph: onnx.ModelProto, rtx: BuilderLibrary) -> None:
     log = io.StringIO()
     build(small_graph, FP16, rtx, Surroundings(log=log))
     assert "[VERBOSE]" in log.getvalue()
@@ -210,17 +214,17 @@ def test_the_log_takes_everything_that_the_builder_says(small_graph: onnx.ModelP
 class AsTensorrt:
     """TensorRT for RTX behind the other flavour's name: 11's API is the same, so the calls of that flavour run."""
 
-    def __init__(self, rtx: Flavour) -> None:
-        self.flavour = Flavour("tensorrt", rtx.trt)
+    def __init__(self, rtx: BuilderLibrary) -> None:
+        self.flavour = BuilderLibrary("tensorrt", rtx.trt)
 
 
 @pytest.fixture
-def as_tensorrt(rtx: Flavour) -> Flavour:
+def as_tensorrt(rtx: BuilderLibrary) -> BuilderLibrary:
     return AsTensorrt(rtx).flavour
 
 
 def test_the_timing_cache_of_the_other_flavour_is_written_and_read(
-    small_graph: onnx.ModelProto, as_tensorrt: Flavour, tmp_path: Path
+    small_graph: onnx.ModelProto, as_tensorrt: BuilderLibrary, tmp_path: Path
 ) -> None:
     surroundings = Surroundings(timing_cache=tmp_path / "cache")
     for _ in range(2):
@@ -231,7 +235,7 @@ def test_the_timing_cache_of_the_other_flavour_is_written_and_read(
 
 
 def test_the_other_flavours_compatibility_reaches_the_builder(
-    small_graph: onnx.ModelProto, as_tensorrt: Flavour
+    small_graph: onnx.ModelProto, as_tensorrt: BuilderLibrary
 ) -> None:
     built = build(small_graph, replace(FP16, tensorrt=TensorrtSettings(hardware_compatible=True)), as_tensorrt)
     assert any("HardwareCompatibility" in warning for warning in built.warnings)
@@ -241,11 +245,11 @@ def test_the_other_flavours_compatibility_reaches_the_builder(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU it builds")
 def test_the_other_flavour_says_that_it_needs_the_gpu(
-    small_graph: onnx.ModelProto, rtx: Flavour, monkeypatch: pytest.MonkeyPatch
+    small_graph: onnx.ModelProto, rtx: BuilderLibrary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Flavour, "builds_ahead", False)
+    monkeypatch.setattr(BuilderLibrary, "builds_ahead", False)
     with pytest.raises(EngineError, match=r"builds on the GPU that the engine is for.*--flavour rtx"):
-        build(small_graph, FP16, Flavour("tensorrt", rtx.trt))
+        build(small_graph, FP16, BuilderLibrary("tensorrt", rtx.trt))
 
 
 @pytest.mark.parametrize(
@@ -256,19 +260,19 @@ def test_the_other_flavour_says_that_it_needs_the_gpu(
     ],
 )
 def test_what_turing_has_not_is_refused_by_the_other_flavour_too(
-    rtx: Flavour, monkeypatch: pytest.MonkeyPatch, recipe: BuildRecipe, reason: str
+    rtx: BuilderLibrary, monkeypatch: pytest.MonkeyPatch, recipe: BuildRecipe, reason: str
 ) -> None:
-    monkeypatch.setattr(Flavour, "builds_ahead", False)
+    monkeypatch.setattr(BuilderLibrary, "builds_ahead", False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
-    assert targets_of(FP16, Flavour("tensorrt", rtx.trt)) == ("75",)
+    assert targets_of(FP16, BuilderLibrary("tensorrt", rtx.trt)) == ("75",)
     with pytest.raises(ConfigError, match=reason):
-        targets_of(recipe, Flavour("tensorrt", rtx.trt))
+        targets_of(recipe, BuilderLibrary("tensorrt", rtx.trt))
 
 
 @pytest.mark.parametrize("engine_has", ["Float", "Half"])
 def test_where_a_gpu_can_load_the_plan_the_inspectors_word_counts(
-    small_graph: onnx.ModelProto, rtx: Flavour, monkeypatch: pytest.MonkeyPatch, engine_has: str
+    small_graph: onnx.ModelProto, rtx: BuilderLibrary, monkeypatch: pytest.MonkeyPatch, engine_has: str
 ) -> None:
     layers = [{"Name": "conv", "Outputs": [{"Format/Datatype": engine_has}]}]
     monkeypatch.setattr("condinst_engines.build.layers_of", lambda *_, **__: layers)
@@ -282,10 +286,10 @@ def test_where_a_gpu_can_load_the_plan_the_inspectors_word_counts(
             build(small_graph, FP16, rtx)
 
 
-def test_a_timing_cache_that_the_library_refuses_is_said(rtx: Flavour, tmp_path: Path) -> None:
+def test_a_timing_cache_that_the_library_refuses_is_said(rtx: BuilderLibrary, tmp_path: Path) -> None:
     class Config:
         def create_timing_cache(self, _: bytes) -> None:
             return None
 
     with pytest.raises(EngineError, match="cannot be used; name another file"):
-        _timing_cache(Config(), Flavour("tensorrt", rtx.trt), tmp_path / "cache")
+        _timing_cache(Config(), BuilderLibrary("tensorrt", rtx.trt), tmp_path / "cache")

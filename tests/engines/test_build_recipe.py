@@ -10,7 +10,7 @@ from condinst_deploy.contract import Preprocessing
 from condinst_deploy.errors import ConfigError
 from condinst_engines.build import targets_of
 from condinst_engines.build_recipe import BuildRecipe, load_recipe
-from condinst_engines.builder_library import Flavour
+from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.profiles import profiles_for
 from tests.support.models import SLIM, manifest_of
 
@@ -22,7 +22,7 @@ def test_the_package_has_a_recipe_for_each_kind_of_machine() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_recipe_of_the_package_can_be_built_by_the_builder_at_hand(name: str, rtx: Flavour) -> None:
+def test_every_recipe_of_the_package_can_be_built_by_the_builder_at_hand(name: str, rtx: BuilderLibrary) -> None:
     recipe = load_recipe(name)
     assert recipe.precision == "float16"
     assert set(targets_of(recipe, rtx)) <= set(rtx.targets)
@@ -47,15 +47,20 @@ def test_what_a_file_leaves_out_keeps_its_default(tmp_path: Path) -> None:
     ("text", "reason"),
     [
         ('precision = "fp16"', "precision is 'fp16'; expected one of float32, float16, bfloat16"),
-        ("optimization_level = 9", "expected 0 to 5"),
+        ("optimization_level = 9", "optimization_level is 9; expected a whole number from 0 to 5"),
+        ("optimization_level = true", "optimization_level is True; expected a whole number"),
+        ("workspace_gb = nan", "workspace_gb is nan; expected a finite number"),
+        ("workspace_gb = 1024", "workspace_gb .* is 1024.0; expected a number from 0 to below 1024"),
         ("workspace_gb = -1", "workspace_gb"),
-        ("profiles = [1]", "expected a list of texts"),
-        ("batches = [8]", "expected a list of texts"),
+        ("profiles = [1]", r"profiles\[0\] is 1; expected text"),
+        ('profiles = "1"', "profiles is '1'; expected a list of texts"),
+        ("batches = [8]", r"batches\[0\] is 8; expected text"),
         ("batches = []", "batches is empty"),
         ("[rtx]\nsm = [86]", r"rtx\.sm"),
         ("[policy]\nhalf = [1]", r"policy\.half"),
         ("colour = 1", "unknown setting colour"),
-        ("refit = 1", "expected bool"),
+        ("[tensorrt]\nplugin = true", r"unknown setting tensorrt\.plugin;.* Did you mean 'plugins'"),
+        ("refit = 1", "refit is 1; expected true or false"),
         ("= 1", "cannot be read as a recipe"),
     ],
 )

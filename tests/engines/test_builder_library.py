@@ -6,7 +6,7 @@ import pytest
 
 from condinst_deploy.errors import BackendError, ConfigError
 from condinst_engines import builder_library as flavour
-from condinst_engines.builder_library import Flavour, load_flavour
+from condinst_engines.builder_library import BuilderLibrary, load_builder_library
 
 
 def only(monkeypatch: pytest.MonkeyPatch, **modules: ModuleType) -> None:
@@ -27,7 +27,7 @@ def builder(name: str) -> ModuleType:
     return module
 
 
-def test_rtx_is_here_and_builds_ahead_of_time(rtx: Flavour) -> None:
+def test_rtx_is_here_and_builds_ahead_of_time(rtx: BuilderLibrary) -> None:
     assert (rtx.name, rtx.builds_ahead, rtx.has_timing_cache, rtx.has_plugins) == ("rtx", True, False, False)
     assert {"75", "80", "86", "89", "120"} <= set(rtx.targets)
     assert not {"90", "100"} & set(rtx.targets)
@@ -35,33 +35,37 @@ def test_rtx_is_here_and_builds_ahead_of_time(rtx: Flavour) -> None:
 
 def test_tensorrt_is_taken_where_it_imports(monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, tensorrt=builder("tensorrt"), tensorrt_rtx=builder("tensorrt_rtx"))
-    assert load_flavour().name == "tensorrt"
-    assert (load_flavour().version, load_flavour().builds_ahead, load_flavour().targets) == ("11.4.0", False, ())
-    assert load_flavour("rtx").name == "rtx"
+    assert load_builder_library().name == "tensorrt"
+    assert (load_builder_library().version, load_builder_library().builds_ahead, load_builder_library().targets) == (
+        "11.4.0",
+        False,
+        (),
+    )
+    assert load_builder_library("rtx").name == "rtx"
 
 
 def test_rtx_is_taken_where_tensorrt_does_not_import(monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, tensorrt_rtx=builder("tensorrt_rtx"))
-    assert load_flavour().name == "rtx"
+    assert load_builder_library().name == "rtx"
 
 
 def test_a_folder_of_type_stubs_is_not_a_builder(monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, tensorrt=ModuleType("tensorrt"), tensorrt_rtx=builder("tensorrt_rtx"))
-    assert load_flavour().name == "rtx"
+    assert load_builder_library().name == "rtx"
     with pytest.raises(BackendError):
-        load_flavour("tensorrt")
+        load_builder_library("tensorrt")
 
 
 def test_what_is_missing_is_said_with_the_command_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch)
     with pytest.raises(BackendError, match=r"pip install tensorrt .*pip install tensorrt-rtx"):
-        load_flavour()
+        load_builder_library()
     with pytest.raises(BackendError, match="pip install tensorrt-rtx"):
-        load_flavour("rtx")
+        load_builder_library("rtx")
     with pytest.raises(BackendError, match="pip install tensorrt "):
-        load_flavour("tensorrt")
+        load_builder_library("tensorrt")
 
 
 def test_an_unknown_flavour_is_refused() -> None:
     with pytest.raises(ConfigError, match="'vanilla'; expected tensorrt or rtx"):
-        load_flavour("vanilla")
+        load_builder_library("vanilla")

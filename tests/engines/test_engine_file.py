@@ -7,14 +7,16 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from condinst_deploy.contract.engine_manifest import manifest_path, read_engine
 from condinst_deploy.errors import ArtifactError, ConfigError, EngineError, OutputError
 from condinst_engines.build import Surroundings
-from condinst_engines.build_recipe import BuildRecipe, RtxSettings, TensorrtSettings
-from condinst_engines.builder_library import Flavour
+from condinst_engines.build_recipe import BuildRecipe, RtxSettings, TensorrtSettings, load_recipe
+from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.engine_file import EngineFiles, _keep_timings, default_engine_path, engine_from_onnx
 from condinst_engines.onnx_input import load_onnx, only_exported
 
@@ -34,7 +36,9 @@ def files_below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_the_engine_gets_its_name_and_a_manifest_of_everything(source: Path, rtx: Flavour, tmp_path: Path) -> None:
+def test_the_engine_gets_its_name_and_a_manifest_of_everything(
+    source: Path, rtx: BuilderLibrary, tmp_path: Path
+) -> None:
     path, manifest = engine_from_onnx(EngineFiles(source), FP16, rtx, Surroundings())
     assert path == tmp_path / "engines/build/small.v2.rtx.fp16.sm86-89-120.engine"
     plan, read = read_engine(path)
@@ -56,12 +60,83 @@ def test_the_engine_gets_its_name_and_a_manifest_of_everything(source: Path, rtx
     ]
 
 
-def test_the_graph_that_the_builder_got_can_be_kept(source: Path, rtx: Flavour, tmp_path: Path) -> None:
+def test_the_graph_that_the_builder_got_can_be_kept(source: Path, rtx: BuilderLibrary, tmp_path: Path) -> None:
     kept = tmp_path / "kept" / "graph.onnx"
     engine_from_onnx(EngineFiles(source, tmp_path / "x.engine", kept), FP16, rtx, Surroundings())
     onnx.checker.check_model(str(kept), full_check=True)
     kinds = {entry.data_type for entry in onnx.load(str(kept)).graph.initializer}
     assert onnx.TensorProto.FLOAT16 in kinds
+
+
+def too_large_at_first(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Three convolutions, of which the first has an output beyond float16."""
+    for entry in graph.graph.initializer:
+        factor = {"first_weight": 1e3, "second_weight": 1e-3}[entry.name]
+        entry.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(entry) * np.float32(factor), entry.name))
+    third = np.ones((4, 4, 1, 1), dtype=np.float32)
+    graph.graph.initializer.append(numpy_helper.from_array(third, "third_weight"))
+    node = onnx.helper.make_node("Conv", ["second", "third_weight"], ["third"], name="head.third/Conv_third")
+    add = len(graph.graph.node) - 1
+    graph.graph.node[add].input[0] = "third"
+    graph.graph.node.insert(add, node)
+    onnx.checker.check_model(graph, full_check=True)
+    return graph
+
+
+def test_an_engine_whose_nodes_all_leave_its_type_is_refused(source: Path, rtx: BuilderLibrary, tmp_path: Path) -> None:
+    graph = onnx.load(str(source))
+    for entry in graph.graph.initializer:
+        entry.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(entry) * np.float32(300), entry.name))
+    onnx.save(graph, str(source))
+    with pytest.raises(EngineError, match=r"no node is left in float16.*backbone\.first/Conv_first.*--bf16 or --fp32"):
+        engine_from_onnx(EngineFiles(source, tmp_path / "x.engine"), FP16, rtx, Surroundings())
+
+
+def test_ranges_are_checked_before_a_half_build(source: Path, rtx: BuilderLibrary, tmp_path: Path) -> None:
+    onnx.save(too_large_at_first(onnx.load(str(source))), str(source))
+    notes: list[str] = []
+    phases: list[str] = []
+    surroundings = Surroundings(on_note=notes.append, on_progress=lambda _, phase: phases.append(phase))
+    policy = tmp_path / "policy.toml"
+    files = EngineFiles(source, tmp_path / "x.engine", tmp_path / "kept.onnx", keep_policy=policy)
+    path, manifest = engine_from_onnx(files, FP16, rtx, surroundings)
+    assert "checking ranges" in phases
+    assert manifest.ranges is not None
+    assert manifest.is_as_asked
+    assert "backbone.first/Conv_first" in manifest.ranges.policy["bf16"]
+    assert manifest.found.layers["bfloat16"] > 0
+    assert read_engine(path)[1] == manifest
+    assert notes[0].startswith("ranges: largest magnitude")
+    assert any("backbone.first/Conv_first reaches" in note and "in bfloat16" in note for note in notes)
+    given = load_recipe(str(policy))
+    assert given.policy.bf16 == manifest.ranges.policy["bf16"]
+    _, again = engine_from_onnx(EngineFiles(source, tmp_path / "y.engine"), given, rtx, Surroundings())
+    assert again.ranges is not None
+    assert again.ranges.handled == ()
+    older = replace(given, rtx=RtxSettings(("75",)))
+    with pytest.raises(ConfigError, match=r"bf16 under \[policy\] and --sm 75"):
+        engine_from_onnx(EngineFiles(source, tmp_path / "z.engine"), older, rtx, Surroundings())
+    _, turing = engine_from_onnx(
+        EngineFiles(source, tmp_path / "z.engine"), replace(FP16, rtx=RtxSettings(("75",))), rtx, Surroundings()
+    )
+    assert "bfloat16" not in turing.found.layers
+    assert turing.ranges is not None
+    assert "backbone.first/Conv_first" in turing.ranges.policy["fp32"]
+
+
+def test_a_refused_build_leaves_nothing(source: Path, rtx: BuilderLibrary, tmp_path: Path) -> None:
+    graph = onnx.load(str(source))
+    for entry in graph.graph.initializer:
+        entry.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(entry) * np.float32(1e30), entry.name))
+    onnx.save(graph, str(source))
+    with pytest.raises(EngineError, match=r"head\.second/Conv_second"):
+        engine_from_onnx(EngineFiles(source, tmp_path / "x.engine"), FP16, rtx, Surroundings())
+    assert files_below(tmp_path) == ["export/build/small.v2.onnx"]
+
+
+def test_a_float32_build_has_no_ranges(source: Path, rtx: BuilderLibrary, tmp_path: Path) -> None:
+    _, manifest = engine_from_onnx(EngineFiles(source, tmp_path / "x.engine"), BuildRecipe(), rtx, Surroundings())
+    assert manifest.ranges is None
 
 
 @pytest.mark.parametrize(
@@ -72,17 +147,17 @@ def test_the_graph_that_the_builder_got_can_be_kept(source: Path, rtx: Flavour, 
         (replace(FP16, tensorrt=TensorrtSettings(hardware_compatible=True)), "m.rtx.fp16.sm86-89-120.engine"),
     ],
 )
-def test_the_default_name_tells_what_the_engine_is(recipe: BuildRecipe, name: str, rtx: Flavour) -> None:
+def test_the_default_name_tells_what_the_engine_is(recipe: BuildRecipe, name: str, rtx: BuilderLibrary) -> None:
     assert default_engine_path(Path("m.onnx"), recipe, rtx) == Path("engines/build") / name
 
 
-def test_a_wider_engine_of_the_other_flavour_is_named_so(rtx: Flavour) -> None:
+def test_a_wider_engine_of_the_other_flavour_is_named_so(rtx: BuilderLibrary) -> None:
     recipe = replace(FP16, rtx=RtxSettings(("80",)), tensorrt=TensorrtSettings(hardware_compatible=True))
-    path = default_engine_path(Path("m.onnx"), recipe, Flavour("tensorrt", rtx.trt))
+    path = default_engine_path(Path("m.onnx"), recipe, BuilderLibrary("tensorrt", rtx.trt))
     assert path.name == "m.tensorrt.fp16.ampereplus.engine"
 
 
-def test_ctrl_c_leaves_nothing(source: Path, rtx: Flavour, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_nothing(source: Path, rtx: BuilderLibrary, tmp_path: Path) -> None:
     surroundings = Surroundings(on_progress=lambda *_: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         engine_from_onnx(EngineFiles(source), FP16, rtx, surroundings)
@@ -90,7 +165,7 @@ def test_ctrl_c_leaves_nothing(source: Path, rtx: Flavour, tmp_path: Path) -> No
 
 
 def test_a_full_disk_leaves_nothing(
-    source: Path, rtx: Flavour, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, rtx: BuilderLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, _: bytes) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -101,14 +176,16 @@ def test_a_full_disk_leaves_nothing(
     assert files_below(tmp_path) == ["export/build/small.v2.onnx"]  # the kept graph comes with the engine
 
 
-def test_an_older_engine_is_replaced_together_with_its_manifest(source: Path, rtx: Flavour, tmp_path: Path) -> None:
+def test_an_older_engine_is_replaced_together_with_its_manifest(
+    source: Path, rtx: BuilderLibrary, tmp_path: Path
+) -> None:
     path = tmp_path / "x.engine"
     for recipe in (BuildRecipe(), FP16):
         engine_from_onnx(EngineFiles(source, path), recipe, rtx, Surroundings())
     assert read_engine(path)[1].precision == "float16"
 
 
-def test_a_converted_file_is_not_converted_again(source: Path, rtx: Flavour, tmp_path: Path) -> None:
+def test_a_converted_file_is_not_converted_again(source: Path, rtx: BuilderLibrary, tmp_path: Path) -> None:
     kept = tmp_path / "kept.onnx"
     engine_from_onnx(EngineFiles(source, tmp_path / "x.engine", kept), FP16, rtx, Surroundings())
     with pytest.raises(EngineError, match=r"kept\.onnx is in float16 already"):
@@ -139,7 +216,7 @@ def test_a_file_that_is_not_onnx_is_refused(content: bytes, tmp_path: Path) -> N
         load_onnx(tmp_path / "none.onnx")
 
 
-def test_a_file_without_a_manifest_is_refused(source: Path, small_graph: onnx.ModelProto, rtx: Flavour) -> None:
+def test_a_file_without_a_manifest_is_refused(source: Path, small_graph: onnx.ModelProto, rtx: BuilderLibrary) -> None:
     del small_graph.metadata_props[:]
     onnx.save(small_graph, str(source))
     with pytest.raises(ArtifactError, match="without this toolkit's manifest"):
@@ -164,7 +241,9 @@ def test_a_file_in_two_roles_is_refused_and_stays(source: Path) -> None:
     assert source.read_bytes() == before
 
 
-def test_a_place_that_cannot_be_written_is_found_before_the_build(source: Path, rtx: Flavour, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_found_before_the_build(
+    source: Path, rtx: BuilderLibrary, tmp_path: Path
+) -> None:
     seen: list[float] = []
     surroundings = Surroundings(on_progress=lambda share, _: seen.append(share))
     with pytest.raises(OutputError, match=r"x\.engine cannot be written \(Not a directory"):

@@ -14,7 +14,7 @@ from condinst_deploy.contract import Selection
 from condinst_deploy.model.checkpoints import load_model
 from condinst_engines.build import build_engine, graph_for_builder
 from condinst_engines.build_recipe import BuildRecipe
-from condinst_engines.builder_library import Flavour
+from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.profiles import profiles_for
 from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
 from tests.engines.conftest import TINY
@@ -62,7 +62,7 @@ def test_the_full_size_file_builds_in_3_gb_and_half_as_large_in_float16(
 @pytest.mark.slow
 @pytest.mark.parametrize("classes", [1, 80])
 @pytest.mark.parametrize("static", [None, (1, 128, 224)], ids=["dynamic", "static"])
-def test_exports_of_every_kind_build(classes: int, static: tuple[int, int, int] | None, rtx: Flavour) -> None:
+def test_exports_of_every_kind_build(classes: int, static: tuple[int, int, int] | None, rtx: BuilderLibrary) -> None:
     """With K = 300 and the fewest and the most classes; K = 100 and three classes are in test_build."""
     config = replace(TINY, num_classes=classes, selection=Selection(max_detections=300))
     model = seeded_model(config)
@@ -76,7 +76,7 @@ def test_exports_of_every_kind_build(classes: int, static: tuple[int, int, int] 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["MS_R_50", *DEEPER])
-def test_adelaidets_full_size_models_build(architecture: str, tmp_path: Path, rtx: Flavour) -> None:
+def test_adelaidets_full_size_models_build(architecture: str, tmp_path: Path, rtx: BuilderLibrary) -> None:
     path = tmp_path / "model.pth"
     torch.save(adelaidet_state(architecture), path)
     loaded = load_model(path)

@@ -15,7 +15,7 @@ from condinst_deploy.evaluation.agreement import agreement
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_engines.build import Surroundings
 from condinst_engines.build_recipe import BuildRecipe, TensorrtSettings
-from condinst_engines.builder_library import Flavour, load_flavour
+from condinst_engines.builder_library import BuilderLibrary, load_builder_library
 from condinst_engines.engine_file import EngineFiles, engine_from_onnx
 from condinst_engines.engine_inspector import found_in_engine, layers_of
 from condinst_engines.inspection import inspect_file
@@ -28,8 +28,8 @@ PROFILE = ("1x3x128x128:1x3x128x224:2x3x224x224",)
 
 
 @pytest.fixture(scope="module")
-def tensorrt() -> Flavour:
-    return load_flavour("tensorrt")
+def tensorrt() -> BuilderLibrary:
+    return load_builder_library("tensorrt")
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def small(small_graph: onnx.ModelProto, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
 def test_the_engine_has_the_precision_that_was_asked_for(
-    slim_onnx: Path, tmp_path: Path, tensorrt: Flavour, precision: str
+    slim_onnx: Path, tmp_path: Path, tensorrt: BuilderLibrary, precision: str
 ) -> None:
     recipe = BuildRecipe(precision=precision, profiles=PROFILE)  # type: ignore[arg-type]
     files = EngineFiles(slim_onnx, tmp_path / "slim.engine")
@@ -57,7 +57,7 @@ def test_the_engine_has_the_precision_that_was_asked_for(
 
 
 def test_a_timing_cache_makes_the_second_build_quicker_or_equal(
-    slim_onnx: Path, tmp_path: Path, tensorrt: Flavour
+    slim_onnx: Path, tmp_path: Path, tensorrt: BuilderLibrary
 ) -> None:
     surroundings = Surroundings(timing_cache=tmp_path / "cache")
     files, recipe = EngineFiles(slim_onnx, tmp_path / "slim.engine"), replace(FP16, profiles=PROFILE)
@@ -79,7 +79,7 @@ def test_a_timing_cache_makes_the_second_build_quicker_or_equal(
     ],
     ids=["hardware compatible", "version compatible", "refit", "stripped", "small and quick"],
 )
-def test_every_option_builds(small: Path, tmp_path: Path, tensorrt: Flavour, recipe: BuildRecipe) -> None:
+def test_every_option_builds(small: Path, tmp_path: Path, tensorrt: BuilderLibrary, recipe: BuildRecipe) -> None:
     path, manifest = engine_from_onnx(EngineFiles(small, tmp_path / "x.engine"), recipe, tensorrt, Surroundings())
     assert read_engine(path)[1] == manifest
     assert manifest.hardware_compatible is recipe.tensorrt.hardware_compatible
@@ -88,7 +88,7 @@ def test_every_option_builds(small: Path, tmp_path: Path, tensorrt: Flavour, rec
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
 def test_plugins_and_portable_bodies_find_the_same(
-    slim_onnx: Path, tmp_path: Path, tensorrt: Flavour, precision: str
+    slim_onnx: Path, tmp_path: Path, tensorrt: BuilderLibrary, precision: str
 ) -> None:
     """The kernels inside one engine, the standard layers in the other; three runs, so that CUDA graphs take part."""
     recipe = BuildRecipe(precision=precision, profiles=PROFILE)  # type: ignore[arg-type]

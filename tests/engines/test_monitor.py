@@ -1,11 +1,7 @@
 """Progress from a builder's reports, and Ctrl-C."""
 
-import signal
-import threading
-
-import pytest
-
-from condinst_engines.monitor import Interruption, Phases
+from condinst_deploy.support.signals import Interruption
+from condinst_engines.monitor import Phases, progress_monitor
 
 
 def test_the_share_counts_phases_inside_phases_and_never_falls() -> None:
@@ -37,37 +33,17 @@ def test_reports_out_of_order_do_no_harm() -> None:
     phases.step("empty", 5)
 
 
-def interrupt_while_listening(interruption: Interruption) -> None:
-    with interruption.listening():
-        signal.raise_signal(signal.SIGINT)
-        assert interruption.wanted  # noted, and nothing is torn down yet
+class Trt:
+    """What `progress_monitor` needs of the library."""
+
+    class IProgressMonitor:
+        pass
 
 
-def test_ctrl_c_becomes_an_exception_only_after_the_block() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        interrupt_while_listening(Interruption())
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_without_ctrl_c_nothing_happens() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with Interruption().listening():
-        assert signal.getsignal(signal.SIGINT) is not before
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_other_threads_leave_signals_alone() -> None:
-    failures: list[BaseException] = []
-
-    def listen() -> None:
-        try:
-            with Interruption().listening():
-                pass
-        except BaseException as e:
-            failures.append(e)
-
-    thread = threading.Thread(target=listen)
-    thread.start()
-    thread.join()
-    assert failures == []
+def test_after_ctrl_c_the_monitor_asks_the_builder_to_stop() -> None:
+    interruption = Interruption()
+    monitor = progress_monitor(Trt, Phases(lambda share, phase: None), interruption)
+    monitor.phase_start("build", None, 2)
+    assert monitor.step_complete("build", 0)
+    interruption.wanted = True
+    assert not monitor.step_complete("build", 1)

@@ -17,6 +17,9 @@ SOURCES = {
     "mask head, float32": mask_head_source("float32", 8, 8),
     "mask head, float16": mask_head_source("float16", 8, 8),
     "mask head, bfloat16": mask_head_source("bfloat16", 8, 8),
+    "mask head, 16 hidden, float32": mask_head_source("float32", 16, 16),
+    "mask head, 16 hidden, float16": mask_head_source("float16", 16, 16),
+    "mask head, 16 hidden, bfloat16": mask_head_source("bfloat16", 16, 16),
     "select": select_source(0.6, 8192),
 }
 POINTER, NUMBER = "u64", "u32"
@@ -126,16 +129,18 @@ def desc(kind: str, *shape: int) -> Desc:
     return Desc(tuple(Number(n) for n in shape), SimpleNamespace(name=kind))
 
 
+@pytest.mark.parametrize(("channels", "hidden", "params"), [(8, 8, 169), (16, 8, 233), (16, 16, 593)])
 @pytest.mark.parametrize("kind", ["HALF", "FLOAT"])
-def test_the_mask_head_plugin_says_its_shape_and_launch(kind: str) -> None:
+def test_the_mask_head_plugin_says_its_shape_and_launch(kind: str, channels: int, hidden: int, params: int) -> None:
     trtp: Any = Recorder()
     mask_head.register(TRT, trtp)
-    inputs = [desc(kind, 2, 8, 100, 168), desc(kind, 2, 100, 169), desc("FLOAT", 2, 100, 2), desc("FLOAT", 2, 100)]
-    widths = np.array([8], np.int32), np.array([8], np.int32)
+    inputs = [desc(kind, 2, channels, 100, 168), desc(kind, 2, 100, params)]
+    inputs += [desc("FLOAT", 2, 100, 2), desc("FLOAT", 2, 100)]
+    widths = np.array([channels], np.int32), np.array([hidden], np.int32)
     output = trtp.found["condinst::DynamicMaskHead register"](*inputs, *widths)
     assert output == desc(kind, 2, 100, 100, 168)
     name, ptx, launch, numbers = trtp.found["condinst::DynamicMaskHead aot_impl"](*inputs, *widths, (output,), 0)
-    tile, group = (256, 16) if kind == "HALF" else (512, 1)
+    tile, group = (256, 16) if kind == "HALF" else (512 if hidden == 8 else 256, 1)
     assert (launch.grid_x, launch.grid_y, launch.grid_z) == (-(-16800 // tile), -(-100 // group), 2)
     assert launch.block_x == 128
     assert numbers == [100, 100, 168]

@@ -1,10 +1,13 @@
 """The precision policy covers the exported graph, by names."""
 
+from pathlib import Path
+
 import onnx
 import pytest
 
 from condinst_deploy.errors import ConfigError, EngineError
-from condinst_engines.policy import POLICY, Policy
+from condinst_engines.build_recipe import load_recipe
+from condinst_engines.policy import POLICY, Level, Policy, Rule
 from tests.support.models import SLIM_KINDS, SlimFiles
 
 
@@ -50,16 +53,61 @@ def test_node_names_are_unique_and_say_where_a_node_stands(slim_proto: onnx.Mode
 def test_what_must_be_exact_is_float32_and_the_convolutions_are_half() -> None:
     policy = Policy()
     for name in ("candidates.levels.p3/TopK", "SelectInstances/iou", "DynamicMaskHead/xy_term_x", "normalize/Sub"):
-        assert not policy.rule_for(name).half
+        assert policy.rule_for(name).level == "fp32"
     for name in ("backbone.conv1/Conv", "head.cls_logits/Conv_2", "DynamicMaskHead/product2", "params/Concat"):
-        assert policy.rule_for(name).half
+        assert policy.rule_for(name).level == "half"
 
 
 def test_the_patterns_of_a_recipe_come_first() -> None:
-    policy = Policy(float32=("head.box_pred/*",), half=("normalize/*",))
-    assert not policy.rule_for("head.box_pred/Conv").half
-    assert policy.rule_for("head.cls_logits/Conv").half
-    assert policy.rule_for("normalize/Sub").half
+    policy = Policy(
+        fp32=("head.box_pred/Conv",),
+        float32=("head.box_pred/*",),
+        bf16=("head.*",),
+        fp16=("fpn*",),
+        half=("normalize/*",),
+    )
+    levels = {
+        "head.box_pred/Conv": "fp32",
+        "head.box_pred/Conv_2": "fp32",
+        "head.cls_logits/Conv": "bf16",
+        "fpn.p7/Conv": "fp16",
+        "normalize/Sub": "half",
+        "params/Concat": "half",
+    }
+    assert {name: policy.rule_for(name).level for name in levels} == levels
+
+
+@pytest.mark.parametrize(
+    ("level", "types"),
+    [
+        ("fp32", ("float32", "float32")),
+        ("bf16", ("bfloat16", "bfloat16")),
+        ("fp16", ("float16", "float16")),
+        ("half", ("float16", "bfloat16")),
+    ],
+)
+def test_a_level_gives_a_type_by_the_engines_precision(level: Level, types: tuple[str, str]) -> None:
+    rule = Rule("*", level, "for a test")
+    assert (rule.type_for("float16"), rule.type_for("bfloat16")) == types
+
+
+def test_a_node_has_one_of_the_generated_levels() -> None:
+    policy = Policy(fp32=("a",)).with_level("bf16", ["b", "c"]).with_level("fp32", ["c"])
+    assert (policy.fp32, policy.bf16) == (("a", "c"), ("b",))
+
+
+def test_a_policy_comes_back_from_its_toml(tmp_path: Path) -> None:
+    policy = Policy(fp32=('a"b/*',), bf16=("fpn.p7/Conv",), scale=("head.cls_tower.0.conv/*:3",))
+    path = tmp_path / "kept.toml"
+    path.write_text(policy.to_toml("float16"))
+    recipe = load_recipe(str(path))
+    assert (recipe.precision, recipe.policy) == ("float16", policy)
+
+
+@pytest.mark.parametrize("text", ["head*", "head*:", "head*:0", "head*:25", ":3", "head*:-1", "head*:1.5"])
+def test_a_scale_is_a_pattern_and_a_power_of_two(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"policy\.scale has .* expected PATTERN:K with K from 1 to 24"):
+        Policy(scale=(text,))
 
 
 def test_a_pattern_that_matches_nothing_is_refused() -> None:

@@ -19,6 +19,7 @@ from condinst_engines.node_types import value_types
 from condinst_engines.policy import Policy, Precision
 from condinst_engines.precision import converted
 from condinst_engines.rounding import rounded
+from tests.support.batches import host_batch
 from tests.support.models import noise_image
 
 HALF = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
@@ -84,7 +85,7 @@ def test_every_node_has_the_type_that_the_policy_gives_it(slim_proto: onnx.Model
     for name, kind in made_types(inlined(slim_proto, precision)).items():
         if kind not in ("FLOAT", "FLOAT16", "BFLOAT16") or "/Cast" in name:
             continue
-        half = policy.rule_for(name.removesuffix("__1").removesuffix("__2")).half
+        half = policy.rule_for(name.removesuffix("__1").removesuffix("__2")).level == "half"
         assert kind == (precision.upper() if half else "FLOAT"), name
         found[half] += 1
     assert found[True] > 400
@@ -204,7 +205,7 @@ def test_rounding_gives_what_pytorch_gives(small_graph: onnx.ModelProto, precisi
 def test_float16_keeps_the_detections(slim_onnx: Path, float16: onnx.ModelProto) -> None:
     images = [noise_image(seed, 128, 160) for seed in range(3)]
     with OnnxRuntimeBackend.load(slim_onnx, "cpu") as exact:
-        want = exact.postprocess(exact.forward((batch := exact.preprocess(images))[0]), batch[1])
+        want = exact.postprocess(exact.forward((batch := host_batch(exact, images))[0]), batch[1])
     for graph in (float16, rounded(float16)):
         with OnnxRuntimeBackend.from_bytes(graph.SerializeToString(), "float16", "cpu") as half:
             found = half.postprocess(half.forward(batch[0]), batch[1])

@@ -140,7 +140,7 @@ def many_results(ground_truth: COCO, count: int) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 @pytest.mark.parametrize("count", [0, 1200])
 def test_faster_coco_eval_gives_the_same_metrics(ground_truth: COCO, kind: Kind, count: int) -> None:
-    pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed (pip install '.[fast-eval]')")
+    pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed (pip install '.[eval]')")
     for results in (many_results(ground_truth, count), small_coco.results(), []):
         for image_ids in (None, (139, 285)):
             slow, fast = (evaluate_coco(ground_truth, results, kind, Scope(image_ids, fast)) for fast in (False, True))
@@ -148,6 +148,39 @@ def test_faster_coco_eval_gives_the_same_metrics(ground_truth: COCO, kind: Kind,
             np.testing.assert_allclose(fast.curves, slow.curves, atol=1e-12)
             assert list(fast.per_class) == list(slow.per_class)
             np.testing.assert_allclose(list(fast.per_class.values()), list(slow.per_class.values()), atol=1e-12)
+
+
+LARGE_IDS = {
+    "2**53 and its neighbours": (2**53, 2**53 + 1, 2**53 + 2),
+    "unsigned 64 bits": (9990111222333444555, 17000111222333444555, 2**64 - 1),
+    "negative": (-1, -(2**40), -7),
+    "0 and mixed": (0, -5, 2**63),
+}
+
+
+@pytest.mark.parametrize("ids", LARGE_IDS.values(), ids=LARGE_IDS)
+@pytest.mark.parametrize("fast", [False, True])
+def test_ids_of_any_size_and_sign_are_told_apart(ids: tuple[int, ...], fast: bool, tmp_path: Path) -> None:
+    """Metrics of a data set with other ids of images and categories, against those of the small ids."""
+    if fast:
+        pytest.importorskip("faster_coco_eval")
+    images = dict(zip(small_coco.IMAGES, ids, strict=True))
+    categories = dict(zip(sorted(small_coco.CATEGORIES), sorted(ids), strict=True))
+    content, results = small_coco.content(), small_coco.results()
+    want = evaluate_coco(load_coco(small_coco.written(tmp_path)[0]), results, "segm", Scope((139, 285)))
+    for entry in content["images"]:
+        entry["id"] = images[entry["id"]]
+    for entry in content["categories"]:
+        entry["id"] = categories[entry["id"]]
+    for entry in (*content["annotations"], *results):
+        entry |= {"image_id": images[entry["image_id"]], "category_id": categories[entry["category_id"]]}
+    path = tmp_path / "large.json"
+    path.write_text(json.dumps(content))
+    found = evaluate_coco(load_coco(path), results, "segm", Scope((images[139], images[285]), fast))
+    np.testing.assert_allclose(found.metrics, want.metrics, atol=1e-12)
+    assert want.metrics.ap > 0
+    assert list(found.per_class) == sorted(ids)
+    np.testing.assert_allclose(list(found.per_class.values()), list(want.per_class.values()), atol=1e-12)
 
 
 def test_fast_without_its_library_says_what_to_install(ground_truth: COCO, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,17 +9,11 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from condinst_deploy.contract.onnx_names import DOMAIN, DYNAMIC_MASK_HEAD, SELECT_INSTANCES
 from condinst_deploy.model.config import CondInstConfig
 from condinst_deploy.model.mask_head import dynamic_mask_head
 from condinst_deploy.model.select import select_instances
-from condinst_export.functions import (
-    DOMAIN,
-    DYNAMIC_MASK_HEAD,
-    OPSET,
-    SELECT_INSTANCES,
-    dynamic_mask_head_function,
-    select_instances_function,
-)
+from condinst_export.functions import OPSET, dynamic_mask_head_function, select_instances_function
 from tests.support.operations import THRESHOLD, MaskHeadCase, SelectCase, mask_head_cases, select_cases
 
 
@@ -57,7 +51,10 @@ def test_select_instances_gives_the_reference_indices(case: SelectCase) -> None:
 
 @pytest.mark.parametrize(
     ("channels", "hidden", "case"),
-    [(8, 8, case) for case in mask_head_cases()] + [(4, 6, case) for case in mask_head_cases(4, 6)[:6]],
+    [(8, 8, case) for case in mask_head_cases()]
+    + [(4, 6, case) for case in mask_head_cases(4, 6)[:6]]
+    + [(16, 16, case) for case in mask_head_cases(16, 16)]
+    + [(16, 8, case) for case in mask_head_cases(16, 8)[:6]],
     ids=str,
 )
 def test_dynamic_mask_head_gives_the_reference_logits(channels: int, hidden: int, case: MaskHeadCase) -> None:

@@ -12,6 +12,7 @@ from condinst_deploy.contract import NetworkInputs
 from condinst_deploy.evaluation.agreement import Tolerance, agreement
 from condinst_deploy.imaging.decode import rgb_from
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from tests.support.batches import host_batch
 from tests.support.models import GOLDEN, IMAGES, golden_detections
 
 BAR = Tolerance(boxes=0.02, scores=2e-5, mask_iou=0.999)
@@ -34,7 +35,7 @@ def test_the_command_verified_several_sizes_and_a_batch(exported_r50: dict[str, 
 @pytest.mark.parametrize("name", ["coffee", "astronaut"])
 def test_detections_are_mmdetections(backend: OnnxRuntimeBackend, name: str) -> None:
     golden = np.load(GOLDEN / "mmdet" / f"{name}_seed0.npz")
-    inputs, geometries = backend.preprocess([rgb_from(IMAGES / f"{name}.png")])
+    inputs, geometries = host_batch(backend, [rgb_from(IMAGES / f"{name}.png")])
     (found,) = backend.postprocess(backend.forward(inputs), geometries)
     result = agreement(golden_detections(golden, 0), found)
     assert result.within(BAR), result
@@ -42,7 +43,7 @@ def test_detections_are_mmdetections(backend: OnnxRuntimeBackend, name: str) -> 
 
 def test_in_a_batch_each_image_gets_its_own_detections(backend: OnnxRuntimeBackend) -> None:
     golden = np.load(GOLDEN / "mmdet" / "batch_coffee_astronaut_seed0.npz")
-    inputs, geometries = backend.preprocess([rgb_from(IMAGES / f"{name}.png") for name in ("coffee", "astronaut")])
+    inputs, geometries = host_batch(backend, [rgb_from(IMAGES / f"{name}.png") for name in ("coffee", "astronaut")])
     found = backend.postprocess(backend.forward(inputs), geometries)
     for i, geometry in enumerate(geometries):
         single = NetworkInputs(inputs.images[i : i + 1], inputs.image_sizes[i : i + 1])

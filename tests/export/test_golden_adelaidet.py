@@ -13,6 +13,7 @@ from condinst_deploy.imaging.decode import rgb_from
 from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
+from tests.support.batches import host_batch
 from tests.support.models import DEEPER, GOLDEN, IMAGES, adelaidet_detections, adelaidet_state
 
 BAR = Tolerance(boxes=0.02, scores=2e-5, mask_iou=0.999)
@@ -30,7 +31,7 @@ def r50(adelaidet_checkpoint: Path) -> OnnxRuntimeBackend:
 
 def assert_adelaidets_detections(backend: OnnxRuntimeBackend, image: str, golden_name: str) -> None:
     golden = np.load(GOLDEN / "adelaidet" / f"{golden_name}.npz")
-    inputs, geometries = backend.preprocess([rgb_from(IMAGES / f"{image}.png")])
+    inputs, geometries = host_batch(backend, [rgb_from(IMAGES / f"{image}.png")])
     (found,) = backend.postprocess(backend.forward(inputs), geometries)
     result = agreement(adelaidet_detections(golden, 0), found)
     assert result.reference_count > 70
@@ -45,7 +46,7 @@ def test_detections_are_adelaidets(r50: OnnxRuntimeBackend, image: str) -> None:
 
 def test_in_a_batch_each_image_gets_its_own_detections(r50: OnnxRuntimeBackend) -> None:
     golden = np.load(GOLDEN / "adelaidet" / "batch_coffee_astronaut_seed0.npz")
-    inputs, geometries = r50.preprocess([rgb_from(IMAGES / f"{name}.png") for name in ("coffee", "astronaut")])
+    inputs, geometries = host_batch(r50, [rgb_from(IMAGES / f"{name}.png") for name in ("coffee", "astronaut")])
     found = r50.postprocess(r50.forward(inputs), geometries)
     # coffee sets the padded size, so that its own golden output covers it alone
     single = NetworkInputs(inputs.images[1:], inputs.image_sizes[1:])

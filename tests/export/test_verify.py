@@ -16,7 +16,7 @@ from condinst_deploy.model.config import CondInstConfig
 from condinst_export.graph import SCORE_THRESHOLD
 from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
 from condinst_export.verify import CaseResult, verify_onnx
-from tests.support.models import SLIM, SlimFiles, manifest_of, seeded_model
+from tests.support.models import SLIM, SLIM_KINDS, SlimFiles, manifest_of, seeded_model
 
 ONE_CLASS = replace(SLIM, num_classes=1, depth=18, mask_channels=4, dynamic_channels=6)
 FIXED = replace(SLIM, selection=Selection(max_detections=7, candidates_per_level=50))
@@ -49,7 +49,7 @@ def test_three_classes_verify(three_classes: tuple[onnx.ModelProto, CondInst, Mo
     assert all(result.score_threshold < own for result in shown[5:])
 
 
-@pytest.mark.parametrize("kind", ["adelaidet", "adelaidet BiFPN sem"])
+@pytest.mark.parametrize("kind", [kind for kind in SLIM_KINDS if kind != "mmdet"])
 def test_every_kind_of_graph_verifies(kind: str, slim_files: SlimFiles) -> None:
     checkpoint, exported_file = slim_files(kind)
     loaded, proto = load_model(checkpoint), onnx.load(str(exported_file))

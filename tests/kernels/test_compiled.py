@@ -21,6 +21,9 @@ SOURCES = {
     "mask head, float32": mask_head_source("float32", 8, 8),
     "mask head, float16": mask_head_source("float16", 8, 8),
     "mask head, bfloat16": mask_head_source("bfloat16", 8, 8),
+    "mask head, 16 hidden, float32": mask_head_source("float32", 16, 16),
+    "mask head, 16 hidden, float16": mask_head_source("float16", 16, 16),
+    "mask head, 16 hidden, bfloat16": mask_head_source("bfloat16", 16, 16),
     "select, 8192": select_source(0.6, MOST_CANDIDATES),
     "select, 1024": select_source(0.6, 1024),
     "mask extents, float16": extents_source("float16"),
@@ -59,10 +62,11 @@ def test_packed_masks_take_no_memory_but_registers(capability: int) -> None:
     assert ".f64" not in kernel.ptx
 
 
+@pytest.mark.parametrize("width", ["mask head", "mask head, 16 hidden"])
 @pytest.mark.parametrize("capability", [80, 90])
-def test_half_precision_runs_on_tensor_cores(capability: int) -> None:
-    assert "mma" in compiled(SOURCES["mask head, float16"], capability).ptx
-    assert "mma" not in compiled(SOURCES["mask head, float32"], capability).ptx
+def test_half_precision_runs_on_tensor_cores(capability: int, width: str) -> None:
+    assert "mma" in compiled(SOURCES[f"{width}, float16"], capability).ptx
+    assert "mma" not in compiled(SOURCES[f"{width}, float32"], capability).ptx
 
 
 @pytest.mark.parametrize("source", [SOURCES["select, 1024"], SOURCES["select, 8192"]])

@@ -9,6 +9,7 @@ from condinst_deploy.kernels import mask_head, operations, select
 from condinst_deploy.kernels.operations import fused_operations, operations_for
 from condinst_deploy.model.operations import REFERENCE, Operations
 from condinst_deploy.runtime.torch_backend import TorchBackend
+from tests.support.batches import host_batch
 from tests.support.models import SLIM, noise_image, seeded_model
 
 
@@ -45,8 +46,8 @@ def test_the_network_calls_what_its_backend_chose(slim_checkpoint: Path) -> None
     backend = TorchBackend.load(slim_checkpoint, "cpu")
     assert backend.model.operations is REFERENCE
     backend.model.operations = Operations(select_and_note, head_and_note)
-    inputs, _ = backend.preprocess([noise_image(seed, 128, 160) for seed in (1, 2)])
-    outputs = backend.forward(inputs)
+    inputs, _ = host_batch(backend, [noise_image(seed, 128, 160) for seed in (1, 2)])
+    outputs = backend.forward(inputs).on_host()
     assert called == [("select", torch.Size([2])), ("mask head", torch.Size([2]))]
     assert min(outputs.num_detections) > 0
 

@@ -17,6 +17,7 @@ from condinst_deploy.runtime.device_outputs import DeviceOutputs
 from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
 from condinst_deploy.runtime.torch_backend import TorchBackend
 from tests.runtime.test_postprocess import BEYOND, SMALL, UNDECIDED, adversarial, blobs, outputs_with
+from tests.support.batches import host_batch
 from tests.support.device_results import Parts, Sizes, detections_of, predicted, results_on_device
 from tests.support.interpreter import interpreted
 from tests.support.models import SLIM, SLIM_ADELAIDET, manifest_of, noise_image
@@ -205,8 +206,8 @@ def test_no_image_and_no_detection_are_fine(results: dict[str, Any]) -> None:
 
 def check_predicted(checkpoint: Path, found: list[Parts]) -> None:
     with TorchBackend.load(checkpoint, "cpu") as backend:
-        inputs, geometries = backend.preprocess(IMAGES)
-        want = backend.postprocess(backend.infer(inputs), geometries, ResultFilter(max_detections=KEPT))
+        inputs, geometries = host_batch(backend, IMAGES)
+        want = backend.postprocess(backend.forward(inputs), geometries, ResultFilter(max_detections=KEPT))
     for parts, expected, geometry in zip(found, want, geometries, strict=True):
         detections = detections_of(parts, geometry.original)
         assert len(detections) == len(expected) == KEPT

@@ -14,7 +14,8 @@ from condinst_deploy.model.checkpoints import load_model, own_content, save_mode
 from condinst_deploy.model.config import CondInstConfig
 from condinst_deploy.model.families import ADELAIDET_PREPROCESSING, ADELAIDET_SELECTION
 from tests.support.adelaidet_names import adelaidet_state_of
-from tests.support.checkpoints import saved
+from tests.support.checkpoints import assert_same_weights, saved
+from tests.support.mmdet_names import mmdet_state_of
 from tests.support.models import (
     ADELAIDET_KEYS,
     SLIM,
@@ -63,6 +64,8 @@ KINDS = {
     "FPN with a semantic head, ResNet-101": replace(
         SLIM_ADELAIDET, depth=101, base_width=8, semantic_head=True, tower_convs=2, mask_branch_convs=3
     ),
+    "BoxInst": replace(SLIM_ADELAIDET, mask_channels=16),
+    "BoxInst, BiFPN, ResNet-101": replace(SLIM_BIFPN, depth=101, base_width=8, semantic_head=False, mask_channels=16),
     "BiFPN, ResNet-18": replace(SLIM_BIFPN, depth=18, stride_in_1x1=False, semantic_head=False, mask_channels=4),
 }
 
@@ -140,7 +143,7 @@ def test_everything_that_does_not_fit_is_listed_in_adelaidets_names(tmp_path: Pa
     state["proposal_generator.fcos_head.scales.2.scale"] = torch.zeros(2)
     state["proposal_generator.fcos_head.bbox_pred.weight"] = torch.zeros(5, 64, 3, 3)
     state["backbone.bottom_up.stem.conv1.weight"] = torch.full((16, 3, 7, 7), float("nan"))
-    state["backbone.bottom_up.res5.0.conv2_offset.weight"] = torch.zeros(18, 128, 3, 3)
+    state["backbone.bottom_up.res5.0.conv4.weight"] = torch.zeros(18, 128, 3, 3)
     state["backbone.bottom_up.res2.9.conv1.norm.weight"] = torch.zeros(16)
     state["top_module.weight"] = torch.zeros(1)
     path = saved(tmp_path / "model.pth", {"model": state})
@@ -155,7 +158,7 @@ def test_everything_that_does_not_fit_is_listed_in_adelaidets_names(tmp_path: Pa
         "mis-shaped: proposal_generator.fcos_head.scales.2.scale is (2,), expected ()",
         "missing: head.controller.bias",
         "not finite: backbone.bottom_up.stem.conv1.weight holds NaN or infinity",
-        "unmapped: backbone.bottom_up.res5.0.conv2_offset.weight",
+        "unmapped: backbone.bottom_up.res5.0.conv4.weight (it would be backbone.layer4.0.conv4.weight)",
         "unmapped: top_module.weight",
     ]
 
@@ -170,11 +173,12 @@ def test_an_incomplete_model_is_refused(missing: str, tmp_path: Path) -> None:
         load_model(saved(tmp_path / "model.pth", {"model": state}))
 
 
-TAKEN_OFF = "the prefix 'module.' of all keys, which PyTorch's wrappers for several GPUs leave, was taken off"
+PREFIXES = ("", "module.", "_orig_mod.", "model.", "module.module.", "_orig_mod.module.", "model._orig_mod.module.")
+ENTRIES = ("state_dict", "model", None)
 
 
 @pytest.mark.parametrize(
-    ("entry", "prefix"), [("state_dict", ""), ("model", "module."), ("state_dict", "module."), (None, "module.")]
+    ("entry", "prefix"), [(ENTRIES[i % 3], prefix) for i, prefix in enumerate(PREFIXES)] + [("model", "module.")]
 )
 def test_weights_are_found_under_either_entry_and_behind_a_wrappers_prefix(
     entry: str | None, prefix: str, tmp_path: Path
@@ -185,7 +189,47 @@ def test_weights_are_found_under_either_entry_and_behind_a_wrappers_prefix(
     loaded = load_model(saved(tmp_path / "model.pth", content))
     weights = loaded.model.state_dict()
     assert all(torch.equal(weights[key], value) for key, value in original.state_dict().items())
-    assert loaded.note.endswith(TAKEN_OFF) == bool(prefix)
+    remark = f"the prefix {prefix!r} of all keys, which wrappers of PyTorch models leave, was taken off"
+    assert loaded.note.endswith(remark) == bool(prefix)
+    assert ("taken off" in loaded.note) == bool(prefix)
+
+
+def test_a_part_that_was_compiled_by_itself_finds_its_place(tmp_path: Path) -> None:
+    original = seeded_model(SLIM_ADELAIDET)
+    state = {key.replace("bottom_up.", "bottom_up._orig_mod."): v for key, v in adelaidet_state_of(original).items()}
+    loaded = load_model(saved(tmp_path / "model.pth", {"model": state}))
+    assert_same_weights(loaded.model, original)
+
+
+def test_prefixes_that_only_some_keys_have_stay(tmp_path: Path) -> None:
+    state = {f"module.model.{key}": value for key, value in adelaidet_state_of(seeded_model(SLIM_ADELAIDET)).items()}
+    state["module.loss.weight"] = torch.zeros(1)
+    with pytest.raises(CheckpointError, match=r"none of the keys of a CondInst model \(its first keys: model\."):
+        load_model(saved(tmp_path / "model.pth", state))
+
+
+def test_two_keys_that_differ_in_a_wrappers_name_alone_are_not_made_one(tmp_path: Path) -> None:
+    state = adelaidet_state_of(seeded_model(SLIM_ADELAIDET))
+    state["mask_branch._orig_mod.refine.0.0.weight"] = torch.zeros(1)
+    with pytest.raises(CheckpointError, match=r"unmapped: mask_branch\._orig_mod"):
+        load_model(saved(tmp_path / "model.pth", state))
+
+
+@pytest.mark.parametrize(
+    ("key", "family"),
+    [
+        ("backbone.bottom_up.backbone.res3.0.conv2_offset.weight", "adelaidet"),
+        ("proposal_generator.fcos_head.cls_tower.9.offset.bias", "adelaidet"),
+        ("backbone.layer2.0.conv2.conv_offset.weight", "mmdet"),
+    ],
+)
+def test_deformable_convolutions_are_refused_by_name(key: str, family: str, tmp_path: Path) -> None:
+    state = (
+        mmdet_state_of(seeded_model(SLIM)) if family == "mmdet" else adelaidet_state_of(seeded_model(SLIM_ADELAIDET))
+    )
+    state[key] = torch.zeros(1)
+    with pytest.raises(CheckpointError, match=rf"deformable convolutions \(1 tensors .* first: {re.escape(key)}\)"):
+        load_model(saved(tmp_path / "model.pth", {"model": state}))
 
 
 def test_fcos_is_called_by_its_name(tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from condinst_deploy.contract.coco_classes import COCO_CLASSES
 from condinst_deploy.errors import CheckpointError
-from condinst_deploy.model.checkpoints import load_model, sha256_of
+from condinst_deploy.model.checkpoints import load_model, save_model
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.config import CondInstConfig
+from condinst_deploy.support.digests import sha256_of
 from tests.support.checkpoints import assert_same_outputs, assert_same_weights, own_content, saved
 from tests.support.mmdet_names import mmdet_key, mmdet_state_of
 from tests.support.models import SLIM, TINY, mmdet_shapes, seeded_model
@@ -110,6 +111,7 @@ ARCHITECTURES = {
     "ResNet-34, one class": replace(TINY, depth=34, base_width=16, num_classes=1),
     "ResNet-101": replace(TINY, depth=101, tower_convs=2),
     "ResNet-50, 96 channels": replace(TINY, depth=50, fpn_channels=96, mask_branch_convs=3),
+    "mask head of width 6": replace(TINY, dynamic_channels=6),
     "no feature of the published size": replace(TINY, mask_channels=4, num_classes=7, tower_convs=3),
 }
 
@@ -122,6 +124,32 @@ def test_the_architecture_is_read_off_the_tensors(config: CondInstConfig, tmp_pa
     assert loaded.note.startswith(f"mmdetection CondInst, ResNet-{config.depth}, {config.num_classes} classes")
     assert_same_weights(loaded.model, original)
     assert_same_outputs(loaded.model, original)
+
+
+def test_boxinst_loads_with_its_count_of_training_steps(tmp_path: Path) -> None:
+    config = replace(TINY, mask_channels=16, dynamic_channels=16)
+    original = seeded_model(config)
+    state = mmdet_state_of(original)
+    assert state["bbox_head.controller.weight"].shape[0] == 593
+    state["mask_head._iter"] = torch.tensor([90_000.0])
+    loaded = load_model(saved(tmp_path / "model.pth", {"state_dict": state}))
+    assert loaded.model.config == config
+    assert "with BoxInst's mask head (16 mask channels, 16 hidden ones), 3 classes" in loaded.note
+    assert_same_weights(loaded.model, original)
+    assert_same_outputs(loaded.model, original)
+    # our own format keeps the widths
+    save_model(tmp_path / "own.pth", loaded.model, loaded.manifest)
+    again = load_model(tmp_path / "own.pth")
+    assert again.model.config == config
+    assert_same_outputs(again.model, original)
+
+
+@pytest.mark.parametrize("num_params", [153, 170, 592, 1, 10**6])
+def test_a_controller_of_another_mask_head_is_refused_with_its_size(num_params: int, tmp_path: Path) -> None:
+    state = mmdet_state_of(seeded_model(TINY))
+    state["bbox_head.controller.weight"] = torch.zeros(1).expand(num_params, 64, 3, 3)
+    with pytest.raises(CheckpointError, match=rf"predicts {num_params} parameters, which do not make .* 8 mask chan"):
+        load_model(saved(tmp_path / "model.pth", {"state_dict": state}))
 
 
 THREE = ("ant", "bee", "cat")
@@ -183,7 +211,7 @@ def test_counters_of_training_steps_may_be_missing_and_normalisation_may_be_ther
     assert loaded.manifest.preprocessing.mean == (1.0, 2.0, 3.0)
     assert loaded.model.normalize.mean.flatten().tolist() == [1.0, 2.0, 3.0]
     state["data_preprocessor.std"] = torch.zeros(3, 1, 1)
-    with pytest.raises(CheckpointError, match="std above 0"):
+    with pytest.raises(CheckpointError, match=r"std\[0\] is 0.0; expected a number above 0"):
         load_model(saved(tmp_path / "model.pth", state))
 
 

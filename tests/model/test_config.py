@@ -8,7 +8,7 @@ import torch
 from condinst_deploy.contract import Preprocessing, Selection
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.condinst import CondInst
-from condinst_deploy.model.config import STRIDES, CondInstConfig
+from condinst_deploy.model.config import STRIDES, CondInstConfig, hidden_width
 from tests.support.models import SLIM, SLIM_ADELAIDET, SLIM_BIFPN, mmdet_shapes, seeded_model
 
 CUSTOM = CondInstConfig(
@@ -62,8 +62,17 @@ def test_the_number_of_predicted_parameters(mask_channels: int, dynamic_channels
     assert config.num_params == expected
 
 
-def test_the_published_models_predict_169_parameters() -> None:
-    assert CondInstConfig().num_params == 169
+@pytest.mark.parametrize(("widths", "expected"), [((8, 8), 169), ((16, 8), 233), ((16, 16), 593)])
+def test_the_published_models_parameters_tell_their_widths(widths: tuple[int, int], expected: int) -> None:
+    assert CondInstConfig(mask_channels=widths[0], dynamic_channels=widths[1]).num_params == expected
+    assert hidden_width(widths[0], expected) == widths[1]
+
+
+def test_the_hidden_width_is_found_for_every_size_and_for_no_other_count() -> None:
+    for channels in (1, 8, 16, 37):
+        sizes = {CondInstConfig(mask_channels=channels, dynamic_channels=h).num_params: h for h in range(1, 40)}
+        found = {size: hidden_width(channels, size) for size in range(-2, max(sizes) + 1)}
+        assert {size: width for size, width in found.items() if width is not None} == sizes
 
 
 @pytest.mark.parametrize(
@@ -147,7 +156,7 @@ def test_a_configuration_cannot_be_changed() -> None:
 @pytest.mark.parametrize("name", POSITIVE)
 @pytest.mark.parametrize("value", [0, -1])
 def test_sizes_must_be_positive(name: str, value: int) -> None:
-    with pytest.raises(ConfigError, match=f"{name} is {value}; expected a whole number of at least 1"):
+    with pytest.raises(ConfigError, match=f"{name} is {value}; expected a whole number from 1 to [0-9]+"):
         CondInstConfig(**{name: value})  # type: ignore[arg-type]
 
 
@@ -193,14 +202,21 @@ def test_what_a_dictionary_leaves_out_is_the_default() -> None:
     ("values", "reason"),
     [
         ({"depth": 51}, "depth is 51"),
-        ({"wings": 2, "arms": 1}, "unknown model settings: arms, wings"),
+        ({"wings": 2, "arms": 1}, "unknown settings wings, arms; expected one of num_classes"),
+        ({"num_classes": True}, "num_classes is True; expected a whole number"),
+        ({"tower_convs": 10**9}, "tower_convs is 1000000000; expected a whole number from 1 to 64"),
+        ({"base_width": 20_000}, "base_width is 20000; expected a whole number from 1 to 1024"),
+        ({"fpn_channels": 64.0}, "fpn_channels is 64.0; expected a whole number"),
+        ({"depth": [50]}, r"depth is \[50\]; expected a whole number"),
+        ({"preprocessing": 3}, "preprocessing is 3; expected a table of settings"),
+        ({"preprocessing": {"mean": [1, 2]}}, r"preprocessing\.mean is \[1, 2\]; expected a list of 3 numbers"),
         ({"neck": "pan"}, "neck is 'pan'; expected one of fpn, bifpn"),
         ({"semantic_head": 1}, "semantic_head is 1; expected true or false"),
         ({"stride_in_1x1": None}, "stride_in_1x1 is None; expected true or false"),
         ({"selection": {"family": "adelaidet"}}, "preprocessing is of the family mmdet and selection of adelaidet"),
-        ({"preprocessing": {"size": 1}}, "unknown settings of Preprocessing: size"),
-        ({"selection": {"size": 1}}, "unknown settings of Selection: size"),
-        ({"preprocessing": {"std": [0, 1, 1]}}, "std above 0"),
+        ({"preprocessing": {"size": 1}}, r"unknown setting preprocessing\.size"),
+        ({"selection": {"size": 1}}, r"unknown setting selection\.size"),
+        ({"preprocessing": {"std": [0, 1, 1]}}, r"std\[0\] is 0.0; expected a number above 0"),
         ({"preprocessing": {"short_side": 100, "long_side": 99}}, "1 <= short <= long"),
         ({"preprocessing": {"pad_divisor": 48}}, "multiple of 32"),
         ({"selection": {"score_threshold": 1.5}}, "score_threshold is 1.5"),

@@ -12,6 +12,7 @@ from torch import Tensor
 from condinst_deploy.evaluation.agreement import Tolerance, agreement
 from condinst_deploy.imaging.decode import rgb_from
 from condinst_deploy.runtime.torch_backend import TorchBackend
+from tests.support.batches import host_batch
 from tests.support.models import DEEPER, GOLDEN, GOLDEN_CASES, IMAGES, adelaidet_detections, adelaidet_state
 
 BAR = Tolerance(boxes=0.01, scores=1e-5, mask_iou=0.999)
@@ -24,7 +25,7 @@ def r50(adelaidet_checkpoint: Path) -> Iterator[TorchBackend]:
 
 
 def assert_adelaidets_detections(backend: TorchBackend, names: list[str], golden: Any) -> None:
-    inputs, geometries = backend.preprocess([rgb_from(IMAGES / f"{name}.png") for name in names])
+    inputs, geometries = host_batch(backend, [rgb_from(IMAGES / f"{name}.png") for name in names])
     found = backend.postprocess(backend.forward(inputs), geometries)
     for i, (detections, geometry) in enumerate(zip(found, geometries, strict=True)):
         assert geometry.resized == tuple(golden[f"im{i}_resized_hw"])
@@ -44,7 +45,7 @@ def test_detections_are_adelaidets(r50: TorchBackend, case: str) -> None:
 
 def test_raw_head_outputs_and_mask_features_are_adelaidets(r50: TorchBackend) -> None:
     golden = np.load(GOLDEN / "adelaidet" / "coffee_seed0.npz")
-    inputs, _ = r50.preprocess([rgb_from(IMAGES / "coffee.png")])
+    inputs, _ = host_batch(r50, [rgb_from(IMAGES / "coffee.png")])
     with torch.no_grad():
         features = r50.model.features(r50.model.normalize(*(torch.from_numpy(array) for array in inputs)))
     np.testing.assert_allclose(features.mask_feats.numpy(), golden["mask_feats"], atol=1e-4)

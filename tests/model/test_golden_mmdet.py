@@ -11,6 +11,7 @@ from condinst_deploy.evaluation.agreement import Tolerance, agreement
 from condinst_deploy.imaging.decode import rgb_from
 from condinst_deploy.model.config import STRIDES
 from condinst_deploy.runtime.torch_backend import TorchBackend
+from tests.support.batches import host_batch
 from tests.support.models import GOLDEN, GOLDEN_CASES, IMAGES, golden_detections
 
 BAR = Tolerance(boxes=0.01, scores=1e-5, mask_iou=0.999)
@@ -25,7 +26,7 @@ def backend(mmdet_checkpoint: Path) -> Iterator[TorchBackend]:
 @pytest.mark.parametrize("case", GOLDEN_CASES)
 def test_detections_are_mmdetections(backend: TorchBackend, case: str) -> None:
     golden = np.load(GOLDEN / "mmdet" / f"{case}_seed0.npz")
-    inputs, geometries = backend.preprocess([rgb_from(IMAGES / f"{name}.png") for name in GOLDEN_CASES[case]])
+    inputs, geometries = host_batch(backend, [rgb_from(IMAGES / f"{name}.png") for name in GOLDEN_CASES[case]])
     assert inputs.images.shape == tuple(golden["input_shape"])
     found = backend.postprocess(backend.forward(inputs), geometries)
     for i, (detections, geometry) in enumerate(zip(found, geometries, strict=True)):
@@ -38,7 +39,7 @@ def test_detections_are_mmdetections(backend: TorchBackend, case: str) -> None:
 
 def test_raw_head_outputs_and_mask_features_are_mmdetections(backend: TorchBackend) -> None:
     golden = np.load(GOLDEN / "mmdet" / "coffee_seed0.npz")
-    inputs, _ = backend.preprocess([rgb_from(IMAGES / "coffee.png")])
+    inputs, _ = host_batch(backend, [rgb_from(IMAGES / "coffee.png")])
     model = backend.model
     with torch.no_grad():
         normalized = model.normalize(torch.from_numpy(inputs.images), torch.from_numpy(inputs.image_sizes))

@@ -12,8 +12,10 @@ import torch
 
 from condinst_deploy.contract import Selection
 from condinst_deploy.errors import CheckpointError, OutputError
+from condinst_deploy.model import checkpoints
 from condinst_deploy.model.checkpoints import load_model, save_model
 from condinst_deploy.model.condinst import CondInst
+from condinst_deploy.model.config import CondInstConfig
 from tests.support.checkpoints import assert_same_outputs, assert_same_weights, own_content, saved
 from tests.support.models import TINY, manifest_of, seeded_model
 
@@ -51,6 +53,13 @@ def test_saving_twice_gives_the_same_weights_and_replaces_the_file(tmp_path: Pat
     assert list(tmp_path.iterdir()) == [path]
 
 
+WEIGHTS = seeded_model(TINY).state_dict()
+
+SHARED: Any = [1]
+for _ in range(9):
+    SHARED = [SHARED] * 10  # a billion leaves when written out, a few hundred bytes in the file
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -62,6 +71,17 @@ def test_saving_twice_gives_the_same_weights_and_replaces_the_file(tmp_path: Pat
         ({"manifest": None}, "unusable settings"),
         ({"manifest": manifest_of(replace(TINY, num_classes=2)).to_json()}, "names 2 classes for a model of 3"),
         ({"state_dict": {}}, "missing: backbone.conv1.weight"),
+        ({"config": {"depth": 18, "num_classes": SHARED}}, r"num_classes is \[.*\]; expected a whole number"),
+        ({"config": {"depth": SHARED}}, r"depth is \[.*\]; expected a whole number"),
+        ({"config": SHARED}, "expected a table of settings"),
+        ({"config": {"tower_convs": 10**9}}, "tower_convs is 1000000000; expected a whole number from 1 to 64"),
+        ({"config": {"base_width": 10**400}}, "base_width is <whole number of 1329 bits>"),
+        ({"config": {"fpn_channels": 64.0}}, "fpn_channels is 64.0; expected a whole number"),
+        ({"manifest": SHARED}, r"manifest is \[.*\]; expected text"),
+        ({"manifest": "[" * 100_000}, "nested too deeply"),
+        ({"manifest": '{"version":' + "1" * 5000 + "}"}, "an integer is too long"),
+        ({"state_dict": {"a": SHARED}}, "unmapped: a"),
+        ({"state_dict": {(1,) * 9: torch.zeros(1)}}, "expected a dictionary of tensors with their names"),
     ],
 )
 def test_an_own_file_with_unusable_settings_is_refused(changes: dict[str, Any], reason: str, tmp_path: Path) -> None:
@@ -69,6 +89,49 @@ def test_an_own_file_with_unusable_settings_is_refused(changes: dict[str, Any], 
     with pytest.raises(CheckpointError, match=reason) as caught:
         load_model(path)
     assert str(path) in str(caught.value)
+    assert max(map(len, str(caught.value).splitlines())) < 600
+
+
+def test_a_file_that_describes_a_large_network_is_refused_before_memory_is_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[torch.device] = []
+
+    class Recorded(CondInst):
+        def __init__(self, config: CondInstConfig) -> None:
+            built.append(torch.get_default_device())
+            super().__init__(config)
+
+    monkeypatch.setattr(checkpoints, "CondInst", Recorded)
+    config = replace(TINY, base_width=1024)  # 64 GB
+    path = saved(tmp_path / "model.pth", own_content(config=config.to_dict(), state_dict={}))
+    with pytest.raises(CheckpointError, match=r"missing: backbone\.conv1\.weight"):
+        load_model(path)
+    assert built == [torch.device("meta")]
+
+
+def test_tensors_that_repeat_one_number_do_not_make_a_large_model_of_a_small_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = {key: torch.ones((), dtype=value.dtype).expand(value.shape) for key, value in WEIGHTS.items()}
+    path = saved(tmp_path / "model.pth", own_content(state_dict=state))
+    load_model(path)  # small enough to be no harm
+    monkeypatch.setattr(checkpoints, "LARGEST_UNSTORED", 1 << 20)
+    with pytest.raises(CheckpointError, match=r"holds 0\.0 GB of numbers for a model of"):
+        load_model(path)
+    load_model(saved(path, own_content(state_dict={key: value.half() for key, value in WEIGHTS.items()})))
+
+
+@pytest.mark.parametrize("value", [1e300, -1e39])
+def test_weights_that_the_model_cannot_hold_are_refused(value: float, tmp_path: Path) -> None:
+    state = WEIGHTS | {
+        "backbone.conv1.weight": torch.full_like(WEIGHTS["backbone.conv1.weight"], value, dtype=torch.float64)
+    }
+    path = saved(tmp_path / "model.pth", own_content(state_dict=state))
+    with pytest.raises(
+        CheckpointError, match=r"backbone\.conv1\.weight is torch\.float64 with numbers that torch\.float32"
+    ):
+        load_model(path)
 
 
 @pytest.mark.parametrize("entry", ["config", "manifest", "state_dict"])

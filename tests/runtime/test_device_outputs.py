@@ -11,6 +11,7 @@ from condinst_deploy.errors import BackendError
 from condinst_deploy.model.condinst import Instances
 from condinst_deploy.runtime.device_outputs import DeviceOutputs, side_stream, to_device
 from condinst_deploy.runtime.torch_backend import TorchBackend
+from tests.support.batches import host_batch
 from tests.support.models import noise_image
 
 
@@ -48,8 +49,8 @@ def test_what_is_not_finite_in_a_blank_image_does_not_matter() -> None:
 
 def test_on_a_cpu_a_backend_gives_host_arrays_and_has_nothing_to_wait_for(slim_checkpoint: Path) -> None:
     with TorchBackend.load(slim_checkpoint, "cpu") as backend:
-        inputs, _ = backend.preprocess([noise_image(1, 64, 64)])
-        outputs = backend.infer(inputs)
+        inputs, _ = host_batch(backend, [noise_image(1, 64, 64)])
+        outputs = backend.forward(inputs)
         backend.synchronize()
     assert isinstance(outputs, NetworkOutputs)
 

@@ -12,7 +12,10 @@ from onnx import TensorProto, helper
 from condinst_deploy.contract import MANIFEST_KEY
 from condinst_deploy.errors import ArtifactError, BackendError, CheckpointError, ConfigError, ImageError
 from condinst_deploy.runtime import onnxruntime_backend
+from condinst_deploy.runtime.cores import CpuThreads
+from condinst_deploy.runtime.devices import Device
 from condinst_deploy.runtime.predictor import Predictor, load_backend
+from tests.support.batches import host_batch
 from tests.support.models import SLIM, manifest_of
 from tests.support.predictions import BACKENDS, IMAGE
 
@@ -127,7 +130,7 @@ def test_a_gpu_beyond_the_last_is_an_error(name: str, models: dict[str, Path]) -
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU that PyTorch can use")
 def test_a_provider_that_falls_back_to_the_cpu_is_an_error(slim_onnx: Path) -> None:
     with pytest.raises(BackendError, match=r"CUDAExecutionProvider was asked for, but .* CPUExecutionProvider"):
-        onnxruntime_backend._session(slim_onnx.read_bytes(), "model.onnx", "cuda", 0)
+        onnxruntime_backend._session(slim_onnx.read_bytes(), "model.onnx", Device("cuda"), CpuThreads(), None)
 
 
 def test_the_provider_that_runs_must_be_the_one_asked_for(slim_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,9 +180,9 @@ def test_a_closed_predictor_does_not_run(
 @pytest.mark.parametrize("name", EITHER)
 def test_a_wrong_option_closes_the_model(name: str, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     backend = load_backend(models[name], "cpu")
-    monkeypatch.setattr("condinst_deploy.runtime.predictor.load_backend", lambda path, device: backend)
+    monkeypatch.setattr("condinst_deploy.runtime.predictor.load_backend", lambda *_: backend)
     with pytest.raises(ConfigError):
         Predictor(models[name], max_detections=0)
-    inputs, _ = backend.preprocess([IMAGE])
+    inputs, _ = host_batch(backend, [IMAGE])
     with pytest.raises(BackendError, match="closed"):
         backend.forward(inputs)

@@ -7,7 +7,9 @@ import pytest
 
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.runtime import onnxruntime_backend
-from condinst_deploy.runtime.onnxruntime_backend import CpuThreads, OnnxRuntimeBackend
+from condinst_deploy.runtime.cores import CpuThreads
+from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from tests.support.batches import host_batch
 from tests.support.models import noise_image
 
 
@@ -24,7 +26,7 @@ def test_threads_reach_the_session(
     threads: CpuThreads, count: int, spinning: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnxruntime_backend, "usable_cores", lambda: 5)
-    options = onnxruntime_backend._options(threads)
+    options = onnxruntime_backend._options(threads, None)
     assert options.intra_op_num_threads == count
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == spinning
 
@@ -39,7 +41,7 @@ def test_threads_do_not_change_what_is_found(slim_onnx: Path) -> None:
     found = []
     for threads in (CpuThreads(1), CpuThreads(2, spin=False)):
         with OnnxRuntimeBackend.load(slim_onnx, "cpu", threads) as backend:
-            inputs, _ = backend.preprocess([noise_image(0, 96, 128)])
+            inputs, _ = host_batch(backend, [noise_image(0, 96, 128)])
             found.append(backend.forward(inputs))
     assert found[0].num_detections[0] > 0
     for one, other in zip(*found, strict=True):

@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ import pytest
 from condinst_deploy.contract import ImageGeometry, NetworkInputs, Preprocessing
 from condinst_deploy.errors import BackendError, ImageError
 from condinst_deploy.runtime.pipeline import Prediction, Stages, predicted, predictions
-from condinst_deploy.runtime.preprocessing.batch import network_inputs
-from condinst_deploy.runtime.preprocessing.factory import Prepared
+from condinst_deploy.runtime.preprocessing.batch import network_inputs, stacked
+from condinst_deploy.runtime.preprocessing.types import Prepared
 
 SECONDS = 60
 """Only for tests that would otherwise hang: what is waited for comes at once, or never."""
@@ -27,7 +28,7 @@ def image(value: int, size: tuple[int, int] = SQUARE) -> np.ndarray[Any, Any]:
     return np.full((*size, 3), value, dtype=np.uint8)
 
 
-def prepared(source: Any) -> Prepared:
+def prepared(source: Any, name: str) -> Prepared:
     if isinstance(source, Exception):
         raise source
     geometry = ImageGeometry.of(source.shape[:2], SMALL)
@@ -40,8 +41,9 @@ def first_pixels(inputs: NetworkInputs) -> Any:
 
 
 def stages(**changes: Any) -> Stages:
-    usual: dict[str, Any] = {"prepare": prepared, "infer": first_pixels, "batch_size": 1, "window": 1}
-    return Stages(**(usual | {"finish": lambda outputs, geometries: outputs[: len(geometries)]} | changes))
+    usual: dict[str, Any] = {"prepare": prepared, "collate": stacked, "forward": first_pixels}
+    usual |= {"postprocess": lambda outputs, geometries: outputs[: len(geometries)], "batch_size": 1, "window": 1}
+    return Stages(**(usual | changes))
 
 
 def value(prediction: Prediction) -> Any:
@@ -77,12 +79,12 @@ def test_every_image_has_its_result_in_order(count: int, batch_size: int, window
 def test_an_image_that_takes_longer_keeps_its_place() -> None:
     second_is_ready = threading.Event()
 
-    def prepare(source: Any) -> Prepared:
+    def prepare(source: Any, name: str) -> Prepared:
         if source[0, 0, 0] == 0:
             assert second_is_ready.wait(SECONDS)
         if source[0, 0, 0] == 1:
             second_is_ready.set()
-        return prepared(source)
+        return prepared(source, name)
 
     assert found(stages(prepare=prepare, workers=2), [image(i) for i in range(4)]) == [0, 1, 2, 3]
 
@@ -90,23 +92,24 @@ def test_an_image_that_takes_longer_keeps_its_place() -> None:
 def test_decoding_network_and_postprocessing_work_at_the_same_time() -> None:
     third_is_decoded, second_runs = threading.Event(), threading.Event()
 
-    def prepare(source: Any) -> Prepared:
+    def prepare(source: Any, name: str) -> Prepared:
         if source[0, 0, 0] == 2:
             third_is_decoded.set()
-        return prepared(source)
+        return prepared(source, name)
 
-    def infer(inputs: NetworkInputs) -> Any:
+    def forward(inputs: NetworkInputs) -> Any:
         if first_pixels(inputs) == [1]:
             second_runs.set()
             assert third_is_decoded.wait(SECONDS)  # while the second is in the network
         return first_pixels(inputs)
 
-    def finish(outputs: Any, geometries: Any) -> Any:
+    def postprocess(outputs: Any, geometries: Any) -> Any:
         if outputs == [0]:
             assert second_runs.wait(SECONDS)  # while the first is postprocessed
         return outputs
 
-    assert found(stages(prepare=prepare, infer=infer, finish=finish), [image(i) for i in range(3)]) == [0, 1, 2]
+    made = stages(prepare=prepare, forward=forward, postprocess=postprocess)
+    assert found(made, [image(i) for i in range(3)]) == [0, 1, 2]
 
 
 def batches_by_hand(sizes: list[tuple[int, int]], batch_size: int, window: int) -> list[list[int]]:
@@ -126,11 +129,11 @@ def test_equal_padded_shapes_share_batches_within_a_window(batch_size: int, wind
     sizes = [(SQUARE, WIDE, (64, 32))[i] for i in rng.integers(0, 3, 29)]
     seen = []
 
-    def infer(inputs: NetworkInputs) -> Any:
+    def forward(inputs: NetworkInputs) -> Any:
         seen.append(first_pixels(inputs))
         return seen[-1]
 
-    made = stages(infer=infer, batch_size=batch_size, window=window, workers=2)
+    made = stages(forward=forward, batch_size=batch_size, window=window, workers=2)
     assert found(made, [image(i, size) for i, size in enumerate(sizes)]) == list(range(29))
     assert sorted(seen) == batches_by_hand(sizes, batch_size, window)
 
@@ -138,15 +141,12 @@ def test_equal_padded_shapes_share_batches_within_a_window(batch_size: int, wind
 def test_a_fixed_batch_is_filled_up_with_blank_images() -> None:
     seen = []
 
-    def infer(inputs: NetworkInputs) -> Any:
+    def forward(inputs: NetworkInputs) -> Any:
         seen.append((inputs.images.shape[0], first_pixels(inputs)))
         return seen[-1][1]
 
-    assert found(stages(infer=infer, batch_size=2, window=8, static_batch=3), [image(i) for i in (7, 8, 9)]) == [
-        7,
-        8,
-        9,
-    ]
+    made = stages(forward=forward, collate=partial(stacked, batch=3), batch_size=2, window=8)
+    assert found(made, [image(i) for i in (7, 8, 9)]) == [7, 8, 9]
     assert sorted(seen) == [(3, [7, 8, 0]), (3, [9, 0, 0])]
 
 
@@ -183,11 +183,11 @@ def test_a_result_does_not_wait_for_more_than_one_image_of_a_slow_source() -> No
             yield image(i)
             assert finished[i].wait(SECONDS)  # the next image comes when the result has long been there
 
-    def finish(outputs: Any, geometries: Any) -> Iterator[Any]:
+    def postprocess(outputs: Any, geometries: Any) -> Iterator[Any]:
         yield from outputs
         finished[outputs[0]].set()  # what was yielded has been handed on by now
 
-    stream = predictions(stages(finish=finish, workers=8), camera())
+    stream = predictions(stages(postprocess=postprocess, workers=8), camera())
     for i in range(2):
         assert value(next(stream)) == i
         assert taken == i + 2
@@ -209,15 +209,15 @@ def test_images_come_from_the_callers_thread() -> None:
 def test_every_thread_begins_as_told() -> None:
     entered, used = set(), set()
 
-    def infer(inputs: NetworkInputs) -> Any:
+    def forward(inputs: NetworkInputs) -> Any:
         used.add(threading.get_ident())
         return first_pixels(inputs)
 
-    def prepare(source: Any) -> Prepared:
+    def prepare(source: Any, name: str) -> Prepared:
         used.add(threading.get_ident())
-        return prepared(source)
+        return prepared(source, name)
 
-    made = stages(prepare=prepare, infer=infer, enter_thread=lambda: entered.add(threading.get_ident()))
+    made = stages(prepare=prepare, forward=forward, enter_thread=lambda: entered.add(threading.get_ident()))
     assert found(made, [image(i) for i in range(3)]) == [0, 1, 2]
     assert used <= entered
     assert threading.get_ident() not in entered
@@ -236,7 +236,7 @@ def test_an_error_stays_with_its_image() -> None:
         "image 4 cannot be prepared for the network (MemoryError: large)",
     ]
     assert all((result.image is None) == (result.error is not None) for result in results)
-    assert str(predicted(stages(), ValueError("odd")).error).endswith("(ValueError: odd)")
+    assert str(predicted(stages(), [ValueError("odd")])[0].error).endswith("(ValueError: odd)")
 
 
 def broken(outputs_or_inputs: Any, *_: Any) -> Any:
@@ -246,7 +246,7 @@ def broken(outputs_or_inputs: Any, *_: Any) -> Any:
     return values
 
 
-@pytest.mark.parametrize("stage", ["infer", "finish"])
+@pytest.mark.parametrize("stage", ["forward", "postprocess"])
 def test_an_error_of_the_model_is_raised_after_the_results_before_it(stage: str) -> None:
     stream = predictions(stages(**{stage: broken}), [image(i) for i in range(9)])
     assert [value(next(stream)) for _ in range(3)] == [0, 1, 2]
@@ -256,11 +256,11 @@ def test_an_error_of_the_model_is_raised_after_the_results_before_it(stage: str)
 
 
 def test_an_interruption_of_the_network_reaches_the_caller() -> None:
-    def infer(inputs: NetworkInputs) -> Any:
+    def forward(inputs: NetworkInputs) -> Any:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        found(stages(infer=infer), [image(0)])
+        found(stages(forward=forward), [image(0)])
 
 
 @pytest.mark.parametrize(("batch_size", "window"), [(1, 1), (2, 8)])
@@ -321,11 +321,11 @@ def _ctrl_c_interrupts() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_ctrl_c_interrupts")
 def test_ctrl_c_while_a_result_is_waited_for_leaves_no_thread() -> None:
-    def infer(inputs: NetworkInputs) -> Any:
+    def forward(inputs: NetworkInputs) -> Any:
         os.kill(os.getpid(), signal.SIGINT)
         return first_pixels(inputs)
 
-    with pytest.raises(KeyboardInterrupt), closing(predictions(stages(infer=infer), [image(1)] * 50)) as stream:
+    with pytest.raises(KeyboardInterrupt), closing(predictions(stages(forward=forward), [image(1)] * 50)) as stream:
         list(stream)
     assert ours() == []
 
@@ -333,14 +333,14 @@ def test_ctrl_c_while_a_result_is_waited_for_leaves_no_thread() -> None:
 def test_what_waits_is_dropped_when_a_stream_is_stopped() -> None:
     started, go_on, runs = threading.Event(), threading.Event(), []
 
-    def infer(inputs: NetworkInputs) -> Any:
+    def forward(inputs: NetworkInputs) -> Any:
         runs.append(first_pixels(inputs))
         if len(runs) == 2:
             started.set()
             assert go_on.wait(SECONDS)
         return runs[-1]
 
-    stream = predictions(stages(infer=infer, workers=8), endless())
+    stream = predictions(stages(forward=forward, workers=8), endless())
     next(stream)
     assert started.wait(SECONDS)
     stopping = threading.Thread(target=stream.close)
@@ -351,3 +351,24 @@ def test_what_waits_is_dropped_when_a_stream_is_stopped() -> None:
     go_on.set()
     stopping.join(SECONDS)
     assert len(runs) == 2
+
+
+# ---- one batch in the caller's thread
+
+
+def test_a_batch_in_the_callers_thread_keeps_its_order_and_its_errors() -> None:
+    seen = []
+
+    def forward(inputs: NetworkInputs) -> Any:
+        seen.append(first_pixels(inputs))
+        return seen[-1]
+
+    made = stages(forward=forward, batch_size=4, window=4)
+    results = predicted(made, [image(5), ImageError("torn"), image(7)])
+    assert [value(result) for result in results] == [5, None, 7]
+    assert [result.name for result in results] == ["image 0", "image 1", "image 2"]
+    assert str(results[1].error) == "torn"
+    assert seen == [[5, 7]]  # one run
+    assert [str(result.error) for result in predicted(made, [ImageError("torn")])] == ["torn"]
+    assert predicted(made, []) == []
+    assert len(seen) == 1

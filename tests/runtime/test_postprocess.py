@@ -280,6 +280,27 @@ def test_outputs_that_are_not_finite_are_an_error_and_not_an_empty_result(geomet
         detections_from_outputs(broken, [geometry], manifest_of(), ResultFilter())
 
 
+@pytest.mark.parametrize(("field", "slot"), [("scores", -1), ("scores", 0), ("boxes", 0)])
+def test_a_box_or_a_score_that_is_not_finite_is_an_error(field: str, slot: int, geometry: ImageGeometry) -> None:
+    """The last slot's score is how a network says that a level's detections are missing."""
+    broken = outputs(3)
+    getattr(broken, field)[0, slot] = np.nan
+    with pytest.raises(BackendError, match="NaN or infinity"):
+        detections_from_outputs(broken, [geometry], manifest_of(), ResultFilter())
+
+
+@pytest.mark.parametrize(
+    ("precision", "reason"),
+    [("float32", "in float32 on this image; check the checkpoint"), ("float16", "in float16 .* range check")],
+)
+def test_the_error_names_the_precision_and_what_to_do(precision: str, reason: str, geometry: ImageGeometry) -> None:
+    broken = outputs(1)
+    broken.mask_logits[0, 0, 0, 0] = np.inf
+    manifest = replace(manifest_of(), precision=precision)
+    with pytest.raises(BackendError, match=reason):
+        detections_from_outputs(broken, [geometry], manifest, ResultFilter())
+
+
 def test_what_is_not_finite_in_a_blank_image_of_the_batch_does_not_matter(geometry: ImageGeometry) -> None:
     one = outputs(3)
     two = NetworkOutputs(*(np.concatenate([array, array]) for array in one))

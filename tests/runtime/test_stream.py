@@ -14,7 +14,8 @@ from condinst_deploy.contract import InstanceDetections
 from condinst_deploy.errors import ConfigError, ImageError
 from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE, agreement, merged
 from condinst_deploy.runtime.predictor import Predictor
-from condinst_deploy.runtime.preprocessing.factory import InputOptions
+from condinst_deploy.runtime.preprocessing.types import InputOptions
+from tests.support.batches import host_batch
 from tests.support.models import noise_image
 from tests.support.predictions import IMAGE, MIXED, assert_equal
 
@@ -31,7 +32,7 @@ def unpipelined(predictor: Predictor, images: list[Any]) -> list[InstanceDetecti
             same = [i for i in window if shapes[i] == shape]
             for k in range(0, len(same), predictor.batch_size):
                 batch = same[k : k + predictor.batch_size]
-                inputs, geometries = backend.preprocess([images[i] for i in batch])
+                inputs, geometries = host_batch(backend, [images[i] for i in batch])
                 found = backend.postprocess(backend.forward(inputs), geometries)
                 results |= dict(zip(batch, found, strict=True))
     return [results[i] for i in range(len(images))]

@@ -15,6 +15,7 @@ from condinst_deploy.runtime.device_outputs import DeviceOutputs
 from condinst_deploy.runtime.device_postprocess import detections_from_device
 from condinst_deploy.runtime.postprocess import ResultFilter
 from condinst_deploy.runtime.torch_backend import TorchBackend
+from tests.support.batches import host_batch
 from tests.support.models import SLIM, SLIM_ADELAIDET, manifest_of
 
 Sizes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -50,8 +51,8 @@ def results_on_device(
 def predicted(checkpoint: str, images: list[Tensor], limit: int, device: str = "cpu") -> list[Parts]:
     """What `TorchBackend` finds in `(H, W, 3)` uint8 images of one padded size; its outputs stay on the device."""
     with TorchBackend.load(Path(checkpoint), device) as backend:
-        inputs, geometries = backend.preprocess([image.numpy() for image in images])
-        outputs = backend.infer(inputs)
+        inputs, geometries = host_batch(backend, [image.numpy() for image in images])
+        outputs = backend.forward(inputs)
         assert isinstance(outputs, DeviceOutputs)
         backend.synchronize()
         return [_parts(each) for each in backend.postprocess(outputs, geometries, ResultFilter(max_detections=limit))]

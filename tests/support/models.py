@@ -75,7 +75,13 @@ TINY_ADELAIDET = replace(
 )
 
 SLIM_BIFPN = replace(SLIM_ADELAIDET, neck="bifpn", bifpn_repeats=2, semantic_head=True)
-SLIM_KINDS = {"mmdet": SLIM, "adelaidet": SLIM_ADELAIDET, "adelaidet BiFPN sem": SLIM_BIFPN}
+SLIM_KINDS = {
+    "mmdet": SLIM,
+    "mmdet BoxInst": replace(SLIM, mask_channels=16, dynamic_channels=16),
+    "adelaidet": SLIM_ADELAIDET,
+    "adelaidet BoxInst": replace(SLIM_ADELAIDET, mask_channels=16),
+    "adelaidet BiFPN sem": SLIM_BIFPN,
+}
 """One slim model of every kind of graph."""
 
 ALIASES = (

@@ -2,12 +2,15 @@
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from condinst_deploy.errors import OutputError
-from condinst_deploy.support.atomic_write import atomic_path
+from condinst_deploy.support.atomic_write import atomic_path, check_writable, remove_leftovers, remove_own
 
 
 def write(path: Path, content: str = "new") -> None:
@@ -19,6 +22,18 @@ def write_and_raise(path: Path, error: BaseException) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text("half")
         raise error
+
+
+def write_behind_a_link(path: Path, victim: Path) -> None:
+    with atomic_path(path) as temporary:
+        temporary.unlink()
+        temporary.symlink_to(victim)
+
+
+def write_and_end_at_once(path: Path) -> None:
+    with atomic_path(path) as temporary:
+        remove_own()
+        assert not temporary.exists()
 
 
 def test_file_is_there_after_the_block_and_not_before(tmp_path: Path) -> None:
@@ -70,10 +85,10 @@ def test_full_disk_is_an_output_error_that_names_the_file(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [tmp_path / "x.txt"]
 
 
-def test_block_that_writes_nothing_is_an_output_error(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"x\.txt cannot be written"), atomic_path(tmp_path / "x.txt"):
+def test_block_that_writes_nothing_leaves_an_empty_file(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "x.txt"):
         pass
-    assert list(tmp_path.iterdir()) == []
+    assert (tmp_path / "x.txt").read_bytes() == b""
 
 
 @pytest.mark.parametrize("below", ["x.txt", "deeper/x.txt", "deeper/still/x.txt"])
@@ -117,3 +132,121 @@ def test_error_of_another_file_keeps_its_own_name(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"missing\.png"), atomic_path(tmp_path / "x.txt"):
         (tmp_path / "missing.png").read_bytes()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_of_temporary_files_cannot_be_guessed(tmp_path: Path) -> None:
+    names = set()
+    for _ in range(20):
+        with atomic_path(tmp_path / "x.txt") as temporary:
+            names.add(temporary.name)
+    assert len(names) == 20
+    assert all(str(os.getpid()) not in name.split(".") for name in names)
+
+
+def test_a_link_in_the_place_of_the_temporary_file_is_noticed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    with pytest.raises(OutputError, match="was replaced by another program"):
+        write_behind_a_link(tmp_path / "x", victim)
+    assert victim.read_text() == "precious"
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_link_to_a_file_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "x").symlink_to(tmp_path / "victim")
+    write(tmp_path / "x")
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert not (tmp_path / "x").is_symlink()
+
+
+def test_a_device_is_not_replaced() -> None:
+    with pytest.raises(OutputError, match="is a device or a pipe; expected the name of an ordinary file"):
+        write(Path("/dev/null"))
+    assert Path("/dev/null").is_char_device()
+
+
+def test_the_content_is_on_the_disk_before_the_file_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def synced(descriptor: int) -> None:
+        events.append("folder" if Path(f"/proc/self/fd/{descriptor}").is_dir() else "file")
+        fsync(descriptor)
+
+    def replaced(self: Path, target: Path) -> Path:
+        events.append("name")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", replaced)
+    write(tmp_path / "x")
+    assert events == ["file", "name", "folder"]
+
+
+def test_a_disk_that_fails_at_the_end_leaves_the_older_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x").write_text("old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        write(tmp_path / "x")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("x", "old")]
+
+
+def test_the_usual_permissions_are_given(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write(tmp_path / "x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o640
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from condinst_deploy.support.atomic_write import atomic_path
+with atomic_path(Path(sys.argv[1]) / "x.txt") as temporary:
+    temporary.write_text("half")
+    print(temporary, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_next_run_removes_what_a_killed_one_left_and_nothing_else(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    left = Path(process.stdout.readline().strip())
+    others = [tmp_path / name for name in (".x.partial", "x.partial", f".{'0' * 16}.partial", ".x.0123.partial")]
+    for path in others:
+        path.write_text("mine")
+    link = tmp_path / f".x.{'1' * 16}.partial"
+    link.symlink_to(others[0])
+    write(tmp_path / "y.txt")
+    assert left.exists()  # its process lives
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    remove_leftovers(tmp_path)
+    assert not left.exists()
+    assert all(path.exists() for path in (*others, link))
+
+
+def test_a_process_that_ends_at_once_removes_its_own(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="was replaced"):
+        write_and_end_at_once(tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path: Path) -> None:
+    check_writable(tmp_path / "a" / "b" / "x")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "x", tmp_path, tmp_path / ("x" * 300), Path("/proc/x"), Path("a\0b")):
+        with pytest.raises(OutputError):
+            check_writable(path)

@@ -1,17 +1,32 @@
-"""Ctrl-C waits for the end of a step."""
+"""Signals wait for the end of a step, end a command in one line, and end it at once when there are two."""
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from condinst_deploy.support.signals import whole_steps
+from condinst_deploy.support.signals import Stopped, exit_status, whole_steps
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c_interrupts() -> Iterator[None]:
+    """A shell starts what runs in the background with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_ctrl_c_in_the_middle_of_a_step_takes_effect_after_it() -> None:
     done: list[str] = []
-    before = signal.getsignal(signal.SIGINT)  # a shell that runs things in the background has it ignored
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         one_step_with_ctrl_c(done)
     assert done == ["first half", "second half"]
@@ -19,20 +34,123 @@ def test_ctrl_c_in_the_middle_of_a_step_takes_effect_after_it() -> None:
 
 
 def one_step_with_ctrl_c(done: list[str]) -> None:
-    with whole_steps():
+    with whole_steps() as interruption:
         done.append("first half")
         os.kill(os.getpid(), signal.SIGINT)
+        assert interruption.wanted  # a long step can stop early
         done.append("second half")
+
+
+def test_without_ctrl_c_the_handler_is_put_back_and_nothing_is_raised() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with whole_steps() as interruption:
+        assert signal.getsignal(signal.SIGINT) is not before
+    assert signal.getsignal(signal.SIGINT) is before
+    assert not interruption.wanted
+
+
+def test_a_signal_that_is_ignored_stays_ignored_in_a_step() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with whole_steps() as interruption:
+        os.kill(os.getpid(), signal.SIGINT)
+    assert not interruption.wanted
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_in_another_thread_a_step_is_a_plain_block() -> None:
     done: list[str] = []
+    before = signal.getsignal(signal.SIGINT)
 
     def step() -> None:
         with whole_steps():
+            assert signal.getsignal(signal.SIGINT) is before
             done.append("step")
 
     thread = threading.Thread(target=step)
     thread.start()
     thread.join()
     assert done == ["step"]
+
+
+def test_the_status_is_the_shell_s() -> None:
+    assert exit_status(Stopped(signal.SIGINT)) == 130
+    assert exit_status(Stopped(signal.SIGTERM)) == 143
+    assert exit_status(KeyboardInterrupt()) == 130
+
+
+BODIES = {
+    "sleeps": "import time\ndef main(): print('ready', flush=True); time.sleep(100)",
+    "has a step": (
+        "import time\nfrom condinst_deploy.support.signals import whole_steps\n"
+        "def main():\n    with whole_steps() as asked:\n        print('ready', flush=True)\n"
+        "        while not asked.wanted: time.sleep(0.01)\n        print('whole', flush=True)\n    time.sleep(100)"
+    ),
+    "is inside a library": (
+        # a network that looks for its end between two nodes, as ONNX Runtime does
+        "import ctypes\nfrom condinst_deploy.support.signals import cancellable\n"
+        "def main():\n    libc = ctypes.CDLL(None)\n    left = [True]\n"
+        "    with cancellable(lambda: left.clear()):\n        print('ready', flush=True)\n"
+        "        while left: libc.usleep(20000)\n"
+        "    import time; time.sleep(100)"
+    ),
+    "does not let itself be stopped": (
+        "import time\ndef main():\n    words = ['ready']\n    while True:\n        try:\n"
+        "            while words: print(words.pop(), flush=True)\n            time.sleep(100)\n"
+        "        except KeyboardInterrupt: pass"
+    ),
+    "imports": "print('ready', flush=True)\nimport time\ntime.sleep(100)",
+    "forks": (
+        "import os, time\ndef main():\n    there, here = os.pipe()\n    child = os.fork()\n"
+        "    if child == 0:\n        os.write(here, b'x')\n        time.sleep(100)\n"
+        "    os.read(there, 1)\n    print('ready', flush=True)\n    os.waitpid(child, 0)\n    time.sleep(100)"
+    ),
+}
+
+
+def started(body: str, folder: Path) -> subprocess.Popen[str]:
+    (folder / "body.py").write_text(BODIES[body] + "\n")
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from condinst_deploy.support.launch import command; command('body')()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("body", ["sleeps", "has a step", "is inside a library", "imports"])
+def test_a_signal_is_one_line_and_its_status(body: str, number: signal.Signals, tmp_path: Path) -> None:
+    process = started(body, tmp_path)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert err == "interrupted\n"
+    assert out == ("whole\n" if body == "has a step" else "")
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    process = started("does not let itself be stopped", tmp_path)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(2)  # longer than signals count as one, on a busy machine, too
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert err.strip() == "ended at once; what was not finished is lost"
+
+
+def test_signals_of_a_whole_group_count_once(tmp_path: Path) -> None:
+    process = started("forks", tmp_path)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert err == "interrupted\n"

@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 
@@ -108,7 +109,36 @@ def test_the_slim_recipe_has_the_full_structure_at_a_quarter_of_the_width() -> N
 def test_the_learning_rate_warms_up_and_steps_down() -> None:
     schedule = ScheduleSettings()
     rates = [schedule.learning_rate(i, 0.01) for i in (0, 500, 1_000, 59_999, 60_000, 80_000, 89_999)]
-    assert rates == pytest.approx([1e-5, 0.5005 * 0.01, 0.01, 0.01, 1e-3, 1e-4, 1e-4])
+    half = 0.001 + 0.999 * 500 / 999
+    assert rates == pytest.approx([1e-5, half * 0.01, 0.01, 0.01, 1e-3, 1e-4, 1e-4])
+
+
+def test_the_schedule_is_mmengines() -> None:
+    """Iteration by iteration against mmengine's own schedulers, chained as mmdetection's configuration chains them."""
+    optim = pytest.importorskip("mmengine.optim", reason="compares with mmengine's schedulers: pip install '.[dev]'")
+    schedule = ScheduleSettings(iterations=1_300, steps=(1_100, 1_200))
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    warmup = optim.LinearLR(optimizer, start_factor=0.001, by_epoch=False, begin=0, end=1_000)
+    steps = optim.MultiStepLR(optimizer, by_epoch=False, begin=0, end=1_300, milestones=[1_100, 1_200], gamma=0.1)
+    theirs = []
+    for _ in range(schedule.iterations):
+        theirs.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        warmup.step()
+        steps.step()
+    assert theirs[999] == pytest.approx(0.01, rel=1e-9)
+    assert theirs[998] < 0.01 * 0.9995
+    ours = [schedule.learning_rate(i, 0.01) for i in range(schedule.iterations)]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+
+
+def test_adelaidets_warm_up_is_detectron2s() -> None:
+    """`warmup_factor * (1 - i / 1000) + i / 1000`: the full rate comes one iteration later than mmdetection's."""
+    recipe = load_recipe("adelaidet_r50_1x")
+    for i in (0, 1, 500, 998, 999):
+        assert recipe.learning_rate(i) == pytest.approx(0.01 * (0.001 * (1 - i / 1000) + i / 1000))
+    assert recipe.learning_rate(999) < recipe.learning_rate(1_000) == 0.01
+    assert load_recipe("condinst_r50_1x").learning_rate(999) == 0.01
 
 
 @pytest.mark.parametrize(("decay", "at_a_quarter"), [("cosine", (2 + 2**0.5) / 4), ("linear", 0.75)])
@@ -116,8 +146,8 @@ def test_a_smooth_decay_begins_after_the_warm_up_and_ends_at_nothing(
     decay: Literal["cosine", "linear"], at_a_quarter: float
 ) -> None:
     schedule = ScheduleSettings(iterations=1_100, warmup_iterations=100, warmup_factor=0.0, decay=decay)
-    rates = [schedule.learning_rate(i, 1.0) for i in (0, 50, 100, 350, 600, 1_100)]
-    assert rates == pytest.approx([0.0, 0.5, 1.0, at_a_quarter, 0.5, 0.0], abs=1e-9)
+    rates = [schedule.learning_rate(i, 1.0) for i in (0, 50, 99, 100, 350, 600, 1_100)]
+    assert rates == pytest.approx([0.0, 50 / 99, 1.0, 1.0, at_a_quarter, 0.5, 0.0], abs=1e-9)
 
 
 @pytest.mark.parametrize("name", ["condinst_r50_1x", "shapes_slim"])
@@ -127,8 +157,9 @@ def test_a_run_shorter_than_the_warm_up_ends_with_the_full_rate(name: str, itera
     assert recipe.schedule.warmup_iterations > 50
     short = recipe.of_length(iterations)
     rates = [short.schedule.learning_rate(i, 1.0) for i in range(iterations)]
-    assert rates == sorted(set(rates))
+    assert rates == sorted(rates)
     assert rates[-1] == 1.0
+    assert iterations <= 2 or rates[0] < rates[1] < 1.0
     assert short.late_iterations <= short.schedule.iterations == iterations
 
 
@@ -138,7 +169,7 @@ def test_a_run_of_another_length_that_holds_the_warm_up_keeps_it() -> None:
     slim = load_recipe("shapes_slim")
     half = slim.of_length(slim.schedule.iterations // 2)
     assert half.late_iterations == slim.late_iterations // 2 > 0
-    with pytest.raises(ConfigError, match="iterations 0"):
+    with pytest.raises(ConfigError, match="iterations is 0"):
         recipe.of_length(0)
 
 
@@ -155,29 +186,62 @@ def test_a_recipe_comes_back_from_its_dictionary() -> None:
         ("colour = 1", "unknown setting colour"),
         ("[optimizer]\nspeed = 2", "unknown setting optimizer.speed"),
         ("[model.preprocessing]\nshort = 2", r"unknown setting model\.preprocessing\.short"),
-        ("seed = 'x'", "seed is 'x'; expected int"),
+        ("seed = 'x'", "seed is 'x'; expected a whole number"),
         ("[optimizer]\nkind = 'adam'", "optimizer.kind is 'adam'"),
-        ("[schedule]\niterations = 0", "iterations 0"),
+        ("[schedule]\niterations = 0", "schedule.iterations is 0; expected a whole number from 1"),
         ("[schedule]\ndecay = 'cosine'\niterations = 10\nwarmup_iterations = 10", "the cosine decay needs some"),
-        ("[schedule]\ndecay = 'line'", "expected steps, cosine or linear"),
+        ("[schedule]\ndecay = 'line'", "schedule.decay is 'line'; expected one of steps, cosine, linear"),
         ("seed =", "cannot be read as a recipe"),
         ("[model]\ndepth = 51", "depth is 51"),
         ("base = 'nothing'", "no recipe 'nothing'; the package has"),
-        ("base = 3", "no recipe '3'"),
+        ("base = 3", "base is 3; expected the name of a recipe"),
         ("[model.selection]\nfamily = 'adelaidet'", "preprocessing is of the family mmdet"),
         ("[losses]\nfamily = 'yolact'", "family is 'yolact'; expected one of mmdet, adelaidet"),
         ("[losses]\nfamily = 'adelaidet'", "losses.family is adelaidet and the model is of the family mmdet"),
         ("[losses]\nmasks_per_image = 0", "losses.masks_per_image is 0; expected a whole number of at least 1"),
-        ("[losses]\nmasks_per_image = 'few'", "losses.masks_per_image is 'few'"),
+        ("[losses]\nmasks_per_image = 'few'", "losses.masks_per_image is 'few'; expected a whole number or nothing"),
         ("[losses]\nmax_masks = -1", "losses.max_masks is -1"),
-        ("seed = -1", "seed is -1; expected at least 0"),
-        ("evaluate_every = -1", "evaluate_every is -1; expected at least 0"),
-        ("checkpoint_every = 0", "checkpoint_every is 0; expected at least 1"),
-        ("log_every = 0", "log_every is 0; expected at least 1"),
-        ("[data]\nworkers = -1", "data.workers is -1; expected at least 0"),
-        ("late_iterations = -1", "late_iterations is -1; expected 0 to schedule.iterations, which is 90000"),
-        ("late_iterations = 90001\nlate_short_sides = [800]", "late_iterations is 90001"),
+        ("seed = -1", "seed is -1; expected a whole number from 0"),
+        ("evaluate_every = -1", "evaluate_every is -1; expected a whole number of at least 0"),
+        ("checkpoint_every = 0", "checkpoint_every is 0; expected a whole number of at least 1"),
+        ("log_every = 0", "log_every is 0; expected a whole number of at least 1"),
+        ("[data]\nworkers = -1", "data.workers is -1; expected a whole number from 0 to 256"),
+        ("late_iterations = -1", "late_iterations is -1; expected a whole number of at least 0"),
+        (
+            "late_iterations = 90001\nlate_short_sides = [800]",
+            "late_iterations is 90001; expected 0 to schedule.iterations, which is 90000",
+        ),
         ("late_iterations = 3", "late_iterations is 3; expected sizes for them in late_short_sides"),
+        ("[schedule]\nsteps = ['a']", r"schedule\.steps\[0\] is 'a'; expected a whole number"),
+        ("[schedule]\nsteps = 3", r"schedule\.steps is 3; expected a list of whole numbers"),
+        ("[schedule]\nbatch_size = true", r"schedule\.batch_size is True; expected a whole number"),
+        ("[schedule]\nbatch_size = 2.0", r"schedule\.batch_size is 2\.0; expected a whole number"),
+        ("[schedule]\nwarmup_factor = inf", r"schedule\.warmup_factor is inf; expected a finite number"),
+        ("[schedule]\nstep_factor = 2", r"schedule\.step_factor is 2\.0; expected a number from 0 to 1"),
+        ("[optimizer]\nclip_norm = 'x'", r"optimizer\.clip_norm is 'x'; expected a number or nothing"),
+        ("[optimizer]\nclip_norm = -1", r"optimizer\.clip_norm is -1\.0; expected a number above 0"),
+        ("[optimizer]\nclip_norm = 0", r"optimizer\.clip_norm is 0\.0; expected a number above 0"),
+        ("[optimizer]\nlearning_rate = nan", r"optimizer\.learning_rate is nan; expected a finite number"),
+        ("[optimizer]\nmomentum = 5", r"optimizer\.momentum is 5\.0; expected a number from 0 to below 1"),
+        ("[optimizer]\nmomentum = 1", r"optimizer\.momentum is 1\.0; expected a number from 0 to below 1"),
+        ("[optimizer]\nkind = 'adamw'\nbetas = [1, 2, 3]", r"betas is \[1, 2, 3\]; expected a list of 2 numbers"),
+        ("[optimizer]\nkind = 'adamw'\nbetas = [0.9, 1]", r"optimizer\.betas\[1\] is 1\.0"),
+        ("[optimizer]\nbetas = [0.8, 0.9]", "which the optimizer sgd does not use; leave it out"),
+        ("[optimizer]\nkind = 'adamw'\nmomentum = 0.8", "momentum is 0.8, which the optimizer adamw does not use"),
+        ("[model.preprocessing]\nstd = ['a']", r"model\.preprocessing\.std is \['a'\]; expected a list of 3 numbers"),
+        ("[model.preprocessing]\nshort_side = 30000\nlong_side = 40000", "short_side is 30000"),
+        ("short_sides = [30000]", r"short_sides\[0\] is 30000; expected a whole number from 1 to 16384"),
+        ("short_sides = []", "short_sides is empty"),
+        ("[data]\nworkers = 1000000000", "data.workers is 1000000000; expected a whole number from 0 to 256"),
+        ("[data]\ntrain_images = 3", r"data\.train_images is 3; expected text"),
+        ("[start]\nfrozen_stages = 9", r"start\.frozen_stages is 9; expected a whole number from 0 to 5"),
+        ("flip = 2", r"flip is 2\.0; expected a number from 0 to 1"),
+        ("model = 3", "model is 3; expected a table of settings"),
+        ("seed = " + "9" * 30, "seed is 9{30}; expected a whole number of at most 64 bits"),
+        ("seed = " + "9" * 5000, "an integer is too long, or nesting too deep"),
+        ("seed = " + "[" * 5000, "an integer is too long, or nesting too deep"),
+        ("seed = " + "[" * 40 + "]" * 40, r"seed\[0\].* is nested deeper than 16 levels"),
+        ("[optimizer]\nlerning_rate = 1", r"unknown setting optimizer\.lerning_rate;.*Did you mean 'learning_rate'"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_file(text: str, message: str, tmp_path: Path) -> None:
@@ -191,3 +255,9 @@ def test_a_wrong_setting_is_named_with_its_file(text: str, message: str, tmp_pat
 def test_an_unknown_name_lists_what_there_is() -> None:
     with pytest.raises(ConfigError, match=r"adelaidet_r50_1x, .*condinst_r50_1x, shapes_slim"):
         load_recipe("nothing")
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("seed = 7\n", encoding="utf-8-sig")
+    assert load_recipe(str(path)).seed == 7

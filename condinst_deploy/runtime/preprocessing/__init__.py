@@ -1,1 +1,1 @@
-"""From an image of any kind to the network's input."""
+"""From an image of any kind to the network's input: types, the two ways to prepare an image, and the factory."""

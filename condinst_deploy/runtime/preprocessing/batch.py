@@ -1,49 +1,64 @@
-"""RGB images -> the network's input, as both reference implementations prepare it."""
+"""The network's input on the host: single images and batches."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from condinst_deploy.contract import ImageGeometry, NetworkInputs
 from condinst_deploy.imaging.decode import RGBArray
+from condinst_deploy.imaging.resize import resized_image
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class HostWriter:
+    """The `InputWriter` of backends that read numpy arrays."""
+
+    def from_array(self, resized: RGBArray, geometry: ImageGeometry) -> NetworkInputs:
+        """Write `(h, w, 3)` uint8."""
+        inputs = blank_inputs(1, *geometry.padded)
+        _write(inputs, 0, resized, geometry)
+        return inputs
+
+    def from_tensor(self, resized: "Tensor", geometry: ImageGeometry) -> NetworkInputs:
+        """Write `(3, h, w)` uint8 from any device."""
+        return self.from_array(resized.cpu().numpy().transpose(1, 2, 0), geometry)
 
 
 def network_inputs(
     images: Sequence[RGBArray], geometries: Sequence[ImageGeometry], batch: int | None = None
 ) -> NetworkInputs:
-    """Resize each image (Pillow's antialiased bilinear on uint8) and pad all to the largest.
+    """Resize each image and pad all images to the largest, as both reference implementations do.
 
     Normalising and the zeroing of the padding happen inside the network.
 
     Args:
         images: `(H, W, 3)` uint8 RGB.
-        geometries: sizes of each, as `ImageGeometry.of` gives them.
-        batch: number of images that the network wants; missing ones are blank. None: as many as given.
+        geometries: the sizes of each image, from `ImageGeometry.of`.
+        batch: the number of images that the network takes; missing images are blank. None: as many as given.
     """
     height = max(geometry.padded[0] for geometry in geometries)
     width = max(geometry.padded[1] for geometry in geometries)
     inputs = blank_inputs(batch or len(images), height, width)
     for i, (image, geometry) in enumerate(zip(images, geometries, strict=True)):
-        h, w = geometry.resized
-        resized = Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR)
-        inputs.images[i, :, :h, :w] = np.asarray(resized).transpose(2, 0, 1)  # (h, w, 3) -> (3, h, w)
-        inputs.image_sizes[i] = h, w
+        _write(inputs, i, resized_image(image, geometry.resized), geometry)
     return inputs
 
 
 def blank_inputs(batch: int, height: int, width: int) -> NetworkInputs:
-    """Black images that fill the network's input."""
+    """Return black images that fill the network's input."""
     pixels = np.zeros((batch, 3, height, width), dtype=np.uint8)
     return NetworkInputs(pixels, np.full((batch, 2), (height, width), dtype=np.int32))
 
 
 def stacked(parts: Sequence[NetworkInputs], batch: int | None = None) -> NetworkInputs:
-    """One batch of inputs of equal padded shape; the same values as if they had been prepared together.
+    """Concatenate inputs of equal padded shape. The values are those of images that were prepared together.
 
     Args:
         parts: inputs of one image or more each.
-        batch: number of images that the network wants; missing ones are blank. None: as many as given.
+        batch: the number of images that the network takes; missing images are blank. None: as many as given.
     """
     missing = (batch or 0) - sum(len(part.images) for part in parts)
     if missing > 0:
@@ -51,3 +66,9 @@ def stacked(parts: Sequence[NetworkInputs], batch: int | None = None) -> Network
     if len(parts) == 1:
         return parts[0]
     return NetworkInputs(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def _write(inputs: NetworkInputs, i: int, resized: RGBArray, geometry: ImageGeometry) -> None:
+    height, width = geometry.resized
+    inputs.images[i, :, :height, :width] = resized.transpose(2, 0, 1)  # (h, w, 3) -> (3, h, w)
+    inputs.image_sizes[i] = height, width

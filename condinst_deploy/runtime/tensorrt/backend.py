@@ -6,33 +6,35 @@ from typing import Any, Self
 
 import torch
 
-from condinst_deploy.contract import NetworkInputs, NetworkOutputs
 from condinst_deploy.contract.engine_manifest import MODULES, EngineManifest, Flavour, read_engine
 from condinst_deploy.errors import ArtifactError, BackendError
 from condinst_deploy.kernels.operations import kernels_run_on
-from condinst_deploy.runtime.backend import Backend, Outputs
-from condinst_deploy.runtime.device_outputs import DeviceOutputs
+from condinst_deploy.runtime.backend import Outputs
+from condinst_deploy.runtime.device_backend import DeviceBackend
+from condinst_deploy.runtime.device_inputs import inputs_on
+from condinst_deploy.runtime.preprocessing.types import Inputs
 from condinst_deploy.runtime.tensorrt.context_pool import ContextPool
 from condinst_deploy.runtime.tensorrt.execution_context import ExecutionContext
+from condinst_deploy.runtime.tensorrt.plan import engine_from_plan
 from condinst_deploy.runtime.tensorrt.shapes import BatchShape, largest_batch, profile_of
 from condinst_deploy.runtime.torch_backend import torch_device
 
 PACKAGES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt-rtx"}
 
 KEPT_CONTEXTS = 4
-"""Idle contexts that stay open: shapes seen last, or threads that run one shape."""
+"""Idle execution contexts that stay open: those of the last shapes, or of threads that run one shape."""
 
 
-class TensorRtBackend(Backend):
-    """Runs an engine; threads may share one, each gets a context of its own."""
+class TensorRtBackend(DeviceBackend):
+    """Runs an engine. Threads may share the backend; each gets its own execution context."""
 
     name = "tensorrt"
 
     def __init__(self, engine: Any, manifest: EngineManifest, device: torch.device) -> None:
+        super().__init__(device)
         self._engine = engine
         self.engine_manifest = manifest
         self.manifest = manifest.model
-        self.device = str(device)
         self.largest_batch = largest_batch(manifest)
         self._contexts: ContextPool[BatchShape, ExecutionContext] = ContextPool(self._new_context, KEPT_CONTEXTS)
 
@@ -50,41 +52,25 @@ class TensorRtBackend(Backend):
         if manifest.weights_stripped:
             raise ArtifactError(f"{path} has no weights (--strip-weights); refit it, or build it without that option")
         with torch.cuda.device(chosen):
-            runtime = library.Runtime(library.Logger(library.Logger.ERROR))
-            # engines that run with later versions carry the code of their own, which is not run unless allowed
-            if manifest.version_compatible:
-                runtime.engine_host_code_allowed = True
-            engine = runtime.deserialize_cuda_engine(plan)
+            logger = library.Logger(library.Logger.ERROR)
+            engine = engine_from_plan(library, logger, plan, host_code=manifest.version_compatible)
         if engine is None:
             raise BackendError(f"the library cannot load {path}; its own message stands above")
         return cls(engine, manifest, chosen)
 
-    def forward(self, inputs: NetworkInputs) -> NetworkOutputs:
-        """Run the network; of the mask logits only as many slots come back as the fullest image uses.
+    def forward(self, inputs: Inputs) -> Outputs:
+        """Start the network; the outputs stay on the GPU if Triton, which makes masks there, is installed.
 
         Raises:
-            BackendError: as `infer`, or the mask logits are not finite.
+            BackendError: no profile has the shape, the engine was closed, it could not run, or, without Triton, the
+                mask logits are not finite.
         """
-        return self._run(inputs).on_host()
-
-    def infer(self, inputs: NetworkInputs) -> Outputs:
-        """Give the network a batch; its outputs stay on the GPU, where masks are made if Triton is installed.
-
-        Raises:
-            BackendError: the shape lies outside every profile, the engine was closed, or it could not run.
-        """
-        return self._run(inputs) if kernels_run_on(torch.device(self.device)) else self.forward(inputs)
-
-    def synchronize(self) -> None:
-        """Wait until all work given to the GPU is finished."""
-        torch.cuda.synchronize(self.device)
-
-    def _run(self, inputs: NetworkInputs) -> DeviceOutputs:
         batch, _, height, width = inputs.images.shape
         shape = BatchShape(batch, height, width)
         profile_of(self.engine_manifest, shape)  # before a context is made
         with self._contexts.context(shape) as context:
-            return context.run(inputs)
+            outputs = context.run(inputs_on(inputs, self.torch_device))
+        return outputs if kernels_run_on(self.torch_device) else outputs.on_host(precision=self.manifest.precision)
 
     def close(self) -> None:
         """Release contexts and buffers, then the engine."""
@@ -92,9 +78,8 @@ class TensorRtBackend(Backend):
         self._engine = None
 
     def _new_context(self, shape: BatchShape) -> ExecutionContext:
-        device = torch.device(self.device)
-        with torch.cuda.device(device):
-            return ExecutionContext(self._engine, self.engine_manifest, shape, device)
+        with torch.cuda.device(self.torch_device):
+            return ExecutionContext(self._engine, self.engine_manifest, shape, self.torch_device)
 
 
 def runtime_library(flavour: Flavour) -> Any:

@@ -35,7 +35,7 @@ class DetectionOptions:
             CondInstError: the model cannot be used, or an option does not fit it.
         """
         from condinst_deploy.runtime.predictor import Predictor
-        from condinst_deploy.runtime.preprocessing.factory import InputOptions
+        from condinst_deploy.runtime.preprocessing.types import InputOptions
 
         return Predictor(
             model,

@@ -32,9 +32,7 @@ def pyarrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as e:
-        raise ConfigError(
-            "Parquet needs pyarrow: pip install pyarrow (or '.[ray]' in the repository), or write --format coco"
-        ) from e
+        raise ConfigError("Parquet needs pyarrow: pip install 'condinst-deploy[ray]', or write --format coco") from e
     return pyarrow
 
 

@@ -1,6 +1,5 @@
 """Parts: the file of a shard, in Parquet or in COCO's JSON."""
 
-import json
 import re
 from abc import ABC, abstractmethod
 from io import BytesIO
@@ -10,6 +9,7 @@ from condinst_deploy.serving.batch.options import Format
 from condinst_deploy.serving.batch.parquet_rows import pyarrow
 from condinst_deploy.serving.batch.rows import Classes, ImageRow, arrow_schema, arrow_table, coco_entries
 from condinst_deploy.serving.batch.storage import OutputFolder
+from condinst_deploy.support.json_text import json_text
 
 SUFFIXES: dict[Format, str] = {"parquet": ".parquet", "coco": ".json"}
 ENDS: dict[Format, bytes] = {"parquet": b"PAR1", "coco": b"]}\n"}
@@ -99,22 +99,22 @@ class CocoEncoder(PartEncoder):
         """Take the next row."""
         named = {"id": row.position + 1, "file_name": row.path}
         if row.detections is None:
-            self._errors.append(json.dumps({**named, "error": row.error, "reason": row.reason}))
+            self._errors.append(json_text({**named, "error": row.error, "reason": row.reason}, row.path))
             return
         height, width = row.detections.masks.size
-        self._images.append(json.dumps({**named, "width": width, "height": height}))
+        self._images.append(json_text({**named, "width": width, "height": height}, row.path))
         # ids that are unique in all parts: no model gives a million detections an image
         first = (row.position + 1) * 1_000_000
         areas = row.detections.masks.areas.tolist()
         for number, (entry, area) in enumerate(zip(coco_entries(row), areas, strict=True)):
             extra = {"id": first + number, "area": area, "iscrowd": 0}
-            self._annotations.append(json.dumps({**entry, **extra}, separators=(",", ":")))
+            self._annotations.append(json_text({**entry, **extra}, row.path))
 
     def finish(self) -> bytes:
         """Return the content of the part."""
         pairs = zip(self.classes.category_ids, self.classes.names, strict=True)
         lists: dict[str, list[Any]] = {
-            "categories": [json.dumps({"id": number, "name": name}) for number, name in pairs],
+            "categories": [json_text({"id": number, "name": name}, "a class") for number, name in pairs],
             "images": self._images,
             "annotations": self._annotations,
             "errors": self._errors,

@@ -1,14 +1,14 @@
 """What a run tells while it works: events for a log, and totals."""
 
-import json
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from condinst_deploy.serving.batch.shard_worker import ShardReport
-from condinst_deploy.support.closing import Closing
+from condinst_deploy.support.json_text import json_text
 
 EVENTS = "events.jsonl"
 
@@ -27,7 +27,7 @@ class Event:
 OnEvent = Callable[[Event], None]
 
 
-class EventLog(Closing):
+class EventLog(AbstractContextManager["EventLog"]):
     """Appends events to a file, a line of JSON each: which worker did which shard, in what time, and what was lost."""
 
     def __init__(self, folder: Path) -> None:
@@ -36,12 +36,16 @@ class EventLog(Closing):
     def __call__(self, event: Event) -> None:
         """Append an event; it survives a kill of this process, and may be lost in a power cut."""
         values: dict[str, Any] = {"time": round(time.time(), 3), **asdict(event)}
-        self._stream.write(json.dumps({name: value for name, value in values.items() if value is not None}) + "\n")
+        present = {name: value for name, value in values.items() if value is not None}
+        self._stream.write(json_text(present, "an event") + "\n")
         self._stream.flush()
 
     def close(self) -> None:
         """Close the file."""
         self._stream.close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 @dataclass

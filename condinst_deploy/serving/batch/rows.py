@@ -30,6 +30,7 @@ from condinst_deploy.contract import InstanceDetections
 from condinst_deploy.errors import DataError
 from condinst_deploy.masks import RLE, Masks
 from condinst_deploy.serving.batch.parquet_rows import parquet_file, pyarrow
+from condinst_deploy.support.json_text import json_text
 
 VERSION = 1
 
@@ -74,8 +75,8 @@ def arrow_schema(classes: Classes) -> Any:
     ]
     metadata = {
         "condinst.rows": str(VERSION),
-        "condinst.class_names": json.dumps(classes.names),
-        "condinst.category_ids": json.dumps(classes.category_ids),
+        "condinst.class_names": json_text(classes.names, "the class names"),
+        "condinst.category_ids": json_text(classes.category_ids, "the category ids"),
     }
     return pa.schema(fields, metadata)
 

@@ -8,11 +8,12 @@ from condinst_deploy.errors import ConfigError
 from condinst_deploy.serving.batch.inputs import Fingerprint
 from condinst_deploy.serving.batch.options import BatchOptions
 from condinst_deploy.serving.batch.storage import OutputFolder, public_url
+from condinst_deploy.support.json_text import json_text
 from condinst_deploy.support.versions import installed_versions
 
 FILE = "run.json"
 VERSION = 1
-LIBRARIES = ("condinst-deploy", "numpy", "onnxruntime-gpu", "pillow", "pyarrow", "tensorrt", "torch")
+LIBRARIES = ("condinst-deploy", "numpy", "onnxruntime", "onnxruntime-gpu", "pillow", "pyarrow", "tensorrt", "torch")
 """Libraries whose versions the rows may depend on."""
 
 
@@ -54,7 +55,7 @@ def claim(out: OutputFolder, manifest: RunManifest) -> None:
         ConfigError: the folder belongs to another run, or has parts of an unknown one.
         OutputError: the folder cannot be used.
     """
-    text = json.dumps(asdict(manifest), indent=1) + "\n"
+    text = json_text(asdict(manifest), FILE, indent=1) + "\n"
     content = out.read(FILE)
     if content is None:
         if any(name.startswith("part-") for name, _ in out.files()):
@@ -83,5 +84,5 @@ def _differences(found: Any, wanted: Any, where: str = "") -> list[str]:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
+    text = json_text(value, "a value of the manifest")
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -21,7 +21,6 @@ from condinst_deploy.serving.batch.parts import is_whole, part_encoder, part_nam
 from condinst_deploy.serving.batch.rows import Classes, ErrorKind, ImageRow
 from condinst_deploy.serving.batch.shards import PathSpan, Shard, Span
 from condinst_deploy.serving.batch.storage import is_url, output_folder, public_url, read_image
-from condinst_deploy.support.closing import Closing
 from condinst_deploy.support.digests import sha256_of
 
 READERS = 8
@@ -64,7 +63,7 @@ class _Loaded(NamedTuple):
     reason: str | None = None
 
 
-class ShardWorker(Closing):
+class ShardWorker(AbstractContextManager["ShardWorker"]):
     """Runs shards of a job."""
 
     def __init__(self, job: Job) -> None:
@@ -126,6 +125,9 @@ class ShardWorker(Closing):
     def close(self) -> None:
         """Release the model."""
         self._predictor.close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _rows(self, shard: Shard) -> Generator[ImageRow, None, None]:
         sources = chain.from_iterable(_sources(span, self._options.column) for span in shard.spans)

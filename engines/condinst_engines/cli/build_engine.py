@@ -1,23 +1,20 @@
 """`condinst-build-engine`: an exported file becomes a TensorRT engine."""
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TaskProgressColumn, TimeElapsedColumn
 
-from condinst_deploy.cli.command import command_app, terminal
-from condinst_deploy.errors import ConfigError, OutputError
+from condinst_deploy.cli.command import command_app, print_json, print_line, progress_bar, terminal
+from condinst_deploy.errors import ConfigError
 
 if TYPE_CHECKING:
     from condinst_deploy.contract.engine_manifest import EngineManifest
-    from condinst_engines.build_recipe import BuildRecipe
-    from condinst_engines.builder_library import Flavour
+    from condinst_engines.builder_library import BuilderLibrary
+    from condinst_engines.engine_builder import BuildReports
+    from condinst_engines.policy import Precision
 
 
 def build_engine(
@@ -69,6 +66,17 @@ def build_engine(
     strip_weights: Annotated[
         bool, typer.Option("--strip-weights", help="Leave the weights out; they come by refitting.")
     ] = False,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of images that the ranges of half precision are checked on. Default: a built-in set.",
+        ),
+    ] = None,
+    keep_policy: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.toml", help="Also write the policy of the range check, as a recipe to edit."),
+    ] = None,
     keep_onnx: Annotated[Path | None, typer.Option(help="Also write the exact graph that the builder gets.")] = None,
     log: Annotated[Path | None, typer.Option(help="File for everything that the builder says.")] = None,
     as_json: Annotated[
@@ -77,115 +85,69 @@ def build_engine(
 ) -> None:
     """Turn an exported ONNX file into a TensorRT engine, and say what precision it has.
 
+    Before a half engine is built, the graph runs with its rounding on images: tensors that come close to the largest
+    float16 number are scaled exactly or moved to bfloat16 or float32, by name, or the build is refused.
     The engine is a plain plan, which trtexec reads, too; its manifest lies beside it as ENGINE.json and
     travels with it.
     TensorRT for RTX builds on any machine; full TensorRT builds on the GPU that the engine is for.
     """
-    # imported here, so that --help does not wait for PyTorch
-    from condinst_deploy.contract.engine_manifest import manifest_path
-    from condinst_engines.build import Surroundings
-    from condinst_engines.build_recipe import BuildRecipe, load_recipe
-    from condinst_engines.builder_library import load_flavour
-    from condinst_engines.engine_file import EngineFiles, check_apart, default_engine_path, engine_from_onnx
-    from condinst_engines.onnx_input import only_exported
+    precision = _precision(float32=fp32, float16=fp16, bfloat16=bf16)
+    # PyTorch takes seconds to import: not for --help
+    from condinst_engines.build_options import BuildOptions
+    from condinst_engines.engine_builder import build_engine as build
 
-    chosen = load_recipe(recipe) if recipe is not None else BuildRecipe()
-    chosen = _with_precision(chosen, float32=fp32, float16=fp16, bfloat16=bf16)
-    chosen = _with_options(
-        chosen,
+    options = BuildOptions(
+        recipe=recipe,
+        flavour=flavour,
+        precision=precision,
         optimization_level=optimization_level,
         workspace_gb=workspace_gb,
-        refit=refit or None,
-        strip_weights=strip_weights or None,
+        sm=None if sm is None else tuple(sm.split(",")),
+        hardware_compatible=hardware_compatible,
+        version_compatible=version_compatible,
+        no_plugins=no_plugins,
+        refit=refit,
+        strip_weights=strip_weights,
+        shapes=tuple(shapes or ()),
+        timing_cache=timing_cache,
+        calibration=calibration,
+        keep_policy=keep_policy,
+        keep_onnx=keep_onnx,
+        log=log,
     )
-    library = load_flavour(flavour)
-    chosen = _with_rtx(chosen, library, sm)
-    chosen = _with_tensorrt(chosen, library, hardware_compatible, version_compatible)
-    if no_plugins:
-        chosen = replace(chosen, tensorrt=replace(chosen.tensorrt, plugins=False))
-    files = EngineFiles(onnx or only_exported(), out, keep_onnx)
-    engine = out or default_engine_path(files.source, chosen, library)
-    written = {"--out": engine, "the manifest": manifest_path(engine), "--keep-onnx": keep_onnx}
-    check_apart({"--onnx": files.source} | written | {"--log": log, "--timing-cache": timing_cache})
-    terminal.print(f"{escape(str(files.source))} -> TensorRT flavour {library.name}, version {library.version}")
-    with _log_file(log) as log_file, _progress() as progress:
-        task = progress.add_task("reading the graph", total=1.0)
-
-        def show(share: float, phase: str) -> None:
-            progress.update(task, completed=share, description=escape(phase.lower()) or "building")
-
-        def note(text: str) -> None:
-            terminal.print(f"  {escape(text)}")
-
-        surroundings = Surroundings(timing_cache, log_file, show, note)
-        path, manifest = engine_from_onnx(files, chosen, library, surroundings, shapes or ())
+    with progress_bar(TaskProgressColumn(), TimeElapsedColumn()) as progress:
+        path, manifest = build(onnx, out, options, _reports(progress))
     if as_json:
-        print(json.dumps({"path": str(path)} | asdict(manifest), indent=2))
+        print_json({"path": str(path)} | asdict(manifest))
         return
     _summarise(manifest)
-    print(path)
+    print_line(path)
 
 
-def _with_precision(recipe: "BuildRecipe", **asked: bool) -> "BuildRecipe":
-    names = [name for name, wanted in asked.items() if wanted]
+def _precision(**asked: bool) -> "Precision | None":
+    names: list[Any] = [name for name, wanted in asked.items() if wanted]
     if len(names) > 1:
         raise ConfigError("give one of --fp32, --fp16 and --bf16")
-    return _with_options(recipe, precision=names[0] if names else None)
+    return names[0] if names else None
 
 
-def _with_options(recipe: "BuildRecipe", **options: object) -> "BuildRecipe":
-    given = {name: value for name, value in options.items() if value is not None}
-    return replace(recipe, **given)  # type: ignore[arg-type]
+def _reports(progress: Progress) -> "BuildReports":
+    from condinst_engines.engine_builder import BuildReports
 
+    task = progress.add_task("reading the graph", total=1.0)
 
-def _with_rtx(recipe: "BuildRecipe", library: "Flavour", sm: str | None) -> "BuildRecipe":
-    if sm is None:
-        return recipe
-    if not library.builds_ahead:
-        raise ConfigError("--sm is for --flavour rtx; full TensorRT builds for the GPU in this machine")
-    targets = tuple(part.strip().lower().removeprefix("sm") for part in sm.split(","))
-    return replace(recipe, rtx=replace(recipe.rtx, sm=targets))
+    def on_start(source: Path, library: "BuilderLibrary") -> None:
+        terminal.print(f"{source} -> TensorRT flavour {library.name}, version {library.version}")
 
+    def on_progress(share: float, phase: str) -> None:
+        progress.update(task, completed=share, description=phase.lower() or "building")
 
-def _with_tensorrt(recipe: "BuildRecipe", library: "Flavour", hardware: bool, version: bool) -> "BuildRecipe":
-    if not (hardware or version):
-        return recipe
-    if not library.has_compatibility:
-        raise ConfigError(
-            "--hardware-compatible and --version-compatible are for --flavour tensorrt;"
-            " TensorRT for RTX builds for several GPUs with --sm"
-        )
-    settings = recipe.tensorrt
-    changed = replace(
-        settings,
-        hardware_compatible=settings.hardware_compatible or hardware,
-        version_compatible=settings.version_compatible or version,
-    )
-    return replace(recipe, tensorrt=changed)
-
-
-@contextmanager
-def _log_file(path: Path | None) -> Iterator[TextIO | None]:
-    if path is None:
-        yield None
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        opened = path.open("w", encoding="utf-8")
-    except OSError as e:
-        raise OutputError(f"the log {path} cannot be written ({e.strerror or e})") from e
-    with opened:
-        yield opened
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=terminal, transient=True)
+    return BuildReports(on_start, on_progress, lambda note: terminal.print(f"  {note}"))
 
 
 def _summarise(manifest: "EngineManifest") -> None:
     layers = ", ".join(f"{count} in {kind}" for kind, count in manifest.found.layers.items())
-    asked = "as asked" if manifest.found.is_as_asked(manifest.precision) else "NOT as asked"
+    asked = "as asked" if manifest.is_as_asked else "NOT as asked"
     terminal.print(f"  precision: {manifest.precision}, {asked}; layers by the {manifest.found.source}: {layers}")
     terminal.print(f"  for GPUs of compute capability {', '.join(manifest.targets)}")
     if manifest.plugins:

@@ -1,15 +1,14 @@
 """`condinst-compare`: two ONNX files, tensor by tensor."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from condinst_deploy.cli.command import FAILED, command_app, terminal
+from condinst_deploy.cli.command import FAILED, command_app, labelled, print_json, results_console, terminal
+from condinst_deploy.support.json_text import finite_or_none
 
 if TYPE_CHECKING:
     from condinst_deploy.contract import ModelManifest, NetworkInputs
@@ -44,15 +43,20 @@ def compare(
         )
     errors = comparison.errors
     if as_json:
-        tensors = [asdict(error) | {"is_output": error.is_output} for error in errors]
+        tensors = [_plain(asdict(error)) | {"is_output": error.is_output} for error in errors]
         detections = None if comparison.detections is None else asdict(comparison.detections)
-        print(json.dumps({"detections": detections, "tensors": tensors}, indent=2))
+        print_json({"detections": detections, "tensors": tensors})
     else:
-        _show(comparison, top, f"{escape(str(second))} against {escape(str(first))}, {len(batches)} images")
+        _show(comparison, top, f"{second} against {first}, {len(batches)} images")
     broken = [error for error in errors if error.not_finite]
     if broken:
-        terminal.print(f"[bold red]{len(broken)} tensors of {escape(str(second))} are not finite[/]")
+        terminal.print(labelled(f"{len(broken)} tensors", "bold red", f"of {second} are not finite"))
         raise typer.Exit(FAILED)
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Values for JSON: null for a figure of a tensor that is not finite, which `not_finite` counts."""
+    return {key: finite_or_none(value) if isinstance(value, float) else value for key, value in values.items()}
 
 
 def _batch(source: object, manifest: "ModelManifest") -> "NetworkInputs":
@@ -68,8 +72,6 @@ def _batch(source: object, manifest: "ModelManifest") -> "NetworkInputs":
 
 
 def _show(comparison: "Comparison", top: int, title: str) -> None:
-    from rich.console import Console
-
     outputs = [error for error in comparison.errors if error.is_output]
     layers = [error for error in comparison.errors if not error.is_output]
     table = Table(title=title, title_justify="left")
@@ -80,12 +82,12 @@ def _show(comparison: "Comparison", top: int, title: str) -> None:
     for part in (outputs, layers[:top]):
         for error in part:
             numbers = (f"{error.relative:.2g}", f"{error.largest:.2g}", f"{error.magnitude:.3g}")
-            table.add_row(escape(error.name), escape(error.node), *numbers, str(error.not_finite or ""))
+            table.add_row(error.name, error.node, *numbers, str(error.not_finite or ""))
         table.add_section()
-    console = Console(highlight=False)
-    console.print(table)
+    console = results_console()
+    console.print(table, soft_wrap=False)
     if comparison.detections is not None:
-        console.print(f"{comparison.detections}; the rows of the outputs are of the matched ones", soft_wrap=True)
+        console.print(f"{comparison.detections}; the rows of the outputs are of the matched ones")
     console.print(f"{len(layers)} layers compared, {min(top, len(layers))} shown; --json prints all")
 
 

@@ -1,14 +1,11 @@
 """`condinst-inspect`: what a checkpoint, an exported file or an engine is."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
-from condinst_deploy.cli.command import command_app
+from condinst_deploy.cli.command import command_app, labelled, print_json, results_console
 from condinst_deploy.contract.artifacts import check_there
 
 MOST_CLASSES, MOST_LAYERS = 10, 30
@@ -28,17 +25,16 @@ def inspect(
 
     found = inspect_file(file)
     if as_json:
-        print(json.dumps(found, indent=2))
+        print_json(found, "the description")
         return
-    lines = [f"[bold]{found['kind']}[/] {escape(found['path'])}"]
-    lines += {"checkpoint": _checkpoint, "ONNX file": _onnx, "TensorRT engine": _engine}[found["kind"]](found)
-    console = Console(highlight=False, soft_wrap=True, emoji=False)
-    for line in lines:
+    console = results_console()
+    console.print(labelled(found["kind"], "bold", found["path"]))
+    for line in {"checkpoint": _checkpoint, "ONNX file": _onnx, "TensorRT engine": _engine}[found["kind"]](found):
         console.print(line)
 
 
 def _checkpoint(found: dict[str, Any]) -> list[str]:
-    return [f"  {escape(found['note'])}", f"  {found['parameters']:,} parameters, float32", *_model(found["manifest"])]
+    return [f"  {found['note']}", f"  {found['parameters']:,} parameters, float32", *_model(found["manifest"])]
 
 
 def _onnx(found: dict[str, Any]) -> list[str]:
@@ -46,7 +42,7 @@ def _onnx(found: dict[str, Any]) -> list[str]:
     weights = ", ".join(f"{count} {kind}" for kind, count in found["weights"].items())
     functions = ", ".join(found["functions"]) or "none (inlined)"
     return [
-        f"  by {escape(found['producer'])}; opsets {opsets}; precision {found['precision'] or 'unknown'}",
+        f"  by {found['producer']}; opsets {opsets}; precision {found['precision'] or 'unknown'}",
         f"  weights: {weights}",
         *_tensors("input", found["inputs"]),
         *_tensors("output", found["outputs"]),
@@ -60,10 +56,11 @@ def _engine(found: dict[str, Any]) -> list[str]:
     layers = ", ".join(f"{count} in {kind}" for kind, count in engine["found"]["layers"].items())
     lines = [
         f"  flavour {engine['flavour']}, version {engine['library_version']}, {engine['plan_bytes'] / 1e6:.0f} MB,"
-        f" built in {engine['build_seconds']} s on {escape(engine['host'])} from {escape(engine['onnx'])}",
+        f" built in {engine['build_seconds']} s on {engine['host']} from {engine['onnx']}",
         f"  for GPUs of compute capability {', '.join(engine['targets'])}"
         + (" and every other from Ampere (80) on" if engine["hardware_compatible"] else ""),
         f"  precision {engine['precision']}; layers by the {engine['found']['source']}: {layers}",
+        *_ranges(engine["ranges"]),
         f"  plugins: {', '.join(engine['plugins']) or 'none'}",
         *_tensors("input", [t for t in engine["tensors"] if t["role"] == "input"]),
         *_tensors("output", [t for t in engine["tensors"] if t["role"] == "output"]),
@@ -73,10 +70,25 @@ def _engine(found: dict[str, Any]) -> list[str]:
             texts = (_shape(shapes[key]) for key in ("min", "opt", "max"))
             lines.append(f"  profile {number}: {name} {':'.join(texts)}")
     lines += _model(engine["model"])
-    lines += [f"  layer {escape(str(layer.get('Name', '?')))}" for layer in found["layers"][:MOST_LAYERS]]
+    lines += [f"  layer {layer.get('Name', '?')}" for layer in found["layers"][:MOST_LAYERS]]
     if len(found["layers"]) > MOST_LAYERS:
         lines.append(f"  {MOST_LAYERS} of {len(found['layers'])} layers shown; --json prints all")
-    return [*lines, f"  {escape(found['remark'])}"] if found["remark"] else lines
+    return [*lines, f"  {found['remark']}"] if found["remark"] else lines
+
+
+def _ranges(ranges: dict[str, Any] | None) -> list[str]:
+    if ranges is None:
+        return ["  ranges: not checked"]
+    from condinst_deploy.contract.engine_ranges import CheckedRanges
+    from condinst_deploy.support.validation import typed
+
+    checked = typed(ranges, CheckedRanges)
+    blocks = ", ".join(f"{name} {value:.4g}" for name, value in checked.blocks.items())
+    return [
+        f"  ranges: {checked}; SHA-256 of the images {checked.images_sha256}",
+        f"  largest magnitudes: {blocks}",
+        *(f"  handled: {node}" for node in checked.handled),
+    ]
 
 
 def _tensors(role: str, tensors: list[dict[str, Any]]) -> list[str]:
@@ -91,12 +103,12 @@ def _model(manifest: dict[str, Any]) -> list[str]:
     names, preprocessing, selection = manifest["class_names"], manifest["preprocessing"], manifest["selection"]
     shown = ", ".join(names[:MOST_CLASSES]) + (", ..." if len(names) > MOST_CLASSES else "")
     return [
-        f"  family {manifest['family']}; {len(names)} classes: {escape(shown)}",
+        f"  family {manifest['family']}; {len(names)} classes: {shown}",
         f"  images: short side {preprocessing['short_side']}, long side at most {preprocessing['long_side']},"
         f" padded to {preprocessing['pad_divisor']}",
         f"  class probability above {selection['score_threshold']}, NMS at IoU {selection['nms_iou']},"
         f" at most {selection['max_detections']} instances",
-        f"  weights from {escape(manifest['source'] or 'an unnamed file')}",
+        f"  weights from {manifest['source'] or 'an unnamed file'}",
     ]
 
 

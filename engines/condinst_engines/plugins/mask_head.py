@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from condinst_deploy.contract.onnx_names import DOMAIN, DYNAMIC_MASK_HEAD
 from condinst_deploy.kernels.aot import mask_head_source
-from condinst_deploy.kernels.mask_head import FLOAT32, HALF
-from condinst_engines.plugins.names import NAMESPACE
+from condinst_deploy.kernels.mask_head import launch_of
 from condinst_engines.plugins.ptx import plugin_kernel
 from condinst_engines.typed_network import DTYPES
 
@@ -21,7 +21,7 @@ Whole = npt.NDArray[np.int32]
 
 def register(trt: Any, trtp: Any) -> None:
     """Register the plugin; the annotations are TensorRT's, so it takes the module."""
-    name = f"{NAMESPACE}::DynamicMaskHead"
+    name = f"{DOMAIN}::{DYNAMIC_MASK_HEAD}"
 
     @trtp.register(name)  # type: ignore[untyped-decorator]
     def describe(
@@ -48,7 +48,7 @@ def register(trt: Any, trtp: Any) -> None:
     ) -> tuple[str, str, trtp.KernelLaunchParams, trtp.SymIntExprs]:
         dtype = DTYPES[feats.dtype.name]
         made = plugin_kernel(mask_head_source(dtype, int(channels[0]), int(hidden[0])))
-        plan = FLOAT32 if dtype == "float32" else HALF
+        plan = launch_of(dtype, int(hidden[0]))
         batch, _, height, width = (feats.shape_expr[i] for i in range(4))
         slots = params.shape_expr[1]
         launch = trtp.KernelLaunchParams(

@@ -3,11 +3,11 @@
 from functools import cache
 from importlib import import_module
 
-from condinst_engines.builder_library import Flavour
+from condinst_engines.builder_library import BuilderLibrary
 
 
 @cache
-def register_plugins(flavour: Flavour) -> None:
+def register_plugins(flavour: BuilderLibrary) -> None:
     """Register both plugins with a flavour that has plugins."""
     from condinst_engines.plugins import mask_head, select  # they compile kernels: Triton is needed from here on
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from condinst_deploy.contract.onnx_names import DOMAIN, SELECT_INSTANCES
 from condinst_deploy.kernels.aot import select_source
 from condinst_deploy.kernels.select import block_of
-from condinst_engines.plugins.names import NAMESPACE
 from condinst_engines.plugins.ptx import plugin_kernel
 
 Whole = npt.NDArray[np.int32]
@@ -20,7 +20,7 @@ Real = npt.NDArray[np.float32]
 
 def register(trt: Any, trtp: Any) -> None:
     """Register the plugin; the annotations are TensorRT's, so it takes the module."""
-    name = f"{NAMESPACE}::SelectInstances"
+    name = f"{DOMAIN}::{SELECT_INSTANCES}"
 
     @trtp.register(name)  # type: ignore[untyped-decorator]
     def describe(

@@ -3,10 +3,12 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from condinst_deploy.kernels.mask_head import MOST_CHANNELS, WIDE
+from condinst_deploy.contract.onnx_names import DYNAMIC_MASK_HEAD
+from condinst_deploy.kernels.mask_head import MOST_CHANNELS, MOST_HIDDEN
+from condinst_deploy.model.config import hidden_width
 from condinst_engines.rewrites.plugin_node import make_plugin
 
-OPERATION = "DynamicMaskHead"
+OPERATION = DYNAMIC_MASK_HEAD
 
 
 def refusal(node: gs.Node) -> str | None:
@@ -18,13 +20,13 @@ def refusal(node: gs.Node) -> str | None:
         return f"points are {points.dtype} and sizes {soi.dtype}; the kernel takes float32 coordinates"
     if not isinstance(feats.shape[1], int) or not isinstance(params.shape[2], int):
         return "the number of channels or of parameters is not fixed"
-    hidden = hidden_channels(feats.shape[1], params.shape[2])
+    hidden = hidden_width(feats.shape[1], params.shape[2])
     if hidden is None:
         return f"{params.shape[2]} parameters do not make three layers over {feats.shape[1]} channels"
-    if feats.shape[1] > MOST_CHANNELS or hidden > WIDE.value:
+    if feats.shape[1] > MOST_CHANNELS or hidden > MOST_HIDDEN:
         return (
             f"{feats.shape[1]} channels and {hidden} hidden ones; the kernel has room for"
-            f" {MOST_CHANNELS} and {WIDE.value}"
+            f" {MOST_CHANNELS} and {MOST_HIDDEN}"
         )
     return None
 
@@ -32,10 +34,4 @@ def refusal(node: gs.Node) -> str | None:
 def rewrite(node: gs.Node) -> None:
     """Make it a plugin node."""
     channels = node.inputs[0].shape[1]
-    make_plugin(node, {"channels": [channels], "hidden": [hidden_channels(channels, node.inputs[1].shape[2])]})
-
-
-def hidden_channels(channels: int, parameters: int) -> int | None:
-    """The hidden width H of a head with so many parameters: H (C + 2) + H H + H + H + H + 1."""
-    widths = range(1, parameters)
-    return next((h for h in widths if h * (channels + 2) + h * h + 3 * h + 1 == parameters), None)
+    make_plugin(node, {"channels": [channels], "hidden": [hidden_width(channels, node.inputs[1].shape[2])]})

@@ -2,10 +2,11 @@
 
 import onnx_graphsurgeon as gs
 
+from condinst_deploy.contract.onnx_names import SELECT_INSTANCES
 from condinst_deploy.kernels.select import MOST_CANDIDATES
 from condinst_engines.rewrites.plugin_node import make_plugin
 
-OPERATION = "SelectInstances"
+OPERATION = SELECT_INSTANCES
 
 
 def refusal(node: gs.Node) -> str | None:

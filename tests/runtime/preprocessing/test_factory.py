@@ -1,4 +1,4 @@
-"""The three ways from an image to the network's input, beside each other."""
+"""The ways to prepare an image, compared with each other."""
 
 from pathlib import Path
 from typing import Any, get_args
@@ -8,13 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from condinst_deploy.cli import predict as cli
+from condinst_deploy.cli import command as cli
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.errors import BackendError, ConfigError, ImageError
 from condinst_deploy.imaging.decode import rgb_from
-from condinst_deploy.runtime.preprocessing.batch import blank_inputs, network_inputs, stacked
-from condinst_deploy.runtime.preprocessing.factory import InputOptions, Pixels, Prepare, preparation
+from condinst_deploy.runtime.preprocessing.batch import HostWriter, blank_inputs, network_inputs, stacked
+from condinst_deploy.runtime.preprocessing.factory import preparation
 from condinst_deploy.runtime.preprocessing.tensor import jpeg_on
+from condinst_deploy.runtime.preprocessing.types import InputOptions, InputWriter, Pixels, Prepare
 from tests.support.models import IMAGES, noise_image
 
 SMALL = Preprocessing(short_side=64, long_side=112)
@@ -25,15 +26,15 @@ def geometry_of(image: Any) -> ImageGeometry:
     return ImageGeometry.of(image.shape[:2], SMALL)
 
 
-def way(pixels: Any) -> Prepare:
-    return preparation(pixels, geometry_of, "cpu")
+def way(pixels: Any, device: str = "cpu", writer: InputWriter | None = None) -> Prepare:
+    return preparation(pixels, geometry_of, writer or HostWriter(), device)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_exact_pixels_are_those_of_the_backends(size: tuple[int, int]) -> None:
     image = noise_image(3, *size)
     expected = network_inputs([image], [geometry_of(image)])
-    found = way("exact")(image)
+    found = way("exact")(image, "x")
     assert found.geometry == geometry_of(image)
     np.testing.assert_array_equal(found.image, image)
     for ours, theirs in zip(found.inputs, expected, strict=True):
@@ -54,13 +55,13 @@ def assert_close(found: Any, exact: Any, within: float) -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_fast_pixels_differ_by_one_at_most(size: tuple[int, int]) -> None:
     image = noise_image(3, *size)
-    found = way("fast")(image)
-    assert_close(found, way("exact")(image), within=1)
+    found = way("fast")(image, "x")
+    assert_close(found, way("exact")(image, "x"), within=1)
     np.testing.assert_array_equal(found.image, image)
 
 
 def test_nearly_all_fast_pixels_of_a_photograph_are_exact() -> None:
-    exact, fast = (way(pixels)(IMAGES / "coffee.png").inputs.images for pixels in ("exact", "fast"))
+    exact, fast = (way(pixels)(IMAGES / "coffee.png", "x").inputs.on_host().images for pixels in ("exact", "fast"))
     assert (exact != fast).mean() < 0.005
 
 
@@ -75,7 +76,7 @@ def test_a_jpeg_is_decoded_where_it_is_needed(tmp_path: Path) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU that PyTorch can use")
 def test_a_gpu_that_is_not_there_is_an_error() -> None:
     with pytest.raises(BackendError, match=r"pixels='cuda' .* PyTorch sees none; use pixels='exact' or 'fast'"):
-        preparation("cuda", geometry_of, "cpu")
+        way("cuda")
 
 
 @pytest.mark.gpu
@@ -84,7 +85,7 @@ def test_a_gpus_pixels_are_close(name: str, tmp_path: Path) -> None:
     path = tmp_path / "x.jpg"
     Image.open(IMAGES / f"{name}.png").convert("RGB").save(path, quality=95)
     for source, within in ((IMAGES / f"{name}.png", 1), (path, 12)):
-        assert_close(preparation("cuda", geometry_of, "cuda")(source), way("exact")(source), within)
+        assert_close(way("cuda", "cuda")(source, "x"), way("exact")(source, "x"), within)
 
 
 @pytest.mark.gpu
@@ -92,7 +93,7 @@ def test_a_damaged_jpeg_is_refused_on_a_gpu_as_on_the_cpu(tmp_path: Path) -> Non
     Image.fromarray(noise_image(0, 50, 70)).save(tmp_path / "x.jpg")
     (tmp_path / "x.jpg").write_bytes((tmp_path / "x.jpg").read_bytes()[:500])
     with pytest.raises(ImageError, match="truncated"):
-        preparation("cuda", geometry_of, "cuda")(tmp_path / "x.jpg")
+        way("cuda", "cuda")(tmp_path / "x.jpg", "x")
 
 
 @pytest.mark.parametrize("batch", [None, 3, 5])

@@ -25,6 +25,7 @@ from condinst_deploy.runtime.device_outputs import DeviceOutputs
 from condinst_deploy.runtime.predictor import Predictor, load_backend
 from condinst_deploy.runtime.tensorrt.backend import TensorRtBackend, runtime_library
 from condinst_deploy.runtime.tensorrt.shapes import BatchShape, largest_batch, profile_of
+from tests.support.batches import host_batch
 from tests.support.models import manifest_of, noise_image
 
 PLAN = b"not a plan that a library could read"
@@ -145,39 +146,37 @@ def test_a_missing_library_is_named_with_its_package(monkeypatch: pytest.MonkeyP
         runtime_library("rtx")
 
 
-@pytest.mark.parametrize("verb", ["forward", "infer"])
-def test_a_batch_outside_the_profiles_stops_before_any_context_is_made(verb: str) -> None:
+def test_a_batch_outside_the_profiles_stops_before_any_context_is_made() -> None:
     backend = TensorRtBackend(None, DYNAMIC, torch.device("cuda", 0))
     inputs = NetworkInputs(np.zeros((8, 3, 128, 128), np.uint8), np.full((8, 2), 128, np.int32))
     with pytest.raises(BackendError, match="images are 8x3x128x128"):
-        getattr(backend, verb)(inputs)
+        backend.forward(inputs)
 
 
-@pytest.mark.parametrize("verb", ["forward", "infer"])
-def test_a_closed_engine_says_so(verb: str) -> None:
+def test_a_closed_engine_says_so() -> None:
     with TensorRtBackend(None, DYNAMIC, torch.device("cuda", 0)) as backend:
         pass
     inputs = NetworkInputs(np.zeros((1, 3, 128, 128), np.uint8), np.full((1, 2), 128, np.int32))
     with pytest.raises(BackendError, match="was closed; load it again"):
-        getattr(backend, verb)(inputs)
+        backend.forward(inputs)
 
 
 def test_a_predictor_never_asks_for_more_than_the_engine_takes() -> None:
     backend = TensorRtBackend(None, DYNAMIC, torch.device("cuda", 0))
-    assert Predictor.of(backend).batch_size == 4
+    assert Predictor(backend).batch_size == 4
     with pytest.raises(ConfigError, match="batch_size is 5; the engine was built for at most 4"):
-        Predictor.of(backend, batch_size=5)
+        Predictor(backend, batch_size=5)
 
 
 def one_by_one(backend: Backend, images: list[RGBArray]) -> list[InstanceDetections]:
     """All runs before the first postprocessing: no run may write into the outputs of another."""
-    batches = [backend.preprocess([image]) for image in images]
-    outputs = [backend.infer(inputs) for inputs, _ in batches]
+    batches = [host_batch(backend, [image]) for image in images]
+    outputs = [backend.forward(inputs) for inputs, _ in batches]
     assert all(isinstance(each, DeviceOutputs) for each in outputs)
     results = []
     for given, (inputs, geometries) in zip(outputs, batches, strict=True):
         (found,) = backend.postprocess(given, geometries)
-        (want,) = backend.postprocess(backend.forward(inputs), geometries)
+        (want,) = backend.postprocess(backend.forward(inputs).on_host(), geometries)
         np.testing.assert_array_equal(found.boxes, want.boxes)
         ours, theirs = np.asarray(found.masks), np.asarray(want.masks)
         assert np.mean(ours != theirs) < 1e-4
@@ -192,10 +191,10 @@ def test_an_rtx_engine_gives_what_onnx_runtime_gives(slim_onnx: Path, tmp_path: 
 
     from condinst_engines.build import Surroundings
     from condinst_engines.build_recipe import BuildRecipe, RtxSettings
-    from condinst_engines.builder_library import load_flavour
+    from condinst_engines.builder_library import load_builder_library
     from condinst_engines.engine_file import EngineFiles, engine_from_onnx
 
-    library = load_flavour()
+    library = load_builder_library()
     major, minor = torch.cuda.get_device_capability()
     capability = f"{major}{minor}"
     if library.builds_ahead and capability not in library.targets:
@@ -203,7 +202,7 @@ def test_an_rtx_engine_gives_what_onnx_runtime_gives(slim_onnx: Path, tmp_path: 
     recipe = BuildRecipe(profiles=("1x3x128x128:1x3x128x224:2x3x224x224",), rtx=RtxSettings((capability,)))
     path, _ = engine_from_onnx(EngineFiles(slim_onnx, tmp_path / "slim.engine"), recipe, library, Surroundings())
     images = [noise_image(seed, 128, 160 + 32 * (seed % 2)) for seed in range(4)]
-    with Predictor(path) as engine, Predictor(slim_onnx, "cpu") as portable:
+    with Predictor(path) as engine, Predictor(slim_onnx, device="cpu") as portable:
         want = portable(images)
         with ThreadPoolExecutor(2) as threads:
             rounds = list(threads.map(lambda _: engine(images), range(6)))

@@ -1,0 +1,75 @@
+"""Progress of long commands: bars on a terminal, and elsewhere a line from time to time with rate and time left."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from condinst_deploy.cli.command import progress_bar, terminal
+
+LINE_SECONDS = 30.0
+"""Between two lines where there is no terminal to draw a bar on."""
+
+
+class ProgressLines:
+    """Lines of one or several tasks, at most one in `LINE_SECONDS`; none on a terminal, which has bars."""
+
+    def __init__(
+        self, seconds: float = LINE_SECONDS, clock: Callable[[], float] = time.monotonic, show: bool | None = None
+    ) -> None:
+        self._seconds, self._clock = seconds, clock
+        self._show = not terminal.is_terminal if show is None else show
+        self._told = clock()
+        self._begun: dict[str, tuple[float, int]] = {}  # time, and what was done before
+
+    def update(self, what: str, done: int, total: int) -> None:
+        """Take how much of a task is done; what its first call says was done before it began."""
+        now = self._clock()
+        begun, before = self._begun.setdefault(what, (now, done))
+        if self._show and now - self._told >= self._seconds:
+            terminal.print(progress_line(what, done, total, done - before, now - begun))
+            self._told = now
+
+
+def progress_line(what: str, done: int, total: int, counted: int, seconds: float) -> str:
+    """Return a line such as `images: 120 of 3000, 8.3/s, 5 min 47 s left`.
+
+    Args:
+        what: the task.
+        done: images, or whatever is counted, that are finished.
+        total: all of them.
+        counted: those that were finished in `seconds`; earlier runs may have done others.
+        seconds: since the first of them.
+    """
+    line = f"{what}: {done} of {total}"
+    if counted <= 0 or seconds <= 0:
+        return line
+    rate = counted / seconds
+    shown = f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"
+    return f"{line}, {shown}, {duration_text((total - done) / rate)} left"
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration in two units at most: `47 s`, `5 min 47 s`, `2 h 10 min`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+@contextmanager
+def progress_of(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """Show the progress of one task; the function that is given counts one more."""
+    lines = ProgressLines()
+    with progress_bar() as progress:
+        task, done = progress.add_task(what, total=total), 0
+        lines.update(what, 0, total)
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            progress.update(task, completed=done)
+            lines.update(what, done, total)
+
+        yield advance

@@ -1,0 +1,129 @@
+"""Checks of the libraries that backends, kernels and builders use."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from condinst_deploy.contract.engine_manifest import MODULES, Flavour
+from condinst_deploy.doctor.checks import Check
+from condinst_deploy.support.versions import version_of
+
+Answer = Mapping[str, Any]
+Probe = Callable[..., Answer]
+
+PACKAGES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt-rtx"}
+NAMES: dict[Flavour, str] = {"tensorrt": "TensorRT", "rtx": "TensorRT for RTX"}
+
+
+def runtimes_check() -> Check:
+    """The two packages of ONNX Runtime share one folder; with both, which one runs is an accident."""
+    found = {name: version for name in ("onnxruntime", "onnxruntime-gpu") if (version := version_of(name))}
+    text = ", ".join(f"{name} {version}" for name, version in found.items()) or "none"
+    if len(found) == 2:
+        advice = "pip uninstall both, then install one: onnxruntime-gpu for a GPU, onnxruntime for a CPU"
+        return Check("ONNX Runtime packages", "failed", f"{text} overwrite each other's files", advice, found)
+    return Check("ONNX Runtime packages", "ok" if found else "absent", text, details=found)
+
+
+def torch_check(answer: Answer, driver_sees_gpus: bool) -> Check:
+    """PyTorch, beside what the driver sees."""
+    if broken := _broken("PyTorch", answer, "pip install torch; checkpoints and GPU masks need it"):
+        return broken
+    gpus = answer["gpus"]
+    found = f"{answer['version']}, CUDA {answer['cuda'] or 'not built in'}, {len(gpus)} usable GPUs"
+    if driver_sees_gpus and not gpus:
+        advice = "the driver sees a GPU and PyTorch does not: install a CUDA build that this driver supports"
+        return Check("PyTorch", "warning", found, advice, answer)
+    unsupported = [gpu["name"] for gpu in gpus if not _has_kernels(gpu["capability"], answer.get("architectures", []))]
+    if unsupported:
+        advice = f"this build has no kernels for {', '.join(unsupported)}; install another build of PyTorch"
+        return Check("PyTorch", "warning", found, advice, answer)
+    return Check("PyTorch", "ok", found, details=answer)
+
+
+def _has_kernels(capability: str, architectures: list[str]) -> bool:
+    """Binary kernels run on their own generation; PTX (`compute_`) runs on it and on later ones."""
+    major = capability[:-1]
+    for name in architectures:
+        kind, _, number = name.partition("_")
+        digits = "".join(c for c in number if c.isdecimal())
+        if kind == "sm" and digits[:-1] == major and int(digits) <= int(capability):
+            return True
+        if kind == "compute" and digits and int(digits) <= int(capability):
+            return True
+    return not architectures
+
+
+def onnxruntime_check(answer: Answer, driver_sees_gpus: bool) -> Check:
+    """ONNX Runtime's providers that really run, not those that it lists."""
+    if broken := _broken("ONNX Runtime", answer, "pip install onnxruntime-gpu (it runs on CPUs, too)"):
+        return broken
+    loads: dict[str, bool] = answer["providers"]
+    short = {name: name.removesuffix("ExecutionProvider") for name in loads}
+    running = ", ".join(short[name] for name, works in loads.items() if works) or "nothing"
+    listed = ", ".join(short[name] for name, works in loads.items() if not works)
+    found = f"{answer['version']} runs on {running}" + (f"; listed, but does not load: {listed}" if listed else "")
+    if not loads.get("CPUExecutionProvider"):
+        return Check("ONNX Runtime", "failed", found, "reinstall onnxruntime-gpu", answer)
+    if driver_sees_gpus and not loads.get("CUDAExecutionProvider"):
+        advice = (
+            "its CUDA provider does not load: install onnxruntime-gpu, and the CUDA and cuDNN that it was built for"
+        )
+        return Check("ONNX Runtime", "warning", found, advice, answer)
+    return Check("ONNX Runtime", "ok", found, details=answer)
+
+
+def tensorrt_check(flavour: Flavour, answer: Answer) -> Check:
+    """One flavour of TensorRT: it builds engines, runs engines, or both."""
+    name = NAMES[flavour]
+    if broken := _broken(name, answer, f"pip install {PACKAGES[flavour]}; engines of this flavour need it"):
+        return broken
+    abilities = {"builds engines": answer["builder"], "has a runtime": answer["runtime"]}
+    can = ", ".join(text for text, there in abilities.items() if there) or "neither builds nor runs engines here"
+    found = f"{answer['version']}: {can}"
+    if not answer["builder"] and not answer["runtime"]:
+        return Check(name, "warning", found, "it needs an NVIDIA GPU and its driver", answer)
+    return Check(name, "ok", found, details=answer)
+
+
+def triton_check(answer: Answer) -> Check:
+    """Triton's compiler."""
+    if broken := _broken("Triton", answer, "PyTorch's CUDA builds bring it; masks on a GPU are slower without"):
+        return broken
+    if not answer["compiles"]:
+        return Check(
+            "Triton", "failed", f"{answer['version']} does not compile our kernels", "reinstall triton", answer
+        )
+    return Check("Triton", "ok", f"{answer['version']} compiles our kernels", details=answer)
+
+
+def nvjpeg_check(answer: Answer) -> Check:
+    """JPEG decoding on the GPU."""
+    if broken := _broken("nvJPEG", answer, "`--pixels cuda` needs it; other options do not"):
+        return broken
+    if not answer["decodes"]:
+        return Check("nvJPEG", "failed", "a decoded image has the wrong shape", "do not use --pixels cuda", answer)
+    return Check("nvJPEG", "ok", f"torchvision {answer['version']} decodes on the GPU", details=answer)
+
+
+def library_checks(probe: Probe, driver_sees_gpus: bool) -> list[Check]:
+    """All of them; each probe runs in a process of its own."""
+    torch = torch_check(probe("torch"), driver_sees_gpus)
+    checks = [
+        torch,
+        runtimes_check(),
+        onnxruntime_check(probe("onnxruntime"), driver_sees_gpus),
+        *(tensorrt_check(flavour, probe("tensorrt", module)) for flavour, module in MODULES.items()),
+        triton_check(probe("triton")),
+    ]
+    if torch.details.get("gpus"):
+        checks.append(nvjpeg_check(probe("nvjpeg")))
+    return checks
+
+
+def _broken(name: str, answer: Answer, advice: str) -> Check | None:
+    """The check of a library that is not installed, or that fails; None if it answered."""
+    if "missing" in answer:
+        return Check(name, "absent", f"not installed ({answer['missing']})", advice, answer)
+    if "failed" in answer:
+        return Check(name, "failed", f"fails: {answer['failed']}", f"reinstall it. {advice}", answer)
+    return None

@@ -1,0 +1,86 @@
+"""Evaluate models and results files: metrics, comparison with the first, report, files."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from condinst_deploy.evaluation.evaluator import Detector, Evaluation, OnProgress
+from condinst_deploy.evaluation.evaluator import evaluate as evaluate_sources
+from condinst_deploy.evaluation.gate import failures
+from condinst_deploy.evaluation.ground_truth import GroundTruth, load_ground_truth
+from condinst_deploy.evaluation.report import Verdict, figures_json, write_html
+from condinst_deploy.evaluation.sources import METRICS, REPORT, EvaluationOptions, checked_sources
+from condinst_deploy.runtime.coco_results import write_json
+from condinst_deploy.support.atomic_write import check_writable
+from condinst_deploy.support.folder_lock import locked_folder
+
+
+@dataclass(frozen=True)
+class EvaluationReports:
+    """Functions that are called while an evaluation runs."""
+
+    on_stage: Callable[[str], None] = lambda stage: None  # what begins now
+    on_ground_truth: Callable[[GroundTruth], None] = lambda ground_truth: None  # the annotations were read
+    on_progress: OnProgress = lambda what, done, of: None  # images of a model, and so on
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluatedModels:
+    """What an evaluation found.
+
+    Attributes:
+        evaluation: metrics of each side, and comparisons with the first.
+        verdict: whether the gate passed.
+        metrics: the content of figures.json, plain JSON values.
+        report: the HTML report, absolute.
+    """
+
+    evaluation: Evaluation
+    verdict: Verdict
+    metrics: dict[str, Any]
+    report: Path
+
+
+def evaluate(
+    annotations: str | Path,
+    images: str | Path | None = None,
+    models: Sequence[str | Path] = (),
+    results: Sequence[str | Path] = (),
+    options: EvaluationOptions | None = None,
+    reports: EvaluationReports | None = None,
+    detector: Detector | None = None,
+) -> EvaluatedModels:
+    """Evaluate models and results files on a COCO-format data set, and compare each with the first.
+
+    Writes report.html, figures.json and NAME.results.json into `options.out`. An interrupted evaluation goes on where
+    it stopped, and ends with the same numbers.
+
+    Args:
+        annotations: COCO annotation file with the ground truth.
+        images: folder of its images; models need it.
+        models: model files (.pth, .onnx, .engine); the first is the reference.
+        results: COCO results files; they come after the models.
+        options: how it is run.
+        reports: functions that are called while it runs.
+        detector: runs each model on all images; None: in this process.
+
+    Raises:
+        CondInstError: a model, an image, an annotation file or a results file cannot be used; the kind tells which.
+    """
+    options, reports = options or EvaluationOptions(), reports or EvaluationReports()
+    annotations, folder = Path(annotations), None if images is None else Path(images)
+    sources = checked_sources([*map(Path, models)], [*map(Path, results)], annotations, folder, options)
+    check_writable(options.out / REPORT)
+    reports.on_stage("reading the annotations")
+    ground_truth = load_ground_truth(annotations, folder, options.limit)
+    reports.on_ground_truth(ground_truth)
+    with locked_folder(options.out):
+        evaluation = evaluate_sources(sources, ground_truth, options, reports.on_progress, detector)
+        verdict = Verdict(options.gate, () if options.gate is None else tuple(failures(evaluation, options.gate)))
+        metrics = figures_json(evaluation, verdict, options.per_class)
+        write_json(options.out / METRICS, metrics)
+        reports.on_stage("drawing the report")
+        report = options.out / REPORT
+        write_html(report, evaluation, verdict, options.per_class)
+    return EvaluatedModels(evaluation, verdict, metrics, report.absolute())

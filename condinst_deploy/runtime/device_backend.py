@@ -1,0 +1,43 @@
+"""What backends have in common whose network reads tensors on a device."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+
+from condinst_deploy.contract import NetworkInputs
+from condinst_deploy.runtime.backend import Backend
+from condinst_deploy.runtime.device_inputs import DeviceInputs, DeviceWriter, collated, inputs_on
+from condinst_deploy.runtime.preprocessing.types import Inputs
+
+
+class DeviceBackend(Backend):
+    """A backend on a PyTorch device.
+
+    Prepared images are written into tensors: pinned memory for a GPU. Batches are copied to the GPU on a stream of
+    their own while the network runs.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = str(device)
+        self.torch_device = _indexed(device)
+        self.input_writer = DeviceWriter(self.torch_device)
+
+    def collate(self, parts: Sequence[Inputs]) -> DeviceInputs:
+        """Put prepared images together on the device."""
+        tensors = [inputs_on(part, self.torch_device) if isinstance(part, NetworkInputs) else part for part in parts]
+        return collated(tensors, self.static_batch, self.torch_device, self._upload_stream)
+
+    def synchronize(self) -> None:
+        """Wait until the device has finished all work."""
+        if self.torch_device.type == "cuda":
+            torch.cuda.synchronize(self.torch_device)
+
+    @cached_property
+    def _upload_stream(self) -> torch.cuda.Stream | None:
+        return torch.cuda.Stream(self.torch_device) if self.torch_device.type == "cuda" else None
+
+
+def _indexed(device: torch.device) -> torch.device:
+    """Return "cuda" with the number of the current GPU, as tensors on it have it."""
+    return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device

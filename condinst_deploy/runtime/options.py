@@ -1,0 +1,170 @@
+"""Options of `Predictor`, and how they go together with a model."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from decimal import ROUND_CEILING, Context
+from numbers import Integral, Real
+from typing import TypedDict
+
+from condinst_deploy.contract import ModelManifest
+from condinst_deploy.errors import ConfigError
+from condinst_deploy.runtime.backend import Backend
+from condinst_deploy.runtime.cores import CpuThreads, usable_cores
+from condinst_deploy.runtime.observer import Observer
+from condinst_deploy.runtime.postprocess import ResultFilter
+from condinst_deploy.runtime.preprocessing.types import InputOptions
+from condinst_deploy.shown_text import shown_value
+from condinst_deploy.support.suggestions import did_you_mean
+
+Classes = Sequence[str | int] | str | int
+
+WINDOW_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class PredictorOptions:
+    """How a model is loaded and run.
+
+    Attributes:
+        device: "auto", "cpu", "cuda" or "cuda:N". A backend that is loaded already has its device; leave "auto" then.
+        score_threshold: keep detections whose score (class probability and centerness together) is above it; not
+            below the model's own threshold (`Selection.lowest_score`). None: the model's own.
+        classes: names or labels to keep, or a single one; None: all.
+        max_detections: keep this number of the best detections of an image; it can only lower the model's own limit.
+        batch_size: images in a batch of the network; None: 1 on a CPU, 8 on a GPU.
+        inputs: how images are decoded and resized. By default as the references do it, with one thread for every
+            eight cores beside a network on a CPU, and one thread for each core, 16 at most, beside a GPU.
+        threads: threads of the network on a CPU, for `.onnx` files; None: one for each physical core. A backend that
+            is loaded already has its threads.
+        window_batches: `stream` makes batches of equal padded shape among this many batches of images. A larger window
+            finds more full batches of images of many sizes; a result waits longer, and more images are held. With a
+            batch size of 1 the window is one image.
+        observer: called for each stage of each image or batch; None: no cost. See `condinst_deploy.runtime.observer`.
+    """
+
+    device: str = "auto"
+    score_threshold: float | None = None
+    classes: Classes | None = None
+    max_detections: int | None = None
+    batch_size: int | None = None
+    inputs: InputOptions = field(default_factory=InputOptions)
+    threads: CpuThreads | None = None
+    window_batches: int = WINDOW_BATCHES
+    observer: Observer | None = None
+
+    def __post_init__(self) -> None:
+        """Check what does not depend on the model.
+
+        Raises:
+            ConfigError: a value is not allowed.
+        """
+        self._check_types()
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ConfigError(f"batch_size is {self.batch_size}; expected at least 1")
+        if self.window_batches < 1:
+            raise ConfigError(f"window_batches is {self.window_batches}; expected at least 1")
+
+    def _check_types(self) -> None:
+        none = type(None)
+        expected: dict[str, tuple[type, ...]] = {
+            "device": (str,),
+            "score_threshold": (Real, none),
+            "classes": (Iterable, Integral, none),
+            "max_detections": (Integral, none),
+            "batch_size": (Integral, none),
+            "inputs": (InputOptions,),
+            "threads": (CpuThreads, none),
+            "window_batches": (Integral,),
+        }
+        for name, types in expected.items():
+            value = getattr(self, name)
+            if not isinstance(value, types) or isinstance(value, bool):
+                words = " or ".join(_WORDS.get(kind, kind.__name__) for kind in types)
+                raise ConfigError(f"{name} is {shown_value(value)}; expected {words}")
+
+
+_WORDS: dict[type, str] = {
+    str: "text",
+    Real: "a number",
+    Integral: "a whole number",
+    Iterable: "names or labels",
+    type(None): "None",
+}
+
+
+class PredictorKeywords(TypedDict, total=False):
+    """The fields of `PredictorOptions`, as keyword arguments of `Predictor`."""
+
+    device: str
+    score_threshold: float | None
+    classes: Classes | None
+    max_detections: int | None
+    batch_size: int | None
+    inputs: InputOptions
+    threads: CpuThreads | None
+    window_batches: int
+    observer: Observer | None
+
+
+def batch_size_for(backend: Backend, asked: int | None) -> int:
+    """Return the batch size of a predictor.
+
+    Raises:
+        ConfigError: the model does not take so many images.
+    """
+    static, largest = backend.static_batch, backend.largest_batch
+    if static is not None:
+        if asked is not None and asked > static:
+            raise ConfigError(f"batch_size is {asked}; the model was exported for {static} at a time")
+        return asked or static
+    if largest is not None and asked is not None and asked > largest:
+        raise ConfigError(f"batch_size is {asked}; the engine was built for at most {largest} at a time")
+    usual = 8 if backend.device.startswith("cuda") else 1
+    return asked or min(usual, largest or usual)
+
+
+def preparing_threads(device: str) -> int:
+    """Return the number of threads that prepare images.
+
+    A thread prepares about 40 images a second. A network on the same cores is far slower, and needs the cores.
+    """
+    cores = usable_cores()
+    return min(cores, 16) if device.startswith("cuda") else max(1, cores // 8)
+
+
+def result_filter_for(manifest: ModelManifest, options: PredictorOptions) -> ResultFilter:
+    """Return the filter of a model's detections.
+
+    Raises:
+        ConfigError: a threshold, a class or a limit does not fit the model.
+    """
+    own, score_threshold, max_detections = manifest.selection, options.score_threshold, options.max_detections
+    if score_threshold is not None and not own.lowest_score <= score_threshold <= 1:
+        raise ConfigError(
+            f"score_threshold is {score_threshold}; the model was made with {_rounded_up(own.lowest_score)} and can"
+            " only be raised from there, up to 1. Export it again with --score-threshold for a lower one"
+        )
+    if max_detections is not None and not 1 <= max_detections <= own.max_detections:
+        raise ConfigError(
+            f"max_detections is {max_detections}; expected 1 to {own.max_detections}, the model's own."
+            " Export it again with --max-detections for more"
+        )
+    classes = options.classes
+    wanted = [classes] if isinstance(classes, str | int | Integral) else classes
+    labels = None if wanted is None else frozenset(_label(manifest.class_names, c) for c in wanted)
+    return ResultFilter(score_threshold, labels, max_detections)
+
+
+def _rounded_up(value: float) -> str:
+    """Return four digits of a limit, rounded up, so that the printed value is allowed."""
+    return f"{Context(prec=4, rounding=ROUND_CEILING).create_decimal(repr(value)).normalize():f}"
+
+
+def _label(names: Sequence[str], wanted: str | int) -> int:
+    if isinstance(wanted, Integral) and not isinstance(wanted, bool) and 0 <= wanted < len(names):
+        return int(wanted)
+    if wanted in names:
+        return names.index(str(wanted))
+    raise ConfigError(
+        f"the model has no class {wanted!r}; its classes are {', '.join(names)}{did_you_mean(wanted, names)}"
+    )

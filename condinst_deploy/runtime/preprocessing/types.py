@@ -1,0 +1,68 @@
+"""Types of the preprocessing stage."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, get_args
+
+from condinst_deploy.contract import ImageGeometry, NetworkInputs
+from condinst_deploy.errors import ConfigError
+from condinst_deploy.imaging.decode import RGBArray
+
+if TYPE_CHECKING:  # it imports PyTorch, and arguments are checked before PyTorch is imported
+    from torch import Tensor
+
+    from condinst_deploy.runtime.device_inputs import DeviceInputs
+
+Inputs: TypeAlias = "NetworkInputs | DeviceInputs"
+"""Input of the network: arrays on the host, or tensors on a device."""
+
+Pixels = Literal["exact", "fast", "cuda"]
+"""How images are decoded and resized: on the CPU as the references do it, on the CPU by PyTorch, or on a GPU."""
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """How images become the network's input."""
+
+    pixels: Pixels = "exact"
+    workers: int | None = None  # threads that decode and resize; None: see `PredictorOptions.inputs`
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigError: a value is not allowed.
+        """
+        if self.pixels not in get_args(Pixels):
+            raise ConfigError(f"pixels is {self.pixels!r}; expected one of {', '.join(get_args(Pixels))}")
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError(f"workers is {self.workers}; expected at least 1")
+
+
+class Prepared(NamedTuple):
+    """An image that is ready for the network."""
+
+    image: RGBArray  # (H, W, 3) uint8, upright
+    geometry: ImageGeometry
+    inputs: Inputs  # a batch of this image alone, in the backend's memory
+
+
+class InputWriter(Protocol):
+    """Writes resized images into the memory that a backend reads its input from.
+
+    Each call allocates the memory of one image, `(1, 3, H, W)` uint8 with the padded size of the geometry, and writes
+    the image and zeros around it. Threads may call a writer at the same time.
+    """
+
+    def from_array(self, resized: RGBArray, geometry: ImageGeometry) -> Inputs:
+        """Write `(h, w, 3)` uint8 from the host."""
+
+    def from_tensor(self, resized: "Tensor", geometry: ImageGeometry) -> Inputs:
+        """Write `(3, h, w)` uint8 from any device. A tensor on the backend's GPU does not cross to the host."""
+
+
+GeometryOf = Callable[[RGBArray], ImageGeometry]
+"""`Backend.geometry` of a model."""
+
+Prepare = Callable[[Any, str], Prepared]
+"""(image of any kind, its name) -> prepared image. Raises `ImageError`. Threads may call it at the same time."""

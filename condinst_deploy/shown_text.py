@@ -1,0 +1,79 @@
+"""Text from files made safe to show: on a terminal, in a log, in an error message.
+
+A class name, a key of a checkpoint or a file's name can hold anything: escape sequences that set a terminal's title,
+line breaks that forge a line, marks that turn the direction of writing, a million characters.
+"""
+
+import re
+import reprlib
+import unicodedata
+from typing import Any
+
+LONGEST = 4000
+"""Characters of a message that are shown; of a longer one the middle is left out."""
+
+_JOINERS = "\u200c\u200d"
+"""Format characters that words of some scripts, and emoji, are written with."""
+
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode's categories of controls, format characters (bidi controls among them), surrogates and line separators."""
+
+_SUSPECT = re.compile(r"[^ -~]")
+
+
+def shown(text: object, longest: int = LONGEST) -> str:
+    r"""`text` in one line that can be printed anywhere.
+
+    Controls, line breaks, lone surrogates and bidi controls become escapes as Python writes them (`\x1b`, `\n`,
+    `\ud800`). A text of more than `longest` characters is shortened, and says by how much.
+    """
+    return _SUSPECT.sub(_escaped, shortened(str(text), longest))
+
+
+def shortened(text: str, longest: int) -> str:
+    """Beginning and end of a text of more than `longest` characters, with the number of those that are left out."""
+    if len(text) <= longest:
+        return text
+    end = longest // 4
+    start = longest - end
+    return f"{text[:start]}[... {len(text) - start - end:,} more characters ...]{text[-end:] if end else ''}"
+
+
+def shown_value(value: Any, longest: int = 60) -> str:
+    """A value from a file as an error message quotes it.
+
+    Values that contain others are cut off while they are written: lists that share their parts can be small in memory
+    and endless as text. Whole numbers of thousands of digits are described, for Python refuses to write them.
+    """
+    return shown(_SHORT.repr(value), longest)
+
+
+class _Short(reprlib.Repr):
+    """`repr` of a bounded size, for subclasses of containers, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 60
+        self.maxlevel = 4
+
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if x.bit_length() < 200 else f"a whole number of {x.bit_length():,} bits"
+
+    def repr_bytes(self, x: bytes, level: int) -> str:
+        return repr(x[: self.maxstring])
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        for kind in (dict, list, tuple, set, frozenset, str, bytes, int):
+            if isinstance(x, kind) and type(x) is not bool:
+                return str(getattr(self, f"repr_{kind.__name__}")(x, level))
+        return str(super().repr_instance(x, level))
+
+
+_SHORT = _Short()
+
+
+def _escaped(match: re.Match[str]) -> str:
+    character = match[0]
+    if unicodedata.category(character) not in _HIDDEN or character in _JOINERS:
+        return character
+    return ascii(character)[1:-1]

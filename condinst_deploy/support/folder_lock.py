@@ -1,0 +1,42 @@
+"""One run at a time in a folder of results."""
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from condinst_deploy.errors import ConfigError, OutputError
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Make the folder and keep other runs out of it until the block ends, however it ends.
+
+    The folder itself is locked: nothing is left in it, and the system unlocks it when the process dies. On a file
+    system without locks the block runs unprotected.
+
+    Raises:
+        ConfigError: another run is at work in it.
+        OutputError: it cannot be made or opened.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (OSError, ValueError) as e:
+        reason = getattr(e, "strerror", None) or e
+        raise OutputError(f"the folder {folder} cannot be written ({reason}); choose another place") from e
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            if e.errno == errno.EWOULDBLOCK:
+                raise ConfigError(
+                    f"another run is writing into {folder}; wait for it, or name another folder with --out"
+                ) from e
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise OutputError(f"the folder {folder} cannot be written (Permission denied); choose another place")
+        yield
+    finally:
+        os.close(descriptor)

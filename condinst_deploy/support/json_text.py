@@ -1,0 +1,44 @@
+"""The one place where JSON is written: what is no JSON is never written."""
+
+import json
+import math
+from typing import Any
+
+from condinst_deploy.errors import OutputError
+from condinst_deploy.shown_text import shown
+
+
+def json_text(value: Any, what: str, *, indent: int | None = None, sort_keys: bool = False) -> str:
+    """`value` as JSON in ASCII; without `indent` it has no spaces.
+
+    Args:
+        value: plain JSON values.
+        what: what an error calls it.
+        indent: spaces of a level.
+        sort_keys: in the order of the keys.
+
+    Raises:
+        OutputError: a number in it is NaN or infinite, which JSON does not have.
+    """
+    separators = (",", ":") if indent is None else None
+    try:
+        return json.dumps(value, allow_nan=False, indent=indent, sort_keys=sort_keys, separators=separators)
+    except ValueError as e:
+        where, number = _not_finite(value) or ("", "a value that JSON does not have")
+        raise OutputError(
+            f"{what} cannot be written as JSON: {where or 'it'} is {number}; expected finite numbers"
+        ) from e
+
+
+def finite_or_none(value: float) -> float | None:
+    """A number for JSON, null where it is NaN or infinite and its reader is told so elsewhere."""
+    return value if math.isfinite(value) else None
+
+
+def _not_finite(value: Any, where: str = "") -> tuple[str, float] | None:
+    """Place of the first number that is not finite, and the number."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else (where.lstrip("."), value)
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    found = (_not_finite(part, f"{where}.{shown(key, 60)}") for key, part in items)
+    return next((place for place in found if place is not None), None)

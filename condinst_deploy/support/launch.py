@@ -1,0 +1,124 @@
+"""How a command begins and ends: signals are heard before anything large is imported, and every end is one line.
+
+Nothing here imports more than the standard library, so that a signal in the first moments is one line, too.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from typing import NoReturn
+
+from condinst_deploy.shown_text import shown
+from condinst_deploy.support.extras import missing_library
+from condinst_deploy.support.signals import exit_status, listen, received, stop_listening
+
+FAILED = 1
+
+
+def command(module: str) -> Callable[[], None]:
+    """The entry point of a command: hears signals, then imports the module and calls its `main`."""
+
+    def entry() -> None:
+        def main() -> None:
+            import_module(module).main()
+
+        run(main)
+
+    return entry
+
+
+def run(main: Callable[[], object]) -> NoReturn:
+    """Run a command to its exit status; nothing that a user, a disk or a signal can cause prints a traceback.
+
+    Args:
+        main: raises `SystemExit` with a status, or returns when all went well.
+    """
+    listen(_say_ended)
+    threading.excepthook = _thread_failed
+    status = 0
+    try:
+        main()
+    except SystemExit as e:
+        status = e.code if isinstance(e.code, int) else FAILED if e.code else 0
+    except (KeyboardInterrupt, OSError, MemoryError) as e:
+        status = FAILED
+        say(reason_of(e))
+    except ModuleNotFoundError as e:
+        line = missing_library(e)
+        if line is None:
+            raise
+        status = FAILED
+        say(f"error: {line}")
+    except Exception:
+        if received() is None:  # a defect: its traceback is what we need
+            raise
+        status = FAILED
+    if received() is not None and status:
+        status = exit_status()
+    leave(status)
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """A thread of a library ended: a full disk is one line there, too."""
+    if isinstance(failure.exc_value, OSError | MemoryError):
+        say(reason_of(failure.exc_value))
+    elif received() is None:
+        threading.__excepthook__(failure)
+
+
+def reason_of(error: BaseException) -> str:
+    """One line on an error that comes from the system and not from this toolkit."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, MemoryError):
+        return "error: the memory is not enough; try smaller images, a smaller batch or a machine with more"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"error: {os.fsdecode(error.filename)}: {error.strerror or error}; check the place and its free space"
+    return f"error: {getattr(error, 'strerror', None) or error}; check the disk, the current folder and the output"
+
+
+def say(line: str) -> None:
+    """One line on standard error, where that can be written."""
+    with suppress(OSError, ValueError):
+        print(shown(line), file=sys.stderr, flush=True)
+
+
+def leave(status: int) -> NoReturn:
+    """End the process with a status; text that standard output does not take makes the status 1."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has enough
+        status = status or FAILED
+        _close_stdout()
+    except (OSError, ValueError) as e:
+        status = status or FAILED
+        say(f"error: standard output cannot be written ({getattr(e, 'strerror', None) or e})")
+        _close_stdout()
+    stop_listening()
+    others = [thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
+    if others and status:  # a network that does not stop would keep the process
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _close_stdout() -> None:
+    """What is left in its buffer goes nowhere, so that the interpreter does not try once more."""
+    with suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.close(nowhere)
+
+
+def _say_ended(number: int) -> None:
+    """Before a process ends without leaving its blocks."""
+    from condinst_deploy.support.atomic_write import remove_own
+
+    remove_own()
+    shown_cursor = b"\x1b[?25h" if os.isatty(2) else b""  # a progress bar hides it
+    with suppress(OSError):
+        os.write(2, shown_cursor + b"\nended at once; what was not finished is lost\n")

@@ -1,0 +1,61 @@
+"""Options of a training run; light, so that a command can check them before it imports PyTorch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from condinst_deploy.contract.artifacts import CHECKPOINT, check_there
+from condinst_deploy.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What a run changes in its recipe, where it starts, and where it writes.
+
+    Attributes:
+        out: folder of the run; None: `runs/NAME_OF_THE_RECIPE`.
+        train_annotations: COCO annotation file to train on; None, as for the next three: the recipe's.
+        train_images: folder of its images.
+        val_annotations: COCO annotation file to evaluate on.
+        val_images: folder of its images.
+        weights: CondInst checkpoint to fine-tune.
+        backbone: file with a ResNet to start from.
+        num_classes: number of classes that the data set must have.
+        iterations: length of the run, instead of the recipe's.
+        seed: instead of the recipe's.
+        resume: continue from the last checkpoint in the folder of the run.
+        strict: refuse a data set with anything odd in it, instead of a warning.
+        device: auto, cpu, cuda or cuda:N.
+    """
+
+    out: Path | None = None
+    train_annotations: Path | None = None
+    train_images: Path | None = None
+    val_annotations: Path | None = None
+    val_images: Path | None = None
+    weights: Path | None = None
+    backbone: Path | None = None
+    num_classes: int | None = None
+    iterations: int | None = None
+    seed: int | None = None
+    resume: bool = False
+    strict: bool = False
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check what the run begins with.
+
+        Raises:
+            CheckpointError: the file of weights or of the backbone does not exist.
+            ConfigError: two options name different beginnings.
+        """
+        for start in filter(None, (self.weights, self.backbone)):
+            check_there(start, CHECKPOINT)
+        if self.weights is not None and (self.backbone is not None or self.resume):
+            other = "--resume" if self.resume else "--backbone"
+            raise ConfigError(f"--weights and {other} both say what to begin with; give one of them")
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Those places of the data that are given, by their names in the recipe."""
+        names = ("train_annotations", "train_images", "val_annotations", "val_images")
+        return {name: str(path) for name in names if (path := getattr(self, name)) is not None}

@@ -1,0 +1,154 @@
+"""Train a model: recipe and data in, a folder with checkpoint, model, curves and metrics out."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from condinst_deploy.data.analysis import analyse
+from condinst_deploy.data.coco import CocoDataset
+from condinst_deploy.data.shapes import TRAIN_COUNT, VAL_COUNT, ShapesConfig, generate_shapes
+from condinst_deploy.errors import ConfigError
+from condinst_deploy.runtime.torch_backend import torch_device
+from condinst_deploy.support.atomic_write import check_writable
+from condinst_deploy.support.folder_lock import locked_folder
+from condinst_deploy.training import trainer
+from condinst_deploy.training.history import Record
+from condinst_deploy.training.options import TrainOptions
+from condinst_deploy.training.recipe import Recipe, load_recipe
+from condinst_deploy.training.run import TrainingRun, fine_tuning_run, new_run, resumed_run
+from condinst_deploy.training.trainer import Reports, Sets
+
+SHAPES_FOLDER = Path("data/shapes")
+"""Where the generated data set is written, below the current directory."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a run leaves.
+
+    Attributes:
+        folder: folder of the run, absolute.
+        model: the model's file in it.
+        metrics: of the last evaluation; average precision from 0 to 1, for example `segm/ap`.
+    """
+
+    folder: Path
+    model: Path
+    metrics: Record
+
+
+def train(
+    recipe: str | Path | Recipe, options: TrainOptions | None = None, reports: Reports | None = None
+) -> TrainedModel:
+    """Train a CondInst model to the end of its recipe.
+
+    The folder of the run gets last.pth (checkpoint), model.pth, history.jsonl, TensorBoard scalars, curves.png and
+    predictions.jpg. A recipe with `data.shapes` generates its data (375 MB) in data/shapes below the current directory.
+
+    Args:
+        recipe: name of a recipe of the package, path of a TOML file, or a recipe; one that is not read from a file
+            needs `options.out`.
+        options: what differs from the recipe, where the run starts, and where it writes.
+        reports: functions that are called while the run goes on.
+
+    Raises:
+        ConfigError: a setting cannot be used, or the folder holds another run.
+        CheckpointError: weights cannot be loaded.
+        DataError: the data set is malformed or incomplete.
+        KeyboardInterrupt: Ctrl-C; the checkpoint was written, and `options.resume` continues the run.
+    """
+    options, reports = options or TrainOptions(), reports or Reports()
+    folder = _folder(recipe, options)
+    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe))
+    check_writable(folder / trainer.CHECKPOINT)
+    chosen = _with_data(_changed(chosen, options, reports), options, reports)
+    reports.on_stage("reading the data")
+    sets = trainer.open_sets(chosen)
+    chosen = trainer.with_classes(chosen, sets)
+    if options.num_classes not in (None, chosen.model.num_classes):
+        raise ConfigError(
+            f"--num-classes is {options.num_classes}; the data set has {chosen.model.num_classes} classes"
+        )
+    reports.on_data(sets)
+    _look_at(sets.train, chosen, options.strict, reports)
+    run = _started(chosen, sets, folder, options)
+    if run.note:
+        reports.on_note(run.note)
+    reports.on_start(run.iteration, chosen)
+    try:
+        with locked_folder(folder):
+            metrics = trainer.train(run, sets, folder, reports)
+    except KeyboardInterrupt:
+        reports.on_interrupted(run.iteration, folder)
+        raise
+    return TrainedModel(folder.absolute(), folder.absolute() / trainer.MODEL, metrics)
+
+
+def _look_at(data: CocoDataset, recipe: Recipe, strict: bool, reports: Reports) -> None:
+    """Report what is in the training set; refuse what cannot be right, and with `strict` what is odd."""
+    reports.on_stage("looking at the training data")
+    report = analyse(data, recipe.model.preprocessing, recipe.short_sides + recipe.late_short_sides)
+    for line in report.text().splitlines():
+        reports.on_note(line)
+    report.check(strict)
+
+
+def _folder(recipe: str | Path | Recipe, options: TrainOptions) -> Path:
+    if options.out is not None:
+        return options.out
+    if isinstance(recipe, Recipe):
+        raise ConfigError("a recipe that was not read from a file has no name; expected a folder in TrainOptions.out")
+    return Path("runs") / Path(recipe).stem
+
+
+def _changed(recipe: Recipe, options: TrainOptions, reports: Reports) -> Recipe:
+    """The recipe with what the options set instead."""
+    if options.iterations is not None:
+        shorter = recipe.of_length(options.iterations)
+        before, after = recipe.schedule.warmup_iterations, shorter.schedule.warmup_iterations
+        if after < before:
+            reports.on_note(
+                f"warm-up shortened from {before} to {after} iterations: the run has only {options.iterations}"
+            )
+        recipe = shorter
+    if options.backbone is not None:
+        recipe = replace(recipe, start=replace(recipe.start, backbone=str(options.backbone)))
+    return recipe if options.seed is None else replace(recipe, seed=options.seed)
+
+
+def _with_data(recipe: Recipe, options: TrainOptions, reports: Reports) -> Recipe:
+    """The recipe with the places of its data; the generated set is generated unless it is there."""
+    if recipe.data.shapes:
+        config, report = ShapesConfig(), reports.on_generated
+        train = generate_shapes(SHAPES_FOLDER, "train", TRAIN_COUNT, config, report)
+        val = generate_shapes(SHAPES_FOLDER, "val", VAL_COUNT, config, report)
+        data = replace(
+            recipe.data,
+            train_annotations=str(train),
+            train_images=str(SHAPES_FOLDER / "train"),
+            val_annotations=str(val),
+            val_images=str(SHAPES_FOLDER / "val"),
+        )
+        recipe = replace(recipe, data=data)
+    places: dict[str, Any] = options.places
+    return replace(recipe, data=replace(recipe.data, **places))
+
+
+def _started(recipe: Recipe, sets: Sets, folder: Path, options: TrainOptions) -> TrainingRun:
+    """A new run, one from trained weights, or the one in the folder."""
+    manifest, device = trainer.manifest_for(recipe, sets), torch_device(options.device)
+    checkpoint = folder / trainer.CHECKPOINT
+    if options.resume:
+        run = resumed_run(recipe, checkpoint, device)
+        if run.manifest.class_names != manifest.class_names:
+            raise ConfigError(
+                f"{checkpoint} was trained on the classes {', '.join(run.manifest.class_names)}, and the data set has"
+                f" {', '.join(manifest.class_names)}; resume with the same data"
+            )
+        run.note = f"resumed at iteration {run.iteration}"
+        return run
+    if checkpoint.exists():
+        raise ConfigError(f"{checkpoint} exists: go on with --resume, or name another folder with --out")
+    if options.weights is not None:
+        return fine_tuning_run(recipe, manifest, options.weights, device)
+    return new_run(recipe, manifest, device)

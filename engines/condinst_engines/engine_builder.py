@@ -1,0 +1,91 @@
+"""Build an engine from an exported file: options and files are checked, then the builder runs."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+from condinst_deploy.contract.engine_manifest import EngineManifest, manifest_path
+from condinst_deploy.errors import OutputError
+from condinst_engines.build import Surroundings
+from condinst_engines.build_options import BuildOptions, recipe_of
+from condinst_engines.builder_library import BuilderLibrary, load_builder_library
+from condinst_engines.engine_file import EngineFiles, check_apart, default_engine_path, engine_from_onnx
+from condinst_engines.monitor import OnProgress
+from condinst_engines.onnx_input import only_exported
+
+
+@dataclass(frozen=True)
+class BuildReports:
+    """Functions that are called while an engine is built."""
+
+    on_start: Callable[[Path, BuilderLibrary], None] = lambda source, library: None  # what is built, and by what
+    on_progress: OnProgress = lambda share, phase: None  # share from 0 to 1, and the name of the phase
+    on_note: Callable[[str], None] = lambda note: None  # what a user should know
+
+
+class BuiltEngineFile(NamedTuple):
+    """An engine that was written."""
+
+    path: Path  # absolute; its manifest lies beside it
+    manifest: EngineManifest
+
+
+def build_engine(
+    onnx: str | Path | None = None,
+    out: str | Path | None = None,
+    options: BuildOptions | None = None,
+    reports: BuildReports | None = None,
+) -> BuiltEngineFile:
+    """Build a TensorRT engine from an exported ONNX file, and write it with its manifest.
+
+    Args:
+        onnx: file of `condinst_export.export_model`; None: the only one in `export/build`.
+        out: file to write; None: `engines/build/NAME.FLAVOUR.PRECISION.smTARGETS.engine`.
+        options: how it is built.
+        reports: functions that are called while it is built.
+
+    Raises:
+        ArtifactError: the exported file cannot be used.
+        BackendError: no TensorRT is installed.
+        ConfigError, EngineError: an engine cannot be built so.
+        OutputError: a file cannot be written.
+        KeyboardInterrupt: Ctrl-C; nothing was written.
+    """
+    options, reports = options or BuildOptions(), reports or BuildReports()
+    library = load_builder_library(options.flavour)
+    recipe = recipe_of(options, library)
+    source, given = only_exported() if onnx is None else Path(onnx), None if out is None else Path(out)
+    files = EngineFiles(source, given, options.keep_onnx, options.calibration, options.keep_policy)
+    engine = given or default_engine_path(source, recipe, library)
+    written = {
+        "--out": engine,
+        "the manifest": manifest_path(engine),
+        "--keep-onnx": options.keep_onnx,
+        "--keep-policy": options.keep_policy,
+    }
+    check_apart({"--onnx": source} | written | {"--log": options.log, "--timing-cache": options.timing_cache})
+    reports.on_start(source, library)
+    with _log_file(options.log, reports.on_note) as log:
+        surroundings = Surroundings(options.timing_cache, log, reports.on_progress, reports.on_note)
+        return BuiltEngineFile(*engine_from_onnx(files, recipe, library, surroundings, options.shapes))
+
+
+@contextmanager
+def _log_file(path: Path | None, on_note: Callable[[str], None]) -> Iterator[TextIO | None]:
+    if path is None:
+        yield None
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("w", encoding="utf-8")
+    except OSError as e:
+        raise OutputError(f"the log {path} cannot be written ({e.strerror or e})") from e
+    try:
+        yield opened
+    finally:
+        try:
+            opened.close()
+        except OSError as e:  # the engine is worth more than its log
+            on_note(f"the log {path} is not complete ({e.strerror or e})")

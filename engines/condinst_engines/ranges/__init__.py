@@ -1,0 +1,1 @@
+"""Magnitudes of half tensors, measured before a half engine is built."""

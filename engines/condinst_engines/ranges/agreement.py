@@ -1,0 +1,42 @@
+"""How many of float32's detections a rounded graph finds on the images of the check."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import onnx
+
+from condinst_deploy.contract import INPUTS, OUTPUTS, NetworkInputs
+from condinst_deploy.evaluation.agreement import matched_pairs
+from condinst_engines.ranges.measure import session_of
+from condinst_engines.slots import Arrays, instances_of
+
+MIN_BOX_IOU = 0.9
+"""Of a pair of detections with equal labels."""
+
+KEPT = ("num_detections", "boxes", "scores", "labels")
+
+
+def kept_outputs(outputs: Mapping[str, Any]) -> Arrays:
+    """What is compared of a run's outputs; empty where the graph is no whole network."""
+    return {name: outputs[name] for name in KEPT} if set(OUTPUTS) <= outputs.keys() else {}
+
+
+def float32_outputs(proto: onnx.ModelProto, images: Iterable[NetworkInputs]) -> list[Arrays]:
+    """Of every batch, by the exported file itself."""
+    session = session_of(proto)
+    names = [output.name for output in proto.graph.output]
+    return [
+        kept_outputs(dict(zip(names, session.run(None, dict(zip(INPUTS, batch, strict=True))), strict=True)))
+        for batch in images
+    ]
+
+
+def matched_share(reference: list[Arrays], found: list[Arrays]) -> float | None:
+    """Share of the reference's detections that have a pair; None: it has none."""
+    pairs = total = 0
+    for first, second in zip(reference, found, strict=True):
+        for image in range(len(first.get("boxes", ()))):
+            ours, others = instances_of(first, image), instances_of(second, image)
+            total += len(ours.boxes)
+            pairs += len(matched_pairs(ours, others, MIN_BOX_IOU))
+    return pairs / total if total else None

@@ -1,0 +1,168 @@
+"""The range check of a half build: measure, handle, measure again, until every half tensor is within its limits."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx
+import onnx.inliner
+
+from condinst_deploy.contract.engine_ranges import CheckedRanges, HandledNode
+from condinst_deploy.errors import EngineError
+from condinst_engines.policy import WORDS_SHOWN, Policy
+from condinst_engines.precision import TYPES, converted
+from condinst_engines.ranges.agreement import float32_outputs, kept_outputs, matched_share
+from condinst_engines.ranges.decide import Decision, Setting, decide, fit_weights, over_limit
+from condinst_engines.ranges.images import InputsHash, RangeImages
+from condinst_engines.ranges.measure import Magnitudes, Measurement
+from condinst_engines.ranges.work import half_share
+from condinst_engines.slots import Arrays
+
+MOST_ROUNDS = 8
+"""Rounds of handling; each one can bring new tensors over the limit only behind nodes that it moved."""
+
+BFLOAT16_MATCHES = 0.99
+"""Share of float32's detections from which generated bfloat16 is good enough; below, its nodes go to float32."""
+
+OnShare = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass over the images."""
+
+    measurement: Measurement
+    images_sha256: str
+    half_work: float | None  # share of the convolutions' work in half types, for the first image
+    over: list[str]  # nodes that are over the limit
+    outputs: list[Arrays]  # of every batch, without masks
+
+
+@dataclass
+class RangeCheck:
+    """One check; `handled` grows with the rounds."""
+
+    proto: onnx.ModelProto
+    images: RangeImages
+    setting: Setting
+    on_progress: OnShare = lambda share: None
+    handled: list[HandledNode] = field(default_factory=list)
+    reference: list[Arrays] = field(default_factory=list)  # float32's outputs, once they are wanted
+
+    def run(self) -> tuple[Policy, CheckedRanges]:
+        """Find a policy whose graph is finite and within limits on the images.
+
+        Returns:
+            The user's policy with the lines that the check added, and what was measured with it.
+
+        Raises:
+            EngineError: a tensor cannot be handled; the message names the node.
+            ImageError: an image cannot be read.
+        """
+        policy = self._taken(fit_weights(self.proto, self.setting.user, self.setting))
+        for _ in range(MOST_ROUNDS):
+            rounded = self._pass(policy, rounding=True)
+            if rounded.over:
+                before, policy = policy, self._handle(policy, rounded.measurement.magnitudes)
+                if policy == before:
+                    break
+                continue
+            matched = self._matched(rounded)
+            spare = [node for node in _last(self.handled) if node.handling == "bfloat16"]
+            if not spare or matched is None or matched >= BFLOAT16_MATCHES:
+                return policy, self._report(policy, rounded, matched)
+            policy = self._in_float32(policy, spare)
+        names = ", ".join(dict.fromkeys(rounded.over[:WORDS_SHOWN]))
+        raise EngineError(
+            f"node {names} reaches values out of range, whatever was handled ({len(self.handled)} nodes); keep it in"
+            " float32 (fp32 under [policy] in a recipe). No engine was built"
+        )
+
+    def _handle(self, policy: Policy, rounded: Magnitudes) -> Policy:
+        """Decide by true magnitudes: what overflowed hides those of all nodes behind it."""
+        exact = self._pass(policy, rounding=False).measurement
+        magnitudes = _joined(exact.magnitudes, rounded)
+        return self._taken(decide(self.proto, exact.tensors, magnitudes, policy, self.setting))
+
+    def _in_float32(self, policy: Policy, nodes: list[HandledNode]) -> Policy:
+        """Move nodes on from bfloat16, which costs too many detections."""
+        self.setting = replace(self.setting, spare="fp32")
+        self.handled += [replace(node, handling="float32") for node in nodes]
+        return policy.with_level("fp32", [node.node for node in nodes])
+
+    def _matched(self, rounded: Pass) -> float | None:
+        if not self.reference:
+            self.reference = float32_outputs(self.proto, self.images)
+        return matched_share(self.reference, rounded.outputs)
+
+    def _taken(self, decision: Decision) -> Policy:
+        self.handled += decision.handled
+        return decision.policy
+
+    def _pass(self, policy: Policy, *, rounding: bool) -> Pass:
+        """Run the images; with rounding, no further than to the first that overflows."""
+        graph = onnx.inliner.inline_local_functions(converted(self.proto, self.setting.precision, policy))
+        measurement, digest, total = Measurement(graph, rounding=rounding), InputsHash(), len(self.images)
+        over: list[str] = []
+        kept: list[Arrays] = []
+        for i, batch in enumerate(self.images):
+            self.on_progress(i / total)
+            outputs = measurement.add(batch)
+            digest.add(batch)
+            kept.append(kept_outputs(outputs))
+            if rounding and (over := self._over(measurement, outputs)):
+                break
+        return Pass(measurement, digest.hexdigest(), half_share(graph, next(iter(self.images))), over, kept)
+
+    def _over(self, measurement: Measurement, outputs: Arrays) -> list[str]:
+        tensors = over_limit(measurement.tensors, measurement.magnitudes.largest, self.setting)
+        broken = [name for name, value in outputs.items() if not np.isfinite(value).all()]
+        return [tensor.makers[0] if tensor.makers else tensor.name for tensor in tensors] or broken
+
+    def _report(self, policy: Policy, rounded: Pass, matched: float | None) -> CheckedRanges:
+        kind = TYPES[self.setting.precision]
+        largest, blocks = rounded.measurement.magnitudes.largest, dict[str, float]()
+        for tensor in (tensor for tensor in rounded.measurement.tensors if tensor.kind == kind):
+            block = block_of(tensor.makers[0] if tensor.makers else tensor.name)
+            blocks[block] = max(blocks.get(block, 0.0), largest[tensor.name])
+        if not blocks and self.handled:
+            nodes = ", ".join(node.node for node in self.handled[:WORDS_SHOWN])
+            raise EngineError(
+                f"no node is left in {self.setting.precision}: all had to be moved ({nodes}); build with --bf16 or"
+                " --fp32. No engine was built"
+            )
+        own = {name: getattr(policy, name) for name in ("fp32", "float32", "bf16", "fp16", "half", "scale")}
+        return CheckedRanges(
+            source=self.images.source,
+            images=len(rounded.outputs),
+            images_sha256=rounded.images_sha256,
+            limit=self.setting.limit(kind),
+            blocks=blocks,
+            matched=matched,
+            half_work=rounded.half_work,
+            handled=_last(self.handled),
+            policy={name: lines for name, lines in own.items() if lines},
+        )
+
+
+def block_of(node: str) -> str:
+    """`backbone.layer1.0.conv1/Conv` -> `backbone.layer1`: the part of the network that a node belongs to."""
+    return ".".join(node.split("/", 1)[0].split(".")[:2])
+
+
+def _joined(exact: Magnitudes, rounded: Magnitudes) -> Magnitudes:
+    """True magnitudes, and those of rounded tensors where these are finite and larger."""
+    larger = {name: value for name, value in rounded.largest.items() if np.isfinite(value)}
+    largest = {name: max(value, larger.get(name, 0.0)) for name, value in exact.largest.items()}
+    return Magnitudes(largest, exact.quietest)
+
+
+def _last(handled: Iterable[HandledNode]) -> tuple[HandledNode, ...]:
+    """What was done to each node in the end: powers of two add up."""
+    found: dict[str, HandledNode] = {}
+    for node in handled:
+        before = found.get(node.node)
+        if before is not None and before.handling == node.handling == "scale":
+            node = replace(node, magnitude=max(node.magnitude, before.magnitude), power=node.power + before.power)
+        found[node.node] = node
+    return tuple(found.values())

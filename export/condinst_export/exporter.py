@@ -1,0 +1,113 @@
+"""Export a checkpoint: load it, trace the graph, compare it with PyTorch, write the file."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from condinst_deploy.contract import ModelManifest, contiguous_ids
+from condinst_deploy.errors import ConfigError
+from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE
+from condinst_deploy.model.checkpoints import load_model
+from condinst_deploy.support.atomic_write import atomic_path, check_writable
+from condinst_export.onnx_file import onnx_from_model, tensorrt_remarks, with_options
+from condinst_export.options import ExportOptions, checked_output
+from condinst_export.verify import CaseResult, Verification, verify_onnx
+
+
+@dataclass(frozen=True)
+class ExportReports:
+    """Functions that are called while an export runs."""
+
+    on_stage: Callable[[str], None] = lambda stage: None  # what begins now
+    on_loaded: Callable[[str, ModelManifest], None] = lambda note, manifest: None  # what the checkpoint is
+    on_note: Callable[[str], None] = lambda note: None  # what a user should know
+    on_case: Callable[[CaseResult], None] = lambda result: None  # one comparison with PyTorch
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """An exported file.
+
+    Attributes:
+        path: the file, absolute.
+        manifest: the description inside it.
+        verification: its comparison with PyTorch.
+        seconds: time of the whole export.
+    """
+
+    path: Path
+    manifest: ModelManifest
+    verification: Verification
+    seconds: float
+
+    def summary(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        cases = [
+            {"name": result.name, "shape": list(result.shape), "score_threshold": result.score_threshold}
+            | result.agreement.summary()
+            for result in self.verification.results
+        ]
+        return {
+            "path": str(self.path),
+            "seconds": round(self.seconds, 1),
+            "manifest": asdict(self.manifest),
+            "verification": {
+                "tolerance": asdict(ONNX_TOLERANCE),
+                "total": self.verification.total.summary(),
+                "cases": cases,
+            },
+        }
+
+
+def export_model(
+    weights: str | Path,
+    out: str | Path | None = None,
+    options: ExportOptions | None = None,
+    reports: ExportReports | None = None,
+) -> ExportedModel:
+    """Export a checkpoint as one ONNX file, and verify it.
+
+    The file is compared with PyTorch on several images and sizes. It gets its name only if the two agree.
+
+    Args:
+        weights: checkpoint of mmdetection, of AdelaiDet, or of this toolkit.
+        out: file to write; None: `export/build/NAME_OF_THE_WEIGHTS.onnx` below the current directory.
+        options: what differs from the checkpoint's own settings.
+        reports: functions that are called while the export runs.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be loaded.
+        ConfigError: an option cannot be used.
+        ExportError: the graph cannot be traced or translated.
+        VerificationError: the file and PyTorch disagree; nothing was written.
+        OutputError: the file cannot be written.
+    """
+    started = time.perf_counter()
+    options, reports, weights = options or ExportOptions(), reports or ExportReports(), Path(weights)
+    path = checked_output(weights, None if out is None else Path(out))
+    check_writable(path)
+    reports.on_stage("reading the checkpoint")
+    loaded = load_model(weights, options.family)
+    manifest = with_options(loaded.model, loaded.manifest, options)
+    if options.class_names is not None:
+        manifest = _named(manifest, options.class_names)
+    reports.on_loaded(loaded.note, manifest)
+    with atomic_path(path) as temporary:
+        reports.on_stage("exporting the graph")
+        proto = onnx_from_model(loaded.model, manifest)
+        for remark in tensorrt_remarks(proto):
+            reports.on_note(remark)
+        reports.on_stage("comparing")
+        verification = verify_onnx(proto, loaded.model, manifest, reports.on_case)
+        onnx.save(proto, str(temporary))
+    return ExportedModel(path, manifest, verification, time.perf_counter() - started)
+
+
+def _named(manifest: ModelManifest, names: tuple[str, ...]) -> ModelManifest:
+    if len(names) != len(manifest.class_names):
+        raise ConfigError(f"{len(names)} class names were given; the model has {len(manifest.class_names)} classes")
+    return replace(manifest, class_names=names, category_ids=contiguous_ids(names))

@@ -1,0 +1,79 @@
+"""Options of an export; light, so that a command can check them before it imports PyTorch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from condinst_deploy.contract import Family
+from condinst_deploy.contract.artifacts import CHECKPOINT, ONNX, check_there
+from condinst_deploy.errors import ConfigError
+
+DEFAULT_FOLDER = Path("export/build")
+"""Where exported files go, below the current directory."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Options of an export; None keeps what the checkpoint says.
+
+    Attributes:
+        max_detections: slots for detections of one image; fixed in the file.
+        score_threshold: a candidate's class probability (AdelaiDet: times centerness) must be above it; 0 to 1.
+        nms_iou: overlap above which a detection of the same class is dropped; 0 to 1.
+        static_shape: fixed batch, height and width of the input; None: all dynamic.
+        candidates_per_level: candidates that go from each pyramid level to NMS.
+        family: family that the checkpoint must be of.
+        class_names: one for each class of the model; category ids are then 1, 2, and so on.
+    """
+
+    max_detections: int | None = None
+    score_threshold: float | None = None
+    nms_iou: float | None = None
+    static_shape: tuple[int, int, int] | None = None
+    candidates_per_level: int | None = None
+    family: Family | None = None
+    class_names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the fixed shape.
+
+        Raises:
+            ConfigError: a size is not positive or not a multiple of 32.
+        """
+        if self.static_shape is None:
+            return
+        batch, height, width = self.static_shape
+        if batch < 1 or height < 32 or width < 32 or height % 32 or width % 32:
+            raise ConfigError(
+                f"the fixed shape is {batch}x{height}x{width}; expected BATCHxHEIGHTxWIDTH with"
+                " height and width multiples of 32, for example 1x800x1344"
+            )
+
+
+def checked_output(weights: Path, out: Path | None) -> Path:
+    """The absolute path to write, after a check of both names.
+
+    Args:
+        weights: the checkpoint.
+        out: the file to write; None: below `DEFAULT_FOLDER`, under the checkpoint's name.
+
+    Raises:
+        CheckpointError: the checkpoint does not exist.
+        ConfigError: the name of the file to write does not end in .onnx.
+    """
+    if out is not None and out.suffix != ONNX:
+        raise ConfigError(f"--out is {out}; expected a name ending in {ONNX}")
+    check_there(weights, CHECKPOINT)
+    return (out or DEFAULT_FOLDER / f"{weights.stem}{ONNX}").absolute()
+
+
+def class_names_from(path: Path) -> tuple[str, ...]:
+    """Class names of a text file, one a line; empty lines do not count.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path} cannot be read as a list of class names ({e})") from e
+    return tuple(line.strip() for line in lines if line.strip())

@@ -1,0 +1,125 @@
+"""What all commands share: texts are shown and not obeyed, and every end is one line."""
+
+import ast
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from rich.progress import ProgressColumn
+from rich.table import Table
+from typer.testing import CliRunner
+
+from condinst_deploy.cli.command import command_app, labelled, progress_bar, results_console
+from condinst_deploy.errors import ConfigError, OutputError
+
+ROOT = Path(__file__).parents[2]
+HOSTILE = "[/nope][red]a :smile:\x1b]0;t\x07\nerror: forged\u202e\ud800"
+SHOWN = r"[/nope][red]a :smile:\x1b]0;t\x07\nerror: forged\u202e\ud800"
+
+
+def test_texts_from_files_are_shown_in_lines_tables_and_labels(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table(HOSTILE, title=HOSTILE)
+    table.add_row(HOSTILE)
+    console = results_console()
+    console.width = 200
+    console.print(HOSTILE)
+    console.print(table, soft_wrap=False)
+    console.print(labelled("skipped:", "yellow", HOSTILE))
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(SHOWN in line for line in lines) == 5
+    assert not any(line.startswith("error:") for line in lines)
+
+
+def test_a_bar_s_description_is_shown_as_it_is() -> None:
+    progress = progress_bar()
+    progress.add_task(HOSTILE, total=3)
+    with results_console().capture() as capture:
+        pass
+    assert capture.get() == ""
+    (column, *_) = progress.columns
+    assert isinstance(column, ProgressColumn)
+    assert str(column(progress.tasks[0])) == SHOWN
+
+
+@pytest.mark.parametrize("package", ["condinst_deploy", "export", "engines"])
+def test_no_other_console_interprets_markup(package: str) -> None:
+    found = []
+    for path in sorted((ROOT / package).rglob("*.py")):
+        if path.name == "command.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("rich.console", "rich.markup")):
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert found == []
+
+
+def _failing(error: BaseException) -> typer.Typer:
+    def fail() -> None:
+        raise error
+
+    return command_app(fail)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (ConfigError(HOSTILE), 1, f"error: {SHOWN}"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1, "error: No space left on device; check"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a\nb"), 1, r"error: a\nb: No such file; check"),
+        (MemoryError(), 1, "error: the memory is not enough"),
+        (KeyboardInterrupt(), 130, "interrupted; nothing was left half-written"),
+        (OutputError("full"), 1, "error: full"),
+    ],
+)
+def test_every_error_is_one_line_and_a_status(error: BaseException, status: int, line: str) -> None:
+    result = CliRunner().invoke(_failing(error))
+    assert result.exit_code == status
+    assert result.stderr.startswith(line)
+    assert result.stderr.count("\n") == 1
+
+
+PRINTS = "from condinst_deploy.cli.command import command_app, print_line\ndef f() -> None: print_line({!r})\n"
+
+
+def test_a_full_standard_output_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-c", PRINTS.format("x") + "command_app(f)()"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    code = PRINTS.format("x") + "command_app(f)()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    _, err = process.communicate()
+    assert err == b""
+    assert process.returncode == 1
+
+
+def test_a_working_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; os.rmdir(os.getcwd())\n"
+        "from pathlib import Path\nfrom condinst_deploy.cli.command import command_app\n"
+        "def f() -> None: Path('x').absolute()\n"
+        "command_app(f)()"
+    )
+    (tmp_path / "gone").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path / "gone",
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: No such file or directory; check")
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,38 @@
+"""Commands only turn options into one call and print what it returns."""
+
+import ast
+import inspect
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+COMMANDS = {
+    "condinst_deploy.cli.benchmark": "benchmark",
+    "condinst_deploy.cli.evaluate": "evaluate",
+    "condinst_deploy.cli.train": "train",
+    "condinst_engines.cli.build_engine": "build_engine",
+    "condinst_engines.cli.compare": "compare",
+    "condinst_engines.cli.inspect": "inspect",
+    "condinst_export.cli": "export",
+}
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_a_command_has_at_most_forty_lines_of_orchestration(module: str) -> None:
+    source = Path(inspect.getfile(import_module(module))).read_text()
+    functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    (command,) = [function for function in functions if function.name == COMMANDS[module]]
+    body = command.body[1:] if ast.get_docstring(command) else command.body
+    assert 0 < body[-1].end_lineno - body[0].lineno + 1 <= 40  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("package", ["condinst_deploy", "condinst_export", "condinst_engines"])
+def test_every_public_name_resolves_and_is_documented(package: str) -> None:
+    module = import_module(package)
+    for name in module.__all__:
+        one: Any = getattr(module, name)
+        assert name.startswith("__") or inspect.getdoc(one), name
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        module.nothing  # noqa: B018

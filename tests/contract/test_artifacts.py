@@ -1,0 +1,46 @@
+"""Kinds of model files, and messages for missing ones."""
+
+from pathlib import Path
+
+import pytest
+
+from condinst_deploy.contract.artifacts import CHECKPOINT, ENGINE, ONNX, check_there, kind_of
+from condinst_deploy.errors import ArtifactError, CheckpointError
+from condinst_deploy.runtime.predictor import BACKENDS
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("m.pth", CHECKPOINT), ("m.PT", CHECKPOINT), ("m.onnx", ONNX), ("m.engine", ENGINE), ("m.plan", ENGINE)],
+)
+def test_the_ending_tells_the_kind_in_any_case(name: str, kind: str) -> None:
+    assert kind_of(Path(name)) == kind
+
+
+@pytest.mark.parametrize("name", ["m", "m.jpg", ".onnx", "onnx", "m.onnx.json", "a\0b"])
+def test_another_name_has_no_kind_and_is_left_to_its_reader(name: str) -> None:
+    assert kind_of(Path(name)) is None
+    check_there(Path(name))
+
+
+def test_every_kind_has_a_backend_that_runs_it() -> None:
+    assert all(kind_of(Path(f"m{ending}")) is not None for ending in BACKENDS)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "error", "message"),
+    [
+        ("m.pt", None, CheckpointError, r"no checkpoint at .*m\.pt: give the path of a \.pt file"),
+        ("m.jpg", CHECKPOINT, CheckpointError, r"no checkpoint at .*m\.jpg: give the path of a \.pth file"),
+        ("m.onnx", None, ArtifactError, "no model at .*condinst-export"),
+        ("m.plan", None, ArtifactError, "no engine at .*condinst-build-engine"),
+        ("m.onnx", ENGINE, ArtifactError, "no engine at"),
+    ],
+)
+def test_a_missing_file_is_named_with_what_writes_it(
+    tmp_path: Path, name: str, kind: str | None, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        check_there(tmp_path / name, kind)
+    (tmp_path / name).touch()
+    check_there(tmp_path / name, kind)

@@ -1,0 +1,246 @@
+"""What a look at a training set finds: every kind with its annotation or image, and nothing in a sound set."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from condinst_deploy.contract import ImageGeometry, Preprocessing
+from condinst_deploy.data.analysis import analyse
+from condinst_deploy.data.coco import CocoDataset
+from condinst_deploy.data.learnable import learnable
+from condinst_deploy.data.report import DataReport
+from condinst_deploy.errors import DataError
+from condinst_deploy.imaging.headers import header_of, headers_of
+from condinst_deploy.model.config import STRIDES
+from condinst_deploy.model.head import LevelOutputs
+from condinst_deploy.model.targets import ImageTargets, assign, locations_of
+
+WIDTH, HEIGHT = 200, 160
+PREPROCESSING = Preprocessing(short_side=160, long_side=320)
+
+
+def polygon(x: float, y: float, width: float, height: float) -> list[float]:
+    return [x, y, x + width, y, x + width, y + height, x, y + height]
+
+
+def annotation(number: int, box: tuple[float, float, float, float], image: int = 1, **changes: Any) -> dict[str, Any]:
+    whole: dict[str, Any] = {"id": number, "image_id": image, "category_id": 1, "iscrowd": 0}
+    whole |= {"bbox": list(box), "area": box[2] * box[3], "segmentation": [polygon(*box)]}
+    return {key: value for key, value in (whole | changes).items() if value is not ...}
+
+
+def image(number: int, **changes: Any) -> dict[str, Any]:
+    return {"id": number, "file_name": f"{number}.jpg", "width": WIDTH, "height": HEIGHT} | changes
+
+
+SOUND = [annotation(n, (10.0 * n, 8.0 * n, 20.0 + 9 * n, 30.0 + 7 * n), image=1 + n % 2) for n in range(1, 8)]
+
+
+def report_of(folder: Path, *annotations: dict[str, Any], images: list[dict[str, Any]] | None = None) -> DataReport:
+    """The report of the sound objects and others."""
+    images = [image(1), image(2)] if images is None else images
+    for entry in images:
+        path = folder / entry["file_name"]
+        if not path.exists():
+            Image.new("RGB", (WIDTH, HEIGHT), "grey").save(path)
+    path = folder / "set.json"
+    categories = [{"id": 1, "name": "bee"}, {"id": 2, "name": "ant"}]
+    other = annotation(100, (5, 5, 30, 40), category_id=2)
+    content = {"images": images, "annotations": [*SOUND, other, *annotations], "categories": categories}
+    path.write_text(json.dumps(content))
+    return analyse(CocoDataset(path, folder, training=True), PREPROCESSING, (128, 160))
+
+
+def test_a_sound_set_has_a_table_and_nothing_else(tmp_path: Path) -> None:
+    report = report_of(tmp_path)
+    assert (report.errors, report.warnings, report.notes) == ((), (), ())
+    assert (report.images, report.listed, report.objects) == (2, 2, 8)
+    bee, ant = report.classes
+    areas = [each["area"] for each in SOUND]
+    assert (bee.name, bee.images, bee.objects) == ("bee", 2, 7)
+    assert bee.small == sum(area < 1024 for area in areas)
+    assert bee.medium == sum(1024 <= area < 9216 for area in areas)
+    assert (ant.images, ant.objects, ant.medium) == (1, 1, 1)
+    report.check(strict=True)
+    assert json.loads(json.dumps(report.to_dict()))["classes"][1]["name"] == "ant"
+    lines = report.text().splitlines()
+    assert lines[0] == "2 of 2 images, 8 objects to learn"
+    assert lines[1].split() == ["class", "images", "objects", "small", "medium", "large"]
+    assert len({len(line) for line in lines[1:]}) == 1
+    assert len(lines) == 4
+
+
+NORMALISED = polygon(0.1, 0.2, 0.5, 0.6)
+BIG = (40.0, 30.0, 60.0, 50.0)
+CIRCLE = {"size": [HEIGHT, WIDTH], "counts": [0, HEIGHT * WIDTH]}
+
+ERRORS = {
+    "numbers in 0..1": (annotation(8, BIG, segmentation=[NORMALISED]), "objects whose numbers all lie in 0..1"),
+    "outside": (annotation(8, BIG, segmentation=[polygon(300, 20, 40, 40)]), "polygons lie outside their image"),
+}
+
+
+@pytest.mark.parametrize(("wrong", "what"), ERRORS.values(), ids=ERRORS)
+def test_what_cannot_be_right_is_refused_with_the_annotations_id(
+    wrong: dict[str, Any], what: str, tmp_path: Path
+) -> None:
+    report = report_of(tmp_path, wrong)
+    (finding,) = report.errors
+    assert (finding.count, finding.named) == (1, ("annotation 8",))
+    assert what in finding.what
+    with pytest.raises(DataError, match=rf"set\.json cannot be trained on: 1 .*{what} \(annotation 8\)"):
+        report.check()
+
+
+ODD = {
+    "leaves the image": (annotation(8, (150, 100, 60, 40)), "polygons leave their image"),
+    "twice": (annotation(8, SOUND[0]["bbox"], image=2), "annotated a second time"),
+    "too small": (annotation(8, (50, 50, 1.5, 1.5)), "no pyramid level can learn"),
+    "corners as a box": (annotation(8, BIG, bbox=[40, 30, 100, 80]), "box is not their mask's"),
+    "below one pixel": (annotation(8, (50, 50, 0.5, 20)), "left out: below one pixel"),
+    "in the first pixel": (annotation(8, (0.1, 0.2, 0.5, 0.6)), "within the first pixel"),
+    "beside the image": (annotation(8, (WIDTH, 50, 20, 20)), "left out: outside its image"),
+    "without area": (annotation(8, BIG, area=0), "left out: without area"),
+    "a line": (annotation(8, BIG, segmentation=[[1, 2, 3, 4]]), "left out: polygons without area"),
+    "a line beside a polygon": (
+        annotation(8, BIG, segmentation=[polygon(*BIG), [1, 2, 3, 4], []]),
+        "polygons left out of objects with others",
+    ),
+}
+
+
+@pytest.mark.parametrize(("odd", "what"), ODD.values(), ids=ODD)
+def test_what_is_odd_is_a_counted_warning_that_strict_refuses(odd: dict[str, Any], what: str, tmp_path: Path) -> None:
+    report = report_of(tmp_path, odd)
+    assert report.errors == ()
+    (finding,) = report.warnings
+    assert what in finding.what
+    assert finding.count == (2 if "with others" in what else 1)  # a line, and nothing
+    assert f"warning: {finding}" in report.text()
+    report.check()
+    with pytest.raises(DataError, match=what):
+        report.check(strict=True)
+
+
+def test_crowds_ignored_objects_and_empty_images_are_notes(tmp_path: Path) -> None:
+    crowd = annotation(8, BIG, iscrowd=1, segmentation=CIRCLE)
+    report = report_of(tmp_path, crowd, annotation(9, BIG, ignore=1), images=[image(n) for n in (1, 2, 3, 4)])
+    assert (report.errors, report.warnings) == ((), ())
+    assert [str(note) for note in report.notes] == [
+        "2 images left out: without objects to learn (3.jpg, 4.jpg); data.keep_empty = true keeps them",
+        "1 annotations left out: crowd",
+        "1 annotations left out: marked ignore",
+    ]
+    assert (report.images, report.listed) == (2, 4)
+    report.check(strict=True)
+
+
+def test_small_images_classes_without_objects_and_files_listed_twice_are_warnings(tmp_path: Path) -> None:
+    Image.new("RGB", (20, 20)).save(tmp_path / "small.jpg")
+    images = [image(1), image(2), image(3, file_name="small.jpg", width=20, height=20), image(4, file_name="1.jpg")]
+    objects = [annotation(8, (1, 1, 9, 9), image=3), annotation(9, BIG, image=4)]
+    report = report_of(tmp_path, *objects, images=images)
+    assert {finding.what: finding.named for finding in report.warnings} == {
+        "files listed as several images": ("1.jpg",),
+        "images left out: a side is below 32 pixels": ("small.jpg",),
+    }
+
+
+def test_a_normalised_set_is_refused_with_or_without_objects_to_learn(tmp_path: Path) -> None:
+    few = [annotation(8 + n, (0.1, 0.1, 0.5, 0.5), image=2) for n in range(20)]
+    report = report_of(tmp_path, *few)
+    assert [(error.count, error.named[0]) for error in report.errors] == [(20, "annotation 8")]
+    path = tmp_path / "set.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"annotations": few}))
+    with pytest.raises(DataError, match=r"20 within the first pixel \(annotation 8, \.\.\.\); .* are pixels, not 0..1"):
+        CocoDataset(path, tmp_path, training=True)
+
+
+def test_sizes_that_differ_from_the_files_are_refused_by_what_is_wrong(tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (HEIGHT, WIDTH)).save(tmp_path / "1.jpg", exif=turned)  # upright: as annotated
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "2.jpg", exif=turned)
+    Image.new("RGB", (HEIGHT, WIDTH)).save(tmp_path / "3.jpg")
+    Image.new("RGB", (WIDTH // 2, HEIGHT // 2)).save(tmp_path / "4.jpg")
+    (tmp_path / "5.jpg").write_bytes(b"no image")
+    numbers = range(1, 6)
+    objects = [annotation(20 + n, (60.0, 50, 40, 30), image=n) for n in numbers]
+    report = report_of(tmp_path, *objects, images=[image(n) for n in numbers])
+    found = {error.what.split(",")[0]: error.named[0] for error in report.errors}
+    assert found.pop("images that cannot be read").startswith("image 5: 5.jpg, cannot identify image file")
+    assert found == {
+        "images that EXIF turns on their side": "image 2: 2.jpg is 160x200, annotated 200x160",
+        "images whose height and width are annotated the other way round": "image 3: 3.jpg is 160x200,"
+        " annotated 200x160",
+        "images of another size than annotated": "image 4: 4.jpg is 100x80, annotated 200x160",
+    }
+    assert "annotate the upright image, or remove the EXIF orientation" in report.text()
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6, 7, 8, 99])
+def test_a_header_gives_the_size_that_decoding_gives(ending: str, orientation: int, tmp_path: Path) -> None:
+    from condinst_deploy.imaging.decode import rgb_from
+
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"image.{ending}"
+    Image.new("RGB", (30, 20), "red").save(path, exif=exif)
+    assert header_of(path).size == rgb_from(path).shape[:2]
+
+
+def test_headers_come_in_order_and_no_pixel_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / f"{n}.{'png' if n % 2 else 'jpg'}" for n in range(20)]
+    for n, path in enumerate(paths):
+        Image.new("RGB", (40 + n, 30)).save(path)
+
+    def fail(*_: object) -> None:
+        raise AssertionError("an image was decoded")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    assert [header.size for header in headers_of(paths)] == [(30, 40 + n) for n in range(20)]
+
+
+def test_text_from_the_file_is_escaped_and_cut(tmp_path: Path) -> None:
+    name = "\x1b[31mred\nline" + "x" * 200
+    images = [image(1), image(2), image(3, file_name="3.jpg")]
+    report = report_of(tmp_path, images=images)
+    path = tmp_path / "set.json"
+    content = json.loads(path.read_text())
+    content["categories"][0]["name"] = name
+    path.write_text(json.dumps(content))
+    report = analyse(CocoDataset(path, tmp_path, training=True), PREPROCESSING, (160,))
+    (line,) = (line for line in report.text().split("\n") if "red" in line)
+    assert line.startswith("\\x1b[31mred\\nlinexxx")
+    assert max(len(line) for line in report.text().split("\n")) < 140
+
+
+def test_objects_are_learnable_where_training_assigns_a_point() -> None:
+    """Against the targets themselves, for rectangles of all sizes in one image."""
+    rng = np.random.default_rng(0)
+    size = ImageGeometry.of((HEIGHT, WIDTH), PREPROCESSING).resized
+    assert size == (160, 200)
+    corners = np.stack((rng.integers(0, 150, 400), rng.integers(0, 110, 400)), axis=1)
+    sides = np.stack((rng.integers(1, 50, 400), rng.integers(1, 50, 400)), axis=1)
+    boxes = np.concatenate((corners, corners + sides), axis=1).astype(np.float64)
+    sizes = np.tile([HEIGHT, WIDTH], (400, 1))
+    found = learnable(boxes, (boxes[:, :2] + boxes[:, 2:]) / 2, sizes, PREPROCESSING, (160,))
+    levels = []
+    for stride in STRIDES:
+        shape = (1, 1, -(-160 // stride), -(-224 // stride))
+        levels.append(LevelOutputs(*(torch.zeros(shape) for _ in range(4))))
+    locations, want = locations_of(levels), []
+    for x1, y1, x2, y2 in boxes.astype(int).tolist():
+        mask = torch.zeros(1, 160, 224, dtype=torch.bool)
+        mask[0, y1:y2, x1:x2] = True
+        targets = ImageTargets(torch.tensor([[x1, y1, x2, y2]], dtype=torch.float32), torch.zeros(1).long(), mask)
+        want.append(len(assign(locations, targets).locations) > 0)
+    assert 10 < want.count(False) < 390
+    assert found.tolist() == want

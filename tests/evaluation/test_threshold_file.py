@@ -1,0 +1,75 @@
+"""Thresholds of a model, read from an evaluation."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from condinst_deploy.contract import ModelManifest
+from condinst_deploy.errors import ConfigError, DataError
+from condinst_deploy.evaluation.threshold_file import load_thresholds
+from condinst_deploy.support.digests import sha256_of_bytes
+
+MODEL = b"a model"
+
+
+def side(name: str, overall: Any, digest: str = "", **classes: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "settings": {"model": {"sha256": digest}},
+        "thresholds": {
+            "overall": {"threshold": overall},
+            "per_class": [{"name": key, "threshold": value} for key, value in classes.items()],
+        },
+    }
+
+
+def written(folder: Path, *sides: dict[str, Any]) -> tuple[Path, Path]:
+    (folder / "m.onnx").write_bytes(MODEL)
+    (folder / "figures.json").write_text(json.dumps({"sides": sides}))
+    return folder / "figures.json", folder / "m.onnx"
+
+
+def manifest(*names: str) -> ModelManifest:
+    return ModelManifest(class_names=names, category_ids=tuple(range(1, len(names) + 1)))
+
+
+def test_the_side_of_the_same_file_is_taken(tmp_path: Path) -> None:
+    mine = side("b", 0.4, sha256_of_bytes(MODEL), cat=0.25, dog=None)
+    found = load_thresholds(*written(tmp_path, side("a", 0.3), mine))
+    assert (found.source, found.exact, found.overall) == ("b", True, 0.4)
+    # in the model's order; a class without objects takes the overall one
+    assert found.per_label(manifest("dog", "cat")) == (0.4, 0.25)
+    assert found.per_label(manifest("class_0", "class_1")) == (0.25, 0.4)
+    with pytest.raises(ConfigError, match="no class 'owl'"):
+        found.per_label(manifest("dog", "owl"))
+
+
+def test_the_only_side_is_taken_and_known_to_be_another(tmp_path: Path) -> None:
+    found = load_thresholds(*written(tmp_path, side("a", 0.3)))
+    assert (found.source, found.exact) == ("a", False)
+
+
+def test_several_other_sides_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has thresholds of 'a', 'b', and none of them is"):
+        load_thresholds(*written(tmp_path, side("a", 0.3), side("b", 0.3)))
+
+
+@pytest.mark.parametrize("value", ["0.5", True, float("nan"), -0.1, 1.5, [0.5]])
+def test_what_is_no_threshold_is_refused(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(DataError, match="expected a number from 0 to 1"):
+        load_thresholds(*written(tmp_path, side("a", value)))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"sides": []}', '{"sides": [1]}', '{"sides": [{"name": "a"}]}'])
+def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
+    path, model = written(tmp_path)
+    path.write_text(content)
+    with pytest.raises(DataError, match=r"expected the figures\.json of condinst-eval"):
+        load_thresholds(path, model)
+
+
+def test_an_evaluation_that_found_nothing_has_no_threshold(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has no best threshold"):
+        load_thresholds(*written(tmp_path, side("a", None)))

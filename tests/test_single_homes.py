@@ -1,0 +1,45 @@
+"""A single fact has a single home: modules that know it themselves are found by their text."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = [
+    path for folder in ("condinst_deploy", "export", "engines") for path in sorted((ROOT / folder).rglob("*.py"))
+]
+
+HOMES = {
+    "versions of libraries": (
+        r"importlib\.metadata|importlib import metadata",
+        {"condinst_deploy/support/versions.py"},
+    ),
+    "SHA-256": (
+        r"\bhashlib\b",
+        # the generated data set's fingerprint and check are its own
+        {"condinst_deploy/support/digests.py", "condinst_deploy/data/shapes.py"},
+    ),
+    "the ONNX domain": (r'(DOMAIN|NAMESPACE)\w* = "', {"condinst_deploy/contract/onnx_names.py"}),
+    "names of the operations": (
+        r'= f?"(\S*::)?(SelectInstances|DynamicMaskHead)"',
+        {"condinst_deploy/contract/onnx_names.py"},
+    ),
+    "endings of model files": (
+        r'"\.(pth|pt|onnx|engine|plan)"',
+        {"condinst_deploy/contract/artifacts.py", "condinst_deploy/runtime/predictor.py"},  # which backend runs each
+    ),
+    "deserialising an engine": (r"deserialize_cuda_engine", {"condinst_deploy/runtime/tensorrt/plan.py"}),
+    "deferring Ctrl-C": (
+        r"signal\.signal\(",
+        {"condinst_deploy/support/signals.py", "condinst_deploy/benchmarking/worker.py"},  # a worker ignores it
+    ),
+    "the flavours": (r'Literal\["tensorrt", "rtx"\]|class Flavour', {"condinst_deploy/contract/engine_manifest.py"}),
+}
+
+
+@pytest.mark.parametrize("fact", HOMES)
+def test_a_fact_stands_in_its_home_alone(fact: str) -> None:
+    pattern, homes = HOMES[fact]
+    found = {path.relative_to(ROOT).as_posix() for path in SOURCES if re.search(pattern, path.read_text())}
+    assert found == homes
