@@ -339,7 +339,9 @@ def test_ray_options_without_ray_are_refused(tmp_path: Path, monkeypatch: pytest
     from condinst_deploy.serving import ray_session
 
     monkeypatch.setattr(ray_session, "find_spec", lambda name: None)
-    with pytest.raises(CondInstError, match=r"Ray is not installed: pip install 'condinst-deploy.ray.'.* runs in one process"):
+    with pytest.raises(
+        CondInstError, match=r"Ray is not installed: pip install 'condinst-deploy.ray.'.* runs in one process"
+    ):
         ray_session.check_ray()
 
 
