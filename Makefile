@@ -9,11 +9,13 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+RAY := .ray
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help env check-python check-disk check-onnxruntime install demo test lint typecheck format \
-	docs examples-node lean-env test-lean triton-env test-triton test-slow test-gpu check-tensorrt-api peers-env clean
+	docs examples-node lean-env test-lean triton-env test-triton test-slow test-gpu ray-env ray-install test-ray \
+	test-ray-slow check-tensorrt-api peers-env clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
@@ -131,6 +133,30 @@ test-slow: env ## Run the tests, the slow ones too
 
 test-gpu: env ## Run only the tests that need a GPU or TensorRT
 	@$(BIN)/pytest -m "gpu or tensorrt"
+
+ray-env: env ## Make .ray: Ray, s3fs and an S3 server beside the packages of .venv; 700 MB
+	@hash=$$(cat constraints.txt constraints-ray.txt pyproject.toml | sha256sum | cut -d ' ' -f 1); \
+	if [ "$$(cat $(RAY)/.stamp 2>/dev/null)" != "$$hash" ]; then \
+		$(MAKE) --no-print-directory ray-install && printf '%s\n' "$$hash" > $(RAY)/.stamp; \
+	fi
+
+# an environment that sees .venv's packages, and whose own come first
+ray-install:
+	@echo "Installing Ray into $(RAY); about a minute:"
+	@rm -rf $(RAY) && $(BIN)/python -m venv $(RAY)
+	@packages=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	own=$$($(RAY)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	echo "import site; site.addsitedir('$$packages')" > "$$own/venv.pth"
+	@grep -v '^python-dateutil==' constraints.txt | cat - constraints-ray.txt > $(RAY)/constraints.txt
+	@$(RAY)/bin/python -m pip install --quiet --disable-pip-version-check -c $(RAY)/constraints.txt \
+		'ray[data]' pyarrow s3fs 'moto[server]'
+	@echo "$(RAY) is ready"
+
+test-ray: ray-env ## Run the tests that need Ray; ends all of Ray's processes
+	@$(RAY)/bin/python -m pytest -m ray tests/serving
+
+test-ray-slow: ray-env ## Run the tests that need Ray, with twenty kills of workers and of drivers
+	@$(RAY)/bin/python -m pytest -m ray --run-slow tests/serving
 
 # the published stubs have parameters named `in` and one default in the wrong place; their own errors do not count
 STUBS := build/tensorrt-stubs

@@ -2,6 +2,7 @@
 
 from condinst_deploy.support.launch import command
 
+batch = command("condinst_deploy.cli.batch")
 benchmark = command("condinst_deploy.cli.benchmark")
 client = command("condinst_deploy.cli.client")
 doctor = command("condinst_deploy.cli.doctor")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ def _reasons_to_skip(config: pytest.Config) -> dict[str, str]:
         reasons["slow"] = "slow: run with --run-slow (make test-slow)"
     if not torch.cuda.is_available():
         reasons["gpu"] = "gpu: PyTorch sees no NVIDIA GPU on this machine"
+    if find_spec("ray") is None:
+        reasons["ray"] = "ray: Ray is not installed here (make test-ray runs these tests)"
     try:
         import tensorrt  # noqa: F401
     except ImportError:

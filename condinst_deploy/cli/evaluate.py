@@ -24,7 +24,7 @@ from condinst_deploy.evaluation.sources import EvaluationOptions, checked_source
 
 if TYPE_CHECKING:
     from condinst_deploy.evaluation.evaluate_models import EvaluatedModels, EvaluationReports
-    from condinst_deploy.evaluation.evaluator import Evaluation
+    from condinst_deploy.evaluation.evaluator import Detector, Evaluation
     from condinst_deploy.evaluation.ground_truth import GroundTruth
 
 MOST_COLUMNS = 8
@@ -62,6 +62,13 @@ def evaluate(
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     fast: Annotated[bool, typer.Option("--fast", help="Compute AP with faster-coco-eval (extra eval).")] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="Run the models on Ray (extra ray), on this machine.")] = False,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Run the models on this Ray cluster: HOST:PORT, or 'auto'.")
+    ] = None,
+    ray_workers: Annotated[
+        int | None, typer.Option(min=1, help="Workers on Ray. Default: as many as there is room for.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON on standard output.")] = False,
 ) -> None:
     """Evaluate models on a COCO-format data set and compare them with the first.
@@ -74,11 +81,13 @@ def evaluate(
     """
     options = EvaluationOptions(out, device, batch_size, score_threshold, fast, fresh, gate, per_class, limit)
     checked_sources(model or [], results or [], annotations, images, options)
+    detector = _detector(ray, ray_address, ray_workers)
     # PyTorch takes seconds to import: only after the arguments were checked
     from condinst_deploy.evaluation.evaluate_models import evaluate as evaluate_models
 
     with _explained_interruption(bool(model), fresh), progress_bar() as progress:
-        found = evaluate_models(annotations, images, model or [], results or [], options, _reports(progress))
+        reports = _reports(progress)
+        found = evaluate_models(annotations, images, model or [], results or [], options, reports, detector)
     if as_json:
         print_json(found.metrics, "the figures")
     else:
@@ -86,6 +95,17 @@ def evaluate(
     _print_verdict(found)
     if found.verdict.failures:
         raise typer.Exit(FAILED)
+
+
+def _detector(ray: bool, address: str | None, workers: int | None) -> "Detector | None":
+    """None: models run in this process."""
+    if not ray and address is None and workers is None:
+        return None
+    from condinst_deploy.serving.ray_evaluation import RayDetector
+    from condinst_deploy.serving.ray_session import RayOptions, check_ray
+
+    check_ray()
+    return RayDetector(RayOptions(address, workers))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from condinst_deploy.evaluation.evaluator import Evaluation, OnProgress
+from condinst_deploy.evaluation.evaluator import Detector, Evaluation, OnProgress
 from condinst_deploy.evaluation.evaluator import evaluate as evaluate_sources
 from condinst_deploy.evaluation.gate import failures
 from condinst_deploy.evaluation.ground_truth import GroundTruth, load_ground_truth
@@ -49,6 +49,7 @@ def evaluate(
     results: Sequence[str | Path] = (),
     options: EvaluationOptions | None = None,
     reports: EvaluationReports | None = None,
+    detector: Detector | None = None,
 ) -> EvaluatedModels:
     """Evaluate models and results files on a COCO-format data set, and compare each with the first.
 
@@ -62,6 +63,7 @@ def evaluate(
         results: COCO results files; they come after the models.
         options: how it is run.
         reports: functions that are called while it runs.
+        detector: runs each model on all images; None: in this process.
 
     Raises:
         CondInstError: a model, an image, an annotation file or a results file cannot be used; the kind tells which.
@@ -74,7 +76,7 @@ def evaluate(
     ground_truth = load_ground_truth(annotations, folder, options.limit)
     reports.on_ground_truth(ground_truth)
     with locked_folder(options.out):
-        evaluation = evaluate_sources(sources, ground_truth, options, reports.on_progress)
+        evaluation = evaluate_sources(sources, ground_truth, options, reports.on_progress, detector)
         verdict = Verdict(options.gate, () if options.gate is None else tuple(failures(evaluation, options.gate)))
         metrics = figures_json(evaluation, verdict, options.per_class)
         write_json(options.out / METRICS, metrics)

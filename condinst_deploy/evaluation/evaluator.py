@@ -77,6 +77,11 @@ class Run:
     ground_truth: GroundTruth
     options: EvaluationOptions
     on_progress: OnProgress
+    detector: "Detector | None" = None  # None: `detect`, in this process
+
+
+Detector = Callable[[Predictor, Path, str, Run], tuple[list[Entry], dict[str, Any], int]]
+"""Runs a model on all images, as `detect` does."""
 
 
 class _Found(NamedTuple):
@@ -90,7 +95,11 @@ class _Found(NamedTuple):
 
 
 def evaluate(
-    sources: Sequence[Source], ground_truth: GroundTruth, options: EvaluationOptions, on_progress: OnProgress
+    sources: Sequence[Source],
+    ground_truth: GroundTruth,
+    options: EvaluationOptions,
+    on_progress: OnProgress,
+    detector: Detector | None = None,
 ) -> Evaluation:
     """Run, or read, every source, evaluate it, and compare it with the first.
 
@@ -99,7 +108,7 @@ def evaluate(
     Raises:
         CondInstError: a model, an image or a results file cannot be used.
     """
-    run = Run(ground_truth, options, on_progress)
+    run = Run(ground_truth, options, on_progress, detector)
     names = unique_names([source.path for source in sources])
     check_outputs(sources, ground_truth.annotations, options.out)
     check_library(options.fast)
@@ -197,7 +206,7 @@ def _side(source: Source, name: str, run: Run) -> tuple[Side, list[Entry]]:
 def _run_model(source: Source, name: str, run: Run) -> _Found:
     with _predictor(source, run.options) as predictor:
         note = f"{predictor.backend.name} on {predictor.backend.device}, {predictor.manifest.precision}"
-        entries, settings, reused = detect(predictor, source.path, name, run)
+        entries, settings, reused = (run.detector or detect)(predictor, source.path, name, run)
     if reused:
         note += f"; {reused} of {len(run.ground_truth)} images from the journal"
     path = results_path(run.options.out, name)

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from glob import glob, has_magic
 from io import BytesIO
 from pathlib import Path
@@ -38,6 +39,14 @@ TURNS = {
 
 _opening = Lock()
 """Held while a warning is silenced, because Python's warning filters belong to the process and not to a thread."""
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """The content of an image file that is in memory, for example from an upload or an object store."""
+
+    name: str  # what messages call it
+    content: bytes
 
 
 def expand_sources(sources: Any, *, recursive: bool = False) -> list[Any]:
@@ -95,8 +104,8 @@ def rgb_from(source: Any) -> RGBArray:
     """Decode or convert one image.
 
     Args:
-        source: a path; an array `(H, W)`, `(H, W, 1)`, `(H, W, 3)` RGB or `(H, W, 4)` RGBA, uint8, uint16
-            or bool; a PIL image; or a tensor `(3, H, W)`, `(1, H, W)` or `(H, W)`, uint8.
+        source: a path; an `EncodedImage`; an array `(H, W)`, `(H, W, 1)`, `(H, W, 3)` RGB or `(H, W, 4)` RGBA, uint8,
+            uint16 or bool; a PIL image; or a tensor `(3, H, W)`, `(1, H, W)` or `(H, W)`, uint8.
 
     Returns:
         `(H, W, 3)` uint8 RGB. EXIF orientation is applied; transparency is shown on white; 16 bits are
@@ -106,7 +115,11 @@ def rgb_from(source: Any) -> RGBArray:
         ImageError: it cannot be read or has a form that is not supported.
     """
     if isinstance(source, str | Path):
-        return _rgb_from_path(Path(source))
+        with _reading(Path(source)) as stream:
+            return _rgb_from_stream(stream)
+    if isinstance(source, EncodedImage):
+        with _named(source.name):
+            return _rgb_from_stream(BytesIO(source.content))
     if isinstance(source, Image.Image):
         try:
             return _rgb_from_pil(source)
@@ -155,8 +168,8 @@ def jpeg_from(path: Path) -> bytes | None:
         return None if data is None or orientation_of(image) in TURNS else data
 
 
-def _rgb_from_path(path: Path) -> RGBArray:
-    with _reading(path) as stream, _opened(stream) as image:
+def _rgb_from_stream(stream: BinaryIO) -> RGBArray:
+    with _opened(stream) as image:
         return _rgb_from_opened(image, stream)
 
 
@@ -183,20 +196,20 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _named(path: str) -> Iterator[None]:
+def _named(name: str) -> Iterator[None]:
     """Every error in the block becomes an `ImageError` that names the image."""
     try:
         yield
     except ImageError as e:
-        raise ImageError(f"{path}: {e}") from e
+        raise ImageError(f"{name}: {e}") from e
     except FileNotFoundError as e:
-        raise ImageError(f"no image at {path}") from e
+        raise ImageError(f"no image at {name}") from e
     except UnidentifiedImageError as e:
-        raise ImageError(f"{path} is not an image in a known format") from e
+        raise ImageError(f"{name} is not an image in a known format") from e
     except Image.DecompressionBombError as e:
-        raise ImageError(f"{path} is too large to be decoded safely ({e})") from e
+        raise ImageError(f"{name} is too large to be decoded safely ({e})") from e
     except Exception as e:  # Pillow's decoders raise errors of any kind on damaged files
-        raise ImageError(f"{path} cannot be decoded ({e}); it may be truncated or damaged") from e
+        raise ImageError(f"{name} cannot be decoded ({e}); it may be truncated or damaged") from e
 
 
 def _opened(stream: BinaryIO) -> Image.Image:
@@ -259,4 +272,6 @@ def _rgb_from_array(array: npt.NDArray[Any]) -> RGBArray:
 
 def source_name(source: Any, position: int) -> str:
     """Return the name of an image in messages and result files: its path, or its position in the list."""
+    if isinstance(source, EncodedImage):
+        return source.name
     return str(source) if isinstance(source, str | Path) else f"image {position}"

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from condinst_deploy.errors import ImageError
-from condinst_deploy.imaging.decode import expand_sources, rgb_from, source_name
+from condinst_deploy.imaging.decode import EncodedImage, expand_sources, rgb_from, source_name
 from tests.support.images import GREY, RGB, assert_rgb
 
 
@@ -105,3 +105,17 @@ def test_images_are_called_by_their_path_or_their_place() -> None:
     assert source_name(Path("a") / "b.png", 3) == "a/b.png"
     assert source_name("b.png", 3) == "b.png"
     assert source_name(RGB, 3) == "image 3"
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_the_content_of_a_file_is_the_image_of_the_file(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x.{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.fromarray(RGB).save(path, exif=exif)
+    encoded = EncodedImage("upload 7", path.read_bytes())
+    assert (rgb_from(encoded) == rgb_from(path)).all()
+    assert source_name(encoded, 3) == "upload 7"
+    for damaged, reason in ((b"", "is not an image in a known format"), (encoded.content[:150], "")):
+        with pytest.raises(ImageError, match=f"^upload 7.*{reason}"):
+            rgb_from(EncodedImage("upload 7", damaged))

@@ -1,0 +1,261 @@
+"""`condinst-batch`: detect instances in a large input, shard by shard, in one process or on Ray."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import Progress, TextColumn
+
+from condinst_deploy.cli.command import (
+    FAILED,
+    INTERRUPTED,
+    Pixels,
+    command_app,
+    labelled,
+    print_json,
+    print_line,
+    progress_bar,
+    terminal,
+)
+from condinst_deploy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from condinst_deploy.serving.batch.driver import Plan
+    from condinst_deploy.serving.batch.reporting import Event, OnEvent, Totals
+    from condinst_deploy.serving.ray_session import RayOptions
+
+LINE_SECONDS = 30.0
+"""Between two lines where there is no terminal to draw a bar on."""
+
+
+class Format(StrEnum):
+    """Format of the parts."""
+
+    PARQUET, COCO = "parquet", "coco"
+
+
+def batch(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="Folder with its subfolders, pattern ('pics/**/*.jpg'), list file (.txt, one path a line), .parquet"
+            " file with image contents or paths; or a URL of one of them (s3://, gs://, ...).",
+        ),
+    ],
+    model: Annotated[Path, typer.Option(help="Model file: .onnx, .engine or a checkpoint (.pth, .pt).")],
+    out: Annotated[str, typer.Option(help="Folder or URL for the parts; the same command continues a run.")],
+    output_format: Annotated[
+        Format, typer.Option("--format", help="parquet: a row for each image. coco: COCO data sets with scores.")
+    ] = Format.PARQUET,
+    shard_size: Annotated[
+        int | None, typer.Option(help="Images of a part; what a worker that dies has to do again. Default: 512.")
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(help="Parquet input: column of contents or paths. Default: the first known name.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    score_threshold: Annotated[
+        float | None, typer.Option(help="Keep scores above it; at least the model's own.")
+    ] = None,
+    classes: Annotated[str | None, typer.Option(help="Class names to keep, separated by commas. Default: all.")] = None,
+    max_detections: Annotated[int | None, typer.Option(help="Keep the best so many of an image.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images of equal padded shape run at once. Default: 1 on a CPU, 8 on a GPU.")
+    ] = None,
+    pixels: Annotated[Pixels, typer.Option(help="How images are decoded and resized; see condinst-predict.")] = (
+        Pixels.EXACT
+    ),
+    ray: Annotated[bool, typer.Option("--ray", help="Run on Ray, also without the options below.")] = False,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster, HOST:PORT or 'auto'. Default: processes on this machine.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Workers on Ray. Default: as many as there is room for.")
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(help="GPUs of a worker, 0.5 for two on a GPU. Default: 1 where there are any.")
+    ] = None,
+    cpus_per_worker: Annotated[float | None, typer.Option(help="CPU cores of a worker. Default: 1.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on standard output.")] = False,
+) -> None:
+    """Find instances in the images of a large input.
+
+    Writes part-NNNNNNNN.parquet (or .json), one for each shard of the input, and run.json, which says what the rows
+    depend on. A part that exists is done: after Ctrl-C, SIGTERM, a crash or a power cut the same command continues.
+    An image that cannot be read is a row with an error and a reason; it does not change the exit status.
+
+    Exit status: 0 done, 1 an error or a shard without a part, 2 wrong usage, 130 interrupted by Ctrl-C, 143 by SIGTERM.
+    """
+    from condinst_deploy.serving.batch.options import SHARD_SIZE, BatchOptions, DetectionOptions
+
+    names = None if classes is None else tuple(name.strip() for name in classes.split(",") if name.strip())
+    detection = DetectionOptions(device, score_threshold, names, max_detections, batch_size, pixels.value)
+    size = SHARD_SIZE if shard_size is None else shard_size
+    options = BatchOptions(source, model, out, detection, output_format.value, size, column)
+    placement = _placement(ray, address, workers, gpus_per_worker, cpus_per_worker)
+    # imported here, so that neither --help nor a mistake waits for the backends
+    from condinst_deploy.serving.batch.driver import planned
+
+    outcome = Outcome(out)
+    try:
+        with planned(options) as plan:
+            outcome.begin(plan)
+            _run(plan, placement, outcome)
+    except KeyboardInterrupt:
+        outcome.interrupted = True
+    _report(outcome, as_json)
+
+
+def _placement(
+    ray: bool, address: str | None, workers: int | None, gpus: float | None, cpus: float | None
+) -> "RayOptions | None":
+    """None: in this process."""
+    if not ray and address is None and workers is None:
+        if gpus is not None or cpus is not None:
+            raise ConfigError("--gpus-per-worker and --cpus-per-worker are for Ray; add --ray, --workers or --address")
+        return None
+    from condinst_deploy.serving.ray_session import RayOptions, check_ray
+
+    check_ray()
+    return RayOptions(address, workers, gpus, 1.0 if cpus is None else cpus)
+
+
+@dataclass
+class Outcome:
+    """What a run came to, as far as it came."""
+
+    out: str
+    images: int = 0
+    shards: int = 0
+    finished_before: int = 0  # shards
+    totals: "Totals | None" = None
+    started: float = field(default_factory=time.monotonic)
+    interrupted: bool = False
+
+    def begin(self, plan: "Plan") -> None:
+        """Take note of what there is to do."""
+        from condinst_deploy.serving.batch.reporting import Totals
+
+        self.images, self.shards, self.finished_before = plan.images, plan.shards, len(plan.finished)
+        self.totals = Totals()
+
+    def summary(self) -> dict[str, Any]:
+        """The run as JSON values; images, detections and seconds are of this run alone."""
+        totals, seconds = self.totals, time.monotonic() - self.started
+        counts = (
+            {}
+            if totals is None
+            else {
+                "images": totals.images,
+                "failed": totals.failed,
+                "detections": totals.detections,
+                "parts": totals.shards,
+                "redone": totals.redone,
+                "failed_shards": totals.failed_shards,
+            }
+        )
+        return {
+            "out": self.out,
+            "input_images": self.images,
+            "input_shards": self.shards,
+            "parts_before": self.finished_before,
+            **counts,
+            "interrupted": self.interrupted,
+            "seconds": round(seconds, 3),
+        }
+
+
+def _run(plan: "Plan", placement: "RayOptions | None", outcome: Outcome) -> None:
+    from condinst_deploy.serving.batch.driver import run_here
+    from condinst_deploy.serving.batch.reporting import EventLog
+    from condinst_deploy.serving.batch.storage import LocalFolder, output_folder
+
+    options, totals = plan.job.options, outcome.totals
+    assert totals is not None
+    where = (
+        "in this process" if placement is None else f"on Ray{f' at {placement.address}' if placement.address else ''}"
+    )
+    terminal.print(f"{plan.images:,} images in {plan.shards:,} shards, {options.model} {where}")
+    if plan.finished:
+        terminal.print(f"{len(plan.finished):,} shards were finished before")
+    with ExitStack() as stack:
+        listeners: list[OnEvent] = [totals, stack.enter_context(_progress(plan))]
+        folder = output_folder(options.out)
+        if isinstance(folder, LocalFolder):
+            listeners.append(stack.enter_context(EventLog(folder.path)))
+
+        def on_event(event: "Event") -> None:
+            for listener in listeners:
+                listener(event)
+
+        if placement is None:
+            run_here(plan, on_event)
+        else:
+            from condinst_deploy.serving.batch.ray_driver import run_on_ray
+
+            run_on_ray(plan, placement, on_event)
+
+
+@contextmanager
+def _progress(plan: "Plan") -> Iterator["OnEvent"]:
+    """A bar on a terminal, else lines; both with images per second and the time that is left."""
+    with progress_bar(TextColumn("{task.fields[status]}", markup=False)) as progress:
+        yield _teller(plan, progress)
+
+
+def _teller(plan: "Plan", progress: Progress) -> "Callable[[Event], None]":
+    from condinst_deploy.serving.batch.reporting import status_line
+
+    task = progress.add_task("images", total=plan.images, completed=plan.finished_images, status="")
+    began: float | None = None  # when the first worker was ready
+    told, now_done = time.monotonic(), 0
+
+    def on_event(event: "Event") -> None:
+        nonlocal began, told, now_done
+        now = time.monotonic()
+        if event.kind == "ready":
+            began = began or now
+            terminal.print(f"worker {event.worker} is ready: {event.reason or ''}")
+        elif event.kind in ("lost", "failed"):
+            what = "a worker died" if event.shard is None else f"worker {event.worker} died with shard {event.shard}"
+            text = what if event.kind == "lost" else f"shard {event.shard} is left out"
+            terminal.print(labelled(f"{text}:", "yellow", event.reason or ""))
+        elif event.report is not None:
+            now_done += event.report.images
+            status = status_line(
+                plan.finished_images + now_done, plan.images, now_done / max(now - (began or now), 1e-9)
+            )
+            progress.update(task, completed=plan.finished_images + now_done, status=status)
+            if not terminal.is_terminal and now - told >= LINE_SECONDS:
+                terminal.print(status)
+                told = now
+
+    return on_event
+
+
+def _report(outcome: Outcome, as_json: bool) -> None:
+    summary, totals = outcome.summary(), outcome.totals
+    if as_json:
+        print_json(summary)
+    elif totals is not None:
+        print_line(
+            f"{totals.images} images, {totals.failed} of them with an error, {totals.detections} detections in"
+            f" {totals.shards} new parts; {outcome.finished_before + totals.shards} of {outcome.shards} parts:"
+            f" {outcome.out}"
+        )
+    if outcome.interrupted:
+        terminal.print("interrupted; the parts that are there are whole, and the same command continues the run")
+        raise typer.Exit(INTERRUPTED)
+    if totals is not None and totals.failed_shards:
+        for text in totals.failed_shards:
+            terminal.print(labelled("error:", "bold red", text))
+        raise typer.Exit(FAILED)
+
+
+main = command_app(batch)

@@ -1,0 +1,91 @@
+"""The driver: it plans a run, and gives shards to workers. Here to one in its own process; `ray_driver` to many."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+
+from condinst_deploy.contract.artifacts import check_there
+from condinst_deploy.errors import ArtifactError
+from condinst_deploy.serving.batch.inputs import BatchInput, open_input
+from condinst_deploy.serving.batch.options import BatchOptions
+from condinst_deploy.serving.batch.parquet_rows import pyarrow
+from condinst_deploy.serving.batch.parts import finished_parts
+from condinst_deploy.serving.batch.reporting import Event, OnEvent
+from condinst_deploy.serving.batch.run_manifest import RunManifest, claim, run_manifest
+from condinst_deploy.serving.batch.shard_worker import Job, ShardWorker
+from condinst_deploy.serving.batch.shards import Shard, shard_count, shards_of
+from condinst_deploy.serving.batch.storage import output_folder
+from condinst_deploy.support.digests import sha256_of
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A run, and what of it is left to do."""
+
+    job: Job
+    manifest: RunManifest
+    input: BatchInput
+    finished: frozenset[int]  # indices of shards
+
+    @property
+    def images(self) -> int:
+        """Images of the input."""
+        return self.manifest.images
+
+    @property
+    def shards(self) -> int:
+        """Shards of the input."""
+        return shard_count(self.images, self.job.options.shard_size)
+
+    @property
+    def finished_images(self) -> int:
+        """Images of finished shards; all shards are equal but for the last one."""
+        size, last = self.job.options.shard_size, self.shards - 1
+        missing = self.shards * size - self.images if last in self.finished else 0
+        return len(self.finished) * size - missing
+
+    def pending(self) -> Iterator[Shard]:
+        """The shards without a part, in order; the input is read again, and one shard is held at a time."""
+        shards = shards_of(self.input.spans(), self.job.options.shard_size)
+        return (shard for shard in shards if shard.index not in self.finished)
+
+
+@contextmanager
+def planned(options: BatchOptions) -> Iterator[Plan]:
+    """Look at the input and at what an earlier run left, and keep other drivers away from the output.
+
+    Raises:
+        CondInstError: model, input or output cannot be used, or the output belongs to another run.
+    """
+    check_there(options.model)
+    if not options.model.is_file():
+        raise ArtifactError(f"no model at {options.model}; expected a checkpoint, an .onnx file or an engine")
+    if options.format == "parquet":
+        pyarrow()
+    out, source = output_folder(options.out), open_input(options.input)
+    job = Job(options, sha256_of(options.model))
+    manifest = run_manifest(options, job.model_sha256, source.kind, source.fingerprint())
+    with out.locked():
+        claim(out, manifest)
+        indices = finished_parts(out, options.format)
+        known = frozenset(index for index in indices if index < shard_count(manifest.images, options.shard_size))
+        yield Plan(job, manifest, source, known)
+
+
+def run_here(plan: Plan, on_event: OnEvent) -> None:
+    """Run all pending shards in this process.
+
+    Raises:
+        CondInstError: the model, the input or the output cannot be used.
+    """
+    shards = plan.pending()
+    first = next(shards, None)
+    if first is None:
+        return  # without a wait for the model
+    with ShardWorker(plan.job) as worker:
+        on_event(Event("ready", worker.name, reason=worker.note))
+        for shard in chain((first,), shards):
+            on_event(Event("start", worker.name, shard.index))
+            report = worker.run(shard)
+            on_event(Event("done", worker.name, shard.index, report=report))

@@ -1,0 +1,83 @@
+"""Options of a batch run."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from condinst_deploy.errors import ConfigError
+from condinst_deploy.serving.batch.shards import check_shard_size
+
+if TYPE_CHECKING:
+    from condinst_deploy.runtime.predictor import Predictor
+
+Format = Literal["parquet", "coco"]
+
+SHARD_SIZE = 512
+"""Images of a shard; docs/scaling.md derives it."""
+
+
+@dataclass(frozen=True)
+class DetectionOptions:
+    """How images become detections; see `Predictor` for their meaning."""
+
+    device: str = "auto"
+    score_threshold: float | None = None
+    classes: tuple[str, ...] | None = None
+    max_detections: int | None = None
+    batch_size: int | None = None
+    pixels: Literal["exact", "fast", "cuda"] = "exact"
+
+    def load(self, model: Path) -> "Predictor":
+        """Load a model with these options.
+
+        Raises:
+            CondInstError: the model cannot be used, or an option does not fit it.
+        """
+        from condinst_deploy.runtime.predictor import Predictor
+        from condinst_deploy.runtime.preprocessing.types import InputOptions
+
+        return Predictor(
+            model,
+            device=self.device,
+            score_threshold=self.score_threshold,
+            classes=self.classes,
+            max_detections=self.max_detections,
+            batch_size=self.batch_size,
+            inputs=InputOptions(self.pixels),
+        )
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """A batch run: input, model, output."""
+
+    input: str  # folder, pattern, list file, Parquet file, or a URL of one of them
+    model: Path
+    out: str  # folder or URL
+    detection: DetectionOptions = field(default_factory=DetectionOptions)
+    format: Format = "parquet"
+    shard_size: int = SHARD_SIZE
+    column: str | None = None  # of Parquet inputs; None: the first that is known
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigError: a value is not one of those that there are.
+        """
+        check_shard_size(self.shard_size)
+        if self.format not in get_args(Format):
+            raise ConfigError(f"the format is {self.format!r}; expected one of {', '.join(get_args(Format))}")
+
+    def recorded(self) -> dict[str, Any]:
+        """The options that the rows depend on, as JSON values."""
+        options = asdict(self.detection)
+        classes: Sequence[str] | None = self.detection.classes
+        return {
+            **options,
+            "classes": None if classes is None else list(classes),
+            "format": self.format,
+            "shard_size": self.shard_size,
+            "column": self.column,
+        }

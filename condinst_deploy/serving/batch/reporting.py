@@ -1,0 +1,93 @@
+"""What a run tells while it works: events for a log, and totals."""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from condinst_deploy.serving.batch.shard_worker import ShardReport
+from condinst_deploy.support.json_text import json_text
+
+EVENTS = "events.jsonl"
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a shard or to a worker."""
+
+    kind: Literal["ready", "start", "done", "lost", "failed"]
+    worker: str  # process and host
+    shard: int | None = None
+    reason: str | None = None
+    report: ShardReport | None = None
+
+
+OnEvent = Callable[[Event], None]
+
+
+class EventLog(AbstractContextManager["EventLog"]):
+    """Appends events to a file, a line of JSON each: which worker did which shard, in what time, and what was lost."""
+
+    def __init__(self, folder: Path) -> None:
+        self._stream = (folder / EVENTS).open("a", encoding="utf-8")
+
+    def __call__(self, event: Event) -> None:
+        """Append an event; it survives a kill of this process, and may be lost in a power cut."""
+        values: dict[str, Any] = {"time": round(time.time(), 3), **asdict(event)}
+        present = {name: value for name, value in values.items() if value is not None}
+        self._stream.write(json_text(present, "an event") + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass
+class Totals:
+    """What a run came to."""
+
+    images: int = 0
+    failed: int = 0
+    detections: int = 0
+    shards: int = 0
+    redone: int = 0  # shards whose worker died
+    failed_shards: list[str] = field(default_factory=list)  # why, for each shard without a part
+
+    def __call__(self, event: Event) -> None:
+        """Count an event."""
+        if event.report is not None:
+            self.images += event.report.images
+            self.failed += event.report.failed
+            self.detections += event.report.detections
+            self.shards += 1
+        self.redone += event.kind == "lost" and event.shard is not None
+        if event.kind == "failed":
+            self.failed_shards.append(f"shard {event.shard}: {event.reason}")
+
+
+def status_line(done: int, of: int, rate: float) -> str:
+    """Progress as text: images, rate, and the time that is left.
+
+    Args:
+        done: finished images, those of earlier runs too.
+        of: images of the input.
+        rate: images per second of this run; 0 if none is finished.
+    """
+    text = f"{done:,} of {of:,} images"
+    if rate <= 0:
+        return text
+    return f"{text}, {rate:.3g} images/s, {_duration((of - done) / rate)} left"
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, hours = divmod(whole, 60)[0], whole // 3600
+    return f"{minutes} min" if hours < 1 else f"{hours} h {minutes % 60} min"

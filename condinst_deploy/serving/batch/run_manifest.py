@@ -1,0 +1,88 @@
+"""The manifest of a run: what its rows depend on. Another run cannot write into the same folder."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from condinst_deploy.errors import ConfigError
+from condinst_deploy.serving.batch.inputs import Fingerprint
+from condinst_deploy.serving.batch.options import BatchOptions
+from condinst_deploy.serving.batch.storage import OutputFolder, public_url
+from condinst_deploy.support.json_text import json_text
+from condinst_deploy.support.versions import installed_versions
+
+FILE = "run.json"
+VERSION = 1
+LIBRARIES = ("condinst-deploy", "numpy", "onnxruntime", "onnxruntime-gpu", "pillow", "pyarrow", "tensorrt", "torch")
+"""Libraries whose versions the rows may depend on."""
+
+
+@dataclass(frozen=True)
+class RunManifest:
+    """Everything that the rows of a run depend on, as JSON values."""
+
+    version: int
+    rows: int  # version of the row schema
+    model: dict[str, str]  # file, sha256
+    options: dict[str, Any]
+    input: dict[str, Any]  # source, kind, images, sha256
+    versions: dict[str, str]
+
+    @property
+    def images(self) -> int:
+        """Number of images of the input."""
+        return int(self.input["images"])
+
+
+def run_manifest(options: BatchOptions, model_sha256: str, kind: str, fingerprint: Fingerprint) -> RunManifest:
+    """Describe a run."""
+    from condinst_deploy.serving.batch.rows import VERSION as ROWS
+
+    return RunManifest(
+        version=VERSION,
+        rows=ROWS,
+        model={"file": options.model.name, "sha256": model_sha256},
+        options=options.recorded(),
+        input={"source": public_url(options.input), "kind": kind, **fingerprint._asdict()},
+        versions=installed_versions(LIBRARIES),
+    )
+
+
+def claim(out: OutputFolder, manifest: RunManifest) -> None:
+    """Write the manifest into a new folder; in a folder with one, see that it is the same run.
+
+    Raises:
+        ConfigError: the folder belongs to another run, or has parts of an unknown one.
+        OutputError: the folder cannot be used.
+    """
+    text = json_text(asdict(manifest), FILE, indent=1) + "\n"
+    content = out.read(FILE)
+    if content is None:
+        if any(name.startswith("part-") for name, _ in out.files()):
+            raise ConfigError(f"{out.name} has parts and no {FILE}: it is of an unknown run; name another --out")
+        out.write(FILE, text.encode())
+        return
+    try:
+        found = json.loads(content)
+    except ValueError as e:
+        raise ConfigError(f"{out.name}/{FILE} is not JSON ({e}); name another --out") from e
+    differences = list(_differences(found, json.loads(text)))
+    if differences:
+        raise ConfigError(
+            f"{out.name} belongs to another run: {'; '.join(differences[:3])}. Name another --out, or repeat that run"
+        )
+
+
+def _differences(found: Any, wanted: Any, where: str = "") -> list[str]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        names = dict.fromkeys((*wanted, *found))
+        parts = (_differences(found.get(name), wanted.get(name), f"{where}.{name}".lstrip(".")) for name in names)
+        return [difference for part in parts for difference in part]
+    if found == wanted:
+        return []
+    return [f"{where or 'the manifest'} was {_short(found)} and is {_short(wanted)} now"]
+
+
+def _short(value: Any) -> str:
+    text = json_text(value, "a value of the manifest")
+    return text if len(text) <= 80 else f"{text[:77]}..."

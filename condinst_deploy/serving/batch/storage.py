@@ -1,0 +1,290 @@
+"""Folders of outputs and contents of images, on the local disk or behind any URL that fsspec knows."""
+
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from condinst_deploy.errors import ConfigError, ImageError, OutputError
+from condinst_deploy.support.atomic_write import atomic_path
+
+OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
+"""Protocols of which an upload becomes visible whole or not at all, so that no rename is needed."""
+
+LARGEST_IMAGE = 256 * 1024 * 1024
+"""Bytes of the largest image file that is read from a URL."""
+
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+_CREDENTIALS = re.compile(r"(?<=://)[^/@]*@")
+
+
+class StoredFile(NamedTuple):
+    """A file of a listing."""
+
+    path: str  # path or URL
+    size: int  # bytes
+    state: str  # entity tag or time of the last change; empty if the storage tells neither
+
+
+def is_url(text: str) -> bool:
+    """Return True for a URL that fsspec opens. `file://` URLs are local paths."""
+    return _SCHEME.match(text) is not None and not text.lower().startswith("file://")
+
+
+def local_path(text: str) -> Path:
+    """Return the path of a local file or of a `file://` URL."""
+    return Path(text[len("file://") :] if text.lower().startswith("file://") else text)
+
+
+def public_url(text: str) -> str:
+    """Remove a user name and a password from a URL: manifests and messages must not hold them."""
+    return _CREDENTIALS.sub("", text) if is_url(text) else text
+
+
+def filesystem_of(url: str) -> tuple[Any, str]:
+    """Return the fsspec file system of a URL, and the path inside it.
+
+    Raises:
+        ConfigError: fsspec or the library of the protocol is missing, or the protocol is unknown.
+    """
+    try:
+        import fsspec
+    except ImportError as e:
+        raise ConfigError(f"{public_url(url)} needs fsspec: pip install fsspec, or give a local path") from e
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as e:
+        raise ConfigError(f"{public_url(url)} cannot be opened ({e}); expected a URL that fsspec knows") from e
+    return filesystem, path
+
+
+def list_files(url: str, pattern: bool) -> list[StoredFile]:
+    """List the files below a folder URL, or those that match a glob pattern, sorted by path.
+
+    Raises:
+        ImageError: the storage cannot be listed.
+    """
+    filesystem, path = filesystem_of(url)
+    try:
+        found = filesystem.glob(path, detail=True) if pattern else filesystem.find(path, detail=True)
+    except Exception as e:  # each storage library has exceptions of its own
+        raise ImageError(f"{public_url(url)} cannot be listed ({_reason(e)})") from e
+    protocol = url.split("://", 1)[0]
+    entries = (entry for entry in found.values() if entry.get("type") == "file")
+    return sorted(
+        StoredFile(f"{protocol}://{_name(entry)}", int(entry.get("size") or 0), _state(entry)) for entry in entries
+    )
+
+
+def read_image(url: str) -> bytes:
+    """Read the content of an image file behind a URL.
+
+    Raises:
+        FileNotFoundError: no file is there.
+        ImageError: the file is too large.
+    """
+    filesystem, path = filesystem_of(url)
+    content: bytes = filesystem.cat_file(path, start=0, end=LARGEST_IMAGE + 1)
+    if len(content) > LARGEST_IMAGE:
+        raise ImageError(f"{public_url(url)} has more than {LARGEST_IMAGE} bytes; expected an image file")
+    return content
+
+
+class OutputFolder(ABC):
+    """A folder that parts are written to."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @abstractmethod
+    def files(self) -> Iterator[tuple[str, int]]:
+        """Names and sizes of the files in the folder; nothing if the folder does not exist.
+
+        Raises:
+            OutputError: the folder cannot be read.
+        """
+
+    @abstractmethod
+    def read(self, name: str) -> bytes | None:
+        """Return the content of a file, None if there is no such file."""
+
+    @abstractmethod
+    def exists(self, name: str) -> bool:
+        """Return True if there is a file of this name."""
+
+    @abstractmethod
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file so that it is visible whole or not at all.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+
+    @abstractmethod
+    def tail(self, name: str, count: int) -> bytes | None:
+        """Return the last bytes of a file that may have been cut off; None where uploads are always whole."""
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other drivers away, as far as the storage can."""
+        yield
+
+
+class LocalFolder(OutputFolder):
+    """A folder on a disk."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder))
+        self.path = folder
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        """Names and sizes of the files in the folder."""
+        try:
+            with os.scandir(self.path) as entries:
+                for entry in entries:
+                    if entry.is_file():
+                        yield entry.name, entry.stat().st_size
+        except FileNotFoundError:
+            return
+        except OSError as e:
+            raise OutputError(f"{self.path} cannot be read ({e.strerror}); choose another place with --out") from e
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of a file, None if there is none."""
+        try:
+            return (self.path / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as e:
+            raise OutputError(
+                f"{self.path / name} cannot be read ({e.strerror}); choose another place with --out"
+            ) from e
+
+    def exists(self, name: str) -> bool:
+        """Return True if there is a file of this name."""
+        return (self.path / name).is_file()
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file so that it is visible whole or not at all."""
+        with atomic_path(self.path / name) as temporary:  # synced: a part that exists is done, after a power cut too
+            temporary.write_bytes(content)
+
+    def tail(self, name: str, count: int) -> bytes | None:
+        """Return the last bytes of a file; None if uploads are always whole."""
+        with (self.path / name).open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - count))
+            return stream.read()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Lock the folder, and remove temporary files of processes that were killed.
+
+        Raises:
+            ConfigError: another driver writes into the folder.
+            OutputError: the folder cannot be made.
+        """
+        import fcntl
+
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            stream = (self.path / ".lock").open("ab")
+        except OSError as e:
+            raise OutputError(
+                f"{self.path} cannot be written ({e.strerror or e}); choose another place with --out"
+            ) from e
+        with stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as e:
+                raise ConfigError(f"another run writes into {self.path}; wait for it, or name another --out") from e
+            for leftover in self.path.glob(".part-*.partial"):
+                leftover.unlink(missing_ok=True)
+            yield
+
+
+class UrlFolder(OutputFolder):
+    """A folder or a prefix behind a URL."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(public_url(url))
+        self._filesystem, path = filesystem_of(url)
+        self._path = path.rstrip("/")
+        self._uploads_whole = url.split("://", 1)[0].lower() in OBJECT_STORES
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        """Names and sizes of the files in the folder."""
+        with self._told():
+            self._filesystem.invalidate_cache()
+            try:
+                entries = self._filesystem.ls(self._path, detail=True)
+            except FileNotFoundError:
+                return
+        for entry in entries:
+            if entry.get("type") == "file":
+                yield _name(entry).rsplit("/", 1)[-1], int(entry.get("size") or 0)
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of a file, None if there is none."""
+        with self._told():
+            try:
+                content: bytes = self._filesystem.cat_file(f"{self._path}/{name}")
+            except FileNotFoundError:
+                return None
+            return content
+
+    def exists(self, name: str) -> bool:
+        """Return True if there is a file of this name."""
+        with self._told():
+            self._filesystem.invalidate_cache(self._path)
+            return bool(self._filesystem.isfile(f"{self._path}/{name}"))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file so that it is visible whole or not at all."""
+        path = f"{self._path}/{name}"
+        with self._told():
+            if self._uploads_whole:
+                self._filesystem.pipe_file(path, content)
+                return
+            self._filesystem.makedirs(self._path, exist_ok=True)
+            temporary = f"{self._path}/.{name}.{os.getpid()}.partial"
+            self._filesystem.pipe_file(temporary, content)
+            self._filesystem.mv(temporary, path)
+
+    def tail(self, name: str, count: int) -> bytes | None:
+        """Return the last bytes of a file; None if uploads are always whole."""
+        return None
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as e:  # each storage library has exceptions of its own
+            raise OutputError(f"{self.name} cannot be used ({_reason(e)}); choose another place with --out") from e
+
+
+def output_folder(text: str) -> OutputFolder:
+    """Return the folder of a path or a URL; it is made when the first file is written."""
+    if is_url(text):
+        return UrlFolder(text)
+    folder = local_path(text)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--out {folder} is a file; expected the name of a folder")
+    return LocalFolder(folder)
+
+
+def _name(entry: dict[str, Any]) -> str:
+    return str(entry["name"])
+
+
+def _state(entry: dict[str, Any]) -> str:
+    for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "created"):
+        if entry.get(key) is not None:
+            return str(entry[key]).strip('"')
+    return ""
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:200] or type(error).__name__

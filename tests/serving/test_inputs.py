@@ -1,0 +1,153 @@
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from condinst_deploy.errors import CondInstError
+from condinst_deploy.serving.batch.inputs import LONGEST_LINE, BatchInput, open_input
+from condinst_deploy.serving.batch.shards import PathSpan, shards_of
+
+
+def paths_of(source: BatchInput) -> list[str]:
+    spans = list(source.spans())
+    assert all(isinstance(span, PathSpan) for span in spans)
+    return [path for span in spans if isinstance(span, PathSpan) for path in span.paths]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    folder = tmp_path / "tree"
+    for name in ("b.jpg", "a.PNG", "sub/c.jpeg", "notes.md", "sub/deep/d.webp"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"content")
+    return folder
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    """fsspec's file system in memory, empty before and after."""
+    filesystem = fsspec.filesystem("memory")
+    filesystem.store.clear()
+    yield filesystem
+    filesystem.store.clear()
+
+
+def test_a_folder_is_taken_with_its_subfolders_in_sorted_order(tree: Path) -> None:
+    names = ["a.PNG", "b.jpg", "sub/c.jpeg", "sub/deep/d.webp"]
+    for text in (str(tree), f"file://{tree}"):
+        source = open_input(text)
+        assert (source.kind, paths_of(source)) == ("folder", [str(tree / name) for name in names])
+        assert source.fingerprint().images == 4
+
+
+def test_a_pattern_takes_the_images_that_match(tree: Path) -> None:
+    source = open_input(f"{tree}/**/*.[jw]*")
+    assert source.kind == "pattern"
+    assert paths_of(source) == [str(tree / name) for name in ("b.jpg", "sub/c.jpeg", "sub/deep/d.webp")]
+
+
+def test_a_list_keeps_its_order_and_starts_at_its_folder(tree: Path) -> None:
+    path = tree / "images.txt"
+    lines = [
+        "sub/c.jpeg\r",
+        "",
+        "  ",
+        "/elsewhere/x.jpg",
+        "s3://bucket/y.jpg",
+        "b.jpg",
+        "b.jpg",
+        "file:///z.jpg",
+        " a b",
+    ]
+    path.write_bytes("\n".join(lines).encode() + b"\ncaf\xe9.jpg")
+    source = open_input(str(path))
+    first = [f"{tree}/sub/c.jpeg", "/elsewhere/x.jpg", "s3://bucket/y.jpg", f"{tree}/b.jpg", f"{tree}/b.jpg"]
+    assert source.kind == "list"
+    assert paths_of(source) == [*first, "/z.jpg", f"{tree}/ a b", f"{tree}/caf\udce9.jpg"]
+    assert source.fingerprint().images == 8
+
+
+def test_urls_are_listed_sorted_and_lists_behind_urls_start_at_their_folder(memory: Any) -> None:
+    for name in ("/bucket/b.jpg", "/bucket/sub/a.png", "/bucket/x.md"):
+        memory.pipe_file(name, b"1")
+    memory.pipe_file("/bucket/list.txt", b"sub/a.png\nmemory://other/c.jpg\n")
+    assert paths_of(open_input("memory://bucket")) == ["memory:///bucket/b.jpg", "memory:///bucket/sub/a.png"]
+    assert paths_of(open_input("memory://bucket/*.jpg")) == ["memory:///bucket/b.jpg"]
+    assert paths_of(open_input("memory://bucket/list.txt")) == ["memory://bucket/sub/a.png", "memory://other/c.jpg"]
+    assert paths_of(open_input("memory://bucket/b.jpg")) == ["memory://bucket/b.jpg"]
+
+
+def test_the_fingerprint_tells_order_names_and_files_apart(tree: Path) -> None:
+    before = open_input(str(tree)).fingerprint()
+    assert open_input(str(tree)).fingerprint() == before
+    (tree / "b.jpg").write_bytes(b"another")
+    changed = open_input(str(tree)).fingerprint()
+    (tree / "e.jpg").write_bytes(b"content")
+    assert len({before, changed, open_input(str(tree)).fingerprint()}) == 3
+    (tree / "x.txt").write_text("a.jpg\nb.jpg\n")
+    (tree / "y.txt").write_text("b.jpg\na.jpg\n")
+    assert open_input(str(tree / "x.txt")).fingerprint() != open_input(str(tree / "y.txt")).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("none", "no input at none; expected a folder, a pattern"),
+        ("none.txt", "no input at none.txt"),
+        ("none.parquet", "no input at none.parquet"),
+        ("none.jpg", "no input at none.jpg"),
+        ("none/*.jpg", "no images at none/"),
+        ("empty", "no images at empty; expected files ending in .avif"),
+        ("mixed", "mixed holds images and Parquet files; give a pattern"),
+        ("notes.md", "no input at notes.md"),
+        ("unknown://bucket/x", "unknown://bucket/x cannot be opened"),
+        ("memory://nothing", "no images at memory://nothing"),
+        ("memory://nothing.txt", "no input at memory://nothing.txt"),
+    ],
+)
+def test_an_input_that_cannot_be_used_is_one_line(
+    text: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: Any
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "mixed").mkdir()
+    for name in ("mixed/a.jpg", "mixed/b.parquet", "notes.md"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CondInstError) as told:
+        open_input(text)
+    assert reason in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"a.jpg\n" + b"x" * (LONGEST_LINE + 1), "line 2 is longer than 8192"),
+        (b"a.jpg\nb\0.jpg\n", "line 2 has a zero byte"),
+    ],
+)
+def test_a_list_that_is_no_list_is_refused(content: bytes, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(content)
+    with pytest.raises(CondInstError, match=reason):
+        open_input(str(tmp_path / "list.txt")).fingerprint()
+
+
+def peak_of_planning(path: Path, count: int) -> int:
+    """Bytes that reading a list of so many images takes at most."""
+    path.write_text("".join(f"/images/of/a/folder/with/a/long/name/{i:012}.jpg\n" for i in range(count)))
+    tracemalloc.start()
+    source = open_input(str(path))
+    assert source.fingerprint().images == count
+    assert sum(len(shard) for shard in shards_of(source.spans(), 512)) == count
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
+
+
+def test_memory_for_a_list_does_not_grow_with_its_length(tmp_path: Path) -> None:
+    peak_of_planning(tmp_path / "warm.txt", 2_000)
+    few, many = peak_of_planning(tmp_path / "few.txt", 4_000), peak_of_planning(tmp_path / "many.txt", 40_000)
+    assert many < 1.1 * few

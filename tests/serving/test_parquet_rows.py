@@ -1,0 +1,92 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from condinst_deploy.errors import ConfigError, DataError
+from condinst_deploy.serving.batch.inputs import open_input
+from condinst_deploy.serving.batch.parquet_rows import ImageSource, sources_of_rows, sources_of_table
+from condinst_deploy.serving.batch.shards import RowSpan
+
+pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+
+
+def written(path: Path, columns: dict[str, Any], **options: Any) -> str:
+    pq.write_table(pa.table(columns), path, **options)
+    return str(path)
+
+
+@pytest.mark.parametrize("group", [1, 7, 100, 1000])
+def test_any_range_of_rows_is_read(tmp_path: Path, group: int) -> None:
+    contents = [bytes([i]) for i in range(100)]
+    name = written(tmp_path / "a.parquet", {"bytes": contents, "id": list(range(100))}, row_group_size=group)
+    for first, count in ((0, 100), (0, 1), (99, 1), (31, 35), (64, 32)):
+        expected = [ImageSource(str(i), contents[i]) for i in range(first, first + count)]
+        assert list(sources_of_rows(name, first, count, None)) == expected
+
+
+@pytest.mark.parametrize(
+    ("columns", "column", "expected"),
+    [
+        ({"image": [b"1"], "path": ["a.jpg"]}, None, ("a.jpg", b"1")),
+        ({"path": ["a.jpg"], "width": [3]}, None, ("a.jpg", None)),
+        ({"where": ["a.jpg"], "path": ["b.jpg"]}, "where", ("a.jpg", None)),
+        ({"jpg": [b"1"]}, None, ("row 0", b"1")),
+        ({"image": [{"bytes": b"1", "path": "a.jpg"}]}, None, ("a.jpg", b"1")),
+        ({"image": [{"bytes": None, "path": "a.jpg"}, {"bytes": b"", "path": None}]}, None, ("a.jpg", None)),
+        ({"image": [{"bytes": b"1", "path": None}], "name": ["x"]}, None, ("x", b"1")),
+        ({"data": pa.array([b"1"], pa.large_binary()), "id": [7]}, "data", ("7", b"1")),
+        ({"image": pa.array([None], pa.binary()), "id": [7]}, None, ("7", b"")),
+        ({"image": [3], "url": ["s3://b/a.jpg"]}, None, ("s3://b/a.jpg", None)),
+    ],
+)
+def test_columns_of_contents_of_paths_and_of_both(columns: Any, column: str | None, expected: Any) -> None:
+    _, sources = sources_of_table(pa.table(columns), column, "the table")
+    assert sources[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("columns", "column", "reason"),
+    [
+        ({"a": [1], "b": [2]}, None, "has no column of images: its columns are a, b; name one of contents"),
+        ({"path": ["x"]}, "image", "has no column 'image'; its columns are path"),
+        ({"image": [1.5]}, "image", "has no column of images"),
+    ],
+)
+def test_a_table_without_images_is_refused(columns: Any, column: str | None, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        sources_of_table(pa.table(columns), column, "the table")
+
+
+def test_files_of_a_folder_are_one_input_and_empty_ones_do_not_matter(tmp_path: Path) -> None:
+    b, empty, a = (
+        written(tmp_path / name, {"path": [f"{i}.jpg" for i in range(count)]})
+        for name, count in (("b.parquet", 3), ("c.parquet", 0), ("a.pq", 2))
+    )
+    source = open_input(str(tmp_path))
+    assert source.kind == "parquet"
+    assert source.fingerprint().images == 5
+    assert list(source.spans()) == [RowSpan(a, 0, 2), RowSpan(b, 0, 3)]
+    before = source.fingerprint()
+    Path(empty).unlink()
+    assert open_input(str(tmp_path)).fingerprint() != before
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"x" * 100])
+def test_a_damaged_file_is_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="cannot be read as Parquet") as told:
+        open_input(str(path)).fingerprint()
+    assert "\n" not in str(told.value)
+
+
+def test_a_file_with_damaged_pages_is_one_line(tmp_path: Path) -> None:
+    name = written(
+        tmp_path / "a.parquet", {"bytes": [bytes(range(256)) * 40] * 50}, compression="none", use_dictionary=False
+    )
+    content = Path(name).read_bytes()
+    Path(name).write_bytes(content[:4] + bytes(3000) + content[3004:])
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        list(sources_of_rows(name, 0, 50, None))

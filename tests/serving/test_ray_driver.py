@@ -1,0 +1,238 @@
+"""The command with Ray processes of its own: where they listen, what signals and kills leave, and S3."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from condinst_deploy.serving.batch.driver import planned
+from tests.support.batch_runs import (
+    COMMAND,
+    assert_each_image_once,
+    batch_command,
+    command_environment,
+    events_of,
+    options_of,
+    run_in_process,
+    write_images,
+)
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_thread")]
+
+WORKERS, SHARD = 2, 5
+LISTENING = "0A"  # in /proc/net/tcp
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+SECONDS = 120.0
+
+
+def arguments_of(images: Path, model: Path, out: Path) -> list[str]:
+    options = ["--shard-size", str(SHARD), "--workers", str(WORKERS), "--device", "cpu", "--max-detections", "5"]
+    return [str(images), "--model", str(model), "--out", str(out), *options]
+
+
+@contextmanager
+def started(arguments: list[str], home: Path) -> Iterator[subprocess.Popen[str]]:
+    """The command in a process group of its own; it and Ray's processes are gone at the end."""
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        env=command_environment(HOME=str(home)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        for child in [*descendants(process.pid), process.pid]:
+            try:
+                os.kill(child, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        process.communicate()
+
+
+def descendants(process: int) -> list[int]:
+    """Processes of this machine that a process started, and those started by them."""
+    parents: dict[int, int] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+        except (OSError, IndexError):
+            continue
+    found, wanted = list[int](), {process}
+    while wanted:
+        wanted = {child for child, parent in parents.items() if parent in wanted}
+        found += wanted
+    return found
+
+
+def alive(processes: list[int]) -> list[int]:
+    """Those that still run; a dead one whose parent did not ask is dead."""
+    running = []
+    for process in processes:
+        try:
+            state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            continue
+        if state not in "ZX":
+            running.append(process)
+    return running
+
+
+def listening_addresses(processes: list[int]) -> list[str]:
+    """Local addresses, as in /proc/net/tcp, on which processes accept connections."""
+    inodes = set()
+    for process in processes:
+        for link in Path(f"/proc/{process}/fd").glob("*"):
+            try:
+                inodes.add(str(link.readlink()))
+            except OSError:
+                continue
+    addresses = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == LISTENING and f"socket:[{fields[9]}]" in inodes:
+                addresses.append(fields[1].split(":")[0])
+    return addresses
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
+    """Wait; a process that ends before is an error, and so is too long a time."""
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert process is None or process.poll() is None, "the command ended early"
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.05)
+
+
+def done_shards(out: Path) -> int:
+    return sum(event["kind"] == "done" for event in events_of(out))
+
+
+def test_ray_listens_on_loopback_alone_and_ctrl_c_leaves_nothing_behind(small_model: Path, tmp_path: Path) -> None:
+    paths, out, home = write_images(tmp_path / "images", 1000), tmp_path / "out", tmp_path / "home"
+    home.mkdir()
+    with started(arguments_of(tmp_path / "images", small_model, out), home) as process:
+        wait_until(lambda: done_shards(out) >= 3, process)
+        family = descendants(process.pid)
+        addresses = listening_addresses([process.pid, *family])
+        assert len(addresses) >= 4  # at least the two servers and the two workers
+        assert set(addresses) <= LOOPBACK
+        environments = [Path(f"/proc/{child}/environ").read_bytes() for child in family if alive([child])]
+        tokens = {v for env in environments for v in env.split(b"\0") if v.startswith(b"RAY_AUTH_TOKEN=")}
+        (token,) = (entry.partition(b"=")[2] for entry in tokens)
+        assert len(token) == 64
+        assert not any(token in Path(f"/proc/{child}/cmdline").read_bytes() for child in alive(family))
+        os.kill(process.pid, signal.SIGINT)
+        output, told = process.communicate(timeout=SECONDS)
+        assert process.returncode == 130
+        assert "the same command continues the run" in told
+        assert "Traceback" not in told
+        wait_until(lambda: not alive(family))
+    assert output.startswith(f"{SHARD * done_shards(out)} images, 0 of them with an error")
+    assert list(home.rglob("*")) == []  # no token, no usage report, no settings
+    assert not [path for path in out.iterdir() if token in path.read_bytes()]
+    with planned(options_of(tmp_path / "images", small_model, out, shard_size=SHARD)) as plan:
+        assert 0 < plan.finished_images < len(paths)
+        assert len(plan.finished) >= done_shards(out)
+
+
+def assert_survives_a_killed_driver(seed: int, model: Path, folder: Path) -> None:
+    chance = random.Random(seed)
+    paths, out = write_images(folder / "images", 300), folder / "out"
+    with started(arguments_of(folder / "images", model, out), folder) as process:
+        before = chance.randrange(1, 40)
+        wait_until(lambda: done_shards(out) >= before or process.poll() is not None)
+        time.sleep(chance.uniform(0, 0.3))
+        family = descendants(process.pid)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(timeout=SECONDS)
+        wait_until(lambda: not alive(family))  # Ray's processes end by themselves
+    finished = {path.name: path.stat().st_mtime_ns for path in out.glob("part-*")}
+    begun = sum(event["kind"] == "start" for event in events_of(out))
+    plan, events = run_in_process(options_of(folder / "images", model, out, shard_size=SHARD))
+    assert {f"part-{index:08d}.parquet" for index in plan.finished} == set(finished)
+    assert_each_image_once(out, paths)
+    assert {name: (out / name).stat().st_mtime_ns for name in finished} == finished  # nothing was written twice
+    again = [event for event in events if event.kind == "start"]
+    assert begun + len(again) - len(paths) // SHARD <= WORKERS  # at most one shard of each worker was done twice
+
+
+@pytest.mark.parametrize("seed", range(1))
+def test_a_killed_driver_costs_at_most_a_shard_of_each_worker(seed: int, small_model: Path, tmp_path: Path) -> None:
+    assert_survives_a_killed_driver(seed, small_model, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(100, 120))
+def test_a_killed_driver_costs_at_most_a_shard_of_each_worker_twenty_times(
+    seed: int, small_model: Path, tmp_path: Path
+) -> None:
+    assert_survives_a_killed_driver(seed, small_model, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """A bucket on an S3 server of this process that listens on loopback; its address."""
+    pytest.importorskip("moto", reason="moto is not installed (make ray-env)")
+    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed (make ray-env)")
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    address = f"http://{host}:{port}"
+    filesystem = s3fs.S3FileSystem(key="key", secret="secret", endpoint_url=address)
+    filesystem.mkdir("bucket")
+    yield address
+    server.stop()
+
+
+def test_from_a_bucket_to_a_bucket_with_ray_and_without(s3: str, small_model: Path, tmp_path: Path) -> None:
+    import s3fs
+
+    from condinst_deploy.serving.batch.rows import read_part
+
+    paths = write_images(tmp_path / "images", 20, damaged=[3])
+    filesystem = s3fs.S3FileSystem(key="key", secret="secret", endpoint_url=s3)
+    filesystem.put([str(path) for path in paths], [f"bucket/images/{path.name}" for path in paths])
+    variables = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_ENDPOINT_URL": s3}
+    found = {}
+    placements: dict[str, list[str]] = {"one": [], "two": ["--workers", "2"]}
+    for name, more in placements.items():
+        out = f"s3://bucket/{name}"
+        options = ["--model", str(small_model), "--device", "cpu", "--max-detections", "5", "--shard-size", "5", *more]
+        done = batch_command("s3://bucket/images/", *options, "--out", out, "--json", cwd=tmp_path, **variables)
+        assert done.returncode == 0, done.stderr
+        summary = json.loads(done.stdout)
+        assert (summary["images"], summary["failed"], summary["parts"]) == (20, 1, 4)
+        filesystem.invalidate_cache()
+        filesystem.get(f"bucket/{name}", str(tmp_path / name), recursive=True)
+        found[name] = [(tmp_path / name / f"part-0000000{i}.parquet").read_bytes() for i in range(4)]
+    assert found["one"] == found["two"]
+    rows = [row for i in range(4) for row in read_part(str(tmp_path / "one" / f"part-0000000{i}.parquet"))]
+    assert [row.path for row in rows] == [f"s3://bucket/images/{path.name}" for path in paths]
+    assert [row.position for row in rows if row.error is not None] == [3]
+    run_in_process(options_of(tmp_path / "images", small_model, tmp_path / "local", shard_size=20))
+    local = list(read_part(str(tmp_path / "local" / "part-00000000.parquet")))
+    for row, same in zip(rows, local, strict=True):
+        if row.detections is not None and same.detections is not None:
+            assert row.detections.to_coco(1) == same.detections.to_coco(1)
+
+
+def test_an_address_without_a_cluster_is_one_line(small_model: Path, ten_images: list[Path], tmp_path: Path) -> None:
+    arguments = (ten_images[0].parent, "--model", small_model, "--out", "out", "--address", "127.0.0.1:9")
+    done = batch_command(
+        *arguments, cwd=tmp_path, RAY_gcs_rpc_server_connect_timeout_s="1", RAY_NUM_REDIS_GET_RETRIES="1"
+    )
+    assert done.returncode == 1
+    assert "error: no Ray cluster at 127.0.0.1:9 (" in done.stderr

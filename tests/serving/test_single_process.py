@@ -1,0 +1,356 @@
+"""Batch runs in one process: what is written, what is kept, and what is refused."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from stat import S_ISREG
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+from condinst_deploy.errors import CondInstError, ConfigError, ImageError, OutputError
+from condinst_deploy.runtime.predictor import Predictor
+from condinst_deploy.serving.batch.driver import planned, run_here
+from condinst_deploy.serving.batch.reporting import Event, Totals, status_line
+from condinst_deploy.serving.batch.storage import LocalFolder
+from tests.support.batch_runs import (
+    COMMAND,
+    assert_each_image_once,
+    batch_command,
+    command_environment,
+    options_of,
+    run_in_process,
+    write_images,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def coco_part(folder: Path, index: int) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / f"part-{index:08d}.json").read_text())
+    return content
+
+
+def parts(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("part-*"))
+
+
+def test_coco_parts_hold_what_the_predictor_finds(ten_images: list[Path], small_model: Path, tmp_path: Path) -> None:
+    plan, events = run_in_process(options_of(ten_images[0].parent, small_model, tmp_path / "out", format="coco"))
+    assert (plan.images, plan.shards, plan.finished_images) == (10, 3, 0)
+    assert parts(tmp_path / "out") == [f"part-0000000{i}.json" for i in range(3)]
+    with Predictor(small_model, device="cpu", max_detections=5) as predictor:
+        good = [path for i, path in enumerate(ten_images) if i != 5]
+        expected = dict(zip(map(str, good), predictor(good), strict=True))
+    assert sum(map(len, expected.values())) > 10
+    content = [coco_part(tmp_path / "out", i) for i in range(3)]
+    listed = [entry for part in content for entry in part["images"]]
+    assert [(e["id"], e["file_name"]) for e in listed] == [(i + 1, str(ten_images[i])) for i in range(10) if i != 5]
+    annotations = [entry for part in content for entry in part["annotations"]]
+    assert len({entry["id"] for entry in annotations}) == len(annotations)
+    names = {entry["id"]: entry["file_name"] for entry in listed}
+    for path, detections in expected.items():
+        found = [entry for entry in annotations if names[entry["image_id"]] == path]
+        wanted = detections.to_coco(found[0]["image_id"] if found else 0)
+        assert [{key: entry[key] for key in wanted[0]} for entry in found] == wanted
+        assert [entry["area"] for entry in found] == detections.masks.areas.tolist()
+    (error,) = content[1]["errors"]
+    assert (error["id"], error["file_name"], error["error"]) == (6, str(ten_images[5]), "damaged")
+    assert error["reason"].startswith(str(ten_images[5]))
+    totals = Totals()
+    for event in events:
+        totals(event)
+    assert (totals.images, totals.failed, totals.detections, totals.shards) == (10, 1, len(annotations), 3)
+
+
+def test_a_coco_part_loads_in_pycocotools(ten_images: list[Path], small_model: Path, tmp_path: Path) -> None:
+    run_in_process(options_of(ten_images[0].parent, small_model, tmp_path, format="coco"))
+    coco = COCO(str(tmp_path / "part-00000000.json"))
+    (first, *_) = coco.getAnnIds(imgIds=[1])
+    assert coco.annToMask(coco.loadAnns([first])[0]).sum() == coco.loadAnns([first])[0]["area"]
+
+
+def test_parquet_parts_give_back_the_same_detections(ten_images: list[Path], small_model: Path, tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    from condinst_deploy.serving.batch.rows import read_part
+
+    run_in_process(options_of(ten_images[0].parent, small_model, tmp_path, shard_size=70))
+    assert_each_image_once(tmp_path, ten_images)
+    rows = list(read_part(str(tmp_path / "part-00000000.parquet")))
+    assert [(row.error, row.detections is None) for row in rows] == [
+        ("damaged" if i == 5 else None, i == 5) for i in range(10)
+    ]
+    with Predictor(small_model, device="cpu", max_detections=5) as predictor:
+        for row in rows:
+            if row.detections is not None:
+                (expected,) = predictor(row.path)
+                assert row.detections.to_coco(1) == expected.to_coco(1)
+                assert row.detections.names == expected.names
+    table = pq.read_table(tmp_path / "part-00000000.parquet")
+    assert table.column("height").to_pylist() == [None if i == 5 else 32 for i in range(10)]
+    assert np.array(table.column("boxes")[0].as_py()).shape[1:] == (4,)
+    assert isinstance(table.column("masks")[0].as_py()[0], bytes)
+
+
+def test_contents_in_parquet_and_paths_give_the_same_rows(
+    ten_images: list[Path], small_model: Path, tmp_path: Path
+) -> None:
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    names = list(map(str, ten_images))
+    contents = [path.read_bytes() for path in ten_images]
+    inputs = {"a": {"bytes": contents, "path": names}, "b": {"path": names}}
+    inputs["c"] = {"image": [{"bytes": content, "path": name} for content, name in zip(contents, names, strict=True)]}
+    tables = []
+    for name, columns in inputs.items():
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet", row_group_size=3)
+        run_in_process(options_of(tmp_path / f"{name}.parquet", small_model, tmp_path / name))
+        tables.append(pa.concat_tables(pq.read_table(p) for p in sorted((tmp_path / name).glob("part-*"))))
+    run_in_process(options_of(ten_images[0].parent, small_model, tmp_path / "d"))
+    tables.append(pa.concat_tables(pq.read_table(p) for p in sorted((tmp_path / "d").glob("part-*"))))
+    assert all(table.equals(tables[0]) for table in tables)
+
+
+def test_images_that_cannot_be_read_are_rows_with_reasons(
+    ten_images: list[Path], small_model: Path, tmp_path: Path
+) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/errors/good.jpg", ten_images[0].read_bytes())
+    memory.pipe_file("/errors/bad.jpg", b"no image")
+    (tmp_path / "folder.jpg").mkdir()
+    lines = ["gone.jpg", "memory://errors/gone.jpg", str(ten_images[5]), "memory://errors/bad.jpg", "folder.jpg"]
+    lines += [str(ten_images[0]), "memory://errors/good.jpg", "x" * 300 + ".jpg"]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    run_in_process(options_of(tmp_path / "list.txt", small_model, tmp_path / "out", format="coco", shard_size=9))
+    content = coco_part(tmp_path / "out", 0)
+    kinds = {entry["id"]: entry["error"] for entry in content["errors"]}
+    assert kinds == {1: "missing", 2: "missing", 3: "damaged", 4: "damaged", 5: "unreadable", 8: "unreadable"}
+    assert [entry["id"] for entry in content["images"]] == [6, 7]
+    reasons = {entry["id"]: entry["reason"] for entry in content["errors"]}
+    assert reasons[2] == "no image at memory://errors/gone.jpg"
+    assert reasons[4] == "memory://errors/bad.jpg is not an image in a known format"
+    counts = [sum(a["image_id"] == i for a in content["annotations"]) for i in (6, 7)]
+    assert counts[0] == counts[1] > 0
+
+
+def test_a_storage_out_of_reach_is_an_error_and_no_part(small_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("".join(f"/no/such/disk/{i}.jpg\n" for i in range(12)))
+    options = options_of(tmp_path / "list.txt", small_model, tmp_path / "out", format="coco", shard_size=12)
+    with pytest.raises(ImageError, match=r"none of the 12 images of shard 0 can be read, .*run the same command again"):
+        run_in_process(options)
+    assert parts(tmp_path / "out") == []
+
+
+def test_output_behind_a_url_is_resumed(ten_images: list[Path], small_model: Path, tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    options = options_of(ten_images[0].parent, small_model, "memory://results/run", format="coco")
+    plan, _ = run_in_process(options)
+    assert len(plan.finished) == 0
+    names = [f"part-0000000{i}.json" for i in range(3)]
+    assert sorted(path.rsplit("/", 1)[-1] for path in memory.ls("/results/run", detail=False)) == [*names, "run.json"]
+    memory.rm("/results/run/part-00000001.json")
+    plan, events = run_in_process(options)
+    assert plan.finished == {0, 2}
+    assert [event.shard for event in events if event.kind == "done"] == [1]
+    with pytest.raises(ConfigError, match=r"memory://results/run belongs to another run: options.max_detections was 5"):
+        run_in_process(
+            options_of(ten_images[0].parent, small_model, "memory://results/run", format="coco", max_detections=4)
+        )
+
+
+def test_a_run_goes_on_where_it_was_stopped(ten_images: list[Path], small_model: Path, tmp_path: Path) -> None:
+    options = options_of(ten_images[0].parent, small_model, tmp_path, format="coco")
+
+    class Stopped(Exception):
+        pass
+
+    def stop(event: Event) -> None:
+        if event.kind == "done":
+            raise Stopped
+
+    with planned(options) as plan, pytest.raises(Stopped):
+        run_here(plan, stop)
+    assert parts(tmp_path) == ["part-00000000.json"]
+    before = (tmp_path / "part-00000000.json").stat()
+    plan, events = run_in_process(options)
+    assert (set(plan.finished), plan.finished_images) == ({0}, 4)
+    assert [event.shard for event in events if event.kind == "start"] == [1, 2]
+    plan, events = run_in_process(options)
+    assert (set(plan.finished), plan.finished_images, len(events)) == ({0, 1, 2}, 10, 0)
+    after = (tmp_path / "part-00000000.json").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+@pytest.mark.parametrize("form", ["coco", "parquet"])
+def test_a_part_that_is_not_whole_is_written_again(
+    form: str, ten_images: list[Path], small_model: Path, tmp_path: Path
+) -> None:
+    if form == "parquet":
+        pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    options = options_of(ten_images[0].parent, small_model, tmp_path, format=form)
+    run_in_process(options)
+    contents = {name: (tmp_path / name).read_bytes() for name in parts(tmp_path)}
+    half, empty, _ = contents
+    (tmp_path / half).write_bytes(contents[half][: len(contents[half]) // 2])
+    (tmp_path / empty).write_bytes(b"")
+    (tmp_path / f".{half}.123.456.partial").write_bytes(b"half")
+    plan, _ = run_in_process(options)
+    assert plan.finished == {2}
+    assert {name: (tmp_path / name).read_bytes() for name in parts(tmp_path)} == contents
+    assert not list(tmp_path.glob(".part-*"))
+
+
+def test_a_folder_of_another_run_is_refused(ten_images: list[Path], small_model: Path, tmp_path: Path) -> None:
+    source, out = ten_images[0].parent, tmp_path / "out"
+    run_in_process(options_of(source, small_model, out, format="coco"))
+    other_model = tmp_path / "small.pth"
+    other_model.write_bytes(small_model.read_bytes() + b" ")
+    (tmp_path / "list.txt").write_text(f"{ten_images[0]}\n")
+    others = {
+        "model.sha256 was": options_of(source, other_model, out, format="coco"),
+        "options.max_detections was 5 and is 3 now": options_of(
+            source, small_model, out, format="coco", max_detections=3
+        ),
+        "options.shard_size was 4 and is 5 now": options_of(source, small_model, out, format="coco", shard_size=5),
+        "input.source was": options_of(tmp_path / "list.txt", small_model, out, format="coco"),
+    }
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    for reason, options in others.items():
+        with pytest.raises(ConfigError, match=rf"out belongs to another run: .*{reason}"):
+            run_in_process(options)
+    (out / "run.json").write_text("no JSON")
+    with pytest.raises(ConfigError, match=r"run\.json is not JSON"):
+        run_in_process(options_of(source, small_model, out, format="coco"))
+    (out / "run.json").unlink()
+    with pytest.raises(ConfigError, match=r"has parts and no run\.json"):
+        run_in_process(options_of(source, small_model, out, format="coco"))
+    after = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert {**before, "run.json": 0} == {**after, "run.json": 0}
+
+
+def test_two_drivers_cannot_write_into_one_folder(ten_images: list[Path], small_model: Path, tmp_path: Path) -> None:
+    options = options_of(ten_images[0].parent, small_model, tmp_path, format="coco")
+    with planned(options), pytest.raises(ConfigError, match="another run writes into"), planned(options):
+        pass
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_part(
+    ten_images: list[Path], small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = options_of(ten_images[0].parent, small_model, tmp_path, format="coco")
+    fsync, calls = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        if S_ISREG(os.fstat(descriptor).st_mode):  # folders are synced, too
+            calls.append(descriptor)
+        if len(calls) == 3:  # the manifest, the first part, the second part
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match=r"part-00000001.json cannot be written \(No space left on device\)"):
+        run_in_process(options)
+    assert parts(tmp_path) == ["part-00000000.json"]
+    assert not list(tmp_path.glob(".part-*"))
+    plan, _ = run_in_process(options)
+    assert plan.finished == {0}
+    assert len(parts(tmp_path)) == 3
+
+
+def test_an_output_that_cannot_be_written_is_one_line(
+    ten_images: list[Path], small_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    for out, reason in (("file", "is a file; expected the name of a folder"), ("file/out", "cannot be written")):
+        with pytest.raises(CondInstError, match=reason):
+            run_in_process(options_of(ten_images[0].parent, small_model, tmp_path / out, format="coco"))
+
+
+def test_credentials_in_urls_are_not_written(small_model: Path, tmp_path: Path, ten_images: list[Path]) -> None:
+    fsspec.filesystem("memory").pipe_file("/user:secret@host/a.jpg", ten_images[0].read_bytes())
+    run_in_process(options_of("memory://user:secret@host/a.jpg", small_model, tmp_path / "out", format="coco"))
+    for path in (tmp_path / "out").iterdir():
+        assert "secret" not in path.read_text()
+    assert coco_part(tmp_path / "out", 0)["images"][0]["file_name"] == "memory://host/a.jpg"
+
+
+def test_the_command_tells_what_it_did(ten_images: list[Path], small_model: Path, tmp_path: Path) -> None:
+    arguments = (ten_images[0].parent, "--model", small_model, "--out", "out", "--format", "coco", "--shard-size", "4")
+    done = batch_command(*arguments, "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"10 images in 3 shards, {small_model} in this process" in done.stderr
+    assert done.stdout.startswith("10 images, 1 of them with an error, ")
+    assert done.stdout.endswith(" in 3 new parts; 3 of 3 parts: out\n")
+    again = batch_command(*arguments, "--device", "cpu", "--json", cwd=tmp_path)
+    summary = json.loads(again.stdout)
+    assert again.returncode == 0
+    assert (summary["parts_before"], summary["parts"], summary["images"]) == (3, 0, 0)
+    refused = batch_command(*arguments, "--device", "cpu", "--max-detections", "3", cwd=tmp_path)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "error: out belongs to another run: options.max_detections was null and is 3 now" in refused.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_stop_a_run_that_can_go_on(number: signal.Signals, small_model: Path, tmp_path: Path) -> None:
+    paths = write_images(tmp_path / "many", 3000)
+    out = tmp_path / "out"
+    arguments = (tmp_path / "many", "--model", small_model, "--out", out, "--format", "coco", "--shard-size", "10")
+    with subprocess.Popen(
+        [*COMMAND, *map(str, arguments), "--device", "cpu", "--max-detections", "5"],
+        env=command_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not parts(out) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, told = process.communicate(timeout=120)
+    assert process.returncode == 128 + number
+    assert told.endswith("interrupted; the parts that are there are whole, and the same command continues the run\n")
+    assert "Traceback" not in told
+    finished = len(parts(out))
+    assert 0 < finished < 300
+    assert not list(out.glob(".part-*"))
+    with planned(options_of(tmp_path / "many", small_model, out, format="coco", shard_size=10)) as plan:
+        assert (plan.finished_images, plan.images) == (10 * finished, len(paths))
+
+
+@pytest.mark.parametrize(
+    ("done", "of", "rate", "expected"),
+    [
+        (0, 20_000, 0.0, "0 of 20,000 images"),
+        (1_024, 20_000, 85.23, "1,024 of 20,000 images, 85.2 images/s, 3 min left"),
+        (19_990, 20_000, 1.0, "19,990 of 20,000 images, 1 images/s, 10 s left"),
+        (0, 1_000_000, 10.0, "0 of 1,000,000 images, 10 images/s, 27 h 46 min left"),
+        (5, 5, 0.512, "5 of 5 images, 0.512 images/s, 0 s left"),
+    ],
+)
+def test_progress_has_rate_and_time_left(done: int, of: int, rate: float, expected: str) -> None:
+    assert status_line(done, of, rate) == expected
+
+
+def test_ray_options_without_ray_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from condinst_deploy.serving import ray_session
+
+    monkeypatch.setattr(ray_session, "find_spec", lambda name: None)
+    with pytest.raises(
+        CondInstError, match=r"Ray is not installed: pip install 'condinst-deploy.ray.'.* runs in one process"
+    ):
+        ray_session.check_ray()
+
+
+def test_a_part_is_synced_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[bool] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append((tmp_path / "part").exists()))
+    LocalFolder(tmp_path).write("part", b"content")
+    assert synced == [False, True]  # the file, then its folder
+    assert (tmp_path / "part").read_bytes() == b"content"
