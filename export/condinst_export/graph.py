@@ -31,7 +31,7 @@ class LevelCandidates(NamedTuple):
     labels: Tensor  # (B, n) int32
     points: Tensor  # (B, n, 2)
     soi: Tensor  # (B, n)
-    trouble: Tensor  # (B, 1) 0, or NaN where a prediction of the level is not finite: it has no candidates there
+    trouble: Tensor  # (B, 1) 1 where a prediction of the level is not finite, so that it has no candidates; else 0
 
 
 class ExportGraph(nn.Module):
@@ -110,7 +110,7 @@ class AllCandidates(nn.Module):
         """P3..P7 and sizes before padding -> all candidates, level after level."""
         parts = [part(level, threshold) for level, part in zip(levels, self.levels.values(), strict=True)]
         merged = LevelCandidates(*(torch.cat(field, dim=1) for field in zip(*parts, strict=True)))
-        merged = merged._replace(trouble=merged.trouble.sum(dim=1, keepdim=True))
+        merged = merged._replace(trouble=merged.trouble.amax(dim=1, keepdim=True))
         # AdelaiDet's boxes stay as they are until the image's original size (runtime/postprocess.py)
         return merged if self.family == "adelaidet" else _inside(merged, image_sizes)
 
@@ -201,8 +201,13 @@ def _picked(x: Tensor, indices: Tensor, counts: Tensor) -> Tensor:
 
 
 def _trouble(*predictions: Tensor) -> Tensor:
-    """`(B, n)` each -> `(B, 1)`: 0 where all of an image's are finite, else NaN."""
-    return reduce(torch.add, (x.sum(dim=1, keepdim=True) for x in predictions)) * 0
+    """`(B, n)` each -> `(B, 1)`: 0 where all of an image's are finite, else 1.
+
+    The flags are reduced, and not the values: TensorRT for RTX 1.7 does not build a sum over so long an axis in a
+    profile of eight images, and a maximum need not propagate NaN.
+    """
+    flags = (torch.where(x * 0 == 0, 0.0, 1.0).amax(dim=1, keepdim=True) for x in predictions)
+    return reduce(torch.maximum, flags)
 
 
 def _marked(scores: Tensor, trouble: Tensor) -> Tensor:
@@ -211,7 +216,8 @@ def _marked(scores: Tensor, trouble: Tensor) -> Tensor:
     A level that is not finite has no candidates, and the instances of the other levels stay right. The mark tells
     whoever reads the outputs that the level's instances are missing.
     """
-    return torch.cat((scores[:, :-1], scores[:, -1:] + trouble), dim=1)
+    mark = (-trouble).sqrt()  # 0, or NaN
+    return torch.cat((scores[:, :-1], scores[:, -1:] + mark), dim=1)
 
 
 def _inside(candidates: LevelCandidates, image_sizes: Tensor) -> LevelCandidates:
