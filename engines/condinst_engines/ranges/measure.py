@@ -144,8 +144,12 @@ class Measurement:
 
 
 def _with_magnitudes(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
-    """The graph with a maximum and a sum of magnitudes of each tensor behind its outputs."""
-    for i, name in enumerate(names):
+    """The graph with a maximum and a sum of magnitudes of each tensor behind its outputs.
+
+    ONNX Runtime runs the ancestors of the last node without a reader first. Tensors of the first layers come last here,
+    so each is reduced as soon as it is made, and not kept until the end of the run.
+    """
+    for i, name in reversed(list(enumerate(names))):
         absolute = f"ranges/{i}"
         proto.graph.node.append(onnx.helper.make_node("Abs", [name], [absolute], name=absolute))
         for operator in ("ReduceMax", "ReduceSum"):
@@ -169,6 +173,7 @@ def session_of(proto: onnx.ModelProto) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = usable_cores()
+    options.enable_cpu_mem_arena = False  # it would keep the largest image's memory, and that of all sizes apart
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # builds share machines with other work
     try:
         return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
