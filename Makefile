@@ -13,7 +13,7 @@ STAMP := $(VENV)/.stamp
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help env check-python check-disk check-onnxruntime install demo test lint typecheck format \
-	docs examples-node test-slow test-gpu check-tensorrt-api peers-env clean
+	docs examples-node lean-env test-lean triton-env test-triton test-slow test-gpu check-tensorrt-api peers-env clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
@@ -58,7 +58,7 @@ install: check-python check-disk
 		echo "- virtual environment"; $(PYTHON) -m venv $(VENV); }
 	@echo "- packages: about 3 GB are downloaded where they are not cached yet, then unpacked"
 	@if [ -t 1 ]; then quiet=; else quiet=--quiet; fi; \
-	$(BIN)/python -m pip install $$quiet --disable-pip-version-check -c constraints.txt -e '.[rtx,train,viz,docs,dev]'
+	$(BIN)/python -m pip install $$quiet --disable-pip-version-check -c constraints.txt -e '.[all,docs,dev]'
 	@echo "$(VENV) is ready"
 
 demo: env ## Run the demo; WEIGHTS=checkpoint and IMAGES=folder to use your own
@@ -95,6 +95,36 @@ examples-node: ## Install onnxruntime-node (290 MB) for the example in JavaScrip
 			echo "npm cannot install onnxruntime-node: the example in JavaScript is not tested"; \
 		fi; \
 	fi
+
+LEAN := .lean
+LEAN_HASH = $$(cat constraints.txt pyproject.toml | sha256sum | cut -d ' ' -f 1)
+lean-env: env ## Create .lean: the wheel with the extras cpu and eval, and nothing else
+	@rm -rf build/wheel && $(BIN)/python -m build --wheel --no-isolation --outdir build/wheel . > /dev/null
+	@if [ "$$(cat $(LEAN)/.stamp 2>/dev/null)" != "$(LEAN_HASH)" ]; then \
+		rm -rf $(LEAN) && $(BIN)/python -m venv $(LEAN) \
+			&& $(LEAN)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+				"$$(ls build/wheel/*.whl)[cpu,eval]" \
+			&& printf '%s\n' "$(LEAN_HASH)" > $(LEAN)/.stamp; \
+	else \
+		$(LEAN)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall build/wheel/*.whl; \
+	fi
+
+test-lean: lean-env ## Test the lean runtime: no PyTorch, no exporter
+	@$(BIN)/pytest tests/test_lean_runtime.py
+
+TRITON := .triton
+TRITON_HASH = $$(cat constraints-triton.txt | sha256sum | cut -d ' ' -f 1)
+triton-env: env ## Create .triton (400 MB): NVIDIA's Triton server for CPUs, and its client
+	@if [ "$$(cat $(TRITON)/.stamp 2>/dev/null)" != "$(TRITON_HASH)" ]; then \
+		echo "Installing NVIDIA's Triton server into $(TRITON): about 400 MB, one minute"; \
+		rm -rf $(TRITON) && $(BIN)/python -m venv $(TRITON) \
+			&& $(TRITON)/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-triton.txt \
+			&& printf '%s\n' "$(CURDIR)" > "$$($(TRITON)/bin/python -c 'import site; print(site.getsitepackages()[0])')/condinst.pth" \
+			&& printf '%s\n' "$(TRITON_HASH)" > $(TRITON)/.stamp; \
+	fi
+
+test-triton: triton-env ## Test serving on a real Triton server, on this machine's CPU
+	@$(BIN)/pytest tests/serving/test_triton_server.py
 
 test-slow: env ## Run the tests, the slow ones too
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --run-slow

@@ -58,7 +58,7 @@ def evaluate(
         bool, typer.Option("--fresh", help="Run every image anew, whatever an interrupted or earlier run left.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    fast: Annotated[bool, typer.Option("--fast", help="Compute AP with faster-coco-eval (extra fast-eval).")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Compute AP with faster-coco-eval (extra eval).")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON on standard output.")] = False,
 ) -> None:
     """Evaluate models on a COCO-format data set and compare them with the first.

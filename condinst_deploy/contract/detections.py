@@ -111,9 +111,7 @@ class InstanceDetections:
         try:
             import supervision
         except ImportError as e:
-            raise ConfigError(
-                "to_supervision needs the package supervision: pip install '.[viz]' in the repository"
-            ) from e
+            raise ConfigError("to_supervision needs the package supervision: pip install 'condinst-deploy[viz]'") from e
         return supervision.Detections(
             xyxy=self.boxes,
             mask=np.asarray(self.masks),

@@ -191,7 +191,7 @@ class EngineManifest:
         if flavour != self.flavour:
             raise ArtifactError(
                 f"the engine is of the flavour {self.flavour} and the library at hand is {flavour};"
-                f" install the other (pip install '.[{self.flavour}]') or build with --flavour {flavour}"
+                f" install the other (pip install 'condinst-deploy[{self.flavour}]') or build with --flavour {flavour}"
             )
         if library_version != self.library_version and not self._runs_later(library_version):
             raise ArtifactError(

@@ -197,7 +197,7 @@ def _faster_coco_eval() -> Any:
         import faster_coco_eval
     except ImportError as e:
         raise BackendError(
-            "--fast needs faster-coco-eval: pip install '.[fast-eval]' in the repository, or leave --fast out"
+            "--fast needs faster-coco-eval: pip install 'condinst-deploy[eval]', or leave --fast out"
         ) from e
     return faster_coco_eval
 

@@ -1,11 +1,10 @@
 """What results depend on: the model's file, the data, the options, the code, the libraries and the machine."""
 
 import os
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-import torch
 
 import condinst_deploy
 from condinst_deploy.evaluation.ground_truth import GroundTruth
@@ -37,7 +36,7 @@ def run_settings(
         "model": {"file": source.name, "sha256": sha256_of(source), "manifest": predictor.manifest.to_json()},
         "backend": f"{backend.name} on {backend.device}",
         "device": _device_name(backend.device),
-        "threads": {"torch": torch.get_num_threads(), "cores": len(os.sched_getaffinity(0))},
+        "threads": {"torch": _torch_threads(), "cores": len(os.sched_getaffinity(0))},
         "batch_size": predictor.batch_size,
         "score_threshold": own if options.score_threshold is None else options.score_threshold,
         "annotations": ground_truth.sha256,
@@ -72,4 +71,11 @@ def code_digest(package: Path) -> str:
 
 def _device_name(device: str) -> str | None:
     """A GPU's name; None for a CPU, whose instructions no file names reliably."""
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else None
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name(device) if torch is not None and device.startswith("cuda") else None
+
+
+def _torch_threads() -> int | None:
+    """Threads of PyTorch; None if no backend has imported it, so that nothing depends on them."""
+    torch = sys.modules.get("torch")
+    return None if torch is None else int(torch.get_num_threads())

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from glob import glob, has_magic
+from io import BytesIO
 from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO
@@ -126,6 +127,23 @@ def rgb_from(source: Any) -> RGBArray:
     raise ImageError(f"an image is a {type(source).__name__}; expected a path, an array, a PIL image or a tensor")
 
 
+def rgb_from_bytes(content: bytes, max_pixels: int | None = None) -> RGBArray:
+    """Decode an encoded image (JPEG, PNG, ...) as `rgb_from` decodes a file.
+
+    Args:
+        content: the encoded image.
+        max_pixels: refuse an image whose header declares more; None: only Pillow's own limit.
+
+    Raises:
+        ImageError: it cannot be decoded, or it is too large.
+    """
+    stream = BytesIO(content)
+    with _named("the image"), _opened(stream) as image:
+        if max_pixels is not None and image.width * image.height > max_pixels:
+            raise ImageError(f"it has {image.width}x{image.height} pixels; at most {max_pixels} are accepted")
+        return _rgb_from_opened(image, stream)
+
+
 def jpeg_from(path: Path) -> bytes | None:
     """Return the content of an upright RGB JPEG, which a JPEG decoder handles alone. Return None for other files.
 
@@ -139,25 +157,36 @@ def jpeg_from(path: Path) -> bytes | None:
 
 def _rgb_from_path(path: Path) -> RGBArray:
     with _reading(path) as stream, _opened(stream) as image:
-        data = _rgb_jpeg(image, stream)
-        if data is not None:
-            # simplejpeg uses libjpeg-turbo as Pillow does and makes fewer copies; tests/imaging/test_jpeg.py compares
-            # the pixels of both
-            with suppress(ValueError):  # simplejpeg raises on warnings; Pillow decides which files are damaged
-                pixels: RGBArray = simplejpeg.decode_jpeg(data, colorspace="RGB")
-                turn = TURNS.get(orientation_of(image))
-                return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
-        return _rgb_from_pil(image)
+        return _rgb_from_opened(image, stream)
+
+
+def _rgb_from_opened(image: Image.Image, stream: BinaryIO) -> RGBArray:
+    data = _rgb_jpeg(image, stream)
+    if data is not None:
+        # simplejpeg uses libjpeg-turbo as Pillow does and makes fewer copies; tests/imaging/test_jpeg.py compares
+        # the pixels of both
+        with suppress(ValueError):  # simplejpeg raises on warnings; Pillow decides which files are damaged
+            pixels: RGBArray = simplejpeg.decode_jpeg(data, colorspace="RGB")
+            turn = TURNS.get(orientation_of(image))
+            return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
+    return _rgb_from_pil(image)
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[BinaryIO]:
     """Open a file. Every error in the block becomes an `ImageError` that names the file."""
-    try:
+    with _named(str(path)):
         if not path.is_file():
             raise FileNotFoundError
         with path.open("rb") as stream:
             yield stream
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Every error in the block becomes an `ImageError` that names the image."""
+    try:
+        yield
     except ImageError as e:
         raise ImageError(f"{path}: {e}") from e
     except FileNotFoundError as e:

@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any, Self
 
-import torch
-
 from condinst_deploy.contract import INPUTS, MANIFEST_KEY, OUTPUTS, ModelManifest, NetworkOutputs
 from condinst_deploy.contract.artifacts import ONNX, check_there
 from condinst_deploy.errors import ArtifactError, BackendError
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.cores import CpuThreads, usable_cores
+from condinst_deploy.runtime.devices import Device, driver_present, parsed_device
 from condinst_deploy.runtime.onnxruntime_session import (
     EXTERNAL_DATA_FOLDER,
     check_names,
@@ -17,7 +16,6 @@ from condinst_deploy.runtime.onnxruntime_session import (
     run_session,
 )
 from condinst_deploy.runtime.preprocessing.types import Inputs
-from condinst_deploy.runtime.torch_backend import torch_device
 from condinst_deploy.support.versions import installed_versions
 
 NO_FOLDER = Path("/dev/null/no folder")
@@ -55,7 +53,7 @@ class OnnxRuntimeBackend(Backend):
         cls, content: bytes, name: str, device: str, threads: CpuThreads | None, folder: Path | None
     ) -> Self:
         """Load a file; weights that are not in it are read from `folder` alone."""
-        chosen = torch_device(device)
+        chosen = parsed_device(device, gpu_usable=_gpu_usable())
         session = _session(content, name, chosen, threads or CpuThreads(), folder)
         manifest = _manifest(session, name)
         check_static_shape(session, manifest, name)
@@ -73,8 +71,8 @@ class OnnxRuntimeBackend(Backend):
         self._session = None
 
 
-def _session(content: bytes, name: str, device: torch.device, threads: CpuThreads, folder: Path | None) -> Any:
-    kind = device.type
+def _session(content: bytes, name: str, device: Device, threads: CpuThreads, folder: Path | None) -> Any:
+    kind = device.kind
     _refuse_two_runtimes()
     try:
         import onnxruntime
@@ -97,6 +95,17 @@ def _session(content: bytes, name: str, device: torch.device, threads: CpuThread
             " install onnxruntime-gpu and its CUDA libraries, or use device='cpu'"
         )
     return session
+
+
+def _gpu_usable() -> bool:
+    """True if NVIDIA's driver is loaded and this build of ONNX Runtime has the CUDA provider."""
+    if not driver_present():
+        return False
+    try:
+        import onnxruntime
+    except ImportError:
+        return False  # loading says what is missing
+    return PROVIDERS["cuda"] in onnxruntime.get_available_providers()
 
 
 def _options(threads: CpuThreads, folder: Path | None) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Unpack
 
 from condinst_deploy.contract import InstanceDetections, ModelManifest
-from condinst_deploy.errors import ArtifactError, CondInstError, ConfigError
+from condinst_deploy.errors import ArtifactError, BackendError, CondInstError, ConfigError
 from condinst_deploy.imaging.decode import SUFFIXES, expand_sources
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.cores import CpuThreads
@@ -22,6 +22,7 @@ from condinst_deploy.runtime.options import (
 )
 from condinst_deploy.runtime.pipeline import Prediction, Stages, predicted, predictions
 from condinst_deploy.runtime.preprocessing.factory import preparation
+from condinst_deploy.support.extras import missing_library
 
 BACKENDS = {
     ".engine": "condinst_deploy.runtime.tensorrt.backend:TensorRtBackend",
@@ -166,6 +167,7 @@ def load_backend(path: str | Path, device: str = "auto", threads: CpuThreads | N
 
     Raises:
         ArtifactError: the kind of file is unknown.
+        BackendError: a library is not installed.
         ConfigError: threads are given for a file that is not an exported one.
     """
     path = Path(path)
@@ -178,7 +180,10 @@ def load_backend(path: str | Path, device: str = "auto", threads: CpuThreads | N
             f"threads is given for {path}; only .onnx models take it. Use torch.set_num_threads for a checkpoint"
         )
     module, name = home.split(":")
-    load: Callable[..., Backend] = getattr(import_module(module), name).load
+    try:
+        load: Callable[..., Backend] = getattr(import_module(module), name).load
+    except ModuleNotFoundError as e:
+        raise BackendError(f"{path}: {missing_library(e) or e}") from e
     return load(path, device) if threads is None else load(path, device, threads)
 
 

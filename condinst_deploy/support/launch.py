@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from condinst_deploy.shown_text import shown
+from condinst_deploy.support.extras import missing_library
 from condinst_deploy.support.signals import exit_status, listen, received, stop_listening
 
 FAILED = 1
@@ -45,6 +46,12 @@ def run(main: Callable[[], object]) -> NoReturn:
     except (KeyboardInterrupt, OSError, MemoryError) as e:
         status = FAILED
         say(reason_of(e))
+    except ModuleNotFoundError as e:
+        line = missing_library(e)
+        if line is None:
+            raise
+        status = FAILED
+        say(f"error: {line}")
     except Exception:
         if received() is None:  # a defect: its traceback is what we need
             raise

@@ -25,7 +25,7 @@ class History(AbstractContextManager["History"]):
             import matplotlib  # noqa: F401  # needed at the end: better missed now
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as e:
-            raise ConfigError("training needs tensorboard, matplotlib: pip install '.[train]' in the repository") from e
+            raise ConfigError("training needs tensorboard, matplotlib: pip install 'condinst-deploy[train]'") from e
         self._path = folder / HISTORY_FILE
         self.records = [record for record in read_history(self._path) if record["iteration"] <= iteration]
         with atomic_path(self._path) as temporary:

@@ -8,9 +8,9 @@ from condinst_deploy.contract.engine_manifest import MODULES, Flavour
 from condinst_deploy.errors import BackendError, ConfigError
 
 INSTALL: dict[Flavour, str] = {
-    "tensorrt": "pip install tensorrt (or pip install '.[tensorrt]' in the repository);"
+    "tensorrt": "pip install 'condinst-deploy[tensorrt]';"
     " it downloads from NVIDIA's index and builds on the GPU that the engine is for",
-    "rtx": "pip install tensorrt-rtx (or pip install '.[rtx]' in the repository); it builds without a GPU",
+    "rtx": "pip install 'condinst-deploy[rtx]'; it builds without a GPU",
 }
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from tests.support import small_coco
 from tests.support.kills import SIGNALS, Job, leftovers, moments, stopped_at
+from tests.support.models import SLIM, manifest_of
 
 RECIPE = """
 base = "shapes_slim"
@@ -36,18 +37,21 @@ def place(tmp_path: Path) -> Path:
     for image_id in small_coco.IMAGES:
         pixels = generator.integers(0, 255, (small_coco.SIDE, small_coco.SIDE, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "images" / f"{image_id:012d}.png")
-    (tmp_path / "a.json").write_text(json.dumps(small_coco.content()))
+    content = small_coco.content()
+    names = zip(content["categories"], manifest_of(SLIM).class_names, strict=True)
+    content["categories"] = [category | {"name": name} for category, name in names]
+    (tmp_path / "a.json").write_text(json.dumps(content))
     (tmp_path / "work").mkdir()
     return tmp_path
 
 
-def job_of(command: str, place: Path, onnx: Path, checkpoint: Path) -> Job:
+def job_of(command: str, place: Path, model: Path, checkpoint: Path) -> Job:
     images, annotations, out = str(place / "images"), str(place / "a.json"), place / "work" / "out"
     if command == "predict":
-        arguments = [images, "--model", str(onnx), "--out", str(out)]
+        arguments = [images, "--model", str(model), "--out", str(out)]
         return Job("condinst_deploy.commands", "predict", arguments, out)
     if command == "evaluate":
-        arguments = ["--model", str(onnx), "--annotations", annotations, "--images", images, "--out", str(out)]
+        arguments = ["--model", str(model), "--annotations", annotations, "--images", images, "--out", str(out)]
         return Job("condinst_deploy.commands", "evaluate", arguments, out)
     if command == "train":
         (place / "r.toml").write_text(RECIPE)
@@ -59,7 +63,7 @@ def job_of(command: str, place: Path, onnx: Path, checkpoint: Path) -> Job:
     if command == "export":
         arguments = ["--weights", str(checkpoint), "--out", str(out / "m.onnx")]
         return Job("condinst_export.commands", "export", arguments, out)
-    arguments = ["--onnx", str(onnx), "--flavour", "rtx", "--sm", "86", "--out", str(out / "m.engine")]
+    arguments = ["--onnx", str(model), "--flavour", "rtx", "--sm", "86", "--out", str(out / "m.engine")]
     return Job("condinst_engines.commands", "build_engine", arguments, out)
 
 
@@ -77,8 +81,8 @@ def stop_and_go_on(job: Job, count: int, seed: int) -> None:
     assert leftovers(job) == []
 
 
-def test_evaluation_is_stopped_and_goes_on(place: Path, slim_onnx: Path, slim_checkpoint: Path) -> None:
-    stop_and_go_on(job_of("evaluate", place, slim_onnx, slim_checkpoint), 3, seed=1)
+def test_evaluation_is_stopped_and_goes_on(place: Path, slim_checkpoint: Path) -> None:
+    stop_and_go_on(job_of("evaluate", place, slim_checkpoint, slim_checkpoint), 3, seed=1)
 
 
 @pytest.mark.slow

@@ -140,7 +140,7 @@ def many_results(ground_truth: COCO, count: int) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 @pytest.mark.parametrize("count", [0, 1200])
 def test_faster_coco_eval_gives_the_same_metrics(ground_truth: COCO, kind: Kind, count: int) -> None:
-    pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed (pip install '.[fast-eval]')")
+    pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed (pip install '.[eval]')")
     for results in (many_results(ground_truth, count), small_coco.results(), []):
         for image_ids in (None, (139, 285)):
             slow, fast = (evaluate_coco(ground_truth, results, kind, Scope(image_ids, fast)) for fast in (False, True))

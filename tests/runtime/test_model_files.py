@@ -13,6 +13,7 @@ from condinst_deploy.contract import MANIFEST_KEY
 from condinst_deploy.errors import ArtifactError, BackendError, CheckpointError, ConfigError, ImageError
 from condinst_deploy.runtime import onnxruntime_backend
 from condinst_deploy.runtime.cores import CpuThreads
+from condinst_deploy.runtime.devices import Device
 from condinst_deploy.runtime.predictor import Predictor, load_backend
 from tests.support.batches import host_batch
 from tests.support.models import SLIM, manifest_of
@@ -129,7 +130,7 @@ def test_a_gpu_beyond_the_last_is_an_error(name: str, models: dict[str, Path]) -
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU that PyTorch can use")
 def test_a_provider_that_falls_back_to_the_cpu_is_an_error(slim_onnx: Path) -> None:
     with pytest.raises(BackendError, match=r"CUDAExecutionProvider was asked for, but .* CPUExecutionProvider"):
-        onnxruntime_backend._session(slim_onnx.read_bytes(), "model.onnx", torch.device("cuda"), CpuThreads(), None)
+        onnxruntime_backend._session(slim_onnx.read_bytes(), "model.onnx", Device("cuda"), CpuThreads(), None)
 
 
 def test_the_provider_that_runs_must_be_the_one_asked_for(slim_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,21 +60,22 @@ class RangeCheck:
             ImageError: an image cannot be read.
         """
         policy = self._taken(fit_weights(self.proto, self.setting.user, self.setting))
-        over: list[str] = []
         for _ in range(MOST_ROUNDS):
             rounded = self._pass(policy, rounding=True)
-            over = rounded.over
-            if over:
-                policy = self._handle(policy, rounded.measurement.magnitudes)
+            if rounded.over:
+                before, policy = policy, self._handle(policy, rounded.measurement.magnitudes)
+                if policy == before:
+                    break
                 continue
             matched = self._matched(rounded)
             spare = [node for node in _last(self.handled) if node.handling == "bfloat16"]
             if not spare or matched is None or matched >= BFLOAT16_MATCHES:
                 return policy, self._report(policy, rounded, matched)
             policy = self._in_float32(policy, spare)
+        names = ", ".join(dict.fromkeys(rounded.over[:WORDS_SHOWN]))
         raise EngineError(
-            f"nodes {', '.join(dict.fromkeys(over[:WORDS_SHOWN]))} are still out of range after {MOST_ROUNDS} rounds of"
-            " handling; keep them in float32 (fp32 under [policy] in a recipe). No engine was built"
+            f"node {names} reaches values out of range, whatever was handled ({len(self.handled)} nodes); keep it in"
+            " float32 (fp32 under [policy] in a recipe). No engine was built"
         )
 
     def _handle(self, policy: Policy, rounded: Magnitudes) -> Policy:

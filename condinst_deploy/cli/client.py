@@ -1,0 +1,97 @@
+"""`condinst-client`: ask a served model about images, or whether it is healthy."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from condinst_deploy.cli.command import FAILED, command_app, labelled, print_json, print_line, progress_bar, terminal
+from condinst_deploy.errors import ConfigError
+from condinst_deploy.serving.protocol import MODEL, RequestOptions
+from condinst_deploy.support.json_text import json_text
+
+if TYPE_CHECKING:
+    from condinst_deploy.contract import InstanceDetections
+    from condinst_deploy.serving.client.client import Client
+
+
+def client(
+    url: Annotated[str, typer.Argument(help="Address of the server: http://host:port or grpc://host:port.")],
+    images: Annotated[list[str] | None, typer.Argument(help="Images, folders or patterns.", metavar="IMAGE...")] = None,
+    model: Annotated[str, typer.Option(help="The model's name on the server.")] = MODEL,
+    score_threshold: Annotated[float | None, typer.Option(help="Keep detections that score above it.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Class names to keep, with commas between them.")] = None,
+    max_detections: Annotated[int | None, typer.Option(help="Keep the best so many of an image.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds that one request may take.")] = 60.0,
+    retries: Annotated[int, typer.Option(help="Repetitions of a request that was not answered.")] = 3,
+    in_flight: Annotated[int, typer.Option(help="Images on the way at once.")] = 4,
+    overlays: Annotated[Path | None, typer.Option(help="Folder for images with the detections drawn on them.")] = None,
+    health: Annotated[
+        bool, typer.Option("--health", help="Run one inference; load the models again if it fails. Needs no images.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON object a line for each image, detections as COCO results.")
+    ] = False,
+) -> None:
+    """Detect instances with a served model; results are the same as `condinst-predict` gives.
+
+    Exit status: 0 all images were answered, 1 one was not, or the server is not healthy.
+    """
+    from condinst_deploy.serving.client.client import Client
+
+    names = None if classes is None else tuple(name.strip() for name in classes.split(",") if name.strip())
+    options = RequestOptions(score_threshold, names, max_detections)
+    with Client(url, model, timeout=timeout, retries=retries, in_flight=in_flight, options=options) as served:
+        done = _healthy(served, as_json) if health else _detect(served, images or [], overlays, as_json)
+    if not done:
+        raise typer.Exit(FAILED)
+
+
+def _healthy(served: "Client", as_json: bool) -> bool:
+    from condinst_deploy.serving.client.health import check_health
+
+    found = check_health(served.transport, served.model)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        said = "answers" if found.answers else "does not answer"
+        print_line(f"{served.model} {said}" + (f": {found.reason}" if found.reason else ""))
+        if found.reloaded:
+            print_line(f"loaded again: {', '.join(found.reloaded)}")
+    return found.answers
+
+
+def _detect(served: "Client", images: list[str], overlays: Path | None, as_json: bool) -> bool:
+    from condinst_deploy.imaging.decode import existing_sources
+
+    if not images:
+        raise ConfigError("no images were named; give images, folders or patterns, or --health")
+    paths, failed = existing_sources(images), 0
+    with progress_bar() as progress:
+        for number, (path, found) in enumerate(
+            progress.track(zip(paths, served.stream(paths), strict=True), total=len(paths), description="images"), 1
+        ):
+            if found.detections is None:
+                failed += 1
+                terminal.print(labelled("failed:", "yellow", found.error))
+                entry: dict[str, Any] = {"file_name": str(path), "error": str(found.error)}
+            else:
+                entry = {"file_name": str(path), "detections": found.detections.to_coco(number)}
+                if overlays is not None:
+                    _draw(found.detections, path, overlays / f"{number:06d}_{path.stem[:100]}.jpg")
+            if as_json:
+                print(json_text(entry, "a result"), flush=True)
+            elif found.detections is not None:
+                print_line(f"{path}: {len(found.detections)} instances")
+    return failed == 0
+
+
+def _draw(detections: "InstanceDetections", path: Path, out: Path) -> None:
+    from condinst_deploy.imaging.decode import rgb_from
+    from condinst_deploy.support.atomic_write import atomic_path
+
+    with atomic_path(out) as temporary:
+        detections.draw(rgb_from(path)).save(temporary, format="JPEG", quality=92)
+
+
+main = command_app(client)

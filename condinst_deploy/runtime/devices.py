@@ -1,0 +1,44 @@
+"""Which device a user's word means, without PyTorch."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from condinst_deploy.errors import BackendError
+
+GPU_NODES = ("dev/nvidia0", "proc/driver/nvidia/version", "dev/dxg")
+"""Files that exist where NVIDIA's driver is loaded; the last is that of WSL."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device: "cpu" or "cuda", and the number of the GPU."""
+
+    kind: str
+    index: int = 0
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == "cpu" else f"cuda:{self.index}"
+
+
+def driver_present(root: Path = Path("/")) -> bool:
+    """True if NVIDIA's driver is loaded on this machine."""
+    return any((root / node).exists() for node in GPU_NODES)
+
+
+def parsed_device(device: str, *, gpu_usable: bool) -> Device:
+    """The device that a user's word means.
+
+    Args:
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        gpu_usable: whether "auto" means the first GPU.
+
+    Raises:
+        BackendError: the word is unknown.
+    """
+    if device == "auto":
+        return Device("cuda" if gpu_usable else "cpu")
+    match = re.fullmatch(r"cpu|cuda(?::(\d{1,4}))?", device) if isinstance(device, str) else None
+    if match is None:
+        raise BackendError(f"device {device!r:.60} is unknown; expected auto, cpu, cuda or cuda:N")
+    return Device("cpu") if device == "cpu" else Device("cuda", int(match[1] or 0))

@@ -1,0 +1,135 @@
+"""HTTP transport with the standard library: a connection for each thread, kept open."""
+
+import http.client
+import json
+import socket
+from collections.abc import Mapping, Sequence
+from threading import Lock, local
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from condinst_deploy.errors import BackendError, ConfigError
+from condinst_deploy.serving.client.transport import ServerUnavailable
+from condinst_deploy.serving.client.wire import HEADER, LARGEST_ANSWER, Reply, reply_of, request_body
+
+BUSY = (429, 502, 503, 504)
+REASON_CHARACTERS = 500
+
+
+class HttpTransport:
+    """Speaks to one server, `http://host:port` or `https://host:port`."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        """Take the address; nothing is connected yet.
+
+        Raises:
+            ConfigError: the address cannot be used.
+        """
+        try:
+            parts = urlsplit(url)
+            self._host, self._port = parts.hostname, parts.port
+        except ValueError as e:
+            raise ConfigError(f"{url!r:.100} is not an address ({e}); expected http://host:port") from e
+        if parts.scheme not in ("http", "https") or not self._host:
+            raise ConfigError(f"{url!r:.100} is not an address; expected http://host:port or grpc://host:port")
+        self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._prefix, self._timeout, self.url = parts.path.rstrip("/"), timeout, url
+        self._local, self._lock = local(), Lock()
+        self._open: list[http.client.HTTPConnection] = []
+
+    def infer(self, model: str, content: bytes, parameters: Mapping[str, str | int], outputs: Sequence[str]) -> Reply:
+        """Ask a model about one encoded image; see `Transport`."""
+        body, length = request_body(content, parameters, outputs)
+        path = f"/v2/models/{quote(model, safe='')}/infer"
+        headers = {HEADER: str(length), "Content-Type": "application/octet-stream"}
+        answer, json_length = self._ask("POST", path, body, headers)
+        return reply_of(answer, json_length)
+
+    def config(self, model: str) -> dict[str, Any]:
+        """The configuration of a model; see `Transport`."""
+        body, _ = self._ask("GET", f"/v2/models/{quote(model, safe='')}/config")
+        return _object(body)
+
+    def ready(self, model: str | None = None) -> bool:
+        """Whether the server or a model says that it is ready; see `Transport`."""
+        path = "/v2/health/ready" if model is None else f"/v2/models/{quote(model, safe='')}/ready"
+        try:
+            self._ask("GET", path)
+        except (BackendError, ConfigError):
+            return False
+        return True
+
+    def reload(self, model: str) -> None:
+        """Unload and load a model; see `Transport`."""
+        for verb in ("unload", "load"):
+            try:
+                self._ask("POST", f"/v2/repository/models/{quote(model, safe='')}/{verb}", b"{}")
+            except ConfigError as e:
+                raise BackendError(f"the server does not {verb} {model}: {e}") from e
+
+    def close(self) -> None:
+        """Close the connections of all threads."""
+        with self._lock:
+            connections, self._open = self._open, []
+        for connection in connections:
+            connection.close()
+        self._local = local()
+
+    def _ask(
+        self, verb: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[bytes, int | None]:
+        """Body of an answer, and the length of its JSON part if the server says so."""
+        connection = self._connection()
+        try:
+            connection.request(verb, self._prefix + path, body, dict(headers or {}))
+            answer = connection.getresponse()
+            content = answer.read(LARGEST_ANSWER + 1)
+        except (OSError, http.client.HTTPException) as e:
+            connection.close()  # it is in an unknown state; the next request opens it again
+            reason = "no answer in time" if isinstance(e, TimeoutError | socket.timeout) else str(e) or type(e).__name__
+            raise ServerUnavailable(f"{self.url} does not answer ({reason[:REASON_CHARACTERS]})") from e
+        if len(content) > LARGEST_ANSWER:
+            connection.close()
+            raise BackendError(f"{self.url} answers with more than {LARGEST_ANSWER} bytes")
+        if answer.status != http.client.OK:
+            raise _refusal(self.url, answer.status, content)
+        length = answer.getheader(HEADER)
+        return content, int(length) if length is not None and length.isdecimal() else None
+
+    def _connection(self) -> http.client.HTTPConnection:
+        found: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
+        if found is None:
+            assert self._host is not None
+            found = self._kind(self._host, self._port, timeout=self._timeout)
+            self._local.connection = found
+            with self._lock:
+                self._open.append(found)
+        return found
+
+
+def _refusal(url: str, status: int, content: bytes) -> Exception:
+    """The error for a status other than 200."""
+    reason = _reason(content)
+    if status in BUSY:
+        return ServerUnavailable(f"{url} is busy or not ready ({status}): {reason}")
+    if 400 <= status < 500:
+        return ConfigError(reason)
+    return BackendError(f"{url} failed ({status}): {reason}")
+
+
+def _reason(content: bytes) -> str:
+    try:
+        text = str(json.loads(content)["error"])
+    except (ValueError, KeyError, TypeError):
+        text = content.decode("utf-8", "replace").strip() or "no reason given"
+    return text[:REASON_CHARACTERS]
+
+
+def _object(content: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as e:
+        raise BackendError(f"the server's answer is not JSON ({e})") from e
+    if not isinstance(found, dict):
+        raise BackendError("the server's answer is not a JSON object")
+    return found
