@@ -1,24 +1,26 @@
 """What all commands share: texts shown as they are, one clear line for an error, a meaningful exit status."""
 
+import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from enum import StrEnum
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Annotated, Any, ParamSpec
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
-from condinst_deploy.errors import CondInstError
+from condinst_deploy import __version__
+from condinst_deploy.errors import CondInstError, ConfigError
 from condinst_deploy.shown_text import LONGEST, shown
 from condinst_deploy.support.json_text import json_text
 from condinst_deploy.support.launch import FAILED as FAILED
 from condinst_deploy.support.launch import leave, reason_of, run, say
 from condinst_deploy.support.signals import exit_status
 
-INTERRUPTED = 130
+USAGE, INTERRUPTED = 2, 130
 
 
 class PlainConsole(Console):
@@ -102,15 +104,35 @@ class Command(typer.Typer):
         run(lambda: super(Command, self).__call__(*args, **kwargs))
 
 
+def _show_version(context: typer.Context, asked: bool) -> None:
+    if asked and not context.resilient_parsing:
+        print(f"{context.info_name} {__version__}")
+        raise typer.Exit
+
+
+VERSION = inspect.Parameter(
+    "version",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=False,
+    annotation=Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ],
+)
+"""The option that every command has."""
+
+
 def command_app(function: Callable[P, None]) -> Command:
     """A command line of one function; call it to run.
 
-    Exit status: 0 done, 1 failed with one line on standard error, 2 wrong usage, 130 interrupted by Ctrl-C, 143 by
-    SIGTERM.
+    Every command has --version, and --install-completion for the shell in use. Exit status: 0 done, 1 failed with one
+    line on standard error, 2 wrong usage (options that the command line or a `ConfigError` refuses), 130 interrupted by
+    Ctrl-C, 143 by SIGTERM.
     """
 
     @wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        kwargs.pop(VERSION.name, None)
         try:
             with ExitStack() as held:
                 _held.append(held)
@@ -120,7 +142,7 @@ def command_app(function: Callable[P, None]) -> Command:
                     _held.pop()
         except CondInstError as e:
             _show_error(f"{e}")
-            raise typer.Exit(FAILED) from e
+            raise typer.Exit(USAGE if isinstance(e, ConfigError) else FAILED) from e
         except KeyboardInterrupt as e:
             say("interrupted; nothing was left half-written")
             raise typer.Exit(exit_status(e)) from e
@@ -130,7 +152,12 @@ def command_app(function: Callable[P, None]) -> Command:
             _show_error(reason_of(e).removeprefix("error: "))
             raise typer.Exit(FAILED) from e
 
-    app = Command(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+    signature = inspect.signature(function)
+    guarded.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), VERSION]
+    )
+    guarded.__annotations__ = function.__annotations__ | {VERSION.name: VERSION.annotation}
+    app = Command(add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command(context_settings={"help_option_names": ["-h", "--help"]})(guarded)
     return app
 

@@ -1,6 +1,5 @@
 """`condinst-eval`: COCO's figures of models and results files, side by side, and how far they agree."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from condinst_deploy.cli.command import (
     results_console,
     terminal,
 )
+from condinst_deploy.cli.progress import ProgressLines
 from condinst_deploy.evaluation.sources import EvaluationOptions, checked_sources
 
 if TYPE_CHECKING:
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 MOST_COLUMNS = 8
 """Of a confusion table on the terminal; of more classes the largest confusions are listed."""
-
-LINE_SECONDS = 30.0
-"""Between two lines where there is no terminal to draw a bar on."""
 
 
 def evaluate(
@@ -129,18 +126,15 @@ def _reports(progress: Progress) -> "EvaluationReports":
 
     stages = progress.add_task("", total=None, visible=False)
     tasks: dict[str, TaskID] = {}
-    told = time.monotonic()
+    lines = ProgressLines()
 
     def on_progress(what: str, done: int, of: int) -> None:
-        nonlocal told
         if what not in tasks:
             tasks[what] = progress.add_task(what, total=of, completed=done)
             if done:
                 terminal.print(f"{what}: {done} of {of} images were finished before")
         progress.update(tasks[what], completed=done)
-        if not terminal.is_terminal and time.monotonic() - told >= LINE_SECONDS:
-            terminal.print(f"{what}: {done} of {of}")
-            told = time.monotonic()
+        lines.update(what, done, of)
 
     def on_ground_truth(truth: "GroundTruth") -> None:
         progress.update(stages, visible=False)

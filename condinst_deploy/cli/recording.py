@@ -15,6 +15,7 @@ from PIL import Image
 from condinst_deploy.cli.command import labelled, terminal
 from condinst_deploy.cli.progress import progress_of
 from condinst_deploy.contract import DRAWN_ABOVE, InstanceDetections
+from condinst_deploy.imaging.encode import write_png
 from condinst_deploy.runtime.cores import usable_cores
 from condinst_deploy.runtime.label_files import (
     TOLERANCE,
@@ -22,7 +23,6 @@ from condinst_deploy.runtime.label_files import (
     cut_outs,
     instance_image,
     write_labelme,
-    write_png,
     write_text,
     yolo_text,
 )
@@ -200,7 +200,7 @@ def _save_labels(image: _Image, found: InstanceDetections, outputs: Outputs) -> 
     if Format.YOLO in outputs.formats:
         write_text(folder / YOLO / f"{image.stem}.txt", yolo_text(found, outputs.tolerance))
     if outputs.instances:
-        write_png(folder / INSTANCES / f"{image.stem}.png", Image.fromarray(instance_image(found)))
+        write_png(folder / INSTANCES / f"{image.stem}.png", instance_image(found))
 
 
 def file_stems(paths: Sequence[Path]) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """`condinst-train`: a recipe and COCO-format data become a trained model."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,6 +8,7 @@ import typer
 from rich.progress import Progress, TaskID
 
 from condinst_deploy.cli.command import INTERRUPTED, command_app, print_json, print_line, progress_bar, terminal
+from condinst_deploy.cli.progress import ProgressLines, progress_line
 from condinst_deploy.training.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -97,6 +99,8 @@ class _Shown:
         self._progress = progress
         self._tasks: dict[str, TaskID] = {}
         self._total = self._every = 1
+        self._lines = ProgressLines()
+        self._begun = (0, time.monotonic())  # iteration and time of the start
         self.stopped: str | None = None  # what to say of an interrupted run
 
     def reports(self) -> "Reports":
@@ -105,11 +109,11 @@ class _Shown:
 
         return Reports(
             on_step=self._step,
-            on_image=lambda done, of: self._bar("evaluating", done, of, visible=done < of),
+            on_image=lambda done, of: self._counted("evaluating", done, of),
             on_evaluation=self._evaluation,
             on_stage=lambda stage: self._bar(READING, 0, None, description=stage),
             on_note=terminal.print,
-            on_generated=lambda done, of: self._bar("generating the shapes set", done, of, visible=done < of),
+            on_generated=lambda done, of: self._counted("generating the shapes set", done, of),
             on_data=self._data,
             on_start=self._start,
             on_interrupted=self._interrupted,
@@ -121,6 +125,12 @@ class _Shown:
         text = description or what
         self._progress.update(self._tasks[what], completed=done, total=of, description=text, visible=visible)
 
+    def _counted(self, what: str, done: int, of: int) -> None:
+        self._bar(what, done, of, visible=done < of)
+        if done <= 1:  # an evaluation begins anew
+            self._lines = ProgressLines()
+        self._lines.update(what, done, of)
+
     def _data(self, sets: "Sets") -> None:
         self._bar(READING, 0, None, visible=False)
         names = sets.train.class_names
@@ -129,13 +139,16 @@ class _Shown:
 
     def _start(self, iteration: int, recipe: "Recipe") -> None:
         self._total, self._every = recipe.schedule.iterations, recipe.log_every
+        self._begun = (iteration, time.monotonic())
         self._bar("training", iteration, self._total)
 
     def _step(self, iteration: int, losses: "Losses") -> None:
         shown = " ".join(f"{name} {value.item():.3f}" for name, value in losses.terms.items())
         self._bar("training", iteration, self._total, f"training  {shown}")
         if not terminal.is_terminal and (iteration % self._every == 0 or iteration == self._total):
-            terminal.print(f"iteration {iteration} of {self._total}: {shown}")
+            first, begun = self._begun
+            pace = progress_line("", iteration, self._total, iteration - first, time.monotonic() - begun)
+            terminal.print(f"iteration {iteration} of {self._total}: {shown}{pace[pace.find(',') :]}")
 
     def _evaluation(self, record: "Record") -> None:
         terminal.print(

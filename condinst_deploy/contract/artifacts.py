@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from condinst_deploy.errors import ArtifactError, CheckpointError, CondInstError
+from condinst_deploy.errors import ArtifactError, CheckpointError, CondInstError, ConfigError
 
 CHECKPOINT, ONNX, ENGINE = ".pth", ".onnx", ".engine"
 """The kinds. Each is named by the ending that this toolkit writes."""
@@ -21,6 +21,25 @@ _MISSING: dict[str, tuple[type[CondInstError], str]] = {
 def kind_of(path: Path) -> str | None:
     """CHECKPOINT, ONNX or ENGINE by the file's name; None if the ending is not known."""
     return KINDS.get(path.suffix.lower())
+
+
+_NAMES = {CHECKPOINT: "a checkpoint (.pth)", ONNX: "an exported file (.onnx)", ENGINE: "an engine (.engine)"}
+
+
+def check_kind(path: Path, kind: str, option: str) -> None:
+    """Check by its name that a file is not of another kind than an option takes.
+
+    Args:
+        path: the file. A name of unknown kind passes; its reader refuses it.
+        kind: CHECKPOINT, ONNX or ENGINE.
+        option: what the message calls the option.
+
+    Raises:
+        ConfigError: it is of another kind.
+    """
+    found = kind_of(path)
+    if found is not None and found != kind:
+        raise ConfigError(f"{option} is {path}, which is {_NAMES[found]} by its name; expected {_NAMES[kind]}")
 
 
 def check_there(path: Path, kind: str | None = None) -> None:

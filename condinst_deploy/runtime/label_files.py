@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from condinst_deploy.contract import InstanceDetections
 from condinst_deploy.imaging.decode import RGBArray
@@ -81,12 +80,12 @@ def instance_image(detections: InstanceDetections) -> npt.NDArray[np.uint16]:
     return image
 
 
-def cut_outs(detections: InstanceDetections, image: RGBArray) -> Iterator[tuple[int, Image.Image]]:
-    """Yield the number of each detection, from 1, and its pixels: RGBA, transparent outside the mask."""
+def cut_outs(detections: InstanceDetections, image: RGBArray) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    """Yield the number of each detection, from 1, and its pixels: RGBA `(h, w, 4)`, transparent outside the mask."""
     for i, (y, x, height, width) in enumerate(detections.masks.windows):
         if height:
             alpha = detections.masks.crop(i).astype(np.uint8) * 255
-            yield i + 1, Image.fromarray(np.dstack([image[y : y + height, x : x + width], alpha]))
+            yield i + 1, np.dstack([image[y : y + height, x : x + width], alpha])
 
 
 def joined_polygons(detections: InstanceDetections, tolerance: float) -> Iterator[npt.NDArray[np.float32] | None]:
@@ -113,9 +112,3 @@ def write_labelme(path: Path, detections: InstanceDetections, image: str, tolera
         OutputError: it cannot be written.
     """
     write_text(path, json_text(labelme_content(detections, image, tolerance), str(path), indent=1))
-
-
-def write_png(path: Path, image: Image.Image) -> None:
-    """Write a PNG, whole or not at all."""
-    with atomic_path(path) as temporary:
-        image.save(temporary, format="PNG")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from condinst_deploy.contract.artifacts import CHECKPOINT, check_there
+from condinst_deploy.contract.artifacts import CHECKPOINT, check_kind, check_there
 from condinst_deploy.errors import ConfigError
 
 
@@ -48,8 +48,10 @@ class TrainOptions:
             CheckpointError: the file of weights or of the backbone does not exist.
             ConfigError: two options name different beginnings.
         """
-        for start in filter(None, (self.weights, self.backbone)):
-            check_there(start, CHECKPOINT)
+        for option, start in (("--weights", self.weights), ("--backbone", self.backbone)):
+            if start is not None:
+                check_kind(Path(start), CHECKPOINT, option)
+                check_there(start, CHECKPOINT)
         if self.weights is not None and (self.backbone is not None or self.resume):
             other = "--resume" if self.resume else "--backbone"
             raise ConfigError(f"--weights and {other} both say what to begin with; give one of them")

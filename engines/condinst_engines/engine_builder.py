@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from condinst_deploy.contract.artifacts import ONNX, check_kind
 from condinst_deploy.contract.engine_manifest import EngineManifest, manifest_path
 from condinst_deploy.errors import OutputError
 from condinst_engines.build import Surroundings
 from condinst_engines.build_options import BuildOptions, recipe_of
 from condinst_engines.builder_library import BuilderLibrary, load_builder_library
 from condinst_engines.engine_file import EngineFiles, check_apart, default_engine_path, engine_from_onnx
+from condinst_engines.gpu_coverage import coverage_notes
 from condinst_engines.monitor import OnProgress
 from condinst_engines.onnx_input import only_exported
 
@@ -57,6 +59,7 @@ def build_engine(
     library = load_builder_library(options.flavour)
     recipe = recipe_of(options, library)
     source, given = only_exported() if onnx is None else Path(onnx), None if out is None else Path(out)
+    check_kind(source, ONNX, "--onnx")
     files = EngineFiles(source, given, options.keep_onnx, options.calibration, options.keep_policy)
     engine = given or default_engine_path(source, recipe, library)
     written = {
@@ -67,6 +70,8 @@ def build_engine(
     }
     check_apart({"--onnx": source} | written | {"--log": options.log, "--timing-cache": options.timing_cache})
     reports.on_start(source, library)
+    for note in coverage_notes(options, recipe, library):
+        reports.on_note(note)
     with _log_file(options.log, reports.on_note) as log:
         surroundings = Surroundings(options.timing_cache, log, reports.on_progress, reports.on_note)
         return BuiltEngineFile(*engine_from_onnx(files, recipe, library, surroundings, options.shapes))

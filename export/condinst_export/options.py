@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from condinst_deploy.contract import Family
-from condinst_deploy.contract.artifacts import CHECKPOINT, ONNX, check_there
+from condinst_deploy.contract.artifacts import CHECKPOINT, ONNX, check_kind, check_there
 from condinst_deploy.errors import ConfigError
 
 DEFAULT_FOLDER = Path("export/build")
@@ -62,6 +62,7 @@ def checked_output(weights: Path, out: Path | None) -> Path:
     """
     if out is not None and out.suffix != ONNX:
         raise ConfigError(f"--out is {out}; expected a name ending in {ONNX}")
+    check_kind(weights, CHECKPOINT, "--weights")
     check_there(weights, CHECKPOINT)
     return (out or DEFAULT_FOLDER / f"{weights.stem}{ONNX}").absolute()
 

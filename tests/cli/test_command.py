@@ -5,6 +5,7 @@ import errno
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from rich.progress import ProgressColumn
 from rich.table import Table
 from typer.testing import CliRunner
 
+import condinst_deploy
 from condinst_deploy.cli.command import command_app, labelled, progress_bar, results_console
-from condinst_deploy.errors import ConfigError, OutputError
+from condinst_deploy.errors import ConfigError, DataError, OutputError
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "[/nope][red]a :smile:\x1b]0;t\x07\nerror: forged\u202e\ud800"
@@ -67,7 +69,8 @@ def _failing(error: BaseException) -> typer.Typer:
 @pytest.mark.parametrize(
     ("error", "status", "line"),
     [
-        (ConfigError(HOSTILE), 1, f"error: {SHOWN}"),
+        (ConfigError(HOSTILE), 2, f"error: {SHOWN}"),
+        (DataError(HOSTILE), 1, f"error: {SHOWN}"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1, "error: No space left on device; check"),
         (FileNotFoundError(errno.ENOENT, "No such file", "a\nb"), 1, r"error: a\nb: No such file; check"),
         (MemoryError(), 1, "error: the memory is not enough"),
@@ -123,3 +126,40 @@ def test_a_working_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: No such file or directory; check")
     assert done.stderr.count("\n") == 1
+
+
+COMMANDS = [
+    "condinst_deploy.cli.benchmark", "condinst_deploy.cli.doctor", "condinst_deploy.cli.evaluate",
+    "condinst_deploy.cli.predict", "condinst_deploy.cli.train", "condinst_engines.cli.build_engine",
+    "condinst_engines.cli.compare", "condinst_engines.cli.inspect", "condinst_export.cli",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_every_command_has_a_version_completion_and_help_that_fits_80_columns(
+    module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    main = import_module(module).main
+    shown = CliRunner().invoke(main, ["--version"])
+    assert (shown.exit_code, shown.output.split()[-1]) == (0, condinst_deploy.__version__)
+    helped = CliRunner().invoke(main, ["--help"])
+    lines = helped.output.splitlines()
+    assert helped.exit_code == 0
+    assert max(map(len, lines)) <= 80
+    assert any("--install-completion" in line for line in lines)
+    # descriptions have half of the width
+    assert not [line for line in lines[lines.index("Options:") :] if line.startswith(" " * 41)]
+
+
+def test_completion_names_the_options() -> None:
+    environment = {"_MAIN_COMPLETE": "complete_bash", "COMP_WORDS": "main --sco", "COMP_CWORD": "1"}
+    command = "import sys; sys.argv[0] = 'main'; from condinst_deploy.cli.predict import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", command], env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert "--score-threshold" in done.stdout, done.stderr
+
+
+def test_the_package_lists_its_names_before_they_are_imported() -> None:
+    assert set(condinst_deploy.__all__) <= set(dir(condinst_deploy))

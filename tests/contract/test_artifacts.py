@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from condinst_deploy.contract.artifacts import CHECKPOINT, ENGINE, ONNX, check_there, kind_of
-from condinst_deploy.errors import ArtifactError, CheckpointError
+from condinst_deploy.contract.artifacts import CHECKPOINT, ENGINE, ONNX, check_kind, check_there, kind_of
+from condinst_deploy.errors import ArtifactError, CheckpointError, ConfigError
 from condinst_deploy.runtime.predictor import BACKENDS
 
 
@@ -44,3 +44,14 @@ def test_a_missing_file_is_named_with_what_writes_it(
         check_there(tmp_path / name, kind)
     (tmp_path / name).touch()
     check_there(tmp_path / name, kind)
+
+
+def test_a_file_of_another_kind_is_named() -> None:
+    with pytest.raises(
+        ConfigError, match=r"--onnx is m\.pth, which is a checkpoint \(\.pth\) by its name; expected an"
+    ):
+        check_kind(Path("m.pth"), ONNX, "--onnx")
+    with pytest.raises(ConfigError, match=r"--weights is m\.plan, which is an engine"):
+        check_kind(Path("m.plan"), CHECKPOINT, "--weights")
+    check_kind(Path("m.pt"), CHECKPOINT, "--weights")
+    check_kind(Path("m.dat"), ONNX, "--onnx")

@@ -10,6 +10,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from condinst_deploy.contract import InstanceDetections
+from condinst_deploy.imaging.encode import write_png
 from condinst_deploy.masks import Masks
 from condinst_deploy.runtime.label_files import (
     cut_outs,
@@ -92,16 +93,20 @@ def test_an_image_of_instances_counts_from_one_and_has_the_best_on_top() -> None
     assert np.array_equal(image == 2, np.asarray(found.masks)[1] & ~np.asarray(found.masks)[0])
 
 
-def test_cut_outs_are_clear_outside_the_mask() -> None:
+def test_cut_outs_are_clear_outside_the_mask(tmp_path: Path) -> None:
     found = detections()
     image = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     pieces = dict(cut_outs(found, image))
     assert sorted(pieces) == [1, 2]
-    pixels = np.asarray(pieces[1])
+    pixels = pieces[1]
     assert pixels.shape == (25, 25, 4)
     assert np.array_equal(pixels[..., 3] == 255, np.asarray(found.masks)[0][5:30, 5:30])
     assert np.array_equal(pixels[..., :3], image[5:30, 5:30])
-    assert isinstance(pieces[2], Image.Image)
+    write_png(tmp_path / "deep" / "1.png", pixels)
+    write_png(tmp_path / "k.png", instance_image(found))
+    with Image.open(tmp_path / "deep" / "1.png") as one, Image.open(tmp_path / "k.png") as other:
+        assert np.array_equal(np.asarray(one), pixels)
+        assert np.array_equal(np.asarray(other), instance_image(found))
 
 
 @pytest.mark.parametrize("tolerance", [0.0, 0.5])
