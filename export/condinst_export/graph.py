@@ -31,7 +31,7 @@ class LevelCandidates(NamedTuple):
     labels: Tensor  # (B, n) int32
     points: Tensor  # (B, n, 2)
     soi: Tensor  # (B, n)
-    trouble: Tensor  # (B, 1) 1 where a prediction of the level is not finite, so that it has no candidates; else 0
+    trouble: Tensor  # of a level (B, m) all its predictions; of all levels (B, 1) 1 if one is not finite, else 0
 
 
 class ExportGraph(nn.Module):
@@ -110,7 +110,7 @@ class AllCandidates(nn.Module):
         """P3..P7 and sizes before padding -> all candidates, level after level."""
         parts = [part(level, threshold) for level, part in zip(levels, self.levels.values(), strict=True)]
         merged = LevelCandidates(*(torch.cat(field, dim=1) for field in zip(*parts, strict=True)))
-        merged = merged._replace(trouble=merged.trouble.amax(dim=1, keepdim=True))
+        merged = merged._replace(trouble=_trouble(merged.trouble))
         # AdelaiDet's boxes stay as they are until the image's original size (runtime/postprocess.py)
         return merged if self.family == "adelaidet" else _inside(merged, image_sizes)
 
@@ -147,7 +147,7 @@ class CandidatesOfLevel(nn.Module):
             labels=(pairs - pairs // self.num_classes * self.num_classes).to(torch.int32),
             points=torch.stack((x, y), dim=2),
             soi=torch.full_like(best, self.soi),
-            trouble=_trouble(rank, centerness.flatten(1), level.distances.flatten(1)),
+            trouble=torch.cat((rank, centerness.flatten(1), level.distances.flatten(1)), dim=1),
         )
 
 
@@ -200,14 +200,13 @@ def _picked(x: Tensor, indices: Tensor, counts: Tensor) -> Tensor:
     return torch.where(counts[:, None], picked, 0.0)  # a product would carry a level's NaN to all instances
 
 
-def _trouble(*predictions: Tensor) -> Tensor:
-    """`(B, n)` each -> `(B, 1)`: 0 where all of an image's are finite, else 1.
+def _trouble(predictions: Tensor) -> Tensor:
+    """`(B, n)` -> `(B, 1)`: 0 where all of an image's are finite, else 1. A level that is not has no candidates.
 
     The flags are reduced, and not the values: TensorRT for RTX 1.7 does not build a sum over so long an axis in a
     profile of eight images, and a maximum need not propagate NaN.
     """
-    flags = (torch.where(x * 0 == 0, 0.0, 1.0).amax(dim=1, keepdim=True) for x in predictions)
-    return reduce(torch.maximum, flags)
+    return torch.where(predictions * 0 == 0, 0.0, 1.0).amax(dim=1, keepdim=True)
 
 
 def _marked(scores: Tensor, trouble: Tensor) -> Tensor:
