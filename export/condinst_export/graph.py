@@ -147,7 +147,7 @@ class CandidatesOfLevel(nn.Module):
             labels=(pairs - pairs // self.num_classes * self.num_classes).to(torch.int32),
             points=torch.stack((x, y), dim=2),
             soi=torch.full_like(best, self.soi),
-            trouble=torch.cat((rank, centerness.flatten(1), level.distances.flatten(1)), dim=1),
+            trouble=torch.cat((level.cls_logits, level.centerness, level.distances), dim=1).flatten(1),
         )
 
 
@@ -215,8 +215,9 @@ def _marked(scores: Tensor, trouble: Tensor) -> Tensor:
     A level that is not finite has no candidates, and the instances of the other levels stay right. The mark tells
     whoever reads the outputs that the level's instances are missing.
     """
-    mark = (-trouble).sqrt()  # 0, or NaN
-    return torch.cat((scores[:, :-1], scores[:, -1:] + mark), dim=1)
+    slots = scores.shape[1]
+    last = torch.arange(slots, device=scores.device) == slots - 1
+    return scores + torch.where(last, (-trouble).sqrt(), 0.0)  # the root is 0, or NaN; a sum and no concatenation
 
 
 def _inside(candidates: LevelCandidates, image_sizes: Tensor) -> LevelCandidates:
