@@ -116,7 +116,7 @@ def test_other_names_are_shown_and_not_obeyed() -> None:
         loaded(proto)
 
 
-@pytest.mark.parametrize("shape", [(1, 33, 33), (10**6, 352, 352), (1, 64, 64)])
+@pytest.mark.parametrize("shape", [(1, 33, 33), (16, 352, 352), (1, 64, 64)])
 def test_a_fixed_shape_that_the_graph_does_not_have_is_refused(shape: tuple[int, int, int]) -> None:
     with pytest.raises(
         ArtifactError,
