@@ -24,7 +24,7 @@ def triton_repo(
     network_backend: Annotated[
         str, typer.Option(help="Layout ensemble: backend of the network: python, onnxruntime or tensorrt.")
     ] = "python",
-    version: Annotated[int, typer.Option(help="Number of the version's folder.")] = 1,
+    model_version: Annotated[int, typer.Option(help="Number of the version's folder.")] = 1,
     max_image_mb: Annotated[int, typer.Option(help="Largest encoded image, MiB.")] = Limits.image_bytes >> 20,
     max_megapixels: Annotated[int, typer.Option(help="Largest image, millions of pixels.")] = 100,
     max_queue: Annotated[int, typer.Option(help="Requests that may wait.")] = Limits.queued_requests,
@@ -46,7 +46,7 @@ def triton_repo(
         max_batch=max_batch,
         delay_ms=delay_ms,
         network_backend=network_backend,  # type: ignore[arg-type]
-        version=version,
+        version=model_version,
         limits=limits,
     )
     path = write_repository(model, out, options)

@@ -14,7 +14,7 @@ from math import ceil
 from typing import Any
 
 from condinst_deploy.errors import BackendError, ConfigError
-from condinst_deploy.support.termination import kept_sigterm
+from condinst_deploy.support.signals import kept_sigterm
 
 OBJECT_STORE = 128 * 1024 * 1024
 """Bytes of the local object store. Only names of images and reports go through it."""

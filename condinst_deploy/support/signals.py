@@ -206,3 +206,20 @@ def _forget(pythons: socket.socket) -> None:
     pythons.close()
     _state.listening, _state.received, _state.raised = False, None, False
     _state.running.clear()
+
+
+@contextmanager
+def kept_sigterm() -> Iterator[None]:
+    """Put the handler of SIGTERM back at the end of the block, for libraries that replace it.
+
+    In other threads than the main one this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        # None: the previous handler was not set from Python
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)

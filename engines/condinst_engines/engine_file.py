@@ -144,6 +144,12 @@ def with_checked_ranges(
     setting = Setting(recipe.precision, recipe.policy, "bf16" if oldest >= AMPERE else "fp32")
     check = RangeCheck(proto, images, setting, lambda share: surroundings.on_progress(share, "checking ranges"))
     policy, ranges = check.run()
+    if not ranges.blocks and ranges.handled:
+        nodes = ", ".join(node.node for node in ranges.handled[:HANDLED_SHOWN])
+        raise EngineError(
+            f"no node is left in {recipe.precision}: all had to be moved ({nodes}); build with --bf16 or --fp32."
+            " No engine was built"
+        )
     surroundings.on_note(f"ranges: {ranges}")
     for node in ranges.handled[:HANDLED_SHOWN]:
         surroundings.on_note(f"  {node}")

@@ -93,7 +93,7 @@ def test_what_cannot_be_right_is_refused_with_the_annotations_id(
     (finding,) = report.errors
     assert (finding.count, finding.named) == (1, ("annotation 8",))
     assert what in finding.what
-    with pytest.raises(DataError, match=rf"set\.json cannot be trained on: 1 .*{what} \(annotation 8\)"):
+    with pytest.raises(DataError, match=rf"cannot be trained on: 1 .*{what} \(annotation 8\)"):
         report.check()
 
 

@@ -58,11 +58,11 @@ def test_a_folder_of_type_stubs_is_not_a_builder(monkeypatch: pytest.MonkeyPatch
 
 def test_what_is_missing_is_said_with_the_command_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch)
-    with pytest.raises(BackendError, match=r"pip install tensorrt .*pip install tensorrt-rtx"):
+    with pytest.raises(BackendError, match=r"condinst-deploy\[tensorrt\].*condinst-deploy\[rtx\]"):
         load_builder_library()
-    with pytest.raises(BackendError, match="pip install tensorrt-rtx"):
+    with pytest.raises(BackendError, match=r"condinst-deploy\[rtx\]"):
         load_builder_library("rtx")
-    with pytest.raises(BackendError, match="pip install tensorrt "):
+    with pytest.raises(BackendError, match=r"condinst-deploy\[tensorrt\]"):
         load_builder_library("tensorrt")
 
 

@@ -25,7 +25,7 @@ def test_without_a_flavour_and_full_tensorrt_the_gpus_left_out_are_named() -> No
     assert "full TensorRT is not installed here" in first
     assert first.endswith("compute capability 86, 89, 120")
     assert "will not load on A100 and A30 (sm 80), H100 and H200 (sm 90), B200 (sm 100)" in second
-    assert "with --flavour tensorrt (pip install tensorrt" in second
+    assert "with --flavour tensorrt (pip install 'condinst-deploy[tensorrt]'" in second
 
 
 def test_the_recipe_for_servers_says_what_the_flavour_rtx_leaves_out() -> None:

@@ -185,7 +185,7 @@ def test_ids_of_any_size_and_sign_are_told_apart(ids: tuple[int, ...], fast: boo
 
 def test_fast_without_its_library_says_what_to_install(ground_truth: COCO, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "faster_coco_eval", None)
-    with pytest.raises(BackendError, match=r"pip install '\.\[fast-eval\]'"):
+    with pytest.raises(BackendError, match=r"pip install 'condinst-deploy\[eval\]'"):
         evaluate_coco(ground_truth, small_coco.results(), "bbox", Scope(fast=True))
 
 

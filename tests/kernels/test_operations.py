@@ -57,8 +57,8 @@ def test_what_the_kernels_do_not_cover_goes_to_the_references() -> None:
     fused = fused_operations()
     double = torch.zeros(1, 8, 3, 4, dtype=torch.float64), torch.zeros(1, 2, 169, dtype=torch.float64)
     assert fused.mask_head(*double, torch.zeros(1, 2, 2), torch.ones(1, 2), 8).shape == (1, 2, 3, 4)
-    odd = torch.zeros(1, 8, 3, 4), torch.zeros(1, 2, 12 * 10 + 12 * 12 + 12 + 12 + 12 + 1)
-    assert fused.mask_head(*odd, torch.zeros(1, 2, 2), torch.ones(1, 2), 12).shape == (1, 2, 3, 4)
+    odd = torch.zeros(1, 8, 3, 4), torch.zeros(1, 2, 20 * 10 + 20 * 20 + 20 + 20 + 20 + 1)
+    assert fused.mask_head(*odd, torch.zeros(1, 2, 2), torch.ones(1, 2), 20).shape == (1, 2, 3, 4)
     many = torch.zeros(1, select.MOST_CANDIDATES + 1)
     _, count = fused.select(torch.zeros(*many.shape, 4), many, many, 0.6, 5)
     assert count.tolist() == [0]

@@ -293,7 +293,7 @@ def test_the_command_tells_what_it_did(ten_images: list[Path], small_model: Path
     assert again.returncode == 0
     assert (summary["parts_before"], summary["parts"], summary["images"]) == (3, 0, 0)
     refused = batch_command(*arguments, "--device", "cpu", "--max-detections", "3", cwd=tmp_path)
-    assert (refused.returncode, refused.stdout) == (1, "")
+    assert (refused.returncode, refused.stdout) == (2, "")
     assert "error: out belongs to another run: options.max_detections was null and is 3 now" in refused.stderr
 
 

@@ -125,12 +125,6 @@ class RangeCheck:
         for tensor in (tensor for tensor in rounded.measurement.tensors if tensor.kind == kind):
             block = block_of(tensor.makers[0] if tensor.makers else tensor.name)
             blocks[block] = max(blocks.get(block, 0.0), largest[tensor.name])
-        if not blocks and self.handled:
-            nodes = ", ".join(node.node for node in self.handled[:WORDS_SHOWN])
-            raise EngineError(
-                f"no node is left in {self.setting.precision}: all had to be moved ({nodes}); build with --bf16 or"
-                " --fp32. No engine was built"
-            )
         own = {name: getattr(policy, name) for name in ("fp32", "float32", "bf16", "fp16", "half", "scale")}
         return CheckedRanges(
             source=self.images.source,
