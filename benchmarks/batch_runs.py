@@ -34,7 +34,7 @@ from condinst_deploy.runtime.preprocessing.batch import network_inputs
 from condinst_deploy.serving.batch.driver import planned
 from condinst_deploy.serving.batch.options import BatchOptions, DetectionOptions
 from condinst_deploy.serving.batch.parts import part_encoder
-from condinst_deploy.serving.batch.rows import Classes, ImageRow
+from condinst_deploy.serving.batch.rows import Classes, ImageRow, arrow_table
 from condinst_deploy.serving.batch.shard_worker import ShardWorker
 from tests.support.batch_runs import COMMAND, command_environment, events_of, save_small_model, write_images
 from tests.support.models import IMAGES, SLIM, manifest_of, mmdet_state, seeded_model
@@ -105,8 +105,13 @@ def stages(model: Path, image: Path, rounds: int = 9) -> dict[str, Any]:
             "resize_ms": milliseconds(lambda: network_inputs([pixels], [geometry]), rounds),
             "row_ms": round(milliseconds(lambda: rows(64), rounds) / 64, 4),
             "bytes_in": image.stat().st_size,
-            "bytes_out": len(rows(64)) // 64,
+            # without compression, which only rows of different images would show
+            "bytes_out": int(sum(pyarrow_bytes(arrow_table([ImageRow(0, str(image), found)], classes)))),
         }
+
+
+def pyarrow_bytes(table: Any) -> list[int]:
+    return [column.nbytes for column in table.columns]
 
 
 def milliseconds(work: Callable[[], object], rounds: int) -> float:

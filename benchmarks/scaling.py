@@ -8,7 +8,7 @@ image needs. The least quotient is the throughput, and its name says what binds.
 come from benchmarks/results/batch_runs.json; the rate of the GPU, prices and capacities are parameters, which are
 assumptions until somebody measures them.
 
-The simulation gives shards to workers whose lives are exponential, and counts the work that is done twice.
+The simulation draws lives of workers, which do shards until they die, and counts the work that is done twice.
 """
 
 import argparse
@@ -113,17 +113,15 @@ def lost_share(work_seconds: float, loss_an_hour: float, reload_seconds: float) 
     return (deaths / rate + deaths * reload_seconds) / work_seconds - 1
 
 
-def simulated_lost_share(work_seconds: float, loss_an_hour: float, shards: int, seed: int = 0) -> float:
-    """Share of work done twice among `shards` shards, from lives drawn at random; reloading is not counted."""
+def simulated_lost_share(work_seconds: float, loss_an_hour: float, lives: int = 100_000, seed: int = 0) -> float:
+    """Share of work done twice, from the lives of workers drawn at random; reloading is not counted.
+
+    A worker does whole shards of `work_seconds` until it dies, and what it did of the last one is lost.
+    """
     rng = np.random.default_rng(seed)
-    mean_life = 3600 / loss_an_hour
-    life, wasted = rng.exponential(mean_life), 0.0
-    for _ in range(shards):
-        while life < work_seconds:  # the worker dies in the shard, and another begins it anew
-            wasted += life
-            life = rng.exponential(mean_life)
-        life -= work_seconds
-    return wasted / (shards * work_seconds)
+    spans = rng.exponential(3600 / loss_an_hour, lives)  # seconds
+    lost = np.fmod(spans, work_seconds)
+    return float(lost.sum() / (spans - lost).sum())
 
 
 def best_shard_size(measured: Measured, site: Site) -> int:
@@ -155,7 +153,7 @@ def failure_rows(measured: Measured, site: Site) -> Iterator[list[str]]:
     """Rows of the table of failures: shard size, seconds, work done twice at each rate of losses, efficiency."""
     for size in SHARD_SIZES:
         work = size / worker_rate(measured, site)
-        shares = [simulated_lost_share(work, loss, 20_000) for loss in LOSSES_AN_HOUR]
+        shares = [simulated_lost_share(work, loss) for loss in LOSSES_AN_HOUR]
         each = [
             f"{100 * efficiency(measured, replace(site, loss_an_hour=loss), size):.2f} %" for loss in LOSSES_AN_HOUR
         ]

@@ -132,7 +132,7 @@ def test_ray_listens_on_loopback_alone_and_ctrl_c_leaves_nothing_behind(small_mo
         (token,) = (entry.partition(b"=")[2] for entry in tokens)
         assert len(token) == 64
         assert not any(token in Path(f"/proc/{child}/cmdline").read_bytes() for child in alive(family))
-        os.kill(process.pid, signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: Ray's processes get it, too
         output, told = process.communicate(timeout=SECONDS)
         assert process.returncode == 130
         assert "the same command continues the run" in told
