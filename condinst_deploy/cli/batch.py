@@ -93,11 +93,14 @@ def batch(
     Exit status: 0 done, 1 an error or a shard without a part, 2 wrong usage, 130 interrupted by Ctrl-C, 143 by SIGTERM.
     """
     from condinst_deploy.serving.batch.options import SHARD_SIZE, BatchOptions, DetectionOptions
+    from condinst_deploy.serving.batch.storage import absolute
 
     names = None if classes is None else tuple(name.strip() for name in classes.split(",") if name.strip())
     detection = DetectionOptions(device, score_threshold, names, max_detections, batch_size, pixels.value)
     size = SHARD_SIZE if shard_size is None else shard_size
-    options = BatchOptions(source, model, out, detection, output_format.value, size, column)
+    options = BatchOptions(
+        absolute(source), model.absolute(), absolute(out), detection, output_format.value, size, column
+    )
     placement = _placement(ray, address, workers, gpus_per_worker, cpus_per_worker)
     # imported here, so that neither --help nor a mistake waits for the backends
     from condinst_deploy.serving.batch.driver import planned

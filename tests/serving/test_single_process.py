@@ -294,7 +294,9 @@ def test_the_command_tells_what_it_did(ten_images: list[Path], small_model: Path
     assert (summary["parts_before"], summary["parts"], summary["images"]) == (3, 0, 0)
     refused = batch_command(*arguments, "--device", "cpu", "--max-detections", "3", cwd=tmp_path)
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "error: out belongs to another run: options.max_detections was null and is 3 now" in refused.stderr
+    assert (
+        f"error: {tmp_path}/out belongs to another run: options.max_detections was null and is 3 now" in refused.stderr
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

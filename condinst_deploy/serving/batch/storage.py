@@ -39,6 +39,11 @@ def local_path(text: str) -> Path:
     return Path(text[len("file://") :] if text.lower().startswith("file://") else text)
 
 
+def absolute(text: str) -> str:
+    """Return a local path or pattern from the root on; workers have other working folders. URLs stay as they are."""
+    return text if is_url(text) else os.path.abspath(local_path(text))  # noqa: PTH100  (without links)
+
+
 def public_url(text: str) -> str:
     """Remove a user name and a password from a URL: manifests and messages must not hold them."""
     return _CREDENTIALS.sub("", text) if is_url(text) else text
