@@ -7,6 +7,7 @@
 * **stages**: CPU time of one image: decode, resize, masks to rows; bytes of the file, and of its row.
 * **driver**: peak memory of the driver on Ray with two workers, for 2,000 and 20,000 rows of a list. Nine of ten paths
   lead nowhere, so that workers are quick; the driver handles the names alike.
+* **workers**: images/s of one worker and of two on Ray, each with one core, from the first report until the last one.
 * **shards**: time of a shard on Ray that is not work: from its start until its report, less the worker's own time.
 
 CPU time of the process is taken, where it can be, because it does not depend on what else the machine does.
@@ -146,6 +147,16 @@ def driver_memory(model: Path, folder: Path, rows: int) -> dict[str, Any]:
     }
 
 
+def workers_rate(model: Path, images: Path, workers: int, out: Path) -> float:
+    """Images per second of workers with a core each, without the time until they are ready."""
+    arguments = [images, "--model", model, "--out", out, "--shard-size", 16, "--workers", workers, "--device", "cpu"]
+    subprocess.run([*COMMAND, *map(str, arguments)], env=command_environment(), capture_output=True, check=True)
+    events = events_of(out)
+    began = max(event["time"] for event in events if event["kind"] == "ready")
+    done = [event["time"] for event in events if event["kind"] == "done" and event["time"] > began]
+    return 16 * (len(done) - 1) / (max(done) - min(done))
+
+
 def peak_resident(process: int) -> int:
     """Peak of the resident memory, in KiB; 0 if the process has ended."""
     try:
@@ -176,18 +187,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         slim, r50 = folder / "slim.pth", folder / "r50.pth"
         save_model(slim, seeded_model(), manifest_of(SLIM))
         torch.save({"meta": {}, "state_dict": mmdet_state()}, r50)
-        many, few = copies(image, folder / "many", 64), copies(image, folder / "few", 2)
+        many, few = copies(image, folder / "many", 64), copies(image, folder / "few", 3)
         results: dict[str, Any] = {"stages": stages(slim, image)}
         results["worker"] = {
             "slim, batch 16": worker_overhead(slim, many, 16, parsed.rounds, folder / "a"),
             "R-50, batch 1": worker_overhead(r50, few, 1, parsed.rounds, folder / "b"),
         }
+        lasting = copies(image, folder / "lasting", 800)
+        rates = {workers: workers_rate(slim, lasting, workers, folder / f"workers{workers}") for workers in (1, 2)}
+        results["workers"] = {str(workers): round(rate, 2) for workers, rate in rates.items()}
         small = save_small_model(folder / "small.pth")
         results["driver"] = [driver_memory(small, folder, rows) for rows in DRIVER_ROWS]
     targets = [
         Target.at_most(f"worker overhead, {model}", 100 * results["worker"][model]["overhead"], limit, "% of the work")
         for model, limit in WORKER_TARGETS.items()
     ]
+    one, two = results["workers"]["1"], results["workers"]["2"]
+    targets.append(Target.without("two workers beside one", two / one, "times the images/s"))
     few_rows, many_rows = (entry["driver_peak_mb"] for entry in results["driver"])
     targets.append(Target.at_most("driver memory, 20,000 rows beside 2,000", many_rows / few_rows, 1.05, "times"))
     write_results(parsed.out, targets, results)

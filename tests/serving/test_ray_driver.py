@@ -192,7 +192,7 @@ def s3() -> Iterator[str]:
     host, port = server.get_host_and_port()
     address = f"http://{host}:{port}"
     filesystem = s3fs.S3FileSystem(key="key", secret="secret", endpoint_url=address)
-    filesystem.mkdir("bucket")
+    filesystem.mkdir("runs")
     yield address
     server.stop()
 
@@ -204,23 +204,23 @@ def test_from_a_bucket_to_a_bucket_with_ray_and_without(s3: str, small_model: Pa
 
     paths = write_images(tmp_path / "images", 20, damaged=[3])
     filesystem = s3fs.S3FileSystem(key="key", secret="secret", endpoint_url=s3)
-    filesystem.put([str(path) for path in paths], [f"bucket/images/{path.name}" for path in paths])
+    filesystem.put([str(path) for path in paths], [f"runs/images/{path.name}" for path in paths])
     variables = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_ENDPOINT_URL": s3}
     found = {}
     placements: dict[str, list[str]] = {"one": [], "two": ["--workers", "2"]}
     for name, more in placements.items():
-        out = f"s3://bucket/{name}"
+        out = f"s3://runs/{name}"
         options = ["--model", str(small_model), "--device", "cpu", "--max-detections", "5", "--shard-size", "5", *more]
-        done = batch_command("s3://bucket/images/", *options, "--out", out, "--json", cwd=tmp_path, **variables)
+        done = batch_command("s3://runs/images/", *options, "--out", out, "--json", cwd=tmp_path, **variables)
         assert done.returncode == 0, done.stderr
         summary = json.loads(done.stdout)
         assert (summary["images"], summary["failed"], summary["parts"]) == (20, 1, 4)
         filesystem.invalidate_cache()
-        filesystem.get(f"bucket/{name}", str(tmp_path / name), recursive=True)
+        filesystem.get(f"runs/{name}", str(tmp_path / name), recursive=True)
         found[name] = [(tmp_path / name / f"part-0000000{i}.parquet").read_bytes() for i in range(4)]
     assert found["one"] == found["two"]
     rows = [row for i in range(4) for row in read_part(str(tmp_path / "one" / f"part-0000000{i}.parquet"))]
-    assert [row.path for row in rows] == [f"s3://bucket/images/{path.name}" for path in paths]
+    assert [row.path for row in rows] == [f"s3://runs/images/{path.name}" for path in paths]
     assert [row.position for row in rows if row.error is not None] == [3]
     run_in_process(options_of(tmp_path / "images", small_model, tmp_path / "local", shard_size=20))
     local = list(read_part(str(tmp_path / "local" / "part-00000000.parquet")))
