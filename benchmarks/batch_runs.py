@@ -153,7 +153,7 @@ def workers_rate(model: Path, images: Path, workers: int, out: Path) -> float:
     subprocess.run([*COMMAND, *map(str, arguments)], env=command_environment(), capture_output=True, check=True)
     events = events_of(out)
     began = max(event["time"] for event in events if event["kind"] == "ready")
-    done = [event["time"] for event in events if event["kind"] == "done" and event["time"] > began]
+    done: list[float] = [event["time"] for event in events if event["kind"] == "done" and event["time"] > began]
     return 16 * (len(done) - 1) / (max(done) - min(done))
 
 
