@@ -294,7 +294,8 @@ def test_statistics_of_norms_are_averaged_over_the_processes(recipe: Recipe, set
     def statistics(ranks: Ranks) -> tuple[Tensor, Tensor]:
         run = run_of(recipe, sets, ranks)
         run.step(next(batches(sets.train, recipe, 0, ranks)))
-        norm = run.model.mask_branch.get_submodule("tower.0.norm")
+        norm = next(m for m in run.model.mask_branch.modules() if isinstance(m, nn.BatchNorm2d))
+        assert norm.running_mean is not None
         own = norm.running_mean.clone()
         run.average_statistics()
         return own, norm.running_mean.clone()
