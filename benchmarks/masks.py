@@ -24,12 +24,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.dense import dense_masks, dense_probabilities, dense_rles, encoded
 from benchmarks.targets import Target, write_results
 from condinst_deploy.benchmarking.memory import peak_mb, resident_mb
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.masks import Masks
+from condinst_deploy.model.mask_paste import dense_probabilities
 from condinst_deploy.runtime.postprocess import masks_from_logits
+from tests.support.dense_masks import dense_masks, dense_rles, encoded
 
 Logits = npt.NDArray[np.float32]
 

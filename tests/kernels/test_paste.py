@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.dense import dense_probabilities
 from condinst_deploy.contract import ImageGeometry, InstanceDetections, NetworkOutputs
 from condinst_deploy.kernels.paste import mask_extents
 from condinst_deploy.model.condinst import Instances
+from condinst_deploy.model.mask_paste import dense_probabilities
 from condinst_deploy.runtime import device_postprocess
 from condinst_deploy.runtime.device_outputs import DeviceOutputs
 from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
