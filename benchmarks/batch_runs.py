@@ -73,7 +73,7 @@ def worker_overhead(model: Path, images: Path, batch_size: int, rounds: int, fol
 
         pairs = []
         for _ in range(rounds + 1):
-            pairs.append((cpu_seconds(lambda: alone(worker._predictor)), cpu_seconds(whole)))
+            pairs.append((cpu_seconds(lambda: alone(worker.predictor)), cpu_seconds(whole)))
     ratios = [shard_time / work - 1 for work, shard_time in pairs[1:]]  # the first round warms up
     per_image = [work / len(paths) for work, _ in pairs[1:]]
     return {

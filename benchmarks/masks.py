@@ -212,10 +212,10 @@ FORMS: dict[str, Callable[[Logits, ImageGeometry], Any]] = {
 def peak_of(form: str, case: Case) -> float:
     """Peak resident memory of one form in a process of its own, above what it has before it begins."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
-        return processes.submit(_peak_here, form, case).result()
+        return processes.submit(peak_here, form, case).result()
 
 
-def _peak_here(form: str, case: Case) -> float:
+def peak_here(form: str, case: Case) -> float:
     logits, geometry = case.logits(), case.geometry
     FORMS[form](logits[:1], geometry)  # what is loaded or made once
     ctypes.CDLL(None).malloc_trim(0)

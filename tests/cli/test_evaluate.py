@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from condinst_deploy.cli.evaluate import _cell, main
+from condinst_deploy.cli.evaluate import main
 from condinst_deploy.cli.progress import ProgressLines
 from condinst_deploy.evaluation import evaluator
 from condinst_deploy.evaluation.ground_truth import load_ground_truth
@@ -332,12 +332,6 @@ def test_the_gate_fails_where_masks_cannot_be_compared(tmp_path: Path) -> None:
     done = evaluate(*command, "boxes.json", "--results", "masks.json")
     assert done.exit_code == 0
     assert "gate passed: no box AP differs by more than 0.1 points" in done.stderr
-
-
-def test_a_difference_that_rounds_to_nothing_has_no_sign() -> None:
-    assert _cell((12.345, -0.001)) == "12.35 (0.00)"
-    assert _cell((12.0, -0.01)) == "12.00 (-0.01)"
-    assert _cell((None, None)) == "-"
 
 
 def test_results_files_from_anywhere_with_a_gate(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def test_specks_far_apart_cost_no_columns_between_them() -> None:
     positive = np.zeros(168, dtype=np.bool_)
     positive[[3, 160]] = True
     # a logit reaches eight network pixels to both sides
-    assert len(postprocess._pixels(positive, columns)) <= 2 * 17 * 3 + 2
+    assert len(postprocess.pixels_beside(positive, columns)) <= 2 * 17 * 3 + 2
 
 
 def matrix_of(axis: postprocess.Resampling) -> npt.NDArray[np.float32]:
