@@ -22,13 +22,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.evaluation import save_r50
-from benchmarks.input import photograph
 from benchmarks.targets import Target, write_results
 from condinst_deploy.cli.recording import Outputs, detect
 from condinst_deploy.runtime.coco_results import coco_results
 from condinst_deploy.runtime.pipeline import predicted
 from condinst_deploy.runtime.predictor import Predictor
+from tests.support.exports import save_r50
+from tests.support.photographs import photograph
 
 TARGET = 0.9
 """Throughput of a folder, as a share of the network's alone."""

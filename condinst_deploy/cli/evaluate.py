@@ -21,6 +21,7 @@ from condinst_deploy.cli.command import (
 )
 from condinst_deploy.cli.progress import ProgressLines
 from condinst_deploy.evaluation.sources import EvaluationOptions, checked_sources
+from condinst_deploy.evaluation.wording import metric_text
 
 if TYPE_CHECKING:
     from condinst_deploy.evaluation.evaluate_models import EvaluatedModels, EvaluationReports
@@ -173,10 +174,10 @@ def _table(evaluation: "Evaluation", per_class: bool) -> Table:
     table = Table("AP points", *(side.name for side in evaluation.sides), show_edge=False, pad_edge=False)
     _right_aligned(table)
     for name, row in metrics_table(evaluation):
-        table.add_row(name, *map(_cell, row), end_section=name.endswith("AR large"))
+        table.add_row(name, *map(metric_text, row), end_section=name.endswith("AR large"))
     if per_class:
         for name, kind, row in class_table(evaluation):
-            table.add_row(f"{name} {kind} AP", *map(_cell, row))
+            table.add_row(f"{name} {kind} AP", *map(metric_text, row))
     return table
 
 
@@ -208,14 +209,6 @@ def _right_aligned(table: Table) -> Table:
         column.justify = "right"
         column.overflow = "fold"
     return table
-
-
-def _cell(cell: tuple[float | None, float | None]) -> str:
-    from condinst_deploy.evaluation.wording import change_text
-
-    value, change = cell
-    shown = "-" if value is None else f"{value:.2f}"
-    return shown if change is None else f"{shown} ({change_text(change)})"
 
 
 def _agreement_line(comparison: dict[str, Any]) -> str:

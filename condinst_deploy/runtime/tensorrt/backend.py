@@ -72,6 +72,11 @@ class TensorRtBackend(DeviceBackend):
             outputs = context.run(inputs_on(inputs, self.torch_device))
         return outputs if kernels_run_on(self.torch_device) else outputs.on_host(precision=self.manifest.precision)
 
+    @property
+    def idle_contexts(self) -> list[ExecutionContext]:
+        """The execution contexts that wait for a caller, used last at the end."""
+        return self._contexts.idle
+
     def close(self) -> None:
         """Release contexts and buffers, then the engine."""
         self._contexts.close()

@@ -45,6 +45,12 @@ class ContextPool(Generic[Key, Context]):
             raise
         self._put_back(key, context)
 
+    @property
+    def idle(self) -> list[Context]:
+        """The contexts that wait for a caller, used last at the end."""
+        with self._lock:
+            return [context for _, context in self._idle]
+
     def close(self) -> None:
         """Release the idle contexts; those in use are released when their blocks end."""
         with self._lock:

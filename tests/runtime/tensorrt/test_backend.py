@@ -208,7 +208,7 @@ def test_an_rtx_engine_gives_what_onnx_runtime_gives(slim_onnx: Path, tmp_path: 
             rounds = list(threads.map(lambda _: engine(images), range(6)))
         rounds.append(one_by_one(engine.backend, images))
         assert isinstance(engine.backend, TensorRtBackend)
-        contexts = [context for _, context in engine.backend._contexts._idle]
+        contexts = engine.backend.idle_contexts
         # the last round has run each image alone, twice
         assert len(contexts) > 1
         assert all(context.captured for context in contexts[-2:])
