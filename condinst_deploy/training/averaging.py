@@ -21,7 +21,8 @@ class WeightAverage:
     def update(self, model: CondInst, steps: int) -> None:
         """Take over a model's weights after its step number `steps`, counted from 1."""
         decay = min(self._decay, (1 + steps) / (10 + steps))
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
+        for own, new in zip(self.model.parameters(), model.parameters(), strict=True):
+            own.lerp_(new, 1 - decay)
         self.copy_statistics(model)
 
     @torch.no_grad()

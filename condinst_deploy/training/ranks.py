@@ -152,9 +152,9 @@ class Ranks:
         """Give up the connections after a process was lost, so that nothing waits for it any more."""
         if self.size > 1 and dist.is_initialized():
             with suppress(Exception):  # whatever a broken connection raises
-                group = dist.distributed_c10d._get_default_group()
-                for device in group._device_types:
-                    getattr(group._get_backend(device), "abort", lambda: None)()
+                world = dist.group.WORLD
+                if world is not None:
+                    world.abort()
 
 
 ALONE = Ranks()

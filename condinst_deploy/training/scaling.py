@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from condinst_deploy.support.validation import typed
 
@@ -25,9 +25,9 @@ class LossScale:
     def unscale(self, parameters: Iterable[Tensor]) -> bool:
         """Divide all gradients by the factor, in place; returns whether they are finite."""
         gradients = [p.grad for p in parameters if p.grad is not None]
-        torch._foreach_mul_(gradients, 1 / self.factor)
-        largest = torch.stack(torch._foreach_norm(gradients, torch.inf))
-        return bool(largest.isfinite().all())
+        for gradient in gradients:
+            gradient.mul_(1 / self.factor)
+        return bool(nn.utils.get_total_norm(gradients, torch.inf).isfinite())
 
     def update(self, finite: bool) -> None:
         """Halve the factor after gradients that were not finite; double it after many that were."""
