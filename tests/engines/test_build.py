@@ -295,7 +295,7 @@ def test_where_a_gpu_can_load_the_plan_the_inspectors_word_counts(
 
 def test_a_timing_cache_that_the_library_refuses_is_said(rtx: BuilderLibrary, tmp_path: Path) -> None:
     class Config:
-        def createtiming_cache_of(self, _: bytes) -> None:
+        def create_timing_cache(self, _: bytes) -> None:
             return None
 
     with pytest.raises(EngineError, match="cannot be used; name another file"):
