@@ -105,6 +105,7 @@ class TrainingRun:
         self._check_finite(losses, parts)
         self._update()
         self.iteration += 1
+        self._before = []
         return losses
 
     def undo(self) -> None:

@@ -167,6 +167,7 @@ def test_a_run_may_go_on_with_another_precision_and_accumulation(recipe: Recipe,
         resumed_run(replace(recipe, data=replace(recipe.data, keep_empty=True)), tmp_path / "last.pth", CPU)
 
 
+@pytest.mark.slow
 def test_a_compiled_step_has_the_losses_and_gradients_of_a_plain_one(
     monkeypatch: pytest.MonkeyPatch, recipe: Recipe, sets: Sets
 ) -> None:
