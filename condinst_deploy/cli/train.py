@@ -51,6 +51,13 @@ def train(
         bool, typer.Option(help="Refuse what is odd in the training data, too, not only what cannot be right.")
     ] = False,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the folder of the run.")] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Do not train: look at recipe and data, draw examples with masks, estimate time and memory.",
+        ),
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     meeting: Annotated[
         str, typer.Option(help="Where several processes find each other: env:// (torchrun's), tcp://... or file://...")
@@ -87,10 +94,19 @@ def train(
     )
     listen_for_preemption()
     # PyTorch takes seconds to import: only after the arguments were checked
+    from condinst_deploy.training.train_model import check as check_run
     from condinst_deploy.training.train_model import train as train_model
 
     with progress_bar() as progress:
         shown = _Shown(progress)
+        if check:
+            preview = check_run(recipe, options, shown.reports())
+            if as_json:
+                print_json(preview.to_dict())
+            else:
+                for line in preview.text().splitlines():
+                    print_line(line)
+            return
         try:
             trained = train_model(recipe, options, shown.reports())
         except KeyboardInterrupt as e:

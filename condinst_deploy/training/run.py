@@ -326,6 +326,11 @@ def _trained_with(path: Path, training: dict[str, Any]) -> Recipe:
 
 
 def _run(recipe: Recipe, model: CondInst, manifest: ModelManifest, device: torch.device, ranks: Ranks) -> TrainingRun:
+    if recipe.execution.compile and device.type == "cpu":
+        raise ConfigError(
+            "execution.compile is true and the device is cpu; PyTorch's compiled backward pass of a replicated border"
+            " fails on CPUs (docs/training.md): set it to false"
+        )
     if recipe.execution.sync_norms and ranks.size > 1:
         model = _with_synchronised_norms(model, recipe, device)
     model = model.to(device=device, memory_format=layout_of(model, recipe))  # type: ignore[call-overload]

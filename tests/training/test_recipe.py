@@ -29,6 +29,7 @@ def test_the_published_recipe_is_mmdetections() -> None:
     assert recipe.short_sides == (640, 672, 704, 736, 768, 800)
     assert (recipe.start.frozen_stages, recipe.start.norm_eval) == (2, True)
     assert recipe.model == Recipe().model
+    assert not recipe.augment.on
     assert recipe.data.group == 2  # AspectRatioBatchSampler, two images for each of eight GPUs
 
 
