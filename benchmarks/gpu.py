@@ -21,13 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from benchmarks.dense import dense_probabilities
 from benchmarks.targets import Target, results_of
 from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest, NetworkOutputs, contiguous_ids
 from condinst_deploy.kernels import paste
 from condinst_deploy.kernels.operations import fused_operations
 from condinst_deploy.model.condinst import CondInst, Features, Instances
 from condinst_deploy.model.mask_head import dynamic_mask_head, split_params
+from condinst_deploy.model.mask_paste import dense_probabilities
 from condinst_deploy.model.select import select_instances
 from condinst_deploy.runtime.coco_results import write_json
 from condinst_deploy.runtime.device_outputs import DeviceOutputs, on_host

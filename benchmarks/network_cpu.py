@@ -33,8 +33,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.dense import dense_rles
-from benchmarks.evaluation import PHOTOGRAPHS, save_r50
 from benchmarks.targets import Target, write_results
 from condinst_deploy.contract import ImageGeometry, NetworkOutputs
 from condinst_deploy.evaluation.agreement import Tolerance, agreement
@@ -46,6 +44,9 @@ from condinst_deploy.runtime.options import PredictorOptions
 from condinst_deploy.runtime.predictor import stages_of
 from condinst_deploy.runtime.preprocessing.types import Inputs
 from condinst_deploy.runtime.torch_backend import TorchBackend
+from tests.support.dense_masks import dense_rles
+from tests.support.exports import save_r50
+from tests.support.models import IMAGES
 
 WIDTH, HEIGHT = 1333, 800
 NETWORK = (800, 1344)
@@ -90,7 +91,7 @@ def load_backend(side: Side, folder: Path) -> Backend:
 
 def photograph() -> RGBArray:
     """RGB `(800, 1333, 3)`, which is resized no more."""
-    image = Image.open(PHOTOGRAPHS / "coffee.png").convert("RGB")
+    image = Image.open(IMAGES / "coffee.png").convert("RGB")
     return np.asarray(image.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS))
 
 

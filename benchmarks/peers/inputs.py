@@ -6,13 +6,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-import onnx
-import torch
 from PIL import Image
 
-from condinst_deploy.model.checkpoints import load_model
-from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
-from tests.support.models import IMAGES, mmdet_state
+from tests.support.exports import save_r50
+from tests.support.models import IMAGES
 
 SEED = 0
 
@@ -41,10 +38,7 @@ def made_inputs() -> Iterator[Inputs]:
     with TemporaryDirectory() as name:
         folder = Path(name)
         inputs = Inputs(folder / "r50.pth", folder / "r50.onnx", _images(folder), folder / "mmdeploy.onnx")
-        torch.save({"meta": {"epoch": 12}, "state_dict": mmdet_state(SEED)}, inputs.checkpoint)
-        loaded = load_model(inputs.checkpoint)
-        manifest = with_options(loaded.model, loaded.manifest, ExportOptions())
-        onnx.save(onnx_from_model(loaded.model, manifest), str(inputs.exported))
+        save_r50(inputs.checkpoint, inputs.exported, SEED)
         yield inputs
 
 

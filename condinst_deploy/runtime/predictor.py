@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Unpack
 
 from condinst_deploy.contract import InstanceDetections, ModelManifest
+from condinst_deploy.contract.artifacts import CHECKPOINT, ENGINE, KINDS, ONNX, kind_of
 from condinst_deploy.errors import ArtifactError, BackendError, CondInstError, ConfigError
 from condinst_deploy.imaging.decode import SUFFIXES, expand_sources
 from condinst_deploy.runtime.backend import Backend
@@ -27,13 +28,11 @@ from condinst_deploy.runtime.preprocessing.factory import preparation
 from condinst_deploy.support.extras import missing_library
 
 BACKENDS = {
-    ".engine": "condinst_deploy.runtime.tensorrt.backend:TensorRtBackend",
-    ".plan": "condinst_deploy.runtime.tensorrt.backend:TensorRtBackend",
-    ".onnx": "condinst_deploy.runtime.onnxruntime_backend:OnnxRuntimeBackend",
-    ".pth": "condinst_deploy.runtime.torch_backend:TorchBackend",
-    ".pt": "condinst_deploy.runtime.torch_backend:TorchBackend",
+    CHECKPOINT: "condinst_deploy.runtime.torch_backend:TorchBackend",
+    ONNX: "condinst_deploy.runtime.onnxruntime_backend:OnnxRuntimeBackend",
+    ENGINE: "condinst_deploy.runtime.tensorrt.backend:TensorRtBackend",
 }
-"""Backend of each kind of file, imported when it is needed."""
+"""Kind of model file -> its backend, imported when it is needed."""
 
 
 class Predictor(AbstractContextManager["Predictor"]):
@@ -173,15 +172,15 @@ def load_backend(path: str | Path, device: str = "auto", threads: CpuThreads | N
         ConfigError: threads are given for a file that is not an exported one.
     """
     path = Path(path)
-    home = BACKENDS.get(path.suffix.lower())
-    if home is None:
+    kind = kind_of(path)
+    if kind is None:
         what = "an image by its name" if path.suffix.lower() in SUFFIXES else "of an unknown kind"
-        raise ArtifactError(f"{path} is {what}; expected a model, a file ending in {', '.join(BACKENDS)}")
-    if threads is not None and path.suffix.lower() != ".onnx":
+        raise ArtifactError(f"{path} is {what}; expected a model, a file ending in {', '.join(KINDS)}")
+    if threads is not None and kind != ONNX:
         raise ConfigError(
             f"threads is given for {path}; only .onnx models take it. Use torch.set_num_threads for a checkpoint"
         )
-    module, name = home.split(":")
+    module, name = BACKENDS[kind].split(":")
     try:
         load: Callable[..., Backend] = getattr(import_module(module), name).load
     except ModuleNotFoundError as e:

@@ -65,7 +65,7 @@ def test_the_fixed_slots_that_it_times_find_what_the_model_finds() -> None:
 
 def test_it_goes_from_images_and_from_logits_to_masks_on_both_sides() -> None:
     """On a CPU with interpreted kernels, called once where a GPU is timed; it checks equality itself."""
-    (found,) = interpreted([("benchmark", ())])
+    (found,) = interpreted([("tests.benchmarks.gpu_on_cpu:measured_once", ())])
     assert found["logits"] == "torch.float16"
     assert found["finite"]
     assert min(found["detections"]) > 0

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import onnx
+import torch
 
 from condinst_deploy.model.checkpoints import load_model
+from tests.support.models import mmdet_state
 
 
 def exported(checkpoint: Path, path: Path) -> Path:
@@ -14,4 +16,16 @@ def exported(checkpoint: Path, path: Path) -> Path:
     loaded = load_model(checkpoint)
     manifest = with_options(loaded.model, loaded.manifest, ExportOptions())
     onnx.save(onnx_from_model(loaded.model, manifest), str(path))
+    return path
+
+
+def save_r50(checkpoint: Path, path: Path, seed: int = 0) -> None:
+    """Write mmdetection's R-50 with weights made from a seed, and its exported file."""
+    save_r50_checkpoint(checkpoint, seed)
+    exported(checkpoint, path)
+
+
+def save_r50_checkpoint(path: Path, seed: int = 0) -> Path:
+    """Write mmdetection's R-50 with weights made from a seed; returns `path`."""
+    torch.save({"meta": {"epoch": 12}, "state_dict": mmdet_state(seed)}, path)
     return path
