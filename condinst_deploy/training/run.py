@@ -14,8 +14,8 @@ from condinst_deploy.data.transforms import TrainingBatch
 from condinst_deploy.errors import CheckpointError, ConfigError
 from condinst_deploy.model.checkpoints import load_model, own_content, write_checkpoint
 from condinst_deploy.model.condinst import CondInst
-from condinst_deploy.model.families import resnet_weights
 from condinst_deploy.model.losses import Losses, condinst_losses
+from condinst_deploy.model.published_checkpoints import resnet_weights
 from condinst_deploy.model.safe_load import load_checkpoint_file
 from condinst_deploy.support.validation import typed
 from condinst_deploy.training.optimizers import Optimizer, optimizer_of
