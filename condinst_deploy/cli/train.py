@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import Progress, TaskID
 
-from condinst_deploy.cli.command import INTERRUPTED, command_app, print_json, print_line, progress_bar, terminal
+from condinst_deploy.cli.command import command_app, print_json, print_line, progress_bar, terminal
 from condinst_deploy.cli.progress import ProgressLines, progress_line
+from condinst_deploy.support.signals import exit_status
 from condinst_deploy.training.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def train(
             if shown.stopped is None:
                 raise
             terminal.print(shown.stopped)
-            raise typer.Exit(INTERRUPTED) from e
+            raise typer.Exit(exit_status(e)) from e
     metrics = trained.metrics
     if as_json:
         print_json({"out": str(trained.folder), **metrics})
