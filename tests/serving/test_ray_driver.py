@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,10 +119,10 @@ def done_shards(out: Path) -> int:
     return sum(event["kind"] == "done" for event in events_of(out))
 
 
-def test_ray_listens_on_loopback_alone_and_ctrl_c_leaves_nothing_behind(small_model: Path, tmp_path: Path) -> None:
+def test_ray_listens_on_loopback_alone_and_ctrl_c_leaves_nothing_behind(small_onnx: Path, tmp_path: Path) -> None:
     paths, out, home = write_images(tmp_path / "images", 1000), tmp_path / "out", tmp_path / "home"
     home.mkdir()
-    with started(arguments_of(tmp_path / "images", small_model, out), home) as process:
+    with started(arguments_of(tmp_path / "images", small_onnx, out), home) as process:
         wait_until(lambda: done_shards(out) >= 3, process)
         family = descendants(process.pid)
         addresses = listening_addresses([process.pid, *family])
@@ -141,7 +142,7 @@ def test_ray_listens_on_loopback_alone_and_ctrl_c_leaves_nothing_behind(small_mo
     assert output.startswith(f"{SHARD * done_shards(out)} images, 0 of them with an error")
     assert list(home.rglob("*")) == []  # no token, no usage report, no settings
     assert not [path for path in out.iterdir() if token in path.read_bytes()]
-    with planned(options_of(tmp_path / "images", small_model, out, shard_size=SHARD)) as plan:
+    with planned(options_of(tmp_path / "images", small_onnx, out, shard_size=SHARD)) as plan:
         assert 0 < plan.finished_images < len(paths)
         assert len(plan.finished) >= done_shards(out)
 
@@ -168,71 +169,52 @@ def assert_survives_a_killed_driver(seed: int, model: Path, folder: Path) -> Non
 
 
 @pytest.mark.parametrize("seed", range(1))
-def test_a_killed_driver_costs_at_most_a_shard_of_each_worker(seed: int, small_model: Path, tmp_path: Path) -> None:
-    assert_survives_a_killed_driver(seed, small_model, tmp_path)
+def test_a_killed_driver_costs_at_most_a_shard_of_each_worker(seed: int, small_onnx: Path, tmp_path: Path) -> None:
+    assert_survives_a_killed_driver(seed, small_onnx, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(100, 120))
 def test_a_killed_driver_costs_at_most_a_shard_of_each_worker_twenty_times(
-    seed: int, small_model: Path, tmp_path: Path
+    seed: int, small_onnx: Path, tmp_path: Path
 ) -> None:
-    assert_survives_a_killed_driver(seed, small_model, tmp_path)
+    assert_survives_a_killed_driver(seed, small_onnx, tmp_path)
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """A bucket on an S3 server of this process that listens on loopback; its address."""
-    pytest.importorskip("moto", reason="moto is not installed (make ray-env)")
-    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed (make ray-env)")
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    address = f"http://{host}:{port}"
-    filesystem = s3fs.S3FileSystem(key="key", secret="secret", endpoint_url=address)
-    filesystem.mkdir("runs")
-    yield address
-    server.stop()
-
-
-def test_from_a_bucket_to_a_bucket_with_ray_and_without(s3: str, small_model: Path, tmp_path: Path) -> None:
-    import s3fs
-
+def test_from_a_bucket_to_a_bucket_with_ray_and_without(s3: Any, small_onnx: Path, tmp_path: Path) -> None:
     from condinst_deploy.serving.batch.rows import read_part
 
     paths = write_images(tmp_path / "images", 20, damaged=[3])
-    filesystem = s3fs.S3FileSystem(key="key", secret="secret", endpoint_url=s3)
-    filesystem.put([str(path) for path in paths], [f"runs/images/{path.name}" for path in paths])
-    variables = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_ENDPOINT_URL": s3}
+    s3.mkdir("runs")
+    s3.put([str(path) for path in paths], [f"runs/images/{path.name}" for path in paths])
     found = {}
     placements: dict[str, list[str]] = {"one": [], "two": ["--workers", "2"]}
     for name, more in placements.items():
         out = f"s3://runs/{name}"
-        options = ["--model", str(small_model), "--device", "cpu", "--max-detections", "5", "--shard-size", "5", *more]
-        done = batch_command("s3://runs/images/", *options, "--out", out, "--json", cwd=tmp_path, **variables)
+        options = ["--model", str(small_onnx), "--device", "cpu", "--max-detections", "5", "--shard-size", "5", *more]
+        done = batch_command("s3://runs/images/", *options, "--out", out, "--json", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         summary = json.loads(done.stdout)
         assert (summary["images"], summary["failed"], summary["parts"]) == (20, 1, 4)
-        filesystem.invalidate_cache()
-        filesystem.get(f"runs/{name}", str(tmp_path / name), recursive=True)
+        s3.invalidate_cache()
+        s3.get(f"runs/{name}", str(tmp_path / name), recursive=True)
         found[name] = [(tmp_path / name / f"part-0000000{i}.parquet").read_bytes() for i in range(4)]
     assert found["one"] == found["two"]
     rows = [row for i in range(4) for row in read_part(str(tmp_path / "one" / f"part-0000000{i}.parquet"))]
     assert [row.path for row in rows] == [f"s3://runs/images/{path.name}" for path in paths]
     assert [row.position for row in rows if row.error is not None] == [3]
-    run_in_process(options_of(tmp_path / "images", small_model, tmp_path / "local", shard_size=20))
+    run_in_process(options_of(tmp_path / "images", small_onnx, tmp_path / "local", shard_size=20))
     local = list(read_part(str(tmp_path / "local" / "part-00000000.parquet")))
     for row, same in zip(rows, local, strict=True):
         if row.detections is not None and same.detections is not None:
             assert row.detections.to_coco(1) == same.detections.to_coco(1)
 
 
-def test_an_address_without_a_cluster_is_one_line(small_model: Path, ten_images: list[Path], tmp_path: Path) -> None:
-    arguments = (ten_images[0].parent, "--model", small_model, "--out", "out", "--address", "127.0.0.1:9")
-    done = batch_command(
-        *arguments, cwd=tmp_path, RAY_gcs_rpc_server_connect_timeout_s="1", RAY_NUM_REDIS_GET_RETRIES="1"
-    )
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "[::1]:9"])
+def test_an_address_without_a_cluster_is_one_line(
+    address: str, small_onnx: Path, ten_images: list[Path], tmp_path: Path
+) -> None:
+    arguments = (ten_images[0].parent, "--model", small_onnx, "--out", "out", "--address", address)
+    done = batch_command(*arguments, cwd=tmp_path)
     assert done.returncode == 1
-    assert "error: no Ray cluster at 127.0.0.1:9 (" in done.stderr
+    assert f"error: no Ray cluster at {address} (" in done.stderr
