@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from condinst_deploy.errors import BackendError, ConfigError
-from condinst_deploy.serving.batch.storage import first_line
+from condinst_deploy.shown_text import first_line
 from condinst_deploy.support.signals import kept_sigterm
 
 OBJECT_STORE = 128 * 1024 * 1024

@@ -15,13 +15,13 @@ from condinst_deploy.serving.batch.storage import (
     StoredFile,
     absolute,
     filesystem_of,
-    first_line,
     is_url,
     joined,
     list_files,
     local_path,
     public_url,
 )
+from condinst_deploy.shown_text import first_line
 from condinst_deploy.support.digests import sha256_of_text
 
 PARQUET = frozenset({".parquet", ".pq"})

@@ -21,7 +21,6 @@ from condinst_deploy.serving.batch.driver import Plan
 from condinst_deploy.serving.batch.reporting import Event, OnEvent
 from condinst_deploy.serving.batch.shard_worker import Job, ShardReport, ShardWorker
 from condinst_deploy.serving.batch.shards import Shard
-from condinst_deploy.serving.batch.storage import first_line
 from condinst_deploy.serving.ray_session import (
     RayOptions,
     is_connected,
@@ -29,6 +28,7 @@ from condinst_deploy.serving.ray_session import (
     resources_per_worker,
     worker_count,
 )
+from condinst_deploy.shown_text import first_line
 from condinst_deploy.support.launch import reason_of
 
 ATTEMPTS = 4
@@ -228,18 +228,18 @@ class _Pool:
 
     def _lose(self, worker: _Worker, attempt: _Try, queue: _Queue, error: Exception) -> None:
         attempt.lost += 1
-        self.on_event(Event("lost", worker.name, attempt.shard.index, _cause(error)))
+        self.on_event(Event("lost", worker.name, attempt.shard.index, first_line(error)))
         self._replace(worker)
         if attempt.lost < ATTEMPTS:
             queue.again.append(attempt)
             return
-        reason = f"{attempt.lost} workers died or failed while they had it; the last one: {_cause(error)}"
+        reason = f"{attempt.lost} workers died or failed while they had it; the last one: {first_line(error)}"
         self.on_event(Event("failed", worker.name, attempt.shard.index, reason))
         self.left_out += 1
         if self.left_out >= LEFT_OUT:
             raise CondInstError(
                 f"{self.left_out} shards one after the other cost {ATTEMPTS} workers each, the last one because:"
-                f" {_cause(error)}. See that the model works (condinst-predict), and that machines have enough memory"
+                f" {first_line(error)}. See that the model works (condinst-predict) and that machines have enough memory"
             ) from error
 
     def _admit(self, reference: Any) -> None:
@@ -248,15 +248,15 @@ class _Pool:
             worker.name, note = _checked(self.ray.get(reference))
         except self.ray.exceptions.RayTaskError as e:
             raise CondInstError(
-                f"a worker cannot load the model: {_cause(e.cause or e)}. See that every machine has this package"
+                f"a worker cannot load the model: {first_line(e.cause or e)}. See that every machine has this package"
             ) from e
         except self.ray.exceptions.RayError as e:
             self.died_loading += 1
-            self.on_event(Event("lost", worker.name, reason=_cause(e)))
+            self.on_event(Event("lost", worker.name, reason=first_line(e)))
             if self.died_loading >= max(LOADING_ATTEMPTS, self.requested):
                 raise CondInstError(
-                    f"{self.died_loading} workers died while they loaded the model; the last one: {_cause(e)}. See that"
-                    " every machine has this package, the model and enough memory"
+                    f"{self.died_loading} workers died while they loaded the model; the last one: {first_line(e)}. See"
+                    " that every machine has this package, the model and enough memory"
                 ) from e
             self._replace(worker)
             return
@@ -275,9 +275,3 @@ def _checked(result: Any) -> Any:
     if isinstance(result, Failure):
         raise result.error(result.message)
     return result
-
-
-def _cause(error: Exception) -> str:
-    """One line of the many that Ray writes."""
-    text = str(error).strip()
-    return first_line(error) if not text else text.splitlines()[0].strip()[:200]

@@ -25,12 +25,12 @@ from condinst_deploy.serving.batch.shards import PathSpan, Shard, Span
 from condinst_deploy.serving.batch.storage import (
     ATTEMPTS,
     OutputFolder,
-    first_line,
     is_url,
     output_folder,
     public_url,
     read_image,
 )
+from condinst_deploy.shown_text import first_line
 from condinst_deploy.support.digests import sha256_of, sha256_of_bytes
 
 READERS = 8

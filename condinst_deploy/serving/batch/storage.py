@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from condinst_deploy.errors import ConfigError, ImageError, OutputError
+from condinst_deploy.shown_text import first_line
 from condinst_deploy.support.atomic_write import atomic_path
 
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
@@ -329,8 +330,3 @@ def _state(entry: dict[str, Any]) -> str:
         if entry.get(key) is not None:
             return str(entry[key]).strip('"')
     return ""
-
-
-def first_line(error: BaseException) -> str:
-    """First line of the many that libraries of storage and clusters write; the type if there is none."""
-    return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
