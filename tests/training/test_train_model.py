@@ -16,7 +16,7 @@ from condinst_deploy.model.losses import Losses
 from condinst_deploy.training.recipe import Recipe, load_recipe
 from condinst_deploy.training.train_model import check
 from condinst_deploy.training.trainer import Reports
-from tests.cli.test_train import RECIPE
+from tests.support.recipes import RECIPE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
