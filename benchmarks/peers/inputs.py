@@ -12,6 +12,8 @@ from PIL import Image
 
 from condinst_deploy.model.checkpoints import load_model
 from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
+from condinst_export.quantization.int8_file import int8_from_float32
+from condinst_export.quantization.options import CalibrationOptions
 from tests.support.models import IMAGES, mmdet_state
 
 SEED = 0
@@ -31,20 +33,24 @@ class Inputs(NamedTuple):
 
     checkpoint: Path  # as mmdetection writes it
     exported: Path  # this toolkit's file
+    int8: Path  # and the INT8 file for CPUs
     images: dict[str, Path]
     graph: Path  # where mmdeploy's file goes
 
 
 @contextmanager
 def made_inputs() -> Iterator[Inputs]:
-    """mmdetection's R-50 with seeded weights, its exported file, and the images."""
+    """mmdetection's R-50 with seeded weights, its exported files, and the images."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        inputs = Inputs(folder / "r50.pth", folder / "r50.onnx", _images(folder), folder / "mmdeploy.onnx")
+        pth, exported, int8 = (folder / f"r50.{ending}" for ending in ("pth", "onnx", "int8.onnx"))
+        inputs = Inputs(pth, exported, int8, _images(folder), folder / "mmdeploy.onnx")
         torch.save({"meta": {"epoch": 12}, "state_dict": mmdet_state(SEED)}, inputs.checkpoint)
         loaded = load_model(inputs.checkpoint)
         manifest = with_options(loaded.model, loaded.manifest, ExportOptions())
-        onnx.save(onnx_from_model(loaded.model, manifest), str(inputs.exported))
+        proto = onnx_from_model(loaded.model, manifest)
+        onnx.save(proto, str(inputs.exported))
+        onnx.save(int8_from_float32(proto, manifest, CalibrationOptions(IMAGES))[0], str(inputs.int8))
         yield inputs
 
 

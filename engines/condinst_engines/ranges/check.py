@@ -13,10 +13,11 @@ from condinst_engines.policy import WORDS_SHOWN, Policy
 from condinst_engines.precision import TYPES, converted
 from condinst_engines.ranges.agreement import float32_outputs, kept_outputs, matched_share
 from condinst_engines.ranges.decide import Decision, Setting, decide, fit_weights, over_limit
-from condinst_engines.ranges.images import InputsHash, RangeImages
+from condinst_engines.ranges.images import RangeImages
 from condinst_engines.ranges.measure import Magnitudes, Measurement
 from condinst_engines.ranges.work import half_share
 from condinst_engines.slots import Arrays
+from condinst_export.quantization.images import InputsHash
 
 MOST_ROUNDS = 8
 """Rounds of handling; each one can bring new tensors over the limit only behind nodes that it moved."""
