@@ -1,6 +1,7 @@
 """How the 8-bit tensors of a model file were found: whoever wrote the file records it, its manifest keeps it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from condinst_deploy.errors import ArtifactError
@@ -37,7 +38,8 @@ class Quantization:
     images: int
     images_sha256: str  # of what the network was given
     convolutions: int  # that are quantised
-    kept_float: tuple[str, ...] = ()  # patterns of node names that were to stay as they are
+    kept_float: tuple[str, ...] = ()  # CPU files: patterns of convolutions that stayed in float32
+    ranges: Mapping[str, float] = field(default_factory=dict)  # engines: tensor -> magnitude of the largest code
     agreement: HeldOutAgreement | None = None
 
     def __post_init__(self) -> None:
@@ -48,6 +50,10 @@ class Quantization:
         """
         if self.scheme not in get_args(Scheme):
             raise ArtifactError(f"the quantisation has the scheme {self.scheme!r}; expected one of {get_args(Scheme)}")
+
+    def with_convolutions(self, count: int) -> "Quantization":
+        """This record for a graph with another number of quantised convolutions."""
+        return replace(self, convolutions=count)
 
     def __str__(self) -> str:
         return (

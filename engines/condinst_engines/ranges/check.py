@@ -1,7 +1,7 @@
 """The range check of a half build: measure, handle, measure again, until every half tensor is within its limits."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import onnx
@@ -126,7 +126,7 @@ class RangeCheck:
         for tensor in (tensor for tensor in rounded.measurement.tensors if tensor.kind == kind):
             block = block_of(tensor.makers[0] if tensor.makers else tensor.name)
             blocks[block] = max(blocks.get(block, 0.0), largest[tensor.name])
-        own = {name: getattr(policy, name) for name in ("fp32", "float32", "bf16", "fp16", "half", "scale")}
+        own = {name: getattr(policy, name) for name in (own.name for own in fields(policy))}
         return CheckedRanges(
             source=self.images.source,
             images=len(rounded.outputs),
