@@ -106,7 +106,7 @@ def request_of(options: BuildOptions, recipe: BuildRecipe) -> Request | None:
             if value is not None:
                 raise ConfigError(f"{name} is for quantised engines; give --int8 or --fp8, too")
         return None
-    return Request(kind, calibration, options.scales)
+    return Request(kind, calibration, options.scales, options.report, options.sensitivity)
 
 
 def _with_options(recipe: BuildRecipe, **options: object) -> BuildRecipe:

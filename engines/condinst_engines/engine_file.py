@@ -12,7 +12,7 @@ from condinst_deploy.contract import ModelManifest
 from condinst_deploy.contract.artifacts import ENGINE, ONNX
 from condinst_deploy.contract.engine_manifest import AMPERE, EngineManifest, host, write_engine
 from condinst_deploy.contract.engine_ranges import CheckedRanges
-from condinst_deploy.contract.quantization import Quantization
+from condinst_deploy.contract.quantization import HeldOutAgreement, Quantization
 from condinst_deploy.errors import ConfigError, EngineError, OutputError
 from condinst_deploy.support.atomic_write import atomic_path, check_writable
 from condinst_deploy.support.digests import sha256_of, sha256_of_bytes
@@ -34,10 +34,22 @@ from condinst_engines.plugins.names import LOWEST_CAPABILITY
 from condinst_engines.profiles import profiles_for, remark_on
 from condinst_engines.quantization.calibrate import Request, calibrated
 from condinst_engines.quantization.insert import Scales
+from condinst_engines.quantization.proof import asked_convolutions
+from condinst_engines.quantization.report import (
+    FIGURES,
+    GroupCost,
+    judged,
+    ranked,
+    sensitivity,
+    worst_layers,
+    write_report,
+)
 from condinst_engines.quantization.requests import described_qdq
 from condinst_engines.ranges.check import RangeCheck
 from condinst_engines.ranges.decide import Setting
 from condinst_engines.ranges.images import RangeImages
+from condinst_engines.rounding import rounded
+from condinst_export.quantization.images import CalibrationImages
 
 DEFAULT_FOLDER = Path("engines/build")
 """Where engines go, below the current directory."""
@@ -113,12 +125,16 @@ def engine_from_onnx(
     if remark := remark_on(model, recipe, profiles):
         surroundings.on_note(remark)
     path = files.engine or default_engine_path(files.source, recipe, flavour)
-    _check_writable(path, files.keep_onnx, files.keep_policy, surroundings.timing_cache)
+    report = files.request.report if files.request is not None else None
+    figures = None if report is None else report / FIGURES
+    _check_writable(path, files.keep_onnx, files.keep_policy, surroundings.timing_cache, figures)
     source = Source(printable(files.source.name), sha256_of(files.source))
     recipe, ranges = with_checked_ranges(proto, RangeImages(model, files.calibration), recipe, flavour, surroundings)
     scales, record = _scales(proto, model, files.request, recipe, source, surroundings)
     graph, plugins = graph_and_plugins(proto, recipe, flavour, surroundings, scales)
     built = build_engine(graph, profiles, recipe, flavour, surroundings)
+    if scales is not None and record is not None:
+        record = replace(record, agreement=_judged(proto, files, recipe, scales, surroundings))
     manifest = _manifest(built, replace(model, precision=recipe.precision), recipe, flavour, source)
     manifest = replace(manifest, plugins=plugins, ranges=ranges, quantization=record)
     with ExitStack() as kept:
@@ -156,9 +172,38 @@ def _scales(
     def on_share(share: float) -> None:
         surroundings.on_progress(share, "calibrating")
 
-    scales, record = calibrated(proto, model, request, recipe.policy, recipe.precision, source.sha256, on_share)
+    scales, record = calibrated(proto, model, request, recipe, source.sha256, on_share)
     surroundings.on_note(f"{record}")
     return scales, record
+
+
+def _judged(
+    proto: onnx.ModelProto, files: EngineFiles, recipe: BuildRecipe, scales: Scales, surroundings: Surroundings
+) -> HeldOutAgreement:
+    """Run the quantised graph on the held-out images, say what it costs, and write the report that was asked for."""
+    request = files.request
+    assert request is not None
+    options = request.calibration
+    images = CalibrationImages(options.folder, manifest_of(proto, files.source), options.images).held_out
+
+    def simulated(some: Scales) -> onnx.ModelProto:
+        return rounded(graph_for_builder(proto, recipe, some))
+
+    found = judged(proto, simulated(scales), images, lambda share: surroundings.on_progress(share, "judging"))
+    surroundings.on_note(f"{found.agreement}")
+    costs: list[GroupCost] = []
+    if request.sensitivity:
+        names = list(asked_convolutions(graph_for_builder(proto, recipe, scales)))
+        for cost in sensitivity(found, names, scales, simulated, images):
+            costs.append(cost)
+            surroundings.on_progress(len(costs) / len(names), f"measuring {cost.group}")
+        for cost in ranked(costs):
+            surroundings.on_note(f"  {cost}")
+    if request.report is not None:
+        layers = worst_layers(proto, simulated(scales), images)
+        path = write_report(request.report, request.kind, found, images, layers, costs)
+        surroundings.on_note(f"report: {path}")
+    return found.agreement
 
 
 def with_checked_ranges(

@@ -11,7 +11,8 @@ from condinst_deploy.contract import ModelManifest
 from condinst_deploy.contract.engine_manifest import EngineManifest
 from condinst_deploy.contract.quantization import Quantization
 from condinst_deploy.errors import ArtifactError, ConfigError, EngineError
-from condinst_engines.policy import Policy, Precision, Quantized
+from condinst_engines.build_recipe import BuildRecipe
+from condinst_engines.policy import Quantized
 from condinst_engines.quantization.insert import Scales, activations, chosen_convolutions
 from condinst_export.quantization.histograms import collected
 from condinst_export.quantization.images import CalibrationImages
@@ -27,19 +28,22 @@ class Request:
         kind: int8 or fp8.
         calibration: images and method. With `scales` its images only judge the result.
         scales: manifest of a quantised engine whose ranges are taken; None: they are measured.
+        report: folder of the report; None: no files.
+        sensitivity: also measure what each group of convolutions costs.
     """
 
     kind: Quantized
     calibration: CalibrationOptions
     scales: Path | None = None
+    report: Path | None = None
+    sensitivity: bool = False
 
 
 def calibrated(
     proto: onnx.ModelProto,
     manifest: ModelManifest,
     request: Request,
-    policy: Policy,
-    precision: Precision,
+    recipe: BuildRecipe,
     onnx_sha256: str,
     on_share: Callable[[float], None] = lambda share: None,
 ) -> tuple[Scales, Quantization]:
@@ -49,8 +53,7 @@ def calibrated(
         proto: the float32 file.
         manifest: inside it.
         request: what to measure on.
-        policy: says which convolutions.
-        precision: the engine's half type.
+        recipe: with the policy that says which convolutions.
         onnx_sha256: of the exported file.
         on_share: called with the share of the images that are done.
 
@@ -60,7 +63,7 @@ def calibrated(
         ExportError: a tensor is not finite.
         ImageError: an image cannot be read.
     """
-    nodes = chosen_convolutions(ir.from_proto(proto), policy, precision, request.kind)
+    nodes = chosen_convolutions(ir.from_proto(proto), recipe.policy, recipe.precision, request.kind)
     if not nodes:
         raise EngineError(
             f"no convolution is left for --{request.kind}: the policy keeps all of them in other types; see [policy] of"

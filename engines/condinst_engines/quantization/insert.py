@@ -42,6 +42,7 @@ class Scales:
 
     kind: Quantized
     ranges: Mapping[str, Range]  # tensor of the exported file -> range
+    only: frozenset[str] | None = None  # convolutions; None: all that the policy quantises
 
 
 def chosen_convolutions(model: ir.Model, policy: Policy, precision: Precision, kind: Quantized) -> list[ir.Node]:
@@ -73,6 +74,7 @@ def insert_qdq(model: ir.Model, scales: Scales, policy: Policy, precision: Preci
         precision: the engine's half type, to which scales are rounded.
     """
     nodes = chosen_convolutions(model, policy, precision, scales.kind)
+    nodes = [node for node in nodes if scales.only is None or node.name in scales.only]
     set_opset(model)
     _Pass(model, scales, precision).run(nodes)
 

@@ -7,6 +7,7 @@ TensorRT the engine inspector answers, on the GPU that the engine was built on.
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import onnx
@@ -55,7 +56,7 @@ def convolutions_of_plan(plan: bytes) -> FoundConvolutions:
     text = plan.decode("latin-1")
     starts = [match.start() for match in PROGRAM.finditer(text)]
     found: dict[str, str] = {}
-    for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+    for start, end in pairwise([*starts, len(text)]):
         found |= _of_program(text[start:end])
     if not found:
         raise EngineError(

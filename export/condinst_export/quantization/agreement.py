@@ -1,16 +1,15 @@
 """Verification of a quantised graph: its detections beside those of the float32 graph, on images held out for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
-from condinst_deploy.contract import InstanceDetections, NetworkInputs
-from condinst_deploy.contract.geometry import ImageGeometry
+from condinst_deploy.contract import InstanceDetections
 from condinst_deploy.contract.quantization import HeldOutAgreement
 from condinst_deploy.errors import VerificationError
-from condinst_deploy.evaluation.agreement import Agreement, agreement, merged
+from condinst_deploy.evaluation.agreement import agreement, merged
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_export.quantization.images import ImageSet
@@ -38,47 +37,63 @@ INT8_TOLERANCE = QuantizedTolerance(matched_share=0.6, median_mask_iou=0.9)
 """Below it something is broken (a wrong scale, an overflow), whatever the model. Good files lose much less."""
 
 
-def held_out_agreement(
-    reference: onnx.ModelProto,
-    quantized: onnx.ModelProto,
-    images: ImageSet,
-    on_image: Callable[[int], None] = lambda done: None,
-) -> tuple[HeldOutAgreement, Agreement]:
-    """Run both graphs on images, one by one.
+def agreement_between(reference: Sequence[InstanceDetections], other: Sequence[InstanceDetections]) -> HeldOutAgreement:
+    """Compare detections of the same images; without any in the reference the matched share is 1."""
+    total = merged(agreement(a, b, MIN_BOX_IOU) for a, b in zip(reference, other, strict=True))
+    return HeldOutAgreement(
+        images=len(reference),
+        reference=total.reference_count,
+        other=total.other_count,
+        matched_share=total.matched / total.reference_count if total.reference_count else 1.0,
+        min_box_iou=MIN_BOX_IOU,
+        median_mask_iou=float(np.median(total.mask_ious)) if total.matched else None,
+    )
+
+
+def detections_of(
+    backend: Backend, images: ImageSet, on_image: Callable[[int], None] = lambda done: None
+) -> list[InstanceDetections]:
+    """Detections of every image, run one by one.
+
+    Args:
+        backend: the network.
+        images: prepared as for inference.
+        on_image: called with the number of images that are done.
+
+    Raises:
+        ImageError: an image cannot be read.
+        VerificationError: an output is NaN or infinite.
+    """
+    found = []
+    for done, path in enumerate(images.paths, 1):
+        inputs, geometry = images.batch(path)
+        outputs = backend.forward(inputs).on_host()
+        if not all(np.isfinite(output[:1]).all() for output in outputs):
+            raise VerificationError(f"the graph gives NaN or infinity for {path}. No file was written")
+        found.append(backend.postprocess(outputs, [geometry])[0])
+        on_image(done)
+    return found
+
+
+def held_out_agreement(reference: onnx.ModelProto, quantized: onnx.ModelProto, images: ImageSet) -> HeldOutAgreement:
+    """Run two graphs on images in ONNX Runtime, and compare their detections.
 
     Args:
         reference: the float32 file.
         quantized: the other file, with the same manifest's inputs and outputs.
         images: that were not calibrated on.
-        on_image: called with the number of images that are done.
 
     Raises:
-        VerificationError: the quantised graph gives NaN, or the float32 graph finds nothing in any image.
+        ImageError: an image cannot be read.
+        VerificationError: a graph gives NaN, or the float32 graph finds nothing in any image.
     """
-    parts = []
-    with _backend(reference, "the float32 graph") as first, _backend(quantized, "the quantised graph") as second:
-        for done, path in enumerate(images.paths, 1):
-            inputs, geometry = images.batch(path)
-            parts.append(agreement(_found(first, inputs, geometry), _found(second, inputs, geometry), MIN_BOX_IOU))
-            on_image(done)
-    total = merged(parts)
-    if not total.reference_count:
+    found = []
+    for proto, name in ((reference, "the float32 graph"), (quantized, "the quantised graph")):
+        with OnnxRuntimeBackend.from_bytes(proto.SerializeToString(), name, "cpu") as backend:
+            found.append(detections_of(backend, images))
+    if not any(map(len, found[0])):
         raise VerificationError(
             f"the float32 model finds nothing in the {len(images)} held-out images, so a quantised one cannot be"
             " judged; give images of the kind that the model was trained for. No file was written"
         )
-    median = float(np.median(total.mask_ious)) if total.matched else None
-    share = total.matched / total.reference_count
-    counts = len(images), total.reference_count, total.other_count
-    return HeldOutAgreement(*counts, share, MIN_BOX_IOU, median), total
-
-
-def _backend(proto: onnx.ModelProto, name: str) -> Backend:
-    return OnnxRuntimeBackend.from_bytes(proto.SerializeToString(), name, "cpu")
-
-
-def _found(backend: Backend, inputs: NetworkInputs, geometry: ImageGeometry) -> InstanceDetections:
-    outputs = backend.forward(inputs).on_host()
-    if not all(np.isfinite(output[:1]).all() for output in outputs):
-        raise VerificationError("a graph gives NaN or infinity on a held-out image. No file was written")
-    return backend.postprocess(outputs, [geometry])[0]
+    return agreement_between(*found)

@@ -61,7 +61,7 @@ def int8_from_float32(
     ranges = {name: range_of(entry, calibration.method, "uint8") for name, entry in histograms.tensors.items()}
     quantized = u8s8.quantized(proto, ranges, kept)
     on_stage("comparing with float32 on held-out images")
-    agreement, _ = held_out_agreement(proto, quantized, images.held_out)
+    agreement = held_out_agreement(proto, quantized, images.held_out)
     if not INT8_TOLERANCE.holds(agreement):
         raise VerificationError(
             f"the INT8 graph is too far from the float32 graph: {agreement}; expected {INT8_TOLERANCE}. Calibrate on"
