@@ -36,8 +36,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.dense import dense_rles
-from benchmarks.evaluation import PHOTOGRAPHS, save_r50
 from benchmarks.targets import Target, write_results
 from condinst_deploy.contract import ImageGeometry, NetworkOutputs
 from condinst_deploy.evaluation.agreement import Tolerance, agreement
@@ -50,6 +48,9 @@ from condinst_deploy.runtime.options import PredictorOptions
 from condinst_deploy.runtime.predictor import stages_of
 from condinst_deploy.runtime.preprocessing.types import Inputs
 from condinst_deploy.runtime.torch_backend import TorchBackend
+from tests.support.dense_masks import dense_rles
+from tests.support.exports import save_int8, save_r50
+from tests.support.models import IMAGES
 
 WIDTH, HEIGHT = 1333, 800
 NETWORK = (800, 1344)
@@ -96,22 +97,9 @@ def load_backend(side: Side, folder: Path) -> Backend:
     return backend
 
 
-def save_int8(exported: Path, path: Path) -> None:
-    """The INT8 file of an exported file, as `condinst-export --int8` makes it."""
-    import onnx
-
-    from condinst_engines.onnx_input import manifest_of
-    from condinst_export.quantization.int8_file import int8_from_float32
-    from condinst_export.quantization.options import CalibrationOptions
-
-    proto = onnx.load(str(exported))
-    int8, _ = int8_from_float32(proto, manifest_of(proto, exported), CalibrationOptions(PHOTOGRAPHS))
-    onnx.save(int8, str(path))
-
-
 def photograph() -> RGBArray:
     """RGB `(800, 1333, 3)`, which is resized no more."""
-    image = Image.open(PHOTOGRAPHS / "coffee.png").convert("RGB")
+    image = Image.open(IMAGES / "coffee.png").convert("RGB")
     return np.asarray(image.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS))
 
 
@@ -267,7 +255,7 @@ def main() -> None:
         folder = Path(name)
         save_r50(folder / "r50.pth", folder / "r50.onnx")
         if arguments.int8:
-            save_int8(folder / "r50.onnx", folder / "r50.int8.onnx")
+            save_int8(folder / "r50.onnx", folder / "r50.int8.onnx", IMAGES)
         plan = INT8_WORK if arguments.int8 else WORK
         with processes(folder, set(cores[: arguments.threads]), plan["network"]) as pipes:
             metrics = check(pipes, folder)

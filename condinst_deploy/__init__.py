@@ -1,7 +1,8 @@
 """Deploy CondInst instance segmentation models.
 
-`train` makes a checkpoint, `Predictor` runs a model file on images and returns `InstanceDetections`, and `evaluate`
-measures model files. `condinst_export.export_model` and `condinst_engines.build_engine` make the files in between.
+`train` makes a checkpoint, `Predictor` runs a model file on images and returns `InstanceDetections`, `predict_files`
+writes the results of image files into a folder, and `evaluate` measures model files. `condinst_export.export_model`
+and `condinst_engines.build_engine` make the files in between.
 What is refused raises a `CondInstError`, or one of its kinds.
 """
 
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
     from condinst_deploy.runtime.cores import CpuThreads
     from condinst_deploy.runtime.observer import Observer, StageTime, StageTimer
     from condinst_deploy.runtime.options import PredictorOptions
+    from condinst_deploy.runtime.predict_files import PredictedFiles, PredictFilesOptions, predict_files
     from condinst_deploy.runtime.predictor import Predictor
     from condinst_deploy.runtime.preprocessing.types import InputOptions
+    from condinst_deploy.runtime.recording import FileOutputs
     from condinst_deploy.training.options import TrainOptions
     from condinst_deploy.training.train_model import TrainedModel, train
 
@@ -41,12 +44,15 @@ _HOMES = {
     "CpuThreads": "condinst_deploy.runtime.cores",
     "EvaluatedModels": "condinst_deploy.evaluation.evaluate_models",
     "EvaluationOptions": "condinst_deploy.evaluation.sources",
+    "FileOutputs": "condinst_deploy.runtime.recording",
     "ImageGeometry": "condinst_deploy.contract",
     "InputOptions": "condinst_deploy.runtime.preprocessing.types",
     "InstanceDetections": "condinst_deploy.contract",
     "Masks": "condinst_deploy.masks",
     "ModelManifest": "condinst_deploy.contract",
     "Observer": "condinst_deploy.runtime.observer",
+    "PredictFilesOptions": "condinst_deploy.runtime.predict_files",
+    "PredictedFiles": "condinst_deploy.runtime.predict_files",
     "Predictor": "condinst_deploy.runtime.predictor",
     "PredictorOptions": "condinst_deploy.runtime.options",
     "StageTime": "condinst_deploy.runtime.observer",
@@ -54,6 +60,7 @@ _HOMES = {
     "TrainOptions": "condinst_deploy.training.options",
     "TrainedModel": "condinst_deploy.training.train_model",
     "evaluate": "condinst_deploy.evaluation.evaluate_models",
+    "predict_files": "condinst_deploy.runtime.predict_files",
     "train": "condinst_deploy.training.train_model",
 }
 
@@ -69,6 +76,7 @@ __all__ = [
     "EvaluatedModels",
     "EvaluationOptions",
     "ExportError",
+    "FileOutputs",
     "ImageError",
     "ImageGeometry",
     "InputOptions",
@@ -77,6 +85,8 @@ __all__ = [
     "ModelManifest",
     "Observer",
     "OutputError",
+    "PredictFilesOptions",
+    "PredictedFiles",
     "Predictor",
     "PredictorOptions",
     "StageTime",
@@ -86,6 +96,7 @@ __all__ = [
     "VerificationError",
     "__version__",
     "evaluate",
+    "predict_files",
     "train",
 ]
 

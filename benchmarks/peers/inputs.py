@@ -6,15 +6,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-import onnx
-import torch
 from PIL import Image
 
-from condinst_deploy.model.checkpoints import load_model
-from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
-from condinst_export.quantization.int8_file import int8_from_float32
-from condinst_export.quantization.options import CalibrationOptions
-from tests.support.models import IMAGES, mmdet_state
+from tests.support.exports import save_int8, save_r50
+from tests.support.models import IMAGES
 
 SEED = 0
 
@@ -45,12 +40,8 @@ def made_inputs() -> Iterator[Inputs]:
         folder = Path(name)
         pth, exported, int8 = (folder / f"r50.{ending}" for ending in ("pth", "onnx", "int8.onnx"))
         inputs = Inputs(pth, exported, int8, _images(folder), folder / "mmdeploy.onnx")
-        torch.save({"meta": {"epoch": 12}, "state_dict": mmdet_state(SEED)}, inputs.checkpoint)
-        loaded = load_model(inputs.checkpoint)
-        manifest = with_options(loaded.model, loaded.manifest, ExportOptions())
-        proto = onnx_from_model(loaded.model, manifest)
-        onnx.save(proto, str(inputs.exported))
-        onnx.save(int8_from_float32(proto, manifest, CalibrationOptions(IMAGES))[0], str(inputs.int8))
+        save_r50(inputs.checkpoint, inputs.exported, SEED)
+        save_int8(inputs.exported, inputs.int8, IMAGES)
         yield inputs
 
 

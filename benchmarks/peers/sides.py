@@ -45,6 +45,10 @@ class Child:
             self._process.stdin.flush()
         return self._answer()
 
+    def wait(self) -> None:
+        """Return when the process has ended."""
+        self._process.wait()
+
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()

@@ -1,5 +1,6 @@
 """`condinst-train`: a recipe and COCO-format data become a trained model."""
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import Progress, TaskID
 
-from condinst_deploy.cli.command import INTERRUPTED, command_app, print_json, print_line, progress_bar, terminal
+from condinst_deploy.cli.command import command_app, print_json, print_line, progress_bar, terminal
 from condinst_deploy.cli.progress import ProgressLines, progress_line
+from condinst_deploy.support.signals import exit_status, listen_for_preemption
 from condinst_deploy.training.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -36,7 +38,11 @@ def train(
         Path | None, typer.Option(help="Fine-tune this CondInst checkpoint instead of starting anew.")
     ] = None,
     backbone: Annotated[
-        Path | None, typer.Option(help="Start from this ResNet: torchvision's state dict, or a file with detectron2's.")
+        Path | None,
+        typer.Option(
+            help="Start from this ResNet: torchvision's state dict, a file with detectron2's, or the word torchvision,"
+            " which fetches its ImageNet weights."
+        ),
     ] = None,
     num_classes: Annotated[int | None, typer.Option(help="Check that the data set has so many classes.")] = None,
     iterations: Annotated[int | None, typer.Option(help="Length of the run, instead of the recipe's.")] = None,
@@ -46,6 +52,9 @@ def train(
     ] = False,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the folder of the run.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    meeting: Annotated[
+        str, typer.Option(help="Where several processes find each other: env:// (torchrun's), tcp://... or file://...")
+    ] = "env://",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the final figures as JSON on standard output.")
     ] = False,
@@ -54,9 +63,11 @@ def train(
 
     The recipe shapes_slim generates its data (375 MB) in data/shapes below the current folder.
 
-    The folder of the run gets last.pth (checkpoint), model.pth (for condinst-export), history.jsonl,
-    TensorBoard scalars, curves.png and predictions.jpg. Ctrl-C leaves a checkpoint; --resume goes on and
-    ends with the same weights as a run that was never interrupted.
+    The folder of the run gets last.pth (checkpoint), best.pth and model.pth (for condinst-export), recipe.toml,
+    history.jsonl, TensorBoard scalars, curves.png and predictions.jpg. Ctrl-C, SIGTERM and SIGUSR1 leave a
+    checkpoint; --resume goes on and ends with the same weights as a run that was never interrupted.
+
+    On several GPUs: torchrun --nproc-per-node 8 --no-python condinst-train --recipe ...
     """
     options = TrainOptions(
         out=out,
@@ -72,7 +83,9 @@ def train(
         resume=resume,
         strict=strict,
         device=device,
+        meeting=meeting,
     )
+    listen_for_preemption()
     # PyTorch takes seconds to import: only after the arguments were checked
     from condinst_deploy.training.train_model import train as train_model
 
@@ -84,7 +97,9 @@ def train(
             if shown.stopped is None:
                 raise
             terminal.print(shown.stopped)
-            raise typer.Exit(INTERRUPTED) from e
+            raise typer.Exit(exit_status(e)) from e
+    if os.environ.get("RANK", "0") != "0":  # the first process speaks
+        return
     metrics = trained.metrics
     if as_json:
         print_json({"out": str(trained.folder), **metrics})

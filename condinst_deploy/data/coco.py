@@ -187,6 +187,11 @@ class CocoDataset:
             segmentations=tuple(i.segmentation for i in record.instances),
         )
 
+    @property
+    def landscape(self) -> npt.NDArray[np.bool_]:
+        """Of each image, whether it is at least as wide as high."""
+        return np.array([record.size[1] >= record.size[0] for record in self.records], dtype=np.bool_)
+
     def _why_nothing(self) -> str:
         """The reasons why no annotation is an object to learn, with the first of each; "" where there is none."""
         counts = Counter(each.reason for each in self.left_out)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,14 @@ class TrainingExample:
     targets: ImageTargets  # masks (n, h, w)
 
 
+class Source(NamedTuple):
+    """Where an example comes from."""
+
+    position: int  # in the run's endless row of images
+    image_id: int
+    name: str  # of the file
+
+
 @dataclass(frozen=True, eq=False)
 class TrainingBatch:
     """Images padded at the bottom and right to one size, and their targets."""
@@ -30,6 +39,28 @@ class TrainingBatch:
     images: Tensor  # (B, 3, H, W) uint8 RGB
     image_sizes: Tensor  # (B, 2) int64 height and width before padding
     targets: tuple[ImageTargets, ...]  # masks (n, H, W)
+    sources: tuple[Source, ...] = ()  # B, or none where nobody asks
+
+    def to(self, device: torch.device) -> "TrainingBatch":
+        """The same on another device; copies from pinned memory do not wait."""
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=True),
+            image_sizes=self.image_sizes.to(device, non_blocking=True),
+            targets=tuple(target.to(device) for target in self.targets),
+        )
+
+    def pin_memory(self) -> "TrainingBatch":
+        """The same in pinned memory, from which a GPU copies while other work goes on; `DataLoader` calls this."""
+        return replace(
+            self,
+            images=self.images.pin_memory(),
+            image_sizes=self.image_sizes.pin_memory(),
+            targets=tuple(
+                ImageTargets(target.boxes.pin_memory(), target.labels.pin_memory(), target.masks.pin_memory())
+                for target in self.targets
+            ),
+        )
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from condinst_deploy.support.digests import sha256_of, sha256_of_text
 JOURNALS = "journals"
 
 ENCODE, JOURNAL, AVERAGE_PRECISION, MATCHING = "encode", "journal", "average precision", "matching"
+STAGES = (ENCODE, JOURNAL, AVERAGE_PRECISION, MATCHING)
 """Stages that an observer sees beside those of `Predictor`. The last two have no images."""
 
 OnProgress = Callable[[str, int, int], None]

@@ -63,7 +63,7 @@ class OnnxRuntimeBackend(Backend):
             raise BackendError(
                 f"device {device!r} was asked for, and no NVIDIA driver is loaded on this machine; use device='cpu'"
             )
-        session = _session(content, name, chosen, threads or CpuThreads(), folder)
+        session = opened_session(content, name, chosen, threads or CpuThreads(), folder)
         manifest = _manifest(session, name)
         check_static_shape(session, manifest, name)
         if manifest.quantization is not None and chosen.kind == "cpu" and products_may_overflow():
@@ -82,7 +82,13 @@ class OnnxRuntimeBackend(Backend):
         self._session = None
 
 
-def _session(content: bytes, name: str, device: Device, threads: CpuThreads, folder: Path | None) -> Any:
+def opened_session(content: bytes, name: str, device: Device, threads: CpuThreads, folder: Path | None) -> Any:
+    """Open a session on the device that was asked for; weights that are not in `content` are read from `folder` alone.
+
+    Raises:
+        ArtifactError: ONNX Runtime cannot load the file.
+        BackendError: ONNX Runtime is not installed, or runs the file on another device.
+    """
     kind = device.kind
     _refuse_two_runtimes()
     try:
@@ -94,7 +100,7 @@ def _session(content: bytes, name: str, device: Device, threads: CpuThreads, fol
     wanted = PROVIDERS[kind]
     provider: Any = (wanted, {"device_id": device.index or 0, "use_tf32": 0}) if kind == "cuda" else wanted
     try:
-        session = onnxruntime.InferenceSession(content, _options(threads, folder), providers=[provider])
+        session = onnxruntime.InferenceSession(content, session_options(threads, folder), providers=[provider])
     except Exception as e:  # the module's exceptions have no common base below Exception
         raise ArtifactError(
             f"{name} cannot be loaded by ONNX Runtime ({(str(e).splitlines() or [''])[0][:300]});"
@@ -119,12 +125,12 @@ def _gpu_usable() -> bool:
     return PROVIDERS["cuda"] in onnxruntime.get_available_providers()
 
 
-def _options(threads: CpuThreads, folder: Path | None) -> Any:
+def session_options(threads: CpuThreads, folder: Path | None) -> Any:
     """Return the options that differ from ONNX Runtime's defaults."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; `_session` checks whether the provider runs
+    options.log_severity_level = 3  # errors; `opened_session` checks whether the provider runs
     # ONNX Runtime's default counts all physical cores, including cores that taskset or a container's quota excludes
     options.intra_op_num_threads = threads.count or usable_cores()
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(threads.spin)))

@@ -1,8 +1,11 @@
 """Train a model: recipe and data in, a folder with checkpoint, model, curves and metrics out."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
 
 from condinst_deploy.data.analysis import analyse
 from condinst_deploy.data.coco import CocoDataset
@@ -14,8 +17,10 @@ from condinst_deploy.support.folder_lock import locked_folder
 from condinst_deploy.training import trainer
 from condinst_deploy.training.history import Record
 from condinst_deploy.training.options import TrainOptions
+from condinst_deploy.training.ranks import Ranks, connected, device_of, ranks_from_environment
 from condinst_deploy.training.recipe import Recipe, load_recipe
 from condinst_deploy.training.run import TrainingRun, fine_tuning_run, new_run, resumed_run
+from condinst_deploy.training.store import CHECKPOINT, CheckpointStore
 from condinst_deploy.training.trainer import Reports, Sets
 
 SHAPES_FOLDER = Path("data/shapes")
@@ -42,8 +47,10 @@ def train(
 ) -> TrainedModel:
     """Train a CondInst model to the end of its recipe.
 
-    The folder of the run gets last.pth (checkpoint), model.pth, history.jsonl, TensorBoard scalars, curves.png and
-    predictions.jpg. A recipe with `data.shapes` generates its data (375 MB) in data/shapes below the current directory.
+    The folder of the run gets last.pth (checkpoint), best.pth, model.pth, recipe.toml, history.jsonl, TensorBoard
+    scalars, curves.png and predictions.jpg. A recipe with `data.shapes` generates its data (375 MB) in data/shapes
+    below the current directory. In processes that torchrun started this trains together with the others, which all
+    call it with the same arguments.
 
     Args:
         recipe: name of a recipe of the package, path of a TOML file, or a recipe; one that is not read from a file
@@ -55,28 +62,47 @@ def train(
         ConfigError: a setting cannot be used, or the folder holds another run.
         CheckpointError: weights cannot be loaded.
         DataError: the data set is malformed or incomplete.
+        DistributedError: another process of a run on several failed, or is lost.
         KeyboardInterrupt: Ctrl-C; the checkpoint was written, and `options.resume` continues the run.
     """
     options, reports = options or TrainOptions(), reports or Reports()
-    folder = _folder(recipe, options)
+    folder, ranks = _folder(recipe, options), ranks_from_environment()
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe))
-    check_writable(folder / trainer.CHECKPOINT)
-    chosen = _with_data(_changed(chosen, options, reports), options, reports)
+    device = device_of(ranks, torch_device(options.device))
+    if not ranks.first:
+        reports = Reports()
+    with connected(ranks, device, chosen.execution.timeout, options.meeting):
+        return _train(chosen, options, reports, folder, Place(ranks, device))
+
+
+class Place(NamedTuple):
+    """Where this process runs."""
+
+    ranks: Ranks
+    device: torch.device
+
+
+def _train(recipe: Recipe, options: TrainOptions, reports: Reports, folder: Path, place: Place) -> TrainedModel:
+    ranks = place.ranks
+    ranks.on_first(lambda: check_writable(folder / CHECKPOINT))
+    changed = _changed(recipe, options, reports)
+    placed = ranks.on_first(lambda: _with_data(changed, options, reports))
     reports.on_stage("reading the data")
-    sets = trainer.open_sets(chosen)
-    chosen = trainer.with_classes(chosen, sets)
+    sets = ranks.in_each(lambda: trainer.open_sets(placed))
+    chosen = trainer.with_classes(placed, sets)
     if options.num_classes not in (None, chosen.model.num_classes):
         raise ConfigError(
             f"--num-classes is {options.num_classes}; the data set has {chosen.model.num_classes} classes"
         )
     reports.on_data(sets)
-    _look_at(sets.train, chosen, options.strict, reports)
-    run = _started(chosen, sets, folder, options)
+    ranks.on_first(lambda: _look_at(sets.train, chosen, options.strict, reports))
+    run = ranks.in_each(lambda: _started(chosen, sets, folder, options, place))
     if run.note:
         reports.on_note(run.note)
-    reports.on_start(run.iteration, chosen)
+    reports.on_start(run.iteration, run.recipe)
     try:
-        with locked_folder(folder):
+        with ExitStack() as stack:
+            ranks.on_first(lambda: stack.enter_context(locked_folder(folder)))
             metrics = trainer.train(run, sets, folder, reports)
     except KeyboardInterrupt:
         reports.on_interrupted(run.iteration, folder)
@@ -134,21 +160,21 @@ def _with_data(recipe: Recipe, options: TrainOptions, reports: Reports) -> Recip
     return replace(recipe, data=replace(recipe.data, **places))
 
 
-def _started(recipe: Recipe, sets: Sets, folder: Path, options: TrainOptions) -> TrainingRun:
+def _started(recipe: Recipe, sets: Sets, folder: Path, options: TrainOptions, place: Place) -> TrainingRun:
     """A new run, one from trained weights, or the one in the folder."""
-    manifest, device = trainer.manifest_for(recipe, sets), torch_device(options.device)
-    checkpoint = folder / trainer.CHECKPOINT
+    manifest, (ranks, device) = trainer.manifest_for(recipe, sets), place
     if options.resume:
-        run = resumed_run(recipe, checkpoint, device)
+        checkpoint, note = CheckpointStore(folder, recipe.keep_checkpoints).newest()
+        run = resumed_run(recipe, checkpoint, device, ranks)
         if run.manifest.class_names != manifest.class_names:
             raise ConfigError(
                 f"{checkpoint} was trained on the classes {', '.join(run.manifest.class_names)}, and the data set has"
                 f" {', '.join(manifest.class_names)}; resume with the same data"
             )
-        run.note = f"resumed at iteration {run.iteration}"
+        run.note = f"resumed at iteration {run.iteration}" + (f": {note}" if note else "")
         return run
-    if checkpoint.exists():
-        raise ConfigError(f"{checkpoint} exists: go on with --resume, or name another folder with --out")
+    if (folder / CHECKPOINT).exists():
+        raise ConfigError(f"{folder / CHECKPOINT} exists: go on with --resume, or name another folder with --out")
     if options.weights is not None:
-        return fine_tuning_run(recipe, manifest, options.weights, device)
-    return new_run(recipe, manifest, device)
+        return fine_tuning_run(recipe, manifest, options.weights, device, ranks)
+    return new_run(recipe, manifest, device, ranks)

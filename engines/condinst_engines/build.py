@@ -150,7 +150,7 @@ def build_engine(
         _apply(recipe, config, flavour)
         if flavour.builds_ahead:
             _set_targets(config, flavour.trt, targets)
-        cache = _timing_cache(config, flavour, surroundings.timing_cache)
+        cache = timing_cache_of(config, flavour, surroundings.timing_cache)
         monitor = progress_monitor(flavour.trt, Phases(surroundings.on_progress), interruption)
         config.progress_monitor = monitor
         plan = builder.build_serialized_network(network, config)
@@ -296,7 +296,7 @@ def _set_targets(config: Any, trt: Any, targets: Sequence[str]) -> None:
             raise EngineError(f"the builder refuses compute capability {target}")
 
 
-def _timing_cache(config: "tensorrt.IBuilderConfig", flavour: BuilderLibrary, path: Path | None) -> Any:
+def timing_cache_of(config: "tensorrt.IBuilderConfig", flavour: BuilderLibrary, path: Path | None) -> Any:
     """The cache that the build reads and fills, or None."""
     if path is None:
         return None

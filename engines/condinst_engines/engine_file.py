@@ -144,7 +144,7 @@ def engine_from_onnx(
             text = recipe.policy.to_toml(recipe.precision)
             kept.enter_context(atomic_path(files.keep_policy)).write_text(text, encoding="utf-8")
         write_engine(path.absolute(), built.plan, manifest)
-    _keep_timings(built.timings, surroundings)
+    keep_timings(built.timings, surroundings)
     return path.absolute(), manifest
 
 
@@ -241,7 +241,7 @@ def with_checked_ranges(
     return replace(recipe, policy=policy), ranges
 
 
-def _keep_timings(timings: bytes, surroundings: Surroundings) -> None:
+def keep_timings(timings: bytes, surroundings: Surroundings) -> None:
     """Write the timing cache; the engine is there already, so that a failure is a remark."""
     if not timings or surroundings.timing_cache is None:
         return

@@ -74,7 +74,7 @@ def test_a_side_answers_from_a_process_of_its_own(image: Path, tmp_path: Path) -
         assert set(answer["stages_ms"]) == set(STAGES)
         with pytest.raises(CondInstError, match=r"eager reference.* stopped: FileNotFoundError: .*gone\.png"):
             child.ask(tmp_path / "gone.png")
-        child._process.wait()
+        child.wait()
         with pytest.raises(CondInstError, match=r"eager reference.* stopped: FileNotFoundError"):
             child.ask(image)
 

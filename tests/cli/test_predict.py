@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from condinst_deploy.cli.recording import file_stems
 from condinst_deploy.runtime.predictor import Predictor
+from condinst_deploy.runtime.recording import file_stems
 from tests.support.models import noise_image
 
 COMMAND = Path(sys.executable).parent / "condinst-predict"

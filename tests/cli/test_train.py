@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -134,3 +135,34 @@ def test_what_cannot_be_done_is_one_line(arguments: list[str], message: str, fol
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert message in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_to_one_of_two_processes_stops_both_with_a_checkpoint(folder: Path, tmp_path: Path) -> None:
+    """As under torchrun, which gives each process its rank; they meet in a file and talk over the loopback."""
+    (tmp_path / "long.toml").write_text(RECIPE.replace("batch_size = 1", "batch_size = 2").replace("= 100", "= 5000"))
+    command = [COMMAND, "--recipe", "long.toml", *data_of(folder), "--meeting", f"file://{tmp_path}/meeting"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "WORLD_SIZE": "2"}
+    processes = [
+        subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        first = processes[0].stderr
+        assert first is not None
+        assert any("iteration 40 of 5000" in line for line in first)
+        processes[1].send_signal(signal.SIGUSR1)
+        errors = [process.communicate(timeout=60)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [128 + signal.SIGTERM, 128 + signal.SIGUSR1]
+    assert "stopped at iteration" in errors[0]
+    assert "saved runs/long/last.pth; --resume goes on" in errors[0]
+    assert not any("Traceback" in text for text in errors)
+    assert (tmp_path / "runs" / "long" / "last.pth").is_file()

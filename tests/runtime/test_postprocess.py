@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.dense import dense_probabilities, encoded
 from condinst_deploy.contract import ImageGeometry, ModelManifest, NetworkOutputs, Preprocessing
 from condinst_deploy.errors import BackendError
+from condinst_deploy.model.mask_paste import dense_probabilities
 from condinst_deploy.model.resample import aligned_bilinear
 from condinst_deploy.runtime import postprocess
 from condinst_deploy.runtime.postprocess import (
@@ -22,6 +22,7 @@ from condinst_deploy.runtime.postprocess import (
     detections_from_outputs,
     masks_from_logits,
 )
+from tests.support.dense_masks import encoded
 from tests.support.models import SLIM_ADELAIDET, manifest_of
 
 UNDECIDED = 5e-5
@@ -172,7 +173,7 @@ def test_specks_far_apart_cost_no_columns_between_them() -> None:
     positive = np.zeros(168, dtype=np.bool_)
     positive[[3, 160]] = True
     # a logit reaches eight network pixels to both sides
-    assert len(postprocess._pixels(positive, columns)) <= 2 * 17 * 3 + 2
+    assert len(postprocess.pixels_beside(positive, columns)) <= 2 * 17 * 3 + 2
 
 
 def matrix_of(axis: postprocess.Resampling) -> npt.NDArray[np.float32]:

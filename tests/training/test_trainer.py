@@ -15,9 +15,17 @@ from condinst_deploy.data.shapes import generate_shapes
 from condinst_deploy.errors import CheckpointError, ConfigError, DataError
 from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.model.losses import Losses
-from condinst_deploy.training.batches import batch_keys, batches
+from condinst_deploy.training.batches import batches
 from condinst_deploy.training.history import Record
-from condinst_deploy.training.recipe import DataSettings, OptimizerSettings, Recipe, ScheduleSettings, StartSettings
+from condinst_deploy.training.order import batch_keys
+from condinst_deploy.training.recipe import (
+    DataSettings,
+    OptimizerSettings,
+    Recipe,
+    ScheduleSettings,
+    StartSettings,
+    load_recipe,
+)
 from condinst_deploy.training.run import TrainingRun, fine_tuning_run, new_run, resumed_run
 from condinst_deploy.training.trainer import Reports, Sets, manifest_for, open_sets, train, with_classes
 from tests.support.models import TINY
@@ -140,7 +148,12 @@ def test_a_finished_run_leaves_everything_to_look_at(recipe: Recipe, sets: Sets,
     assert metrics["iteration"] == 6
     assert 0 <= metrics["segm/ap"] <= 1
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"last.pth", "model.pth", "history.jsonl", "curves.png", "predictions.jpg", "tensorboard"}
+    assert names == {
+        *("last.pth", "last-1.pth", "best.pth", "model.pth", "recipe.toml"),
+        *("history.jsonl", "curves.png", "predictions.jpg", "tensorboard"),
+    }
+    kept = load_recipe(str(tmp_path / "recipe.toml"))
+    assert kept == recipe
     loaded = load_model(tmp_path / "model.pth")
     assert loaded.manifest.class_names == sets.train.class_names
     assert load_model(tmp_path / "last.pth").manifest.class_names == loaded.manifest.class_names

@@ -80,15 +80,15 @@ class ShardWorker(AbstractContextManager["ShardWorker"]):
                 f"{options.model} on {socket.gethostname()} is not the model of this run; every machine needs the same"
                 " file at the same path, for example on a shared disk"
             )
-        self._predictor = options.detection.load(options.model)
-        manifest = self._predictor.manifest
+        self.predictor = options.detection.load(options.model)
+        manifest = self.predictor.manifest
         self._classes = Classes(tuple(manifest.class_names), tuple(manifest.category_ids))
         self.name = f"{os.getpid()}@{socket.gethostname()}"
 
     @property
     def note(self) -> str:
         """How the model runs."""
-        backend = self._predictor.backend
+        backend = self.predictor.backend
         return f"{backend.name} on {backend.device}"
 
     def run(self, shard: Shard) -> ShardReport:
@@ -124,14 +124,14 @@ class ShardWorker(AbstractContextManager["ShardWorker"]):
 
     def close(self) -> None:
         """Release the model."""
-        self._predictor.close()
+        self.predictor.close()
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def _rows(self, shard: Shard) -> Generator[ImageRow, None, None]:
         sources = chain.from_iterable(_sources(span, self._options.column) for span in shard.spans)
-        return rows_of(self._predictor, sources, shard.first)
+        return rows_of(self.predictor, sources, shard.first)
 
 
 def rows_of(predictor: Predictor, sources: Iterator[ImageSource], first: int) -> Generator[ImageRow, None, None]:

@@ -82,15 +82,19 @@ def judged(
         VerificationError: a graph gives NaN.
     """
     total = 2 * len(images)
-    with _backend(reference, images.manifest) as backend:
+    with simulation_backend(reference, images.manifest) as backend:
         first = detections_of(backend, images, lambda done: on_share(done / total))
-    with _backend(quantized, images.manifest) as backend:
+    with simulation_backend(quantized, images.manifest) as backend:
         second = detections_of(backend, images, lambda done: on_share((len(images) + done) / total))
     return Judged(agreement_between(first, second), first, second)
 
 
-def _backend(proto: onnx.ModelProto, manifest: ModelManifest) -> OnnxRuntimeBackend:
-    """A graph on the CPU; what has FP8 is not optimised further than ONNX Runtime computes it right."""
+def simulation_backend(proto: onnx.ModelProto, manifest: ModelManifest) -> OnnxRuntimeBackend:
+    """A graph on the CPU; what has FP8 is not optimised further than ONNX Runtime computes it right.
+
+    Raises:
+        EngineError: ONNX Runtime cannot run it.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -131,7 +135,7 @@ def sensitivity(
     for name in convolutions:
         groups.setdefault(group_of(name), []).append(name)
     for group, names in groups.items():
-        with _backend(simulated(replace(scales, only=frozenset(names))), images.manifest) as backend:
+        with simulation_backend(simulated(replace(scales, only=frozenset(names))), images.manifest) as backend:
             yield GroupCost(group, len(names), agreement_between(reference, detections_of(backend, few)))
 
 

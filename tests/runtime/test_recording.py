@@ -1,4 +1,4 @@
-"""What condinst-predict writes while it detects, with predictions that are made up."""
+"""What is written while a model detects, with predictions that are made up."""
 
 import json
 import os
@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from condinst_deploy.cli.recording import Outcome, Outputs, detect
 from condinst_deploy.contract import InstanceDetections
 from condinst_deploy.errors import BackendError, ImageError, OutputError
 from condinst_deploy.masks import Masks
 from condinst_deploy.runtime.coco_results import ResultsWriter, coco_results
 from condinst_deploy.runtime.pipeline import Prediction
+from condinst_deploy.runtime.recording import Destination, Recorded, record
 
 SIDE, COUNT = 16, 12
 
@@ -55,9 +55,9 @@ def detections(count: int) -> InstanceDetections:
     )
 
 
-def recorded(predictor: Any, paths: list[Path], out: Path) -> Outcome:
+def recorded(predictor: Any, paths: list[Path], out: Path) -> Recorded:
     with coco_results(out / "detections.json") as writer:
-        return detect(predictor, paths, Outputs(out), writer)
+        return record(predictor, paths, Destination(out), writer)
 
 
 def ids(out: Path) -> list[int]:

@@ -1,21 +1,20 @@
-"""What `condinst-predict` writes of each image while the network runs: results, overlays and other label files."""
+"""Write each image's results, overlay and label files while the network runs on the next images."""
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
-from PIL import Image
 
-from condinst_deploy.cli.command import labelled, terminal
-from condinst_deploy.cli.progress import progress_of
 from condinst_deploy.contract import DRAWN_ABOVE, InstanceDetections
-from condinst_deploy.imaging.encode import write_png
+from condinst_deploy.errors import CondInstError
+from condinst_deploy.imaging.encode import write_overlay, write_png
+from condinst_deploy.runtime.coco_results import ResultsWriter, image_ids
 from condinst_deploy.runtime.cores import usable_cores
 from condinst_deploy.runtime.label_files import (
     TOLERANCE,
@@ -26,57 +25,72 @@ from condinst_deploy.runtime.label_files import (
     write_text,
     yolo_text,
 )
-from condinst_deploy.support.atomic_write import atomic_path
+from condinst_deploy.runtime.pipeline import Prediction
+from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.support.signals import whole_steps
-
-if TYPE_CHECKING:
-    from condinst_deploy.runtime.coco_results import ResultsWriter
-    from condinst_deploy.runtime.pipeline import Prediction
-    from condinst_deploy.runtime.predictor import Predictor
 
 OVERLAYS, LABELME, YOLO, INSTANCES, CROPS = "overlays", "labelme", "yolo", "instances", "crops"
 """Folders below that of the run."""
-
-LARGEST_JPEG = 65_500
-"""Longest side of a JPEG, in pixels, that Pillow writes."""
 
 LONGEST_STEM = 240
 """Bytes of a written file's name without its suffix; file systems take 255."""
 
 
 @dataclass(frozen=True)
-class Outputs:
+class FileOutputs:
     """What is written of each image beside COCO results.
 
     Attributes:
-        folder: of the run.
-        overlays: whether images are drawn.
-        draw_threshold: detections with a higher score are drawn.
-        label_thresholds: for each label, keep detections with a higher score in all outputs; None: keep all.
-        formats: label files.
-        tolerance: of polygons in label files, in pixels.
-        instances: whether images of instance numbers are written.
-        crops: whether cut-outs of the instances are written.
+        overlays: write overlays/NAME.jpg, the image with its detections.
+        draw_threshold: draw detections with a higher score.
+        formats: label files to write: labelme/NAME.json, yolo/NAME.txt. COCO results are always written.
+        tolerance: distance in pixels that polygons in label files may lie beside the exact outline.
+        instances: write instances/NAME.png, 16 bits: k where the image's k-th detection is.
+        crops: write crops/NAME_K.png, each detection with transparent pixels outside its mask.
     """
 
-    folder: Path
     overlays: bool = True
     draw_threshold: float = DRAWN_ABOVE
-    label_thresholds: tuple[float, ...] | None = None
     formats: frozenset[Format] = frozenset()
     tolerance: float = TOLERANCE
     instances: bool = False
     crops: bool = False
 
 
-@dataclass
-class Outcome:
-    """What a run came to."""
+@dataclass(frozen=True)
+class Destination:
+    """Where and how the detections of a run are written.
 
-    images: list[dict[str, Any]] = field(default_factory=list)  # entries of images.json
+    Attributes:
+        folder: of the run.
+        outputs: what is written of each image.
+        label_thresholds: for each label, keep detections with a higher score in all outputs; None: keep all.
+    """
+
+    folder: Path
+    outputs: FileOutputs = FileOutputs()
+    label_thresholds: tuple[float, ...] | None = None
+
+
+@dataclass
+class Recorded:
+    """What was written.
+
+    Attributes:
+        images: entries of images.json.
+        skipped: `file_name` and `error` of each image that could not be read.
+        interrupted: whether a signal ended the run early; what was finished is written.
+        drawn: number of detections on overlays.
+    """
+
+    images: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
     interrupted: bool = False
-    drawn: int = 0  # detections on overlays
+    drawn: int = 0
+
+
+OnImage = Callable[[CondInstError | None], None]
+"""Called after each image, with the error if it could not be read."""
 
 
 @dataclass(frozen=True)
@@ -89,36 +103,46 @@ class _Image:
 
 
 @dataclass(frozen=True)
-class _Recorded:
-    """What a thread made of a prediction."""
+class _ImageFiles:
+    """What a thread has made of a prediction."""
 
     results: list[dict[str, Any]]
     overlay: Path | None
     drawn: int
 
 
-def detect(predictor: "Predictor", paths: Sequence[Path], outputs: Outputs, writer: "ResultsWriter") -> Outcome:
-    """Detect, draw, and write results and label files, all at the same time."""
-    outcome = Outcome()
-    with _Recorder(outputs, writer, outcome) as recorder:
+def record(
+    predictor: Predictor,
+    paths: Sequence[Path],
+    destination: Destination,
+    writer: ResultsWriter,
+    on_image: OnImage = lambda error: None,
+) -> Recorded:
+    """Detect instances in images, draw them, and write results and label files, all at the same time.
+
+    An image that cannot be read is skipped. A signal ends the run early and is not raised again.
+
+    Raises:
+        BackendError: the model fails.
+        OutputError: a file cannot be written.
+    """
+    recorded = Recorded()
+    with _Recorder(destination, writer, recorded) as recorder:
         try:
-            with progress_of("images", len(paths)) as advance, closing(predictor.stream(paths)) as predictions:
+            with closing(predictor.stream(paths)) as predictions:
                 for image, prediction in zip(_named(paths), predictions, strict=True):
                     if prediction.error is None:
                         recorder.add(image, prediction)
                     else:
-                        outcome.skipped.append({"file_name": str(image.path), "error": str(prediction.error)})
-                        terminal.print(labelled("skipped:", "yellow", prediction.error))
-                    advance()
+                        recorded.skipped.append({"file_name": str(image.path), "error": str(prediction.error)})
+                    on_image(prediction.error)
         except KeyboardInterrupt:
-            outcome.interrupted = True
+            recorded.interrupted = True
         recorder.finish()
-    return outcome
+    return recorded
 
 
 def _named(paths: Sequence[Path]) -> Iterator[_Image]:
-    from condinst_deploy.runtime.coco_results import image_ids
-
     for path, image_id, stem in zip(paths, image_ids(list(paths)), file_stems(paths), strict=True):
         yield _Image(path, image_id, stem)
 
@@ -126,19 +150,19 @@ def _named(paths: Sequence[Path]) -> Iterator[_Image]:
 class _Recorder:
     """Encodes and draws in threads of its own, beside the network; writes results in the images' order."""
 
-    def __init__(self, outputs: Outputs, writer: "ResultsWriter", outcome: Outcome) -> None:
-        self._outputs, self._writer, self._outcome = outputs, writer, outcome
+    def __init__(self, destination: Destination, writer: ResultsWriter, recorded: Recorded) -> None:
+        self._destination, self._writer, self._done = destination, writer, recorded
         self._threads = max(1, min(4, usable_cores() // 2))
         self._pool = ThreadPoolExecutor(self._threads, "condinst-record")
-        self._pending: deque[tuple[dict[str, Any], Future[_Recorded]]] = deque()
+        self._pending: deque[tuple[dict[str, Any], Future[_ImageFiles]]] = deque()
 
-    def add(self, image: _Image, prediction: "Prediction") -> None:
+    def add(self, image: _Image, prediction: Prediction) -> None:
         """Take a prediction; of those that are not written yet, two a thread are held."""
         assert prediction.image is not None
         height, width = prediction.image.shape[:2]
         entry = {"id": image.image_id, "file_name": str(image.path), "height": height, "width": width}
         with whole_steps():  # what is drawn is written, too
-            self._pending.append((entry, self._pool.submit(_recorded, image, prediction, self._outputs)))
+            self._pending.append((entry, self._pool.submit(_written, image, prediction, self._destination)))
         if len(self._pending) > 2 * self._threads:
             self._write_next()
 
@@ -149,13 +173,13 @@ class _Recorder:
 
     def _write_next(self) -> None:
         entry, future = self._pending[0]
-        recorded = future.result()  # an interruption while it waits leaves the image to `finish`
+        files = future.result()  # an interruption while it waits leaves the image to `finish`
         with whole_steps():  # neither an image without its detections nor the other way round
-            self._writer.add_entries(recorded.results)
-            if recorded.overlay is not None:
-                entry["overlay"] = recorded.overlay.relative_to(self._outputs.folder).as_posix()
-            self._outcome.images.append(entry)
-            self._outcome.drawn += recorded.drawn
+            self._writer.add_entries(files.results)
+            if files.overlay is not None:
+                entry["overlay"] = files.overlay.relative_to(self._destination.folder).as_posix()
+            self._done.images.append(entry)
+            self._done.drawn += files.drawn
             self._pending.popleft()
 
     def __enter__(self) -> Self:
@@ -165,34 +189,27 @@ class _Recorder:
         self._pool.shutdown(cancel_futures=True)
 
 
-def _recorded(image: _Image, prediction: "Prediction", outputs: Outputs) -> _Recorded:
+def _written(image: _Image, prediction: Prediction, destination: Destination) -> _ImageFiles:
     """Return the image's COCO results; its other files are on the disk."""
     found = prediction.detections
     assert found is not None
     assert prediction.image is not None
-    if outputs.label_thresholds is not None:
-        found = found[found.scores > np.array(outputs.label_thresholds, dtype=np.float32)[found.labels]]
+    folder, outputs = destination.folder, destination.outputs
+    if destination.label_thresholds is not None:
+        found = found[found.scores > np.array(destination.label_thresholds, dtype=np.float32)[found.labels]]
     overlay, drawn = None, 0
     if outputs.overlays:
-        overlay = _save_overlay(image, found.draw(prediction.image, outputs.draw_threshold), outputs)
+        overlay = write_overlay(folder / OVERLAYS, image.stem, found.draw(prediction.image, outputs.draw_threshold))
         drawn = int((found.scores > outputs.draw_threshold).sum())
-    _save_labels(image, found, outputs)
+    _save_labels(image, found, destination)
     if outputs.crops:
         for number, crop in cut_outs(found, prediction.image):
-            write_png(outputs.folder / CROPS / f"{image.stem}_{number:03d}.png", crop)
-    return _Recorded(found.to_coco(image.image_id), overlay, drawn)
+            write_png(folder / CROPS / f"{image.stem}_{number:03d}.png", crop)
+    return _ImageFiles(found.to_coco(image.image_id), overlay, drawn)
 
 
-def _save_overlay(image: _Image, overlay: Image.Image, outputs: Outputs) -> Path:
-    kind = "JPEG" if max(overlay.size) <= LARGEST_JPEG else "PNG"
-    path = outputs.folder / OVERLAYS / f"{image.stem}.{'jpg' if kind == 'JPEG' else 'png'}"
-    with atomic_path(path) as temporary:
-        overlay.save(temporary, format=kind, quality=90)
-    return path
-
-
-def _save_labels(image: _Image, found: InstanceDetections, outputs: Outputs) -> None:
-    folder = outputs.folder
+def _save_labels(image: _Image, found: InstanceDetections, destination: Destination) -> None:
+    folder, outputs = destination.folder, destination.outputs
     if Format.LABELME in outputs.formats:
         # labelme looks for the image from the folder of its file
         where = os.path.relpath(image.path.absolute(), (folder / LABELME).absolute())
