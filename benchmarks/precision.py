@@ -3,9 +3,9 @@
     python benchmarks/precision.py --onnx model.onnx --images tests/golden/images --out benchmarks/results/x.json
     python benchmarks/precision.py --onnx shapes.onnx --annotations val.json --images val [--calibration train]
 
-With `--annotations` (COCO format) mask and box AP are measured, too. `--calibration DIR` adds the INT8 file for CPUs and
-the graphs of INT8 and FP8 engines, with every half tensor rounded. `--other FILE.onnx` adds a graph that another tool
-converted. float16 runs in ONNX Runtime as it is, and float16 and bfloat16 with every half tensor rounded
+With `--annotations` (COCO format) mask and box AP are measured, too. `--calibration DIR` adds the INT8 file for CPUs
+and the graphs of INT8 and FP8 engines, with every half tensor rounded. `--other FILE.onnx` adds another tool's graph.
+float16 runs in ONNX Runtime as it is, and float16 and bfloat16 with every half tensor rounded
 (`condinst_engines.rounding`). Both are the graphs that a builder gets: the range check has handled them.
 """
 
@@ -25,7 +25,7 @@ import onnx.inliner
 from condinst_deploy.contract import InstanceDetections
 from condinst_deploy.contract.engine_ranges import CheckedRanges
 from condinst_deploy.evaluation.agreement import agreement, merged
-from condinst_deploy.evaluation.coco import average_precision, load_coco
+from condinst_deploy.evaluation.coco import Kind, average_precision, load_coco
 from condinst_deploy.imaging.decode import expand_sources
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.support.validation import typed
@@ -96,10 +96,8 @@ def average_precisions(found: list[InstanceDetections], annotations: Path) -> di
     entries = [
         entry for i, detections in zip(sorted(ground_truth.imgs), found, strict=True) for entry in detections.to_coco(i)
     ]
-    return {
-        name: 100 * average_precision(ground_truth, entries, kind).ap
-        for name, kind in (("mask_ap", "segm"), ("box_ap", "bbox"))
-    }
+    kinds: dict[str, Kind] = {"mask_ap": "segm", "box_ap": "bbox"}
+    return {name: 100 * average_precision(ground_truth, entries, kind).ap for name, kind in kinds.items()}
 
 
 def sources_of(images: Path, annotations: Path | None) -> list[Any]:

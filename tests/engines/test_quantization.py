@@ -20,14 +20,13 @@ from condinst_deploy.contract import INPUTS
 from condinst_deploy.contract.engine_manifest import read_manifest
 from condinst_deploy.contract.quantization import HeldOutAgreement
 from condinst_deploy.errors import ArtifactError, ConfigError, EngineError
-from condinst_engines import BuildOptions
+from condinst_engines import BuildOptions, BuildReports
 from condinst_engines.build import build_engine, graph_for_builder, targets_of
 from condinst_engines.build_recipe import BuildRecipe, RtxSettings
 from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.engine_builder import build_engine as build_file
 from condinst_engines.onnx_input import manifest_of
 from condinst_engines.policy import Policy, Precision, Quantized
-from condinst_engines.precision import converted
 from condinst_engines.profiles import image_profile
 from condinst_engines.quantization.insert import (
     LEAST_SCALE,
@@ -263,16 +262,23 @@ def test_files_in_8_bits_are_recognised(small_graph: onnx.ModelProto) -> None:
         described_qdq(symmetric)
 
 
-def test_a_file_with_qdq_builds_with_fp16_and_is_proved(static_onnx: Path, rtx: BuilderLibrary) -> None:
-    recipe = recipe_for("int8", ("86",))
-    proto = onnx.load(str(static_onnx))
+def test_a_file_with_qdq_is_recognised_by_fp16_and_proved(static_onnx: Path, tmp_path: Path) -> None:
+    recipe, proto = recipe_for("int8", ("86",)), onnx.load(str(static_onnx))
     model = ir.from_proto(proto)
     insert_qdq(model, scales_for(proto, recipe), recipe.policy, "float16")
-    graph = onnx.inliner.inline_local_functions(converted(ir.to_proto(model), "float16"))
-    asked = asked_convolutions(graph)
-    built = build_engine(graph, [], BuildRecipe(precision="float16", rtx=RtxSettings(("86",))), rtx)
-    assert set(asked.items()) <= set(convolutions_of_plan(built.plan).items())
+    source = tmp_path / "qdq.onnx"
+    onnx.save(ir.to_proto(model), str(source))
+    notes: list[str] = []
+    options = BuildOptions(flavour="rtx", sm=("86",), precision="float16", keep_onnx=tmp_path / "kept.onnx")
+    path, manifest = build_file(source, tmp_path / "a.engine", options, BuildReports(on_note=notes.append))
+    asked = asked_convolutions(onnx.load(str(tmp_path / "kept.onnx")))
+    assert set(asked.items()) <= set(convolutions_of_plan(path.read_bytes()).items())
     assert len(asked) > 20
+    assert notes[0].startswith("the file has Q/DQ already")
+    assert manifest.quantization is None
+    again = replace(options, quantization="int8", calibration=tmp_path)
+    with pytest.raises(EngineError, match=r"Q/DQ already .*; --int8 quantises float32 files"):
+        build_file(source, tmp_path / "b.engine", again)
 
 
 def test_a_file_is_built_and_its_ranges_are_used_again(static_onnx: Path, tmp_path: Path) -> None:
