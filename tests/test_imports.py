@@ -71,6 +71,17 @@ def test_benchmarks_use_the_support_code_of_the_tests_and_nothing_uses_benchmark
     assert not wrong
 
 
+def test_what_tests_share_is_in_their_support_code() -> None:
+    """No test module imports another one."""
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in SOURCES
+        for name in sorted(imported(path))
+        if re.match(r"tests\.(\w+\.)*test_\w+\.", name)
+    ]
+    assert not wrong
+
+
 @pytest.mark.parametrize("folder", ["condinst_deploy", "export", "engines"])
 def test_the_packages_import_nothing_of_the_tests(folder: str) -> None:
     for path in SOURCES:

@@ -19,7 +19,7 @@ from condinst_deploy.support.launch import FAILED as FAILED
 from condinst_deploy.support.launch import leave, reason_of, run, say
 from condinst_deploy.support.signals import exit_status
 
-USAGE, INTERRUPTED = 2, 130
+USAGE = 2
 
 
 class PlainConsole(Console):

@@ -11,7 +11,6 @@ from rich.table import Table
 
 from condinst_deploy.cli.command import (
     FAILED,
-    INTERRUPTED,
     command_app,
     labelled,
     print_json,
@@ -22,6 +21,7 @@ from condinst_deploy.cli.command import (
 from condinst_deploy.cli.progress import ProgressLines
 from condinst_deploy.evaluation.sources import EvaluationOptions, checked_sources
 from condinst_deploy.evaluation.wording import metric_text
+from condinst_deploy.support.signals import exit_status
 
 if TYPE_CHECKING:
     from condinst_deploy.evaluation.evaluate_models import EvaluatedModels, EvaluationHooks
@@ -115,7 +115,7 @@ def _explained_interruption(has_models: bool, fresh: bool) -> Iterator[None]:
         command = "the same command without --fresh" if fresh else "the same command"
         again = f"; {command} goes on where it stopped" if has_models else ""
         terminal.print(f"interrupted{again}")
-        raise typer.Exit(INTERRUPTED) from e
+        raise typer.Exit(exit_status(e)) from e
 
 
 def _hooks(progress: Progress, detector: "Detector | None") -> "EvaluationHooks":

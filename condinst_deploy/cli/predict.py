@@ -9,7 +9,6 @@ import typer
 
 from condinst_deploy.cli.command import (
     FAILED,
-    INTERRUPTED,
     Pixels,
     command_app,
     labelled,
@@ -23,6 +22,7 @@ from condinst_deploy.contract import DRAWN_ABOVE
 from condinst_deploy.contract.artifacts import check_there
 from condinst_deploy.errors import CondInstError, ConfigError
 from condinst_deploy.runtime.label_files import TOLERANCE, Format
+from condinst_deploy.support.signals import exit_status
 
 if TYPE_CHECKING:
     from condinst_deploy.evaluation.threshold_file import Thresholds
@@ -202,7 +202,7 @@ def _report(done: "PredictedFiles", as_json: bool) -> None:
         print_line(f"{done.detections} detections in {count} images, {skipped} skipped: {done.folder}")
     if done.interrupted:
         terminal.print("interrupted; the results hold the images that were finished")
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(exit_status())
     if skipped:
         raise typer.Exit(FAILED)
 

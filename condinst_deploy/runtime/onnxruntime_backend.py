@@ -18,6 +18,7 @@ from condinst_deploy.runtime.onnxruntime_session import (
     run_session,
 )
 from condinst_deploy.runtime.preprocessing.types import Inputs
+from condinst_deploy.support.onnx_runtime import onnx_runtime
 from condinst_deploy.support.versions import installed_versions
 
 AVOID_OVERFLOW = "session.x64quantprecision"
@@ -92,7 +93,7 @@ def opened_session(content: bytes, name: str, device: Device, threads: CpuThread
     kind = device.kind
     _refuse_two_runtimes()
     try:
-        import onnxruntime
+        onnxruntime = onnx_runtime()
     except ImportError as e:
         raise BackendError("ONNX Runtime is not installed: pip install onnxruntime-gpu (it serves CPUs too)") from e
     if kind == "cuda":
@@ -119,7 +120,7 @@ def _gpu_usable() -> bool:
     if not driver_present():
         return False
     try:
-        import onnxruntime
+        onnxruntime = onnx_runtime()
     except ImportError:
         return False  # loading says what is missing
     return PROVIDERS["cuda"] in onnxruntime.get_available_providers()
@@ -127,8 +128,7 @@ def _gpu_usable() -> bool:
 
 def session_options(threads: CpuThreads, folder: Path | None) -> Any:
     """Return the options that differ from ONNX Runtime's defaults."""
-    import onnxruntime
-
+    onnxruntime = onnx_runtime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; `opened_session` checks whether the provider runs
     # ONNX Runtime's default counts all physical cores, including cores that taskset or a container's quota excludes

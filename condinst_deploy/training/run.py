@@ -17,9 +17,9 @@ from condinst_deploy.data.transforms import TrainingBatch
 from condinst_deploy.errors import CheckpointError, ConfigError
 from condinst_deploy.model.checkpoints import load_model, own_content, write_checkpoint
 from condinst_deploy.model.condinst import CondInst
-from condinst_deploy.model.families import resnet_weights
 from condinst_deploy.model.loss_plan import Draw, Normalisers, Part, Plan, normalisers_of, plan_step, sums_of
 from condinst_deploy.model.losses import Losses
+from condinst_deploy.model.published_checkpoints import resnet_weights
 from condinst_deploy.model.safe_load import load_checkpoint_file
 from condinst_deploy.support.validation import typed
 from condinst_deploy.training.averaging import WeightAverage

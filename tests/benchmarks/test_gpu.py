@@ -20,8 +20,8 @@ from condinst_deploy.model.mask_head import dynamic_mask_head
 from condinst_deploy.model.operations import REFERENCE
 from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
 from condinst_export.graph import ExportGraph
-from tests.runtime.test_postprocess import outputs_with
 from tests.support.interpreter import ROOT, interpreted
+from tests.support.mask_cases import outputs_with
 from tests.support.models import SLIM, noise_image, seeded_model
 from tests.support.operations import MaskHeadCase, mask_head_cases
 

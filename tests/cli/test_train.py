@@ -8,33 +8,10 @@ from pathlib import Path
 import pytest
 
 from condinst_deploy.data.shapes import generate_shapes
+from tests.support.recipes import RECIPE
 
 SHIPPED = Path(__file__).parents[2] / "demo" / "shapes_slim.pth"
 COMMAND = Path(sys.executable).parent / "condinst-train"
-RECIPE = """
-short_sides = [64]
-log_every = 40
-
-[data]
-workers = 0
-
-[model]
-depth = 18
-base_width = 8
-fpn_channels = 64
-tower_convs = 1
-mask_branch_channels = 8
-mask_branch_convs = 1
-preprocessing = {short_side = 64, long_side = 64}
-
-[schedule]
-iterations = 100
-batch_size = 1
-warmup_iterations = 1
-
-[start]
-frozen_stages = 0
-"""
 
 
 def train(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -16,11 +16,11 @@ from condinst_deploy.runtime import device_postprocess
 from condinst_deploy.runtime.device_outputs import DeviceOutputs
 from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
 from condinst_deploy.runtime.torch_backend import TorchBackend
-from tests.runtime.test_postprocess import BEYOND, SMALL, UNDECIDED, adversarial, blobs, outputs_with
 from tests.support.batches import host_batch
 from tests.support.device_results import Parts, Sizes, detections_of, predicted, results_on_device
 from tests.support.gpu_work import occupy
 from tests.support.interpreter import interpreted
+from tests.support.mask_cases import BEYOND, SMALL, UNDECIDED, adversarial, blobs, outputs_with
 from tests.support.models import SLIM, SLIM_ADELAIDET, manifest_of, noise_image
 
 ORIGINALS = [

@@ -13,7 +13,7 @@ from condinst_deploy.errors import CheckpointError, ConfigError
 from condinst_deploy.model.losses import Losses
 from condinst_deploy.training.recipe import Recipe, load_recipe
 from condinst_deploy.training.trainer import Reports
-from tests.cli.test_train import RECIPE
+from tests.support.recipes import RECIPE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -21,6 +21,7 @@ from condinst_deploy.evaluation.sources import EvaluationOptions
 from condinst_deploy.runtime.coco_results import write_json
 from condinst_deploy.runtime.cores import usable_cores
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from condinst_deploy.support.onnx_runtime import onnx_runtime
 from condinst_engines.quantization.insert import Scales
 from condinst_engines.rounding import holds_fp8
 from condinst_engines.tensor_comparison import compare as compare_tensors
@@ -95,8 +96,7 @@ def simulation_backend(proto: onnx.ModelProto, manifest: ModelManifest) -> OnnxR
     Raises:
         EngineError: ONNX Runtime cannot run it.
     """
-    import onnxruntime
-
+    onnxruntime = onnx_runtime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = usable_cores()

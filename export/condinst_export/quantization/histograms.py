@@ -11,6 +11,7 @@ import onnx
 from condinst_deploy.contract import INPUTS, NetworkInputs
 from condinst_deploy.errors import ExportError
 from condinst_deploy.runtime.cores import usable_cores
+from condinst_deploy.support.onnx_runtime import onnx_runtime
 from condinst_export.quantization.images import InputsHash
 
 BINS = 1024
@@ -62,11 +63,8 @@ def collected(
     Raises:
         ExportError: a tensor is not finite, or ONNX Runtime cannot run the graph.
     """
-    from onnxruntime.quantization.calibrate import HistogramCollector
-
     session = _session_with(proto, names)
-    # `collect_value` makes the histograms of every method; the other arguments belong to its own choice of thresholds
-    collector = HistogramCollector("entropy", True, BINS, 0, None, None)
+    collector = histogram_collector(BINS)  # `collect_value` makes the histograms of every method
     digest, done = InputsHash(), 0
     for done, batch in enumerate(images, 1):
         digest.add(batch)
@@ -78,6 +76,19 @@ def collected(
         name: Histogram(np.asarray(h[0]), np.asarray(h[1]), float(h[2]), float(h[3])) for name, h in found.items()
     }
     return Histograms(tensors, done, digest.hexdigest())
+
+
+def histogram_collector(bins: int, levels: int = 0) -> Any:
+    """ONNX Runtime's collector, with histograms that are symmetric around zero.
+
+    Args:
+        bins: of a tensor's first image.
+        levels: that its entropy method compares with; 0: the method is not used.
+    """
+    onnx_runtime()  # with its telemetry off
+    from onnxruntime.quantization.calibrate import HistogramCollector
+
+    return HistogramCollector("entropy", True, bins, levels, None, None)
 
 
 def _counted(name: str, value: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -93,8 +104,7 @@ def _counted(name: str, value: npt.NDArray[np.float32]) -> npt.NDArray[np.float3
 
 
 def _session_with(proto: onnx.ModelProto, names: Sequence[str]) -> Any:
-    import onnxruntime
-
+    onnxruntime = onnx_runtime()
     own = onnx.ModelProto()
     own.CopyFrom(proto)
     present = {output.name for output in own.graph.output}

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from condinst_export.quantization.histograms import Histogram
+from condinst_export.quantization.histograms import Histogram, histogram_collector
 from condinst_export.quantization.options import Method
 
 Format = Literal["uint8", "int8", "fp8"]
@@ -66,13 +66,11 @@ def _shrunk(whole: Range, share: float) -> Range:
 
 
 def _by_entropy(histogram: Histogram, whole: Range, kind: Format) -> Range:
-    from onnxruntime.quantization.calibrate import HistogramCollector
-
     if whole.magnitude <= LEAST:
         return whole
     # bins are symmetric around zero, and uint8 spends no code on a side without values
     levels = 2 * CODES if kind == "uint8" and whole.low == 0 else CODES
-    collector = HistogramCollector("entropy", True, len(histogram.counts), levels, None, None)
+    collector = histogram_collector(len(histogram.counts), levels)
     entry = (histogram.counts, histogram.edges, np.float32(whole.low), np.float32(whole.high))
     with contextlib.redirect_stdout(io.StringIO()):
         low, high = collector.get_entropy_threshold(entry, levels)

@@ -13,9 +13,9 @@ from condinst_deploy.contract import Family, Preprocessing, Selection, contiguou
 from condinst_deploy.contract.coco_classes import COCO_CLASSES
 from condinst_deploy.errors import CheckpointError, ConfigError
 from condinst_deploy.model.config import BLOCKS, CondInstConfig, hidden_width
-from condinst_deploy.model.key_tables import ADELAIDET_BACKBONE, renamed
 from condinst_deploy.model.mmdet_config import own_selection
 from condinst_deploy.model.safe_load import Inert
+from condinst_deploy.model.weight_names import ADELAIDET_BACKBONE, renamed
 from condinst_deploy.support.validation import printable, shortened
 
 MARKERS: dict[Family, str] = {"mmdet": "bbox_head.controller.weight", "adelaidet": "controller.weight"}
