@@ -64,7 +64,8 @@ def test_the_valid_files_are_taken(base: Base, tmp_path: Path) -> None:
 
 
 POINT = {"threshold": 0.5, "f1": 0.8, "precision": 0.8, "recall": 0.8}
-THRESHOLDS = {"name": "m", "thresholds": {"overall": POINT, "per_class": [{"name": f"class {c}", **POINT} for c in "abc"]}}
+CLASSES = [{"name": f"class {c}", **POINT} for c in "abc"]
+THRESHOLDS = {"name": "m", "thresholds": {"overall": POINT, "per_class": CLASSES}}
 
 
 def test_a_fault_is_seen(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
