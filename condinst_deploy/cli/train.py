@@ -16,6 +16,7 @@ from condinst_deploy.training.options import TrainOptions
 if TYPE_CHECKING:
     from condinst_deploy.model.losses import Losses
     from condinst_deploy.training.history import Record
+    from condinst_deploy.training.preview import Preview
     from condinst_deploy.training.recipe import Recipe
     from condinst_deploy.training.trainer import Reports, Sets
 
@@ -100,13 +101,7 @@ def train(
     with progress_bar() as progress:
         shown = _Shown(progress)
         if check:
-            preview = check_run(recipe, options, shown.reports())
-            if as_json:
-                print_json(preview.to_dict())
-            else:
-                for line in preview.text().splitlines():
-                    print_line(line)
-            return
+            return _print_preview(check_run(recipe, options, shown.reports()), as_json)
         try:
             trained = train_model(recipe, options, shown.reports())
         except KeyboardInterrupt as e:
@@ -121,6 +116,15 @@ def train(
         print_json({"out": str(trained.folder), **metrics})
     else:
         print_line(f"mask AP {metrics['segm/ap']:.4f}, box AP {metrics['bbox/ap']:.4f}: {trained.folder}")
+
+
+def _print_preview(preview: "Preview", as_json: bool) -> None:
+    """What a run will see and take, on standard output."""
+    if as_json:
+        print_json(preview.to_dict())
+        return
+    for line in preview.text().splitlines():
+        print_line(line)
 
 
 class _Shown:
