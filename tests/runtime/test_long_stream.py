@@ -1,6 +1,5 @@
 """Thousands of images through one stream: memory, threads and open files stay as they are."""
 
-import os
 import threading
 from pathlib import Path
 
@@ -35,7 +34,7 @@ def test_three_thousand_images_through_one_stream(tmp_path: Path, slim_onnx: Pat
             if number % EVERY == 0:
                 memory = resident_mb()
                 assert memory is not None
-                rows.append((number, memory, threading.active_count(), len(os.listdir("/proc/self/fd"))))
+                rows.append((number, memory, threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))))
     assert number == IMAGES
     print("| images | memory, MB | threads | open files |\n| --- | --- | --- | --- |")
     print("\n".join(f"| {n} | {memory:.0f} | {threads} | {files} |" for n, memory, threads, files in rows))
