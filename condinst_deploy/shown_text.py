@@ -39,6 +39,11 @@ def shortened(text: str, longest: int) -> str:
     return f"{text[:start]}[... {len(text) - start - end:,} more characters ...]{text[-end:] if end else ''}"
 
 
+def first_line(error: BaseException, longest: int = 200) -> str:
+    """First line of what a library says about an error; the error's type if it says nothing."""
+    return next((line.strip()[:longest] for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def shown_value(value: Any, longest: int = 60) -> str:
     """A value from a file as an error message quotes it.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 # idle threads sleep instead of spinning: on a machine that does other things, too, spinning costs tenfold
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # tests import ONNX Runtime themselves, too
 if "PYTEST_XDIST_WORKER" in os.environ:
     # workers side by side: one core and one thread each
     cores = sorted(os.sched_getaffinity(0))

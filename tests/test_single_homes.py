@@ -15,6 +15,7 @@ HOMES = {
         r"importlib\.metadata|importlib import metadata",
         {"condinst_deploy/support/versions.py"},
     ),
+    "ONNX Runtime, whose telemetry is off": (r"import onnxruntime\b", {"condinst_deploy/support/onnx_runtime.py"}),
     "SHA-256": (
         r"\bhashlib\b",
         # the generated data set's fingerprint and check are its own

@@ -225,8 +225,14 @@ def _teller(plan: "Plan", progress: Progress) -> "Callable[[Event], None]":
         if event.kind == "ready":
             began = began or now
             terminal.print(f"worker {event.worker} is ready: {event.reason or ''}")
+        elif event.kind == "waiting":
+            terminal.print(event.reason or "")
         elif event.kind in ("lost", "failed"):
-            what = "a worker died" if event.shard is None else f"worker {event.worker} died with shard {event.shard}"
+            what = (
+                "a worker was lost"
+                if event.shard is None
+                else f"worker {event.worker} was lost with shard {event.shard}"
+            )
             text = what if event.kind == "lost" else f"shard {event.shard} is left out"
             terminal.print(labelled(f"{text}:", "yellow", event.reason or ""))
         elif event.report is not None:

@@ -42,8 +42,9 @@ def torch(_: str = "") -> dict[str, Any]:
 
 def onnxruntime(_: str = "") -> dict[str, Any]:
     """ONNX Runtime, and for every provider of this build whether a session really runs on it."""
-    import onnxruntime as library
+    from condinst_deploy.support.onnx_runtime import onnx_runtime
 
+    library = onnx_runtime()
     if hasattr(library, "preload_dlls"):
         library.preload_dlls()
     options = library.SessionOptions()

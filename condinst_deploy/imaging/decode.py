@@ -92,7 +92,7 @@ def _expanded(source: Any, recursive: bool) -> Iterator[Any]:
     path = Path(source)
     if path.is_dir():
         inside = path.rglob("*") if recursive else path.iterdir()
-        found = sorted(p for p in inside if _is_image_name(p) and not p.is_dir())
+        found = sorted(p for p in inside if is_image_name(p) and not p.is_dir())
         if not found:
             raise ImageError(f"{path} has no images; expected files ending in {', '.join(sorted(SUFFIXES))}")
         yield from found
@@ -105,8 +105,8 @@ def _expanded(source: Any, recursive: bool) -> Iterator[Any]:
         yield path
 
 
-def _is_image_name(path: Path) -> bool:
-    """Whether a folder's file is taken for an image; `._NAME` are macOS' notes on the file NAME."""
+def is_image_name(path: Path) -> bool:
+    """Return True if a folder's file is taken for an image; macOS writes notes on the file NAME into `._NAME`."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith("._")
 
 

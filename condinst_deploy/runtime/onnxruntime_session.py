@@ -6,6 +6,7 @@ from typing import Any
 from condinst_deploy.contract import INPUTS, OUTPUTS, ModelManifest
 from condinst_deploy.errors import ArtifactError, BackendError
 from condinst_deploy.shown_text import shown, shown_value
+from condinst_deploy.support.onnx_runtime import onnx_runtime
 from condinst_deploy.support.signals import Stopped, cancellable, received
 
 EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
@@ -73,9 +74,7 @@ def run_session(session: Any, outputs: Sequence[str], feed: Mapping[str, Any], n
         BackendError: ONNX Runtime refuses the inputs, or fails.
         Stopped: it was stopped.
     """
-    import onnxruntime
-
-    options = onnxruntime.RunOptions()
+    options = onnx_runtime().RunOptions()
     stopped = False
 
     def stop() -> None:

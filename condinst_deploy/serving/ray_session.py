@@ -1,28 +1,44 @@
 """A connection to Ray: to a cluster, or to processes of its own on this machine, which listen on loopback alone."""
 
+import fcntl
 import os
+import re
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 from condinst_deploy.errors import BackendError, ConfigError
+from condinst_deploy.shown_text import first_line
 from condinst_deploy.support.signals import kept_sigterm
 
 OBJECT_STORE = 128 * 1024 * 1024
 """Bytes of the local object store. Only names of images and reports go through it."""
 
+CONNECT_SECONDS = 10.0
+
+_ADDRESS = re.compile(r"[^/\s]+:\d{1,5}")
+
+FOLDER, LOCK = "condinst-ray-", ".lock"
+LONGEST_PLACE = 20
+"""Bytes of the temporary directory's name that leave room for those of Ray's sockets."""
+
+SHORT_PLACE = Path("/tmp")
+
 LOCAL_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on Linux Ray otherwise binds to every network interface
     "RAY_AUTH_MODE": "token",  # other users of this machine reach loopback, too
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "5",  # Ray's processes end so soon after a driver that was killed
 }
 
 
@@ -43,6 +59,12 @@ class RayOptions:
         """
         if self.workers is not None and not 1 <= self.workers <= 100_000:
             raise ConfigError(f"workers is {self.workers}; expected at least 1")
+        # Ray takes "" and "local" for an order to start processes, which would listen on every network interface
+        if self.address is not None and self.address != "auto" and not _ADDRESS.fullmatch(self.address):
+            raise ConfigError(
+                f"address is {self.address!r}; expected HOST:PORT of the cluster's head, or 'auto' on a machine of the"
+                " cluster; leave it out to run on this machine alone"
+            )
         gpus = self.gpus_per_worker
         if gpus is not None and not (gpus == 0 or 0.01 <= gpus < 1 or (gpus >= 1 and gpus == int(gpus))):
             raise ConfigError(f"gpus_per_worker is {gpus:g}; expected 0, a part of 1 (0.5), or a whole number")
@@ -71,21 +93,23 @@ def ray_session(options: RayOptions) -> Iterator[Any]:
         BackendError: Ray is not installed, or there is no cluster at the address.
     """
     check_ray()
-    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+    if is_connected():
         yield sys.modules["ray"]  # the caller's connection, which the caller closes
         return
-    with _settings({"RAY_USAGE_STATS_ENABLED": "0"} if options.address else _local_settings()):
+    with ExitStack() as stack:
+        stack.enter_context(_settings({"RAY_USAGE_STATS_ENABLED": "0"} if options.address else _local_settings()))
         import ray
 
-        folder = None if options.address else tempfile.mkdtemp(prefix="condinst-ray-")
-        try:
-            with kept_sigterm():  # ray.init puts a handler of its own in its place
-                _connect(ray, options, folder)
-            yield ray
-        finally:
-            ray.shutdown()
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
+        folder = None if options.address else stack.enter_context(_session_folder())
+        stack.callback(ray.shutdown)
+        with kept_sigterm():  # ray.init puts a handler of its own in its place
+            _connect(ray, options, folder)
+        yield ray
+
+
+def is_connected() -> bool:
+    """Return True if the caller has connected to Ray itself."""
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
 
 def resources_per_worker(ray: Any, options: RayOptions, device: str) -> dict[str, float]:
@@ -113,6 +137,34 @@ def worker_count(ray: Any, options: RayOptions, resources: dict[str, float]) -> 
     return max(1, int(min(rooms)))
 
 
+@contextmanager
+def _session_folder() -> Iterator[str]:
+    """A folder for the files of Ray's processes, locked while this process lives. Those of killed drivers are removed.
+
+    Ray's sockets lie in it, and the names of sockets have at most 107 bytes.
+    """
+    place = Path(tempfile.gettempdir())
+    if len(os.fsencode(place)) > LONGEST_PLACE and os.access(SHORT_PLACE, os.W_OK):
+        place = SHORT_PLACE
+    for leftover in place.glob(f"{FOLDER}*"):
+        _remove_if_left(leftover)
+    folder = Path(tempfile.mkdtemp(prefix=FOLDER, dir=place))
+    try:
+        with (folder / LOCK).open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield str(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_if_left(folder: Path) -> None:
+    with suppress(OSError):  # of another user, of a process that lives, or gone by now
+        if folder.lstat().st_uid == os.geteuid():
+            with (folder / LOCK).open("rb+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+
+
 def _connect(ray: Any, options: RayOptions, folder: str | None) -> None:
     # more workers than cores are the user's decision
     cpus = max(len(os.sched_getaffinity(0)), ceil((options.workers or 1) * options.cpus_per_worker))
@@ -125,15 +177,24 @@ def _connect(ray: Any, options: RayOptions, folder: str | None) -> None:
     }
     arguments = {"address": "local", **local} if options.address is None else {"address": options.address}
     try:
+        if options.address is not None and options.address != "auto":
+            _check_in_reach(options.address)
         ray.init(**arguments, log_to_driver=False, configure_logging=False)
-    except (ConnectionError, ValueError, RuntimeError) as e:
-        reason = (str(e).splitlines() or [""])[0][:200]
+    except (OSError, ValueError, RuntimeError) as e:
+        reason = first_line(e)
         if options.address is None:
             raise BackendError(f"Ray does not start on this machine ({reason}); leave out --ray to do without") from e
         raise BackendError(
             f"no Ray cluster at {options.address} ({reason}); expected HOST:PORT of its head, or 'auto' on a machine"
             " of the cluster"
         ) from e
+
+
+def _check_in_reach(address: str) -> None:
+    """Ray itself tries for half a minute, and its reason has many lines."""
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS):
+        pass
 
 
 @cache

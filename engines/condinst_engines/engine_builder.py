@@ -11,7 +11,7 @@ from condinst_deploy.contract.engine_manifest import EngineManifest, manifest_pa
 from condinst_deploy.errors import OutputError
 from condinst_deploy.support.atomic_write import only_writer
 from condinst_engines.build import Surroundings
-from condinst_engines.build_options import BuildOptions, recipe_of
+from condinst_engines.build_options import BuildOptions, recipe_of, request_of
 from condinst_engines.builder_library import BuilderLibrary, load_builder_library
 from condinst_engines.engine_file import EngineFiles, check_apart, default_engine_path, engine_from_onnx
 from condinst_engines.gpu_coverage import coverage_notes
@@ -61,7 +61,9 @@ def build_engine(
     recipe = recipe_of(options, library)
     source, given = only_exported() if onnx is None else Path(onnx), None if out is None else Path(out)
     check_kind(source, ONNX, "--onnx")
-    files = EngineFiles(source, given, options.keep_onnx, options.calibration, options.keep_policy)
+    files = EngineFiles(
+        source, given, options.keep_onnx, options.calibration, options.keep_policy, request_of(options, recipe)
+    )
     engine = given or default_engine_path(source, recipe, library)
     written = {
         "--out": engine,

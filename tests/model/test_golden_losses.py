@@ -61,13 +61,13 @@ def step(request: pytest.FixtureRequest, mmdet_checkpoint: Path, golden: Any) ->
     model.train()
     orders: Iterator[torch.Tensor] = iter([torch.from_numpy(golden[f"max20_seed/perm{i}"]) for i in range(2)])
 
-    def permutation(n: int) -> torch.Tensor:
+    def draw(_image: int, n: int) -> torch.Tensor:
         order = next(orders)
         assert len(order) == n
-        return order
+        return torch.empty(n).scatter(0, order, torch.arange(n, dtype=torch.float32))  # rises in this order
 
     features = model.features(torch.from_numpy(golden["input"]))
-    losses = condinst_losses(features, batch_targets(golden), SETTINGS[request.param], permutation=permutation)
+    losses = condinst_losses(features, batch_targets(golden), SETTINGS[request.param], draw=draw)
     losses.total.backward()
     return request.param, model, losses
 

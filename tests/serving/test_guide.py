@@ -5,12 +5,11 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from condinst_deploy.serving.ray_session import RayOptions, ray_session
 from tests.support.batch_runs import COMMAND, command_environment, write_images
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_thread")]
@@ -23,30 +22,16 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def place(slim_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str], str]]:
-    """A folder with a model and images, the variables of a bucket with the same images, and a cluster's address."""
-    pytest.importorskip("moto", reason="moto is not installed (make ray-env)")
-    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed (make ray-env)")
-    from moto.server import ThreadedMotoServer
-
+def place(
+    small_onnx: Path, s3: Any, ray: Any, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, str], str]:
+    """A folder with a model and images, which are in a bucket, too; the environment; and a cluster's address."""
     folder = tmp_path_factory.mktemp("guide")
-    (folder / "model.onnx").write_bytes(slim_onnx.read_bytes())
+    (folder / "model.onnx").write_bytes(small_onnx.read_bytes())
     paths = write_images(folder / "images", 6, damaged=[2], side=64)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    variables = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
-    variables["AWS_ENDPOINT_URL"] = f"http://{host}:{port}"
-    filesystem = s3fs.S3FileSystem(key="key", secret="secret", endpoint_url=variables["AWS_ENDPOINT_URL"])
-    filesystem.mkdir("bucket")
-    filesystem.put([str(path) for path in paths], [f"bucket/images/{path.name}" for path in paths])
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in variables.items():
-            patch.setenv(name, value)  # workers of the cluster have them from its processes
-        with ray_session(RayOptions(workers=2)) as ray:
-            address = ray.get_runtime_context().gcs_address
-            yield folder, command_environment(**variables), address
-    server.stop()
+    s3.mkdir("bucket")
+    s3.put([str(path) for path in paths], [f"bucket/images/{path.name}" for path in paths])
+    return folder, command_environment(), ray.get_runtime_context().gcs_address
 
 
 def test_every_command_of_the_guide_runs(place: tuple[Path, dict[str, str], str]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from condinst_deploy.errors import CondInstError
+from condinst_deploy.errors import CondInstError, DataError
 from condinst_deploy.serving.batch.inputs import LONGEST_LINE, BatchInput, open_input
 from condinst_deploy.serving.batch.shards import PathSpan, shards_of
 
@@ -47,6 +47,38 @@ def test_a_pattern_takes_the_images_that_match(tree: Path) -> None:
     source = open_input(f"{tree}/**/*.[jw]*")
     assert source.kind == "pattern"
     assert paths_of(source) == [str(tree / name) for name in ("b.jpg", "sub/c.jpeg", "sub/deep/d.webp")]
+
+
+def test_a_folder_whose_name_has_signs_of_patterns_is_a_folder(tree: Path) -> None:
+    odd = tree.with_name("tree[1]*")
+    tree.rename(odd)
+    source = open_input(str(odd))
+    assert (source.kind, source.fingerprint().images) == ("folder", 4)
+
+
+def test_links_that_lead_nowhere_are_input_and_notes_of_macos_are_not(tree: Path) -> None:
+    (tree / "z.jpg").symlink_to(tree / "gone.jpg")
+    (tree / "._b.jpg").write_bytes(b"note")
+    assert [Path(path).name for path in paths_of(open_input(str(tree)))] == [
+        "a.PNG",
+        "b.jpg",
+        "c.jpeg",
+        "d.webp",
+        "z.jpg",
+    ]
+
+
+def test_the_output_is_no_input(tree: Path, memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tree / "sub" / "part-00000000.parquet").touch()
+    (tree / "subset.jpg").touch()
+    expected = [str(tree / name) for name in ("a.PNG", "b.jpg", "subset.jpg")]
+    assert paths_of(open_input(str(tree), str(tree / "sub"))) == expected
+    assert paths_of(open_input(f"{tree}/**/*", f"file://{tree}/sub/")) == expected
+    monkeypatch.chdir(tree.parent)
+    assert len(paths_of(open_input("tree", "tree/sub"))) == 3
+    for name in ("/bucket/b.jpg", "/bucket/out/part-00000000.parquet"):
+        memory.pipe_file(name, b"1")
+    assert paths_of(open_input("memory://bucket", "memory://bucket/out")) == ["memory:///bucket/b.jpg"]
 
 
 def test_a_list_keeps_its_order_and_starts_at_its_folder(tree: Path) -> None:
@@ -133,6 +165,18 @@ def test_a_list_that_is_no_list_is_refused(content: bytes, reason: str, tmp_path
     (tmp_path / "list.txt").write_bytes(content)
     with pytest.raises(CondInstError, match=reason):
         open_input(str(tmp_path / "list.txt")).fingerprint()
+
+
+def test_a_list_that_cannot_be_read_to_its_end_is_one_line(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory.pipe_file("/user:secret@bucket/list.txt", b"a.jpg\n")
+    source = open_input("memory://user:secret@bucket/list.txt")
+
+    def broken(*_: object, **__: object) -> Any:
+        raise RuntimeError("the connection was reset\nand more")
+
+    monkeypatch.setattr(fsspec, "open", broken)
+    with pytest.raises(DataError, match=r"^memory://bucket/list.txt cannot be read \(the connection was reset\)$"):
+        source.fingerprint()
 
 
 def peak_of_planning(path: Path, count: int) -> int:

@@ -43,7 +43,7 @@ def test_any_range_of_rows_is_read(tmp_path: Path, group: int) -> None:
 )
 def test_columns_of_contents_of_paths_and_of_both(columns: Any, column: str | None, expected: Any) -> None:
     _, sources = sources_of_table(pa.table(columns), column, "the table")
-    assert sources[0] == expected
+    assert sources[0] == ImageSource(*expected)
 
 
 @pytest.mark.parametrize(
@@ -82,11 +82,51 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, content: bytes) -> None:
     assert "\n" not in str(told.value)
 
 
-def test_a_file_with_damaged_pages_is_one_line(tmp_path: Path) -> None:
-    name = written(
-        tmp_path / "a.parquet", {"bytes": [bytes(range(256)) * 40] * 50}, compression="none", use_dictionary=False
-    )
-    content = Path(name).read_bytes()
-    Path(name).write_bytes(content[:4] + bytes(3000) + content[3004:])
-    with pytest.raises(DataError, match="cannot be read as Parquet"):
-        list(sources_of_rows(name, 0, 50, None))
+def damaged_group(folder: Path, group: int) -> str:
+    """A file of 40 rows in four row groups, of which one has zeros in place of its first page."""
+    path = folder / "damaged.parquet"
+    columns = {"bytes": [bytes([i]) * 400 for i in range(40)], "id": list(range(40))}
+    name = written(path, columns, row_group_size=10, compression="none", use_dictionary=False)
+    start = pq.ParquetFile(name).metadata.row_group(group).column(0).data_page_offset
+    content = path.read_bytes()
+    path.write_bytes(content[:start] + bytes(1000) + content[start + 1000 :])
+    return name
+
+
+def test_rows_of_a_damaged_row_group_have_a_reason_and_the_others_are_read(tmp_path: Path) -> None:
+    name = damaged_group(tmp_path, 1)
+    sources = list(sources_of_rows(name, 5, 30, None))
+    assert [source.content for source in sources[:5] + sources[15:]] == [
+        bytes([i]) * 400 for i in (*range(5, 10), *range(20, 35))
+    ]
+    for row, source in enumerate(sources[5:15], start=10):
+        assert (source.name, source.content) == (f"{name}#{row}", None)
+        assert (source.damage or "").startswith("the row cannot be read (")
+
+
+def test_a_row_group_that_ends_early_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = written(tmp_path / "a.parquet", {"bytes": [bytes([i]) for i in range(64)]})
+    read = pq.ParquetFile.iter_batches
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *a, **k: list(read(*a, **k))[:1])
+    sources = list(sources_of_rows(name, 0, 64, None))
+    assert [source.damage is not None for source in sources] == [False] * 32 + [True] * 32
+    assert "fewer rows than the file's footer says" in (sources[-1].damage or "")
+
+
+def test_a_storage_that_fails_damages_nothing(tmp_path: Path) -> None:
+    """Where the bytes cannot be read either, the rows may be read another time."""
+    name = damaged_group(tmp_path, 1)
+    sources = sources_of_rows(name, 5, 30, None)
+    assert next(sources).damage is None
+    Path(name).unlink()
+    with pytest.raises(DataError, match=r"cannot be read as Parquet \(.*No such file"):
+        list(sources)
+
+
+def test_relative_paths_start_at_the_folder_of_the_file(tmp_path: Path) -> None:
+    paths = ["a.jpg", "/b.jpg", "s3://bucket/c.jpg", "file:///d.jpg"]
+    name = written(tmp_path / "a.parquet", {"path": paths})
+    found = [source.name for source in sources_of_rows(name, 0, 4, None)]
+    assert found == [f"{tmp_path}/a.jpg", "/b.jpg", "s3://bucket/c.jpg", "/d.jpg"]
+    name = written(tmp_path / "b.parquet", {"image": [{"bytes": b"1", "path": "a.jpg"}]})
+    assert next(sources_of_rows(name, 0, 1, None)).name == "a.jpg"  # a name, for there is a content

@@ -4,8 +4,9 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,8 @@ from condinst_deploy.serving import detect_dataset
 from condinst_deploy.serving.batch.driver import Plan, planned
 from condinst_deploy.serving.batch.options import BatchOptions, DetectionOptions
 from condinst_deploy.serving.batch.reporting import Event, Totals
-from condinst_deploy.serving.batch.shard_worker import Job
 from condinst_deploy.serving.batch.storage import local_path
-from condinst_deploy.serving.ray_session import RayOptions, ray_session, worker_count
+from condinst_deploy.serving.ray_session import RayOptions, worker_count
 from tests.support.batch_runs import (
     assert_each_image_once,
     events_of,
@@ -32,13 +32,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_thread")]
 
 WORKERS = 2
 TWO_WORKERS = RayOptions(workers=WORKERS)
-
-
-@pytest.fixture(scope="module")
-def ray() -> Iterator[Any]:
-    """A local Ray for all tests of this file; its processes end with them."""
-    with ray_session(TWO_WORKERS) as connected:
-        yield connected
 
 
 def run_on_two(
@@ -98,24 +91,24 @@ def assert_survives_kills(seed: int, kills: int, model: Path, folder: Path) -> N
 
 
 @pytest.mark.usefixtures("ray")
-def test_two_workers_write_what_one_process_writes(ten_images: list[Path], small_model: Path, tmp_path: Path) -> None:
-    run_in_process(options_of(ten_images[0].parent, small_model, tmp_path / "one"))
-    _, events = run_on_two(options_of(ten_images[0].parent, small_model, tmp_path / "two"))
+def test_two_workers_write_what_one_process_writes(ten_images: list[Path], small_onnx: Path, tmp_path: Path) -> None:
+    run_in_process(options_of(ten_images[0].parent, small_onnx, tmp_path / "one"))
+    _, events = run_on_two(options_of(ten_images[0].parent, small_onnx, tmp_path / "two"))
     assert_each_image_once(tmp_path / "two", ten_images)
     for part in (tmp_path / "one").glob("part-*"):
         assert (tmp_path / "two" / part.name).read_bytes() == part.read_bytes()
     assert len({event.worker for event in of_kind(events, "ready")}) in (1, 2)  # the run may end before the second
-    plan, events = run_on_two(options_of(ten_images[0].parent, small_model, tmp_path / "one"))
+    plan, events = run_on_two(options_of(ten_images[0].parent, small_onnx, tmp_path / "one"))
     assert (set(plan.finished), len(events)) == ({0, 1, 2}, 0)
 
 
 @pytest.mark.usefixtures("ray")
-def test_two_thousand_images_have_one_row_each(small_model: Path, tmp_path: Path) -> None:
+def test_two_thousand_images_have_one_row_each(small_onnx: Path, tmp_path: Path) -> None:
     damaged = random.Random(0).sample(range(2000), 40)
     paths = write_images(tmp_path / "images", 2000, damaged)
     paths[77].unlink()  # after the list was made
     (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in paths))
-    _, events = run_on_two(options_of(tmp_path / "list.txt", small_model, tmp_path / "out", shard_size=100))
+    _, events = run_on_two(options_of(tmp_path / "list.txt", small_onnx, tmp_path / "out", shard_size=100))
     assert_each_image_once(tmp_path / "out", paths)
     from condinst_deploy.serving.batch.rows import read_part
 
@@ -132,49 +125,49 @@ def test_two_thousand_images_have_one_row_each(small_model: Path, tmp_path: Path
 
 @pytest.mark.usefixtures("ray")
 @pytest.mark.parametrize("seed", range(2))
-def test_killed_workers_cost_at_most_their_shards(seed: int, small_model: Path, tmp_path: Path) -> None:
-    assert_survives_kills(seed, 2, small_model, tmp_path)
+def test_killed_workers_cost_at_most_their_shards(seed: int, small_onnx: Path, tmp_path: Path) -> None:
+    assert_survives_kills(seed, 2, small_onnx, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray")
 @pytest.mark.parametrize("seed", range(100, 120))
-def test_killed_workers_cost_at_most_their_shards_twenty_times(seed: int, small_model: Path, tmp_path: Path) -> None:
-    assert_survives_kills(seed, 3, small_model, tmp_path)
+def test_killed_workers_cost_at_most_their_shards_twenty_times(seed: int, small_onnx: Path, tmp_path: Path) -> None:
+    assert_survives_kills(seed, 3, small_onnx, tmp_path)
 
 
 @pytest.mark.usefixtures("ray")
-def test_a_shard_that_kills_every_worker_is_left_out_and_the_others_are_done(small_model: Path, tmp_path: Path) -> None:
+def test_a_shard_that_kills_every_worker_is_left_out_and_the_others_are_done(small_onnx: Path, tmp_path: Path) -> None:
     write_images(tmp_path / "images", 12)
 
     def kill(event: Event) -> None:
         if event.kind == "start" and event.shard == 1:
             os.kill(int(event.worker.split("@")[0]), signal.SIGKILL)
 
-    _, events = run_on_two(options_of(tmp_path / "images", small_model, tmp_path / "out"), kill)
+    _, events = run_on_two(options_of(tmp_path / "images", small_onnx, tmp_path / "out"), kill)
     (failed,) = of_kind(events, "failed")
     assert failed.shard == 1
-    assert (failed.reason or "").startswith("4 workers died while they had it; the last one: ")
+    assert (failed.reason or "").startswith("4 workers died or failed while they had it; the last one: ")
     assert sorted(event.shard or 0 for event in of_kind(events, "done")) == [0, 2]
     assert [position for position, _ in positions_and_paths(tmp_path / "out")] == [*range(4), *range(8, 12)]
-    run_on_two(options_of(tmp_path / "images", small_model, tmp_path / "out"))
+    run_on_two(options_of(tmp_path / "images", small_onnx, tmp_path / "out"))
     assert len(positions_and_paths(tmp_path / "out")) == 12
 
 
 @pytest.mark.usefixtures("ray")
 def test_errors_of_workers_reach_the_driver_as_they_are(
-    ten_images: list[Path], small_model: Path, tmp_path: Path
+    ten_images: list[Path], small_onnx: Path, tmp_path: Path
 ) -> None:
     from condinst_deploy.serving.batch.ray_driver import run_on_ray
 
     wrong = BatchOptions(
-        str(ten_images[0].parent), small_model, str(tmp_path / "a"), DetectionOptions("cpu", classes=("class x",))
+        str(ten_images[0].parent), small_onnx, str(tmp_path / "a"), DetectionOptions("cpu", classes=("class x",))
     )
     with pytest.raises(ConfigError, match="the model has no class 'class x'"):
         run_on_two(wrong)
-    options = options_of(ten_images[0].parent, small_model, tmp_path / "b")
+    options = options_of(ten_images[0].parent, small_onnx, tmp_path / "b")
     with planned(options) as plan:
-        other = Plan(Job(options, "0" * 64), plan.manifest, plan.input, plan.finished)
+        other = replace(plan, job=replace(plan.job, model_sha256="0" * 64))
         with pytest.raises(ArtifactError, match="is not the model of this run; every machine needs the same file"):
             run_on_ray(other, TWO_WORKERS, lambda event: None)
         local_path(options.out).joinpath("part-00000000.parquet").mkdir()
@@ -183,7 +176,7 @@ def test_errors_of_workers_reach_the_driver_as_they_are(
 
 
 def test_workers_that_die_while_loading_end_the_run(
-    ray: Any, ten_images: list[Path], small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray: Any, ten_images: list[Path], small_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from condinst_deploy.serving.batch import ray_driver
 
@@ -193,7 +186,7 @@ def test_workers_that_die_while_loading_end_the_run(
 
     monkeypatch.setattr(ray_driver, "ShardActor", Dying)
     with pytest.raises(CondInstError, match="3 workers died while they loaded the model; the last one: "):
-        run_on_two(options_of(ten_images[0].parent, small_model, tmp_path))
+        run_on_two(options_of(ten_images[0].parent, small_onnx, tmp_path))
 
 
 def test_the_number_of_workers_follows_the_cluster(ray: Any) -> None:
@@ -204,15 +197,15 @@ def test_the_number_of_workers_follows_the_cluster(ray: Any) -> None:
 
 
 def test_a_dataset_gets_the_detections_of_the_batch_run(
-    ray: Any, ten_images: list[Path], small_model: Path, tmp_path: Path
+    ray: Any, ten_images: list[Path], small_onnx: Path, tmp_path: Path
 ) -> None:
     from condinst_deploy.serving.batch.rows import read_part
 
-    run_in_process(options_of(ten_images[0].parent, small_model, tmp_path, shard_size=10))
+    run_in_process(options_of(ten_images[0].parent, small_onnx, tmp_path, shard_size=10))
     expected = {row.path: row for row in read_part(str(tmp_path / "part-00000000.parquet"))}
     rows = [{"path": str(path), "bytes": path.read_bytes(), "tag": i} for i, path in enumerate(ten_images)]
     detection = DetectionOptions("cpu", max_detections=5)
-    found = detect_dataset(ray.data.from_items(rows), small_model, detection=detection).take_all()
+    found = detect_dataset(ray.data.from_items(rows), small_onnx, detection=detection).take_all()
     assert sorted((row["tag"], row["path"]) for row in found) == [(i, str(path)) for i, path in enumerate(ten_images)]
     assert "bytes" not in found[0]
     for row in found:
@@ -224,13 +217,13 @@ def test_a_dataset_gets_the_detections_of_the_batch_run(
             assert [list(box) for box in row["boxes"]] == wanted.detections.boxes.tolist()
 
 
-def test_a_dataset_of_paths_on_two_workers(ray: Any, ten_images: list[Path], small_model: Path) -> None:
+def test_a_dataset_of_paths_on_two_workers(ray: Any, ten_images: list[Path], small_onnx: Path) -> None:
     dataset = ray.data.from_items([{"file": str(path)} for path in ten_images])
     detection = DetectionOptions("cpu", max_detections=5)
-    found = detect_dataset(dataset, small_model, column="file", detection=detection, ray_options=TWO_WORKERS)
+    found = detect_dataset(dataset, small_onnx, column="file", detection=detection, ray_options=TWO_WORKERS)
     assert sorted(row["path"] for row in found.take_all()) == list(map(str, ten_images))
     with pytest.raises(ConfigError, match="address is x:1; a dataset runs where"):
-        detect_dataset(dataset, small_model, ray_options=RayOptions("x:1"))
+        detect_dataset(dataset, small_onnx, ray_options=RayOptions("x:1"))
 
 
 @pytest.mark.parametrize(
@@ -247,7 +240,7 @@ def test_options_out_of_range_are_refused(changes: dict[str, Any], reason: str) 
         RayOptions(**changes)
 
 
-def test_events_are_written_for_the_record(ten_images: list[Path], small_model: Path, tmp_path: Path) -> None:
+def test_events_are_written_for_the_record(ten_images: list[Path], small_onnx: Path, tmp_path: Path) -> None:
     from condinst_deploy.serving.batch.reporting import EventLog
 
     with EventLog(tmp_path) as log:

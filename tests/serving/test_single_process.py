@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
@@ -15,11 +16,12 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from condinst_deploy.errors import CondInstError, ConfigError, ImageError, OutputError
+from condinst_deploy.errors import BackendError, CondInstError, ConfigError, DataError, ImageError, OutputError
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.serving.batch.driver import planned, run_here
-from condinst_deploy.serving.batch.reporting import Event, Totals, status_line
-from condinst_deploy.serving.batch.storage import LocalFolder
+from condinst_deploy.serving.batch.reporting import Event, EventLog, Totals, status_line
+from condinst_deploy.serving.batch.shard_worker import ShardWorker
+from condinst_deploy.serving.batch.storage import LocalFolder, UrlFolder
 from tests.support.batch_runs import (
     COMMAND,
     assert_each_image_once,
@@ -146,6 +148,154 @@ def test_a_storage_out_of_reach_is_an_error_and_no_part(small_model: Path, tmp_p
     with pytest.raises(ImageError, match=r"none of the 12 images of shard 0 can be read, .*run the same command again"):
         run_in_process(options)
     assert parts(tmp_path / "out") == []
+
+
+def test_an_image_that_the_model_fails_on_is_a_row(
+    ten_images: list[Path], small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, calls = Predictor.stream, []
+
+    def failing(self: Predictor, images: Any) -> Any:
+        calls.append(1)
+        for image in images:
+            if fails(str(image)):
+                raise BackendError("the network gives NaN")
+            yield from stream(self, [image])
+
+    def fails(name: str) -> bool:
+        return name.endswith("00002.jpg")
+
+    run_in_process(options_of(ten_images[0].parent, small_model, tmp_path / "good", format="coco"))
+    monkeypatch.setattr(Predictor, "stream", failing)
+    _, events = run_in_process(options_of(ten_images[0].parent, small_model, tmp_path / "bad", format="coco"))
+    assert len(calls) == 1 + 4 + 2  # the first shard, its images alone, the other two
+    assert [event.report.failed for event in events if event.report is not None] == [1, 1, 0]
+    good, bad = coco_part(tmp_path / "good", 0), coco_part(tmp_path / "bad", 0)
+    assert bad["annotations"] == [entry for entry in good["annotations"] if entry["image_id"] != 3]
+    (error,) = bad["errors"]
+    assert (error["id"], error["error"], error["reason"]) == (3, "failed", "the network gives NaN")
+    assert coco_part(tmp_path / "good", 1) == coco_part(tmp_path / "bad", 1)
+
+
+def test_a_model_that_fails_on_every_image_ends_the_run(
+    ten_images: list[Path], small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(self: Predictor, images: Any) -> Any:
+        for _ in images:
+            raise BackendError("the network gives NaN")
+        yield
+
+    monkeypatch.setattr(Predictor, "stream", failing)
+    with pytest.raises(BackendError, match="the model fails on every image of shard 0: the network gives NaN"):
+        run_in_process(options_of(ten_images[0].parent, small_model, tmp_path, format="coco"))
+    assert parts(tmp_path) == []
+
+
+def test_rows_of_damaged_parquet_are_rows_with_reasons(
+    ten_images: list[Path], small_model: Path, tmp_path: Path
+) -> None:
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    table = pa.table({"bytes": [ten_images[0].read_bytes()] * 12, "id": list(range(12))})
+    name = str(tmp_path / "a.parquet")
+    pq.write_table(table, name, row_group_size=4, compression="none", use_dictionary=False)
+    start = pq.ParquetFile(name).metadata.row_group(1).column(0).data_page_offset
+    with Path(name).open("r+b") as stream:
+        stream.seek(start)
+        stream.write(bytes(500))
+    run_in_process(options_of(name, small_model, tmp_path / "out", format="coco", shard_size=6))
+    content = [coco_part(tmp_path / "out", i) for i in (0, 1)]
+    assert [entry["id"] for part in content for entry in part["images"]] == [1, 2, 3, 4, 9, 10, 11, 12]
+    errors = [entry for part in content for entry in part["errors"]]
+    assert [entry["id"] for entry in errors] == [5, 6, 7, 8]
+    assert {entry["error"] for entry in errors} == {"damaged"}
+    assert errors[0]["file_name"] == f"{name}#4"
+
+
+def test_a_file_that_the_disk_does_not_give_is_unreadable(small_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").symlink_to("/proc/self/mem")  # opens, and reading it gives an input/output error
+    (tmp_path / "nowhere.jpg").symlink_to(tmp_path / "gone.jpg")
+    run_in_process(options_of(tmp_path, small_model, tmp_path / "out", format="coco"))
+    errors = coco_part(tmp_path / "out", 0)["errors"]
+    assert [(Path(entry["file_name"]).name, entry["error"]) for entry in errors] == [
+        ("broken.jpg", "unreadable"),
+        ("nowhere.jpg", "missing"),
+    ]
+
+
+def test_inputs_without_images_and_outputs_in_place_of_inputs_are_refused(small_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("\n \n")
+    with pytest.raises(ImageError, match=r"list\.txt names no images"):
+        run_in_process(options_of(tmp_path / "list.txt", small_model, tmp_path / "out"))
+    write_images(tmp_path / "images", 2)
+    with pytest.raises(ConfigError, match=r"--out .*images/ is the input; name another folder"):
+        run_in_process(options_of(tmp_path / "images", small_model, f"{tmp_path}/images/"))
+
+
+def test_an_output_folder_in_the_input_is_continued(small_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    paths = write_images(tmp_path, 6)
+    options = options_of(tmp_path, small_model, tmp_path / "out")
+    run_in_process(options)
+    (tmp_path / "out" / "part-00000001.parquet").unlink()
+    plan, _ = run_in_process(options)
+    assert plan.finished == {0}
+    assert_each_image_once(tmp_path / "out", paths)
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_list_that_changes_during_the_run_is_an_error(change: int, small_model: Path, tmp_path: Path) -> None:
+    names = [f"{path}\n" for path in write_images(tmp_path / "images", 8)]
+    (tmp_path / "list.txt").write_text("".join(names[:7]))
+    options = options_of(tmp_path / "list.txt", small_model, tmp_path / "out", format="coco")
+    with planned(options) as plan:
+        (tmp_path / "list.txt").write_text("".join(names[: 7 + change]))
+        with pytest.raises(DataError, match=r"list\.txt changed during the run: it had 7 images"):
+            list(plan.pending())
+
+
+def test_workers_of_another_version_or_another_folder_are_refused(
+    ten_images: list[Path], small_model: Path, tmp_path: Path
+) -> None:
+    options = options_of(ten_images[0].parent, small_model, tmp_path / "out", format="coco")
+    with planned(options) as plan:
+        job = plan.job
+    with ShardWorker(job) as worker:
+        assert worker.note == "torch on cpu"
+    with pytest.raises(ConfigError, match=r"is .*, and 0\.0\.1 where the command was started"):
+        ShardWorker(replace(job, version="0.0.1"))
+    elsewhere = replace(job, options=replace(options, out=str(tmp_path / "elsewhere")))
+    with pytest.raises(ConfigError, match=r"elsewhere on .* has no run\.json of this run; every machine"):
+        ShardWorker(elsewhere)
+
+
+def test_of_two_drivers_the_second_one_sees_the_first_ones_manifest(
+    ten_images: list[Path], small_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = options_of(ten_images[0].parent, small_model, "memory://race/out", format="coco")
+    second = options_of(ten_images[0].parent, small_model, "memory://race/out", format="coco", max_detections=1)
+    with planned(first):
+        pass
+    read, calls = UrlFolder.read, []
+
+    def read_too_early(self: UrlFolder, name: str) -> bytes | None:
+        calls.append(name)
+        return None if len(calls) == 1 else read(self, name)
+
+    monkeypatch.setattr(UrlFolder, "read", read_too_early)
+    with pytest.raises(ConfigError, match="race/out belongs to another run"), planned(second):
+        pass
+    assert calls == ["run.json"] * 2
+
+
+def test_events_after_a_kill_in_the_middle_of_a_line_are_lines(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_text('{"kind":"rea')
+    for _ in range(2):
+        with EventLog(tmp_path) as log:
+            log(Event("start", "1@host", 3))
+    lines = (tmp_path / "events.jsonl").read_text().splitlines()
+    assert lines[0] == '{"kind":"rea'
+    assert [json.loads(line)["shard"] for line in lines[1:]] == [3, 3]
 
 
 def test_output_behind_a_url_is_resumed(ten_images: list[Path], small_model: Path, tmp_path: Path) -> None:

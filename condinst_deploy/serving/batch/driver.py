@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from condinst_deploy.contract.artifacts import check_there
-from condinst_deploy.errors import ArtifactError
+from condinst_deploy.errors import ArtifactError, ConfigError, DataError, ImageError
 from condinst_deploy.serving.batch.inputs import BatchInput, open_input
 from condinst_deploy.serving.batch.options import BatchOptions
 from condinst_deploy.serving.batch.parquet_rows import pyarrow
@@ -15,7 +15,7 @@ from condinst_deploy.serving.batch.reporting import Event, OnEvent
 from condinst_deploy.serving.batch.run_manifest import RunManifest, claim, run_manifest
 from condinst_deploy.serving.batch.shard_worker import Job, ShardWorker
 from condinst_deploy.serving.batch.shards import Shard, shard_count, shards_of
-from condinst_deploy.serving.batch.storage import output_folder
+from condinst_deploy.serving.batch.storage import absolute, output_folder, public_url
 from condinst_deploy.support.digests import sha256_of
 
 
@@ -46,9 +46,23 @@ class Plan:
         return len(self.finished) * size - missing
 
     def pending(self) -> Iterator[Shard]:
-        """The shards without a part, in order; the input is read again, and one shard is held at a time."""
-        shards = shards_of(self.input.spans(), self.job.options.shard_size)
-        return (shard for shard in shards if shard.index not in self.finished)
+        """The shards without a part, in order; the input is read again, and one shard is held at a time.
+
+        Raises:
+            DataError: the input has another number of images than before.
+        """
+        images = 0
+        for shard in shards_of(self.input.spans(), self.job.options.shard_size):
+            images += len(shard)
+            if images > self.images:
+                break
+            if shard.index not in self.finished:
+                yield shard
+        if images != self.images:
+            raise DataError(
+                f"{public_url(self.job.options.input)} changed during the run: it had {self.images} images;"
+                " name another --out, and run again when nothing writes into it"
+            )
 
 
 @contextmanager
@@ -63,11 +77,16 @@ def planned(options: BatchOptions) -> Iterator[Plan]:
         raise ArtifactError(f"no model at {options.model}; expected a checkpoint, an .onnx file or an engine")
     if options.format == "parquet":
         pyarrow()
-    out, source = output_folder(options.out), open_input(options.input)
-    job = Job(options, sha256_of(options.model))
-    manifest = run_manifest(options, job.model_sha256, source.kind, source.fingerprint())
+    if absolute(options.out).rstrip("/") == absolute(options.input).rstrip("/"):
+        raise ConfigError(f"--out {public_url(options.out)} is the input; name another folder")
+    out, source = output_folder(options.out), open_input(options.input, options.out)
+    fingerprint = source.fingerprint()
+    if fingerprint.images == 0:
+        raise ImageError(f"{public_url(options.input)} names no images")
+    model_sha256 = sha256_of(options.model)
+    manifest = run_manifest(options, model_sha256, source.kind, fingerprint)
     with out.locked():
-        claim(out, manifest)
+        job = Job(options, model_sha256, claim(out, manifest))
         indices = finished_parts(out, options.format)
         known = frozenset(index for index in indices if index < shard_count(manifest.images, options.shard_size))
         yield Plan(job, manifest, source, known)

@@ -8,17 +8,20 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from condinst_deploy.errors import ConfigError, DataError, ImageError
-from condinst_deploy.imaging.decode import SUFFIXES
+from condinst_deploy.errors import CondInstError, ConfigError, DataError, ImageError
+from condinst_deploy.imaging.decode import SUFFIXES, is_image_name
 from condinst_deploy.serving.batch.shards import PathSpan, RowSpan, Span
 from condinst_deploy.serving.batch.storage import (
     StoredFile,
+    absolute,
     filesystem_of,
     is_url,
+    joined,
     list_files,
     local_path,
     public_url,
 )
+from condinst_deploy.shown_text import first_line
 from condinst_deploy.support.digests import sha256_of_text
 
 PARQUET = frozenset({".parquet", ".pq"})
@@ -95,18 +98,24 @@ class ListInput(BatchInput):
         return ((path, 1) for path in self._paths())
 
     def _paths(self) -> Iterator[str]:
-        folder = self._text.rpartition("/")[0]
+        try:
+            yield from self._lines()
+        except CondInstError:
+            raise
+        except Exception as e:  # each storage library has exceptions of its own
+            raise DataError(f"{public_url(self._text)} cannot be read ({first_line(e)})") from e
+
+    def _lines(self) -> Iterator[str]:
+        folder, shown = self._text.rpartition("/")[0], public_url(self._text)
         with _opened_text(self._text) as stream:
             for number, line in enumerate(iter(lambda: stream.readline(LONGEST_LINE + 1), ""), start=1):
                 if len(line) > LONGEST_LINE:
-                    raise DataError(
-                        f"{self._text}: line {number} is longer than {LONGEST_LINE}; expected a path a line"
-                    )
+                    raise DataError(f"{shown}: line {number} is longer than {LONGEST_LINE}; expected a path a line")
                 name = line.rstrip("\r\n")
                 if "\0" in name:
-                    raise DataError(f"{self._text}: line {number} has a zero byte; expected a text file, a path a line")
+                    raise DataError(f"{shown}: line {number} has a zero byte; expected a text file, a path a line")
                 if name.strip():
-                    yield _joined(folder, name)
+                    yield joined(folder, name)
 
 
 class ParquetInput(BatchInput):
@@ -131,8 +140,12 @@ class ParquetInput(BatchInput):
         return ((file, row_count(file.path)) for file in self._files)
 
 
-def open_input(text: str) -> BatchInput:
+def open_input(text: str, skipped: str | None = None) -> BatchInput:
     """Find out what kind of input a path, a pattern or a URL is.
+
+    Args:
+        text: the path, the pattern or the URL.
+        skipped: path or URL of a folder whose files are no input, for the output may lie in the input's folder.
 
     Raises:
         ImageError: nothing is there, or there are no images.
@@ -140,7 +153,7 @@ def open_input(text: str) -> BatchInput:
     """
     name = text if is_url(text) else str(local_path(text))
     suffix = Path(name).suffix.lower()
-    single = not has_magic(name)
+    single = not has_magic(name) or (not is_url(name) and Path(name).exists())  # a folder may be called [1]
     if single and suffix in LISTS:
         _check_there(name)
         return ListInput(name)
@@ -148,13 +161,13 @@ def open_input(text: str) -> BatchInput:
         _check_there(name)
         files = [_stored(name)]
         return ParquetInput(files) if suffix in PARQUET else FileInput("file", files)
-    return _listed(name, single)
+    return _listed(name, single, skipped)
 
 
-def _listed(name: str, single: bool) -> BatchInput:
-    files = list_files(name, not single) if is_url(name) else _local_files(name, single)
+def _listed(name: str, single: bool, skipped: str | None) -> BatchInput:
+    files = list_files(name, not single, skipped) if is_url(name) else _local_files(name, single, skipped)
     shown = public_url(name)
-    images = [file for file in files if Path(file.path).suffix.lower() in SUFFIXES]
+    images = [file for file in files if is_image_name(Path(file.path))]
     tables = [file for file in files if Path(file.path).suffix.lower() in PARQUET]
     if images and tables:
         raise ConfigError(f"{shown} holds images and Parquet files; give a pattern such as '*.jpg' or '*.parquet'")
@@ -164,7 +177,7 @@ def _listed(name: str, single: bool) -> BatchInput:
     return ParquetInput(tables) if tables else FileInput("folder" if single else "pattern", images)
 
 
-def _local_files(name: str, single: bool) -> list[StoredFile]:
+def _local_files(name: str, single: bool, skipped: str | None) -> list[StoredFile]:
     if single:
         if not Path(name).is_dir():
             raise ImageError(f"no input at {name}; expected a folder, a pattern, a list file (.txt) or a .parquet file")
@@ -172,8 +185,12 @@ def _local_files(name: str, single: bool) -> list[StoredFile]:
     else:
         paths = (path for path in glob(name, recursive=True) if Path(path).is_file())  # noqa: PTH207
     known = SUFFIXES | PARQUET
+    wanted = (path for path in paths if os.path.splitext(path)[1].lower() in known)  # noqa: PTH122
+    if skipped is not None and not is_url(skipped):
+        outside = f"{absolute(skipped)}/"
+        wanted = (path for path in wanted if not os.path.abspath(path).startswith(outside))  # noqa: PTH100
     try:
-        return sorted(_stored(path) for path in paths if os.path.splitext(path)[1].lower() in known)  # noqa: PTH122
+        return sorted(_stored(path) for path in wanted)
     except OSError as e:
         raise ImageError(f"{e.filename} cannot be looked up ({e.strerror})") from e
 
@@ -191,16 +208,11 @@ def _stored(name: str) -> StoredFile:
         filesystem, path = filesystem_of(name)
         info = filesystem.info(path)
         return StoredFile(name, int(info.get("size") or 0), str(info.get("ETag") or info.get("mtime") or ""))
-    status = os.stat(name)  # noqa: PTH116
+    try:
+        status = os.stat(name)  # noqa: PTH116
+    except FileNotFoundError:  # a link that leads nowhere becomes a row with an error
+        return StoredFile(name, 0, "")
     return StoredFile(name, status.st_size, str(status.st_mtime_ns))
-
-
-def _joined(folder: str, name: str) -> str:
-    """The path or URL of a line of a list in a folder."""
-    if is_url(name):
-        return name
-    path = name.removeprefix("file://")  # no Path: it keeps the names of folders and files in a table of its own
-    return path if path.startswith("/") or not folder else f"{folder}/{path}"
 
 
 def _check_there(name: str) -> None:
@@ -209,7 +221,7 @@ def _check_there(name: str) -> None:
         try:
             there = filesystem.isfile(path)
         except Exception as e:  # each storage library has exceptions of its own
-            raise ImageError(f"{public_url(name)} cannot be read ({str(e)[:200]})") from e
+            raise ImageError(f"{public_url(name)} cannot be read ({first_line(e)})") from e
     else:
         there = Path(name).is_file()
     if not there:

@@ -1,11 +1,14 @@
 """Images in the rows of Parquet files, and in tables of Arrow: a column of contents, of paths, or of both."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
-from condinst_deploy.errors import ConfigError, DataError
-from condinst_deploy.serving.batch.storage import filesystem_of, is_url, public_url
+from condinst_deploy.errors import CondInstError, ConfigError, DataError
+from condinst_deploy.serving.batch.storage import ATTEMPTS, filesystem_of, is_url, joined, public_url
+from condinst_deploy.shown_text import first_line
 
 CONTENTS = ("image", "bytes", "image_bytes", "content", "jpg", "png")
 PATHS = ("path", "file_name", "image_path", "url", "uri")
@@ -20,6 +23,7 @@ class ImageSource(NamedTuple):
 
     name: str  # the path of the row that is written
     content: bytes | None  # the file's content; None: it is read from `name`
+    damage: str | None = None  # why the row cannot be read
 
 
 def pyarrow() -> Any:
@@ -46,14 +50,24 @@ def parquet_file(name: str) -> Iterator[Any]:
     library = pyarrow()
     try:
         if is_url(name):
-            filesystem, path = filesystem_of(name)
-            with filesystem.open(path, "rb") as stream, library.parquet.ParquetFile(stream, pre_buffer=False) as file:
+            with _opened(name) as stream, library.parquet.ParquetFile(stream, pre_buffer=False) as file:
                 yield file
         else:
             with library.parquet.ParquetFile(name, pre_buffer=False, buffer_size=1 << 20) as file:
                 yield file
-    except (OSError, library.ArrowException) as e:
-        raise DataError(f"{public_url(name)} cannot be read as Parquet ({str(e)[:200]})") from e
+    except CondInstError:
+        raise
+    except Exception as e:
+        # damaged files raise errors of many kinds, and each storage library has exceptions of its own
+        raise DataError(f"{public_url(name)} cannot be read as Parquet ({first_line(e)})") from e
+
+
+def _opened(name: str) -> BinaryIO:
+    if not is_url(name):
+        return Path(name).open("rb")
+    filesystem, path = filesystem_of(name)
+    stream: BinaryIO = filesystem.open(path, "rb")
+    return stream
 
 
 def row_count(name: str) -> int:
@@ -63,25 +77,22 @@ def row_count(name: str) -> int:
 
 
 def sources_of_rows(name: str, first: int, count: int, column: str | None) -> Iterator[ImageSource]:
-    """Read the images of consecutive rows. Row groups before them are skipped.
+    """Read the images of consecutive rows, row group by row group. Relative paths start at the file's folder.
+
+    The rest of a row group that is damaged becomes sources with `damage`; the next row group is read again.
 
     Raises:
         ConfigError: no column has images.
-        DataError: the file cannot be read.
+        DataError: the file cannot be read, and the reason is not that a row group is damaged.
     """
     with parquet_file(name) as file:
-        columns = _columns(file.schema_arrow, column, public_url(name))
-        groups, before = _groups_from(file.metadata, first)
-        names = list(dict.fromkeys(name for name in columns if name is not None))
-        position = before
-        for batch in file.iter_batches(READ_ROWS, row_groups=groups, columns=names):
-            start, end = max(first - position, 0), min(first + count - position, batch.num_rows)
+        columns, before = _columns(file.schema_arrow, column, public_url(name)), 0
+        for group in range(file.metadata.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            start, end = max(first - before, 0), min(first + count - before, rows)
             if start < end:
-                wanted = batch.slice(start, end - start)
-                yield from _sources(wanted, columns, f"{name}#", position + start)
-            position += batch.num_rows
-            if position >= first + count:
-                return
+                yield from _sources_of_group(_Group(file, name, group, before), columns, start, end)
+            before += rows
 
 
 def sources_of_table(table: Any, column: str | None, where: str) -> tuple[str, list[ImageSource]]:
@@ -124,15 +135,60 @@ def _is_content(types: Any, kind: Any) -> bool:
     return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
 
-def _groups_from(metadata: Any, first: int) -> tuple[list[int], int]:
-    """The row groups from that of row `first` on, and the number of rows before them."""
-    before = 0
-    for group in range(metadata.num_row_groups):
-        rows = metadata.row_group(group).num_rows
-        if before + rows > first:
-            return list(range(group, metadata.num_row_groups)), before
-        before += rows
-    return [], before
+class _Group(NamedTuple):
+    """A row group of an open file."""
+
+    file: Any  # pyarrow.parquet.ParquetFile
+    name: str
+    number: int
+    before: int  # rows of the file before the group
+
+    def batches(self, names: list[str], start: int, end: int) -> Iterator[tuple[int, Any]]:
+        """Rows from `start` to `end` in small batches, each with the place of its first row in the group."""
+        position = 0
+        for batch in self.file.iter_batches(READ_ROWS, row_groups=[self.number], columns=names):
+            first, last = max(start - position, 0), min(end - position, batch.num_rows)
+            if first < last:
+                yield position + first, batch.slice(first, last - first)
+            position += batch.num_rows
+            if position >= end:
+                return
+
+    def check_in_reach(self, names: list[str]) -> None:
+        """Read the bytes of columns: if that works, an error before is the file's and not the storage's."""
+        group = self.file.metadata.row_group(self.number)
+        with _opened(self.name) as stream:
+            for chunk in map(group.column, range(group.num_columns)):
+                if chunk.path_in_schema.split(".")[0] in names:
+                    stream.seek(max(0, chunk.dictionary_page_offset or chunk.data_page_offset))
+                    left = chunk.total_compressed_size
+                    while left > 0 and (block := stream.read(min(left, 1 << 20))):
+                        left -= len(block)
+
+
+def _sources_of_group(group: _Group, columns: "_Columns", start: int, end: int) -> Iterator[ImageSource]:
+    names = list(dict.fromkeys(name for name in columns if name is not None))
+    folder = group.name.rpartition("/")[0]
+    for attempt in range(ATTEMPTS):
+        try:
+            for first, batch in group.batches(names, start, end):
+                # a list, so that an error comes before the first row of the batch
+                found = list(_sources(batch, columns, f"{group.name}#", group.before + first))
+                start = first + len(found)
+                yield from (
+                    source if source.content is not None else source._replace(name=joined(folder, source.name))
+                    for source in found
+                )
+            if start == end:
+                return
+            reason = "the row group has fewer rows than the file's footer says"
+        except Exception as e:  # damaged files raise errors of many kinds
+            reason = first_line(e)
+        if is_url(group.name) and attempt + 1 < ATTEMPTS:
+            time.sleep(0.5 * 2**attempt)
+    group.check_in_reach(names)
+    for row in range(group.before + start, group.before + end):
+        yield ImageSource(f"{group.name}#{row}", None, f"the row cannot be read ({reason})")
 
 
 def _sources(table: Any, columns: _Columns, prefix: str, first: int) -> Iterator[ImageSource]:

@@ -3,31 +3,47 @@
 Ray places the workers, watches them and moves shards and reports. A worker is an actor that holds one model. All
 workers that were asked for are requested at once, and each takes part as soon as Ray has room for it: an autoscaling
 cluster grows with the requests. If a worker dies, its shard goes to another one, and a new worker is requested.
-So no shard waits for a machine that does not come back.
+So no shard waits for a machine that does not come back. A worker whose model fails on a whole shard is replaced, too:
+its GPU may be broken. Where workers die with shard after shard, the run ends with an error.
 """
 
 import os
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
 
-from condinst_deploy.errors import CondInstError
+from condinst_deploy.errors import BackendError, CondInstError, ConfigError
 from condinst_deploy.serving.batch.driver import Plan
 from condinst_deploy.serving.batch.reporting import Event, OnEvent
 from condinst_deploy.serving.batch.shard_worker import Job, ShardReport, ShardWorker
 from condinst_deploy.serving.batch.shards import Shard
-from condinst_deploy.serving.ray_session import RayOptions, ray_session, resources_per_worker, worker_count
+from condinst_deploy.serving.ray_session import (
+    RayOptions,
+    is_connected,
+    ray_session,
+    resources_per_worker,
+    worker_count,
+)
+from condinst_deploy.shown_text import first_line
+from condinst_deploy.support.launch import reason_of
 
 ATTEMPTS = 4
 """Workers that a shard may cost before it is left out."""
 
+LEFT_OUT = 3
+"""Shards that may be left out one after the other, with none finished in between."""
+
 LOADING_ATTEMPTS = 3
-"""Workers that may die one after the other while they load the model."""
+"""Workers that may die one after the other while they load the model; as many as were requested, if that is more."""
 
 WAIT_SECONDS = 1.0
+
+NOTICE_SECONDS = 30.0
+"""Between two messages while no worker is ready."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +78,8 @@ class ShardActor:
             return self._worker.run(shard)
         except CondInstError as e:
             return Failure(type(e), str(e))
+        except MemoryError as e:
+            return Failure(BackendError, reason_of(e).removeprefix("error: "))
 
 
 def run_on_ray(plan: Plan, ray_options: RayOptions, on_event: OnEvent) -> None:
@@ -75,11 +93,14 @@ def run_on_ray(plan: Plan, ray_options: RayOptions, on_event: OnEvent) -> None:
     first = next(shards, None)
     if first is None:
         return
+    here = ray_options.address is None and not is_connected()
     # Ray prints messages about workers to standard output, which belongs to the results
     with redirect_stdout(sys.stderr), ray_session(ray_options) as ray:
         resources = resources_per_worker(ray, ray_options, plan.job.options.detection.device)
         count = min(worker_count(ray, ray_options, resources), plan.shards - len(plan.finished))
-        pinned = ray_options.address is None and resources["num_gpus"] == 0
+        pinned = here and resources["num_gpus"] == 0
+        if here and resources["num_gpus"] > ray.cluster_resources().get("GPU", 0):
+            raise ConfigError(f"--gpus-per-worker {resources['num_gpus']:g}: Ray sees fewer GPUs on this machine")
         pool = _Pool(ray, plan.job, resources, on_event, _core_sets(count, resources["num_cpus"]) if pinned else None)
         try:
             pool.request(count)
@@ -130,10 +151,14 @@ class _Pool:
     loading: dict[Any, _Worker] = field(default_factory=dict)  # by reference to the result of `load`
     idle: list[_Worker] = field(default_factory=list)
     busy: dict[Any, tuple[_Worker, _Try]] = field(default_factory=dict)  # by reference to the report
-    died_loading: int = 0
+    requested: int = 0
+    died_loading: int = 0  # one after the other
+    left_out: int = 0  # shards, one after the other
+    told: float = field(default_factory=time.monotonic)  # when a worker was last ready, or a message said that none is
 
     def request(self, count: int) -> None:
         """Ask Ray for more workers."""
+        self.requested = max(self.requested, count)
         actor_class = self.ray.remote(ShardActor).options(max_restarts=0, max_task_retries=0, **self.resources)
         for _ in range(count):
             cores = None if self.core_sets is None else self.core_sets.pop()
@@ -153,6 +178,7 @@ class _Pool:
                     self._finish(reference, queue)
                 else:
                     self._admit(reference)
+            self._notice()
 
     def close(self) -> None:
         """End all workers."""
@@ -168,38 +194,70 @@ class _Pool:
         worker, attempt = self.busy.pop(reference)
         try:
             report = _checked(self.ray.get(reference))
-        except self.ray.exceptions.RayActorError as e:
+        except self.ray.exceptions.RayTaskError:
+            raise  # a defect
+        except (self.ray.exceptions.RayError, BackendError) as e:
             self._lose(worker, attempt, queue, e)
             return
         self.idle.append(worker)
+        self.left_out = self.died_loading = 0
         self.on_event(Event("done", worker.name, report.index, report=report))
 
+    def _notice(self) -> None:
+        """Say from time to time that no worker is ready: a cluster may never have room for one."""
+        now = time.monotonic()
+        if self.busy or self.idle:
+            self.told = now
+        elif now - self.told >= NOTICE_SECONDS:
+            self.told, there = now, self.ray.cluster_resources()
+            self.on_event(
+                Event(
+                    "waiting",
+                    "new",
+                    reason="no worker is ready yet; each needs"
+                    f" {self.resources['num_cpus']:g} CPUs and {self.resources['num_gpus']:g} GPUs, and the cluster has"
+                    f" {there.get('CPU', 0):g} and {there.get('GPU', 0):g}",
+                )
+            )
+
     def _replace(self, worker: _Worker) -> None:
+        self.ray.kill(worker.actor)  # it may live: out of reach, or with a model that fails
         if self.core_sets is not None and worker.cores is not None:
             self.core_sets.append(worker.cores)
         self.request(1)
 
     def _lose(self, worker: _Worker, attempt: _Try, queue: _Queue, error: Exception) -> None:
         attempt.lost += 1
-        self.on_event(Event("lost", worker.name, attempt.shard.index, _cause(error)))
+        self.on_event(Event("lost", worker.name, attempt.shard.index, first_line(error)))
         self._replace(worker)
         if attempt.lost < ATTEMPTS:
             queue.again.append(attempt)
-        else:
-            reason = f"{attempt.lost} workers died while they had it; the last one: {_cause(error)}"
-            self.on_event(Event("failed", worker.name, attempt.shard.index, reason))
+            return
+        reason = f"{attempt.lost} workers died or failed while they had it; the last one: {first_line(error)}"
+        self.on_event(Event("failed", worker.name, attempt.shard.index, reason))
+        self.left_out += 1
+        if self.left_out >= LEFT_OUT:
+            raise CondInstError(
+                f"{self.left_out} shards one after the other cost {ATTEMPTS} workers each, the last one because:"
+                f" {first_line(error)}. See that the model works (condinst-predict), and that machines have enough"
+                " memory"
+            ) from error
 
     def _admit(self, reference: Any) -> None:
         worker = self.loading.pop(reference)
         try:
             worker.name, note = _checked(self.ray.get(reference))
-        except self.ray.exceptions.RayActorError as e:
+        except self.ray.exceptions.RayTaskError as e:
+            raise CondInstError(
+                f"a worker cannot load the model: {first_line(e.cause or e)}. See that every machine has this package"
+            ) from e
+        except self.ray.exceptions.RayError as e:
             self.died_loading += 1
-            self.on_event(Event("lost", worker.name, reason=_cause(e)))
-            if self.died_loading >= LOADING_ATTEMPTS:
+            self.on_event(Event("lost", worker.name, reason=first_line(e)))
+            if self.died_loading >= max(LOADING_ATTEMPTS, self.requested):
                 raise CondInstError(
-                    f"{self.died_loading} workers died while they loaded the model; the last one: {_cause(e)}. See that"
-                    " every machine has this package, the model and enough memory"
+                    f"{self.died_loading} workers died while they loaded the model; the last one: {first_line(e)}. See"
+                    " that every machine has this package, the model and enough memory"
                 ) from e
             self._replace(worker)
             return
@@ -218,9 +276,3 @@ def _checked(result: Any) -> Any:
     if isinstance(result, Failure):
         raise result.error(result.message)
     return result
-
-
-def _cause(error: Exception) -> str:
-    """One line of the many that Ray writes."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200]

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
+from os import SEEK_END
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +18,8 @@ EVENTS = "events.jsonl"
 class Event:
     """Something that happened to a shard or to a worker."""
 
-    kind: Literal["ready", "start", "done", "lost", "failed"]
-    worker: str  # process and host
+    kind: Literal["waiting", "ready", "start", "done", "lost", "failed"]
+    worker: str  # process and host; "new" before it is ready
     shard: int | None = None
     reason: str | None = None
     report: ShardReport | None = None
@@ -31,14 +32,17 @@ class EventLog(AbstractContextManager["EventLog"]):
     """Appends events to a file, a line of JSON each: which worker did which shard, in what time, and what was lost."""
 
     def __init__(self, folder: Path) -> None:
-        self._stream = (folder / EVENTS).open("a", encoding="utf-8")
+        self._stream = (folder / EVENTS).open("a+b", buffering=0)
+        if self._stream.seek(0, SEEK_END):
+            self._stream.seek(-1, SEEK_END)
+            if self._stream.read(1) != b"\n":  # a kill in the middle of a line
+                self._stream.write(b"\n")
 
     def __call__(self, event: Event) -> None:
         """Append an event; it survives a kill of this process, and may be lost in a power cut."""
         values: dict[str, Any] = {"time": round(time.time(), 3), **asdict(event)}
         present = {name: value for name, value in values.items() if value is not None}
-        self._stream.write(json_text(present, "an event") + "\n")
-        self._stream.flush()
+        self._stream.write(f"{json_text(present, 'an event')}\n".encode())
 
     def close(self) -> None:
         """Close the file."""

@@ -12,7 +12,7 @@ Version 1 of the schema. Rows have the order of the input, and every image of th
 | `labels` | list of int32 | index of the class |
 | `names` | list of string | name of the class |
 | `masks` | list of binary | counts of COCO's compressed RLE; its size is [height, width] |
-| `error` | string | null, or `missing`, `unreadable` or `damaged` |
+| `error` | string | null, or `missing`, `unreadable`, `damaged` or `failed` |
 | `reason` | string | null, or one line that says why |
 
 The metadata of the file has the version (`condinst.rows`), and the names of the classes and the data set's ids of them
@@ -34,8 +34,9 @@ from condinst_deploy.support.json_text import json_text
 
 VERSION = 1
 
-ErrorKind = Literal["missing", "unreadable", "damaged"]
-"""No such file; the file exists and reading it failed; its content is no image that can be decoded."""
+ErrorKind = Literal["missing", "unreadable", "damaged", "failed"]
+"""No such file; the file exists and reading it failed; its content is no image that can be decoded; the model failed
+on the image, and did not on others of its shard."""
 
 
 @dataclass(frozen=True, eq=False)

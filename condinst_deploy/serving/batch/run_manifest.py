@@ -8,6 +8,7 @@ from condinst_deploy.errors import ConfigError
 from condinst_deploy.serving.batch.inputs import Fingerprint
 from condinst_deploy.serving.batch.options import BatchOptions
 from condinst_deploy.serving.batch.storage import OutputFolder, public_url
+from condinst_deploy.support.digests import sha256_of_bytes, sha256_of_text
 from condinst_deploy.support.json_text import json_text
 from condinst_deploy.support.versions import installed_versions
 
@@ -48,8 +49,11 @@ def run_manifest(options: BatchOptions, model_sha256: str, kind: str, fingerprin
     )
 
 
-def claim(out: OutputFolder, manifest: RunManifest) -> None:
+def claim(out: OutputFolder, manifest: RunManifest) -> str:
     """Write the manifest into a new folder; in a folder with one, see that it is the same run.
+
+    Returns:
+        SHA-256 of the file.
 
     Raises:
         ConfigError: the folder belongs to another run, or has parts of an unknown one.
@@ -60,8 +64,9 @@ def claim(out: OutputFolder, manifest: RunManifest) -> None:
     if content is None:
         if any(name.startswith("part-") for name, _ in out.files()):
             raise ConfigError(f"{out.name} has parts and no {FILE}: it is of an unknown run; name another --out")
-        out.write(FILE, text.encode())
-        return
+        if out.create(FILE, text.encode()):
+            return sha256_of_text(text)
+        content = out.read(FILE) or b""  # another driver was quicker
     try:
         found = json.loads(content)
     except ValueError as e:
@@ -71,6 +76,7 @@ def claim(out: OutputFolder, manifest: RunManifest) -> None:
         raise ConfigError(
             f"{out.name} belongs to another run: {'; '.join(differences[:3])}. Name another --out, or repeat that run"
         )
+    return sha256_of_bytes(content)
 
 
 def _differences(found: Any, wanted: Any, where: str = "") -> list[str]:

@@ -3,7 +3,7 @@
 import os
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
@@ -12,22 +12,29 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from condinst_deploy.errors import ArtifactError, ImageError
+from condinst_deploy import __version__
+from condinst_deploy.errors import ArtifactError, BackendError, ConfigError, ImageError
 from condinst_deploy.imaging.decode import EncodedImage
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.serving.batch.options import BatchOptions
 from condinst_deploy.serving.batch.parquet_rows import ImageSource, sources_of_rows
 from condinst_deploy.serving.batch.parts import is_whole, part_encoder, part_name
 from condinst_deploy.serving.batch.rows import Classes, ErrorKind, ImageRow
+from condinst_deploy.serving.batch.run_manifest import FILE
 from condinst_deploy.serving.batch.shards import PathSpan, Shard, Span
-from condinst_deploy.serving.batch.storage import is_url, output_folder, public_url, read_image
-from condinst_deploy.support.digests import sha256_of
+from condinst_deploy.serving.batch.storage import (
+    ATTEMPTS,
+    OutputFolder,
+    is_url,
+    output_folder,
+    public_url,
+    read_image,
+)
+from condinst_deploy.shown_text import first_line
+from condinst_deploy.support.digests import sha256_of, sha256_of_bytes
 
 READERS = 8
 """Files behind URLs that are read at the same time; twice as many are held."""
-
-ATTEMPTS = 3
-"""Times that a file behind a URL is read before it counts as unreadable."""
 
 FEWEST_UNREAD = 10
 """Of a shard of so many images one at least must be read: otherwise the storage is out of reach."""
@@ -39,6 +46,8 @@ class Job:
 
     options: BatchOptions
     model_sha256: str
+    run_sha256: str  # of the run's manifest in the output folder
+    version: str = __version__  # of this package on the driver's machine
 
 
 @dataclass(frozen=True)
@@ -71,15 +80,12 @@ class ShardWorker(AbstractContextManager["ShardWorker"]):
 
         Raises:
             ArtifactError: the file is not that of the run's manifest.
+            ConfigError: this machine has another version of the package than the driver, or sees another output folder.
             CondInstError: the model cannot be used.
         """
         options = job.options
         self._options, self._out = options, output_folder(options.out)
-        if not options.model.is_file() or sha256_of(options.model) != job.model_sha256:
-            raise ArtifactError(
-                f"{options.model} on {socket.gethostname()} is not the model of this run; every machine needs the same"
-                " file at the same path, for example on a shared disk"
-            )
+        _check_machine(job, self._out)
         self.predictor = options.detection.load(options.model)
         manifest = self.predictor.manifest
         self._classes = Classes(tuple(manifest.class_names), tuple(manifest.category_ids))
@@ -96,31 +102,38 @@ class ShardWorker(AbstractContextManager["ShardWorker"]):
 
         Raises:
             ImageError: no image of the shard can be read, so the storage is out of reach.
+            BackendError: the model fails on every image of the shard.
             DataError: a Parquet file cannot be read.
             OutputError: the part cannot be written.
         """
         started, name = time.perf_counter(), part_name(shard.index, self._options.format)
         if is_whole(self._out, name, self._options.format):
             return ShardReport(shard.index, len(shard), 0, 0, 0.0, self.name, existed=True)
-        encoder = part_encoder(self._options.format, self._classes)
-        unread, failed, detections = 0, 0, 0
-        last: ImageRow | None = None
-        for row in self._rows(shard):
-            encoder.add(row)
-            if row.detections is None:
-                failed += 1
-                unread += row.error != "damaged"
-                last = row
-            else:
-                detections += len(row.detections)
-        if last is not None and unread == len(shard) >= FEWEST_UNREAD:
-            raise ImageError(
-                f"none of the {unread} images of shard {shard.index} can be read, the last one because {last.reason};"
-                " see that the storage is in reach, then run the same command again"
-            )
-        self._out.write(name, encoder.finish())
+        try:
+            part, failed, detections = self._encoded(shard, self._rows(shard))
+        except BackendError:  # one image can be the reason, by numbers that float16 does not have for example
+            part, failed, detections = self._encoded(shard, self._rows_alone(shard))
+        self._out.write(name, part)
         seconds = time.perf_counter() - started
         return ShardReport(shard.index, len(shard), failed, detections, seconds, self.name)
+
+    def _encoded(self, shard: Shard, rows: Iterator[ImageRow]) -> tuple[bytes, int, int]:
+        """The content of a part, the number of images with errors, and that of detections."""
+        encoder, errors, detections = part_encoder(self._options.format, self._classes), Counter[str](), 0
+        reason = None
+        for row in rows:
+            encoder.add(row)
+            if row.detections is None:
+                errors[row.error or ""] += 1
+                reason = row.reason
+            else:
+                detections += len(row.detections)
+        if errors["missing"] + errors["unreadable"] == len(shard) >= FEWEST_UNREAD:
+            raise ImageError(
+                f"none of the {len(shard)} images of shard {shard.index} can be read, the last one because {reason};"
+                " see that the storage is in reach, then run the same command again"
+            )
+        return encoder.finish(), errors.total(), detections
 
     def close(self) -> None:
         """Release the model."""
@@ -130,8 +143,45 @@ class ShardWorker(AbstractContextManager["ShardWorker"]):
         self.close()
 
     def _rows(self, shard: Shard) -> Generator[ImageRow, None, None]:
-        sources = chain.from_iterable(_sources(span, self._options.column) for span in shard.spans)
-        return rows_of(self.predictor, sources, shard.first)
+        return rows_of(self.predictor, self._sources(shard), shard.first)
+
+    def _rows_alone(self, shard: Shard) -> Iterator[ImageRow]:
+        """Rows of images that the network is given one by one; those that it fails on have an error."""
+        error, worked = None, False
+        for position, source in enumerate(self._sources(shard), start=shard.first):
+            try:
+                for row in rows_of(self.predictor, iter((source,)), position):
+                    worked |= row.detections is not None
+                    yield row
+            except BackendError as e:
+                error = e
+                yield ImageRow(position, public_url(source.name), None, "failed", str(e))
+        if error is not None and not worked:
+            raise BackendError(f"the model fails on every image of shard {shard.index}: {error}") from error
+
+    def _sources(self, shard: Shard) -> Iterator[ImageSource]:
+        return chain.from_iterable(_sources(span, self._options.column) for span in shard.spans)
+
+
+def _check_machine(job: Job, out: OutputFolder) -> None:
+    """See that this machine has what the driver has: package, model and output folder."""
+    host, model = socket.gethostname(), job.options.model
+    if job.version != __version__:
+        raise ConfigError(
+            f"condinst-deploy on {host} is {__version__}, and {job.version} where the command was started; install the"
+            " same version on every machine"
+        )
+    if not model.is_file() or sha256_of(model) != job.model_sha256:
+        raise ArtifactError(
+            f"{model} on {host} is not the model of this run; every machine needs the same file at the same path, for"
+            " example on a shared disk"
+        )
+    manifest = out.read(FILE)
+    if manifest is None or sha256_of_bytes(manifest) != job.run_sha256:
+        raise ConfigError(
+            f"{out.name} on {host} has no {FILE} of this run; every machine needs to reach the same folder or bucket,"
+            " and no other run may write into it"
+        )
 
 
 def rows_of(predictor: Predictor, sources: Iterator[ImageSource], first: int) -> Generator[ImageRow, None, None]:
@@ -184,7 +234,7 @@ def _loaded(sources: Iterator[ImageSource]) -> Generator[_Loaded, None, None]:
     with ThreadPoolExecutor(READERS, "condinst-read") as pool:
         try:
             for source in sources:
-                if source.content is None and is_url(source.name):
+                if source.content is None and source.damage is None and is_url(source.name):
                     pending.append(pool.submit(_downloaded, source.name))
                 else:
                     pending.append(_resolved(_opened(source)))
@@ -203,6 +253,8 @@ def _resolved(image: _Loaded) -> Future[_Loaded]:
 
 
 def _opened(source: ImageSource) -> _Loaded:
+    if source.damage is not None:
+        return _Loaded(source.name, None, "damaged", source.damage)
     if source.content is None:
         return _Loaded(source.name, Path(source.name))  # the predictor's threads read it
     if not source.content:
@@ -219,8 +271,10 @@ def _downloaded(url: str) -> _Loaded:
             return _Loaded(url, None, "missing", f"no image at {shown}")
         except ImageError as e:
             return _Loaded(url, None, "damaged", str(e))
+        except (ConfigError, PermissionError) as e:  # another attempt would end the same way
+            return _Loaded(url, None, "unreadable", f"{shown} cannot be read ({first_line(e)})")
         except Exception as e:  # each storage library has exceptions of its own
-            reason = (str(e).splitlines() or [""])[0][:200] or type(e).__name__
+            reason = first_line(e)
         if attempt + 1 < ATTEMPTS:
             time.sleep(0.5 * 2**attempt)
     return _Loaded(url, None, "unreadable", f"{shown} cannot be read ({reason})")
@@ -233,6 +287,9 @@ def _unread(image: _Loaded, position: int) -> ImageRow:
 def _undecoded(image: _Loaded, position: int, error: ImageError) -> ImageRow:
     kind: ErrorKind = "damaged"
     if isinstance(image.source, Path):
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno is not None:  # of the disk; Pillow's own errors have none
+            kind = "unreadable"
         try:
             with image.source.open("rb"):
                 pass

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from condinst_deploy.errors import ConfigError, ImageError, OutputError
+from condinst_deploy.shown_text import first_line
 from condinst_deploy.support.atomic_write import atomic_path
 
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
@@ -16,6 +17,9 @@ OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "mem
 
 LARGEST_IMAGE = 256 * 1024 * 1024
 """Bytes of the largest image file that is read from a URL."""
+
+ATTEMPTS = 3
+"""Times that a file is read before it counts as unreadable."""
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"(?<=://)[^/@]*@")
@@ -66,8 +70,13 @@ def filesystem_of(url: str) -> tuple[Any, str]:
     return filesystem, path
 
 
-def list_files(url: str, pattern: bool) -> list[StoredFile]:
+def list_files(url: str, pattern: bool, skipped: str | None = None) -> list[StoredFile]:
     """List the files below a folder URL, or those that match a glob pattern, sorted by path.
+
+    Args:
+        url: of a folder or a pattern.
+        pattern: whether it is a pattern.
+        skipped: path or URL of a folder whose files are left out.
 
     Raises:
         ImageError: the storage cannot be listed.
@@ -76,12 +85,23 @@ def list_files(url: str, pattern: bool) -> list[StoredFile]:
     try:
         found = filesystem.glob(path, detail=True) if pattern else filesystem.find(path, detail=True)
     except Exception as e:  # each storage library has exceptions of its own
-        raise ImageError(f"{public_url(url)} cannot be listed ({_reason(e)})") from e
+        raise ImageError(f"{public_url(url)} cannot be listed ({first_line(e)})") from e
     protocol = url.split("://", 1)[0]
     entries = (entry for entry in found.values() if entry.get("type") == "file")
+    if skipped is not None and skipped.split("://", 1)[0] == protocol:
+        outside = filesystem_of(skipped)[1].rstrip("/") + "/"
+        entries = (entry for entry in entries if not _name(entry).startswith(outside))
     return sorted(
         StoredFile(f"{protocol}://{_name(entry)}", int(entry.get("size") or 0), _state(entry)) for entry in entries
     )
+
+
+def joined(folder: str, name: str) -> str:
+    """Return the path or URL of a name in a list or a table; relative ones start at its folder."""
+    if is_url(name):
+        return name
+    path = name.removeprefix("file://")  # no Path: it keeps the names of folders and files in a table of its own
+    return path if path.startswith("/") or not folder else f"{folder}/{path}"
 
 
 def read_image(url: str) -> bytes:
@@ -127,6 +147,15 @@ class OutputFolder(ABC):
         Raises:
             OutputError: it cannot be written.
         """
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Write a new file; returns False, as far as the storage can tell, if there is one of this name.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        self.write(name, content)
+        return True
 
     @abstractmethod
     def tail(self, name: str, count: int) -> bytes | None:
@@ -258,6 +287,18 @@ class UrlFolder(OutputFolder):
             self._filesystem.pipe_file(temporary, content)
             self._filesystem.mv(temporary, path)
 
+    def create(self, name: str, content: bytes) -> bool:
+        """Write a new file; returns False if another process was quicker, where the object store tells."""
+        if self._uploads_whole:
+            try:
+                self._filesystem.pipe_file(f"{self._path}/{name}", content, mode="create")
+                return True
+            except FileExistsError:
+                return False
+            except Exception:  # not every store and library has this; others cannot be told apart from it
+                pass
+        return super().create(name, content)
+
     def tail(self, name: str, count: int) -> bytes | None:
         """Return the last bytes of a file; None if uploads are always whole."""
         return None
@@ -267,7 +308,7 @@ class UrlFolder(OutputFolder):
         try:
             yield
         except Exception as e:  # each storage library has exceptions of its own
-            raise OutputError(f"{self.name} cannot be used ({_reason(e)}); choose another place with --out") from e
+            raise OutputError(f"{self.name} cannot be used ({first_line(e)}); choose another place with --out") from e
 
 
 def output_folder(text: str) -> OutputFolder:
@@ -289,7 +330,3 @@ def _state(entry: dict[str, Any]) -> str:
         if entry.get(key) is not None:
             return str(entry[key]).strip('"')
     return ""
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:200] or type(error).__name__

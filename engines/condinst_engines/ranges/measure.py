@@ -16,6 +16,7 @@ import onnx_ir as ir
 from condinst_deploy.contract import INPUTS, NetworkInputs
 from condinst_deploy.errors import EngineError
 from condinst_deploy.runtime.cores import usable_cores
+from condinst_deploy.support.onnx_runtime import onnx_runtime
 from condinst_engines.node_types import value_types
 from condinst_engines.rounding import EXACT, HALVES, rounded, widened
 
@@ -168,8 +169,7 @@ def session_of(proto: onnx.ModelProto) -> Any:
     Raises:
         EngineError: it cannot be run.
     """
-    import onnxruntime
-
+    onnxruntime = onnx_runtime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = usable_cores()

@@ -1,0 +1,63 @@
+"""Several processes that train together, on this machine's loopback."""
+
+import os
+import pickle
+import traceback
+from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from condinst_deploy.training.ranks import Ranks, connected
+
+LONGEST = 120.0
+"""Seconds after which a process that has not ended is killed."""
+
+Outcome = Any
+"""What a process's function returned, the exception that it raised, or None where it was killed."""
+
+
+def in_processes(size: int, function: Callable[[Ranks], Any], folder: Path, timeout: float = 60.0) -> list[Outcome]:
+    """Run a function in each of several connected processes; the results in the order of the ranks.
+
+    The processes are forked, so that the function can be any closure.
+    """
+    context, meeting = get_context("fork"), f"file://{folder}/meeting_{len(list(folder.glob('meeting_*')))}"
+    started = []
+    for rank in range(size):
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_run, args=(Ranks(rank, size, rank), function, meeting, timeout, theirs))
+        process.start()
+        theirs.close()
+        started.append((process, ours))
+    outcomes = []
+    for _, ours in started:
+        try:
+            outcomes.append(
+                pickle.loads(ours.recv_bytes())
+                if ours.poll(LONGEST)
+                else TimeoutError(f"no answer in {LONGEST} seconds")
+            )
+        except EOFError:
+            outcomes.append(None)
+    for process, _ in started:
+        process.kill()
+        process.join()
+    return outcomes
+
+
+def _run(ranks: Ranks, function: Callable[[Ranks], Any], meeting: str, timeout: float, answer: Connection) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    try:
+        with connected(ranks, torch.device("cpu"), timeout, meeting):
+            outcome = function(ranks)
+            answer.send_bytes(pickle.dumps(outcome))  # by value: a tensor would be shared with a process that ends
+            answer.close()
+    except BaseException as e:  # also KeyboardInterrupt: the test looks at it
+        traceback.print_exc()
+        answer.send_bytes(pickle.dumps(e))
+    os._exit(0)
