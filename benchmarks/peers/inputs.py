@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from tests.support.exports import save_r50
+from tests.support.exports import save_int8, save_r50
 from tests.support.models import IMAGES
 
 SEED = 0
@@ -28,17 +28,20 @@ class Inputs(NamedTuple):
 
     checkpoint: Path  # as mmdetection writes it
     exported: Path  # this toolkit's file
+    int8: Path  # and the INT8 file for CPUs
     images: dict[str, Path]
     graph: Path  # where mmdeploy's file goes
 
 
 @contextmanager
 def made_inputs() -> Iterator[Inputs]:
-    """mmdetection's R-50 with seeded weights, its exported file, and the images."""
+    """mmdetection's R-50 with seeded weights, its exported files, and the images."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        inputs = Inputs(folder / "r50.pth", folder / "r50.onnx", _images(folder), folder / "mmdeploy.onnx")
+        pth, exported, int8 = (folder / f"r50.{ending}" for ending in ("pth", "onnx", "int8.onnx"))
+        inputs = Inputs(pth, exported, int8, _images(folder), folder / "mmdeploy.onnx")
         save_r50(inputs.checkpoint, inputs.exported, SEED)
+        save_int8(inputs.exported, inputs.int8, IMAGES)
         yield inputs
 
 

@@ -1,5 +1,6 @@
 """Backend `onnxruntime`: an exported file, on a CPU or through the CUDA provider."""
 
+import warnings
 from pathlib import Path
 from typing import Any, Self
 
@@ -8,6 +9,7 @@ from condinst_deploy.contract.artifacts import ONNX, check_there
 from condinst_deploy.errors import ArtifactError, BackendError
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.cores import CpuThreads, usable_cores
+from condinst_deploy.runtime.cpu_features import OVERFLOW_REMARK, products_may_overflow
 from condinst_deploy.runtime.devices import Device, driver_present, parsed_device
 from condinst_deploy.runtime.onnxruntime_session import (
     EXTERNAL_DATA_FOLDER,
@@ -18,6 +20,9 @@ from condinst_deploy.runtime.onnxruntime_session import (
 from condinst_deploy.runtime.preprocessing.types import Inputs
 from condinst_deploy.support.onnx_runtime import onnx_runtime
 from condinst_deploy.support.versions import installed_versions
+
+AVOID_OVERFLOW = "session.x64quantprecision"
+"""Setting of a session: weights as uint8 instead of int8. Slower, and without the overflow of CPUs that lack VNNI."""
 
 NO_FOLDER = Path("/dev/null/no folder")
 
@@ -62,6 +67,8 @@ class OnnxRuntimeBackend(Backend):
         session = opened_session(content, name, chosen, threads or CpuThreads(), folder)
         manifest = _manifest(session, name)
         check_static_shape(session, manifest, name)
+        if manifest.quantization is not None and chosen.kind == "cpu" and products_may_overflow():
+            warnings.warn(f"{name}: {OVERFLOW_REMARK}", stacklevel=2)
         return cls(session, manifest, str(chosen), name)
 
     def forward(self, inputs: Inputs) -> NetworkOutputs:
@@ -127,6 +134,7 @@ def session_options(threads: CpuThreads, folder: Path | None) -> Any:
     # ONNX Runtime's default counts all physical cores, including cores that taskset or a container's quota excludes
     options.intra_op_num_threads = threads.count or usable_cores()
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(threads.spin)))
+    options.add_session_config_entry(AVOID_OVERFLOW, str(int(products_may_overflow())))
     # without a folder of its own a model has no weights elsewhere: a path that cannot exist
     options.add_session_config_entry(EXTERNAL_DATA_FOLDER, str(folder or NO_FOLDER))
     return options

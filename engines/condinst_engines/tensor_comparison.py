@@ -21,7 +21,7 @@ from condinst_deploy.runtime.cores import usable_cores
 from condinst_deploy.runtime.onnxruntime_session import run_session
 from condinst_deploy.support.onnx_runtime import onnx_runtime
 from condinst_engines.node_types import value_types
-from condinst_engines.rounding import HALVES, rounded
+from condinst_engines.rounding import HALVES, holds_fp8, rounded
 from condinst_engines.slots import PER_SLOT, Matched, matched_outputs
 
 PORTION = 2**30
@@ -225,6 +225,8 @@ def _run(proto: onnx.ModelProto, names: Sequence[str], batch: NetworkInputs) -> 
     options.log_severity_level = 3
     options.intra_op_num_threads = usable_cores()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if holds_fp8(proto):
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     try:
         session = onnxruntime.InferenceSession(own.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as e:  # the module's exceptions have no common base below Exception

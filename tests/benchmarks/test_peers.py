@@ -145,4 +145,4 @@ def test_without_the_peers_environment_it_says_what_to_do(
     said = " ".join(capsys.readouterr().err.split())
     assert said.startswith("error: no environment of the peers at")
     assert "make peers-env" in said
-    assert "--sides onnx pth eager" in said
+    assert "--sides onnx int8 pth eager" in said

@@ -29,3 +29,13 @@ def save_r50_checkpoint(path: Path, seed: int = 0) -> Path:
     """Write mmdetection's R-50 with weights made from a seed; returns `path`."""
     torch.save({"meta": {"epoch": 12}, "state_dict": mmdet_state(seed)}, path)
     return path
+
+
+def save_int8(exported_file: Path, path: Path, images: Path) -> None:
+    """Write the INT8 file of an exported file, as `condinst-export --int8` makes it, calibrated on a folder."""
+    from condinst_engines.onnx_input import manifest_of
+    from condinst_export.quantization.int8_file import int8_from_float32
+    from condinst_export.quantization.options import CalibrationOptions
+
+    proto = onnx.load(str(exported_file))
+    onnx.save(int8_from_float32(proto, manifest_of(proto, exported_file), CalibrationOptions(images))[0], str(path))
