@@ -16,6 +16,7 @@ from condinst_deploy.training.options import TrainOptions
 if TYPE_CHECKING:
     from condinst_deploy.model.losses import Losses
     from condinst_deploy.training.history import Record
+    from condinst_deploy.training.preview import Preview
     from condinst_deploy.training.recipe import Recipe
     from condinst_deploy.training.trainer import Reports, Sets
 
@@ -51,6 +52,13 @@ def train(
         bool, typer.Option(help="Refuse what is odd in the training data, too, not only what cannot be right.")
     ] = False,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the folder of the run.")] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Do not train: look at recipe and data, draw examples with masks, estimate time and memory.",
+        ),
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     meeting: Annotated[
         str, typer.Option(help="Where several processes find each other: env:// (torchrun's), tcp://... or file://...")
@@ -87,10 +95,13 @@ def train(
     )
     listen_for_preemption()
     # PyTorch takes seconds to import: only after the arguments were checked
+    from condinst_deploy.training.train_model import check as check_run
     from condinst_deploy.training.train_model import train as train_model
 
     with progress_bar() as progress:
         shown = _Shown(progress)
+        if check:
+            return _print_preview(check_run(recipe, options, shown.reports()), as_json)
         try:
             trained = train_model(recipe, options, shown.reports())
         except KeyboardInterrupt as e:
@@ -105,6 +116,15 @@ def train(
         print_json({"out": str(trained.folder), **metrics})
     else:
         print_line(f"mask AP {metrics['segm/ap']:.4f}, box AP {metrics['bbox/ap']:.4f}: {trained.folder}")
+
+
+def _print_preview(preview: "Preview", as_json: bool) -> None:
+    """What a run will see and take, on standard output."""
+    if as_json:
+        print_json(preview.to_dict())
+        return
+    for line in preview.text().splitlines():
+        print_line(line)
 
 
 class _Shown:

@@ -1,7 +1,7 @@
 """Samples -> training examples -> batches: resizing, flipping and padding as the network sees images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from condinst_deploy.contract import ImageGeometry, Preprocessing
+from condinst_deploy.contract.settings import SIDE
+from condinst_deploy.data.augmentation import DRAWS, Augmentation, coloured, cropped
 from condinst_deploy.data.coco import Sample, masks_at
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.imaging.resize import resized_image
+from condinst_deploy.model.boxinst import box_masks
 from condinst_deploy.model.targets import ImageTargets
 
 
@@ -65,11 +68,13 @@ class TrainingBatch:
 
 @dataclass(frozen=True)
 class TrainingTransform:
-    """Resize to a short side drawn at random, and flip at random."""
+    """Resize to a short side drawn at random, flip at random, and change what the augmentation says."""
 
     preprocessing: Preprocessing
     short_sides: tuple[int, ...]  # one is drawn for each image
     flip: float  # probability
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    boxes_only: bool = False  # masks are the boxes
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -88,7 +93,30 @@ class TrainingTransform:
         """Make one example; `rng` decides it, the same number of draws for every sample."""
         side = self.short_sides[int(rng.integers(len(self.short_sides)))]
         flipped = rng.random() < self.flip
-        return resized(sample, replace(self.preprocessing, short_side=side), flipped)
+        preprocessing = replace(self.preprocessing, short_side=side)
+        if not self.augmentation.on:
+            return self._resized(sample, preprocessing, flipped)
+        drawn = rng.random(DRAWS)
+        example = self._resized(sample, _scaled(preprocessing, self.augmentation.factor(drawn)), flipped)
+        image, targets = example.image, example.targets
+        if self.augmentation.crop:
+            image, targets = cropped(image, targets, self.augmentation, drawn)
+        return TrainingExample(coloured(image, self.augmentation, drawn), targets)
+
+    def _resized(self, sample: Sample, preprocessing: Preprocessing, flipped: bool) -> TrainingExample:
+        if not self.boxes_only:
+            return resized(sample, preprocessing, flipped)
+        example = resized(replace(sample, segmentations=()), preprocessing, flipped)
+        boxes = example.targets.boxes
+        masks = box_masks(boxes, (example.image.shape[0], example.image.shape[1]))
+        return TrainingExample(example.image, ImageTargets(boxes, example.targets.labels, masks))
+
+
+def _scaled(preprocessing: Preprocessing, factor: float) -> Preprocessing:
+    """Sizes times a factor, within what sizes can be."""
+    sides = (preprocessing.short_side, preprocessing.long_side)
+    short, long = (max(1, min(round(side * factor), int(SIDE.most))) for side in sides)
+    return replace(preprocessing, short_side=short, long_side=max(short, long))
 
 
 def resized(sample: Sample, preprocessing: Preprocessing, flipped: bool = False) -> TrainingExample:

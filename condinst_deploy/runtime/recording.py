@@ -221,8 +221,11 @@ def _save_labels(image: _Image, found: InstanceDetections, destination: Destinat
 
 
 def file_stems(paths: Sequence[Path]) -> Iterator[str]:
-    """A name for each image's files; equal stems from different folders get a number."""
-    used: set[str] = set()
+    """A name for each image's files; equal stems from different folders get a number.
+
+    The stem `classes` gets one, too: classes.txt beside YOLO's files has the class names.
+    """
+    used: set[str] = {"classes"}
     for path in paths:
         name, number = _fitting(path.stem), 1
         while name in used:

@@ -22,7 +22,7 @@ class TrainOptions:
         num_classes: number of classes that the data set must have.
         iterations: length of the run, instead of the recipe's.
         seed: instead of the recipe's.
-        resume: continue from the last checkpoint in the folder of the run.
+        resume: continue from the last checkpoint in the folder of the run; the other options stay as they were.
         strict: refuse a data set with anything odd in it, instead of a warning.
         device: auto, cpu, cuda or cuda:N.
         meeting: where several processes find each other: `env://` (torchrun's), `tcp://host:port` or `file:///path`.
@@ -54,9 +54,8 @@ class TrainOptions:
             if start is not None and not (option == "--backbone" and str(start) == "torchvision"):
                 check_kind(Path(start), CHECKPOINT, option)
                 check_there(start, CHECKPOINT)
-        if self.weights is not None and (self.backbone is not None or self.resume):
-            other = "--resume" if self.resume else "--backbone"
-            raise ConfigError(f"--weights and {other} both say what to begin with; give one of them")
+        if self.weights is not None and self.backbone is not None:
+            raise ConfigError("--weights and --backbone both say what to begin with; give one of them")
 
     @property
     def places(self) -> dict[str, str]:

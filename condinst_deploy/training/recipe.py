@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 from condinst_deploy.contract import Family
 from condinst_deploy.contract.settings import SIDE
+from condinst_deploy.data.augmentation import Augmentation
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.config import CondInstConfig
 from condinst_deploy.model.loss_plan import LossSettings
-from condinst_deploy.support.toml_config import recipe_from_toml
+from condinst_deploy.support.toml_config import named_settings, recipe_from_toml
 from condinst_deploy.support.validation import Limits, check_choice, check_number, merged
 
 PUBLISHED: dict[Family, str] = {"mmdet": "condinst_r50_1x", "adelaidet": "adelaidet_r50_1x"}
@@ -224,6 +225,7 @@ class Recipe:
     start: StartSettings = field(default_factory=StartSettings)
     losses: LossSettings = field(default_factory=LossSettings)
     execution: ExecutionSettings = field(default_factory=ExecutionSettings)
+    augment: Augmentation = field(default_factory=Augmentation)
     short_sides: tuple[int, ...] = (640, 672, 704, 736, 768, 800)
     late_short_sides: tuple[int, ...] = ()  # those of the last iterations; none: the same to the end
     late_iterations: int = 0  # how many of them: most is learnt cheaply from small images, outlines from large ones
@@ -289,6 +291,28 @@ class Recipe:
             losses=other.losses if self.losses == own.losses else replace(self.losses, family=model.family),
         )
 
+    def with_sizes_of(self, model: CondInstConfig, inference: bool = True, training: bool = True) -> "Recipe":
+        """This recipe with the input sizes of a trained model.
+
+        Args:
+            model: whose sizes are taken.
+            inference: take its sizes of inference.
+            training: bring the sizes of training to the same proportion, whole pixels.
+        """
+        sides = {name: getattr(model.preprocessing, name) for name in ("short_side", "long_side", "pad_divisor")}
+        own = self.model.preprocessing
+        changed = self
+        if inference:
+            changed = replace(self, model=replace(self.model, preprocessing=replace(own, **sides)))
+        if inference and training:
+            factor = sides["short_side"] / own.short_side
+            short, late = (
+                tuple(dict.fromkeys(max(1, round(side * factor)) for side in each))
+                for each in (self.short_sides, self.late_short_sides)
+            )
+            changed = replace(changed, short_sides=short, late_short_sides=late)
+        return changed
+
     def of_length(self, iterations: int) -> "Recipe":
         """This recipe for a run of another length.
 
@@ -318,6 +342,17 @@ def load_recipe(name: str) -> Recipe:
         ConfigError: there is none of that name, or it has settings that cannot be used.
     """
     return recipe_from_toml(Recipe(), name, files("condinst_deploy") / "training" / "recipes")
+
+
+def sizes_named(name: str) -> tuple[bool, bool]:
+    """Whether a recipe, or its base, names sizes of inference, and whether it names those of training.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    named = named_settings(name, files("condinst_deploy") / "training" / "recipes")
+    inference = {"model.preprocessing.short_side", "model.preprocessing.long_side"}
+    return bool(named & inference), "short_sides" in named
 
 
 def recipe_from_dict(values: object) -> Recipe:

@@ -11,14 +11,16 @@ from condinst_deploy.data.analysis import analyse
 from condinst_deploy.data.coco import CocoDataset
 from condinst_deploy.data.shapes import TRAIN_COUNT, VAL_COUNT, ShapesConfig, generate_shapes
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.runtime.torch_backend import torch_device
 from condinst_deploy.support.atomic_write import check_writable
 from condinst_deploy.support.folder_lock import locked_folder
 from condinst_deploy.training import trainer
 from condinst_deploy.training.history import Record
 from condinst_deploy.training.options import TrainOptions
-from condinst_deploy.training.ranks import Ranks, connected, device_of, ranks_from_environment
-from condinst_deploy.training.recipe import Recipe, load_recipe
+from condinst_deploy.training.preview import Preview, preview
+from condinst_deploy.training.ranks import ALONE, Ranks, connected, device_of, ranks_from_environment
+from condinst_deploy.training.recipe import Recipe, load_recipe, sizes_named
 from condinst_deploy.training.run import TrainingRun, fine_tuning_run, new_run, resumed_run
 from condinst_deploy.training.store import CHECKPOINT, CheckpointStore
 from condinst_deploy.training.trainer import Reports, Sets
@@ -67,12 +69,43 @@ def train(
     """
     options, reports = options or TrainOptions(), reports or Reports()
     folder, ranks = _folder(recipe, options), ranks_from_environment()
-    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe))
+    chosen = _read(recipe, options, folder)
     device = device_of(ranks, torch_device(options.device))
     if not ranks.first:
         reports = Reports()
     with connected(ranks, device, chosen.execution.timeout, options.meeting):
         return _train(chosen, options, reports, folder, Place(ranks, device))
+
+
+def check(recipe: str | Path | Recipe, options: TrainOptions | None = None, reports: Reports | None = None) -> Preview:
+    """Look at recipe and data, draw examples and time a few steps, without training.
+
+    Args: as `train`. The folder of the run gets a sheet of examples, and nothing else.
+
+    Raises:
+        ConfigError, CheckpointError, DataError: what would stop `train` before its first step.
+    """
+    options, reports = options or TrainOptions(), reports or Reports()
+    if ranks_from_environment().size > 1:
+        raise ConfigError("--check runs in one process; start it without torchrun")
+    folder = _folder(recipe, options)
+    place = Place(ALONE, torch_device(options.device))
+    run, sets = _prepared(_read(recipe, options, folder), options, reports, folder, place)
+    return preview(run, sets.train, folder)
+
+
+def _read(recipe: str | Path | Recipe, options: TrainOptions, folder: Path) -> Recipe:
+    """The recipe; sizes that its file does not name are those of the weights that are fine-tuned."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    name = str(recipe)
+    chosen, weights = load_recipe(name), options.weights
+    if options.resume:  # what was fine-tuned has the sizes already
+        weights = CheckpointStore(folder, chosen.keep_checkpoints).newest().path
+    if weights is None:
+        return chosen
+    inference, training = sizes_named(name)
+    return chosen.with_sizes_of(load_model(weights).model.config, inference=not inference, training=not training)
 
 
 class Place(NamedTuple):
@@ -83,6 +116,23 @@ class Place(NamedTuple):
 
 
 def _train(recipe: Recipe, options: TrainOptions, reports: Reports, folder: Path, place: Place) -> TrainedModel:
+    ranks = place.ranks
+    run, sets = _prepared(recipe, options, reports, folder, place)
+    reports.on_start(run.iteration, run.recipe)
+    try:
+        with ExitStack() as stack:
+            ranks.on_first(lambda: stack.enter_context(locked_folder(folder)))
+            metrics = trainer.train(run, sets, folder, reports)
+    except KeyboardInterrupt:
+        reports.on_interrupted(run.iteration, folder)
+        raise
+    return TrainedModel(folder.absolute(), folder.absolute() / trainer.MODEL, metrics)
+
+
+def _prepared(
+    recipe: Recipe, options: TrainOptions, reports: Reports, folder: Path, place: Place
+) -> tuple[TrainingRun, Sets]:
+    """The run before its next step, and its data."""
     ranks = place.ranks
     ranks.on_first(lambda: check_writable(folder / CHECKPOINT))
     changed = _changed(recipe, options, reports)
@@ -99,15 +149,7 @@ def _train(recipe: Recipe, options: TrainOptions, reports: Reports, folder: Path
     run = ranks.in_each(lambda: _started(chosen, sets, folder, options, place))
     if run.note:
         reports.on_note(run.note)
-    reports.on_start(run.iteration, run.recipe)
-    try:
-        with ExitStack() as stack:
-            ranks.on_first(lambda: stack.enter_context(locked_folder(folder)))
-            metrics = trainer.train(run, sets, folder, reports)
-    except KeyboardInterrupt:
-        reports.on_interrupted(run.iteration, folder)
-        raise
-    return TrainedModel(folder.absolute(), folder.absolute() / trainer.MODEL, metrics)
+    return run, sets
 
 
 def _look_at(data: CocoDataset, recipe: Recipe, strict: bool, reports: Reports) -> None:
@@ -129,14 +171,12 @@ def _folder(recipe: str | Path | Recipe, options: TrainOptions) -> Path:
 
 def _changed(recipe: Recipe, options: TrainOptions, reports: Reports) -> Recipe:
     """The recipe with what the options set instead."""
-    if options.iterations is not None:
-        shorter = recipe.of_length(options.iterations)
-        before, after = recipe.schedule.warmup_iterations, shorter.schedule.warmup_iterations
-        if after < before:
-            reports.on_note(
-                f"warm-up shortened from {before} to {after} iterations: the run has only {options.iterations}"
-            )
-        recipe = shorter
+    length = recipe.schedule.iterations if options.iterations is None else options.iterations
+    fitting = recipe.of_length(length)
+    before, after = recipe.schedule.warmup_iterations, fitting.schedule.warmup_iterations
+    if after < before:
+        reports.on_note(f"warm-up shortened from {before} to {after} iterations: the run has only {length}")
+    recipe = fitting
     if options.backbone is not None:
         recipe = replace(recipe, start=replace(recipe.start, backbone=str(options.backbone)))
     return recipe if options.seed is None else replace(recipe, seed=options.seed)

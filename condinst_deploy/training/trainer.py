@@ -71,7 +71,11 @@ def open_sets(recipe: Recipe) -> Sets:
             " in the recipe or on the command line"
         )
     train = CocoDataset(
-        Path(data.train_annotations), Path(data.train_images), training=True, keep_empty=data.keep_empty
+        Path(data.train_annotations),
+        Path(data.train_images),
+        training=True,
+        keep_empty=data.keep_empty,
+        boxes_only=recipe.losses.kind == "boxinst",
     )
     val = CocoDataset(Path(data.val_annotations), Path(data.val_images), training=False)
     if (train.category_ids, train.class_names) != (val.category_ids, val.class_names):
@@ -144,7 +148,6 @@ class _Training:
     store: CheckpointStore
     history: History
     interruption: Interruption
-    stale: int = 0  # evaluations since the best one
 
     def to_the_end(self) -> Record:
         run = self.run
@@ -159,7 +162,7 @@ class _Training:
         run.average_statistics()
         self._save()
         self._first(lambda: save_model(self.folder / MODEL, run.evaluated, run.manifest))
-        last = self._evaluate()
+        last = self._last_evaluation() or self._evaluate()
         self._first(lambda: draw_predictions(run, self.sets, self.folder / SHEET))
         return last
 
@@ -205,9 +208,7 @@ class _Training:
         run = self.run
         record = evaluate(run, self.sets, self.reports)
         best = max((r[SCORE] for r in self.history.records if SCORE in r), default=-1.0)
-        better = record[SCORE] > best
-        self.stale = 0 if better else self.stale + 1
-        if better:
+        if record[SCORE] > best:
             self._first(lambda: save_model(self.folder / BEST, run.evaluated, run.manifest))
         self._first(lambda: self.history.add(record))
         if not run.ranks.first:
@@ -217,15 +218,22 @@ class _Training:
         return record
 
     def _has_enough(self) -> bool:
-        """Whether the run ends early."""
+        """Whether the run ends early; a resumed run counts the evaluations before it, too."""
         patience = self.run.recipe.patience
-        enough = 0 < patience <= self.stale
+        scores = [record[SCORE] for record in self.history.records if SCORE in record]
+        stale = len(scores) - 1 - scores.index(max(scores)) if scores else 0
+        enough = 0 < patience <= stale
         if enough:
             self.reports.on_note(
-                f"stopped at iteration {self.run.iteration}: {self.stale} evaluations without a better mask AP;"
+                f"stopped at iteration {self.run.iteration}: {stale} evaluations without a better mask AP;"
                 f" the best model is {self.folder / BEST}"
             )
         return enough
+
+    def _last_evaluation(self) -> Record | None:
+        """The evaluation of this iteration, where a run ends early right after it."""
+        records = [record for record in self.history.records if SCORE in record]
+        return records[-1] if records and records[-1]["iteration"] == self.run.iteration else None
 
     def _first(self, function: Callable[[], object]) -> None:
         """Have the first process write something; all fail where it fails."""

@@ -13,7 +13,7 @@ from condinst_deploy.errors import ConfigError
 from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE
 from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.runtime.cpu_features import OVERFLOW_REMARK, products_may_overflow
-from condinst_deploy.support.atomic_write import atomic_path, check_writable
+from condinst_deploy.support.atomic_write import atomic_path, check_writable, only_writer
 from condinst_export.onnx_file import onnx_from_model, tensorrt_remarks, with_options
 from condinst_export.options import ExportOptions, checked_output
 from condinst_export.quantization.agreement import INT8_TOLERANCE
@@ -86,7 +86,7 @@ def export_model(
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
-        ConfigError: an option cannot be used.
+        ConfigError: an option cannot be used, or another run writes the same file.
         ExportError: the graph cannot be traced or translated.
         ImageError: a calibration image cannot be read.
         VerificationError: the file and PyTorch disagree, or INT8 and float32; nothing was written.
@@ -102,7 +102,9 @@ def export_model(
     if options.class_names is not None:
         manifest = _named(manifest, options.class_names)
     reports.on_loaded(loaded.note, manifest)
-    with atomic_path(path) as temporary:
+    if path.exists():
+        reports.on_note(f"{path} exists and will be replaced; --out writes another file")
+    with only_writer(path), atomic_path(path) as temporary:
         reports.on_stage("exporting the graph")
         proto = onnx_from_model(loaded.model, manifest)
         for remark in tensorrt_remarks(proto):

@@ -177,6 +177,10 @@ def test_every_overlay_has_a_name_of_its_own(names: tuple[str, ...]) -> None:
     assert all(overlay.startswith(path.stem) for overlay, path in zip(overlays, paths, strict=True))
 
 
+def test_no_image_s_files_are_called_as_the_list_of_classes() -> None:
+    assert list(file_stems([Path("classes.png"), Path("x/classes.jpg")])) == ["classes_2", "classes_3"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

@@ -54,6 +54,16 @@ def test_a_run_without_a_terminal_says_how_far_it_is_and_prints_its_metrics(fold
     assert (tmp_path / "runs" / "tiny" / "model.pth").is_file()
 
 
+def test_a_look_before_a_run_prints_what_it_will_take(folder: Path, tmp_path: Path) -> None:
+    done = train("--recipe", folder / "tiny.toml", *data_of(folder), "--check", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "\nclass " in done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "100 iterations, each image 25.0 times"
+    assert lines[-1] == "examples with masks: runs/tiny/examples.jpg"
+    assert [path.name for path in (tmp_path / "runs" / "tiny").iterdir()] == ["examples.jpg"]
+
+
 def test_a_run_shorter_than_its_warm_up_says_so_and_ends_with_a_model(folder: Path, tmp_path: Path) -> None:
     recipe = RECIPE.replace("warmup_iterations = 1", 'warmup_iterations = 9\ndecay = "cosine"')
     (tmp_path / "slow.toml").write_text(recipe)
@@ -100,7 +110,7 @@ def test_data_that_cannot_be_right_is_refused_and_odd_data_where_it_is_asked_for
         (["--recipe", "condinst_r50_1x"], "instances_train2017.json cannot be read"),
         (["--recipe", "condinst_r50_1x", "--num-classes", "7", "DATA"], "--num-classes is 7; the data set has 3"),
         (["--recipe", "condinst_r50_1x", "--resume", "DATA"], "last.pth"),
-        (["--recipe", "shapes_slim", "--weights", "WEIGHTS", "--resume"], "--weights and --resume both say"),
+        (["--recipe", "shapes_slim", "--weights", "WEIGHTS", "--resume"], "last.pth"),
         (["--recipe", "shapes_slim", "--weights", "WEIGHTS", "--backbone", "WEIGHTS"], "--weights and --backbone both"),
     ],
 )

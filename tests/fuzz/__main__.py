@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from tests.fuzz.inputs import KINDS, Base, Files, base_files
+from tests.fuzz.inputs import KINDS, SHARES, Base, Files, base_files
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 30.0
@@ -154,6 +154,8 @@ def fuzz(run: Run, base: Base, kind: str, count: int, number: int) -> None:
         def used(files: Files) -> None:
             if run.counts[kind]["inputs"] < done + count:
                 run.use(kind, files)
+                if run.counts[kind]["inputs"] % 500 == 0:
+                    print(f"{kind}: {dict(run.counts[kind])}", file=sys.stderr, flush=True)
 
         used()
 
@@ -161,7 +163,7 @@ def fuzz(run: Run, base: Base, kind: str, count: int, number: int) -> None:
 def main() -> int:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inputs", type=int, default=2000, help="in all, the same number of each kind")
+    parser.add_argument("--inputs", type=int, default=2000, help="in all; each kind has its share")
     parser.add_argument("--corpus", type=Path, required=True, help="folder of the inputs that caused faults")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", choices=sorted(KINDS), default=sorted(KINDS))
@@ -175,8 +177,10 @@ def main() -> int:
         try:
             for kind, files in kept_inputs(arguments.corpus):
                 run.use(kind, files)
+            shares = sum(SHARES[kind] for kind in arguments.kinds)
             for kind in [] if arguments.kept else arguments.kinds:
-                fuzz(run, base, kind, arguments.inputs // len(arguments.kinds), arguments.seed)
+                count = -(-arguments.inputs * SHARES[kind] // shares)
+                fuzz(run, base, kind, count, arguments.seed)
                 print(f"{kind}: {dict(run.counts[kind])}", file=sys.stderr, flush=True)
         finally:
             child.stop()

@@ -193,7 +193,8 @@ def onnx_files(base: Base) -> Strategy[Files]:
         kept.value = parts[0].decode("utf-8", "replace")
         for name, number in parts[1]:
             GRAPH_CHANGES[name](model, number)
-        return bytes(model.SerializeToString())
+        content: bytes = model.SerializeToString()
+        return content
 
     structural = st.tuples(manifests, changes).map(written)
     made = st.integers(0, 3).flatmap(lambda n: structural if n else structural.flatmap(damaged))
@@ -373,3 +374,6 @@ KINDS: dict[str, Callable[[Base], Strategy[Files]]] = {
     "results": results_files,
     "thresholds": threshold_files,
 }
+
+SHARES = {"image": 5, "checkpoint": 3, "onnx": 3, "engine": 7, "recipe": 7, "coco": 5, "results": 5, "thresholds": 5}
+"""Of a run: fewer inputs of the kinds that a network runs on."""

@@ -1,6 +1,5 @@
 """What the fuzzer does with an input: the commands and functions that read such a file, and what must hold after it."""
 
-import gc
 import json
 import re
 import traceback
@@ -45,9 +44,7 @@ class Outcome:
 
 def run_input(kind: str, folder: Path, base: Base) -> Outcome:
     """Use the files of an input as a user would; outputs go into `folder/out`."""
-    outcome = USES[kind](folder, base)
-    gc.collect()
-    return outcome
+    return USES[kind](folder, base)
 
 
 def _command(app: typer.Typer, arguments: list[str | Path], out: Path | None = None) -> Outcome:

@@ -86,3 +86,55 @@ def cut_photographs(folder: Path, count: int) -> Path:
     path = folder / "instances.json"
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     return path
+
+
+TRAIN_IMAGES, TRAIN_OBJECTS = 118_000, 860_000
+"""As in train2017."""
+
+CORNERS = (8, 41)
+"""Of an object's outline, least and most; the file then has train2017's 450 MB."""
+
+OUTLINES = 2_000
+"""Different outlines in a file of made-up annotations."""
+
+CROWDS = 100
+"""One object in so many is a crowd, with an RLE."""
+
+
+def made_up_annotations(path: Path, images: int, objects: int, seed: int = 0) -> Path:
+    """A COCO-format file of closed outlines in 640x480 images, which are not made."""
+    rng = np.random.default_rng(seed)
+    outlines = [json.dumps(_outline(rng))[1:-1] for _ in range(OUTLINES)]
+    crowd = json.dumps({"counts": [0, HEIGHT * WIDTH], "size": [HEIGHT, WIDTH]})
+    crowd = f'"segmentation": {crowd}, "area": {HEIGHT * WIDTH}, "bbox": [0, 0, {WIDTH}, {HEIGHT}]'
+    owners = rng.integers(1, images + 1, objects).tolist()
+    drawn, categories = (rng.integers(0, n, objects).tolist() for n in (OUTLINES, len(COCO_CLASSES)))
+    ids = list(COCO_CLASSES)
+    with path.open("w", encoding="utf-8") as stream:
+        stream.write('{"info": {"description": "made up"}, "images": [')
+        for i in range(1, images + 1):
+            # licence, address and date are as long as COCO's
+            entry = {"license": 3, "file_name": f"{i:012d}.jpg", "coco_url": f"http://images.test/train/{i:012d}.jpg"}
+            entry |= {"height": HEIGHT, "width": WIDTH, "date_captured": "2013-11-14 11:18:45", "id": i}
+            stream.write(json.dumps(entry) + (", " if i < images else '], "annotations": ['))
+        for i in range(1, objects + 1):
+            own, is_crowd = (crowd, 1) if i % CROWDS == 0 else (outlines[drawn[i - 1]], 0)
+            stream.write(
+                f'{{{own}, "iscrowd": {is_crowd}, "image_id": {owners[i - 1]},'
+                f' "category_id": {ids[categories[i - 1]]}, "id": {i}}}' + (", " if i < objects else "]")
+            )
+        names = [{"supercategory": "thing", "id": i, "name": name} for i, name in COCO_CLASSES.items()]
+        stream.write(f', "categories": {json.dumps(names)}}}')
+    return path
+
+
+def _outline(rng: np.random.Generator) -> dict[str, Any]:
+    """A polygon with its area and its box."""
+    count, radius = int(rng.integers(*CORNERS)), float(np.exp(rng.uniform(np.log(4), np.log(90))))
+    angles = 2 * np.pi * np.arange(count) / count
+    around = radius * (1 + 0.1 * np.sin(3 * angles))
+    centre = rng.uniform(0.2, 0.8, 2) * (WIDTH, HEIGHT)
+    points = (np.stack((np.cos(angles), np.sin(angles)), axis=1) * around[:, None] + centre).round(2)
+    low, high = points.min(axis=0), points.max(axis=0)
+    box = [*low.tolist(), *(high - low).round(2).tolist()]
+    return {"segmentation": [points.ravel().tolist()], "area": round(np.pi * radius**2, 4), "bbox": box}

@@ -13,8 +13,8 @@ import torch
 
 from condinst_deploy.training.ranks import Ranks, connected
 
-LONGEST = 60.0
-"""Seconds after which a process that has not ended is killed; a rank must not wait for a lost one that long."""
+LONGEST = 120.0
+"""Seconds after which a process that has not ended is killed."""
 
 Outcome = Any
 """What a process's function returned, the exception that it raised, or None where it was killed."""

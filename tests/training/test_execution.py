@@ -17,6 +17,7 @@ from condinst_deploy.model.losses import Losses
 from condinst_deploy.training.averaging import WeightAverage
 from condinst_deploy.training.batches import batches
 from condinst_deploy.training.imagenet import torchvision_resnet
+from condinst_deploy.training.loss_module import LossModule
 from condinst_deploy.training.recipe import (
     DataSettings,
     ExecutionSettings,
@@ -167,6 +168,7 @@ def test_a_run_may_go_on_with_another_precision_and_accumulation(recipe: Recipe,
         resumed_run(replace(recipe, data=replace(recipe.data, keep_empty=True)), tmp_path / "last.pth", CPU)
 
 
+@pytest.mark.slow
 def test_a_compiled_step_has_the_losses_and_gradients_of_a_plain_one(
     monkeypatch: pytest.MonkeyPatch, recipe: Recipe, sets: Sets
 ) -> None:
@@ -174,7 +176,9 @@ def test_a_compiled_step_has_the_losses_and_gradients_of_a_plain_one(
     compiled_by = torch.compile
     monkeypatch.setattr(torch, "compile", partial(compiled_by, backend="aot_eager"))
     plain, losses = one_step(recipe, sets)
-    compiled, theirs = one_step(replace(recipe, execution=ExecutionSettings(compile=True)), sets)
+    compiled = run_of(recipe, sets)
+    compiled.losses = LossModule(compiled.model, replace(recipe, execution=ExecutionSettings(compile=True)))
+    theirs = compiled.step(next(batches(sets.train, recipe, 0)))
     for name, loss in losses.terms.items():
         assert theirs.terms[name].item() == pytest.approx(loss.item(), rel=1e-4)
     pairs = zip(plain.model.parameters(), compiled.model.parameters(), strict=True)
@@ -182,6 +186,11 @@ def test_a_compiled_step_has_the_losses_and_gradients_of_a_plain_one(
         if own.grad is not None:
             assert other.grad is not None
             torch.testing.assert_close(other.grad, own.grad, rtol=1e-3, atol=1e-4 * own.grad.abs().max().item())
+
+
+def test_compiling_is_refused_on_a_cpu(recipe: Recipe, sets: Sets) -> None:
+    with pytest.raises(ConfigError, match=r"execution\.compile is true and the device is cpu"):
+        run_of(replace(recipe, execution=ExecutionSettings(compile=True)), sets)
 
 
 def test_torchvisions_weights_are_taken_from_the_cache_or_fetched_or_the_reason_is_one_line(

@@ -1,6 +1,7 @@
 """Several processes train as one does: the same images, the same gradients, and they end together."""
 
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from condinst_deploy.contract import Preprocessing
 from condinst_deploy.data.shapes import generate_shapes
 from condinst_deploy.data.transforms import TrainingBatch
-from condinst_deploy.errors import ConfigError, DataError, DistributedError
+from condinst_deploy.errors import ConfigError, DataError, DistributedError, OutputError
 from condinst_deploy.model.losses import Losses, LossSettings
 from condinst_deploy.support.signals import listen, listen_for_preemption
 from condinst_deploy.training.batches import batches, parts_of
@@ -32,6 +33,7 @@ from condinst_deploy.training.recipe import (
     StartSettings,
 )
 from condinst_deploy.training.run import TrainingRun, new_run, resumed_run
+from condinst_deploy.training.store import CheckpointStore
 from condinst_deploy.training.trainer import Reports, Sets, evaluate, manifest_for, open_sets, train
 from tests.support.models import TINY
 from tests.support.processes import in_processes
@@ -39,6 +41,9 @@ from tests.support.processes import in_processes
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
+
+MOST_SECONDS = 30.0
+"""After a process is killed, until the others have written their checkpoint."""
 
 
 @pytest.fixture(scope="module")
@@ -206,13 +211,53 @@ def test_where_a_process_is_killed_the_other_ends_with_a_sentence_and_a_checkpoi
 ) -> None:
     def kill(ranks: Ranks, iteration: int) -> None:
         if (ranks.rank, iteration) == (lost, 3):
+            (tmp_path / "killed_at").write_text(repr(time.monotonic()))  # one clock for all processes of a machine
             os.kill(os.getpid(), signal.SIGKILL)
 
-    outcomes = in_processes(2, training(recipe, sets, tmp_path, kill), tmp_path)
+    def function(ranks: Ranks) -> tuple[DistributedError, float]:
+        with pytest.raises(DistributedError) as raised:
+            training(recipe, sets, tmp_path, kill)(ranks)
+        return raised.value, time.monotonic()
+
+    # an hour: what ends the other process is the broken connection, not the timeout
+    outcomes = in_processes(2, function, tmp_path, timeout=3600.0)
     assert outcomes[lost] is None
-    assert isinstance(outcomes[1 - lost], DistributedError)
-    assert "another of the 2 processes ended" in str(outcomes[1 - lost])
+    error, ended_at = outcomes[1 - lost]
+    assert "another of the 2 processes ended" in str(error)
+    assert ended_at - float((tmp_path / "killed_at").read_text()) < MOST_SECONDS
     assert resumed_run(recipe, tmp_path / "last.pth", CPU).iteration == 3
+
+
+def test_a_step_that_ended_is_not_undone_with_its_successor(recipe: Recipe, sets: Sets) -> None:
+    run = run_of(recipe, sets)
+    run.step(next(batches(sets.train, recipe, 0)))
+    after = {key: value.clone() for key, value in run.model.state_dict().items()}
+    run.undo()
+    assert all(torch.equal(value, after[key]) for key, value in run.model.state_dict().items())
+
+
+def test_where_the_disk_of_the_process_that_writes_is_full_both_end_and_the_earlier_checkpoint_stays(
+    recipe: Recipe, sets: Sets, tmp_path: Path
+) -> None:
+    """The first process may write no file of more than 50,000 bytes from its third step on."""
+
+    def fill(ranks: Ranks, iteration: int) -> None:
+        if iteration == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python does when it starts
+    often = replace(recipe, checkpoint_every=2)
+    first, second = in_processes(2, training(often, sets, tmp_path, fill), tmp_path)
+    assert isinstance(first, OutputError)
+    assert "cannot be written (File too large)" in str(first)
+    assert isinstance(second, DistributedError | OutputError)
+    assert "File too large" in str(second)
+    assert resumed_run(often, CheckpointStore(tmp_path, 2).newest().path, CPU).iteration == 2
+    assert {path.suffix for path in tmp_path.iterdir() if path.is_file() and "meeting" not in path.name} == {
+        ".pth",
+        ".toml",
+        ".jsonl",
+    }
 
 
 def test_a_process_that_hangs_is_waited_for_as_long_as_the_recipe_says(
