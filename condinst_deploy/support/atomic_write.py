@@ -62,7 +62,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def only_writer(path: Path) -> Iterator[None]:
-    """Keep other runs from writing the same file until the block ends, however it ends; its folder is made.
+    """Keep other runs from writing the same file until the block ends, however it ends.
+
+    Its folder is made, and removed again where the block left it empty.
 
     A temporary file beside `path`, which is locked as long as the process lives, says that a run is at work. On a file
     system without locks the block runs unprotected.
@@ -72,7 +74,9 @@ def only_writer(path: Path) -> Iterator[None]:
         OutputError: the file cannot be written.
     """
     _check_replaceable(path)
+    made = []
     try:
+        made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         own, descriptor = _created(path)
     except (OSError, ValueError) as e:
@@ -87,6 +91,9 @@ def only_writer(path: Path) -> Iterator[None]:
             own.unlink()
         _open.discard(own)
         os.close(descriptor)
+        with suppress(OSError):  # the first one that is not empty ends it
+            for folder in made:
+                folder.rmdir()
 
 
 def _is_locked(path: Path) -> bool:

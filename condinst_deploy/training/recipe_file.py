@@ -1,11 +1,13 @@
 """A recipe as a TOML file: the folder of a run keeps what it was trained with."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.training.recipe import Recipe
+
+_ESCAPES = {code: f"\\u{code:04x}" for code in (*range(32), 127)} | {ord('"'): '\\"', ord("\\"): "\\\\"}
+"""Characters that a basic string of TOML must not hold as they are."""
 
 
 def recipe_text(recipe: Recipe) -> str:
@@ -41,6 +43,6 @@ def _value(value: Any) -> str:
         return f"[{', '.join(_value(each) for each in value)}]"
     if isinstance(value, float):
         return repr(value)
-    return json.dumps(value, ensure_ascii=False).replace(
-        "\x7f", "\\u007f"
-    )  # texts, booleans and whole numbers are the same in TOML
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f'"{value.translate(_ESCAPES)}"' if isinstance(value, str) else str(value)

@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import torch
 
 from condinst_deploy.training.ranks import Ranks, connected
@@ -23,13 +24,16 @@ Outcome = Any
 def in_processes(size: int, function: Callable[[Ranks], Any], folder: Path, timeout: float = 60.0) -> list[Outcome]:
     """Run a function in each of several connected processes; the results in the order of the ranks.
 
-    The processes are forked, so that the function can be any closure.
+    The processes are forked from one that has imported PyTorch and never used it: autograd's threads do not live
+    through a fork. The function can be any closure; cloudpickle copies it.
     """
-    context, meeting = get_context("fork"), f"file://{folder}/meeting_{len(list(folder.glob('meeting_*')))}"
+    context, meeting = get_context("forkserver"), f"file://{folder}/meeting_{len(list(folder.glob('meeting_*')))}"
+    context.set_forkserver_preload(["condinst_deploy.training.trainer", __name__])
+    copied = cloudpickle.dumps(function)
     started = []
     for rank in range(size):
         ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_run, args=(Ranks(rank, size, rank), function, meeting, timeout, theirs))
+        process = context.Process(target=_run, args=(Ranks(rank, size, rank), copied, meeting, timeout, theirs))
         process.start()
         theirs.close()
         started.append((process, ours))
@@ -49,15 +53,15 @@ def in_processes(size: int, function: Callable[[Ranks], Any], folder: Path, time
     return outcomes
 
 
-def _run(ranks: Ranks, function: Callable[[Ranks], Any], meeting: str, timeout: float, answer: Connection) -> None:
+def _run(ranks: Ranks, copied: bytes, meeting: str, timeout: float, answer: Connection) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     try:
         with connected(ranks, torch.device("cpu"), timeout, meeting):
-            outcome = function(ranks)
-            answer.send_bytes(pickle.dumps(outcome))  # by value: a tensor would be shared with a process that ends
+            outcome = pickle.loads(copied)(ranks)
+            answer.send_bytes(cloudpickle.dumps(outcome))  # by value: a tensor would be shared with a process that ends
             answer.close()
     except BaseException as e:  # also KeyboardInterrupt: the test looks at it
         traceback.print_exc()
-        answer.send_bytes(pickle.dumps(e))
+        answer.send_bytes(cloudpickle.dumps(e))
     os._exit(0)
