@@ -105,6 +105,7 @@ class CocoDataset:
         min_size: int = MIN_SIZE,
         content: dict[str, Any] | None = None,
         limit: int | None = None,
+        boxes_only: bool = False,
     ) -> None:
         """Read and check the annotations, and see that every image is there.
 
@@ -116,6 +117,7 @@ class CocoDataset:
             min_size: shortest side of an image to train on, in pixels.
             content: what `coco_content` read from the file, if it was read already.
             limit: take the first so many images; the others need not be there.
+            boxes_only: segmentations are not looked at; each object's is its box.
 
         Raises:
             DataError: the file is not in COCO's format, an annotation is malformed (named by its id), an image
@@ -132,7 +134,9 @@ class CocoDataset:
             listed = _images(content["images"], images or Path(), annotations)
             labels = {category_id: label for label, category_id in enumerate(self.category_ids)}
             rows = {image_id: row for row, image_id in enumerate(listed.ids.tolist())}
-            objects = self._collected(content["annotations"], Known(rows, listed.sizes, labels)).arrays(len(rows))
+            known = Known(rows, listed.sizes, labels)
+            entries = _boxed(content["annotations"]) if boxes_only else content["annotations"]
+            objects = self._collected(entries, known).arrays(len(rows))
         self.all_records = Records(listed, objects, np.arange(len(rows)))
         kept = (listed.sizes.min(axis=1) >= min_size) & (keep_empty | (np.diff(objects.starts) > 0))
         chosen = np.flatnonzero(kept) if training else self.all_records.rows
@@ -204,6 +208,20 @@ class CocoDataset:
         ids = id_array([each.annotation_id for each in self.left_out]).tolist()
         self.left_out = [LeftOut(own, each.reason) for own, each in zip(ids, self.left_out, strict=True)]
         return collector
+
+
+def _boxed(annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Annotations with their boxes as polygons; boxes that are none are left as they are, to be named later."""
+    return [
+        annotation | {"segmentation": [_rectangle(*box)]}
+        if isinstance(box := annotation.get("bbox"), list) and len(box) == 4 and all(_is_place(each) for each in box)
+        else annotation
+        for annotation in annotations
+    ]
+
+
+def _rectangle(x: float, y: float, width: float, height: float) -> list[float]:
+    return [x, y, x + width, y, x + width, y + height, x, y + height]
 
 
 @contextmanager

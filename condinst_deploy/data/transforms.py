@@ -15,6 +15,7 @@ from condinst_deploy.data.augmentation import DRAWS, Augmentation, coloured, cro
 from condinst_deploy.data.coco import Sample, masks_at
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.imaging.resize import resized_image
+from condinst_deploy.model.boxinst import box_masks
 from condinst_deploy.model.targets import ImageTargets
 
 
@@ -73,6 +74,7 @@ class TrainingTransform:
     short_sides: tuple[int, ...]  # one is drawn for each image
     flip: float  # probability
     augmentation: Augmentation = field(default_factory=Augmentation)
+    boxes_only: bool = False  # masks are the boxes
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -93,13 +95,21 @@ class TrainingTransform:
         flipped = rng.random() < self.flip
         preprocessing = replace(self.preprocessing, short_side=side)
         if not self.augmentation.on:
-            return resized(sample, preprocessing, flipped)
+            return self._resized(sample, preprocessing, flipped)
         drawn = rng.random(DRAWS)
-        example = resized(sample, _scaled(preprocessing, self.augmentation.factor(drawn)), flipped)
+        example = self._resized(sample, _scaled(preprocessing, self.augmentation.factor(drawn)), flipped)
         image, targets = example.image, example.targets
         if self.augmentation.crop:
             image, targets = cropped(image, targets, self.augmentation, drawn)
         return TrainingExample(coloured(image, self.augmentation, drawn), targets)
+
+    def _resized(self, sample: Sample, preprocessing: Preprocessing, flipped: bool) -> TrainingExample:
+        if not self.boxes_only:
+            return resized(sample, preprocessing, flipped)
+        example = resized(replace(sample, segmentations=()), preprocessing, flipped)
+        boxes = example.targets.boxes
+        masks = box_masks(boxes, (example.image.shape[0], example.image.shape[1]))
+        return TrainingExample(example.image, ImageTargets(boxes, example.targets.labels, masks))
 
 
 def _scaled(preprocessing: Preprocessing, factor: float) -> Preprocessing:

@@ -9,10 +9,12 @@ from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
 from condinst_deploy.contract import Family
+from condinst_deploy.model.boxinst import pairwise_losses
 from condinst_deploy.model.condinst import Features
 from condinst_deploy.model.config import MASK_STRIDE, SOI_STRIDES
 from condinst_deploy.model.head import LevelOutputs
 from condinst_deploy.model.loss_plan import (
+    MASK_TARGET_STRIDE,
     Draw,
     Normalisers,
     Part,
@@ -29,9 +31,6 @@ from condinst_deploy.model.mask_head import dynamic_mask_head
 from condinst_deploy.model.resample import aligned_bilinear
 from condinst_deploy.model.targets import Assignment, ImageTargets, Locations
 
-MASK_TARGET_STRIDE = 4
-"""Stride at which masks are learnt."""
-
 DICE_EPSILON = 5e-6
 """Added to each of the two sums of squares; AdelaiDet adds twice as much to both together, which is the same."""
 
@@ -44,8 +43,9 @@ class Losses(NamedTuple):
     cls: Tensor
     box: Tensor
     centerness: Tensor
-    mask: Tensor
+    mask: Tensor  # BoxInst: its projection loss
     semantic: Tensor | None = None  # of a model with a semantic head
+    pairwise: Tensor | None = None  # BoxInst
 
     @property
     def terms(self) -> dict[str, Tensor]:
@@ -108,6 +108,7 @@ def losses_of(
         Focal loss (alpha 0.25, gamma 2) over the number of positives; GIoU weighted by the centerness target over
         the sum of these; binary cross-entropy of centerness over the number of positives; dice at stride 4
         over the instances learnt; focal loss of the pixels' classes at stride 8 over the pixels of instances.
+        BoxInst: dice of the masks' projections on both axes instead, and its pairwise loss over the pairs.
     """
     flat, assignments = flat_outputs(features.levels), plan.assignments
     number = flat.centerness.dtype
@@ -115,15 +116,17 @@ def losses_of(
     wanted = torch.cat([a.distances for a in assignments])
     centerness = torch.cat([flat.centerness[i, a.locations] for i, a in enumerate(assignments)])
     wanted_centerness = centerness_targets(wanted).to(number)
-    positives, weight_sum, masks, pixels = (x.to(number) for x in normalisers)
+    positives, weight_sum, masks, pixels, pairs = (x.to(number) for x in normalisers)
     semantic = features.semantic_logits
+    mask, pairwise = _mask_losses(features.mask_feats, flat, targets, plan, rules)
     boxes = (giou_loss(distances, wanted, rules.settings.family) * wanted_centerness).sum()
     return Losses(
         cls=sigmoid_focal_loss(flat.cls_logits, _one_hot(flat, assignments, targets), reduction="sum") / positives,
         box=boxes / weight_sum,
         centerness=F.binary_cross_entropy_with_logits(centerness, wanted_centerness, reduction="sum") / positives,
-        mask=_mask_losses(features.mask_feats, flat, targets, plan, rules) / masks,
+        mask=mask / masks,
         semantic=None if semantic is None else _pixel_losses(semantic, targets) / pixels,
+        pairwise=None if plan.similar is None else pairwise * plan.pairwise_weight / pairs,
     )
 
 
@@ -150,6 +153,11 @@ def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
     both = (probabilities * masks).sum(dim=1)
     squares = probabilities.square().sum(dim=1) + DICE_EPSILON + masks.square().sum(dim=1) + DICE_EPSILON
     return 1 - 2 * both / squares
+
+
+def projection_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """BoxInst's: dice of the largest values of columns and of rows, of `(p, h, w)` logits and masks: `(p,)`."""
+    return sum((dice_loss(logits.amax(dim=axis), masks.amax(dim=axis)) for axis in (1, 2)), logits.new_zeros(()))
 
 
 def semantic_loss(logits: Tensor, targets: Sequence[ImageTargets]) -> Tensor:
@@ -194,10 +202,11 @@ def _one_hot(flat: FlatOutputs, assignments: Sequence[Assignment], targets: Sequ
 
 def _mask_losses(
     mask_feats: Tensor, flat: FlatOutputs, targets: Sequence[ImageTargets], plan: Plan, rules: LossRules
-) -> Tensor:
-    """Dice of the positive points of all images that are kept under the caps, summed."""
+) -> tuple[Tensor, Tensor]:
+    """Dice, or BoxInst's two losses, of the positive points of all images that are kept under the caps, summed."""
     # the sums of nothing keep controller and mask branch in the graph where nothing is positive
     total = mask_feats[:, :0].sum() + flat.params[:, :0].sum()
+    pairwise = total
     for i, (assignment, target) in enumerate(zip(plan.assignments, targets, strict=True)):
         kept = _best(i, flat, assignment, rules.settings) if plan.kept is None else plan.kept[i]
         where, instances = assignment.locations[kept], assignment.instances[kept]
@@ -206,8 +215,13 @@ def _mask_losses(
         logits = _mask_logits(mask_feats[i : i + 1], flat.params[i, where], plan.locations, where, rules.hidden)
         half = MASK_TARGET_STRIDE // 2
         masks = target.masks[:, half::MASK_TARGET_STRIDE, half::MASK_TARGET_STRIDE]
-        total = total + dice_loss(logits, masks[instances]).sum()
-    return total
+        if plan.similar is None:
+            total = total + dice_loss(logits, masks[instances]).sum()
+            continue
+        total = total + projection_loss(logits, masks[instances]).sum()
+        learnt = plan.similar[i][None] & masks[instances][:, None]  # (p, 8, H/4, W/4)
+        pairwise = pairwise + (pairwise_losses(logits, rules.settings.pairwise_dilation) * learnt).sum()
+    return total, pairwise
 
 
 def _mask_logits(mask_feats: Tensor, params: Tensor, locations: Locations, where: Tensor, hidden: int) -> Tensor:

@@ -38,7 +38,6 @@ LOCAL_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on Linux Ray otherwise binds to every network interface
     "RAY_AUTH_MODE": "token",  # other users of this machine reach loopback, too
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "5",  # Ray's processes end so soon after a driver that was killed
 }
 
 

@@ -31,7 +31,8 @@ class Examples(Dataset[Prepared | DataError]):
         self._data, self._seed = data, recipe.seed
         schedule, preprocessing = recipe.schedule, recipe.model.preprocessing
         self._late_from = (schedule.iterations - recipe.late_iterations) * schedule.batch_size
-        self._early = TrainingTransform(preprocessing, recipe.short_sides, recipe.flip, recipe.augment)
+        boxes_only = recipe.losses.kind == "boxinst"
+        self._early = TrainingTransform(preprocessing, recipe.short_sides, recipe.flip, recipe.augment, boxes_only)
         self._late = replace(self._early, short_sides=recipe.late_short_sides or recipe.short_sides)
 
     def __getitem__(self, key: Key) -> Prepared | DataError:

@@ -13,7 +13,7 @@ from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.json_text import json_text
 
 HISTORY_FILE = "history.jsonl"
-LOSSES = ("cls", "box", "centerness", "mask", "semantic")
+LOSSES = ("cls", "box", "centerness", "mask", "semantic", "pairwise")
 
 Record = dict[str, float]
 

@@ -15,6 +15,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from condinst_deploy.contract import Family, ModelManifest
 from condinst_deploy.data.transforms import TrainingBatch
 from condinst_deploy.errors import CheckpointError, ConfigError
+from condinst_deploy.model.boxinst import similar_neighbours
 from condinst_deploy.model.checkpoints import load_model, own_content, write_checkpoint
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.loss_plan import Draw, Normalisers, Part, Plan, normalisers_of, plan_step, sums_of
@@ -161,8 +162,16 @@ class TrainingRun:
     def _planned(self, parts: Sequence[TrainingBatch]) -> tuple[list[Plan], Normalisers]:
         """What each part learns, and the divisors of the whole step."""
         settings = self.recipe.losses
-        learnt = [Part(part.targets, (part.images.shape[2], part.images.shape[3])) for part in parts]
-        plans = plan_step(learnt, settings, self._draw(parts))
+        colours = settings.colours
+        learnt = [
+            Part(
+                part.targets,
+                (part.images.shape[2], part.images.shape[3]),
+                None if colours is None else similar_neighbours(part.images, part.image_sizes, colours),
+            )
+            for part in parts
+        ]
+        plans = plan_step(learnt, settings, self._draw(parts), self.iteration)
         sums = torch.stack([sums_of(plan, part, settings) for plan, part in zip(plans, learnt, strict=True)])
         return plans, normalisers_of(sums.sum(dim=0), settings, self.ranks.average)
 

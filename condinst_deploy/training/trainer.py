@@ -71,7 +71,11 @@ def open_sets(recipe: Recipe) -> Sets:
             " in the recipe or on the command line"
         )
     train = CocoDataset(
-        Path(data.train_annotations), Path(data.train_images), training=True, keep_empty=data.keep_empty
+        Path(data.train_annotations),
+        Path(data.train_images),
+        training=True,
+        keep_empty=data.keep_empty,
+        boxes_only=recipe.losses.kind == "boxinst",
     )
     val = CocoDataset(Path(data.val_annotations), Path(data.val_images), training=False)
     if (train.category_ids, train.class_names) != (val.category_ids, val.class_names):

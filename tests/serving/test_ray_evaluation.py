@@ -16,7 +16,7 @@ from tests.support.models import noise_image
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_thread")]
 
-SIZES = [(64, 64), (48, 80), (100, 60), (64, 90)]
+SIZES = [(64, 64), (48, 80), (100, 60)]
 
 
 def write_data_set(folder: Path, model: Path) -> tuple[Path, Path]:
@@ -70,13 +70,13 @@ def numbers(figures: Any) -> list[float]:
     return [value for kind in ("box", "mask") for value in side[kind].values() if value is not None]
 
 
-def test_ray_gives_the_numbers_of_one_process(slim_checkpoint: Path, tmp_path: Path) -> None:
-    annotations, images = write_data_set(tmp_path, slim_checkpoint)
-    one = evaluated(annotations, images, slim_checkpoint, tmp_path / "one")
-    two = evaluated(annotations, images, slim_checkpoint, tmp_path / "two", "--ray-workers", "2")
+def test_ray_gives_the_numbers_of_one_process(small_onnx: Path, tmp_path: Path) -> None:
+    annotations, images = write_data_set(tmp_path, small_onnx)
+    one = evaluated(annotations, images, small_onnx, tmp_path / "one")
+    two = evaluated(annotations, images, small_onnx, tmp_path / "two", "--ray-workers", "2")
     assert len(numbers(one)) >= 12
     assert max(numbers(one)) > 1
     np.testing.assert_allclose(numbers(two), numbers(one), atol=1e-9)
-    results = [json.loads((tmp_path / name / "slim.pth.results.json").read_text()) for name in ("one", "two")]
+    results = [json.loads((tmp_path / name / "small.onnx.results.json").read_text()) for name in ("one", "two")]
     assert results[0] == results[1]
-    assert len(results[0]) > 50
+    assert len(results[0]) >= 20
