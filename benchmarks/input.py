@@ -110,7 +110,7 @@ def scene_of(folder: Path, size: tuple[int, int]) -> Scene:
 
 
 def candidates(scene: Scene) -> dict[str, Candidate]:
-    """All that can be run here; "Pillow" is the truth."""
+    """All that can be run here; the others are compared with "Pillow"."""
     made = {f"ours, {pixels}": ours(pixels, scene) for pixels in ways()}
     return made | {name: laid_out(resized, scene) for name, resized in libraries(scene).items()}
 

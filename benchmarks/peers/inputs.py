@@ -20,7 +20,7 @@ ENLARGED = (1920, 1152)
 """A third image is the first at this size."""
 
 NATIVE, LARGE = "800x1344", "x".join(map(str, ENLARGED))
-"""What images are told apart by: those that are about as large as the network's input, and the enlarged one."""
+"""Kinds of images: those that are about as large as the network's input, and the enlarged one."""
 
 
 class Inputs(NamedTuple):

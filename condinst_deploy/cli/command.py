@@ -135,7 +135,7 @@ def command_app(function: Callable[P, None]) -> Command:
         except KeyboardInterrupt as e:
             say("interrupted; nothing was left half-written")
             raise typer.Exit(exit_status(e)) from e
-        except BrokenPipeError:  # whoever reads standard output has enough
+        except BrokenPipeError:  # the reader of standard output has closed it
             leave(FAILED)
         except (OSError, MemoryError) as e:
             _show_error(reason_of(e).removeprefix("error: "))

@@ -1,4 +1,4 @@
-"""What an engine says of itself, in a file beside it: the builder writes it, and whoever loads the engine checks it.
+"""The description of an engine, in a file beside it. The builder writes it, and the loader checks it.
 
 The engine stays a plain plan, which `trtexec --loadEngine` reads; the manifest of `model.engine` is
 `model.engine.json`.

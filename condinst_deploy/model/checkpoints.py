@@ -39,11 +39,11 @@ class LoadedModel:
 
 
 def load_model(path: str | Path, family: Family | None = None) -> LoadedModel:
-    """Load a checkpoint; its architecture is told by its keys and shapes.
+    """Load a checkpoint; its architecture follows from its keys and shapes.
 
     Args:
         path: a file of mmdetection, of AdelaiDet, or of this toolkit.
-        family: the family that the model must be of; None: told by the keys.
+        family: the family that the model must be of; None: recognised by the keys.
 
     Raises:
         CheckpointError: it cannot be read safely, or it does not fit the model; keys that are unmapped,

@@ -1,4 +1,4 @@
-"""What a published checkpoint is: its family, told by its keys, and its architecture, told by its tensors."""
+"""What a published checkpoint is: its family, recognised by its keys, and its architecture, by its tensors."""
 
 import re
 from collections.abc import Mapping
@@ -73,7 +73,7 @@ def published_model(path: Path, content: Mapping[Any, Any], family: Family | Non
     Args:
         path: for messages.
         content: what the file holds.
-        family: the family that it must be of; None: told by the keys.
+        family: the family that it must be of; None: recognised by the keys.
 
     Raises:
         CheckpointError: it is no CondInst model of the family (of any), or its tensors describe none.
@@ -246,7 +246,7 @@ def _depth(shapes: Shapes, block: str, bottleneck_key: str) -> int:
 
 
 def _hidden_width(shapes: Shapes, controller: str, mask_channels: int) -> int:
-    """Hidden channels of the dynamic mask head, told by the number of parameters that the controller predicts."""
+    """Hidden channels of the dynamic mask head, from the number of parameters that the controller predicts."""
     num_params = _side(shapes, controller, 0)
     width = hidden_width(mask_channels, num_params)
     if width is None:

@@ -165,7 +165,7 @@ class _Pipeline:
         self._room = Semaphore(stages.finishers + BATCHES_AHEAD)  # for batches between network and results
         self._running: Future[None] | None = None  # the last batch that was given to the network
         self._network_thread: int | None = None
-        self._failure: BaseException | None = None  # of a thread, beside those that images were told
+        self._failure: BaseException | None = None  # of a thread; errors of single images are not here
         self._policy = BatchingPolicy[_Image](stages.batching)  # only the batcher's thread uses it
 
     def run(self, images: Iterable[Any]) -> Iterator[Prediction]:

@@ -28,7 +28,7 @@ PORTION = 2**30
 """Bytes of float32 tensors that are held of either file at once."""
 
 UNKNOWN_ELEMENTS = 2**21
-"""Taken for a tensor whose size cannot be told before the run: a level's class probabilities at full size."""
+"""Taken for a tensor whose size is unknown before the run: a level's class probabilities at full size."""
 Tensors = dict[str, npt.NDArray[Any]]
 FLOATING = (ir.DataType.FLOAT, *HALVES)
 
@@ -193,7 +193,7 @@ def _portions(proto: onnx.ModelProto, names: Sequence[str], batch: NetworkInputs
 
 
 def element_counts(proto: onnx.ModelProto, batch: NetworkInputs) -> dict[str, int]:
-    """Elements of each tensor whose shape can be told from the inputs' shapes."""
+    """Elements of each tensor whose shape follows from the inputs' shapes."""
     fixed = onnx.ModelProto()
     fixed.CopyFrom(proto)
     del fixed.graph.value_info[:]

@@ -24,7 +24,7 @@ def export(
         Path, typer.Option(help="Checkpoint: mmdetection's or AdelaiDet's CondInst (.pth), or this toolkit's own.")
     ],
     family: Annotated[
-        Family | None, typer.Option(help="Family that the checkpoint must be of. Default: told by its keys.")
+        Family | None, typer.Option(help="Family that the checkpoint must be of. Default: recognised by its keys.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help=f"File to write. Default: {DEFAULT_FOLDER}/NAME_OF_THE_WEIGHTS.onnx")

@@ -56,7 +56,7 @@ def test_a_stage_inside_another_is_counted_once(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_side_answers_from_a_process_of_its_own(image: Path, tmp_path: Path) -> None:
-    """Also when its library prints; when it fails, its last words are told."""
+    """Also when its library prints; when it fails, the error has its last line."""
     script = tmp_path / "side.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"

@@ -46,8 +46,8 @@ def test_a_run_without_a_terminal_says_how_far_it_is_and_prints_its_metrics(fold
     assert "4 images to train on, 2 to evaluate on" in done.stderr
     assert "\n4 of 4 images, " in done.stderr
     assert "\nclass " in done.stderr
-    told = [line.split(":")[0] for line in done.stderr.splitlines() if " of 100: cls " in line]
-    assert told == [f"iteration {i} of 100" for i in (40, 80, 100)]
+    reported = [line.split(":")[0] for line in done.stderr.splitlines() if " of 100: cls " in line]
+    assert reported == [f"iteration {i} of 100" for i in (40, 80, 100)]
     metrics = json.loads(done.stdout)
     assert metrics["iteration"] == 100
     assert metrics["out"] == str(tmp_path / "runs" / "tiny")

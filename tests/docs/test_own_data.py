@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from fastapi.testclient import TestClient
@@ -28,7 +29,7 @@ def blocks(kind: str) -> list[str]:
     return re.findall(rf"^```{kind}\n(.*?)^```$", GUIDE.read_text(), flags=re.M | re.S)
 
 
-def own_set(folder: Path, name: str, count: int) -> None:
+def own_set(folder: Path, name: Literal["train", "val"], count: int) -> None:
     """Shapes under two names of their own; stars are nobody's."""
     annotations = generate_shapes(folder, name, count)
     content = json.loads(annotations.read_text())

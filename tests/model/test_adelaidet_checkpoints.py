@@ -1,4 +1,4 @@
-"""AdelaiDet's checkpoints: told by their keys, loaded without a key left over, refused where they do not fit."""
+"""AdelaiDet's checkpoints: recognised by their keys, loaded without a key left over, refused where they do not fit."""
 
 import re
 from dataclasses import replace

@@ -218,7 +218,7 @@ def test_many_large_masks_on_a_large_image_stay_far_below_their_pixels() -> None
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(rles) == 300
-    # the bar is 200 MB; in bytes the masks would be 3.6 GB
+    # the target is 200 MB; in bytes the masks would be 3.6 GB
     assert peak < 100e6
 
 

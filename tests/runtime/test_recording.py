@@ -22,7 +22,7 @@ SIDE, COUNT = 16, 12
 
 
 class MadeUp:
-    """A predictor that finds as many instances in an image as its place says, and stops where it is told."""
+    """A predictor that finds as many instances in an image as its place says, and stops at a given image."""
 
     def __init__(self, stop: int = COUNT, error: BaseException | None = None) -> None:
         self._stop, self._error = stop, error

@@ -37,33 +37,33 @@ def options(folder: Path, out: Path) -> TrainOptions:
 def test_a_run_is_reported_interrupted_resumed_and_ends_with_a_model(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told: list[str] = []
+    reported: list[str] = []
 
     def on_step(iteration: int, _: Losses) -> None:
-        told.append(f"step {iteration}")
-        if told.count("step 2") == 1 and iteration == 2:
+        reported.append(f"step {iteration}")
+        if reported.count("step 2") == 1 and iteration == 2:
             raise KeyboardInterrupt
 
     reports = Reports(
         on_step=on_step,
-        on_stage=told.append,
-        on_note=told.append,
-        on_data=lambda sets: told.append(f"{len(sets.train)} images"),
-        on_start=lambda iteration, recipe: told.append(f"from {iteration} to {recipe.schedule.iterations}"),
-        on_interrupted=lambda iteration, place: told.append(f"stopped at {iteration} in {place.name}"),
+        on_stage=reported.append,
+        on_note=reported.append,
+        on_data=lambda sets: reported.append(f"{len(sets.train)} images"),
+        on_start=lambda iteration, recipe: reported.append(f"from {iteration} to {recipe.schedule.iterations}"),
+        on_interrupted=lambda iteration, place: reported.append(f"stopped at {iteration} in {place.name}"),
     )
     given = options(folder, tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
         train(folder / "tiny.toml", given, reports)
-    assert "looking at the training data" in told
-    report = told.index("looking at the training data")
-    assert any("rectangle" in line for line in told[report:])  # a table of classes
-    del told[report : told.index("from 0 to 3")]
-    assert told == ["reading the data", "2 images", "from 0 to 3", "step 1", "step 2", "stopped at 2 in run"]
-    told[:] = ["step 2"]
+    assert "looking at the training data" in reported
+    report = reported.index("looking at the training data")
+    assert any("rectangle" in line for line in reported[report:])  # a table of classes
+    del reported[report : reported.index("from 0 to 3")]
+    assert reported == ["reading the data", "2 images", "from 0 to 3", "step 1", "step 2", "stopped at 2 in run"]
+    reported[:] = ["step 2"]
     trained = train(folder / "tiny.toml", replace(given, resume=True), reports)
-    del told[told.index("looking at the training data") : told.index("resumed at iteration 2")]
-    assert told[1:] == ["reading the data", "2 images", "resumed at iteration 2", "from 2 to 3", "step 3"]
+    del reported[reported.index("looking at the training data") : reported.index("resumed at iteration 2")]
+    assert reported[1:] == ["reading the data", "2 images", "resumed at iteration 2", "from 2 to 3", "step 3"]
     assert trained.folder == tmp_path / "run"
     assert trained.metrics["iteration"] == 3
     last = json.loads((trained.folder / "history.jsonl").read_text().splitlines()[-1])

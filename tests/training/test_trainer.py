@@ -144,9 +144,9 @@ def test_a_run_ends_after_so_many_evaluations_without_a_better_one(
     monkeypatch.setattr(trainer, "evaluate", evaluate)
     patient = replace(recipe, patience=2, evaluate_every=1)
     notes: list[str] = []
-    told = Reports(on_note=notes.append)
+    reported = Reports(on_note=notes.append)
     run = run_of(patient, sets)
-    assert train(run, sets, tmp_path / "run", told) == {"iteration": 4, "segm/ap": 0.3, "bbox/ap": 0.0}
+    assert train(run, sets, tmp_path / "run", reported) == {"iteration": 4, "segm/ap": 0.3, "bbox/ap": 0.0}
     assert run.iteration == 4
     assert notes == [
         "stopped at iteration 4: 2 evaluations without a better mask AP; the best model is"
@@ -155,9 +155,9 @@ def test_a_run_ends_after_so_many_evaluations_without_a_better_one(
     records = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
     assert [record["segm/ap"] for record in records if "segm/ap" in record] == [0.1, 0.3, 0.2, 0.3]
     resumed = resumed_run(patient, tmp_path / "run" / "last.pth", CPU)
-    train(resumed, sets, tmp_path / "run", told)
+    train(resumed, sets, tmp_path / "run", reported)
     assert (resumed.iteration, len(notes)) == (4, 2)  # it has ended, and says so again
-    assert train(run_of(replace(patient, patience=3), sets), sets, tmp_path / "longer", told)["iteration"] == 6
+    assert train(run_of(replace(patient, patience=3), sets), sets, tmp_path / "longer", reported)["iteration"] == 6
 
 
 def test_the_last_losses_are_kept_whatever_the_interval(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
