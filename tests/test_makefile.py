@@ -22,8 +22,8 @@ def install(tmp_path: Path) -> list[str]:
 
 def test_a_log_gets_a_line_a_stage(install: list[str]) -> None:
     out = subprocess.run(install, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert [line.split()[0] for line in out] == ["Installing", "-", "pip", out[-1].split()[0]]
-    assert "install --quiet" in out[2]
+    assert [line.split()[0] for line in out] == ["Installing", "-", "pip", "pip", out[-1].split()[0]]
+    assert all("install --quiet" in line for line in out[2:4])
     assert out[-1].endswith("is ready")
 
 
@@ -32,6 +32,15 @@ def test_a_terminal_sees_what_pip_does(install: list[str]) -> None:
     with os.fdopen(theirs, "wb") as terminal:
         subprocess.run(install, cwd=ROOT, stdout=terminal, stderr=terminal, check=True)
     with os.fdopen(ours, "rb", buffering=0) as screen:
-        (call,) = [line for line in screen.read(65536).decode().splitlines() if line.startswith("pip ")]
-    assert "install --disable-pip-version-check" in call
-    assert "--quiet" not in call
+        calls = [line for line in screen.read(65536).decode().splitlines() if line.startswith("pip ")]
+    assert len(calls) == 2
+    assert all("install --disable-pip-version-check" in call and "--quiet" not in call for call in calls)
+
+
+def test_a_full_disk_is_found_before_anything_is_fetched(tmp_path: Path) -> None:
+    make = ["make", "--no-print-directory", "check-disk", f"VENV={tmp_path}", "MIN_FREE_GB=1000000000"]
+    run = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "need 1000000000 GB; free some space, then run make env again" in run.stderr
+    (tmp_path / "lib").mkdir()
+    assert subprocess.run(make, cwd=ROOT, check=False).returncode == 0
