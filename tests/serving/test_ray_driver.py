@@ -283,6 +283,7 @@ def test_from_a_bucket_to_a_bucket_with_ray_and_without(s3: Any, small_onnx: Pat
     paths = write_images(tmp_path / "images", 20, damaged=[3])
     s3.mkdir("runs")
     s3.put([str(path) for path in paths], [f"runs/images/{path.name}" for path in paths])
+    s3.pipe_file("runs/images/00019.jpg", b"")  # an upload that was stopped
     found = {}
     placements: dict[str, list[str]] = {"one": [], "two": ["--workers", "2"]}
     for name, more in placements.items():
@@ -291,14 +292,14 @@ def test_from_a_bucket_to_a_bucket_with_ray_and_without(s3: Any, small_onnx: Pat
         done = batch_command("s3://runs/images/", *options, "--out", out, "--json", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         summary = json.loads(done.stdout)
-        assert (summary["images"], summary["failed"], summary["parts"]) == (20, 1, 4)
+        assert (summary["images"], summary["failed"], summary["parts"]) == (20, 2, 4)
         s3.invalidate_cache()
         s3.get(f"runs/{name}", str(tmp_path / name), recursive=True)
         found[name] = [(tmp_path / name / f"part-0000000{i}.parquet").read_bytes() for i in range(4)]
     assert found["one"] == found["two"]
     rows = [row for i in range(4) for row in read_part(str(tmp_path / "one" / f"part-0000000{i}.parquet"))]
     assert [row.path for row in rows] == [f"s3://runs/images/{path.name}" for path in paths]
-    assert [row.position for row in rows if row.error is not None] == [3]
+    assert [(row.position, row.error) for row in rows if row.error is not None] == [(3, "damaged"), (19, "damaged")]
     run_in_process(options_of(tmp_path / "images", small_onnx, tmp_path / "local", shard_size=20))
     local = list(read_part(str(tmp_path / "local" / "part-00000000.parquet")))
     for row, same in zip(rows, local, strict=True):
