@@ -28,6 +28,7 @@ from tests.support.batch_runs import (
     run_in_process,
     write_images,
 )
+from tests.support.processes import alive, descendants, is_ray_worker
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_thread")]
 
@@ -93,44 +94,6 @@ def end_all(processes: list[int]) -> None:
     for process in processes:
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
-
-
-def descendants(process: int) -> list[int]:
-    """Processes of this machine that a process started, and those started by them."""
-    parents: dict[int, int] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(folder.name)] = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
-        except (OSError, IndexError):
-            continue
-    found, wanted = list[int](), {process}
-    while wanted:
-        wanted = {child for child, parent in parents.items() if parent in wanted}
-        found += wanted
-    return found
-
-
-def alive(processes: list[int]) -> list[int]:
-    """Those that still run; a dead one whose parent did not ask is dead."""
-    running = []
-    for process in processes:
-        try:
-            state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
-        except OSError:
-            continue
-        if state not in "ZX":
-            running.append(process)
-    return running
-
-
-def workers_among(processes: list[int]) -> list[int]:
-    """Those that write parts."""
-    found = []
-    for process in alive(processes):
-        with suppress(OSError):  # it ended in this moment
-            if Path(f"/proc/{process}/cmdline").read_bytes().startswith(b"ray::ShardActor"):
-                found.append(process)
-    return found
 
 
 def listening_addresses(processes: list[int]) -> list[str]:
@@ -228,7 +191,7 @@ def assert_survives_the_end_of_its_driver(
         expected = end(process)
         assert process.wait(timeout=SECONDS) in (expected, 0)
         # by themselves; two helpers of Ray's, which write nothing, try for a minute to tell others of their end
-        wait_until(lambda: not (alive(family) if whole else workers_among(family)))
+        wait_until(lambda: not [pid for pid in alive(family) if whole or is_ray_worker(pid)])
         end_all(alive(family))
     finished = {path.name: path.stat().st_mtime_ns for path in out.glob("part-*")}
     begun = sum(event["kind"] == "start" for event in events_of(out))
