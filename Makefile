@@ -14,7 +14,7 @@ RAY := .ray
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help env check-python check-disk check-onnxruntime install demo test lint typecheck format \
-	docs examples-node lean-env test-lean triton-env test-triton test-slow test-gpu ray-env ray-install test-ray \
+	docs examples-node lean-env test-lean triton-env test-triton test-slow test-gpu gpu-first ray-env ray-install test-ray \
 	test-ray-slow check-tensorrt-api peers-env clean
 
 help: ## List the targets
@@ -133,6 +133,10 @@ test-slow: env ## Run the tests, the slow ones too
 
 test-gpu: env ## Run only the tests that need a GPU or TensorRT
 	@$(BIN)/pytest -m "gpu or tensorrt"
+
+# neither `env` nor the network: it must run where nothing of the repository is set up
+gpu-first: ## On a machine with a GPU: what is there, tests, benchmark; ends with a table and one file
+	@if [ -x $(BIN)/python ]; then $(BIN)/python benchmarks/gpu_first.py; else $(PYTHON) benchmarks/gpu_first.py; fi
 
 ray-env: env ## Make .ray: Ray, s3fs and an S3 server beside the packages of .venv; 700 MB
 	@hash=$$(cat constraints.txt constraints-ray.txt pyproject.toml | sha256sum | cut -d ' ' -f 1); \

@@ -40,8 +40,9 @@ from condinst_deploy.serving.batch.parts import part_encoder
 from condinst_deploy.serving.batch.rows import Classes, ImageRow, arrow_table
 from condinst_deploy.serving.batch.shard_worker import ShardWorker
 from tests.support.batch_runs import COMMAND, command_environment, events_of, save_small_model, write_images
-from tests.support.models import IMAGES, SLIM, manifest_of, mmdet_state, seeded_model
-from tests.support.processes import cpu_seconds_of, descendants, is_ray_worker
+from tests.support.exports import save_r50_checkpoint
+from tests.support.models import IMAGES, SLIM, manifest_of, seeded_model
+from tests.support.process_tree import cpu_seconds_of, descendants, is_ray_worker
 
 WORKER_TARGETS = {"slim, batch 16": 5.0, "R-50, batch 1": 10.0}
 """Percent of the work that a worker may add."""
@@ -76,7 +77,7 @@ def worker_overhead(model: Path, images: Path, batch_size: int, rounds: int, fol
 
         pairs = []
         for _ in range(rounds + 1):
-            pairs.append((cpu_seconds(lambda: alone(worker._predictor)), cpu_seconds(whole)))
+            pairs.append((cpu_seconds(lambda: alone(worker.predictor)), cpu_seconds(whole)))
     ratios = [shard_time / work - 1 for work, shard_time in pairs[1:]]  # the first round warms up
     per_image = [work / len(paths) for work, _ in pairs[1:]]
     return {
@@ -225,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             photograph.convert("RGB").resize((1280, 853)).save(image, quality=90)
         slim, r50 = folder / "slim.pth", folder / "r50.pth"
         save_model(slim, seeded_model(), manifest_of(SLIM))
-        torch.save({"meta": {}, "state_dict": mmdet_state()}, r50)
+        save_r50_checkpoint(r50)
         many, few = copies(image, folder / "many", 64), copies(image, folder / "few", 3)
         results: dict[str, Any] = {"stages": stages(slim, image)}
         results["worker"] = {

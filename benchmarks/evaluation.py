@@ -8,7 +8,6 @@ Both print JSON; `benchmarks/results/` holds what was committed. Images, masks a
 
 import argparse
 import json
-import resource
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,33 +16,26 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-from PIL import Image
-
 from benchmarks.machine import machine
-from condinst_deploy.contract import InstanceDetections
+from condinst_deploy.benchmarking.memory import peak_mb
 from condinst_deploy.evaluation import evaluator
 from condinst_deploy.evaluation.coco import Kind, Scope, evaluate_coco
 from condinst_deploy.evaluation.evaluator import evaluate
-from condinst_deploy.evaluation.ground_truth import GroundTruth, load_ground_truth
+from condinst_deploy.evaluation.ground_truth import load_ground_truth
 from condinst_deploy.evaluation.journal import Journal
 from condinst_deploy.evaluation.report import Verdict, write_html
 from condinst_deploy.evaluation.results_reader import read_results
 from condinst_deploy.evaluation.sources import EvaluationOptions, Source
-from condinst_deploy.masks import Masks
 from condinst_deploy.runtime import observer
 from condinst_deploy.runtime.coco_results import coco_results
 from condinst_deploy.runtime.observer import StageTimer
 from condinst_deploy.runtime.predictor import Predictor
+from tests.support.coco_sized import EACH, cut_photographs, made_up_detections, made_up_ground_truth
+from tests.support.exports import save_r50
 
-IMAGES, EACH, CLASSES = 5000, 100, 80
-HEIGHT, WIDTH = 480, 640
+IMAGES = 5000
 POOL = 50
 """Different images' detections; the others repeat them under other ids."""
-
-ANNOTATED = 7
-"""Objects an image, as many as in val2017."""
 
 LABELS = {
     observer.DECODE: "decode",
@@ -57,8 +49,6 @@ LABELS = {
     evaluator.MATCHING: "matching",
 }
 """Stage -> its name in the results; the network is that of both models."""
-
-PHOTOGRAPHS = Path(__file__).parents[1] / "tests" / "golden" / "images"
 
 
 def main() -> None:
@@ -113,9 +103,9 @@ def files(folder: Path, images: int = IMAGES) -> dict[str, Any]:
 
 def overhead(folder: Path, images: int) -> dict[str, Any]:
     """Where the wall time of `condinst-eval --model r50.pth --model r50.onnx` goes."""
-    annotations, checkpoint, exported = _photographs(folder, images), folder / "r50.pth", folder / "r50.onnx"
+    annotations, checkpoint, exported = cut_photographs(folder, images), folder / "r50.pth", folder / "r50.onnx"
     save_r50(checkpoint, exported)
-    ground_truth = load_ground_truth(annotations, folder / "pictures")
+    ground_truth = load_ground_truth(annotations, folder / "images")
     seconds: Costs = {}
     timer = StageTimer()
     options = EvaluationOptions(folder / "out", observer=timer)
@@ -141,90 +131,6 @@ def overhead(folder: Path, images: int) -> dict[str, Any]:
         # stages work at the same time and add up to more than all; this is what the network does not cover
         "overhead_share_of_wall": round(1 - network.wall / whole.wall, 4),
     }
-
-
-def made_up_detections(seed: int) -> InstanceDetections:
-    """100 ellipses of 0.1 % to 40 % of the image, in boxes of their own."""
-    rng = np.random.default_rng(seed)
-    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
-    centres = rng.uniform(0.1, 0.9, (EACH, 2)) * (HEIGHT, WIDTH)
-    radii = np.exp(rng.uniform(np.log(0.02), np.log(0.36), (EACH, 2))) * (HEIGHT, WIDTH)
-    dense = np.stack(
-        [
-            ((rows - y) / a) ** 2 + ((columns - x) / b) ** 2 < 1 + 0.05 * np.sin(columns)
-            for (y, x), (a, b) in zip(centres, radii, strict=True)
-        ]
-    )
-    masks = Masks.from_dense(dense)
-    windows = np.array(masks.windows)
-    corners, sizes = windows[:, 1::-1], windows[:, :1:-1]
-    names = tuple(f"class {i}" for i in range(CLASSES))
-    return InstanceDetections(
-        boxes=np.concatenate((corners, corners + sizes), axis=1).astype(np.float32),
-        scores=np.sort(rng.uniform(0.05, 1, EACH).astype(np.float32))[::-1].copy(),
-        labels=rng.integers(0, CLASSES, EACH),
-        masks=masks,
-        class_names=names,
-        category_ids=tuple(range(1, CLASSES + 1)),
-    )
-
-
-def made_up_ground_truth(folder: Path, pool: list[InstanceDetections], images: int) -> GroundTruth:
-    """A data set in which the first detections of each image are right."""
-    ids = range(1, images + 1)
-    objects = [found[:ANNOTATED].to_coco(0) for found in pool]
-    annotations: list[dict[str, Any]] = []
-    for i, image_id in enumerate(ids):
-        for entry in objects[i % len(pool)]:
-            area = entry["bbox"][2] * entry["bbox"][3]
-            annotations.append(entry | {"id": len(annotations) + 1, "image_id": image_id, "iscrowd": 0, "area": area})
-    content = {
-        "images": [{"id": i, "file_name": f"{i}.jpg", "height": HEIGHT, "width": WIDTH} for i in ids],
-        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(pool[0].class_names)],
-        "annotations": annotations,
-    }
-    (folder / "instances.json").write_text(json.dumps(content))
-    return load_ground_truth(folder / "instances.json", None)
-
-
-def _photographs(folder: Path, count: int) -> Path:
-    """640x480 JPEGs cut from two photographs, and an annotation file with a box on each."""
-    from condinst_deploy.contract.coco_classes import COCO_CLASSES
-
-    rng = np.random.default_rng(0)
-    (folder / "pictures").mkdir()
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for i in range(1, count + 1):
-        photograph = Image.open(PHOTOGRAPHS / ("coffee.png", "astronaut.png")[i % 2]).convert("RGB")
-        x, y = (int(rng.integers(0, side // 3)) for side in photograph.size)
-        window = photograph.crop((x, y, x + 2 * photograph.width // 3, y + 2 * photograph.height // 3))
-        window.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS).save(folder / "pictures" / f"{i}.jpg", quality=92)
-        images.append({"id": i, "file_name": f"{i}.jpg", "height": HEIGHT, "width": WIDTH})
-        box = [100, 100, 200, 150]
-        polygon = [100, 100, 300, 100, 300, 250, 100, 250]
-        annotations.append(
-            {"id": i, "image_id": i, "category_id": 1, "iscrowd": 0, "bbox": box, "area": 30_000}
-            | {"segmentation": [polygon]}
-        )
-    categories = [{"id": i, "name": name} for i, name in COCO_CLASSES.items()]
-    path = folder / "instances.json"
-    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
-    return path
-
-
-def save_r50(checkpoint: Path, exported: Path) -> None:
-    """mmdetection's R-50 with weights made from a seed, and its exported file."""
-    import onnx
-
-    from condinst_deploy.model.checkpoints import load_model
-    from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
-    from tests.support.models import mmdet_state
-
-    torch.save({"meta": {"epoch": 12}, "state_dict": mmdet_state()}, checkpoint)
-    loaded = load_model(checkpoint)
-    manifest = with_options(loaded.model, loaded.manifest, ExportOptions())
-    onnx.save(onnx_from_model(loaded.model, manifest), str(exported))
 
 
 class Cost(NamedTuple):
@@ -258,7 +164,9 @@ def _rounded(seconds: Costs) -> dict[str, dict[str, float]]:
 
 
 def _peak_gib() -> float:
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+    peak = peak_mb()
+    assert peak is not None, "this needs /proc"
+    return round(peak * 1e6 / 2**30, 2)
 
 
 if __name__ == "__main__":

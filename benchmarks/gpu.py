@@ -1,33 +1,41 @@
-"""The fused kernels, and the network with them, on an NVIDIA GPU; one command, results as JSON.
+"""The fused kernels, the network and streams on an NVIDIA GPU; one command, results as JSON.
 
-    python -m benchmarks.gpu --out benchmarks/results/gpu.json
+    PYTHONPATH=.:export:engines python -m benchmarks.gpu --out benchmarks/results/gpu.json
 
-Every form is compared with the reference in float32 before it is timed. Times are medians of many runs between CUDA
-events, over inputs that rotate so that none stays in the cache. The network has seeded random weights of R-50; masks
-are made from seeded ellipses, a hundred an image, half of them above 5 % of the frame, at three original sizes.
+The parts run one after the other, the most wanted first, and the file is written after each. A part that fails, or for
+which no time is left (`--minutes`), is named in the file and the others go on. Every form is compared with the
+reference in float32, without TF32, before it is timed. Kernels are timed many in a graph, with inputs that are not in
+the cache (`benchmarks/gpu_timing.py`). The network has seeded random weights of R-50; its floating point operations are
+counted. Masks are made from seeded ellipses, a hundred an image, half of them above 5 % of the frame.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import batched_nms
 
-from benchmarks.dense import dense_probabilities
+from benchmarks.gpu_streams import eight_threads, engine_stream, growth, torch_stream
+from benchmarks.gpu_timing import captured, kernel_milliseconds, measured_bandwidth, measured_peak, milliseconds
 from benchmarks.targets import Target, results_of
 from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest, NetworkOutputs, contiguous_ids
 from condinst_deploy.kernels import paste
 from condinst_deploy.kernels.operations import fused_operations
 from condinst_deploy.model.condinst import CondInst, Features, Instances
+from condinst_deploy.model.folding import fold_batch_norms
 from condinst_deploy.model.mask_head import dynamic_mask_head, split_params
+from condinst_deploy.model.mask_paste import dense_probabilities
 from condinst_deploy.model.select import select_instances
 from condinst_deploy.runtime.coco_results import write_json
 from condinst_deploy.runtime.device_outputs import DeviceOutputs, on_host
@@ -36,51 +44,22 @@ from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_ou
 from condinst_export.graph import ExportGraph
 
 HEIGHT, WIDTH = 800, 1344
-GFLOP = 480  # of the network for one image of that size
 ROTATION = 8
-WARM_UP, RUNS = 20, 200
 IOU, SLOTS = 0.6, 100
 ORIGINALS = ((800, 1333), (480, 640), (3000, 4000))
 UNDECIDED = 5e-5
 """Probabilities this close to 0.5 may fall on either side."""
-FUSED_ERROR, RIVAL_ERROR = 2e-3, 1e-2
-"""Of a mask head in float16, over the largest logit; the rivals keep all that is between layers in float16."""
+LIMITS = {True: 2e-3, False: 1e-2}
+"""Error of a mask head in float16 over the largest logit, fused or not; rivals keep layers' results in float16."""
 DEVICE = "cuda"
-PACKAGES = ("numpy", "torch", "torchvision", "triton")
+PACKAGES = ("numpy", "torch", "torchvision", "triton", "cuda-bindings", "tensorrt", "tensorrt-rtx", "onnxruntime-gpu")
+MINUTES = 9.0
 
 
-def milliseconds(call: Callable[..., Any], inputs: Sequence[tuple[Any, ...]], runs: int = RUNS) -> dict[str, float]:
-    """Median and 99th percentile of `call(*inputs[i])`, i going round."""
-    for i in range(WARM_UP):
-        call(*inputs[i % len(inputs)])
-    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(runs)]
-    torch.cuda.synchronize()
-    for i, (start, stop) in enumerate(events):
-        start.record()
-        call(*inputs[i % len(inputs)])
-        stop.record()
-    torch.cuda.synchronize()
-    times = [start.elapsed_time(stop) for start, stop in events]
-    return {"median_ms": round(median(times), 5), "p99_ms": round(float(np.percentile(times, 99)), 5)}
-
-
-def captured(call: Callable[..., Any], inputs: Sequence[tuple[Any, ...]]) -> list[tuple[Callable[[], None]]]:
-    """One CUDA graph for each input: what is timed is the GPU, not Python's launches."""
-    graphs = []
-    for arguments in inputs:
-        call(*arguments)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            call(*arguments)
-        graphs.append((graph.replay,))
-    return graphs
-
-
-def timed(call: Callable[..., Any], inputs: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
-    """As called from Python, and replayed from a CUDA graph."""
-    replays = captured(call, inputs)
-    return {"called": milliseconds(call, inputs), "graph": milliseconds(lambda replay: replay(), replays)}
+def timed(call: Callable[..., Any], make: Callable[[int], tuple[Any, ...]], runs: int = 100) -> dict[str, Any]:
+    """As called from Python, and one among many in a CUDA graph. `make` gives the arguments of a seed."""
+    inputs = [make(seed) for seed in range(ROTATION)]
+    return {"called": milliseconds(call, inputs, runs), "graph": kernel_milliseconds(call, make)}
 
 
 def mask_head_inputs(slots: int, seed: int) -> tuple[Tensor, ...]:
@@ -112,19 +91,19 @@ def batched_products(feats: Tensor, params: Tensor, points: Tensor, soi: Tensor)
 
 
 def mask_heads(slots: int) -> dict[str, Any]:
-    inputs = [mask_head_inputs(slots, seed) for seed in range(ROTATION)]
     forms: dict[str, Callable[..., Tensor]] = {
         "fused": fused_operations().mask_head,
         "batched products": batched_products,
         "grouped convolution": dynamic_mask_head,
     }
-    feats, params, points, soi = inputs[0]
+    feats, params, points, soi = mask_head_inputs(slots, 0)
     want = dynamic_mask_head(feats.float(), params.float(), points, soi)
-    results: dict[str, Any] = {}
+    results: dict[str, Any] = {"moved_bytes": sum(x.nbytes for x in (feats, params)) + want.numel() * 2}
     for name, form in forms.items():
-        arguments = [(*each, 8) for each in inputs] if name == "fused" else inputs
-        error = relative_error(name, form(*arguments[0]), want, FUSED_ERROR if name == "fused" else RIVAL_ERROR)
-        results[name] = {"relative_error": error} | timed(form, arguments)
+        hidden = (8,) if name == "fused" else ()
+        error = relative_error(name, form(feats, params, points, soi, *hidden), want, LIMITS[name == "fused"])
+        results[name] = {"relative_error": error}
+        results[name] |= timed(form, lambda seed, hidden=hidden: (*mask_head_inputs(slots, seed), *hidden))  # type: ignore[misc]
     fused, grouped = (results[name]["graph"]["median_ms"] for name in ("fused", "grouped convolution"))
     return results | {"speedup_over_grouped_convolution": round(grouped / fused, 2)}
 
@@ -152,15 +131,16 @@ def torchvisions(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float, slot
 
 
 def selections(batch: int) -> dict[str, Any]:
-    inputs = [candidates(batch, seed) for seed in range(ROTATION)]
     fused = fused_operations().select
-    for boxes, scores, labels, iou, slots in inputs:
+    for seed in range(2):
+        boxes, scores, labels, iou, slots = candidates(batch, seed)
         found = fused(boxes, scores, labels, iou, slots)
         want = select_instances(boxes.cpu(), scores.cpu(), labels.cpu(), iou, slots)
         if not all(torch.equal(ours.cpu(), theirs) for ours, theirs in zip(found, want, strict=True)):
             raise RuntimeError("the fused selection keeps other candidates than the reference; nothing to time")
     # torchvision's asks the GPU how many it kept, which no graph can hold
-    return {"fused": timed(fused, inputs), "torchvision": {"called": milliseconds(torchvisions, inputs, 50)}}
+    rival = milliseconds(torchvisions, [candidates(batch, seed) for seed in range(ROTATION)], 50)
+    return {"fused": timed(fused, lambda seed: candidates(batch, seed)), "torchvision": {"called": rival}}
 
 
 class HalfCondInst(CondInst):
@@ -186,6 +166,7 @@ def half_network() -> ExportGraph:
     model = HalfCondInst().eval().cuda()
     assert model.head.cls_logits.bias is not None
     torch.nn.init.constant_(model.head.cls_logits.bias, -2.0)  # random weights that find something
+    fold_batch_norms(model)
     for part in (model.backbone, model.fpn, model.head, model.mask_branch):
         part.half().to(memory_format=torch.channels_last)
     return ExportGraph(model, fused_operations()).eval().cuda()
@@ -246,19 +227,18 @@ def masks(original: tuple[int, int]) -> dict[str, Any]:
     inputs = [ellipses(seed, geometry) for seed in range(ROTATION)]
     (found,) = masks_on_device(filled_slots(inputs[0]), [geometry])
     require_dense_masks(inputs[0][0], geometry, found)
-    prepared = [packing(logits, geometry) for logits in inputs]
-    launches = [launch for launch, _ in prepared]
-    packed = timed(paste.launch_packed_masks, launches)
+    launch, moved = packing(inputs[0], geometry)
+    packed = timed(paste.launch_packed_masks, lambda seed: packing(ellipses(seed % ROTATION, geometry), geometry)[0])
     outputs = [(filled_slots(logits), [geometry]) for logits in inputs]
     areas = found.masks.areas / (original[0] * original[1])
     return {
         "median_area": round(float(np.median(areas)), 4),
         "largest_area": round(float(areas.max()), 4),
-        "packed_bytes": launches[0][3].nbytes,
+        "packed_bytes": launch[3].nbytes,
         "logits_bytes": inputs[0].nbytes,
-        "extents_kernel": timed(paste.mask_extents, [(logits,) for logits in inputs]),
+        "extents_kernel": timed(paste.mask_extents, lambda seed: (ellipses(seed % ROTATION, geometry),)),
         "packed_masks_kernel": packed,
-        "packed_masks_kernel_gb_per_s": round(median(n for _, n in prepared) / packed["graph"]["median_ms"] / 1e6, 1),
+        "packed_masks_kernel_gb_per_s": round(moved / packed["graph"]["median_ms"] / 1e6, 1),
         "postprocessing_on_the_gpu": milliseconds(masks_on_device, outputs, 50),
         "postprocessing_on_the_host": milliseconds(masks_on_host, outputs, 10),
     }
@@ -278,31 +258,38 @@ def network(batch: int, peak_tflops: float) -> dict[str, Any]:
     graph = half_network()
     images = [torch.randint(256, (batch, 3, HEIGHT, WIDTH), dtype=torch.uint8, device="cuda") for _ in range(2)]
     sizes = torch.tensor([[HEIGHT, WIDTH]] * batch, dtype=torch.int32, device="cuda")
-    outputs: Instances = graph(images[0], sizes)
+    with FlopCounterMode(display=False) as counter:
+        outputs: Instances = graph(images[0], sizes)
     if not bool(torch.isfinite(outputs.mask_logits).all()):
         raise RuntimeError("the network gives NaN or infinity; nothing to time")
-    found = milliseconds(lambda replay: replay(), captured(graph, [(image, sizes) for image in images]), 100)
-    tflops = GFLOP * batch / found["median_ms"]
+    replays = [(captured(partial(graph, image, sizes)),) for image in images]
+    found = milliseconds(lambda replay: replay(), replays, 100)
+    gflop = counter.get_total_flops() / 1e9  # a product and a sum are two; the two fused kernels are not counted
     return (
         found
         | {
+            "gflop_of_an_image": round(gflop / batch, 1),
             "detections": int(outputs.num_detections.sum()),
-            "share_of_measured_peak": round(tflops / peak_tflops, 4),
+            "share_of_measured_peak": round(gflop / found["median_ms"] / peak_tflops, 4),
         }
         | end_to_end(replayed(graph, images[0], sizes), [image.cpu().pin_memory() for image in images])
     )
 
 
 def replayed(graph: ExportGraph, images: Tensor, sizes: Tensor) -> Callable[[Tensor], Instances]:
-    """Images on the host -> the network's outputs on the GPU, as one CUDA graph; they hold until the next call."""
-    own = images.clone()
-    outputs: list[Instances] = []
-    ((replay,),) = captured(lambda: outputs.append(graph(own, sizes)), [()])
+    """Images on the host -> outputs on the GPU, as one CUDA graph; they hold until the next call.
+
+    Random weights give masks of 40 % of the frame, which no detector has: the masks are ellipses.
+    """
+    own, batch = images.clone(), len(images)
+    replay = captured(lambda: graph(own, sizes))
+    geometry = ImageGeometry((HEIGHT, WIDTH), (HEIGHT, WIDTH), (HEIGHT, WIDTH))
+    outputs = filled_slots(torch.cat([ellipses(seed, geometry) for seed in range(batch)]))
 
     def run(given: Tensor) -> Instances:
         own.copy_(given, non_blocking=True)
         replay()
-        return outputs[-1]  # what was captured; before it came the warm-up
+        return outputs
 
     return run
 
@@ -330,62 +317,181 @@ def same_masks(ours: list[InstanceDetections], theirs: list[InstanceDetections])
             raise RuntimeError(f"masks made on either side differ in {differing} pixels; nothing to time")
 
 
-def measured_peak() -> float:
-    """TFLOP/s of a float16 product of 8192 x 8192 matrices of random numbers."""
-    a, b = (torch.randn(8192, 8192, device="cuda").half() for _ in range(2))
-    return 2 * 8192**3 / milliseconds(torch.matmul, [(a, b)], 50)["median_ms"] / 1e9
+@dataclass(frozen=True)
+class Part:
+    """Something that is measured for itself."""
+
+    name: str
+    measure: Callable[[], dict[str, Any]]
+    targets: Callable[[dict[str, Any]], list[Target]]
+    seconds: float  # that it takes, about
 
 
-def measured() -> dict[str, Any]:
-    peak = measured_peak()
-    return {
-        "float16_peak_tflops": round(peak, 1),
-        "mask_head": {f"K = {slots}": mask_heads(slots) for slots in (100, 300)},
-        "selection": {f"batch {batch}": selections(batch) for batch in (1, 8)},
-        "masks": {f"{height}x{width}": masks((height, width)) for height, width in ORIGINALS},
-        "network": {f"batch {batch}": network(batch, peak) for batch in (1, 8)},
-    }
+@dataclass
+class Run:
+    """What was measured so far; the file is written after each part."""
+
+    out: Path | None
+    minutes: float
+    metrics: dict[str, Any] = field(default_factory=dict)
+    targets: list[Target] = field(default_factory=list)
+    not_measured: dict[str, str] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    def take(self, part: Part) -> None:
+        """Measure a part where time is left; an error stays with the part."""
+        left = 60 * self.minutes - (time.monotonic() - self.started)
+        if left < part.seconds:
+            self.not_measured[part.name] = (
+                f"{left:.0f} s were left of {self.minutes:g} minutes; it takes {part.seconds:.0f} s"
+            )
+        else:
+            begun = time.monotonic()
+            try:
+                found = part.measure()
+                self.metrics[part.name] = found | {"seconds": round(time.monotonic() - begun, 1)}
+                self.targets += part.targets(found)
+            except Exception as e:  # whatever it is, the other parts are worth their time
+                self.not_measured[part.name] = f"{type(e).__name__}: {e}"[:2000]
+        state = self.not_measured.get(part.name, "measured")
+        print(f"{part.name}: {state}", file=sys.stderr, flush=True)
+        self.write()
+
+    def results(self) -> dict[str, Any]:
+        """Everything, as the file has it."""
+        metrics = {"parts": self.metrics, "not_measured": self.not_measured}
+        return results_of(self.targets, metrics, PACKAGES)
+
+    def write(self) -> None:
+        """Write the file whole."""
+        if self.out is not None:
+            write_json(self.out, self.results())
 
 
-def targets_of(metrics: dict[str, Any]) -> list[Target]:
-    """What was asked of each part."""
-    targets = []
-    for slots, limit in ((100, 20), (300, 60)):
-        heads = metrics["mask_head"][f"K = {slots}"]
-        speedup = heads["speedup_over_grouped_convolution"]
-        targets += [
-            Target.at_most(
-                f"mask head, K = {slots}, float16", 1000 * heads["fused"]["graph"]["median_ms"], limit, "us"
-            ),
-            Target.at_least(f"mask head, K = {slots}: grouped convolution / ours", speedup, 5, "x"),
-        ]
-    one, eight = (metrics["selection"][f"batch {n}"]["fused"]["graph"]["median_ms"] for n in (1, 8))
-    alone, together = (metrics["network"][f"batch {n}"] for n in (1, 8))
+def no_targets(_: dict[str, Any]) -> list[Target]:
+    return []
+
+
+def mask_head_targets(found: dict[str, Any]) -> list[Target]:
+    us = 1000 * found["fused"]["graph"]["median_ms"]
     return [
-        *targets,
+        Target.at_most("mask head, K = 100, float16", us, 12, "us"),
+        Target.at_least(
+            "mask head, K = 100: grouped convolution / ours", found["speedup_over_grouped_convolution"], 5, "x"
+        ),
+    ]
+
+
+def selection_targets(found: dict[str, Any]) -> list[Target]:
+    one, eight = (found[f"batch {n}"]["fused"]["graph"]["median_ms"] for n in (1, 8))
+    return [
         Target.at_most("selection of 5,000 candidates", one, 0.3, "ms"),
         Target.at_most("selection, batch 8 / batch 1", eight / one, 1.5, ""),
-        Target.at_most("network, float16, batch 1", alone["median_ms"], 3, "ms"),
-        Target.at_least("network, batch 8, share of the measured peak", together["share_of_measured_peak"], 0.4, ""),
-        Target.without("end to end, batch 1, masks on the GPU", alone["with_masks_on_the_gpu"]["median_ms"], "ms"),
-        Target.without("end to end, batch 1, masks on the host", alone["with_masks_on_the_host"]["median_ms"], "ms"),
     ]
+
+
+def mask_targets(size: str) -> Callable[[dict[str, Any]], list[Target]]:
+    def targets(found: dict[str, Any]) -> list[Target]:
+        us = 1000 * found["packed_masks_kernel"]["graph"]["median_ms"]
+        whole = found["postprocessing_on_the_gpu"]["median_ms"]
+        kernel = f"masks at {size}, the second kernel"
+        first = Target.at_most(kernel, us, 60, "us") if size == "1333x800" else Target.without(kernel, us, "us")
+        return [first, Target.without(f"postprocessing at {size}, 100 masks, one thread", whole, "ms")]
+
+    return targets
+
+
+def network_one_targets(found: dict[str, Any]) -> list[Target]:
+    return [
+        Target.without("network, float16, PyTorch, batch 1", found["median_ms"], "ms"),
+        Target.at_most("end to end, batch 1, masks on the GPU", found["with_masks_on_the_gpu"]["median_ms"], 4, "ms"),
+        Target.without("end to end, batch 1, masks on the host", found["with_masks_on_the_host"]["median_ms"], "ms"),
+    ]
+
+
+def network_eight_targets(found: dict[str, Any]) -> list[Target]:
+    share = found["share_of_measured_peak"]
+    return [Target.at_least("network, float16, PyTorch, batch 8, share of the measured peak", share, 0.4, "")]
+
+
+def stream_targets(name: str) -> Callable[[dict[str, Any]], list[Target]]:
+    def targets(found: dict[str, Any]) -> list[Target]:
+        return [Target.at_least(f"stream of JPEGs of mixed sizes, {name}", found["images_per_s"], 500, "images/s")]
+
+    return targets
+
+
+def thread_targets(found: dict[str, Any]) -> list[Target]:
+    return [Target.at_most("eight threads: images with other results than one after the other", found["other"], 0, "")]
+
+
+def growth_targets(found: dict[str, Any]) -> list[Target]:
+    return [
+        Target.at_most("memory of the GPU, grown over 8,000 images", found["gpu_grown_mb"], 16, "MB"),
+        Target.at_most("memory of the host, grown over 8,000 images", found["host_grown_mb"], 64, "MB"),
+    ]
+
+
+def parts() -> list[Part]:
+    """All parts, the most wanted first; the first gives what others are compared with."""
+    peak: dict[str, float] = {}
+
+    def machine_peak() -> dict[str, Any]:
+        peak["tflops"] = measured_peak()
+        return {"float16_peak_tflops": round(peak["tflops"], 1), "copy_gb_per_s": round(measured_bandwidth(), 1)}
+
+    def network_of(batch: int) -> dict[str, Any]:
+        if "tflops" not in peak:
+            machine_peak()
+        return network(batch, peak["tflops"])
+
+    def selection() -> dict[str, Any]:
+        return {f"batch {batch}": selections(batch) for batch in (1, 8)}
+
+    return [
+        Part("peak", machine_peak, no_targets, 5),
+        Part("mask head, K = 100", lambda: mask_heads(100), mask_head_targets, 10),
+        Part("selection", selection, selection_targets, 15),
+        Part("network, batch 1", lambda: network_of(1), network_one_targets, 30),
+        Part("network, batch 8", lambda: network_of(8), network_eight_targets, 40),
+        Part("masks, 1333x800", lambda: masks(ORIGINALS[0]), mask_targets("1333x800"), 20),
+        Part("stream, PyTorch", torch_stream, stream_targets("PyTorch"), 60),
+        Part("masks, 4000x3000", lambda: masks(ORIGINALS[2]), mask_targets("4000x3000"), 40),
+        Part("stream, engine", engine_stream, stream_targets("engine"), 90),
+        Part("eight threads", eight_threads, thread_targets, 20),
+        Part("growth", growth, growth_targets, 60),
+        Part("masks, 640x480", lambda: masks(ORIGINALS[1]), mask_targets("640x480"), 15),
+        Part("mask head, K = 300", lambda: mask_heads(300), no_targets, 15),
+    ]
+
+
+def exact_float32() -> None:
+    """Let float32 be float32: the references must not run with TF32."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="file for the results; they are printed as well")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="time for all parts together")
+    parser.add_argument("--only", nargs="+", metavar="PART", help="names of parts")
     arguments = parser.parse_args()
+    chosen = [part for part in parts() if arguments.only is None or part.name in arguments.only]
+    if not chosen:
+        print(f"error: no such part; there are {', '.join(part.name for part in parts())}", file=sys.stderr)
+        return 2
     if not torch.cuda.is_available():
         print("error: PyTorch sees no NVIDIA GPU on this machine; run this on one that has it", file=sys.stderr)
         return 1
+    exact_float32()
+    run = Run(arguments.out, arguments.minutes)
+    run.write()
     with torch.no_grad():
-        metrics = measured()
-    results = results_of(targets_of(metrics), metrics, PACKAGES)
-    if arguments.out is not None:
-        write_json(arguments.out, results)
-    print(json.dumps(results, indent=1))
-    return 0
+        for part in chosen:
+            run.take(part)
+    print(json.dumps(run.results(), indent=1))
+    return 0 if not run.not_measured else 3
 
 
 if __name__ == "__main__":

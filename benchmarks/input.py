@@ -36,7 +36,8 @@ from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.runtime.preprocessing.batch import HostWriter, blank_inputs
 from condinst_deploy.runtime.preprocessing.factory import preparation
 from condinst_deploy.runtime.preprocessing.types import InputOptions, Pixels
-from tests.support.models import IMAGES, mmdet_state
+from tests.support.exports import save_r50_checkpoint
+from tests.support.photographs import photograph
 
 UInt8 = npt.NDArray[np.uint8]
 Candidate = Callable[[], UInt8]
@@ -105,23 +106,11 @@ def scene_of(folder: Path, size: tuple[int, int]) -> Scene:
     return Scene(path, path.read_bytes(), (width, height))
 
 
-def photograph(path: Path, name: str, size: tuple[int, int]) -> Path:
-    """Write one of the golden photographs, cut and scaled to `size` (width, height)."""
-    with Image.open(IMAGES / f"{name}.png") as stored:
-        whole = stored.convert("RGB")
-    share = min(whole.width / size[0], whole.height / size[1])
-    cut = whole.resize(size, Image.Resampling.BICUBIC, box=(0, 0, size[0] * share, size[1] * share))
-    noise = np.random.default_rng(SEED).normal(0, 3, (size[1], size[0], 3))
-    pixels = (np.asarray(cut) + noise).clip(0, 255).astype(np.uint8)
-    Image.fromarray(pixels).save(path, quality=90)
-    return path
-
-
 # ---- candidates
 
 
 def candidates(scene: Scene) -> dict[str, Candidate]:
-    """All that can be run here; "Pillow" is the truth."""
+    """All that can be run here; the others are compared with "Pillow"."""
     made = {f"ours, {pixels}": ours(pixels, scene) for pixels in ways()}
     return made | {name: laid_out(resized, scene) for name, resized in libraries(scene).items()}
 
@@ -325,8 +314,7 @@ def show(name: str, result: dict[str, Any]) -> None:
 
 def agreements(folder: Path) -> dict[str, Any]:
     """Detections with each option beside those with exact pixels."""
-    checkpoint = folder / "r50.pth"
-    torch.save({"meta": {"epoch": 12}, "state_dict": mmdet_state(SEED)}, checkpoint)
+    checkpoint = save_r50_checkpoint(folder / "r50.pth", SEED)
     images = [photograph(folder / f"{name}.jpg", name, (1920, 1080)) for name in ("coffee", "astronaut")]
     options = ways()
     found: dict[str, Any] = {}

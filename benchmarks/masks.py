@@ -24,12 +24,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.dense import dense_masks, dense_probabilities, dense_rles, encoded
 from benchmarks.targets import Target, write_results
 from condinst_deploy.benchmarking.memory import peak_mb, resident_mb
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.masks import Masks
+from condinst_deploy.model.mask_paste import dense_probabilities
 from condinst_deploy.runtime.postprocess import masks_from_logits
+from tests.support.dense_masks import dense_masks, dense_rles, encoded
 
 Logits = npt.NDArray[np.float32]
 
@@ -211,10 +212,10 @@ FORMS: dict[str, Callable[[Logits, ImageGeometry], Any]] = {
 def peak_of(form: str, case: Case) -> float:
     """Peak resident memory of one form in a process of its own, above what it has before it begins."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
-        return processes.submit(_peak_here, form, case).result()
+        return processes.submit(peak_here, form, case).result()
 
 
-def _peak_here(form: str, case: Case) -> float:
+def peak_here(form: str, case: Case) -> float:
     logits, geometry = case.logits(), case.geometry
     FORMS[form](logits[:1], geometry)  # what is loaded or made once
     ctypes.CDLL(None).malloc_trim(0)

@@ -1,10 +1,11 @@
 """What half precision costs in accuracy: detections of converted graphs against those of the float32 graph.
 
     python benchmarks/precision.py --onnx model.onnx --images tests/golden/images --out benchmarks/results/x.json
-    python benchmarks/precision.py --onnx shapes.onnx --annotations val.json --images val
+    python benchmarks/precision.py --onnx shapes.onnx --annotations val.json --images val [--calibration train]
 
-With `--annotations` (COCO format) mask AP is measured, too. `--other FILE.onnx` adds a graph that another tool
-converted. float16 runs in ONNX Runtime as it is, and float16 and bfloat16 with every half tensor rounded
+With `--annotations` (COCO format) mask and box AP are measured, too. `--calibration DIR` adds the INT8 file for CPUs
+and the graphs of INT8 and FP8 engines, with every half tensor rounded. `--other FILE.onnx` adds another tool's graph.
+float16 runs in ONNX Runtime as it is, and float16 and bfloat16 with every half tensor rounded
 (`condinst_engines.rounding`). Both are the graphs that a builder gets: the range check has handled them.
 """
 
@@ -24,18 +25,24 @@ import onnx.inliner
 from condinst_deploy.contract import InstanceDetections
 from condinst_deploy.contract.engine_ranges import CheckedRanges
 from condinst_deploy.evaluation.agreement import agreement, merged
-from condinst_deploy.evaluation.coco import average_precision, load_coco
+from condinst_deploy.evaluation.coco import Kind, average_precision, load_coco
 from condinst_deploy.imaging.decode import expand_sources
-from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_deploy.runtime.predictor import Predictor
+from condinst_deploy.support.validation import typed
 from condinst_deploy.support.versions import installed_versions
+from condinst_engines.build import graph_for_builder
+from condinst_engines.build_recipe import BuildRecipe
 from condinst_engines.onnx_input import manifest_of
-from condinst_engines.policy import Policy, Precision
+from condinst_engines.policy import QUANTIZED, Policy, Precision
 from condinst_engines.precision import converted
+from condinst_engines.quantization.calibrate import Request, calibrated
+from condinst_engines.quantization.report import simulation_backend
 from condinst_engines.ranges.check import RangeCheck
 from condinst_engines.ranges.decide import Setting
 from condinst_engines.ranges.images import RangeImages
 from condinst_engines.rounding import rounded
+from condinst_export.quantization.int8_file import int8_from_float32
+from condinst_export.quantization.options import CalibrationOptions
 
 MIN_BOX_IOU = 0.9
 
@@ -43,7 +50,9 @@ MIN_BOX_IOU = 0.9
 HALVES: tuple[Precision, ...] = ("float16", "bfloat16")
 
 
-def graphs(source: Path, others: list[Path], ranges: dict[str, CheckedRanges]) -> Iterator[tuple[str, onnx.ModelProto]]:
+def graphs(
+    source: Path, others: list[Path], calibration: Path | None, ranges: dict[str, CheckedRanges]
+) -> Iterator[tuple[str, onnx.ModelProto]]:
     """Name and graph of everything that is measured; the reference comes first. `ranges` grows."""
     proto = onnx.load(str(source))
     yield "float32", proto
@@ -61,6 +70,20 @@ def graphs(source: Path, others: list[Path], ranges: dict[str, CheckedRanges]) -
         other.metadata_props.extend(proto.metadata_props)
         yield path.stem, other
         yield f"{path.stem} rounded", rounded(onnx.inliner.inline_local_functions(other))
+    if calibration is not None:
+        yield from quantized_graphs(source, calibration, ranges["float16"])
+
+
+def quantized_graphs(source: Path, calibration: Path, ranges: CheckedRanges) -> Iterator[tuple[str, onnx.ModelProto]]:
+    """The INT8 file for CPUs, and what builders get for INT8 and FP8, by the policy of the float16 graph."""
+    proto = onnx.load(str(source))
+    manifest, options = manifest_of(proto, source), CalibrationOptions(calibration)
+    yield "INT8 file for CPUs", int8_from_float32(proto, manifest, options)[0]
+    policy = typed(dict(ranges.policy), Policy)
+    for kind in QUANTIZED:
+        recipe = BuildRecipe(precision="float16", quantization=kind, policy=policy)
+        scales, _ = calibrated(proto, manifest, Request(kind, options), recipe, "")
+        yield f"{kind.upper()} engine rounded", rounded(graph_for_builder(proto, recipe, scales))
 
 
 def detections_of(predictor: Predictor, images: list[Any]) -> list[InstanceDetections]:
@@ -68,12 +91,13 @@ def detections_of(predictor: Predictor, images: list[Any]) -> list[InstanceDetec
     return [detections for detections in found if detections is not None]
 
 
-def mask_ap(found: list[InstanceDetections], annotations: Path) -> float:
+def average_precisions(found: list[InstanceDetections], annotations: Path) -> dict[str, float]:
     ground_truth = load_coco(annotations)
     entries = [
         entry for i, detections in zip(sorted(ground_truth.imgs), found, strict=True) for entry in detections.to_coco(i)
     ]
-    return 100 * average_precision(ground_truth, entries, "segm").ap
+    kinds: dict[str, Kind] = {"mask_ap": "segm", "box_ap": "bbox"}
+    return {name: 100 * average_precision(ground_truth, entries, kind).ap for name, kind in kinds.items()}
 
 
 def sources_of(images: Path, annotations: Path | None) -> list[Any]:
@@ -98,19 +122,21 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--annotations", type=Path)
     parser.add_argument("--other", type=Path, action="append", default=[])
+    parser.add_argument("--calibration", type=Path)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     images = sources_of(arguments.images, arguments.annotations)
     reference: list[InstanceDetections] = []
     rows = []
     ranges: dict[str, CheckedRanges] = {}
-    for name, graph in graphs(arguments.onnx, arguments.other, ranges):
-        with Predictor(OnnxRuntimeBackend.from_bytes(graph.SerializeToString(), name, "cpu")) as predictor:
+    manifest = manifest_of(onnx.load(str(arguments.onnx)), arguments.onnx)
+    for name, graph in graphs(arguments.onnx, arguments.other, arguments.calibration, ranges):
+        with Predictor(simulation_backend(graph, manifest)) as predictor:
             found = detections_of(predictor, images)
             reference = reference or found
             row: dict[str, Any] = {"graph": name} | agreement_with(reference, found)
             if arguments.annotations:
-                row["mask_ap"] = mask_ap(found, arguments.annotations)
+                row |= average_precisions(found, arguments.annotations)
         rows.append(row)
         print(json.dumps(row), flush=True)
     if arguments.out:

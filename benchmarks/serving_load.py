@@ -47,7 +47,7 @@ from condinst_deploy.serving.triton.repository import write_repository
 from condinst_deploy.serving.triton.settings import Layout, RepositoryOptions
 from tests.support.exports import exported
 from tests.support.models import IMAGES, SLIM, manifest_of, seeded_model
-from tests.support.processes import cpu_seconds_of, descendants
+from tests.support.process_tree import cpu_seconds_of, descendants
 from tests.support.triton_server import Server, free_ports, missing, running
 
 RESULTS = Path(__file__).parent / "results" / "serving_load.json"

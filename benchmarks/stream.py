@@ -22,13 +22,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.evaluation import save_r50
-from benchmarks.input import photograph
 from benchmarks.targets import Target, write_results
-from condinst_deploy.cli.recording import Outputs, detect
 from condinst_deploy.runtime.coco_results import coco_results
 from condinst_deploy.runtime.pipeline import predicted
 from condinst_deploy.runtime.predictor import Predictor
+from condinst_deploy.runtime.recording import Destination, record
+from tests.support.exports import save_r50
+from tests.support.photographs import photograph
 
 TARGET = 0.9
 """Throughput of a folder, as a share of the network's alone."""
@@ -104,7 +104,7 @@ def ways(predictor: Predictor, paths: Sequence[Path], folder: Path) -> dict[str,
 
     def command() -> int:
         with coco_results(folder / "results" / "detections.json") as writer:
-            detect(predictor, paths, Outputs(folder / "results"), writer)
+            record(predictor, paths, Destination(folder / "results"), writer)
         return writer.count
 
     return {NETWORK: network, FOLDER: stream, SERIAL: serial, COMMAND: command}

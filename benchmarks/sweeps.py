@@ -26,8 +26,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from benchmarks.dense import dense_rles
-from benchmarks.evaluation import PHOTOGRAPHS, save_r50
 from benchmarks.performance_tables import instance_table, network_table, original_table, target_table
 from benchmarks.targets import Target, rounded, write_results
 from condinst_deploy.benchmarking.process import ModelProcess
@@ -40,6 +38,9 @@ from condinst_deploy.model.config import MASK_STRIDE
 from condinst_deploy.model.mask_head import dynamic_mask_head
 from condinst_deploy.runtime.postprocess import masks_from_logits
 from condinst_deploy.runtime.preprocessing.batch import network_inputs
+from tests.support.dense_masks import dense_rles
+from tests.support.exports import exported, save_r50
+from tests.support.models import IMAGES
 
 OUT = Path(__file__).parent / "results" / "sweeps.json"
 SHIPPED = Path(__file__).parents[1] / "demo" / "shapes_slim.pth"
@@ -209,16 +210,9 @@ def blobs(count: int, seed: int, geometry: ImageGeometry) -> Float32:
 
 def _models(folder: Path) -> dict[str, tuple[Path, Path]]:
     """Name -> exported file and the image that it is timed on."""
-    import onnx
-
-    from condinst_deploy.model.checkpoints import load_model
-    from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
-
     save_r50(folder / "r50.pth", folder / "r50.onnx")
-    loaded = load_model(SHIPPED)
-    manifest = with_options(loaded.model, loaded.manifest, ExportOptions())
-    onnx.save(onnx_from_model(loaded.model, manifest), str(folder / "slim.onnx"))
-    photograph = Image.open(PHOTOGRAPHS / "coffee.png").convert("RGB")
+    exported(SHIPPED, folder / "slim.onnx")
+    photograph = Image.open(IMAGES / "coffee.png").convert("RGB")
     photograph.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC).save(folder / "coffee.png")
     return {"full": (folder / "r50.onnx", folder / "coffee.png"), "slim": (folder / "slim.onnx", folder / "coffee.png")}
 
@@ -283,9 +277,10 @@ def main() -> int:
         print("\n\n".join(tables))
         print(f"{arguments.out}, {time.monotonic() - started:.0f} seconds", file=sys.stderr)
     else:
-        from benchmarks.sweep_plots import IMAGES, draw_sweeps
+        from benchmarks.sweep_plots import IMAGES as PLOTS
+        from benchmarks.sweep_plots import draw_sweeps
 
-        for path in draw_sweeps(json.loads(arguments.out.read_text(encoding="utf-8")), IMAGES):
+        for path in draw_sweeps(json.loads(arguments.out.read_text(encoding="utf-8")), PLOTS):
             print(path)
     return 0
 

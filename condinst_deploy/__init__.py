@@ -1,7 +1,8 @@
 """Deploy CondInst instance segmentation models.
 
-`train` makes a checkpoint, `Predictor` runs a model file on images and returns `InstanceDetections`, and `evaluate`
-measures model files. `condinst_export.export_model` and `condinst_engines.build_engine` make the files in between.
+`train` makes a checkpoint, `Predictor` runs a model file on images and returns `InstanceDetections`, `predict_files`
+writes the results of image files into a folder, and `evaluate` measures model files. `condinst_export.export_model`
+and `condinst_engines.build_engine` make the files in between.
 What is refused raises a `CondInstError`, or one of its kinds.
 """
 
@@ -15,6 +16,7 @@ from condinst_deploy.errors import (
     CondInstError,
     ConfigError,
     DataError,
+    DistributedError,
     EngineError,
     ExportError,
     ImageError,
@@ -30,8 +32,10 @@ if TYPE_CHECKING:
     from condinst_deploy.runtime.cores import CpuThreads
     from condinst_deploy.runtime.observer import Observer, StageTime, StageTimer
     from condinst_deploy.runtime.options import PredictorOptions
+    from condinst_deploy.runtime.predict_files import PredictedFiles, PredictFilesOptions, predict_files
     from condinst_deploy.runtime.predictor import Predictor
     from condinst_deploy.runtime.preprocessing.types import InputOptions
+    from condinst_deploy.runtime.recording import FileOutputs
     from condinst_deploy.training.options import TrainOptions
     from condinst_deploy.training.train_model import TrainedModel, train
 
@@ -41,12 +45,15 @@ _HOMES = {
     "CpuThreads": "condinst_deploy.runtime.cores",
     "EvaluatedModels": "condinst_deploy.evaluation.evaluate_models",
     "EvaluationOptions": "condinst_deploy.evaluation.sources",
+    "FileOutputs": "condinst_deploy.runtime.recording",
     "ImageGeometry": "condinst_deploy.contract",
     "InputOptions": "condinst_deploy.runtime.preprocessing.types",
     "InstanceDetections": "condinst_deploy.contract",
     "Masks": "condinst_deploy.masks",
     "ModelManifest": "condinst_deploy.contract",
     "Observer": "condinst_deploy.runtime.observer",
+    "PredictFilesOptions": "condinst_deploy.runtime.predict_files",
+    "PredictedFiles": "condinst_deploy.runtime.predict_files",
     "Predictor": "condinst_deploy.runtime.predictor",
     "PredictorOptions": "condinst_deploy.runtime.options",
     "StageTime": "condinst_deploy.runtime.observer",
@@ -54,6 +61,7 @@ _HOMES = {
     "TrainOptions": "condinst_deploy.training.options",
     "TrainedModel": "condinst_deploy.training.train_model",
     "evaluate": "condinst_deploy.evaluation.evaluate_models",
+    "predict_files": "condinst_deploy.runtime.predict_files",
     "train": "condinst_deploy.training.train_model",
 }
 
@@ -65,10 +73,12 @@ __all__ = [
     "ConfigError",
     "CpuThreads",
     "DataError",
+    "DistributedError",
     "EngineError",
     "EvaluatedModels",
     "EvaluationOptions",
     "ExportError",
+    "FileOutputs",
     "ImageError",
     "ImageGeometry",
     "InputOptions",
@@ -77,6 +87,8 @@ __all__ = [
     "ModelManifest",
     "Observer",
     "OutputError",
+    "PredictFilesOptions",
+    "PredictedFiles",
     "Predictor",
     "PredictorOptions",
     "StageTime",
@@ -86,6 +98,7 @@ __all__ = [
     "VerificationError",
     "__version__",
     "evaluate",
+    "predict_files",
     "train",
 ]
 

@@ -55,3 +55,7 @@ class EngineError(CondInstError):
 
 class DataError(CondInstError):
     """A data set that is malformed or incomplete."""
+
+
+class DistributedError(CondInstError):
+    """Another process of a run on several processes failed, ended, or does not answer."""

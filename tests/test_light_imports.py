@@ -1,4 +1,4 @@
-"""What a user's mistake costs: it is told before PyTorch is imported, which takes seconds."""
+"""Arguments are validated before PyTorch is imported, which takes seconds."""
 
 import subprocess
 import sys

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from condinst_deploy.data.shapes import generate_shapes
-from tests.cli.test_train import RECIPE
+from tests.support.recipes import RECIPE
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

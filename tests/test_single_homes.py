@@ -28,7 +28,7 @@ HOMES = {
     ),
     "endings of model files": (
         r'"\.(pth|pt|onnx|engine|plan)"',
-        {"condinst_deploy/contract/artifacts.py", "condinst_deploy/runtime/predictor.py"},  # which backend runs each
+        {"condinst_deploy/contract/artifacts.py"},
     ),
     "deserialising an engine": (r"deserialize_cuda_engine", {"condinst_deploy/runtime/tensorrt/plan.py"}),
     "deferring Ctrl-C": (

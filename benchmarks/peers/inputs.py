@@ -6,13 +6,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-import onnx
-import torch
 from PIL import Image
 
-from condinst_deploy.model.checkpoints import load_model
-from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
-from tests.support.models import IMAGES, mmdet_state
+from tests.support.exports import save_int8, save_r50
+from tests.support.models import IMAGES
 
 SEED = 0
 
@@ -23,7 +20,7 @@ ENLARGED = (1920, 1152)
 """A third image is the first at this size."""
 
 NATIVE, LARGE = "800x1344", "x".join(map(str, ENLARGED))
-"""What images are told apart by: those that are about as large as the network's input, and the enlarged one."""
+"""Kinds of images: those that are about as large as the network's input, and the enlarged one."""
 
 
 class Inputs(NamedTuple):
@@ -31,20 +28,20 @@ class Inputs(NamedTuple):
 
     checkpoint: Path  # as mmdetection writes it
     exported: Path  # this toolkit's file
+    int8: Path  # and the INT8 file for CPUs
     images: dict[str, Path]
     graph: Path  # where mmdeploy's file goes
 
 
 @contextmanager
 def made_inputs() -> Iterator[Inputs]:
-    """mmdetection's R-50 with seeded weights, its exported file, and the images."""
+    """mmdetection's R-50 with seeded weights, its exported files, and the images."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        inputs = Inputs(folder / "r50.pth", folder / "r50.onnx", _images(folder), folder / "mmdeploy.onnx")
-        torch.save({"meta": {"epoch": 12}, "state_dict": mmdet_state(SEED)}, inputs.checkpoint)
-        loaded = load_model(inputs.checkpoint)
-        manifest = with_options(loaded.model, loaded.manifest, ExportOptions())
-        onnx.save(onnx_from_model(loaded.model, manifest), str(inputs.exported))
+        pth, exported, int8 = (folder / f"r50.{ending}" for ending in ("pth", "onnx", "int8.onnx"))
+        inputs = Inputs(pth, exported, int8, _images(folder), folder / "mmdeploy.onnx")
+        save_r50(inputs.checkpoint, inputs.exported, SEED)
+        save_int8(inputs.exported, inputs.int8, IMAGES)
         yield inputs
 
 

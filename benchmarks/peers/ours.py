@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.dense import dense_rles
 from benchmarks.peers.child import ENCODE, MASKS, NETWORK, READ, Found, Side, Stages, serve
 from condinst_deploy import Predictor
 from condinst_deploy.model.operations import REFERENCE
@@ -18,6 +17,7 @@ from condinst_deploy.runtime import observer
 from condinst_deploy.runtime.options import PredictorOptions
 from condinst_deploy.runtime.predictor import stages_of
 from condinst_deploy.runtime.torch_backend import TorchBackend
+from tests.support.dense_masks import dense_rles
 
 CLOCKS = {
     observer.DECODE: READ,

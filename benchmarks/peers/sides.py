@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 ENVIRONMENT = ROOT / ".peers"
 """Where `make peers-env` puts the peers."""
 
-OURS = {"onnx": "this toolkit, .onnx", "pth": "this toolkit, .pth"}
+OURS = {"onnx": "this toolkit, .onnx", "int8": "this toolkit, .int8.onnx", "pth": "this toolkit, .pth"}
 EAGER = {"eager": "eager reference, dense masks"}
 PEERS = {"mmdetection": "mmdetection", "mmdeploy": "mmdeploy, ONNX Runtime"}
 SIDES = OURS | EAGER | PEERS
@@ -44,6 +44,10 @@ class Child:
             self._process.stdin.write(f"{image}\n")
             self._process.stdin.flush()
         return self._answer()
+
+    def wait(self) -> None:
+        """Return when the process has ended."""
+        self._process.wait()
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -75,6 +79,7 @@ def command_of(side: str, inputs: Inputs, environment: Path) -> list[str]:
     ours, peers = [sys.executable, "-m", "benchmarks.peers.ours"], _peers_command(environment)
     return {
         "onnx": [*ours, "toolkit", str(inputs.exported)],
+        "int8": [*ours, "toolkit", str(inputs.int8)],
         "pth": [*ours, "toolkit", str(inputs.checkpoint)],
         "eager": [*ours, "eager", str(inputs.checkpoint)],
         "mmdetection": [*peers, "mmdetection", str(inputs.checkpoint)],

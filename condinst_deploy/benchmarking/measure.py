@@ -21,7 +21,7 @@ WARM = 2
 """Untimed calls that a padded shape has: an engine's first run of it sets up, the second one captures."""
 
 OnCall = Callable[[str, int], None]
-"""Told what is being measured, and how many calls were made since it was told last."""
+"""Called with the name of the measurement, and the number of calls since the last report."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def measure(models: Sequence[Path], paths: Sequence[Path], settings: Settings, o
         models: one or two model files.
         paths: images; none: generated ones.
         settings: what to measure, how often.
-        on_call: told about progress.
+        on_call: called to report progress.
 
     Raises:
         CondInstError: a model or none of the images can be used; nothing was timed then.

@@ -8,22 +8,22 @@ STATUS = Path("/proc/self/status")
 
 
 def resident_mb() -> float | None:
-    """What this process holds in memory now; None where the system does not tell (it is Linux that does)."""
+    """Return the memory that this process holds now; None on a system other than Linux."""
     return _field("VmRSS")
 
 
 def peak_mb() -> float | None:
-    """The most that it has held. Not `ru_maxrss`: that begins with the peak of whoever started the process."""
+    """Return the peak of that memory. `ru_maxrss` is not used: it starts from the peak of the parent process."""
     return _field("VmHWM")
 
 
 def free_device_mb(device: str) -> float | None:
-    """What is free on the GPU, whoever uses the rest; None for a CPU."""
+    """Return the free memory of the GPU, all processes counted; None for a CPU."""
     return torch.cuda.mem_get_info(device)[0] / 1e6 if device.startswith("cuda") else None
 
 
 def peak_of_torch_mb(device: str) -> float | None:
-    """The most that PyTorch has had on the GPU, weights and work; None for a CPU."""
+    """Return the peak of PyTorch's memory on the GPU, weights included; None for a CPU."""
     return torch.cuda.max_memory_allocated(device) / 1e6 if device.startswith("cuda") else None
 
 

@@ -28,6 +28,16 @@ class ModelProcess:
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
         )
 
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status; minus the signal's number if a signal ended it; None while it runs."""
+        return self._process.returncode
+
     def ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
         """The answer to a request: a method of `worker.Worker`, and its arguments.
 

@@ -196,7 +196,7 @@ def main() -> None:
     os.sched_setaffinity(0, {int(core) for core in sys.argv[1].split(",")})
     worker = Worker()
     for line in sys.stdin:
-        answers.write(json_text(_answer(worker, json.loads(line)), "an answer") + "\n")
+        answers.write(json_text(answered(worker, json.loads(line)), "an answer") + "\n")
         answers.flush()
 
 
@@ -207,7 +207,8 @@ def _answers() -> TextIO:
     return stream
 
 
-def _answer(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:
+def answered(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:
+    """Return the answer to a request, or the error that it raised; errors of loading the model's libraries end it."""
     from condinst_deploy.errors import CondInstError
 
     verb = request.pop("verb")

@@ -13,7 +13,6 @@ from rich.progress import Progress, TextColumn
 
 from condinst_deploy.cli.command import (
     FAILED,
-    INTERRUPTED,
     Pixels,
     command_app,
     labelled,
@@ -23,6 +22,7 @@ from condinst_deploy.cli.command import (
     terminal,
 )
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.support.signals import exit_status
 
 if TYPE_CHECKING:
     from condinst_deploy.serving.batch.driver import Plan
@@ -260,7 +260,7 @@ def _report(outcome: Outcome, as_json: bool) -> None:
         )
     if outcome.interrupted:
         terminal.print("interrupted; the parts that are there are whole, and the same command continues the run")
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(exit_status())
     if totals is not None and totals.failed_shards:
         for text in totals.failed_shards:
             terminal.print(labelled("error:", "bold red", text))

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
 from enum import StrEnum
 from functools import wraps
 from typing import Annotated, Any, ParamSpec
@@ -20,7 +19,7 @@ from condinst_deploy.support.launch import FAILED as FAILED
 from condinst_deploy.support.launch import leave, reason_of, run, say
 from condinst_deploy.support.signals import exit_status
 
-USAGE, INTERRUPTED = 2, 130
+USAGE = 2
 
 
 class PlainConsole(Console):
@@ -58,9 +57,13 @@ class DescriptionColumn(ProgressColumn):
 
 
 def progress_bar(*columns: ProgressColumn) -> Progress:
-    """Bars on the terminal: what, how far, and the columns, or how many of how many and the time that is left."""
+    """Bars on the terminal: what, how far, and the columns, or how many of how many and the time that is left.
+
+    Without a terminal there is no bar, and no empty line in its place.
+    """
     others = columns or (MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(DescriptionColumn(), BarColumn(), *others, console=terminal, transient=True)
+    hidden = not terminal.is_terminal
+    return Progress(DescriptionColumn(), BarColumn(), *others, console=terminal, transient=True, disable=hidden)
 
 
 def results_console() -> PlainConsole:
@@ -85,15 +88,6 @@ def print_json(value: Any, what: str = "the summary") -> None:
         OutputError: a number in it is NaN or infinite.
     """
     print(json_text(value, what, indent=2), flush=True)
-
-
-_held: list[ExitStack] = []
-"""What the running command holds, released when it ends."""
-
-
-def hold(resource: AbstractContextManager[Any]) -> None:
-    """Enter a context that ends with the running command: the lock of its folder, for example."""
-    _held[-1].enter_context(resource)
 
 
 class Command(typer.Typer):
@@ -134,19 +128,14 @@ def command_app(function: Callable[P, None]) -> Command:
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         kwargs.pop(VERSION.name, None)
         try:
-            with ExitStack() as held:
-                _held.append(held)
-                try:
-                    function(*args, **kwargs)
-                finally:
-                    _held.pop()
+            function(*args, **kwargs)
         except CondInstError as e:
             _show_error(f"{e}")
             raise typer.Exit(USAGE if isinstance(e, ConfigError) else FAILED) from e
         except KeyboardInterrupt as e:
             say("interrupted; nothing was left half-written")
             raise typer.Exit(exit_status(e)) from e
-        except BrokenPipeError:  # whoever reads standard output has enough
+        except BrokenPipeError:  # the reader of standard output has closed it
             leave(FAILED)
         except (OSError, MemoryError) as e:
             _show_error(reason_of(e).removeprefix("error: "))

@@ -11,7 +11,6 @@ from rich.table import Table
 
 from condinst_deploy.cli.command import (
     FAILED,
-    INTERRUPTED,
     command_app,
     labelled,
     print_json,
@@ -21,9 +20,11 @@ from condinst_deploy.cli.command import (
 )
 from condinst_deploy.cli.progress import ProgressLines
 from condinst_deploy.evaluation.sources import EvaluationOptions, checked_sources
+from condinst_deploy.evaluation.wording import metric_text
+from condinst_deploy.support.signals import exit_status
 
 if TYPE_CHECKING:
-    from condinst_deploy.evaluation.evaluate_models import EvaluatedModels, EvaluationReports
+    from condinst_deploy.evaluation.evaluate_models import EvaluatedModels, EvaluationHooks
     from condinst_deploy.evaluation.evaluator import Detector, Evaluation
     from condinst_deploy.evaluation.ground_truth import GroundTruth
 
@@ -83,8 +84,8 @@ def evaluate(
     from condinst_deploy.evaluation.evaluate_models import evaluate as evaluate_models
 
     with _explained_interruption(bool(model), fresh), progress_bar() as progress:
-        reports = _reports(progress)
-        found = evaluate_models(annotations, images, model or [], results or [], options, reports, detector)
+        hooks = _hooks(progress, detector)
+        found = evaluate_models(annotations, images, model or [], results or [], options, hooks)
     if as_json:
         print_json(found.metrics, "the figures")
     else:
@@ -114,15 +115,15 @@ def _explained_interruption(has_models: bool, fresh: bool) -> Iterator[None]:
         command = "the same command without --fresh" if fresh else "the same command"
         again = f"; {command} goes on where it stopped" if has_models else ""
         terminal.print(f"interrupted{again}")
-        raise typer.Exit(INTERRUPTED) from e
+        raise typer.Exit(exit_status(e)) from e
 
 
-def _reports(progress: Progress) -> "EvaluationReports":
+def _hooks(progress: Progress, detector: "Detector | None") -> "EvaluationHooks":
     """A bar for each thing to do; images that an earlier run finished do not count for the time that is left.
 
     Without a terminal, a line from time to time.
     """
-    from condinst_deploy.evaluation.evaluate_models import EvaluationReports
+    from condinst_deploy.evaluation.evaluate_models import EvaluationHooks
 
     stages = progress.add_task("", total=None, visible=False)
     tasks: dict[str, TaskID] = {}
@@ -136,14 +137,16 @@ def _reports(progress: Progress) -> "EvaluationReports":
         progress.update(tasks[what], completed=done)
         lines.update(what, done, of)
 
-    def on_ground_truth(truth: "GroundTruth") -> None:
+    def on_ground_truth(ground_truth: "GroundTruth") -> None:
         progress.update(stages, visible=False)
-        terminal.print(f"{len(truth)} images, {len(truth.class_names)} classes: {truth.annotations}")
+        terminal.print(
+            f"{len(ground_truth)} images, {len(ground_truth.class_names)} classes: {ground_truth.annotations}"
+        )
 
     def on_stage(stage: str) -> None:
         progress.update(stages, description=stage, visible=True)
 
-    return EvaluationReports(on_stage, on_ground_truth, on_progress)
+    return EvaluationHooks(on_stage, on_ground_truth, on_progress, detector)
 
 
 def _print(found: "EvaluatedModels", per_class: bool) -> None:
@@ -173,10 +176,10 @@ def _table(evaluation: "Evaluation", per_class: bool) -> Table:
     table = Table("AP points", *(side.name for side in evaluation.sides), show_edge=False, pad_edge=False)
     _right_aligned(table)
     for name, row in metrics_table(evaluation):
-        table.add_row(name, *map(_cell, row), end_section=name.endswith("AR large"))
+        table.add_row(name, *map(metric_text, row), end_section=name.endswith("AR large"))
     if per_class:
         for name, kind, row in class_table(evaluation):
-            table.add_row(f"{name} {kind} AP", *map(_cell, row))
+            table.add_row(f"{name} {kind} AP", *map(metric_text, row))
     return table
 
 
@@ -208,14 +211,6 @@ def _right_aligned(table: Table) -> Table:
         column.justify = "right"
         column.overflow = "fold"
     return table
-
-
-def _cell(cell: tuple[float | None, float | None]) -> str:
-    from condinst_deploy.evaluation.wording import change_text
-
-    value, change = cell
-    shown = "-" if value is None else f"{value:.2f}"
-    return shown if change is None else f"{shown} ({change_text(change)})"
 
 
 def _agreement_line(comparison: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """`condinst-predict`: a model and images become overlay images and a COCO results file."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,27 +9,25 @@ import typer
 
 from condinst_deploy.cli.command import (
     FAILED,
-    INTERRUPTED,
     Pixels,
     command_app,
-    hold,
+    labelled,
     print_json,
     print_line,
+    progress_bar,
     terminal,
 )
+from condinst_deploy.cli.progress import ProgressLines
 from condinst_deploy.contract import DRAWN_ABOVE
-from condinst_deploy.contract.artifacts import check_there, kind_of
-from condinst_deploy.errors import ConfigError
-from condinst_deploy.runtime.label_files import TOLERANCE, Format, write_text
-from condinst_deploy.support.atomic_write import check_writable
-from condinst_deploy.support.folder_lock import locked_folder
+from condinst_deploy.contract.artifacts import check_there
+from condinst_deploy.errors import CondInstError, ConfigError
+from condinst_deploy.runtime.label_files import TOLERANCE, Format
+from condinst_deploy.support.signals import exit_status
 
 if TYPE_CHECKING:
-    from condinst_deploy.cli.recording import Outcome
-    from condinst_deploy.contract import ModelManifest
     from condinst_deploy.evaluation.threshold_file import Thresholds
-
-RESULTS_FILE, IMAGES_FILE, CLASSES_FILE = "detections.json", "images.json", "yolo/classes.txt"
+    from condinst_deploy.runtime.predict_files import PredictedFiles, PredictFilesReports
+    from condinst_deploy.runtime.predictor import Predictor
 
 
 def predict(
@@ -103,101 +101,54 @@ def predict(
     draws images of the same names; images.json lists the images of this run.
     """
     # imported here, so that --help does not wait for the backends
-    from condinst_deploy.cli.recording import Outputs, detect
-    from condinst_deploy.runtime.coco_results import coco_results, write_json
-    from condinst_deploy.runtime.predictor import Predictor
+    from condinst_deploy.runtime.options import PredictorOptions
+    from condinst_deploy.runtime.predict_files import PredictFilesOptions, predict_files
     from condinst_deploy.runtime.preprocessing.types import InputOptions
+    from condinst_deploy.runtime.recording import FileOutputs
 
-    paths = _images(images, recursive)
-    check_there(model)
-    check_writable(out / RESULTS_FILE)
-    chosen = threshold_choice(score_threshold, thresholds, model)
-    names = None if classes is None else [name.strip() for name in classes.split(",") if name.strip()]
-    with terminal.status("loading the model"):
-        predictor = Predictor(
-            model,
+    number, per_class = _thresholds(score_threshold, thresholds, model)
+    options = PredictFilesOptions(
+        out,
+        PredictorOptions(
             device=device,
-            classes=names,
+            score_threshold=number,
+            classes=None if classes is None else [name.strip() for name in classes.split(",") if name.strip()],
             max_detections=max_detections,
             batch_size=batch_size,
             inputs=InputOptions(pixels.value),
-            score_threshold=chosen.number,
-        )
-    with predictor:
-        backend = predictor.backend
-        note = f" ({backend.note})" if backend.note else ""
-        terminal.print(f"{model}{note}: {backend.name} on {backend.device}, {len(paths)} images")
-        outputs = Outputs(
-            out,
-            overlays,
-            draw_threshold,
-            chosen.of_labels(predictor.manifest),
-            frozenset(formats or ()),
-            tolerance,
-            instances,
-            crops,
-        )
-        if overlays:
-            _say_without_glyphs(predictor.class_names)
-        hold(locked_folder(out))
-        with coco_results(out / RESULTS_FILE) as writer:
-            outcome = detect(predictor, paths, outputs, writer)
-        categories = [
-            {"id": category_id, "name": name}
-            for category_id, name in zip(predictor.manifest.category_ids, predictor.class_names, strict=True)
-        ]
-    # loads in pycocotools, whose loadRes then takes the detections
-    write_json(out / IMAGES_FILE, {"images": outcome.images, "categories": categories, "annotations": []})
-    if Format.YOLO in outputs.formats:
-        write_text(out / CLASSES_FILE, "".join(f"{name}\n" for name in predictor.class_names))
-    if overlays and outcome.images and not outcome.drawn:
-        terminal.print(f"none above {draw_threshold:g} drawn; --draw-threshold draws detections of lower scores")
-    _report(out.absolute(), outcome, writer.count, as_json)
+        ),
+        FileOutputs(overlays, draw_threshold, frozenset(formats or ()), tolerance, instances, crops),
+        per_class,
+        recursive,
+    )
+    with _shown(model) as reports:
+        done = predict_files(model, images, options, reports)
+    _report(done, as_json)
 
 
-def _images(given: Sequence[str], recursive: bool) -> list[Path]:
-    from condinst_deploy.imaging.decode import existing_sources
-
-    for path in map(Path, given):
-        if kind_of(path) is not None:
-            raise ConfigError(f"{path} is a model by its name and was given as an image; expected --model {path}")
-    return existing_sources(given, recursive=recursive)  # or an error: results of an earlier run stay as they are
-
-
-@dataclass(frozen=True)
-class ThresholdChoice:
-    """What `--score-threshold` asks for: a number for the predictor, or one for each class from a file."""
-
-    number: float | None = None  # for the predictor
-    read: "Thresholds | None" = None  # for each class
-
-    def of_labels(self, manifest: "ModelManifest") -> tuple[float, ...] | None:
-        """Return a threshold for each label; None where one holds for all."""
-        return None if self.read is None else self.read.per_label(manifest)
-
-
-def threshold_choice(asked: str | None, thresholds: Path | None, model: Path) -> ThresholdChoice:
-    """Return what the options `--score-threshold` and `--thresholds` ask for.
+def _thresholds(asked: str | None, thresholds: Path | None, model: Path) -> "tuple[float | None, Thresholds | None]":
+    """Return what --score-threshold and --thresholds ask for: one number for the predictor, or one for each class.
 
     Raises:
-        ConfigError: they do not go together, or the text is no number.
+        ConfigError: the options do not go together, or the text is no number.
         DataError: the file has no thresholds.
     """
     if asked not in ("best", "per-class"):
         if thresholds is not None:
             raise ConfigError("--thresholds is for --score-threshold best or per-class; give one of them, too")
-        return ThresholdChoice(None if asked is None else _number(asked))
+        return (None if asked is None else _number(asked)), None
     if thresholds is None:
         raise ConfigError(f"--score-threshold {asked} takes its numbers from --thresholds; give figures.json")
     from condinst_deploy.evaluation.threshold_file import load_thresholds
 
+    check_there(model)
     read = load_thresholds(thresholds, model)
     if not read.exact:
         terminal.print(f"{thresholds} was made with {read.source}, not with this file: its thresholds may not fit")
     if asked == "per-class":
-        return ThresholdChoice(read=read)
+        return None, read
     terminal.print(f"score threshold {read.overall:.3f}, the best of {read.source}")
-    return ThresholdChoice(number=read.overall)
+    return read.overall, None
 
 
 def _number(text: str) -> float:
@@ -207,35 +158,51 @@ def _number(text: str) -> float:
         raise ConfigError(f"--score-threshold is {text!r}; expected a number from 0 to 1, best or per-class") from e
 
 
-def _say_without_glyphs(names: Iterable[str]) -> None:
-    """Say which characters of the class names no font draws; overlays show their codes."""
-    from condinst_deploy.imaging.fonts import without_glyphs
+@contextmanager
+def _shown(model: Path) -> "Iterator[PredictFilesReports]":
+    """Show the progress on the terminal, as a bar or as a line from time to time."""
+    from condinst_deploy.runtime.predict_files import PredictFilesReports
 
-    missing = without_glyphs(names)
-    if missing:
-        terminal.print(
-            f"no font on this machine has {missing[:10]}: overlays show codes such as"
-            f" {ascii(missing[0])[1:-1]}. Install a font that has them, for example Noto Sans CJK"
-        )
+    lines, done = ProgressLines(), 0
+    with progress_bar() as progress:
+        task, total = progress.add_task("loading the model", total=None), 0
+
+        def on_start(predictor: "Predictor", images: int) -> None:
+            nonlocal total
+            backend, total = predictor.backend, images
+            note = f" ({backend.note})" if backend.note else ""
+            terminal.print(f"{model}{note}: {backend.name} on {backend.device}, {images} images")
+            progress.update(task, description="images", total=images)
+            lines.update("images", 0, images)
+
+        def on_image(error: CondInstError | None) -> None:
+            nonlocal done
+            if error is not None:
+                terminal.print(labelled("skipped:", "yellow", error))
+            done += 1
+            progress.update(task, completed=done)
+            lines.update("images", done, total)
+
+        yield PredictFilesReports(on_start, terminal.print, on_image)
 
 
-def _report(out: Path, outcome: "Outcome", detections: int, as_json: bool) -> None:
-    done, skipped = len(outcome.images), len(outcome.skipped)
+def _report(done: "PredictedFiles", as_json: bool) -> None:
+    count, skipped = len(done.images), len(done.skipped)
     if as_json:
         summary = {
-            "out": str(out),
-            "pictures": done,
-            "detections": detections,
-            "drawn": outcome.drawn,
-            "skipped": outcome.skipped,
-            "interrupted": outcome.interrupted,
+            "out": str(done.folder),
+            "pictures": count,
+            "detections": done.detections,
+            "drawn": done.drawn,
+            "skipped": done.skipped,
+            "interrupted": done.interrupted,
         }
         print_json(summary)
     else:
-        print_line(f"{detections} detections in {done} images, {skipped} skipped: {out}")
-    if outcome.interrupted:
+        print_line(f"{done.detections} detections in {count} images, {skipped} skipped: {done.folder}")
+    if done.interrupted:
         terminal.print("interrupted; the results hold the images that were finished")
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(exit_status())
     if skipped:
         raise typer.Exit(FAILED)
 

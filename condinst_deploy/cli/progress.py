@@ -1,10 +1,9 @@
 """Progress of long commands: bars on a terminal, and elsewhere a line from time to time with rate and time left."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-from condinst_deploy.cli.command import progress_bar, terminal
+from condinst_deploy.cli.command import terminal
 
 LINE_SECONDS = 30.0
 """Between two lines where there is no terminal to draw a bar on."""
@@ -56,20 +55,3 @@ def duration_text(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-@contextmanager
-def progress_of(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show the progress of one task; the function that is given counts one more."""
-    lines = ProgressLines()
-    with progress_bar() as progress:
-        task, done = progress.add_task(what, total=total), 0
-        lines.update(what, 0, total)
-
-        def advance() -> None:
-            nonlocal done
-            done += 1
-            progress.update(task, completed=done)
-            lines.update(what, done, total)
-
-        yield advance

@@ -1,5 +1,6 @@
 """`condinst-train`: a recipe and COCO-format data become a trained model."""
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import Progress, TaskID
 
-from condinst_deploy.cli.command import INTERRUPTED, command_app, print_json, print_line, progress_bar, terminal
+from condinst_deploy.cli.command import command_app, print_json, print_line, progress_bar, terminal
 from condinst_deploy.cli.progress import ProgressLines, progress_line
+from condinst_deploy.support.signals import exit_status, listen_for_preemption
 from condinst_deploy.training.options import TrainOptions
 
 if TYPE_CHECKING:
     from condinst_deploy.model.losses import Losses
     from condinst_deploy.training.history import Record
+    from condinst_deploy.training.preview import Preview
     from condinst_deploy.training.recipe import Recipe
     from condinst_deploy.training.trainer import Reports, Sets
 
@@ -36,7 +39,11 @@ def train(
         Path | None, typer.Option(help="Fine-tune this CondInst checkpoint instead of starting anew.")
     ] = None,
     backbone: Annotated[
-        Path | None, typer.Option(help="Start from this ResNet: torchvision's state dict, or a file with detectron2's.")
+        Path | None,
+        typer.Option(
+            help="Start from this ResNet: torchvision's state dict, a file with detectron2's, or the word torchvision,"
+            " which fetches its ImageNet weights."
+        ),
     ] = None,
     num_classes: Annotated[int | None, typer.Option(help="Check that the data set has so many classes.")] = None,
     iterations: Annotated[int | None, typer.Option(help="Length of the run, instead of the recipe's.")] = None,
@@ -45,7 +52,17 @@ def train(
         bool, typer.Option(help="Refuse what is odd in the training data, too, not only what cannot be right.")
     ] = False,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the folder of the run.")] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Do not train: look at recipe and data, draw examples with masks, estimate time and memory.",
+        ),
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    meeting: Annotated[
+        str, typer.Option(help="Where several processes find each other: env:// (torchrun's), tcp://... or file://...")
+    ] = "env://",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the final figures as JSON on standard output.")
     ] = False,
@@ -54,9 +71,11 @@ def train(
 
     The recipe shapes_slim generates its data (375 MB) in data/shapes below the current folder.
 
-    The folder of the run gets last.pth (checkpoint), model.pth (for condinst-export), history.jsonl,
-    TensorBoard scalars, curves.png and predictions.jpg. Ctrl-C leaves a checkpoint; --resume goes on and
-    ends with the same weights as a run that was never interrupted.
+    The folder of the run gets last.pth (checkpoint), best.pth and model.pth (for condinst-export), recipe.toml,
+    history.jsonl, TensorBoard scalars, curves.png and predictions.jpg. Ctrl-C, SIGTERM and SIGUSR1 leave a
+    checkpoint; --resume goes on and ends with the same weights as a run that was never interrupted.
+
+    On several GPUs: torchrun --nproc-per-node 8 --no-python condinst-train --recipe ...
     """
     options = TrainOptions(
         out=out,
@@ -72,24 +91,40 @@ def train(
         resume=resume,
         strict=strict,
         device=device,
+        meeting=meeting,
     )
+    listen_for_preemption()
     # PyTorch takes seconds to import: only after the arguments were checked
+    from condinst_deploy.training.train_model import check as check_run
     from condinst_deploy.training.train_model import train as train_model
 
     with progress_bar() as progress:
         shown = _Shown(progress)
+        if check:
+            return _print_preview(check_run(recipe, options, shown.reports()), as_json)
         try:
             trained = train_model(recipe, options, shown.reports())
         except KeyboardInterrupt as e:
             if shown.stopped is None:
                 raise
             terminal.print(shown.stopped)
-            raise typer.Exit(INTERRUPTED) from e
+            raise typer.Exit(exit_status(e)) from e
+    if os.environ.get("RANK", "0") != "0":  # the first process speaks
+        return
     metrics = trained.metrics
     if as_json:
         print_json({"out": str(trained.folder), **metrics})
     else:
         print_line(f"mask AP {metrics['segm/ap']:.4f}, box AP {metrics['bbox/ap']:.4f}: {trained.folder}")
+
+
+def _print_preview(preview: "Preview", as_json: bool) -> None:
+    """What a run will see and take, on standard output."""
+    if as_json:
+        print_json(preview.to_dict())
+        return
+    for line in preview.text().splitlines():
+        print_line(line)
 
 
 class _Shown:

@@ -8,6 +8,9 @@ from condinst_deploy.errors import ArtifactError, CheckpointError, CondInstError
 CHECKPOINT, ONNX, ENGINE = ".pth", ".onnx", ".engine"
 """The kinds. Each is named by the ending that this toolkit writes."""
 
+INT8_ONNX = f".int8{ONNX}"
+"""Ending of quantised files for CPUs. Engines are built from float32 files: commands that look for one skip these."""
+
 KINDS = {CHECKPOINT: CHECKPOINT, ".pt": CHECKPOINT, ONNX: ONNX, ENGINE: ENGINE, ".plan": ENGINE}
 """Ending of a file name, in lower case -> kind."""
 

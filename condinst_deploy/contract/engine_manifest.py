@@ -1,4 +1,4 @@
-"""What an engine says of itself, in a file beside it: the builder writes it, and whoever loads the engine checks it.
+"""The description of an engine, in a file beside it. The builder writes it, and the loader checks it.
 
 The engine stays a plain plan, which `trtexec --loadEngine` reads; the manifest of `model.engine` is
 `model.engine.json`.
@@ -14,6 +14,7 @@ from typing import Literal, get_args
 from condinst_deploy.contract import ModelManifest
 from condinst_deploy.contract.artifacts import ENGINE, check_there
 from condinst_deploy.contract.engine_ranges import CheckedRanges
+from condinst_deploy.contract.quantization import Quantization
 from condinst_deploy.contract.versioned import versioned_values
 from condinst_deploy.errors import ArtifactError, ConfigError
 from condinst_deploy.support.atomic_write import atomic_path
@@ -113,6 +114,7 @@ class EngineManifest:
     build_seconds: float = 0.0
     host: str = ""
     tools: Mapping[str, str] = field(default_factory=dict)
+    quantization: Quantization | None = None  # of an INT8 or FP8 engine; `precision` is the type of its other layers
     ranges: CheckedRanges | None = None  # of a half engine; None: float32, or built before there was a check
     version: int = ENGINE_MANIFEST_VERSION
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from operator import attrgetter
 from typing import Any, get_args
 
+from condinst_deploy.contract.quantization import Quantization
 from condinst_deploy.contract.settings import LARGEST_SIDE, Family, Preprocessing, Selection
 from condinst_deploy.contract.versioned import checked_version, versioned_values
 from condinst_deploy.errors import ArtifactError, ConfigError
@@ -31,7 +32,8 @@ class ModelManifest:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     selection: Selection = field(default_factory=Selection)
     mask_stride: int = 8
-    precision: str = "float32"
+    precision: str = "float32"  # also int8: of a file for CPUs
+    quantization: Quantization | None = None  # None: no tensor has 8 bits
     static_shape: tuple[int, int, int] | None = None  # batch, height, width; None: dynamic
     source: str = ""  # name of the file that the weights came from
     source_sha256: str = ""

@@ -24,7 +24,7 @@ class Preprocessing:
     """How an image becomes the network's input; the defaults are mmdetection's.
 
     AdelaiDet's networks see BGR; here the input is RGB for every family, and the order of the first
-    convolution's weights follows (`model/families.py`).
+    convolution's weights follows (`model/published_checkpoints.py`).
     """
 
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # RGB

@@ -1,7 +1,9 @@
 """A look at a whole training set before the first step: what cannot be right, what is odd, what is left out."""
 
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +11,8 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from condinst_deploy.contract import Preprocessing
-from condinst_deploy.data.coco import MIN_SIZE, CocoDataset, Instance, Polygons, Reason, Record
+from condinst_deploy.data.annotation_arrays import Images, Instance, Polygons, Record, Records
+from condinst_deploy.data.coco import MIN_SIZE, CocoDataset, Reason
 from condinst_deploy.data.learnable import learnable
 from condinst_deploy.data.report import ClassCount, DataReport, Finding
 from condinst_deploy.imaging.headers import Header, headers_of
@@ -79,19 +82,22 @@ def _chosen(objects: _Objects, mask: npt.NDArray[np.bool_]) -> list[str]:
     return [f"annotation {objects.ids[i]}" for i in np.flatnonzero(mask)]
 
 
-def _objects(records: Sequence[Record]) -> _Objects:
-    pairs = [(instance, record.size) for record in records for instance in record.instances]
-    shapes = [_shape(instance) for instance, _ in pairs]
+def _objects(records: Records) -> _Objects:
+    rows, owners = records.owned()
+    objects, shapes, polygons = records.objects, array("d"), array("b")
+    for index, (height, width) in zip(rows.tolist(), records.sizes[owners].tolist(), strict=True):
+        instance = objects.instance(index, (height, width))
+        shapes.extend(_shape(instance))
+        polygons.append(isinstance(instance.segmentation, tuple))
+    shape, annotated = np.array(shapes, dtype=np.float64).reshape(-1, 7), objects.areas[rows]
     return _Objects(
-        ids=[instance.annotation_id for instance, _ in pairs],
-        boxes=np.array([instance.box for instance, _ in pairs], dtype=np.float64).reshape(-1, 4),
-        extents=np.array([shape[:4] for shape in shapes], dtype=np.float64).reshape(-1, 4),
-        centres=np.array([shape[4:6] for shape in shapes], dtype=np.float64).reshape(-1, 2),
-        areas=np.array(
-            [s[6] if i.area is None else i.area for (i, _), s in zip(pairs, shapes, strict=True)], dtype=np.float64
-        ),
-        sizes=np.array([size for _, size in pairs], dtype=np.int64).reshape(-1, 2),
-        polygons=np.array([isinstance(instance.segmentation, tuple) for instance, _ in pairs], dtype=np.bool_),
+        ids=objects.ids[rows].tolist(),
+        boxes=objects.boxes[rows],
+        extents=shape[:, :4],
+        centres=shape[:, 4:6],
+        areas=np.where(np.isnan(annotated), shape[:, 6], annotated),
+        sizes=records.sizes[owners],
+        polygons=np.array(polygons, dtype=np.bool_),
     )
 
 
@@ -223,7 +229,8 @@ def _left_out_oddly(data: CocoDataset) -> list[Finding]:
     for each in data.left_out:
         by_reason[each.reason].append(f"annotation {each.annotation_id}")
     odd = [reason for reason in by_reason if reason not in (*USUAL, "within the first pixel")]
-    small = [record.path.name for record in _left_out_images(data) if min(record.size) < MIN_SIZE]
+    images, left_out = _left_out_images(data)
+    small = _names(images, left_out[images.sizes[left_out].min(axis=1) < MIN_SIZE])
     return [
         *(Finding.of(f"annotations left out: {reason}", "", by_reason[reason]) for reason in sorted(odd)),
         Finding("polygons left out of objects with others: fewer than six numbers", "", data.dropped_parts),
@@ -231,14 +238,20 @@ def _left_out_oddly(data: CocoDataset) -> list[Finding]:
     ]
 
 
-def _left_out_images(data: CocoDataset) -> list[Record]:
-    kept = set(data.image_ids)
-    return [record for record in data.all_records if record.image_id not in kept]
+def _left_out_images(data: CocoDataset) -> tuple[Images, npt.NDArray[np.int64]]:
+    """All images, and the rows of those that are not trained on."""
+    return data.all_records.images, np.setdiff1d(data.all_records.rows, data.records.rows)
+
+
+def _names(images: Images, rows: npt.NDArray[np.int64]) -> list[str]:
+    """Names of files, without their folders."""
+    return [Path(images.names[row]).name for row in rows.tolist()]
 
 
 def _notes(data: CocoDataset) -> list[Finding]:
     counts = Counter(each.reason for each in data.left_out)
-    empty = [record.path.name for record in _left_out_images(data) if min(record.size) >= MIN_SIZE]
+    images, left_out = _left_out_images(data)
+    empty = _names(images, left_out[images.sizes[left_out].min(axis=1) >= MIN_SIZE])
     return [
         Finding.of("images left out: without objects to learn", "data.keep_empty = true keeps them", empty),
         *(Finding(f"annotations left out: {reason}", "", counts[reason]) for reason in USUAL),
@@ -246,8 +259,10 @@ def _notes(data: CocoDataset) -> list[Finding]:
 
 
 def _classes(data: CocoDataset, objects: _Objects) -> tuple[ClassCount, ...]:
-    labels = np.array([i.label for r in data.records for i in r.instances], dtype=np.int64)
-    images = Counter(label for record in data.records for label in {i.label for i in record.instances})
+    rows, owners = data.records.owned()
+    labels = data.records.objects.labels[rows]
+    pairs = np.unique(np.stack((owners, labels), axis=1), axis=0)  # image and class
+    images = Counter(pairs[:, 1].tolist())
     small, large = objects.areas < SMALL, objects.areas >= LARGE
     return tuple(
         ClassCount(

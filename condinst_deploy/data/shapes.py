@@ -1,4 +1,4 @@
-"""A generated data set of textured ellipses, rotated rectangles and concave stars, told apart by shape alone.
+"""A generated data set of textured ellipses, rotated rectangles and concave stars, which differ by shape alone.
 
 Image i of a split depends on the split's seed and i only. Outlines lie on a grid of 1/16 pixel and everything
 after them is integer arithmetic, so that every machine makes the same annotations and the same pixels.
@@ -116,7 +116,7 @@ def generate_shapes(
 ) -> Path:
     """Write `<folder>/<split>/000001.png`, ... and `<folder>/<split>.json`, unless the same set is there.
 
-    A set is whole or not there; one of other settings is made again. After each image `on_progress` is told
+    A set is whole or not there; one of other settings is made again. After each image `on_progress` is called with
     how many of `count` are done.
 
     Returns:

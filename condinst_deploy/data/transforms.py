@@ -1,7 +1,8 @@
 """Samples -> training examples -> batches: resizing, flipping and padding as the network sees images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -9,9 +10,12 @@ import torch
 from torch import Tensor
 
 from condinst_deploy.contract import ImageGeometry, Preprocessing
+from condinst_deploy.contract.settings import SIDE
+from condinst_deploy.data.augmentation import DRAWS, Augmentation, coloured, cropped
 from condinst_deploy.data.coco import Sample, masks_at
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.imaging.resize import resized_image
+from condinst_deploy.model.boxinst import box_masks
 from condinst_deploy.model.targets import ImageTargets
 
 
@@ -23,6 +27,14 @@ class TrainingExample:
     targets: ImageTargets  # masks (n, h, w)
 
 
+class Source(NamedTuple):
+    """Where an example comes from."""
+
+    position: int  # in the run's endless row of images
+    image_id: int
+    name: str  # of the file
+
+
 @dataclass(frozen=True, eq=False)
 class TrainingBatch:
     """Images padded at the bottom and right to one size, and their targets."""
@@ -30,15 +42,39 @@ class TrainingBatch:
     images: Tensor  # (B, 3, H, W) uint8 RGB
     image_sizes: Tensor  # (B, 2) int64 height and width before padding
     targets: tuple[ImageTargets, ...]  # masks (n, H, W)
+    sources: tuple[Source, ...] = ()  # B, or none where nobody asks
+
+    def to(self, device: torch.device) -> "TrainingBatch":
+        """The same on another device; copies from pinned memory do not wait."""
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=True),
+            image_sizes=self.image_sizes.to(device, non_blocking=True),
+            targets=tuple(target.to(device) for target in self.targets),
+        )
+
+    def pin_memory(self) -> "TrainingBatch":
+        """The same in pinned memory, from which a GPU copies while other work goes on; `DataLoader` calls this."""
+        return replace(
+            self,
+            images=self.images.pin_memory(),
+            image_sizes=self.image_sizes.pin_memory(),
+            targets=tuple(
+                ImageTargets(target.boxes.pin_memory(), target.labels.pin_memory(), target.masks.pin_memory())
+                for target in self.targets
+            ),
+        )
 
 
 @dataclass(frozen=True)
 class TrainingTransform:
-    """Resize to a short side drawn at random, and flip at random."""
+    """Resize to a short side drawn at random, flip at random, and change what the augmentation says."""
 
     preprocessing: Preprocessing
     short_sides: tuple[int, ...]  # one is drawn for each image
     flip: float  # probability
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    boxes_only: bool = False  # masks are the boxes
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -57,7 +93,30 @@ class TrainingTransform:
         """Make one example; `rng` decides it, the same number of draws for every sample."""
         side = self.short_sides[int(rng.integers(len(self.short_sides)))]
         flipped = rng.random() < self.flip
-        return resized(sample, replace(self.preprocessing, short_side=side), flipped)
+        preprocessing = replace(self.preprocessing, short_side=side)
+        if not self.augmentation.on:
+            return self._resized(sample, preprocessing, flipped)
+        drawn = rng.random(DRAWS)
+        example = self._resized(sample, _scaled(preprocessing, self.augmentation.factor(drawn)), flipped)
+        image, targets = example.image, example.targets
+        if self.augmentation.crop:
+            image, targets = cropped(image, targets, self.augmentation, drawn)
+        return TrainingExample(coloured(image, self.augmentation, drawn), targets)
+
+    def _resized(self, sample: Sample, preprocessing: Preprocessing, flipped: bool) -> TrainingExample:
+        if not self.boxes_only:
+            return resized(sample, preprocessing, flipped)
+        example = resized(replace(sample, segmentations=()), preprocessing, flipped)
+        boxes = example.targets.boxes
+        masks = box_masks(boxes, (example.image.shape[0], example.image.shape[1]))
+        return TrainingExample(example.image, ImageTargets(boxes, example.targets.labels, masks))
+
+
+def _scaled(preprocessing: Preprocessing, factor: float) -> Preprocessing:
+    """Sizes times a factor, within what sizes can be."""
+    sides = (preprocessing.short_side, preprocessing.long_side)
+    short, long = (max(1, min(round(side * factor), int(SIDE.most))) for side in sides)
+    return replace(preprocessing, short_side=short, long_side=max(short, long))
 
 
 def resized(sample: Sample, preprocessing: Preprocessing, flipped: bool = False) -> TrainingExample:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from condinst_deploy.doctor.checks import Check
 from condinst_deploy.runtime.cores import usable_cores
+from condinst_deploy.runtime.cpu_features import VNNI, cpu_flags
 
 MIN_PYTHON = (3, 11)
 MIN_FREE_DISK = 2 * 10**9
@@ -41,7 +42,9 @@ def _python() -> Check:
 def _cores(root: Path) -> Check:
     allowed, usable, whole = len(os.sched_getaffinity(0)), usable_cores(root), os.cpu_count() or 1
     details = {"usable_cores": usable, "allowed_cpus": allowed, "cpus": whole, "load": round(os.getloadavg()[0], 1)}
-    found = f"{usable} physical cores usable ({allowed} of {whole} CPUs allowed, load {details['load']})"
+    details["vnni"] = not VNNI.isdisjoint(cpu_flags(root))
+    units = "VNNI: INT8 files are fast" if details["vnni"] else "no VNNI: use float32 files"
+    found = f"{usable} physical cores usable ({allowed} of {whole} CPUs allowed, load {details['load']}); {units}"
     if usable < min(allowed, whole) / 2:
         advice = "a quota or an affinity mask limits this process; raise the container's CPU limit for more speed"
         return Check("processor", "warning", found, advice, details)

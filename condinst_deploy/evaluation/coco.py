@@ -205,7 +205,7 @@ def _faster_coco_eval() -> Any:
 def _numbers(ground_truth: COCO) -> dict[str, dict[int, int]]:
     """Numbers from 1 for the ids of images and categories, in the ids' order.
 
-    faster-coco-eval keeps ids as float64, in which large ids are not told apart, and has no negative ones.
+    faster-coco-eval keeps ids as float64, which is not exact for large ids, and refuses negative ones.
     """
     ids = {"image_id": ground_truth.imgs, "category_id": ground_truth.cats}
     return {key: {number: n for n, number in enumerate(sorted(known), start=1)} for key, known in ids.items()}

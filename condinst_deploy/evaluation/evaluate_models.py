@@ -17,12 +17,20 @@ from condinst_deploy.support.folder_lock import locked_folder
 
 
 @dataclass(frozen=True)
-class EvaluationReports:
-    """Functions that are called while an evaluation runs."""
+class EvaluationHooks:
+    """Functions that an evaluation calls.
 
-    on_stage: Callable[[str], None] = lambda stage: None  # what begins now
-    on_ground_truth: Callable[[GroundTruth], None] = lambda ground_truth: None  # the annotations were read
-    on_progress: OnProgress = lambda what, done, of: None  # images of a model, and so on
+    Attributes:
+        on_stage: what begins now.
+        on_ground_truth: the annotations were read.
+        on_progress: what is being done, how much of it is done, and of how much.
+        detector: runs a model on all images; None: in this process.
+    """
+
+    on_stage: Callable[[str], None] = lambda stage: None
+    on_ground_truth: Callable[[GroundTruth], None] = lambda ground_truth: None
+    on_progress: OnProgress = lambda what, done, of: None
+    detector: Detector | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +56,7 @@ def evaluate(
     models: Sequence[str | Path] = (),
     results: Sequence[str | Path] = (),
     options: EvaluationOptions | None = None,
-    reports: EvaluationReports | None = None,
-    detector: Detector | None = None,
+    hooks: EvaluationHooks | None = None,
 ) -> EvaluatedModels:
     """Evaluate models and results files on a COCO-format data set, and compare each with the first.
 
@@ -62,25 +69,24 @@ def evaluate(
         models: model files (.pth, .onnx, .engine); the first is the reference.
         results: COCO results files; they come after the models.
         options: how it is run.
-        reports: functions that are called while it runs.
-        detector: runs each model on all images; None: in this process.
+        hooks: functions that the evaluation calls.
 
     Raises:
         CondInstError: a model, an image, an annotation file or a results file cannot be used; the kind tells which.
     """
-    options, reports = options or EvaluationOptions(), reports or EvaluationReports()
+    options, hooks = options or EvaluationOptions(), hooks or EvaluationHooks()
     annotations, folder = Path(annotations), None if images is None else Path(images)
     sources = checked_sources([*map(Path, models)], [*map(Path, results)], annotations, folder, options)
     check_writable(options.out / REPORT)
-    reports.on_stage("reading the annotations")
+    hooks.on_stage("reading the annotations")
     ground_truth = load_ground_truth(annotations, folder, options.limit)
-    reports.on_ground_truth(ground_truth)
+    hooks.on_ground_truth(ground_truth)
     with locked_folder(options.out):
-        evaluation = evaluate_sources(sources, ground_truth, options, reports.on_progress, detector)
+        evaluation = evaluate_sources(sources, ground_truth, options, hooks.on_progress, hooks.detector)
         verdict = Verdict(options.gate, () if options.gate is None else tuple(failures(evaluation, options.gate)))
         metrics = figures_json(evaluation, verdict, options.per_class)
         write_json(options.out / METRICS, metrics)
-        reports.on_stage("drawing the report")
+        hooks.on_stage("drawing the report")
         report = options.out / REPORT
         write_html(report, evaluation, verdict, options.per_class)
     return EvaluatedModels(evaluation, verdict, metrics, report.absolute())

@@ -30,10 +30,11 @@ from condinst_deploy.support.digests import sha256_of, sha256_of_text
 JOURNALS = "journals"
 
 ENCODE, JOURNAL, AVERAGE_PRECISION, MATCHING = "encode", "journal", "average precision", "matching"
+STAGES = (ENCODE, JOURNAL, AVERAGE_PRECISION, MATCHING)
 """Stages that an observer sees beside those of `Predictor`. The last two have no images."""
 
 OnProgress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and of how much."""
+"""Called with the name of the work, how much of it is done, and how much there is."""
 
 
 @dataclass(frozen=True, eq=False)

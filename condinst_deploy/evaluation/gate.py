@@ -24,8 +24,8 @@ class Failure:
 
     def __str__(self) -> str:
         change = self.other - self.reference
-        told = change_text(change) if abs(change) >= 0.005 else f"{change:+.1g}"
-        return f"{self.side}: {self.figure} is {self.other:.2f}, {told} from the reference's {self.reference:.2f}"
+        difference = change_text(change) if abs(change) >= 0.005 else f"{change:+.1g}"
+        return f"{self.side}: {self.figure} is {self.other:.2f}, {difference} from the reference's {self.reference:.2f}"
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def load_ground_truth(annotations: Path, images: Path | None, limit: int | None 
         sha256=sha256_of(annotations),
         coco=coco,
         image_ids=data.image_ids,
-        paths=data.paths,
+        paths=tuple(data.paths),
         has_images=images is not None,
         class_names=data.class_names,
         category_ids=data.category_ids,

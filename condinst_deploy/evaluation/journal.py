@@ -47,7 +47,7 @@ class Journal(AbstractContextManager["Journal"]):
 
         Args:
             folder: where journals are.
-            name: of the model, for whoever looks at the folder.
+            name: of the model, for people who look at the folder.
             settings: everything that the numbers depend on beside the images; plain JSON values.
             images: all of them, in the order in which they will be added.
             window: images that are run together; a window that is not whole is run again, so that the

@@ -1,7 +1,6 @@
 """Thresholds read from the `figures.json` of an evaluation, for the model that they were found with."""
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +105,6 @@ def _threshold(point: dict[str, Any], path: Path) -> float | None:
     value = point.get("threshold")
     if value is None:
         return None
-    if type(value) not in (int, float) or not math.isfinite(value) or not 0 <= value <= 1:
+    if type(value) not in (int, float) or not 0 <= value <= 1:  # NaN and infinity are outside, too
         raise DataError(f"{path} has a threshold of {shown_value(value)}; expected a number from 0 to 1")
     return float(value)

@@ -19,6 +19,13 @@ def change_text(value: float | None) -> str:
     return text[1:] if text[1:] == "0.00" else text
 
 
+def metric_text(cell: tuple[float | None, float | None]) -> str:
+    """AP points for a terminal, with the difference from the reference in brackets; "-" where there is no metric."""
+    value, change = cell
+    shown = "-" if value is None else f"{value:.2f}"
+    return shown if change is None else f"{shown} ({change_text(change)})"
+
+
 def percent_text(share: float) -> str:
     """Two decimals, cut off and not rounded: 100 % means all."""
     return f"{_cut(100 * _decimal(share), 2)} %"

@@ -1,5 +1,6 @@
 """Images of any kind -> upright RGB `uint8 (H, W, 3)`; training, inference and drawing all decode here."""
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -39,6 +40,15 @@ TURNS = {
 
 _opening = Lock()
 """Held while a warning is silenced, because Python's warning filters belong to the process and not to a thread."""
+
+
+def _new_lock() -> None:
+    """A thread that held the lock when the process was forked does not exist in the child."""
+    global _opening
+    _opening = Lock()
+
+
+os.register_at_fork(after_in_child=_new_lock)
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,13 @@ def own_font() -> Path:
     return Path(__file__).with_name("fonts") / OWN_FONT
 
 
+def forget_fonts() -> None:
+    """Forget which fonts were found, so that fonts which were installed since then are found."""
+    _fallbacks.clear()
+    for cached in (_font_for, _font, _font_files):
+        cached.cache_clear()
+
+
 @lru_cache(4096)
 def _font_for(character: str) -> Path | None:
     """Return the first font that has the character; None where no font has it, or where it is not printable."""
@@ -93,12 +100,13 @@ def _font(path: Path, size: int) -> ImageFont.FreeTypeFont:
 
 def _system_fonts(character: str) -> Iterator[Path]:
     """Yield files of the system that may have the character: what fontconfig says, then known folders."""
-    named = _fontconfig(character)
+    named = fontconfig_fonts(character)
     yield from sorted(named, key=_preference)
     yield from (path for path in _font_files() if path not in named)
 
 
-def _fontconfig(character: str) -> set[Path]:
+def fontconfig_fonts(character: str) -> set[Path]:
+    """Return the fonts that fontconfig names for a character; none where there is no fontconfig."""
     command = ("fc-list", f":charset={ord(character):x}", "--format", "%{file}\\n")
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)

@@ -1,4 +1,4 @@
-"""Colours of classes, told apart by people with every kind of colour vision.
+"""Colours of classes that people with every kind of colour vision can distinguish.
 
 The first seven are those of Okabe and Ito ("Color Universal Design", 2008) without black. Each of the others is the
 sRGB colour whose smallest distance in OKLab (Ottosson, 2020) to all colours before it is largest, where the distance

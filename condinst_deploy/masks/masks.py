@@ -147,7 +147,7 @@ class Masks:
 
     def crop(self, i: int) -> BoolArray:
         """What is inside the window of mask `i`, `(h_i, w_i)`, columns contiguous."""
-        return _crop_of_runs(self.runs[i], _window(self.runs[i], self.size[0]), self.size[0])
+        return crop_of_runs(self.runs[i], _window(self.runs[i], self.size[0]), self.size[0])
 
     def rle(self) -> list[RLE]:
         """COCO RLE of every mask, the same bytes as pycocotools' `encode` of the dense mask."""
@@ -246,7 +246,8 @@ def _window(runs: Runs, height: int) -> Window:
     return Window(y, x, int(last_y.max()) - y + 1, width)
 
 
-def _crop_of_runs(runs: Runs, window: Window, height: int) -> BoolArray:
+def crop_of_runs(runs: Runs, window: Window, height: int) -> BoolArray:
+    """Make the pixels of a mask inside a window, `(window.height, window.width)`; `height` is the image's."""
     x, y = np.divmod(runs[::2], height)
     # in a crop that is lower than the image, no run goes on in the next column
     starts = (x - window.x) * window.height + y - window.y

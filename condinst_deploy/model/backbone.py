@@ -59,7 +59,7 @@ class Backbone(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode, but for what is frozen."""
+        """Set train or eval mode; frozen modules stay in eval mode."""
         super().train(mode)
         for module in [*self._frozen(), *(self._norms() if self.norm_eval else [])]:
             module.eval()

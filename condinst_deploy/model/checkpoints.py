@@ -13,9 +13,9 @@ from condinst_deploy.contract import Family, ModelManifest
 from condinst_deploy.errors import ArtifactError, CheckpointError, ConfigError
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.config import CondInstConfig
-from condinst_deploy.model.families import published_model, unwrapped
-from condinst_deploy.model.key_tables import KEY_TABLES, KeyTable, renamed
+from condinst_deploy.model.published_checkpoints import published_model, unwrapped
 from condinst_deploy.model.safe_load import load_checkpoint_file
+from condinst_deploy.model.weight_names import KEY_TABLES, KeyTable, renamed
 from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.digests import sha256_of
 from condinst_deploy.support.validation import printable, shortened
@@ -39,11 +39,11 @@ class LoadedModel:
 
 
 def load_model(path: str | Path, family: Family | None = None) -> LoadedModel:
-    """Load a checkpoint; its architecture is told by its keys and shapes.
+    """Load a checkpoint; its architecture follows from its keys and shapes.
 
     Args:
         path: a file of mmdetection, of AdelaiDet, or of this toolkit.
-        family: the family that the model must be of; None: told by the keys.
+        family: the family that the model must be of; None: recognised by the keys.
 
     Raises:
         CheckpointError: it cannot be read safely, or it does not fit the model; keys that are unmapped,

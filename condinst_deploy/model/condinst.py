@@ -1,4 +1,4 @@
-"""The CondInst network: reference model for training, and the truth for every parity test."""
+"""The CondInst network: the model for training, and the reference of every parity test."""
 
 import math
 from collections.abc import Callable, Sequence

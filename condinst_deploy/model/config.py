@@ -55,7 +55,7 @@ class CondInstConfig:
     """Architecture and inference rules of one CondInst model.
 
     The defaults are mmdetection's `condinst_r50_fpn_ms-poly-90k_coco_instance`; the zoo of AdelaiDet is
-    another set of values (`model/families.py` reads them off a checkpoint).
+    another set of values (`model/published_checkpoints.py` reads them off a checkpoint).
     """
 
     num_classes: int = 80

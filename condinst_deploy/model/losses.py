@@ -1,7 +1,6 @@
 """The training losses of CondInst, as mmdetection or AdelaiDet computes them; every weight is 1."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -9,53 +8,33 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from condinst_deploy.contract import Family, check_family
+from condinst_deploy.contract import Family
+from condinst_deploy.model.boxinst import pairwise_losses
 from condinst_deploy.model.condinst import Features
 from condinst_deploy.model.config import MASK_STRIDE, SOI_STRIDES
 from condinst_deploy.model.head import LevelOutputs
+from condinst_deploy.model.loss_plan import (
+    MASK_TARGET_STRIDE,
+    Draw,
+    Normalisers,
+    Part,
+    Plan,
+    centerness_targets,
+    normalisers_of,
+    plan_step,
+    share_of,
+    sums_of,
+    unseeded_draw,
+)
+from condinst_deploy.model.loss_plan import LossSettings as LossSettings
 from condinst_deploy.model.mask_head import dynamic_mask_head
 from condinst_deploy.model.resample import aligned_bilinear
-from condinst_deploy.model.targets import Assignment, ImageTargets, Locations, assign, locations_of
-from condinst_deploy.support.validation import Limits, check_number
-
-MASK_TARGET_STRIDE = 4
-"""Stride at which masks are learnt."""
+from condinst_deploy.model.targets import Assignment, ImageTargets, Locations
 
 DICE_EPSILON = 5e-6
 """Added to each of the two sums of squares; AdelaiDet adds twice as much to both together, which is the same."""
 
 GIOU_EPSILON = 1e-6
-
-
-@dataclass(frozen=True)
-class LossSettings:
-    """Whose losses, and the cap on the positive points whose masks are learnt.
-
-    There is one cap or the other: with `masks_per_image`, `max_masks` does not count, so that a recipe can choose it.
-    AdelaiDet's GIoU loss has `(intersection + 1) / (union + 1)`, in strides, and its cap is for a process's
-    whole batch instead of for an image; its own cap is 500.
-    """
-
-    max_masks: int | None = 300  # drawn at random; None: all
-    masks_per_image: int | None = None  # instead: the best so many of an image, shared evenly over its instances
-    family: Family = "mmdet"
-
-    def __post_init__(self) -> None:
-        """Check the family and the caps.
-
-        Raises:
-            ConfigError: the family is unknown, or a cap is no positive number.
-        """
-        check_family(self.family)
-        for name in ("max_masks", "masks_per_image"):
-            cap = getattr(self, name)
-            if cap is not None:
-                check_number(f"losses.{name}", cap, Limits(1, whole=True))
-
-    @property
-    def drawn(self) -> int | None:
-        """How many masks are drawn at random, of an image or of AdelaiDet's batch; None: that cap does not count."""
-        return self.max_masks if self.masks_per_image is None else None
 
 
 class Losses(NamedTuple):
@@ -64,8 +43,9 @@ class Losses(NamedTuple):
     cls: Tensor
     box: Tensor
     centerness: Tensor
-    mask: Tensor
+    mask: Tensor  # BoxInst: its projection loss
     semantic: Tensor | None = None  # of a model with a semantic head
+    pairwise: Tensor | None = None  # BoxInst
 
     @property
     def terms(self) -> dict[str, Tensor]:
@@ -87,50 +67,66 @@ class FlatOutputs(NamedTuple):
     params: Tensor  # (B, L, num_params)
 
 
-Permutation = Callable[[int], Tensor]
-"""`n` -> a random order of `n` things."""
-
-
 def condinst_losses(
     features: Features,
     targets: Sequence[ImageTargets],
     settings: LossSettings,
     hidden: int = 8,
     average: Callable[[Tensor], Tensor] = lambda x: x,
-    permutation: Permutation = torch.randperm,
+    draw: Draw = unseeded_draw,
 ) -> Losses:
-    """Losses of one batch.
+    """Losses of one batch that is a whole step of this process.
 
     Args:
         features: the convolutional part's outputs, with gradients.
         targets: one an image, masks of the padded batch's size.
-        settings: family and cap.
+        settings: family, cap and normalisers.
         hidden: hidden channels of the dynamic mask head.
-        average: mean of a number over the processes that train together; the mask loss's normaliser stays
-            each process's own.
-        permutation: draws the instances kept under the cap.
+        average: mean of a tensor over the processes that train together.
+        draw: random numbers that decide which masks are kept under the cap.
+    """
+    height, width = features.mask_feats.shape[2:]
+    part = Part(targets, (height * MASK_STRIDE, width * MASK_STRIDE))
+    (plan,) = plan_step([part], settings, draw)
+    normalisers = normalisers_of(sums_of(plan, part, settings), settings, average)
+    return losses_of(features, targets, plan, normalisers, LossRules(settings, hidden))
+
+
+class LossRules(NamedTuple):
+    """What does not change during a run."""
+
+    settings: LossSettings
+    hidden: int = 8  # hidden channels of the dynamic mask head
+
+
+def losses_of(
+    features: Features, targets: Sequence[ImageTargets], plan: Plan, normalisers: Normalisers, rules: LossRules
+) -> Losses:
+    """Losses of one part of a step.
 
     References:
         Focal loss (alpha 0.25, gamma 2) over the number of positives; GIoU weighted by the centerness target over
         the sum of these; binary cross-entropy of centerness over the number of positives; dice at stride 4
         over the instances learnt; focal loss of the pixels' classes at stride 8 over the pixels of instances.
+        BoxInst: dice of the masks' projections on both axes instead, and its pairwise loss over the pairs.
     """
-    locations = locations_of(features.levels)
-    flat = flat_outputs(features.levels)
-    assignments = [assign(locations, target) for target in targets]
-    num_pos = average(flat.centerness.new_tensor(float(sum(len(a.locations) for a in assignments)))).clamp(min=1)
+    flat, assignments = flat_outputs(features.levels), plan.assignments
+    number = flat.centerness.dtype
     distances = torch.cat([flat.distances[i, a.locations] for i, a in enumerate(assignments)])
     wanted = torch.cat([a.distances for a in assignments])
     centerness = torch.cat([flat.centerness[i, a.locations] for i, a in enumerate(assignments)])
-    wanted_centerness = centerness_targets(wanted)
-    weight_sum = average(wanted_centerness.sum().detach()).clamp(min=1e-6)
+    wanted_centerness = centerness_targets(wanted).to(number)
+    positives, weight_sum, masks, pixels, pairs = (x.to(number) for x in normalisers)
     semantic = features.semantic_logits
+    mask, pairwise = _mask_losses(features.mask_feats, flat, targets, plan, rules)
+    boxes = (giou_loss(distances, wanted, rules.settings.family) * wanted_centerness).sum()
     return Losses(
-        cls=sigmoid_focal_loss(flat.cls_logits, _one_hot(flat, assignments, targets), reduction="sum") / num_pos,
-        box=(giou_loss(distances, wanted, settings.family) * wanted_centerness).sum() / weight_sum,
-        centerness=F.binary_cross_entropy_with_logits(centerness, wanted_centerness, reduction="sum") / num_pos,
-        mask=_mask_loss(features.mask_feats, flat, locations, assignments, targets, settings, hidden, permutation),
-        semantic=None if semantic is None else semantic_loss(semantic, targets),
+        cls=sigmoid_focal_loss(flat.cls_logits, _one_hot(flat, assignments, targets), reduction="sum") / positives,
+        box=boxes / weight_sum,
+        centerness=F.binary_cross_entropy_with_logits(centerness, wanted_centerness, reduction="sum") / positives,
+        mask=mask / masks,
+        semantic=None if semantic is None else _pixel_losses(semantic, targets) / pixels,
+        pairwise=None if plan.similar is None else pairwise * plan.pairwise_weight / pairs,
     )
 
 
@@ -139,13 +135,6 @@ def flat_outputs(levels: list[LevelOutputs]) -> FlatOutputs:
     parts = (torch.cat([x.flatten(2) for x in field], dim=2).transpose(1, 2) for field in zip(*levels, strict=True))
     cls_logits, distances, centerness, params = parts
     return FlatOutputs(cls_logits, distances, centerness.squeeze(2), params)
-
-
-def centerness_targets(distances: Tensor) -> Tensor:
-    """`sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b))` of `(p, 4)` -> `(p,)`."""
-    horizontal, vertical = distances[:, 0::2], distances[:, 1::2]
-    ratio = (horizontal.amin(dim=1) / horizontal.amax(dim=1)) * (vertical.amin(dim=1) / vertical.amax(dim=1))
-    return ratio.sqrt()
 
 
 def giou_loss(distances: Tensor, wanted: Tensor, family: Family = "mmdet") -> Tensor:
@@ -166,6 +155,11 @@ def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
     return 1 - 2 * both / squares
 
 
+def projection_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """BoxInst's: dice of the largest values of columns and of rows, of `(p, h, w)` logits and masks: `(p,)`."""
+    return sum((dice_loss(logits.amax(dim=axis), masks.amax(dim=axis)) for axis in (1, 2)), logits.new_zeros(()))
+
+
 def semantic_loss(logits: Tensor, targets: Sequence[ImageTargets]) -> Tensor:
     """Focal loss of the pixels' classes over the number of pixels that belong to an instance, at least 1.
 
@@ -173,9 +167,14 @@ def semantic_loss(logits: Tensor, targets: Sequence[ImageTargets]) -> Tensor:
         logits: `(B, C, H/8, W/8)`.
         targets: one an image; a pixel belongs to the smallest mask that covers it.
     """
+    pixels = torch.stack([_pixel_classes(target, logits.shape[1]).sum() for target in targets]).sum()
+    return _pixel_losses(logits, targets) / pixels.clamp(min=1)
+
+
+def _pixel_losses(logits: Tensor, targets: Sequence[ImageTargets]) -> Tensor:
     wanted = torch.stack([_pixel_classes(target, logits.shape[1]) for target in targets]).to(logits.dtype)
     total: Tensor = sigmoid_focal_loss(logits, wanted, reduction="sum")
-    return total / wanted.sum().clamp(min=1)
+    return total
 
 
 def _pixel_classes(target: ImageTargets, num_classes: int) -> Tensor:
@@ -201,66 +200,47 @@ def _one_hot(flat: FlatOutputs, assignments: Sequence[Assignment], targets: Sequ
     return wanted
 
 
-def _mask_loss(
-    mask_feats: Tensor,
-    flat: FlatOutputs,
-    locations: Locations,
-    assignments: Sequence[Assignment],
-    targets: Sequence[ImageTargets],
-    settings: LossSettings,
-    hidden: int,
-    permutation: Permutation,
-) -> Tensor:
-    """Dice over the positive points of all images that are kept under the caps."""
-    total, count = mask_feats.sum() * 0, 0  # keeps the gradients' graph where nothing is positive
-    chosen = _kept(flat, assignments, settings, permutation)
-    for i, (assignment, target, kept) in enumerate(zip(assignments, targets, chosen, strict=True)):
+def _mask_losses(
+    mask_feats: Tensor, flat: FlatOutputs, targets: Sequence[ImageTargets], plan: Plan, rules: LossRules
+) -> tuple[Tensor, Tensor]:
+    """Dice, or BoxInst's two losses, of the positive points of all images that are kept under the caps, summed."""
+    # the sums of nothing keep controller and mask branch in the graph where nothing is positive
+    total = mask_feats[:, :0].sum() + flat.params[:, :0].sum()
+    pairwise = total
+    for i, (assignment, target) in enumerate(zip(plan.assignments, targets, strict=True)):
+        kept = _best(i, flat, assignment, rules.settings) if plan.kept is None else plan.kept[i]
         where, instances = assignment.locations[kept], assignment.instances[kept]
-        count += len(where)
         if len(where) == 0:
             continue
-        logits = dynamic_mask_head(
-            mask_feats[i : i + 1],
-            flat.params[i, where][None],
-            locations.points[where][None],
-            SOI_STRIDES * locations.strides[where][None],
-            hidden,
-        )
-        logits = aligned_bilinear(logits, MASK_STRIDE // MASK_TARGET_STRIDE)[0]
+        logits = _mask_logits(mask_feats[i : i + 1], flat.params[i, where], plan.locations, where, rules.hidden)
         half = MASK_TARGET_STRIDE // 2
         masks = target.masks[:, half::MASK_TARGET_STRIDE, half::MASK_TARGET_STRIDE]
-        total = total + dice_loss(logits, masks[instances]).sum()
-    return total / max(count, 1)
+        if plan.similar is None:
+            total = total + dice_loss(logits, masks[instances]).sum()
+            continue
+        total = total + projection_loss(logits, masks[instances]).sum()
+        learnt = plan.similar[i][None] & masks[instances][:, None]  # (p, 8, H/4, W/4)
+        pairwise = pairwise + (pairwise_losses(logits, rules.settings.pairwise_dilation) * learnt).sum()
+    return total, pairwise
 
 
-def _kept(
-    flat: FlatOutputs, assignments: Sequence[Assignment], settings: LossSettings, permutation: Permutation
-) -> list[Tensor]:
-    """Indices of each image's positives whose masks are learnt."""
-    counts = [len(assignment.locations) for assignment in assignments]
-    if settings.family == "adelaidet" and settings.drawn is not None and sum(counts) > settings.drawn:
-        drawn = torch.zeros(sum(counts), dtype=torch.bool)
-        drawn[permutation(len(drawn))[: settings.drawn]] = True
-        return [part.nonzero().squeeze(1).to(flat.params.device) for part in drawn.split(counts)]
-    return [_kept_of_one(i, flat, assignment, settings, permutation) for i, assignment in enumerate(assignments)]
+def _mask_logits(mask_feats: Tensor, params: Tensor, locations: Locations, where: Tensor, hidden: int) -> Tensor:
+    """Logits `(p, H/4, W/4)` of points of one image: features `(1, C, H/8, W/8)`, parameters `(p, num_params)`."""
+    soi = SOI_STRIDES * locations.strides[where][None]
+    logits = dynamic_mask_head(mask_feats, params[None], locations.points[where][None], soi, hidden)
+    return aligned_bilinear(logits, MASK_STRIDE // MASK_TARGET_STRIDE)[0]
 
 
-def _kept_of_one(
-    image: int, flat: FlatOutputs, assignment: Assignment, settings: LossSettings, permutation: Permutation
-) -> Tensor:
-    positives = len(assignment.locations)
-    everything = torch.arange(positives, device=assignment.locations.device)
-    per_image = settings.drawn if settings.family == "mmdet" else None
-    if per_image is not None and positives > per_image:
-        return permutation(positives)[:per_image].to(everything.device)
-    if settings.masks_per_image is None or positives == 0:
+def _best(image: int, flat: FlatOutputs, assignment: Assignment, settings: LossSettings) -> Tensor:
+    """Indices of the positives that are predicted best, as many for each instance of the image."""
+    everything = torch.arange(len(assignment.locations), device=assignment.locations.device)
+    if settings.masks_per_image is None or len(everything) == 0:
         return everything
     scores = flat.cls_logits[image, assignment.locations].sigmoid().amax(dim=1)
     quality = scores * flat.centerness[image, assignment.locations].sigmoid()
-    instances = assignment.instances.unique()
-    share = max(settings.masks_per_image // len(instances), 1)
+    share = share_of(assignment, settings.masks_per_image)
     kept = []
-    for instance in instances:
+    for instance in assignment.instances.unique():
         own = everything[assignment.instances == instance]
         kept.append(own if len(own) <= share else own[quality[own].topk(share).indices])
     return torch.cat(kept)

@@ -1,6 +1,6 @@
 """The dynamic mask head: a three-layer network whose weights are predicted for every instance.
 
-This is the PyTorch reference form, the truth for the portable and the fused forms: relative coordinates
+This is the PyTorch reference form, with which the portable and the fused forms are compared: relative coordinates
 are materialised for every instance and the layers are grouped convolutions, as the paper (section 3.2)
 and both published implementations write them.
 """

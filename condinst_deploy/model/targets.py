@@ -1,5 +1,6 @@
 """Training targets: which points learn which instance (the rules of both reference implementations)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,8 +26,9 @@ class ImageTargets:
     masks: Tensor  # (n, H, W) bool
 
     def to(self, device: torch.device) -> "ImageTargets":
-        """The same on another device."""
-        return ImageTargets(self.boxes.to(device), self.labels.to(device), self.masks.to(device))
+        """The same on another device; copies from pinned memory do not wait."""
+        boxes, labels, masks = (x.to(device, non_blocking=True) for x in (self.boxes, self.labels, self.masks))
+        return ImageTargets(boxes, labels, masks)
 
 
 class Locations(NamedTuple):
@@ -47,10 +49,21 @@ class Assignment(NamedTuple):
 
 def locations_of(levels: list[LevelOutputs]) -> Locations:
     """The points that the head's outputs belong to."""
+    return _locations([tuple(level.centerness.shape[2:]) for level in levels], levels[0].centerness.device)
+
+
+def locations_at(height: int, width: int, device: torch.device) -> Locations:
+    """The same for padded images of a size: multiples of 32, which P6 and P7 halve with rounding up."""
+    sizes = [(height // stride, width // stride) for stride in STRIDES[:3]]
+    for _ in STRIDES[3:]:
+        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+    return _locations(sizes, device)
+
+
+def _locations(sizes: Sequence[tuple[int, ...]], device: torch.device) -> Locations:
     points, strides, ranges = [], [], []
-    for level, stride, limits in zip(levels, STRIDES, REGRESS_RANGES, strict=True):
-        height, width = level.centerness.shape[2:]
-        own = level_points(height, width, stride, level.centerness.device)
+    for (height, width), stride, limits in zip(sizes, STRIDES, REGRESS_RANGES, strict=True):
+        own = level_points(height, width, stride, device)
         points.append(own)
         strides.append(own.new_full((len(own),), stride))
         ranges.append(own.new_tensor(limits).expand(len(own), 2))

@@ -2,7 +2,7 @@
 
 import os
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeAlias
@@ -15,10 +15,11 @@ from condinst_deploy.runtime.preprocessing.batch import HostWriter, stacked
 from condinst_deploy.runtime.preprocessing.types import Inputs, InputWriter
 
 if TYPE_CHECKING:  # it imports PyTorch, and arguments are checked before PyTorch is imported
+    from condinst_deploy.runtime.cuda.batches import GpuOutputs
     from condinst_deploy.runtime.device_outputs import DeviceOutputs
 
-Outputs: TypeAlias = "NetworkOutputs | DeviceOutputs"
-"""Outputs on the host, or on the device that computes them. `on_host` gives arrays of both."""
+Outputs: TypeAlias = "NetworkOutputs | DeviceOutputs | GpuOutputs"
+"""Outputs on the host, or on the device that computes them. `on_host` gives arrays of all."""
 
 
 class Backend(AbstractContextManager["Backend"]):
@@ -99,6 +100,17 @@ class Backend(AbstractContextManager["Backend"]):
     def synchronize(self) -> None:
         """Wait until the device has finished all work."""
 
+    def thread_initializer(self) -> Callable[[], None] | None:
+        """Return what a thread has to call before it uses the backend; None: nothing."""
+        return None
+
+    def check_health(self) -> None:
+        """See that the device still works. It takes less than a millisecond on an idle device.
+
+        Raises:
+            BackendError: it does not; the message says what to do.
+        """
+
     def postprocess(
         self, outputs: Outputs, geometries: Sequence[ImageGeometry], result_filter: ResultFilter | None = None
     ) -> list[InstanceDetections]:
@@ -110,8 +122,13 @@ class Backend(AbstractContextManager["Backend"]):
         if isinstance(outputs, NetworkOutputs):
             return detections_from_outputs(outputs, geometries, self.manifest, result_filter or ResultFilter())
         # imported here: it imports Triton, which backends with outputs on a device have imported before
+        from condinst_deploy.runtime.device_outputs import DeviceOutputs
         from condinst_deploy.runtime.device_postprocess import detections_from_device
 
+        if not isinstance(outputs, DeviceOutputs):
+            raise BackendError(
+                f"outputs of another kind of backend ({type(outputs).__name__}) were given to {self.name}"
+            )
         return detections_from_device(outputs, geometries, self.manifest, result_filter or ResultFilter())
 
     def close(self) -> None:

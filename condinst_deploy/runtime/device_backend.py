@@ -1,11 +1,10 @@
 """What backends have in common whose network reads tensors on a device."""
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 
 import torch
 
-from condinst_deploy.contract import NetworkInputs
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.device_inputs import DeviceInputs, DeviceWriter, collated, inputs_on
 from condinst_deploy.runtime.preprocessing.types import Inputs
@@ -25,13 +24,22 @@ class DeviceBackend(Backend):
 
     def collate(self, parts: Sequence[Inputs]) -> DeviceInputs:
         """Put prepared images together on the device."""
-        tensors = [inputs_on(part, self.torch_device) if isinstance(part, NetworkInputs) else part for part in parts]
+        tensors = [part if isinstance(part, DeviceInputs) else self._on_device(part) for part in parts]
         return collated(tensors, self.static_batch, self.torch_device, self._upload_stream)
 
     def synchronize(self) -> None:
         """Wait until the device has finished all work."""
         if self.torch_device.type == "cuda":
             torch.cuda.synchronize(self.torch_device)
+
+    def thread_initializer(self) -> Callable[[], None] | None:
+        """Return a function that makes the caller's GPU current in another thread; CUDA keeps one per thread."""
+        if self.torch_device.type != "cuda":
+            return None
+        return partial(torch.cuda.set_device, torch.cuda.current_device())
+
+    def _on_device(self, inputs: Inputs) -> DeviceInputs:
+        return inputs_on(inputs if isinstance(inputs, DeviceInputs) else inputs.on_host(), self.torch_device)
 
     @cached_property
     def _upload_stream(self) -> torch.cuda.Stream | None:

@@ -108,7 +108,7 @@ def _sampled(resized: int, original: int) -> IntArray:
 
 def _crops(logits: Tensor, rows: IntArray) -> Iterator[Crop]:
     """The crops of `rows` in order."""
-    for turn in _turns(rows):
+    for turn in crossings(rows):
         packed, starts = packed_masks(logits, rows[turn])
         (bits,) = on_host(packed)
         for row, start, stop in zip(rows[turn], starts[:-1], starts[1:], strict=True):
@@ -117,7 +117,7 @@ def _crops(logits: Tensor, rows: IntArray) -> Iterator[Crop]:
             yield (top, left), np.unpackbits(packed_rows, axis=1, count=width).view(np.bool_)
 
 
-def _turns(rows: IntArray) -> Iterator[slice]:
+def crossings(rows: IntArray) -> Iterator[slice]:
     """Slices of `rows` whose packed crops stay within the limit, or hold a single one."""
     sizes = rows[:, 3] * -(-rows[:, 4] // 8)
     start, size = 0, 0

@@ -1,5 +1,6 @@
 """Backend `onnxruntime`: an exported file, on a CPU or through the CUDA provider."""
 
+import warnings
 from pathlib import Path
 from typing import Any, Self
 
@@ -8,6 +9,7 @@ from condinst_deploy.contract.artifacts import ONNX, check_there
 from condinst_deploy.errors import ArtifactError, BackendError
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.cores import CpuThreads, usable_cores
+from condinst_deploy.runtime.cpu_features import OVERFLOW_REMARK, products_may_overflow
 from condinst_deploy.runtime.devices import Device, driver_present, parsed_device
 from condinst_deploy.runtime.onnxruntime_session import (
     EXTERNAL_DATA_FOLDER,
@@ -18,6 +20,9 @@ from condinst_deploy.runtime.onnxruntime_session import (
 from condinst_deploy.runtime.preprocessing.types import Inputs
 from condinst_deploy.support.onnx_runtime import onnx_runtime
 from condinst_deploy.support.versions import installed_versions
+
+AVOID_OVERFLOW = "session.x64quantprecision"
+"""Setting of a session: weights as uint8 instead of int8. Slower, and without the overflow of CPUs that lack VNNI."""
 
 NO_FOLDER = Path("/dev/null/no folder")
 
@@ -59,9 +64,11 @@ class OnnxRuntimeBackend(Backend):
             raise BackendError(
                 f"device {device!r} was asked for, and no NVIDIA driver is loaded on this machine; use device='cpu'"
             )
-        session = _session(content, name, chosen, threads or CpuThreads(), folder)
+        session = opened_session(content, name, chosen, threads or CpuThreads(), folder)
         manifest = _manifest(session, name)
         check_static_shape(session, manifest, name)
+        if manifest.quantization is not None and chosen.kind == "cpu" and products_may_overflow():
+            warnings.warn(f"{name}: {OVERFLOW_REMARK}", stacklevel=2)
         return cls(session, manifest, str(chosen), name)
 
     def forward(self, inputs: Inputs) -> NetworkOutputs:
@@ -76,7 +83,13 @@ class OnnxRuntimeBackend(Backend):
         self._session = None
 
 
-def _session(content: bytes, name: str, device: Device, threads: CpuThreads, folder: Path | None) -> Any:
+def opened_session(content: bytes, name: str, device: Device, threads: CpuThreads, folder: Path | None) -> Any:
+    """Open a session on the device that was asked for; weights that are not in `content` are read from `folder` alone.
+
+    Raises:
+        ArtifactError: ONNX Runtime cannot load the file.
+        BackendError: ONNX Runtime is not installed, or runs the file on another device.
+    """
     kind = device.kind
     _refuse_two_runtimes()
     try:
@@ -88,7 +101,7 @@ def _session(content: bytes, name: str, device: Device, threads: CpuThreads, fol
     wanted = PROVIDERS[kind]
     provider: Any = (wanted, {"device_id": device.index or 0, "use_tf32": 0}) if kind == "cuda" else wanted
     try:
-        session = onnxruntime.InferenceSession(content, _options(threads, folder), providers=[provider])
+        session = onnxruntime.InferenceSession(content, session_options(threads, folder), providers=[provider])
     except Exception as e:  # the module's exceptions have no common base below Exception
         raise ArtifactError(
             f"{name} cannot be loaded by ONNX Runtime ({(str(e).splitlines() or [''])[0][:300]});"
@@ -113,14 +126,15 @@ def _gpu_usable() -> bool:
     return PROVIDERS["cuda"] in onnxruntime.get_available_providers()
 
 
-def _options(threads: CpuThreads, folder: Path | None) -> Any:
+def session_options(threads: CpuThreads, folder: Path | None) -> Any:
     """Return the options that differ from ONNX Runtime's defaults."""
     onnxruntime = onnx_runtime()
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; `_session` checks whether the provider runs
+    options.log_severity_level = 3  # errors; `opened_session` checks whether the provider runs
     # ONNX Runtime's default counts all physical cores, including cores that taskset or a container's quota excludes
     options.intra_op_num_threads = threads.count or usable_cores()
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(threads.spin)))
+    options.add_session_config_entry(AVOID_OVERFLOW, str(int(products_may_overflow())))
     # without a folder of its own a model has no weights elsewhere: a path that cannot exist
     options.add_session_config_entry(EXTERNAL_DATA_FOLDER, str(folder or NO_FOLDER))
     return options

@@ -9,6 +9,7 @@ from typing import TypedDict
 from condinst_deploy.contract import ModelManifest
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.runtime.backend import Backend
+from condinst_deploy.runtime.batching import BatchingLimits
 from condinst_deploy.runtime.cores import CpuThreads, usable_cores
 from condinst_deploy.runtime.observer import Observer
 from condinst_deploy.runtime.postprocess import ResultFilter
@@ -19,6 +20,18 @@ from condinst_deploy.support.suggestions import did_you_mean
 Classes = Sequence[str | int] | str | int
 
 WINDOW_BATCHES = 4
+
+MOST_WAITING = 64
+"""Images that wait for others of their padded shape on a GPU, at a time."""
+
+LONGEST_WAIT = 128
+"""Images that may follow an image before its partial batch runs, on a GPU."""
+
+MOST_FINISHERS = 3
+"""Threads that make detections beside a network on a GPU, which is faster than one of them."""
+
+SECTION = 1024
+"""Images on a GPU after which all partial batches run. A larger section makes few batches larger."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +51,8 @@ class PredictorOptions:
             is loaded already has its threads.
         window_batches: `stream` makes batches of equal padded shape among this many batches of images. A larger window
             finds more full batches of images of many sizes; a result waits longer, and more images are held. With a
-            batch size of 1 the window is one image.
+            batch size of 1 the window is one image. None: 4 on a CPU. On a GPU then at most 64 images wait for others
+            of their shape, none of them for more than 128 further images, and batches are complete after every 1,024.
         observer: called for each stage of each image or batch; None: no cost. See `condinst_deploy.runtime.observer`.
     """
 
@@ -49,7 +63,7 @@ class PredictorOptions:
     batch_size: int | None = None
     inputs: InputOptions = field(default_factory=InputOptions)
     threads: CpuThreads | None = None
-    window_batches: int = WINDOW_BATCHES
+    window_batches: int | None = None
     observer: Observer | None = None
 
     def __post_init__(self) -> None:
@@ -61,7 +75,7 @@ class PredictorOptions:
         self._check_types()
         if self.batch_size is not None and self.batch_size < 1:
             raise ConfigError(f"batch_size is {self.batch_size}; expected at least 1")
-        if self.window_batches < 1:
+        if self.window_batches is not None and self.window_batches < 1:
             raise ConfigError(f"window_batches is {self.window_batches}; expected at least 1")
 
     def _check_types(self) -> None:
@@ -74,7 +88,7 @@ class PredictorOptions:
             "batch_size": (Integral, none),
             "inputs": (InputOptions,),
             "threads": (CpuThreads, none),
-            "window_batches": (Integral,),
+            "window_batches": (Integral, none),
         }
         for name, types in expected.items():
             value = getattr(self, name)
@@ -102,7 +116,7 @@ class PredictorKeywords(TypedDict, total=False):
     batch_size: int | None
     inputs: InputOptions
     threads: CpuThreads | None
-    window_batches: int
+    window_batches: int | None
     observer: Observer | None
 
 
@@ -121,6 +135,20 @@ def batch_size_for(backend: Backend, asked: int | None) -> int:
         raise ConfigError(f"batch_size is {asked}; the engine was built for at most {largest} at a time")
     usual = 8 if backend.device.startswith("cuda") else 1
     return asked or min(usual, largest or usual)
+
+
+def batching_for(device: str, batch_size: int, window_batches: int | None) -> BatchingLimits:
+    """Return the limits of a stream's batches; see `PredictorOptions.window_batches`."""
+    if batch_size == 1:
+        return BatchingLimits(1, 1)
+    if window_batches is None and device.startswith("cuda"):
+        return BatchingLimits(batch_size, SECTION, max(MOST_WAITING, batch_size), max(LONGEST_WAIT, batch_size))
+    return BatchingLimits(batch_size, batch_size * (window_batches or WINDOW_BATCHES))
+
+
+def finishing_threads(device: str) -> int:
+    """Return the number of threads that make detections of the network's outputs."""
+    return min(MOST_FINISHERS, usable_cores()) if device.startswith("cuda") else 1
 
 
 def preparing_threads(device: str) -> int:

@@ -4,12 +4,13 @@
 | --- | --- |
 | the consumer's | takes images from the iterable, yields results in order |
 | `workers` | decode and resize |
-| one | makes batches of equal padded shape, in the order of the images |
+| one | makes batches of equal padded shape, in the order of the images (`runtime/batching.py`) |
 | one | runs the network, one batch after the other |
-| one | postprocesses the previous batch |
+| `finishers` | postprocess earlier batches |
 
 Pillow, libjpeg-turbo, numpy and the backends release Python's lock while they compute. Memory is bounded: at most
-`Stages.max_in_flight` images are between the iterable and the consumer.
+`Stages.max_in_flight` images are between the iterable and the consumer, and `finishers` batches and two more are
+between the start of the network and the end of the postprocessing.
 """
 
 from collections import deque
@@ -17,18 +18,22 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import get_ident
+from threading import Semaphore, get_ident
 from typing import Any
 
 from condinst_deploy.contract import ImageGeometry, InstanceDetections
 from condinst_deploy.errors import ImageError
 from condinst_deploy.imaging.decode import RGBArray, source_name
+from condinst_deploy.runtime.batching import BatchingLimits, BatchingPolicy
 from condinst_deploy.runtime.observer import BATCH, NETWORK, POSTPROCESS, Observer, observed
 from condinst_deploy.runtime.preprocessing.types import Inputs, Prepare, Prepared
 from condinst_deploy.support.signals import cancel, received
 
 SECONDS_TO_LOOK = 1.0
 """Between two looks at whether a thread failed, while a result is waited for."""
+
+BATCHES_AHEAD = 2
+"""Batches that a network may run, or have run, beyond those that are postprocessed: one runs while one is copied."""
 
 SECONDS_TO_END = 5.0
 """That a network has to stop when its stream is closed because the process was asked to stop."""
@@ -53,15 +58,23 @@ class Stages:
     forward: Callable[[Inputs], Any]  # may return before the outputs are finished, and leave them on a device
     postprocess: Callable[[Any, Sequence[ImageGeometry]], list[InstanceDetections]]
     batch_size: int
-    window: int  # images of which batches of equal padded shape are made
+    window: int  # images of which batches of equal padded shape are made; see `BatchingLimits.section`
     workers: int = 1
+    finishers: int = 1
+    most_waiting: int | None = None  # see `BatchingLimits`
+    longest_wait: int | None = None
     enter_thread: Callable[[], None] | None = None  # called first in each thread; it must not fail
     observer: Observer | None = None  # called for all stages but `prepare`, which calls it itself
 
     @property
+    def batching(self) -> BatchingLimits:
+        """The limits of batches."""
+        return BatchingLimits(self.batch_size, self.window, self.most_waiting, self.longest_wait)
+
+    @property
     def max_in_flight(self) -> int:
-        """Most images that are held: a window with partial batches, a running batch, and the images being prepared."""
-        return self.window + self.batch_size + self.workers
+        """Most images that are held: those in partial batches, a running batch, and the images being prepared."""
+        return self.batching.most_held + self.batch_size + self.workers
 
 
 def predictions(stages: Stages, images: Iterable[Any]) -> Generator[Prediction, None, None]:
@@ -147,11 +160,13 @@ class _Pipeline:
     def __init__(self, stages: Stages) -> None:
         self._stages = stages
         self._workers = self._threads(stages.workers, "prepare")
-        self._batcher, self._network, self._finisher = (self._threads(1, n) for n in ("batch", "network", "finish"))
+        self._batcher, self._network = (self._threads(1, name) for name in ("batch", "network"))
+        self._finisher = self._threads(stages.finishers, "finish")
+        self._room = Semaphore(stages.finishers + BATCHES_AHEAD)  # for batches between network and results
         self._running: Future[None] | None = None  # the last batch that was given to the network
         self._network_thread: int | None = None
-        self._failure: BaseException | None = None  # of a thread, beside those that images were told
-        self._groups: dict[tuple[int, int], list[_Image]] = {}  # by padded shape; only the batcher's thread uses it
+        self._failure: BaseException | None = None  # of a thread; errors of single images are not here
+        self._policy = BatchingPolicy[_Image](stages.batching)  # only the batcher's thread uses it
 
     def run(self, images: Iterable[Any]) -> Iterator[Prediction]:
         """Take images and yield results: each step takes at least one image, and more until a result is ready."""
@@ -170,7 +185,7 @@ class _Pipeline:
                 else:
                     pending.append(self._take(source, position))
                     taken += 1
-                if not more or (position + 1) % self._stages.window == 0:
+                if not more:
                     self._submit(self._batcher, self._flush)
             if pending:
                 yield self._result(pending.popleft())
@@ -229,18 +244,19 @@ class _Pipeline:
             image = _Image(name, prepared.result(), result)
         except ImageError as e:
             result.set_result(Prediction(name, None, None, e))
+            batches = self._policy.skip()
         except BaseException as e:
             result.set_exception(e)
+            batches = self._policy.skip()
         else:
-            group = self._groups.setdefault(image.prepared.geometry.padded, [])
-            group.append(image)
-            if len(group) == self._stages.batch_size:
-                self._batch(self._groups.pop(image.prepared.geometry.padded))
+            batches = self._policy.add(image.prepared.geometry.padded, image)
+        for batch in batches:
+            self._batch(batch)
 
     def _flush(self) -> None:
-        """Run the partial batches at the end of a window. Runs in the batcher's thread."""
-        while self._groups:
-            self._batch(self._groups.pop(next(iter(self._groups))))
+        """Run the partial batches at the end of the images. Runs in the batcher's thread."""
+        for batch in self._policy.flush():
+            self._batch(batch)
 
     def _batch(self, images: list[_Image]) -> None:
         batch = _Batch(self._stages, tuple(i.name for i in images), [i.prepared for i in images])
@@ -249,9 +265,17 @@ class _Pipeline:
 
     def _forward(self, images: list[_Image], batch: _Batch, inputs: Inputs) -> None:
         self._network_thread = get_ident()
-        with _errors_to(images):
-            outputs = batch.outputs(inputs)
-            self._submit(self._finisher, self._finish, images, batch, outputs)
+        self._room.acquire()
+        finishing: Future[None] | None = None
+        try:
+            with _errors_to(images):
+                outputs = batch.outputs(inputs)
+                finishing = self._submit(self._finisher, self._finish, images, batch, outputs)
+                # also where the stream is closed before the batch is postprocessed
+                finishing.add_done_callback(lambda _: self._room.release())
+        finally:
+            if finishing is None:
+                self._room.release()
 
     def _finish(self, images: list[_Image], batch: _Batch, outputs: Any) -> None:
         with _errors_to(images):

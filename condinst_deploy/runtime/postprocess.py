@@ -252,7 +252,7 @@ def _runs(logits: npt.NDArray[Any], rows: Resampling, columns: Resampling) -> Ru
     probabilities = _probabilities(logits, window_y, window_x)
     changes = [none]
     # logit k is probability 2k + 1, and down a column there is a 0 before the window's first
-    for pixels in _strips(_pixels(in_columns, columns), probabilities.shape[1]):
+    for pixels in _strips(pixels_beside(in_columns, columns), probabilities.shape[1]):
         values = _resampled(probabilities, columns.first[pixels] - (2 * window_x[0] + 1), columns.share[pixels])
         column, place = _crossings(values)
         y = _boundaries(rows.pixels(place + 2 * window_y[0]), rows.original)
@@ -286,7 +286,7 @@ def _doubled(x: Float32) -> Float32:
     return doubled
 
 
-def _pixels(any_positive: Bool, axis: Resampling) -> npt.NDArray[np.int64]:
+def pixels_beside(any_positive: Bool, axis: Resampling) -> npt.NDArray[np.int64]:
     """The pixels beside a logit column with a positive value; others are empty."""
     reached = np.append(False, any_positive)  # of logit k at k + 1
     reached[:-1] |= any_positive

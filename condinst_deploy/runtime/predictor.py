@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Unpack
 
 from condinst_deploy.contract import InstanceDetections, ModelManifest
+from condinst_deploy.contract.artifacts import CHECKPOINT, ENGINE, KINDS, ONNX, kind_of
 from condinst_deploy.errors import ArtifactError, BackendError, CondInstError, ConfigError
 from condinst_deploy.imaging.decode import SUFFIXES, expand_sources
 from condinst_deploy.runtime.backend import Backend
@@ -17,6 +18,8 @@ from condinst_deploy.runtime.options import (
     PredictorKeywords,
     PredictorOptions,
     batch_size_for,
+    batching_for,
+    finishing_threads,
     preparing_threads,
     result_filter_for,
 )
@@ -25,13 +28,11 @@ from condinst_deploy.runtime.preprocessing.factory import preparation
 from condinst_deploy.support.extras import missing_library
 
 BACKENDS = {
-    ".engine": "condinst_deploy.runtime.tensorrt.backend:TensorRtBackend",
-    ".plan": "condinst_deploy.runtime.tensorrt.backend:TensorRtBackend",
-    ".onnx": "condinst_deploy.runtime.onnxruntime_backend:OnnxRuntimeBackend",
-    ".pth": "condinst_deploy.runtime.torch_backend:TorchBackend",
-    ".pt": "condinst_deploy.runtime.torch_backend:TorchBackend",
+    CHECKPOINT: "condinst_deploy.runtime.torch_backend:TorchBackend",
+    ONNX: "condinst_deploy.runtime.onnxruntime_backend:OnnxRuntimeBackend",
+    ENGINE: "condinst_deploy.runtime.tensorrt.backend:TensorRtBackend",
 }
-"""Backend of each kind of file, imported when it is needed."""
+"""Kind of model file -> its backend, imported when it is needed."""
 
 
 class Predictor(AbstractContextManager["Predictor"]):
@@ -129,9 +130,9 @@ class Predictor(AbstractContextManager["Predictor"]):
         Decoding, network and postprocessing run in parallel, in threads that start with the first result. The threads
         end with the generator: when it is exhausted, closed (`contextlib.closing`) or left by an exception. At most
         `max_in_flight` images are held. The iterable is only used in the caller's thread. A result waits until its
-        batch is full, its `window` ends or the iterable ends. With `batch_size` 1 it waits for one more image of a
-        slow source; with larger batches for up to a window and one image, because images of other padded shapes may
-        come between.
+        batch is full, its wait ends (`PredictorOptions.window_batches`) or the iterable ends. With `batch_size` 1 it
+        waits for one more image of a slow source; with larger batches for up to `max_in_flight` images, because images
+        of other padded shapes may come between.
 
         An image that cannot be read yields a `Prediction` with its error, and the stream continues. An error of the
         model or of the iterable is raised after the results before it.
@@ -146,7 +147,7 @@ class Predictor(AbstractContextManager["Predictor"]):
             raise ConfigError("stream was given one image; expected a list or another iterable of images")
         if not isinstance(images, Iterable):
             raise ConfigError(f"stream was given {images!r:.60}; expected images to iterate over, or a path")
-        yield from predictions(replace(self.stages, enter_thread=_same_gpu(self.backend.device)), images)
+        yield from predictions(replace(self.stages, enter_thread=self.backend.thread_initializer()), images)
 
     def __reduce__(self) -> NoReturn:
         raise ConfigError(
@@ -171,15 +172,15 @@ def load_backend(path: str | Path, device: str = "auto", threads: CpuThreads | N
         ConfigError: threads are given for a file that is not an exported one.
     """
     path = Path(path)
-    home = BACKENDS.get(path.suffix.lower())
-    if home is None:
+    kind = kind_of(path)
+    if kind is None:
         what = "an image by its name" if path.suffix.lower() in SUFFIXES else "of an unknown kind"
-        raise ArtifactError(f"{path} is {what}; expected a model, a file ending in {', '.join(BACKENDS)}")
-    if threads is not None and path.suffix.lower() != ".onnx":
+        raise ArtifactError(f"{path} is {what}; expected a model, a file ending in {', '.join(KINDS)}")
+    if threads is not None and kind != ONNX:
         raise ConfigError(
             f"threads is given for {path}; only .onnx models take it. Use torch.set_num_threads for a checkpoint"
         )
-    module, name = home.split(":")
+    module, name = BACKENDS[kind].split(":")
     try:
         load: Callable[..., Backend] = getattr(import_module(module), name).load
     except ModuleNotFoundError as e:
@@ -194,15 +195,20 @@ def stages_of(backend: Backend, options: PredictorOptions) -> Stages:
         BackendError: the options need a GPU that is missing.
         ConfigError: an option does not fit the model.
     """
-    size, inputs = batch_size_for(backend, options.batch_size), options.inputs
+    inputs = options.inputs
+    size = batch_size_for(backend, options.batch_size)
+    limits = batching_for(backend.device, size, options.window_batches)
     return Stages(
         prepare=preparation(inputs.pixels, backend.geometry, backend.input_writer, backend.device, options.observer),
         collate=backend.collate,
         forward=backend.forward,
         postprocess=partial(backend.postprocess, result_filter=result_filter_for(backend.manifest, options)),
         batch_size=size,
-        window=size if size == 1 else size * options.window_batches,
+        window=limits.section,
+        most_waiting=limits.most_waiting,
+        longest_wait=limits.longest_wait,
         workers=inputs.workers or preparing_threads(backend.device),
+        finishers=finishing_threads(backend.device),
         observer=options.observer,
     )
 
@@ -213,7 +219,8 @@ def _loaded(path: str | Path, options: PredictorOptions) -> Backend:
 
 def _checked(backend: Backend, options: PredictorOptions) -> Backend:
     """Refuse options of loading for a backend that is loaded already."""
-    if options.device not in ("auto", backend.device) or options.threads is not None:
+    asked = "cuda:0" if options.device == "cuda" else options.device
+    if asked not in ("auto", backend.device) or options.threads is not None:
         raise ConfigError(
             f"device is {options.device!r} and threads is {options.threads} for a backend that is loaded on"
             f" {backend.device}; give these options where it is loaded"
@@ -226,12 +233,3 @@ def _detections(prediction: Prediction) -> InstanceDetections:
         assert prediction.error is not None
         raise prediction.error
     return prediction.detections
-
-
-def _same_gpu(device: str) -> Callable[[], None] | None:
-    """Return a function that makes the caller's current GPU current in another thread; CUDA keeps one per thread."""
-    if not device.startswith("cuda"):
-        return None
-    import torch
-
-    return partial(torch.cuda.set_device, torch.cuda.current_device())

@@ -12,7 +12,6 @@ from condinst_deploy.model.checkpoints import LoadedModel, load_model
 from condinst_deploy.model.condinst import CondInst, Instances
 from condinst_deploy.runtime.backend import Outputs
 from condinst_deploy.runtime.device_backend import DeviceBackend
-from condinst_deploy.runtime.device_inputs import inputs_on
 from condinst_deploy.runtime.device_outputs import DeviceOutputs, on_host
 from condinst_deploy.runtime.preprocessing.types import Inputs
 
@@ -55,7 +54,7 @@ class TorchBackend(DeviceBackend):
 
     def forward(self, inputs: Inputs) -> Outputs:
         """Run the network. On a GPU with Triton the outputs stay on the device."""
-        images, sizes = inputs_on(inputs, self.torch_device).taken()
+        images, sizes = self._on_device(inputs).taken()
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # float32 means float32 here
             outputs: Instances = self.model(images, sizes)
         if kernels_run_on(self.torch_device):
@@ -70,7 +69,7 @@ def torch_device(device: str) -> torch.device:
         BackendError: the name is unknown, or PyTorch does not see the device.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
     except RuntimeError as e:
@@ -82,4 +81,5 @@ def torch_device(device: str) -> torch.device:
             f"device {device!r} was asked for; PyTorch sees {torch.cuda.device_count()} CUDA devices."
             " Use device='cpu', or check the driver with nvidia-smi"
         )
-    return chosen
+    # "cuda" means the first GPU in every backend, not the current one of the thread
+    return torch.device("cuda", chosen.index or 0) if chosen.type == "cuda" else chosen

@@ -1,5 +1,6 @@
 """Files that are there whole or not at all, after a crash and a power cut, too."""
 
+import errno
 import fcntl
 import os
 import re
@@ -7,9 +8,10 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 
-from condinst_deploy.errors import OutputError
+from condinst_deploy.errors import ConfigError, OutputError
 
 _TEMPORARY = re.compile(r"\..{1,200}\.[0-9a-f]{16}\.partial", re.DOTALL)
 """Names of temporary files. Each is locked as long as its process lives."""
@@ -56,6 +58,57 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 temporary.unlink()
             _open.discard(temporary)
             os.close(descriptor)
+
+
+@contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Keep other runs from writing the same file until the block ends, however it ends.
+
+    Its folder is made, and removed again where the block left it empty.
+
+    A temporary file beside `path`, which is locked as long as the process lives, says that a run is at work. On a file
+    system without locks the block runs unprotected.
+
+    Raises:
+        ConfigError: another run writes the file.
+        OutputError: the file cannot be written.
+    """
+    _check_replaceable(path)
+    made = []
+    try:
+        made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        own, descriptor = _created(path)
+    except (OSError, ValueError) as e:
+        raise _unwritable(path, e) from e
+    try:
+        for other in path.parent.glob(f".{escape(_start(path.name))}.*.partial"):
+            if other not in _open and _TEMPORARY.fullmatch(other.name) and _is_locked(other):
+                raise ConfigError(f"another run is writing {path}; wait for it, or name another file with --out")
+        yield
+    finally:
+        with suppress(OSError):
+            own.unlink()
+        _open.discard(own)
+        os.close(descriptor)
+        with suppress(OSError):  # the first one that is not empty ends it
+            for folder in made:
+                folder.rmdir()
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a living process holds a temporary file."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:  # it is gone, or another user's
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        return e.errno == errno.EWOULDBLOCK
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def check_writable(path: Path) -> None:

@@ -31,7 +31,7 @@ def json_text(value: Any, what: str, *, indent: int | None = None, sort_keys: bo
 
 
 def finite_or_none(value: float) -> float | None:
-    """A number for JSON, null where it is NaN or infinite and its reader is told so elsewhere."""
+    """Return a number for JSON; null if it is NaN or infinite, which another field of the file explains."""
     return value if math.isfinite(value) else None
 
 

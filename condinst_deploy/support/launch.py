@@ -90,7 +90,7 @@ def leave(status: int) -> NoReturn:
     """End the process with a status; text that standard output does not take makes the status 1."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads has enough
+    except BrokenPipeError:  # the reader has closed it
         status = status or FAILED
         _close_stdout()
     except (OSError, ValueError) as e:

@@ -17,6 +17,9 @@ from typing import Any
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
+PREEMPTION = signal.SIGUSR1
+"""What schedulers send some time before a job ends; a run that wants to hear it calls `listen_for_preemption`."""
+
 PATIENCE = 10.0
 """Seconds that a network has to stop after a signal while the main thread waits for it inside a library."""
 
@@ -48,6 +51,7 @@ class _State:
 
     def __init__(self) -> None:
         self.listening = False
+        self.numbers: tuple[signal.Signals, ...] = STOPPING  # signals that ask this process to stop
         self.received: int | None = None  # the first signal
         self.raised = False  # whether the main thread knows
         self.running: dict[int, Callable[[], None]] = {}  # thread that runs a network -> what stops it
@@ -76,18 +80,28 @@ def listen(at_end: Callable[[int], None]) -> None:
     threading.Thread(target=_hear, args=(ours, pythons), name="condinst-signals", daemon=True).start()
 
 
+def listen_for_preemption() -> None:
+    """Let `PREEMPTION` stop this process as SIGTERM does, instead of ending it at once.
+
+    For the main thread, after `listen`; otherwise this does nothing.
+    """
+    if _state.listening and threading.current_thread() is threading.main_thread():
+        _state.numbers = (*STOPPING, PREEMPTION)
+        signal.signal(PREEMPTION, _raise)
+
+
 def stop_listening() -> None:
     """Let a signal end the process silently: its work is done, and only the interpreter's end is left."""
     if _state.listening:
         signal.set_wakeup_fd(-1)
-        for number in STOPPING:
+        for number in _state.numbers:
             if signal.getsignal(number) is _raise:
                 signal.signal(number, signal.SIG_DFL)
 
 
 def ignore_signals() -> None:
     """Leave signals to the parent of this process, which decides when it ends."""
-    for number in STOPPING:
+    for number in (*STOPPING, PREEMPTION):
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -119,11 +133,11 @@ def whole_steps() -> Iterator[Interruption]:
 
     def note(number: int, frame: FrameType | None) -> None:
         came.append((number, frame))
-        interruption.wanted |= number in STOPPING
+        interruption.wanted |= number in _state.numbers
 
     before: dict[int, Any] = {}
     try:
-        for number in (*STOPPING, signal.SIGCHLD):
+        for number in (*_state.numbers, signal.SIGCHLD):
             handler = signal.getsignal(number)
             if callable(handler):
                 before[number] = handler
@@ -153,6 +167,11 @@ def cancellable(stop: Callable[[], None]) -> Iterator[None]:
         _state.running.pop(thread, None)
 
 
+def is_cancellable(thread: int | None) -> bool:
+    """Return whether a network runs in a thread that `cancel` would stop."""
+    return thread in _state.running
+
+
 def cancel(thread: int | None) -> None:
     """Stop the network that runs in a thread, if one does."""
     stop = _state.running.get(thread or 0)
@@ -173,7 +192,7 @@ def _hear(ours: socket.socket, _pythons: socket.socket) -> None:
     while True:
         ours.settimeout(PATIENCE if first else None)
         try:
-            numbers = [number for number in ours.recv(64) if number in STOPPING]
+            numbers = [number for number in ours.recv(64) if number in _state.numbers]
         except TimeoutError:
             if _state.running and not _state.raised:
                 _end(_state.received or signal.SIGTERM)
@@ -200,7 +219,7 @@ def _forget(pythons: socket.socket) -> None:
     """In a forked child: signals are its own again, and the parent's thread does not hear of them."""
     with suppress(ValueError):  # forked in another thread, which may not change this
         signal.set_wakeup_fd(-1)
-        for number in STOPPING:
+        for number in _state.numbers:
             if signal.getsignal(number) is _raise:
                 signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     pythons.close()

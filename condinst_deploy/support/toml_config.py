@@ -1,9 +1,10 @@
 """Read recipes: a TOML file becomes a frozen dataclass; settings that it does not name keep their default."""
 
 import tomllib
+from collections.abc import Iterator
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.support.suggestions import did_you_mean
@@ -25,21 +26,45 @@ def recipe_from_toml(default: T, name: str, folder: Traversable) -> T:
     Raises:
         ConfigError: no recipe has that name, or one of its settings cannot be used.
     """
-    path = Path(name)
-    if path.suffix != ".toml":
-        path = _packaged(name, folder)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
-        raise ConfigError(f"{path} cannot be read as a recipe ({e})") from e
-    except (ValueError, RecursionError) as e:  # Python refuses integers of thousands of digits
-        raise ConfigError(f"{path} cannot be read as a recipe (an integer is too long, or nesting too deep)") from e
+    path, values = _read(name, folder)
     try:
         base = values.pop("base", None)
         start = default if base is None else _base(default, base, folder)
         return merged(start, values)
     except ConfigError as e:
         raise ConfigError(f"{path}: {e}") from e
+
+
+def named_settings(name: str, folder: Traversable) -> set[str]:
+    """Settings that a recipe or its base names, with the tables they stand in: `model.preprocessing.short_side`.
+
+    Raises:
+        ConfigError: no recipe has that name, or it cannot be read.
+    """
+    _, values = _read(name, folder)
+    base = values.pop("base", None)
+    return set(_names(values)) | (named_settings(base, folder) if isinstance(base, str) else set())
+
+
+def _names(values: dict[str, Any]) -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from (f"{name}.{inner}" for inner in _names(value))
+        else:
+            yield name
+
+
+def _read(name: str, folder: Traversable) -> tuple[Path, dict[str, Any]]:
+    """File and content of a recipe."""
+    path = Path(name)
+    if path.suffix != ".toml":
+        path = _packaged(name, folder)
+    try:
+        return path, tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise ConfigError(f"{path} cannot be read as a recipe ({e})") from e
+    except (ValueError, RecursionError) as e:  # Python refuses integers of thousands of digits
+        raise ConfigError(f"{path} cannot be read as a recipe (an integer is too long, or nesting too deep)") from e
 
 
 def _base(default: T, name: object, folder: Traversable) -> T:

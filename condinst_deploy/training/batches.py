@@ -1,66 +1,87 @@
-"""Training batches, decided by seed and iteration alone: a resumed run sees what an uninterrupted one sees."""
+"""Training batches, decided by seed and position alone: a resumed run sees what an uninterrupted one sees.
 
-from collections.abc import Iterator
+The images of an iteration are decided first and then divided among the processes, so that any number of processes
+sees the same images.
+"""
+
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from condinst_deploy.data.coco import CocoDataset
-from condinst_deploy.data.transforms import TrainingBatch, TrainingExample, TrainingTransform, collate
-from condinst_deploy.errors import DataError
+from condinst_deploy.data.transforms import Source, TrainingBatch, TrainingExample, TrainingTransform, collate
+from condinst_deploy.errors import ConfigError, DataError
 from condinst_deploy.support.signals import ignore_signals
+from condinst_deploy.training.order import Grouping, Key, batch_keys
+from condinst_deploy.training.ranks import ALONE, Ranks
 from condinst_deploy.training.recipe import Recipe
 
-Key = tuple[int, int]
-"""Position in the run's endless row of examples, and index of its image."""
+Prepared = tuple[TrainingExample, Source]
 
 
-class Examples(Dataset[TrainingExample | DataError]):
+class Examples(Dataset[Prepared | DataError]):
     """The data set's images, transformed at random by seed and position."""
 
     def __init__(self, data: CocoDataset, recipe: Recipe) -> None:
         self._data, self._seed = data, recipe.seed
         schedule, preprocessing = recipe.schedule, recipe.model.preprocessing
         self._late_from = (schedule.iterations - recipe.late_iterations) * schedule.batch_size
-        self._early = TrainingTransform(preprocessing, recipe.short_sides, recipe.flip)
+        boxes_only = recipe.losses.kind == "boxinst"
+        self._early = TrainingTransform(preprocessing, recipe.short_sides, recipe.flip, recipe.augment, boxes_only)
         self._late = replace(self._early, short_sides=recipe.late_short_sides or recipe.short_sides)
 
-    def __getitem__(self, key: Key) -> TrainingExample | DataError:
+    def __getitem__(self, key: Key) -> Prepared | DataError:
         """The example at a position, or what is wrong with it: the loader would tell an error with its traceback."""
         position, index = key
         transform = self._early if position < self._late_from else self._late
         try:
-            return transform(self._data[index], np.random.default_rng((self._seed, position)))
+            sample = self._data[index]
+            example = transform(sample, np.random.default_rng((self._seed, position)))
         except DataError as e:
             return e
+        return example, Source(position, sample.image_id, self._data.paths[index].name)
 
 
-def batch_keys(length: int, batch_size: int, seed: int, first: int, stop: int) -> Iterator[list[Key]]:
-    """Keys of the batches of iterations `first` to `stop - 1`; every epoch is a new order of all images."""
-    epoch, order = -1, np.zeros(0, dtype=np.int64)
-    for iteration in range(first, stop):
-        keys = []
-        for position in range(iteration * batch_size, (iteration + 1) * batch_size):
-            if position // length != epoch:
-                epoch = position // length
-                order = np.random.default_rng((seed, epoch, length)).permutation(length)
-            keys.append((position, int(order[position % length])))
-        yield keys
-
-
-def batches(data: CocoDataset, recipe: Recipe, first: int) -> Iterator[TrainingBatch]:
-    """The run's batches from iteration `first` on.
+def parts_of(keys: Iterable[list[Key]], recipe: Recipe, ranks: Ranks) -> Iterator[list[Key]]:
+    """This process's share of each batch, in the parts that run through the network one after the other.
 
     Raises:
+        ConfigError: the batch cannot be divided evenly.
+    """
+    batch, parts = recipe.schedule.batch_size, ranks.size * recipe.execution.accumulate
+    if batch % parts:
+        raise ConfigError(
+            f"schedule.batch_size is {batch}; expected a multiple of {ranks.size} processes times"
+            f" execution.accumulate = {recipe.execution.accumulate}, so that all parts are equal"
+        )
+    own = batch // ranks.size
+    for whole in keys:
+        share = iter(whole[ranks.rank * own : (ranks.rank + 1) * own])
+        while part := list(islice(share, batch // parts)):
+            yield part
+
+
+def batches(data: CocoDataset, recipe: Recipe, first: int, ranks: Ranks = ALONE) -> Iterator[TrainingBatch]:
+    """This process's batches from iteration `first` on; `execution.accumulate` of them are one iteration's.
+
+    Raises:
+        ConfigError: the batch cannot be divided evenly.
         DataError: an image cannot be decoded or has another size than annotated.
     """
-    schedule = recipe.schedule
+    schedule, settings = recipe.schedule, recipe.data
+    grouping = Grouping(settings.group, data.landscape) if settings.group > 1 else None
+    keys = batch_keys(len(data), schedule.batch_size, recipe.seed, first, schedule.iterations, grouping)
     loader = DataLoader(
         Examples(data, recipe),
-        batch_sampler=list(batch_keys(len(data), schedule.batch_size, recipe.seed, first, schedule.iterations)),
-        num_workers=recipe.data.workers,
+        batch_sampler=parts_of(keys, recipe, ranks),
+        num_workers=settings.workers,
+        prefetch_factor=settings.prefetch if settings.workers else None,
+        pin_memory=torch.cuda.is_available(),
         worker_init_fn=_leave_signals_to_the_trainer,
         collate_fn=partial(_collated, pad_divisor=recipe.model.preprocessing.pad_divisor),
     )
@@ -78,9 +99,11 @@ def _leave_signals_to_the_trainer(_number: int) -> None:
     ignore_signals()
 
 
-def _collated(examples: list[TrainingExample | DataError], pad_divisor: int) -> TrainingBatch | DataError:
+def _collated(prepared: list[Prepared | DataError], pad_divisor: int) -> TrainingBatch | DataError:
     """A batch, or the first error among its examples."""
-    errors = [example for example in examples if isinstance(example, DataError)]
+    errors = [each for each in prepared if isinstance(each, DataError)]
     if errors:
         return errors[0]
-    return collate([example for example in examples if not isinstance(example, DataError)], pad_divisor=pad_divisor)
+    good = [each for each in prepared if not isinstance(each, DataError)]
+    batch = collate([example for example, _ in good], pad_divisor=pad_divisor)
+    return replace(batch, sources=tuple(source for _, source in good))

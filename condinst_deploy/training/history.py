@@ -1,10 +1,11 @@
 """What a run has been through: a line of JSON a record, TensorBoard scalars, and an image of the curves."""
 
+import io
 import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from condinst_deploy.data.coco import is_finite
 from condinst_deploy.errors import ConfigError, OutputError
@@ -12,27 +13,50 @@ from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.json_text import json_text
 
 HISTORY_FILE = "history.jsonl"
-LOSSES = ("cls", "box", "centerness", "mask", "semantic")
+LOSSES = ("cls", "box", "centerness", "mask", "semantic", "pairwise")
 
 Record = dict[str, float]
+
+
+class _NoScalars:
+    """In the place of TensorBoard's writer."""
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        """Drop a number."""
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 class History(AbstractContextManager["History"]):
     """Records by iteration; a resumed run first forgets what came after its checkpoint."""
 
-    def __init__(self, folder: Path, iteration: int) -> None:
-        try:
-            import matplotlib  # noqa: F401  # needed at the end: better missed now
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as e:
-            raise ConfigError("training needs tensorboard, matplotlib: pip install 'condinst-deploy[train]'") from e
+    def __init__(self, folder: Path, iteration: int, tensorboard: bool = True, written: bool = True) -> None:
+        """Open the history of a run.
+
+        Args:
+            folder: of the run.
+            iteration: of the checkpoint that the run goes on from.
+            tensorboard: write scalars for TensorBoard, too.
+            written: False in processes that keep records and write nothing.
+
+        Raises:
+            ConfigError: a library is missing.
+            OutputError: the folder cannot be written.
+        """
         self._path = folder / HISTORY_FILE
+        self._stream: TextIO = io.StringIO()
+        self._scalars: Any = _NoScalars()
         self.records = [record for record in read_history(self._path) if record["iteration"] <= iteration]
+        if not written:
+            return
+        writer = _library(tensorboard)
         with atomic_path(self._path) as temporary:
             temporary.write_text("".join(_line(record) for record in self.records), encoding="utf-8")
         with self._writing():
             self._stream = self._path.open("a", encoding="utf-8")
-            self._scalars: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=iteration + 1)
+            if writer is not None:
+                self._scalars = writer(str(folder / "tensorboard"), purge_step=iteration + 1)
 
     def add(self, record: Record) -> None:
         """Append figures of one iteration (`iteration` among them).
@@ -71,6 +95,26 @@ class History(AbstractContextManager["History"]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _library(tensorboard: bool) -> Any:
+    """TensorBoard's writer, or None; libraries that are needed at the end are better missed now.
+
+    Raises:
+        ConfigError: one is missing.
+    """
+    try:
+        import matplotlib  # noqa: F401
+
+        if not tensorboard:
+            return None
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as e:
+        raise ConfigError(
+            "training needs matplotlib, and tensorboard unless the recipe has tensorboard = false:"
+            " pip install 'condinst-deploy[train]'"
+        ) from e
+    return SummaryWriter
 
 
 def _line(record: Record) -> str:

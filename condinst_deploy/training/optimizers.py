@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.training.recipe import OptimizerSettings
 
-NORMS = (nn.BatchNorm2d, nn.GroupNorm)
+NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm)
 
 Groups = list[dict[str, Any]]
 
@@ -76,7 +76,7 @@ def optimizer_of(model: CondInst, settings: OptimizerSettings) -> Optimizer:
         return MuonAndAdamW(model, settings)
     groups = _groups(model, settings)
     if settings.kind == "sgd":
-        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
+        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, fused=True)
     return _adamw(groups, settings)
 
 

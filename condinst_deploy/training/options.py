@@ -18,13 +18,14 @@ class TrainOptions:
         val_annotations: COCO annotation file to evaluate on.
         val_images: folder of its images.
         weights: CondInst checkpoint to fine-tune.
-        backbone: file with a ResNet to start from.
+        backbone: file with a ResNet to start from, or `torchvision` for its ImageNet weights, which are fetched.
         num_classes: number of classes that the data set must have.
         iterations: length of the run, instead of the recipe's.
         seed: instead of the recipe's.
-        resume: continue from the last checkpoint in the folder of the run.
+        resume: continue from the last checkpoint in the folder of the run; the other options stay as they were.
         strict: refuse a data set with anything odd in it, instead of a warning.
         device: auto, cpu, cuda or cuda:N.
+        meeting: where several processes find each other: `env://` (torchrun's), `tcp://host:port` or `file:///path`.
     """
 
     out: Path | None = None
@@ -40,6 +41,7 @@ class TrainOptions:
     resume: bool = False
     strict: bool = False
     device: str = "auto"
+    meeting: str = "env://"
 
     def __post_init__(self) -> None:
         """Check what the run begins with.
@@ -49,12 +51,11 @@ class TrainOptions:
             ConfigError: two options name different beginnings.
         """
         for option, start in (("--weights", self.weights), ("--backbone", self.backbone)):
-            if start is not None:
+            if start is not None and not (option == "--backbone" and str(start) == "torchvision"):
                 check_kind(Path(start), CHECKPOINT, option)
                 check_there(start, CHECKPOINT)
-        if self.weights is not None and (self.backbone is not None or self.resume):
-            other = "--resume" if self.resume else "--backbone"
-            raise ConfigError(f"--weights and {other} both say what to begin with; give one of them")
+        if self.weights is not None and self.backbone is not None:
+            raise ConfigError("--weights and --backbone both say what to begin with; give one of them")
 
     @property
     def places(self) -> dict[str, str]:

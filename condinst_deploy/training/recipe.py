@@ -8,15 +8,17 @@ from typing import Any, Literal
 
 from condinst_deploy.contract import Family
 from condinst_deploy.contract.settings import SIDE
+from condinst_deploy.data.augmentation import Augmentation
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.config import CondInstConfig
-from condinst_deploy.model.losses import LossSettings
-from condinst_deploy.support.toml_config import recipe_from_toml
+from condinst_deploy.model.loss_plan import LossSettings
+from condinst_deploy.support.toml_config import named_settings, recipe_from_toml
 from condinst_deploy.support.validation import Limits, check_choice, check_number, merged
 
 PUBLISHED: dict[Family, str] = {"mmdet": "condinst_r50_1x", "adelaidet": "adelaidet_r50_1x"}
 """The recipe that each family's own ones vary."""
 
+Precision = Literal["float32", "bfloat16", "float16"]
 OptimizerKind = Literal["sgd", "adamw", "muon"]
 Decay = Literal["steps", "cosine", "linear"]
 
@@ -39,6 +41,8 @@ NUMBERS = {
     "checkpoint_every": Limits(1, whole=True),
     "log_every": Limits(1, whole=True),
     "late_iterations": Limits(0, whole=True),
+    "keep_checkpoints": Limits(1, 1_000, whole=True),
+    "patience": Limits(0, whole=True),
 }
 """Limits of the recipe's own numbers."""
 
@@ -59,15 +63,19 @@ class DataSettings:
     val_images: str = ""
     shapes: bool = False  # generate the shapes set below `data/shapes` and use it
     keep_empty: bool = False  # train on images without instances, too
-    workers: int = 2  # processes that decode images
+    workers: int = 2  # processes that decode images, for each process that trains
+    prefetch: int = 2  # batches that each of them has ready
+    group: int = 1  # neighbours in a batch that have the same orientation; 1: as they come
 
     def __post_init__(self) -> None:
-        """Check the number of workers.
+        """Check the numbers.
 
         Raises:
-            ConfigError: it is negative, or more than any machine needs.
+            ConfigError: one is outside its range.
         """
         check_number("data.workers", self.workers, Limits(0, MOST_WORKERS, whole=True))
+        check_number("data.prefetch", self.prefetch, Limits(1, MOST_WORKERS, whole=True))
+        check_number("data.group", self.group, Limits(1, MOST_IN_BATCH, whole=True))
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,7 @@ class OptimizerSettings:
     decay_norms_and_biases: bool = True
     decay_norms: bool = True  # False: norms are spared, biases are not
     clip_norm: float | None = None  # largest norm of all gradients together
+    average_decay: float = 0.0  # of the moving average of the weights, which is evaluated and exported; 0: none
 
     def __post_init__(self) -> None:
         """Check the kind and the numbers.
@@ -95,6 +104,7 @@ class OptimizerSettings:
             check_number(f"optimizer.{name}", getattr(self, name), Limits(0, open=True))
         check_number("optimizer.momentum", self.momentum, DECAY_RATE)
         check_number("optimizer.weight_decay", self.weight_decay, Limits(0))
+        check_number("optimizer.average_decay", self.average_decay, DECAY_RATE)
         if self.clip_norm is not None:
             check_number("optimizer.clip_norm", self.clip_norm, Limits(0, open=True))
         if len(self.betas) != 2:
@@ -169,7 +179,7 @@ class StartSettings:
     controller_std: float = 0.01
     box_bias: float = 0.0
     zero_residual: bool = False  # every residual block begins as the identity: from scratch, learning starts sooner
-    backbone: str = ""  # file with a ResNet of torchvision's or of detectron2's names
+    backbone: str = ""  # file with a ResNet of torchvision's or of detectron2's names; "torchvision": fetched
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -183,6 +193,28 @@ class StartSettings:
 
 
 @dataclass(frozen=True)
+class ExecutionSettings:
+    """How steps are computed. None of it decides which images are seen: a run may go on with other values."""
+
+    precision: Precision = "float32"  # of the convolutional part; losses are always float32
+    accumulate: int = 1  # parts of a process's share of the batch that run one after the other
+    channels_last: bool = True  # where the model is wide enough (docs/decisions/0012-channels-last-in-training.md)
+    compile: bool = False  # torch.compile for the convolutional part
+    sync_norms: bool = False  # norms that learn their statistics see the images of all processes; GPUs only
+    timeout: float = 1800.0  # seconds that processes wait for each other
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigError: one is outside its range.
+        """
+        check_choice("execution.precision", self.precision, Precision)
+        check_number("execution.accumulate", self.accumulate, Limits(1, MOST_IN_BATCH, whole=True))
+        check_number("execution.timeout", self.timeout, Limits(1, 86_400))
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One training run; the defaults are mmdetection's `condinst_r50_fpn_ms-poly-90k_coco_instance`."""
 
@@ -192,6 +224,8 @@ class Recipe:
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     start: StartSettings = field(default_factory=StartSettings)
     losses: LossSettings = field(default_factory=LossSettings)
+    execution: ExecutionSettings = field(default_factory=ExecutionSettings)
+    augment: Augmentation = field(default_factory=Augmentation)
     short_sides: tuple[int, ...] = (640, 672, 704, 736, 768, 800)
     late_short_sides: tuple[int, ...] = ()  # those of the last iterations; none: the same to the end
     late_iterations: int = 0  # how many of them: most is learnt cheaply from small images, outlines from large ones
@@ -200,6 +234,9 @@ class Recipe:
     evaluate_every: int = 10_000  # iterations; 0: only at the end
     checkpoint_every: int = 1_000
     log_every: int = 20
+    keep_checkpoints: int = 2  # last.pth, and so many less one before it
+    patience: int = 0  # evaluations without a better mask AP after which the run ends; 0: it never ends early
+    tensorboard: bool = True  # write scalars for TensorBoard
 
     def __post_init__(self) -> None:
         """Check that the parts go together.
@@ -213,6 +250,11 @@ class Recipe:
         for name in ("short_sides", "late_short_sides"):
             for i, side in enumerate(getattr(self, name)):
                 check_number(f"{name}[{i}]", side, SIDE)
+        if self.schedule.batch_size % self.data.group:
+            raise ConfigError(
+                f"data.group is {self.data.group}; expected a divisor of schedule.batch_size,"
+                f" which is {self.schedule.batch_size}"
+            )
         if not self.short_sides:
             raise ConfigError("short_sides is empty; expected at least one size, in pixels")
         if self.losses.family != self.model.family:
@@ -249,6 +291,28 @@ class Recipe:
             losses=other.losses if self.losses == own.losses else replace(self.losses, family=model.family),
         )
 
+    def with_sizes_of(self, model: CondInstConfig, inference: bool = True, training: bool = True) -> "Recipe":
+        """This recipe with the input sizes of a trained model.
+
+        Args:
+            model: whose sizes are taken.
+            inference: take its sizes of inference.
+            training: bring the sizes of training to the same proportion, whole pixels.
+        """
+        sides = {name: getattr(model.preprocessing, name) for name in ("short_side", "long_side", "pad_divisor")}
+        own = self.model.preprocessing
+        changed = self
+        if inference:
+            changed = replace(self, model=replace(self.model, preprocessing=replace(own, **sides)))
+        if inference and training:
+            factor = sides["short_side"] / own.short_side
+            short, late = (
+                tuple(dict.fromkeys(max(1, round(side * factor)) for side in each))
+                for each in (self.short_sides, self.late_short_sides)
+            )
+            changed = replace(changed, short_sides=short, late_short_sides=late)
+        return changed
+
     def of_length(self, iterations: int) -> "Recipe":
         """This recipe for a run of another length.
 
@@ -278,6 +342,17 @@ def load_recipe(name: str) -> Recipe:
         ConfigError: there is none of that name, or it has settings that cannot be used.
     """
     return recipe_from_toml(Recipe(), name, files("condinst_deploy") / "training" / "recipes")
+
+
+def sizes_named(name: str) -> tuple[bool, bool]:
+    """Whether a recipe, or its base, names sizes of inference, and whether it names those of training.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    named = named_settings(name, files("condinst_deploy") / "training" / "recipes")
+    inference = {"model.preprocessing.short_side", "model.preprocessing.long_side"}
+    return bool(named & inference), "short_sides" in named
 
 
 def recipe_from_dict(values: object) -> Recipe:

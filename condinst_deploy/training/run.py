@@ -1,31 +1,51 @@
 """The state of a training run, one step of it, and its checkpoints."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from condinst_deploy.contract import Family, ModelManifest
 from condinst_deploy.data.transforms import TrainingBatch
 from condinst_deploy.errors import CheckpointError, ConfigError
+from condinst_deploy.model.boxinst import similar_neighbours
 from condinst_deploy.model.checkpoints import load_model, own_content, write_checkpoint
 from condinst_deploy.model.condinst import CondInst
-from condinst_deploy.model.families import resnet_weights
-from condinst_deploy.model.losses import Losses, condinst_losses
+from condinst_deploy.model.loss_plan import Draw, Normalisers, Part, Plan, normalisers_of, plan_step, sums_of
+from condinst_deploy.model.losses import Losses
+from condinst_deploy.model.published_checkpoints import resnet_weights
 from condinst_deploy.model.safe_load import load_checkpoint_file
 from condinst_deploy.support.validation import typed
+from condinst_deploy.training.averaging import WeightAverage
+from condinst_deploy.training.imagenet import TORCHVISION, torchvision_resnet
+from condinst_deploy.training.loss_module import LossModule, layout_of
 from condinst_deploy.training.optimizers import Optimizer, optimizer_of
+from condinst_deploy.training.ranks import ALONE, Ranks
 from condinst_deploy.training.recipe import Recipe, StartSettings, recipe_from_dict
+from condinst_deploy.training.scaling import LossScale
 
 RESNETS: dict[Family, str] = {
     "mmdet": "a ResNet in torchvision's names",
     "adelaidet": "MSRA's ResNet in detectron2's names",
 }
 """What a family's models begin with."""
+
+
+MASK_DRAWS = 1
+"""Keeps the random numbers that choose masks apart from those that transform the image of the same position."""
+
+MAY_CHANGE = ("execution", "log_every", "checkpoint_every", "keep_checkpoints", "tensorboard")
+"""Settings of a recipe that a resumed run may have otherwise: none of them changes what is learnt from what."""
+
+LOADING = ("workers", "prefetch")
+"""Those of its data."""
 
 
 @dataclass
@@ -37,68 +57,185 @@ class TrainingRun:
     manifest: ModelManifest
     optimizer: Optimizer
     device: torch.device
+    ranks: Ranks = ALONE
     iteration: int = 0  # steps done
     note: str = ""  # one sentence on where the weights began
+    average: WeightAverage | None = None
+    scale: LossScale | None = None
+    losses: LossModule = field(init=False)
+    _wrapped: nn.Module | None = field(init=False, default=None)
+    _before: list[Tensor] = field(init=False, default_factory=list)  # statistics of norms before the step
 
-    def step(self, batch: TrainingBatch) -> Losses:
-        """One step; returns the losses before it.
+    def __post_init__(self) -> None:
+        """Make the parts that follow from the others."""
+        self.losses = LossModule(self.model, self.recipe)
+        if self.recipe.execution.precision == "float16" and self.scale is None:
+            self.scale = LossScale()
+        if self.recipe.optimizer.average_decay > 0 and self.average is None:
+            self.average = WeightAverage(self.model, self.recipe.optimizer.average_decay)
+
+    @property
+    def evaluated(self) -> CondInst:
+        """The model that is evaluated and exported: the average where there is one."""
+        return self.model if self.average is None else self.average.model
+
+    def step(self, *parts: TrainingBatch) -> Losses:
+        """One step on this process's share of a batch, in one or several parts; returns the losses before it.
+
+        The losses are those of the whole batch of all processes.
 
         Raises:
             ConfigError: the losses are not finite.
+            DistributedError: another process is lost. The run can be saved after `undo`.
         """
-        recipe = self.recipe
-        rate = recipe.learning_rate(self.iteration)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group.get("factor", 1.0)
+        self._set_rate()
         self.model.train()
-        losses = self._losses(batch)
-        total = losses.total
-        if not total.isfinite():
-            raise ConfigError(
-                f"the losses of iteration {self.iteration} are not finite ({_shown(losses)});"
-                " lower optimizer.learning_rate or set optimizer.clip_norm"
-            )
+        self._before = [x.clone() for x in self._statistics()]
+        on_device = [part.to(self.device) for part in parts]
+        plans, normalisers = self._planned(on_device)
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        if recipe.optimizer.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.optimizer.clip_norm)
-        self.optimizer.step()
+        sums: list[Tensor] = []
+        with self.ranks.together():
+            for i, (part, plan) in enumerate(zip(on_device, plans, strict=True)):
+                with self._exchange(last=i + 1 == len(parts)):
+                    terms = self._module()(part, plan, normalisers)
+                    (torch.stack(list(terms.values())).sum() * self._factor()).backward()
+                sums.append(torch.stack([value.detach() for value in terms.values()]))
+        values = self.ranks.average(torch.stack(sums).sum(dim=0).to("cpu", torch.float64))
+        losses = Losses(**dict(zip(terms, values, strict=True)))
+        self._check_finite(losses, parts)
+        self._update()
         self.iteration += 1
-        return Losses(**{name: loss.detach() for name, loss in losses.terms.items()})
+        self._before = []
+        return losses
 
-    def _losses(self, batch: TrainingBatch) -> Losses:
-        images = self.model.normalize(batch.images.to(self.device), batch.image_sizes.to(self.device))
-        features = self.model.features(images.contiguous(memory_format=_layout(self.model)))
-        return condinst_losses(
-            features,
-            [target.to(self.device) for target in batch.targets],
-            self.recipe.losses,
-            hidden=self.model.config.dynamic_channels,
-            permutation=self._permutation(),
-        )
+    def undo(self) -> None:
+        """Forget a step that did not end: statistics of norms are those before it, weights have not changed yet."""
+        with torch.no_grad():
+            for own, before in zip(self._statistics(), self._before, strict=False):
+                own.copy_(before)
 
-    def _permutation(self) -> Callable[[int], Tensor]:
-        """Random orders decided by seed and iteration, so that nothing random has to be kept."""
-        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.iteration)
-        return lambda n: torch.randperm(n, generator=generator)
+    def average_statistics(self) -> None:
+        """Give all processes the means of their norms' statistics, which each learns from its own images.
+
+        Raises:
+            DistributedError: another process is lost.
+        """
+        own = self._statistics()
+        if self.ranks.size > 1 and own:
+            means = self.ranks.average(torch.cat([x.flatten() for x in own]))
+            with torch.no_grad():
+                for x, mean in zip(own, means.split([x.numel() for x in own]), strict=True):
+                    x.copy_(mean.reshape(x.shape))
+            if self.average is not None:
+                self.average.copy_statistics(self.model)
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint that both `resumed` and `load_model` read."""
-        content = own_content(self.model, self.manifest)
+        """Write a checkpoint that both `resumed_run` and `load_model` read; `load_model` gets the average."""
+        content = own_content(self.evaluated, self.manifest)
         content["training"] = {
             "iteration": self.iteration,
             "recipe": self.recipe.to_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
+        if self.scale is not None:
+            content["training"]["scale"] = self.scale.state_dict()
+        if self.average is not None:
+            content["training"]["weights"] = own_content(self.model, self.manifest)["state_dict"]
         write_checkpoint(path, content)
 
+    def _set_rate(self) -> None:
+        rate = self.recipe.learning_rate(self.iteration)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group.get("factor", 1.0)
 
-def new_run(recipe: Recipe, manifest: ModelManifest, device: torch.device) -> TrainingRun:
+    def _statistics(self) -> list[Tensor]:
+        """Running means and variances of the norms that learn them."""
+        return [
+            statistic
+            for module in self.model.modules()
+            if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) and module.training
+            for statistic in (module.running_mean, module.running_var)
+            if statistic is not None
+        ]
+
+    def _planned(self, parts: Sequence[TrainingBatch]) -> tuple[list[Plan], Normalisers]:
+        """What each part learns, and the divisors of the whole step."""
+        settings = self.recipe.losses
+        colours = settings.colours
+        learnt = [
+            Part(
+                part.targets,
+                (part.images.shape[2], part.images.shape[3]),
+                None if colours is None else similar_neighbours(part.images, part.image_sizes, colours),
+            )
+            for part in parts
+        ]
+        plans = plan_step(learnt, settings, self._draw(parts), self.iteration)
+        sums = torch.stack([sums_of(plan, part, settings) for plan, part in zip(plans, learnt, strict=True)])
+        return plans, normalisers_of(sums.sum(dim=0), settings, self.ranks.average)
+
+    def _draw(self, parts: Sequence[TrainingBatch]) -> Draw:
+        """Random numbers decided by seed and an image's position, so that nothing random has to be kept."""
+        positions = [source.position for part in parts for source in part.sources]
+
+        def draw(image: int, n: int) -> Tensor:
+            seed = (self.recipe.seed, positions[image], MASK_DRAWS)
+            return torch.from_numpy(np.random.default_rng(seed).random(n))
+
+        return draw
+
+    def _module(self) -> nn.Module:
+        """The losses' module; where several processes train together, the one that averages gradients."""
+        if self.ranks.size == 1:
+            return self.losses
+        if self._wrapped is None:
+            # each process keeps its norms' statistics until they are averaged
+            self._wrapped = DistributedDataParallel(self.losses, broadcast_buffers=False)
+        return self._wrapped
+
+    def _exchange(self, last: bool) -> AbstractContextManager[None]:
+        """Gradients of all but the last part stay in this process."""
+        module = self._module()
+        return nullcontext() if last or not isinstance(module, DistributedDataParallel) else module.no_sync()
+
+    def _factor(self) -> float:
+        return 1.0 if self.scale is None else self.scale.factor
+
+    def _check_finite(self, losses: Losses, parts: Sequence[TrainingBatch]) -> None:
+        """The losses of all processes together are finite or not, so that all stop or none."""
+        if losses.total.isfinite():
+            return
+        self.undo()
+        names = [source.name for part in parts for source in part.sources]
+        seen = [name for own in self.ranks.gathered(names) for name in own]
+        raise ConfigError(
+            f"the losses of iteration {self.iteration} are not finite ({_shown(losses)}); its images are"
+            f" {', '.join(seen) or 'not named'}; look at them, lower optimizer.learning_rate or set"
+            " optimizer.clip_norm"
+        )
+
+    def _update(self) -> None:
+        """Change the weights, unless gradients of scaled losses overflowed."""
+        parameters = list(self.model.parameters())
+        if self.scale is not None:
+            finite = self.scale.unscale(parameters)
+            self.scale.update(finite)
+            if not finite:
+                return
+        if self.recipe.optimizer.clip_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, self.recipe.optimizer.clip_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model, self.iteration + 1)
+
+
+def new_run(recipe: Recipe, manifest: ModelManifest, device: torch.device, ranks: Ranks = ALONE) -> TrainingRun:
     """A run from the recipe's initial weights.
 
     Raises:
         CheckpointError: the file of the backbone cannot be loaded.
-        ConfigError: it is the other family's, or there is none for what the recipe freezes.
+        ConfigError: it is the other family's, cannot be fetched, or there is none for what the recipe freezes.
     """
     start = recipe.start
     if not start.backbone and (start.frozen_stages or not start.norm_affine):
@@ -111,11 +248,14 @@ def new_run(recipe: Recipe, manifest: ModelManifest, device: torch.device) -> Tr
     model = CondInst(recipe.model)
     _start(model, recipe.start)
     if recipe.start.backbone:
-        _load_backbone(model, Path(recipe.start.backbone))
-    return _run(recipe, model, manifest, device)
+        named = recipe.start.backbone
+        _load_backbone(model, torchvision_resnet(recipe.model.depth) if named == TORCHVISION else Path(named))
+    return _run(recipe, model, manifest, device, ranks)
 
 
-def fine_tuning_run(recipe: Recipe, manifest: ModelManifest, weights: Path, device: torch.device) -> TrainingRun:
+def fine_tuning_run(
+    recipe: Recipe, manifest: ModelManifest, weights: Path, device: torch.device, ranks: Ranks = ALONE
+) -> TrainingRun:
     """A run from a trained model; a class layer of another size begins anew.
 
     Where the recipe was written for the other family, losses and norms follow the checkpoint (`Recipe.with_model`).
@@ -142,13 +282,13 @@ def fine_tuning_run(recipe: Recipe, manifest: ModelManifest, weights: Path, devi
     model.load_state_dict(state, strict=False)
     if recipe.model.family != config.family:
         note += f"; the recipe is of the family {recipe.model.family}: losses and norms follow the checkpoint's"
-    run = _run(recipe.with_model(config), model, manifest, device)
+    run = _run(recipe.with_model(config), model, manifest, device, ranks)
     run.note = note
     return run
 
 
-def resumed_run(recipe: Recipe, path: Path, device: torch.device) -> TrainingRun:
-    """Go on where a checkpoint of the same recipe stopped.
+def resumed_run(recipe: Recipe, path: Path, device: torch.device, ranks: Ranks = ALONE) -> TrainingRun:
+    """Go on where a checkpoint of the same recipe stopped, on any number of processes.
 
     Raises:
         CheckpointError: the file is no training checkpoint.
@@ -159,20 +299,31 @@ def resumed_run(recipe: Recipe, path: Path, device: torch.device) -> TrainingRun
         raise CheckpointError(f"{path} is not a training checkpoint; expected last.pth of a run")
     loaded = load_model(path)
     recipe = recipe.with_model(loaded.model.config)
-    then = _trained_with(path, training)
-    changed = [each.name for each in fields(recipe) if getattr(recipe, each.name) != getattr(then, each.name)]
+    _check_same(path, recipe, _trained_with(path, training))
+    run = _run(recipe, loaded.model, loaded.manifest, device, ranks)
+    try:
+        if run.average is not None:
+            run.model.load_state_dict(training["weights"])
+        if run.scale is not None and "scale" in training:
+            run.scale.load_state_dict(training["scale"])
+        run.optimizer.load_state_dict(training["optimizer"])
+        run.iteration = typed(training["iteration"], int, "iteration")
+    except (ConfigError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as e:
+        raise CheckpointError(f"{path} has an optimizer's state that cannot be used ({e}); start anew") from e
+    return run
+
+
+def _check_same(path: Path, recipe: Recipe, then: Recipe) -> None:
+    """Refuse a recipe that would go on differently."""
+    same_loading = {name: getattr(recipe.data, name) for name in LOADING}
+    then = replace(then, data=replace(then.data, **same_loading))
+    compared = [each.name for each in fields(recipe) if each.name not in MAY_CHANGE]
+    changed = [name for name in compared if getattr(recipe, name) != getattr(then, name)]
     if changed:
         raise ConfigError(
             f"{path} was made with another recipe (it differs in {', '.join(changed)});"
             " resume with the same one, or start anew in another folder"
         )
-    run = _run(recipe, loaded.model, loaded.manifest, device)
-    try:
-        run.optimizer.load_state_dict(training["optimizer"])
-        run.iteration = typed(training["iteration"], int, "iteration")
-    except (ConfigError, KeyError, TypeError, ValueError, AttributeError, IndexError) as e:
-        raise CheckpointError(f"{path} has an optimizer's state that cannot be used ({e}); start anew") from e
-    return run
 
 
 def _trained_with(path: Path, training: dict[str, Any]) -> Recipe:
@@ -183,19 +334,35 @@ def _trained_with(path: Path, training: dict[str, Any]) -> Recipe:
         raise CheckpointError(f"{path} was made with a recipe that this release cannot use: {e}") from e
 
 
-def _run(recipe: Recipe, model: CondInst, manifest: ModelManifest, device: torch.device) -> TrainingRun:
-    model = model.to(device=device, memory_format=_layout(model))  # type: ignore[call-overload]
+def _run(recipe: Recipe, model: CondInst, manifest: ModelManifest, device: torch.device, ranks: Ranks) -> TrainingRun:
+    if recipe.execution.compile and device.type == "cpu":
+        raise ConfigError(
+            "execution.compile is true and the device is cpu; PyTorch's compiled backward pass of a replicated border"
+            " fails on CPUs (docs/training.md): set it to false"
+        )
+    if recipe.execution.sync_norms and ranks.size > 1:
+        model = _with_synchronised_norms(model, recipe, device)
+    model = model.to(device=device, memory_format=layout_of(model, recipe))  # type: ignore[call-overload]
     model.backbone.freeze(recipe.start.frozen_stages, recipe.start.norm_eval, recipe.start.norm_affine)
-    return TrainingRun(recipe, model, manifest, optimizer_of(model, recipe.optimizer), device)
+    return TrainingRun(recipe, model, manifest, optimizer_of(model, recipe.optimizer), device, ranks)
 
 
-def _layout(model: CondInst) -> torch.memory_format:
-    """Channels last: two thirds of the time of a step on a CPU.
+def _with_synchronised_norms(model: CondInst, recipe: Recipe, device: torch.device) -> CondInst:
+    """Norms that learn their statistics see the images of all processes.
 
-    Not for narrow models: oneDNN's backward pass of a strided 1x1 convolution of 8 channels writes out of bounds
-    in that layout (torch 2.14.0; from 16 channels on it does not).
+    Raises:
+        ConfigError: the device is a CPU.
     """
-    return torch.channels_last if model.config.base_width >= 16 else torch.contiguous_format
+    if device.type != "cuda":
+        raise ConfigError(
+            f"execution.sync_norms is true and the device is {device}; PyTorch synchronises norms on GPUs alone:"
+            " set it to false, or train in one process"
+        )
+    convert: Callable[[nn.Module], Any] = nn.SyncBatchNorm.convert_sync_batchnorm
+    model.fpn, model.mask_branch = convert(model.fpn), convert(model.mask_branch)
+    if not recipe.start.norm_eval and recipe.start.norm_affine:
+        model.backbone = convert(model.backbone)
+    return model
 
 
 def _start(model: CondInst, settings: StartSettings) -> None:

@@ -1,21 +1,28 @@
 """Train a model: recipe and data in, a folder with checkpoint, model, curves and metrics out."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
 
 from condinst_deploy.data.analysis import analyse
 from condinst_deploy.data.coco import CocoDataset
 from condinst_deploy.data.shapes import TRAIN_COUNT, VAL_COUNT, ShapesConfig, generate_shapes
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.runtime.torch_backend import torch_device
 from condinst_deploy.support.atomic_write import check_writable
 from condinst_deploy.support.folder_lock import locked_folder
 from condinst_deploy.training import trainer
 from condinst_deploy.training.history import Record
 from condinst_deploy.training.options import TrainOptions
-from condinst_deploy.training.recipe import Recipe, load_recipe
+from condinst_deploy.training.preview import Preview, preview
+from condinst_deploy.training.ranks import ALONE, Ranks, connected, device_of, ranks_from_environment
+from condinst_deploy.training.recipe import Recipe, load_recipe, sizes_named
 from condinst_deploy.training.run import TrainingRun, fine_tuning_run, new_run, resumed_run
+from condinst_deploy.training.store import CHECKPOINT, CheckpointStore
 from condinst_deploy.training.trainer import Reports, Sets
 
 SHAPES_FOLDER = Path("data/shapes")
@@ -42,8 +49,10 @@ def train(
 ) -> TrainedModel:
     """Train a CondInst model to the end of its recipe.
 
-    The folder of the run gets last.pth (checkpoint), model.pth, history.jsonl, TensorBoard scalars, curves.png and
-    predictions.jpg. A recipe with `data.shapes` generates its data (375 MB) in data/shapes below the current directory.
+    The folder of the run gets last.pth (checkpoint), best.pth, model.pth, recipe.toml, history.jsonl, TensorBoard
+    scalars, curves.png and predictions.jpg. A recipe with `data.shapes` generates its data (375 MB) in data/shapes
+    below the current directory. In processes that torchrun started this trains together with the others, which all
+    call it with the same arguments.
 
     Args:
         recipe: name of a recipe of the package, path of a TOML file, or a recipe; one that is not read from a file
@@ -55,33 +64,92 @@ def train(
         ConfigError: a setting cannot be used, or the folder holds another run.
         CheckpointError: weights cannot be loaded.
         DataError: the data set is malformed or incomplete.
+        DistributedError: another process of a run on several failed, or is lost.
         KeyboardInterrupt: Ctrl-C; the checkpoint was written, and `options.resume` continues the run.
     """
     options, reports = options or TrainOptions(), reports or Reports()
+    folder, ranks = _folder(recipe, options), ranks_from_environment()
+    chosen = _read(recipe, options, folder)
+    device = device_of(ranks, torch_device(options.device))
+    if not ranks.first:
+        reports = Reports()
+    with connected(ranks, device, chosen.execution.timeout, options.meeting):
+        return _train(chosen, options, reports, folder, Place(ranks, device))
+
+
+def check(recipe: str | Path | Recipe, options: TrainOptions | None = None, reports: Reports | None = None) -> Preview:
+    """Look at recipe and data, draw examples and time a few steps, without training.
+
+    Args: as `train`. The folder of the run gets a sheet of examples, and nothing else.
+
+    Raises:
+        ConfigError, CheckpointError, DataError: what would stop `train` before its first step.
+    """
+    options, reports = options or TrainOptions(), reports or Reports()
+    if ranks_from_environment().size > 1:
+        raise ConfigError("--check runs in one process; start it without torchrun")
     folder = _folder(recipe, options)
-    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe))
-    check_writable(folder / trainer.CHECKPOINT)
-    chosen = _with_data(_changed(chosen, options, reports), options, reports)
-    reports.on_stage("reading the data")
-    sets = trainer.open_sets(chosen)
-    chosen = trainer.with_classes(chosen, sets)
-    if options.num_classes not in (None, chosen.model.num_classes):
-        raise ConfigError(
-            f"--num-classes is {options.num_classes}; the data set has {chosen.model.num_classes} classes"
-        )
-    reports.on_data(sets)
-    _look_at(sets.train, chosen, options.strict, reports)
-    run = _started(chosen, sets, folder, options)
-    if run.note:
-        reports.on_note(run.note)
-    reports.on_start(run.iteration, chosen)
+    place = Place(ALONE, torch_device(options.device))
+    run, sets = _prepared(_read(recipe, options, folder), options, reports, folder, place)
+    return preview(run, sets.train, folder)
+
+
+def _read(recipe: str | Path | Recipe, options: TrainOptions, folder: Path) -> Recipe:
+    """The recipe; sizes that its file does not name are those of the weights that are fine-tuned."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    name = str(recipe)
+    chosen, weights = load_recipe(name), options.weights
+    if options.resume:  # what was fine-tuned has the sizes already
+        weights = CheckpointStore(folder, chosen.keep_checkpoints).newest().path
+    if weights is None:
+        return chosen
+    inference, training = sizes_named(name)
+    return chosen.with_sizes_of(load_model(weights).model.config, inference=not inference, training=not training)
+
+
+class Place(NamedTuple):
+    """Where this process runs."""
+
+    ranks: Ranks
+    device: torch.device
+
+
+def _train(recipe: Recipe, options: TrainOptions, reports: Reports, folder: Path, place: Place) -> TrainedModel:
+    ranks = place.ranks
+    run, sets = _prepared(recipe, options, reports, folder, place)
+    reports.on_start(run.iteration, run.recipe)
     try:
-        with locked_folder(folder):
+        with ExitStack() as stack:
+            ranks.on_first(lambda: stack.enter_context(locked_folder(folder)))
             metrics = trainer.train(run, sets, folder, reports)
     except KeyboardInterrupt:
         reports.on_interrupted(run.iteration, folder)
         raise
     return TrainedModel(folder.absolute(), folder.absolute() / trainer.MODEL, metrics)
+
+
+def _prepared(
+    recipe: Recipe, options: TrainOptions, reports: Reports, folder: Path, place: Place
+) -> tuple[TrainingRun, Sets]:
+    """The run before its next step, and its data."""
+    ranks = place.ranks
+    ranks.on_first(lambda: check_writable(folder / CHECKPOINT))
+    changed = _changed(recipe, options, reports)
+    placed = ranks.on_first(lambda: _with_data(changed, options, reports))
+    reports.on_stage("reading the data")
+    sets = ranks.in_each(lambda: trainer.open_sets(placed))
+    chosen = trainer.with_classes(placed, sets)
+    if options.num_classes not in (None, chosen.model.num_classes):
+        raise ConfigError(
+            f"--num-classes is {options.num_classes}; the data set has {chosen.model.num_classes} classes"
+        )
+    reports.on_data(sets)
+    ranks.on_first(lambda: _look_at(sets.train, chosen, options.strict, reports))
+    run = ranks.in_each(lambda: _started(chosen, sets, folder, options, place))
+    if run.note:
+        reports.on_note(run.note)
+    return run, sets
 
 
 def _look_at(data: CocoDataset, recipe: Recipe, strict: bool, reports: Reports) -> None:
@@ -103,14 +171,12 @@ def _folder(recipe: str | Path | Recipe, options: TrainOptions) -> Path:
 
 def _changed(recipe: Recipe, options: TrainOptions, reports: Reports) -> Recipe:
     """The recipe with what the options set instead."""
-    if options.iterations is not None:
-        shorter = recipe.of_length(options.iterations)
-        before, after = recipe.schedule.warmup_iterations, shorter.schedule.warmup_iterations
-        if after < before:
-            reports.on_note(
-                f"warm-up shortened from {before} to {after} iterations: the run has only {options.iterations}"
-            )
-        recipe = shorter
+    length = recipe.schedule.iterations if options.iterations is None else options.iterations
+    fitting = recipe.of_length(length)
+    before, after = recipe.schedule.warmup_iterations, fitting.schedule.warmup_iterations
+    if after < before:
+        reports.on_note(f"warm-up shortened from {before} to {after} iterations: the run has only {length}")
+    recipe = fitting
     if options.backbone is not None:
         recipe = replace(recipe, start=replace(recipe.start, backbone=str(options.backbone)))
     return recipe if options.seed is None else replace(recipe, seed=options.seed)
@@ -134,21 +200,21 @@ def _with_data(recipe: Recipe, options: TrainOptions, reports: Reports) -> Recip
     return replace(recipe, data=replace(recipe.data, **places))
 
 
-def _started(recipe: Recipe, sets: Sets, folder: Path, options: TrainOptions) -> TrainingRun:
+def _started(recipe: Recipe, sets: Sets, folder: Path, options: TrainOptions, place: Place) -> TrainingRun:
     """A new run, one from trained weights, or the one in the folder."""
-    manifest, device = trainer.manifest_for(recipe, sets), torch_device(options.device)
-    checkpoint = folder / trainer.CHECKPOINT
+    manifest, (ranks, device) = trainer.manifest_for(recipe, sets), place
     if options.resume:
-        run = resumed_run(recipe, checkpoint, device)
+        checkpoint, note = CheckpointStore(folder, recipe.keep_checkpoints).newest()
+        run = resumed_run(recipe, checkpoint, device, ranks)
         if run.manifest.class_names != manifest.class_names:
             raise ConfigError(
                 f"{checkpoint} was trained on the classes {', '.join(run.manifest.class_names)}, and the data set has"
                 f" {', '.join(manifest.class_names)}; resume with the same data"
             )
-        run.note = f"resumed at iteration {run.iteration}"
+        run.note = f"resumed at iteration {run.iteration}" + (f": {note}" if note else "")
         return run
-    if checkpoint.exists():
-        raise ConfigError(f"{checkpoint} exists: go on with --resume, or name another folder with --out")
+    if (folder / CHECKPOINT).exists():
+        raise ConfigError(f"{folder / CHECKPOINT} exists: go on with --resume, or name another folder with --out")
     if options.weights is not None:
-        return fine_tuning_run(recipe, manifest, options.weights, device)
-    return new_run(recipe, manifest, device)
+        return fine_tuning_run(recipe, manifest, options.weights, device, ranks)
+    return new_run(recipe, manifest, device, ranks)

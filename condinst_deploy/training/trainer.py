@@ -1,28 +1,37 @@
 """The training loop: steps, evaluation, checkpoints, and images at the end."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from signal import SIGTERM
 
 from condinst_deploy.contract import ModelManifest
 from condinst_deploy.data.coco import CocoDataset
-from condinst_deploy.errors import ConfigError, DataError, OutputError
-from condinst_deploy.evaluation.coco import average_precision, detect_all, load_coco
+from condinst_deploy.data.transforms import TrainingBatch
+from condinst_deploy.errors import ConfigError, DataError, DistributedError, OutputError
+from condinst_deploy.evaluation.coco import Entry, average_precision, detect_all, load_coco
 from condinst_deploy.imaging.drawing import SHEET_SIDE, contact_sheet
 from condinst_deploy.model.checkpoints import LoadedModel, save_model
 from condinst_deploy.model.losses import Losses
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.runtime.torch_backend import TorchBackend
 from condinst_deploy.support.atomic_write import atomic_path
-from condinst_deploy.support.signals import whole_steps
+from condinst_deploy.support.signals import Interruption, Stopped, received, whole_steps
 from condinst_deploy.training.batches import batches
 from condinst_deploy.training.history import History, Record, draw_curves
 from condinst_deploy.training.recipe import Recipe
+from condinst_deploy.training.recipe_file import write_recipe
 from condinst_deploy.training.run import TrainingRun
+from condinst_deploy.training.store import BEST, CheckpointStore
 
-CHECKPOINT, MODEL, CURVES, SHEET = "last.pth", "model.pth", "curves.png", "predictions.jpg"
+MODEL, CURVES, SHEET, RECIPE = "model.pth", "curves.png", "predictions.jpg", "recipe.toml"
 IMAGES_SHOWN = 12
+
+SCORE = "segm/ap"
+"""What the best model has most of."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,11 @@ def open_sets(recipe: Recipe) -> Sets:
             " in the recipe or on the command line"
         )
     train = CocoDataset(
-        Path(data.train_annotations), Path(data.train_images), training=True, keep_empty=data.keep_empty
+        Path(data.train_annotations),
+        Path(data.train_images),
+        training=True,
+        keep_empty=data.keep_empty,
+        boxes_only=recipe.losses.kind == "boxinst",
     )
     val = CocoDataset(Path(data.val_annotations), Path(data.val_images), training=False)
     if (train.category_ids, train.class_names) != (val.category_ids, val.class_names):
@@ -85,44 +98,157 @@ def manifest_for(recipe: Recipe, sets: Sets) -> ModelManifest:
 
 
 def train(run: TrainingRun, sets: Sets, folder: Path, reports: Reports) -> Record:
-    """Train to the end of the recipe; returns the figures of the last evaluation.
+    """Train to the end of the recipe; returns the metrics of the last evaluation.
 
-    A checkpoint is written every `checkpoint_every` iterations, at the end, and when the run is
-    interrupted or meets a damaged image.
+    A checkpoint is written every `checkpoint_every` iterations, before every evaluation, at the end, and when the run
+    is interrupted, meets a damaged image or loses one of its processes. The first process writes; where it is the one
+    that is lost, another one writes.
+
+    Raises:
+        DataError: an image is damaged.
+        OutputError: a file cannot be written.
+        DistributedError: another process failed, or is lost.
+        KeyboardInterrupt: a signal asked this process or another one to stop.
     """
-    recipe = run.recipe
-    last: Record = {}
-    with History(folder, run.iteration) as history:
+    store = CheckpointStore(folder, run.recipe.keep_checkpoints)
+    try:
+        with ExitStack() as stack:
+            # several processes stop together: a signal takes effect where they agree on it
+            several = run.ranks.size > 1
+            interruption = stack.enter_context(whole_steps()) if several else Interruption()
+            history = stack.enter_context(History(folder, run.iteration, run.recipe.tensorboard, run.ranks.first))
+            return _Training(run, sets, folder, reports, store, history, interruption).to_the_end()
+    except KeyboardInterrupt:
+        run.average_statistics()
+        if run.ranks.first:
+            store.add(run.save)
+        raise
+    except (DataError, OutputError) as e:  # an image of thousands can be damaged, a disk full
+        if run.ranks.first:
+            store.add(run.save)
+        raise e
+    except DistributedError:
+        run.ranks.abandon()
+        run.undo()
+        if run.ranks.first:
+            store.add(run.save)
+        else:
+            store.add_alone(run.save, run.iteration)
+        raise
+
+
+@dataclass
+class _Training:
+    """The loop and what it needs."""
+
+    run: TrainingRun
+    sets: Sets
+    folder: Path
+    reports: Reports
+    store: CheckpointStore
+    history: History
+    interruption: Interruption
+
+    def to_the_end(self) -> Record:
+        run = self.run
+        self._first(lambda: write_recipe(run.recipe, self.folder / RECIPE))
         started = time.perf_counter()
+        loader = batches(self.sets.train, run.recipe, run.iteration, run.ranks)
+        while run.iteration < run.recipe.schedule.iterations and not self._has_enough():
+            parts = self._parts(loader)
+            with whole_steps():  # half a step would not be a checkpoint to go on from
+                losses = run.step(*parts)
+            self._after_step(losses, started)
+        run.average_statistics()
+        self._save()
+        self._first(lambda: save_model(self.folder / MODEL, run.evaluated, run.manifest))
+        last = self._last_evaluation() or self._evaluate()
+        self._first(lambda: draw_predictions(run, self.sets, self.folder / SHEET))
+        return last
+
+    def _parts(self, loader: Iterator[TrainingBatch]) -> list[TrainingBatch]:
+        """The next step's batches, where all processes have theirs and none wants to stop.
+
+        Raises:
+            DataError, DistributedError: this process or another one has a damaged image.
+            KeyboardInterrupt: a signal came, here or there.
+        """
+        parts: list[TrainingBatch] = []
+        problem = None
         try:
-            for batch in batches(sets.train, recipe, run.iteration):
-                with whole_steps():  # half a step would not be a checkpoint to go on from
-                    losses = run.step(batch)
-                if run.iteration % recipe.log_every == 0 or run.iteration == recipe.schedule.iterations:
-                    history.add(_record(run, losses, time.perf_counter() - started))
-                reports.on_step(run.iteration, losses)
-                if run.iteration % recipe.checkpoint_every == 0:
-                    run.save(folder / CHECKPOINT)
-                if _is_evaluated(run):
-                    last = evaluate(run, sets, reports)
-                    history.add(last)
-                    reports.on_evaluation(last)
-        except (KeyboardInterrupt, DataError, OutputError):  # an image of thousands can be damaged, a disk full
-            run.save(folder / CHECKPOINT)
-            raise
-        run.save(folder / CHECKPOINT)
-        save_model(folder / MODEL, run.model, run.manifest)
-        last = evaluate(run, sets, reports)
-        history.add(last)
-        reports.on_evaluation(last)
-        draw_curves(history.records, folder / CURVES)
-    draw_predictions(run, sets, folder / SHEET)
-    return last
+            parts = list(islice(loader, self.run.recipe.execution.accumulate))
+        except DataError as e:
+            problem = e
+        failed, stop = self.run.ranks.any((int(problem is not None), int(self.interruption.wanted)))
+        if failed:
+            self.run.ranks.agree(problem)
+        if stop:
+            raise Stopped(received() or SIGTERM)
+        return parts
+
+    def _after_step(self, losses: Losses, started: float) -> None:
+        run, recipe = self.run, self.run.recipe
+        ends = run.iteration == recipe.schedule.iterations
+        if run.iteration % recipe.log_every == 0 or ends:
+            seconds = time.perf_counter() - started
+            self._first(lambda: self.history.add(_record(run, losses, seconds)))
+        self.reports.on_step(run.iteration, losses)
+        evaluated = _is_evaluated(run)
+        if run.iteration % recipe.checkpoint_every == 0 or evaluated:
+            self._save()
+        if evaluated:
+            self._evaluate()
+
+    def _save(self) -> None:
+        self.run.average_statistics()
+        self._first(lambda: self.store.add(self.run.save))
+
+    def _evaluate(self) -> Record:
+        """Evaluate; keep the model if it is the best so far."""
+        run = self.run
+        record = evaluate(run, self.sets, self.reports)
+        best = max((r[SCORE] for r in self.history.records if SCORE in r), default=-1.0)
+        if record[SCORE] > best:
+            self._first(lambda: save_model(self.folder / BEST, run.evaluated, run.manifest))
+        self._first(lambda: self.history.add(record))
+        if not run.ranks.first:
+            self.history.records.append(record)
+        self._first(lambda: draw_curves(self.history.records, self.folder / CURVES))
+        self.reports.on_evaluation(record)
+        return record
+
+    def _has_enough(self) -> bool:
+        """Whether the run ends early; a resumed run counts the evaluations before it, too."""
+        patience = self.run.recipe.patience
+        scores = [record[SCORE] for record in self.history.records if SCORE in record]
+        stale = len(scores) - 1 - scores.index(max(scores)) if scores else 0
+        enough = 0 < patience <= stale
+        if enough:
+            self.reports.on_note(
+                f"stopped at iteration {self.run.iteration}: {stale} evaluations without a better mask AP;"
+                f" the best model is {self.folder / BEST}"
+            )
+        return enough
+
+    def _last_evaluation(self) -> Record | None:
+        """The evaluation of this iteration, where a run ends early right after it."""
+        records = [record for record in self.history.records if SCORE in record]
+        return records[-1] if records and records[-1]["iteration"] == self.run.iteration else None
+
+    def _first(self, function: Callable[[], object]) -> None:
+        """Have the first process write something; all fail where it fails."""
+        self.run.ranks.on_first(lambda: (function(), None)[1])
 
 
 def evaluate(run: TrainingRun, sets: Sets, reports: Reports) -> Record:
-    """Average precision on the validation set, on a 0..1 scale."""
-    images = list(zip(sets.val.image_ids, sets.val.paths, strict=True))
+    """Average precision on the validation set, on a 0..1 scale; each process detects in its share of the images.
+
+    Raises:
+        ImageError: an image cannot be read.
+        DistributedError: another process failed, or is lost.
+    """
+    ranks = run.ranks
+    images = list(zip(sets.val.image_ids, sets.val.paths, strict=True))[ranks.rank :: ranks.size]
     done = 0
 
     def on_image() -> None:
@@ -130,9 +256,13 @@ def evaluate(run: TrainingRun, sets: Sets, reports: Reports) -> Record:
         done += 1
         reports.on_image(done, len(images))
 
-    results = detect_all(_predictor(run), images, on_image)
+    shares = ranks.gathered(ranks.in_each(lambda: detect_all(_predictor(run), images, on_image)))
+    return ranks.on_first(lambda: _metrics(run.iteration, sets, [entry for share in shares for entry in share]))
+
+
+def _metrics(iteration: int, sets: Sets, results: list[Entry]) -> Record:
     ground_truth = load_coco(sets.val.annotations)
-    record: Record = {"iteration": run.iteration}
+    record: Record = {"iteration": iteration}
     for kind in ("bbox", "segm"):
         for name, value in average_precision(ground_truth, results, kind)._asdict().items():
             record[f"{kind}/{name}"] = value
@@ -160,8 +290,8 @@ def draw_predictions(run: TrainingRun, sets: Sets, path: Path) -> None:
 
 
 def _predictor(run: TrainingRun) -> Predictor:
-    run.model.eval()
-    backend = TorchBackend(LoadedModel(run.model, run.manifest, "the model in training"), run.device)
+    model = run.evaluated.eval()
+    backend = TorchBackend(LoadedModel(model, run.manifest, "the model in training"), run.device)
     return Predictor(backend, batch_size=8)
 
 

@@ -7,6 +7,7 @@ the GPU that the engine is for.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -14,7 +15,13 @@ import onnx
 import onnx.inliner
 import torch
 
-from condinst_deploy.contract.engine_manifest import AMPERE, EngineProfile, EngineTensor, FoundPrecision
+from condinst_deploy.contract.engine_manifest import (
+    AMPERE,
+    ENGINE_INSPECTOR,
+    EngineProfile,
+    EngineTensor,
+    FoundPrecision,
+)
 from condinst_deploy.errors import ArtifactError, BackendError, ConfigError, EngineError
 from condinst_deploy.support.signals import whole_steps
 from condinst_engines.build_recipe import BuildRecipe
@@ -23,6 +30,15 @@ from condinst_engines.builder_log import BuilderLog
 from condinst_engines.engine_inspector import found_in_engine, layers_of
 from condinst_engines.monitor import OnProgress, Phases, progress_monitor
 from condinst_engines.precision import converted
+from condinst_engines.quantization.insert import Scales, insert_qdq
+from condinst_engines.quantization.proof import (
+    FoundConvolutions,
+    asked_convolutions,
+    check_quantized,
+    convolutions_of_layers,
+    convolutions_of_plan,
+)
+from condinst_engines.quantization.requests import check_targets
 from condinst_engines.rewrites.plugins import Rewritten, with_plugins
 from condinst_engines.typed_network import check_precision, check_types, found_in_network, parsed_network, tensors_of
 
@@ -57,22 +73,35 @@ class BuiltEngine:
     timings: bytes = b""  # contents of the timing cache, where one was asked for
 
 
-def graph_for_builder(proto: onnx.ModelProto, recipe: BuildRecipe) -> onnx.ModelProto:
+def graph_for_builder(proto: onnx.ModelProto, recipe: BuildRecipe, scales: Scales | None = None) -> onnx.ModelProto:
     """The exact graph that the builder gets: of the recipe's precision, functions inlined.
 
     The bodies of the special operations are inlined because the parser can mis-wire local functions.
 
+    Args:
+        proto: a file of condinst-export.
+        recipe: precision and policy.
+        scales: of a quantised engine.
+
     Raises:
         ConfigError, EngineError: as `precision.converted`.
     """
-    return onnx.inliner.inline_local_functions(converted(proto, recipe.precision, recipe.policy))
+    return onnx.inliner.inline_local_functions(_typed(proto, recipe, scales))
 
 
-def plugin_graph_for_builder(proto: onnx.ModelProto, recipe: BuildRecipe) -> Rewritten:
+def plugin_graph_for_builder(proto: onnx.ModelProto, recipe: BuildRecipe, scales: Scales | None = None) -> Rewritten:
     """As `graph_for_builder`, with plugins in the places of the special operations, where the kernels cover them."""
-    typed = converted(proto, recipe.precision, recipe.policy)
+    typed = _typed(proto, recipe, scales)
     rewritten = with_plugins(typed, _of_several_types(proto, recipe))
     return rewritten._replace(proto=onnx.inliner.inline_local_functions(rewritten.proto))
+
+
+def _typed(proto: onnx.ModelProto, recipe: BuildRecipe, scales: Scales | None) -> onnx.ModelProto:
+    """The graph with its precision: Q/DQ first, while names and policy match, then halves."""
+    if scales is None:
+        return converted(proto, recipe.precision, recipe.policy)
+    insert = partial(insert_qdq, scales=scales, policy=recipe.policy, precision=recipe.precision)
+    return converted(proto, recipe.precision, recipe.policy, insert)
 
 
 def _of_several_types(proto: onnx.ModelProto, recipe: BuildRecipe) -> dict[str, str]:
@@ -121,7 +150,7 @@ def build_engine(
         _apply(recipe, config, flavour)
         if flavour.builds_ahead:
             _set_targets(config, flavour.trt, targets)
-        cache = _timing_cache(config, flavour, surroundings.timing_cache)
+        cache = timing_cache_of(config, flavour, surroundings.timing_cache)
         monitor = progress_monitor(flavour.trt, Phases(surroundings.on_progress), interruption)
         config.progress_monitor = monitor
         plan = builder.build_serialized_network(network, config)
@@ -130,6 +159,9 @@ def build_engine(
     content = bytes(memoryview(plan))
     found = _found_in_plan(content, flavour, recipe, targets, surroundings) or found_in_network(network)
     check_precision(found, recipe.precision, also)
+    asked = asked_convolutions(graph)
+    if asked:
+        check_quantized(*_found_convolutions(content, flavour, recipe, asked))
     return BuiltEngine(
         plan=content,
         targets=targets,
@@ -140,6 +172,16 @@ def build_engine(
         seconds=time.perf_counter() - started,
         timings=b"" if cache is None else bytes(memoryview(cache.serialize())),
     )
+
+
+def _found_convolutions(
+    plan: bytes, flavour: BuilderLibrary, recipe: BuildRecipe, asked: dict[str, str]
+) -> tuple[FoundConvolutions, dict[str, str], str]:
+    """What the engine's convolutions read, what was asked, and where that was found."""
+    if flavour.builds_ahead:
+        return convolutions_of_plan(plan), asked, "plan's program"
+    layers = layers_of(plan, flavour, host_code=recipe.tensorrt.version_compatible)
+    return convolutions_of_layers(layers, asked), asked, ENGINE_INSPECTOR
 
 
 def _found_in_plan(
@@ -166,8 +208,13 @@ def targets_of(recipe: BuildRecipe, flavour: BuilderLibrary) -> tuple[str, ...]:
         ConfigError: the flavour builds for other GPUs, or not ahead of time.
         EngineError: it builds on the GPU at hand, and there is none.
     """
-    if flavour.builds_ahead:
-        return _ahead_targets(recipe, flavour)
+    targets = _ahead_targets(recipe, flavour) if flavour.builds_ahead else _target_here(recipe)
+    if recipe.quantized is not None:
+        check_targets(recipe.quantized, targets)
+    return targets
+
+
+def _target_here(recipe: BuildRecipe) -> tuple[str, ...]:
     if not torch.cuda.is_available():
         raise EngineError(
             "the flavour tensorrt builds on the GPU that the engine is for, and PyTorch sees none here;"
@@ -249,7 +296,7 @@ def _set_targets(config: Any, trt: Any, targets: Sequence[str]) -> None:
             raise EngineError(f"the builder refuses compute capability {target}")
 
 
-def _timing_cache(config: "tensorrt.IBuilderConfig", flavour: BuilderLibrary, path: Path | None) -> Any:
+def timing_cache_of(config: "tensorrt.IBuilderConfig", flavour: BuilderLibrary, path: Path | None) -> Any:
     """The cache that the build reads and fills, or None."""
     if path is None:
         return None

@@ -6,7 +6,9 @@ from pathlib import Path
 from condinst_deploy.errors import ConfigError
 from condinst_engines.build_recipe import BuildRecipe, load_recipe
 from condinst_engines.builder_library import BuilderLibrary
-from condinst_engines.policy import Precision
+from condinst_engines.policy import Precision, Quantized
+from condinst_engines.quantization.calibrate import Request
+from condinst_export.quantization.options import calibration_from
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,8 @@ class BuildOptions:
     Attributes:
         recipe: a recipe, the name of one of the package, or the path of a TOML file; None: the defaults.
         flavour: `tensorrt` or `rtx`; None: tensorrt if it is installed, else rtx.
-        precision: float32, float16 or bfloat16.
+        precision: float32, float16 or bfloat16; of an INT8 or FP8 engine what is not in 8 bits (None: float16).
+        quantization: int8 or fp8: convolutions in 8 bits; takes `calibration`.
         optimization_level: 0 (quick) to 5 (thorough).
         workspace_gb: largest scratch memory of a layer, in GiB.
         sm: rtx: compute capabilities to build for, for example 86.
@@ -27,7 +30,13 @@ class BuildOptions:
         strip_weights: leave the weights out; they come by refitting.
         shapes: profiles MIN:OPT:MAX that come before the recipe's.
         timing_cache: tensorrt: file that keeps timings between builds.
-        calibration: folder of images on which the ranges of half precision are checked; None: a built-in set.
+        calibration: folder of images. Ranges of half precision are checked on it (None: on a built-in set), and the
+            ranges of 8 bits are found on it.
+        calibration_images: most images that ranges of 8 bits are found on.
+        calibration_method: mse, entropy or max.
+        scales: manifest of a quantised engine of the same file, whose ranges are taken instead of new ones.
+        report: folder for the report of a quantised engine's accuracy on images that were held out; None: no files.
+        sensitivity: measure what each group of convolutions costs.
         keep_policy: TOML file for the policy that the range check comes to, as a recipe to edit.
         keep_onnx: file for the exact graph that the builder gets.
         log: file for everything that the builder says.
@@ -36,6 +45,7 @@ class BuildOptions:
     recipe: BuildRecipe | str | None = None
     flavour: str | None = None
     precision: Precision | None = None
+    quantization: Quantized | None = None
     optimization_level: int | None = None
     workspace_gb: float | None = None
     sm: tuple[str, ...] | None = None
@@ -47,6 +57,11 @@ class BuildOptions:
     shapes: tuple[str, ...] = ()
     timing_cache: Path | None = None
     calibration: Path | None = None
+    calibration_images: int | None = None
+    calibration_method: str | None = None
+    scales: Path | None = None
+    report: Path | None = None
+    sensitivity: bool = False
     keep_policy: Path | None = None
     keep_onnx: Path | None = None
     log: Path | None = None
@@ -63,6 +78,7 @@ def recipe_of(options: BuildOptions, library: BuilderLibrary) -> BuildRecipe:
     recipe = _with_options(
         recipe,
         precision=options.precision,
+        quantization=options.quantization,
         optimization_level=options.optimization_level,
         workspace_gb=options.workspace_gb,
         refit=options.refit or None,
@@ -73,8 +89,30 @@ def recipe_of(options: BuildOptions, library: BuilderLibrary) -> BuildRecipe:
     return replace(recipe, tensorrt=replace(recipe.tensorrt, plugins=False)) if options.no_plugins else recipe
 
 
+def request_of(options: BuildOptions, recipe: BuildRecipe) -> Request | None:
+    """What is asked of a quantised build; None: nothing is quantised.
+
+    Raises:
+        ConfigError: an option is missing or cannot be used.
+    """
+    kind = recipe.quantized
+    given = {"--scales": options.scales, "--report": options.report, "--sensitivity": options.sensitivity or None}
+    asked_by = [] if kind is None else [f"--{kind}"]
+    calibration = calibration_from(
+        options.calibration, options.calibration_images, options.calibration_method, asked_by
+    )
+    if kind is None or calibration is None:
+        for name, value in given.items():
+            if value is not None:
+                raise ConfigError(f"{name} is for quantised engines; give --int8 or --fp8, too")
+        return None
+    return Request(kind, calibration, options.scales, options.report, options.sensitivity)
+
+
 def _with_options(recipe: BuildRecipe, **options: object) -> BuildRecipe:
     given = {name: value for name, value in options.items() if value is not None}
+    if "quantization" in given and recipe.precision == "float32":
+        given.setdefault("precision", "float16")  # of what is not in 8 bits
     return replace(recipe, **given)  # type: ignore[arg-type]
 
 

@@ -2,14 +2,17 @@
 
 from dataclasses import dataclass, field
 from importlib.resources import files
+from typing import Literal
 
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.support.toml_config import recipe_from_toml
 from condinst_deploy.support.validation import Limits, check_choice, check_number
-from condinst_engines.policy import Policy, Precision
+from condinst_engines.policy import QUANTIZED, Policy, Precision, Quantized
 
 SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 """Precisions as options and file names call them."""
+
+Quantization = Literal["none", "int8", "fp8"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class BuildRecipe:
     """One build; the defaults are float32 and the builder's own."""
 
     precision: Precision = "float32"
+    quantization: Quantization = "none"  # int8 and fp8: convolutions in 8 bits, everything else by `precision`
     batches: tuple[str, ...] = ("1:1:8",)  # MIN:OPT:MAX images, a profile each; its sides are the model's own
     profiles: tuple[str, ...] = ()  # MIN:OPT:MAX of the images, sides and all; they take the place of batches
     optimization_level: int = 3  # 0 quick to 5 thorough
@@ -50,6 +54,14 @@ class BuildRecipe:
             ConfigError: one is outside its range.
         """
         check_choice("precision", self.precision, Precision)
+        check_choice("quantization", self.quantization, Quantization)
+        if self.quantization != "none" and self.precision == "float32":
+            raise ConfigError(
+                f"quantization is {self.quantization}; expected float16 or bfloat16 as precision beside it"
+            )
+        for kind in QUANTIZED:
+            if getattr(self.policy, kind) and kind != self.quantization:
+                raise ConfigError(f"policy.{kind} is for engines that are built with --{kind}; take these lines out")
         check_number("optimization_level", self.optimization_level, Limits(0, 5, whole=True))
         check_number("workspace_gb (GiB; 0: all of the GPU's memory)", self.workspace_gb, Limits(0, 1024, below=True))
         if not self.batches:
@@ -57,6 +69,16 @@ class BuildRecipe:
         for name, values in (("batches", self.batches), ("profiles", self.profiles), ("rtx.sm", self.rtx.sm)):
             if not all(isinstance(value, str) for value in values):
                 raise ConfigError(f"{name} is {list(values)}; expected a list of texts in quotes")
+
+    @property
+    def quantized(self) -> Quantized | None:
+        """The kind of 8 bits; None: there are none."""
+        return None if self.quantization == "none" else self.quantization
+
+    @property
+    def short_name(self) -> str:
+        """What file names call this engine's precision."""
+        return self.quantized or SHORT[self.precision]
 
 
 def load_recipe(name: str) -> BuildRecipe:

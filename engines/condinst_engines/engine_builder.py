@@ -9,8 +9,9 @@ from typing import NamedTuple, TextIO
 from condinst_deploy.contract.artifacts import ONNX, check_kind
 from condinst_deploy.contract.engine_manifest import EngineManifest, manifest_path
 from condinst_deploy.errors import OutputError
+from condinst_deploy.support.atomic_write import only_writer
 from condinst_engines.build import Surroundings
-from condinst_engines.build_options import BuildOptions, recipe_of
+from condinst_engines.build_options import BuildOptions, recipe_of, request_of
 from condinst_engines.builder_library import BuilderLibrary, load_builder_library
 from condinst_engines.engine_file import EngineFiles, check_apart, default_engine_path, engine_from_onnx
 from condinst_engines.gpu_coverage import coverage_notes
@@ -51,7 +52,7 @@ def build_engine(
     Raises:
         ArtifactError: the exported file cannot be used.
         BackendError: no TensorRT is installed.
-        ConfigError, EngineError: an engine cannot be built so.
+        ConfigError, EngineError: an engine cannot be built so, or another run writes the same file.
         OutputError: a file cannot be written.
         KeyboardInterrupt: Ctrl-C; nothing was written.
     """
@@ -60,7 +61,9 @@ def build_engine(
     recipe = recipe_of(options, library)
     source, given = only_exported() if onnx is None else Path(onnx), None if out is None else Path(out)
     check_kind(source, ONNX, "--onnx")
-    files = EngineFiles(source, given, options.keep_onnx, options.calibration, options.keep_policy)
+    files = EngineFiles(
+        source, given, options.keep_onnx, options.calibration, options.keep_policy, request_of(options, recipe)
+    )
     engine = given or default_engine_path(source, recipe, library)
     written = {
         "--out": engine,
@@ -72,7 +75,9 @@ def build_engine(
     reports.on_start(source, library)
     for note in coverage_notes(options, recipe, library):
         reports.on_note(note)
-    with _log_file(options.log, reports.on_note) as log:
+    if engine.exists():
+        reports.on_note(f"{engine} exists and will be replaced; --out writes another file")
+    with only_writer(engine), _log_file(options.log, reports.on_note) as log:
         surroundings = Surroundings(options.timing_cache, log, reports.on_progress, reports.on_note)
         return BuiltEngineFile(*engine_from_onnx(files, recipe, library, surroundings, options.shapes))
 

@@ -12,6 +12,7 @@ from condinst_deploy.contract import ModelManifest
 from condinst_deploy.contract.artifacts import ENGINE, ONNX
 from condinst_deploy.contract.engine_manifest import AMPERE, EngineManifest, host, write_engine
 from condinst_deploy.contract.engine_ranges import CheckedRanges
+from condinst_deploy.contract.quantization import HeldOutAgreement, Quantization
 from condinst_deploy.errors import ConfigError, EngineError, OutputError
 from condinst_deploy.support.atomic_write import atomic_path, check_writable
 from condinst_deploy.support.digests import sha256_of, sha256_of_bytes
@@ -25,15 +26,30 @@ from condinst_engines.build import (
     plugin_graph_for_builder,
     targets_of,
 )
-from condinst_engines.build_recipe import SHORT, BuildRecipe
+from condinst_engines.build_recipe import BuildRecipe
 from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.onnx_input import load_onnx, manifest_of
 from condinst_engines.plugins import register_plugins
 from condinst_engines.plugins.names import LOWEST_CAPABILITY
 from condinst_engines.profiles import profiles_for, remark_on
+from condinst_engines.quantization.calibrate import Request, calibrated
+from condinst_engines.quantization.insert import Scales
+from condinst_engines.quantization.proof import asked_convolutions
+from condinst_engines.quantization.report import (
+    FIGURES,
+    GroupCost,
+    judged,
+    ranked,
+    sensitivity,
+    worst_layers,
+    write_report,
+)
+from condinst_engines.quantization.requests import described_qdq
 from condinst_engines.ranges.check import RangeCheck
 from condinst_engines.ranges.decide import Setting
 from condinst_engines.ranges.images import RangeImages
+from condinst_engines.rounding import rounded
+from condinst_export.quantization.images import CalibrationImages
 
 DEFAULT_FOLDER = Path("engines/build")
 """Where engines go, below the current directory."""
@@ -50,6 +66,7 @@ class EngineFiles:
     keep_onnx: Path | None = None  # where to leave the graph that the builder got; written with the engine
     calibration: Path | None = None  # folder of images that half precision is checked on; None: a built-in set
     keep_policy: Path | None = None  # where to leave the policy of the range check, as a recipe
+    request: Request | None = None  # of a quantised engine
 
     def __post_init__(self) -> None:
         """Check the names.
@@ -101,19 +118,25 @@ def engine_from_onnx(
     """
     proto = load_onnx(files.source)
     model = manifest_of(proto, files.source)
+    _check_unquantised(proto, files, surroundings)
     if model.precision != "float32":
         raise EngineError(f"{files.source} is in {model.precision} already; give the file that condinst-export wrote")
     profiles = profiles_for(model, recipe, shapes)
     if remark := remark_on(model, recipe, profiles):
         surroundings.on_note(remark)
     path = files.engine or default_engine_path(files.source, recipe, flavour)
-    _check_writable(path, files.keep_onnx, files.keep_policy, surroundings.timing_cache)
+    report = files.request.report if files.request is not None else None
+    figures = None if report is None else report / FIGURES
+    _check_writable(path, files.keep_onnx, files.keep_policy, surroundings.timing_cache, figures)
     source = Source(printable(files.source.name), sha256_of(files.source))
     recipe, ranges = with_checked_ranges(proto, RangeImages(model, files.calibration), recipe, flavour, surroundings)
-    graph, plugins = graph_and_plugins(proto, recipe, flavour, surroundings)
+    scales, record = _scales(proto, model, files.request, recipe, source, surroundings)
+    graph, plugins = graph_and_plugins(proto, recipe, flavour, surroundings, scales)
     built = build_engine(graph, profiles, recipe, flavour, surroundings)
+    if scales is not None and record is not None:
+        record = replace(record, agreement=_judged(proto, files, recipe, scales, surroundings))
     manifest = _manifest(built, replace(model, precision=recipe.precision), recipe, flavour, source)
-    manifest = replace(manifest, plugins=plugins, ranges=ranges)
+    manifest = replace(manifest, plugins=plugins, ranges=ranges, quantization=record)
     with ExitStack() as kept:
         if files.keep_onnx is not None:
             onnx.save(graph, str(kept.enter_context(atomic_path(files.keep_onnx))))
@@ -121,8 +144,66 @@ def engine_from_onnx(
             text = recipe.policy.to_toml(recipe.precision)
             kept.enter_context(atomic_path(files.keep_policy)).write_text(text, encoding="utf-8")
         write_engine(path.absolute(), built.plan, manifest)
-    _keep_timings(built.timings, surroundings)
+    keep_timings(built.timings, surroundings)
     return path.absolute(), manifest
+
+
+def _check_unquantised(proto: onnx.ModelProto, files: EngineFiles, surroundings: Surroundings) -> None:
+    """Say what the file has in 8 bits already; refuse to quantise it again."""
+    found = described_qdq(proto)
+    if found and files.request is not None:
+        raise EngineError(f"{files.source}: {found}; --{files.request.kind} quantises float32 files of condinst-export")
+    if found:
+        surroundings.on_note(f"{found}: its convolutions are built in 8 bits, and the engine is checked for them")
+
+
+def _scales(
+    proto: onnx.ModelProto,
+    model: ModelManifest,
+    request: Request | None,
+    recipe: BuildRecipe,
+    source: Source,
+    surroundings: Surroundings,
+) -> tuple[Scales | None, Quantization | None]:
+    """Ranges of a quantised build, and their record."""
+    if request is None:
+        return None, None
+
+    def on_share(share: float) -> None:
+        surroundings.on_progress(share, "calibrating")
+
+    scales, record = calibrated(proto, model, request, recipe, source.sha256, on_share)
+    surroundings.on_note(f"{record}")
+    return scales, record
+
+
+def _judged(
+    proto: onnx.ModelProto, files: EngineFiles, recipe: BuildRecipe, scales: Scales, surroundings: Surroundings
+) -> HeldOutAgreement:
+    """Run the quantised graph on the held-out images, say what it costs, and write the report that was asked for."""
+    request = files.request
+    assert request is not None
+    options = request.calibration
+    images = CalibrationImages(options.folder, manifest_of(proto, files.source), options.images).held_out
+
+    def simulated(some: Scales) -> onnx.ModelProto:
+        return rounded(graph_for_builder(proto, recipe, some))
+
+    found = judged(proto, simulated(scales), images, lambda share: surroundings.on_progress(share, "judging"))
+    surroundings.on_note(f"{found.agreement}")
+    costs: list[GroupCost] = []
+    if request.sensitivity:
+        names = list(asked_convolutions(graph_for_builder(proto, recipe, scales)))
+        for cost in sensitivity(found, names, scales, simulated, images):
+            costs.append(cost)
+            surroundings.on_progress(len(costs) / len(names), f"measuring {cost.group}")
+        for cost in ranked(costs):
+            surroundings.on_note(f"  {cost}")
+    if request.report is not None:
+        layers = worst_layers(proto, simulated(scales), images)
+        path = write_report(request.report, request.kind, found, images, layers, costs)
+        surroundings.on_note(f"report: {path}")
+    return found.agreement
 
 
 def with_checked_ranges(
@@ -160,7 +241,7 @@ def with_checked_ranges(
     return replace(recipe, policy=policy), ranges
 
 
-def _keep_timings(timings: bytes, surroundings: Surroundings) -> None:
+def keep_timings(timings: bytes, surroundings: Surroundings) -> None:
     """Write the timing cache; the engine is there already, so that a failure is a remark."""
     if not timings or surroundings.timing_cache is None:
         return
@@ -201,16 +282,20 @@ def _check_writable(*paths: Path | None) -> None:
 
 
 def graph_and_plugins(
-    proto: onnx.ModelProto, recipe: BuildRecipe, flavour: BuilderLibrary, surroundings: Surroundings
+    proto: onnx.ModelProto,
+    recipe: BuildRecipe,
+    flavour: BuilderLibrary,
+    surroundings: Surroundings,
+    scales: Scales | None = None,
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """The builder's graph and its plugins; they are registered."""
     if not flavour.has_plugins or not recipe.tensorrt.plugins:
-        return graph_for_builder(proto, recipe), ()
+        return graph_for_builder(proto, recipe, scales), ()
     targets = targets_of(recipe, flavour)
     if min(int(target) for target in targets) < LOWEST_CAPABILITY:
         surroundings.on_note(f"no plugins: the kernels are for sm_{LOWEST_CAPABILITY} on, this is {', '.join(targets)}")
-        return graph_for_builder(proto, recipe), ()
-    rewritten = plugin_graph_for_builder(proto, recipe)
+        return graph_for_builder(proto, recipe, scales), ()
+    rewritten = plugin_graph_for_builder(proto, recipe, scales)
     for reason in rewritten.refused:
         surroundings.on_note(f"no plugin for {reason}")
     register_plugins(flavour)
@@ -222,7 +307,7 @@ def default_engine_path(source: Path, recipe: BuildRecipe, flavour: BuilderLibra
     targets = "sm" + "-".join(targets_of(recipe, flavour))
     if _hardware_compatible(recipe, flavour):
         targets = "ampereplus"
-    name = f"{source.stem}.{flavour.name}.{SHORT[recipe.precision]}.{targets}{ENGINE}"
+    name = f"{source.stem}.{flavour.name}.{recipe.short_name}.{targets}{ENGINE}"
     return DEFAULT_FOLDER / name
 
 

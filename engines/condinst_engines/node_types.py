@@ -54,7 +54,7 @@ def output_types(node: ir.Node, schema: OpSchema, types: Types) -> list[ir.DataT
         name = schema.outputs[min(i, len(schema.outputs) - 1)].type_str
         kind = bound.get(name) or (_named(name) if name.startswith("tensor(") else None)
         if kind is None:
-            raise EngineError(f"node {node.name} ({node.op_type}): the type of output {i} cannot be told")
+            raise EngineError(f"node {node.name} ({node.op_type}): the type of output {i} is unknown")
         found.append(kind)
     return found
 

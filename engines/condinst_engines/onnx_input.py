@@ -5,6 +5,7 @@ from pathlib import Path
 import onnx
 
 from condinst_deploy.contract import MANIFEST_KEY, ModelManifest
+from condinst_deploy.contract.artifacts import INT8_ONNX, ONNX
 from condinst_deploy.errors import ArtifactError, ConfigError
 
 DEFAULT_FOLDER = Path("export/build")
@@ -12,12 +13,12 @@ DEFAULT_FOLDER = Path("export/build")
 
 
 def only_exported(folder: Path = DEFAULT_FOLDER) -> Path:
-    """The only ONNX file that was exported below the current directory.
+    """The only ONNX file that was exported below the current directory; files for CPUs (.int8.onnx) do not count.
 
     Raises:
         ConfigError: there is none, or more than one.
     """
-    found = sorted(folder.glob("*.onnx"))
+    found = sorted(path for path in folder.glob(f"*{ONNX}") if not path.name.endswith(INT8_ONNX))
     if not found:
         raise ConfigError(
             f"no ONNX file in {folder.absolute()}:"

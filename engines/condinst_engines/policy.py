@@ -17,8 +17,14 @@ from condinst_deploy.support.json_text import json_text
 Precision = Literal["float32", "float16", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
-Level = Literal["fp32", "bf16", "fp16", "half"]
-"""What a rule says of a node. `half` is the half type that the engine is built for."""
+Quantized = Literal["int8", "fp8"]
+"""Kinds of engines with convolutions in 8 bits."""
+
+QUANTIZED: tuple[Quantized, ...] = get_args(Quantized)
+
+Level = Literal["fp32", "bf16", "fp16", "half", "int8", "fp8"]
+"""What a rule says of a node. `half` is the half type that the engine is built for. `int8` and `fp8` are for
+convolutions: they read 8 bits, and what they give is half."""
 
 LEVEL_TYPES: dict[Level, Precision] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -36,7 +42,7 @@ class Rule:
 
     def type_for(self, precision: Precision) -> Precision:
         """The type of the nodes in an engine of a precision."""
-        return precision if self.level == "half" else LEVEL_TYPES[self.level]
+        return LEVEL_TYPES.get(self.level, precision)
 
 
 POLICY = (
@@ -56,6 +62,21 @@ POLICY = (
     Rule("*", "fp32", "whatever no rule names"),
 )
 
+NEVER_QUANTIZED = ("head.cls_logits/*", "head.box_pred/*", "head.centerness/*", "mask_branch.features/*")
+"""Convolutions whose outputs are scores, distances and mask features. The controller and the dynamic mask head are no
+convolutions of the graph, and are never quantised either."""
+
+QUANTIZED_CONVOLUTIONS = (
+    Rule("backbone.conv1/*", "half", "the stem: three channels of pixels, nothing behind it forgives its errors"),
+    Rule("backbone.layer1.*", "half", "sensitive, a twentieth of the work"),
+    Rule("mask_branch*", "half", "mask convolutions: 8 bits there cost mask IoU, not boxes"),
+    Rule("backbone*", "int8", "convolutions: most of the weights"),
+    Rule("fpn*", "int8", "convolutions"),
+    Rule("head.*_tower.*", "int8", "towers: half of the work"),
+    Rule("*", "half", "whatever no rule names"),
+)
+"""Which convolutions an INT8 or FP8 engine has in 8 bits; a recipe's lines come before. `int8` means both kinds."""
+
 WORDS_SHOWN = 5
 
 
@@ -68,6 +89,8 @@ class Policy:
     bf16: tuple[str, ...] = ()  # in bfloat16, whatever the engine's precision
     fp16: tuple[str, ...] = ()  # in float16, whatever the engine's precision
     half: tuple[str, ...] = ()  # in the engine's half type
+    int8: tuple[str, ...] = ()  # convolutions that an INT8 engine has in 8 bits, besides the toolkit's own
+    fp8: tuple[str, ...] = ()  # and an FP8 engine
     scale: tuple[str, ...] = ()  # PATTERN:K: these convolutions give 2^-K of their output to the norm behind them
 
     def __post_init__(self) -> None:
@@ -94,7 +117,15 @@ class Policy:
     @cached_property
     def own_rules(self) -> tuple[Rule, ...]:
         """The recipe's rules, in the order in which they are asked."""
-        levels: dict[str, Level] = {"fp32": "fp32", "float32": "fp32", "bf16": "bf16", "fp16": "fp16", "half": "half"}
+        levels: dict[str, Level] = {
+            "fp32": "fp32",
+            "float32": "fp32",
+            "bf16": "bf16",
+            "fp16": "fp16",
+            "half": "half",
+            "int8": "int8",
+            "fp8": "fp8",
+        }
         return tuple(
             Rule(pattern, level, "named by the recipe")
             for name, level in levels.items()
@@ -109,6 +140,20 @@ class Policy:
     def rule_for(self, node: str) -> Rule:
         """The rule that decides about a node."""
         return next(rule for rule in self.rules if fnmatchcase(node, rule.pattern))
+
+    def quantizes(self, convolution: str, precision: Precision, kind: Quantized) -> bool:
+        """Whether an engine of a kind has a convolution in 8 bits.
+
+        A node that is in another type than the engine's half type is not quantised.
+        """
+        if self.rule_for(convolution).type_for(precision) != precision:
+            return False
+        if any(fnmatchcase(convolution, pattern) for pattern in NEVER_QUANTIZED):
+            return False
+        own = next((rule for rule in self.own_rules if fnmatchcase(convolution, rule.pattern)), None)
+        if own is not None:
+            return own.level == kind
+        return next(rule for rule in QUANTIZED_CONVOLUTIONS if fnmatchcase(convolution, rule.pattern)).level == "int8"
 
     def with_level(self, level: Literal["fp32", "bf16"], nodes: Iterable[str]) -> "Policy":
         """This policy with more nodes of a level; they leave the other generated level."""

@@ -4,7 +4,7 @@ Casts are put where the policy's sides meet; weights are converted and checked; 
 the contract. The bodies of the two special operations are converted, too: the file can be inlined or rewritten later.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from condinst_engines.node_types import (
 )
 from condinst_engines.norm_scale import apply_scales
 from condinst_engines.policy import WORDS_SHOWN, Policy, Precision
+from condinst_engines.quantization.insert import QDQ, set_opset
 
 FLOAT = ir.DataType.FLOAT
 TYPES: dict[Precision, ir.DataType] = {
@@ -40,13 +41,20 @@ KEEPS_FLOAT16 = "mask_logits"
 """The one output that the contract allows in float16; what reads it converts. It halves the largest transfer."""
 
 
-def converted(proto: onnx.ModelProto, precision: Precision, policy: Policy | None = None) -> onnx.ModelProto:
+Quantise = Callable[[ir.Model], None]
+"""Writes Q/DQ into a float32 graph, in place."""
+
+
+def converted(
+    proto: onnx.ModelProto, precision: Precision, policy: Policy | None = None, quantise: Quantise | None = None
+) -> onnx.ModelProto:
     """Write a precision, and the policy's scales, into a graph.
 
     Args:
         proto: a float32 file of condinst-export; it is left as it is.
         precision: of the nodes that the policy calls half; "float32" gives a copy.
         policy: rules; None: the toolkit's own.
+        quantise: called behind the scales and before anything is half.
 
     Raises:
         ConfigError: a pattern of the policy matches no node, or a node that cannot be converted or scaled.
@@ -63,6 +71,10 @@ def converted(proto: onnx.ModelProto, precision: Precision, policy: Policy | Non
         return copy
     policy.check_known(node.name or "" for node in _all_nodes(model) if node.op_identifier() not in model.functions)
     apply_scales(model, policy)
+    if any(node.op_type in QDQ for node in model.graph):  # somebody else's; half scales came with a later opset
+        set_opset(model)
+    if quantise is not None:
+        quantise(model)
     _Conversion(model, precision, policy).run()
     done = ir.to_proto(model)
     _set_manifest_precision(done, precision)

@@ -21,14 +21,14 @@ from condinst_deploy.runtime.cores import usable_cores
 from condinst_deploy.runtime.onnxruntime_session import run_session
 from condinst_deploy.support.onnx_runtime import onnx_runtime
 from condinst_engines.node_types import value_types
-from condinst_engines.rounding import HALVES, rounded
+from condinst_engines.rounding import HALVES, holds_fp8, rounded
 from condinst_engines.slots import PER_SLOT, Matched, matched_outputs
 
 PORTION = 2**30
 """Bytes of float32 tensors that are held of either file at once."""
 
 UNKNOWN_ELEMENTS = 2**21
-"""Taken for a tensor whose size cannot be told before the run: a level's class probabilities at full size."""
+"""Taken for a tensor whose size is unknown before the run: a level's class probabilities at full size."""
 Tensors = dict[str, npt.NDArray[Any]]
 FLOATING = (ir.DataType.FLOAT, *HALVES)
 
@@ -193,7 +193,7 @@ def _portions(proto: onnx.ModelProto, names: Sequence[str], batch: NetworkInputs
 
 
 def element_counts(proto: onnx.ModelProto, batch: NetworkInputs) -> dict[str, int]:
-    """Elements of each tensor whose shape can be told from the inputs' shapes."""
+    """Elements of each tensor whose shape follows from the inputs' shapes."""
     fixed = onnx.ModelProto()
     fixed.CopyFrom(proto)
     del fixed.graph.value_info[:]
@@ -225,6 +225,8 @@ def _run(proto: onnx.ModelProto, names: Sequence[str], batch: NetworkInputs) -> 
     options.log_severity_level = 3
     options.intra_op_num_threads = usable_cores()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if holds_fp8(proto):
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     try:
         session = onnxruntime.InferenceSession(own.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as e:  # the module's exceptions have no common base below Exception

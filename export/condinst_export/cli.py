@@ -11,6 +11,7 @@ from condinst_deploy.cli.command import command_app, print_json, print_line, ter
 from condinst_deploy.contract import Family
 from condinst_deploy.errors import ConfigError
 from condinst_export.options import DEFAULT_FOLDER, ExportOptions, checked_output, class_names_from
+from condinst_export.quantization.options import IMAGES, calibration_from
 
 if TYPE_CHECKING:
     from condinst_deploy.contract import ModelManifest
@@ -23,7 +24,7 @@ def export(
         Path, typer.Option(help="Checkpoint: mmdetection's or AdelaiDet's CondInst (.pth), or this toolkit's own.")
     ],
     family: Annotated[
-        Family | None, typer.Option(help="Family that the checkpoint must be of. Default: told by its keys.")
+        Family | None, typer.Option(help="Family that the checkpoint must be of. Default: recognised by its keys.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help=f"File to write. Default: {DEFAULT_FOLDER}/NAME_OF_THE_WEIGHTS.onnx")
@@ -57,17 +58,58 @@ def export(
     class_names: Annotated[
         Path | None, typer.Option(help="Text file with one class name a line, where the checkpoint has none.")
     ] = None,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8", help="Write NAME.int8.onnx for CPUs with VNNI: convolutions in 8 bits. Needs --calibration."
+        ),
+    ] = False,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of images of the kind that the model will see: ranges of 8 bits are found on most of them, and"
+            " the result is judged on the others.",
+        ),
+    ] = None,
+    calibration_images: Annotated[
+        int | None, typer.Option(metavar="N", help=f"Most images to calibrate on. Default: {IMAGES}.")
+    ] = None,
+    calibration_method: Annotated[
+        str | None, typer.Option(metavar="NAME", help="entropy, mse or max: how ranges are chosen. Default: mse.")
+    ] = None,
+    keep_float: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help='Convolutions that --int8 keeps in float32, for example "mask_branch*"; repeat it for several.',
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Turn a CondInst checkpoint into one ONNX file, and prove it equal to the PyTorch model.
 
     The file runs in ONNX Runtime as it is and is what engines are built from. It is compared with PyTorch
     on several images and sizes before it gets its name; if they disagree, nothing is written.
+    With --int8 the file is for ONNX Runtime on CPUs alone: engines are built from the float32 file.
     """
     shape = _static_shape(static)
-    checked_output(weights, out)
+    checked_output(weights, out, int8=int8)
     names = None if class_names is None else class_names_from(class_names)
-    options = ExportOptions(max_detections, score_threshold, nms_iou, shape, candidates_per_level, family, names)
+    if calibration is not None and not int8:
+        raise ConfigError("--calibration is for INT8 files; give --int8, too")
+    asked = calibration_from(calibration, calibration_images, calibration_method, ["--int8"] if int8 else [])
+    options = ExportOptions(
+        max_detections=max_detections,
+        score_threshold=score_threshold,
+        nms_iou=nms_iou,
+        static_shape=shape,
+        candidates_per_level=candidates_per_level,
+        family=family,
+        class_names=names,
+        int8=asked,
+        keep_float=tuple(keep_float or ()),
+    )
     # PyTorch takes seconds to import: only after the arguments were checked
     from condinst_export.exporter import export_model
 

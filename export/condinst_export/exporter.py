@@ -12,9 +12,12 @@ from condinst_deploy.contract import ModelManifest, contiguous_ids
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE
 from condinst_deploy.model.checkpoints import load_model
-from condinst_deploy.support.atomic_write import atomic_path, check_writable
+from condinst_deploy.runtime.cpu_features import OVERFLOW_REMARK, products_may_overflow
+from condinst_deploy.support.atomic_write import atomic_path, check_writable, only_writer
 from condinst_export.onnx_file import onnx_from_model, tensorrt_remarks, with_options
 from condinst_export.options import ExportOptions, checked_output
+from condinst_export.quantization.agreement import INT8_TOLERANCE
+from condinst_export.quantization.int8_file import int8_from_float32
 from condinst_export.verify import CaseResult, Verification, verify_onnx
 
 
@@ -71,24 +74,27 @@ def export_model(
 ) -> ExportedModel:
     """Export a checkpoint as one ONNX file, and verify it.
 
-    The file is compared with PyTorch on several images and sizes. It gets its name only if the two agree.
+    The float32 graph is compared with PyTorch on several images and sizes. The file gets its name only if the two
+    agree. An INT8 file is then made from that graph, and compared with it on images that were held out.
 
     Args:
         weights: checkpoint of mmdetection, of AdelaiDet, or of this toolkit.
-        out: file to write; None: `export/build/NAME_OF_THE_WEIGHTS.onnx` below the current directory.
+        out: file to write; None: `export/build/NAME_OF_THE_WEIGHTS.onnx` below the current directory, `.int8.onnx` for
+            an INT8 file.
         options: what differs from the checkpoint's own settings.
         reports: functions that are called while the export runs.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
-        ConfigError: an option cannot be used.
+        ConfigError: an option cannot be used, or another run writes the same file.
         ExportError: the graph cannot be traced or translated.
-        VerificationError: the file and PyTorch disagree; nothing was written.
+        ImageError: a calibration image cannot be read.
+        VerificationError: the file and PyTorch disagree, or INT8 and float32; nothing was written.
         OutputError: the file cannot be written.
     """
     started = time.perf_counter()
     options, reports, weights = options or ExportOptions(), reports or ExportReports(), Path(weights)
-    path = checked_output(weights, None if out is None else Path(out))
+    path = checked_output(weights, None if out is None else Path(out), int8=options.int8 is not None)
     check_writable(path)
     reports.on_stage("reading the checkpoint")
     loaded = load_model(weights, options.family)
@@ -96,15 +102,31 @@ def export_model(
     if options.class_names is not None:
         manifest = _named(manifest, options.class_names)
     reports.on_loaded(loaded.note, manifest)
-    with atomic_path(path) as temporary:
+    if path.exists():
+        reports.on_note(f"{path} exists and will be replaced; --out writes another file")
+    with only_writer(path), atomic_path(path) as temporary:
         reports.on_stage("exporting the graph")
         proto = onnx_from_model(loaded.model, manifest)
         for remark in tensorrt_remarks(proto):
             reports.on_note(remark)
         reports.on_stage("comparing")
         verification = verify_onnx(proto, loaded.model, manifest, reports.on_case)
+        if options.int8 is not None:
+            proto, manifest = _in_int8(proto, manifest, options, reports)
         onnx.save(proto, str(temporary))
     return ExportedModel(path, manifest, verification, time.perf_counter() - started)
+
+
+def _in_int8(
+    proto: onnx.ModelProto, manifest: ModelManifest, options: ExportOptions, reports: ExportReports
+) -> tuple[onnx.ModelProto, ModelManifest]:
+    assert options.int8 is not None
+    if products_may_overflow():
+        reports.on_note(OVERFLOW_REMARK)
+    proto, manifest = int8_from_float32(proto, manifest, options.int8, options.keep_float, reports.on_stage)
+    assert manifest.quantization is not None
+    reports.on_note(f"{manifest.quantization}; {manifest.quantization.agreement} (expected: {INT8_TOLERANCE})")
+    return proto, manifest
 
 
 def _named(manifest: ModelManifest, names: tuple[str, ...]) -> ModelManifest:

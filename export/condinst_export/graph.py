@@ -213,7 +213,7 @@ def _marked(scores: Tensor, trouble: Tensor) -> Tensor:
     """Scores `(B, K)` with the trouble `(B, 1)` of the levels in the last slot.
 
     A level that is not finite has no candidates, and the instances of the other levels stay right. The mark tells
-    whoever reads the outputs that the level's instances are missing.
+    the reader of the outputs that the level's instances are missing.
     """
     slots = scores.shape[1]
     last = torch.arange(slots, device=scores.device) == slots - 1

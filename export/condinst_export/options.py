@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from condinst_deploy.contract import Family
-from condinst_deploy.contract.artifacts import CHECKPOINT, ONNX, check_kind, check_there
+from condinst_deploy.contract.artifacts import CHECKPOINT, INT8_ONNX, ONNX, check_kind, check_there
 from condinst_deploy.errors import ConfigError
+from condinst_export.quantization.options import CalibrationOptions
 
 DEFAULT_FOLDER = Path("export/build")
 """Where exported files go, below the current directory."""
@@ -23,6 +24,8 @@ class ExportOptions:
         candidates_per_level: candidates that go from each pyramid level to NMS.
         family: family that the checkpoint must be of.
         class_names: one for each class of the model; category ids are then 1, 2, and so on.
+        int8: how to calibrate an INT8 file for CPUs; None: the file is in float32.
+        keep_float: patterns of names of convolutions that an INT8 file keeps in float32.
     """
 
     max_detections: int | None = None
@@ -32,13 +35,17 @@ class ExportOptions:
     candidates_per_level: int | None = None
     family: Family | None = None
     class_names: tuple[str, ...] | None = None
+    int8: CalibrationOptions | None = None
+    keep_float: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the fixed shape.
+        """Check the fixed shape, and that options of INT8 files come with a calibration.
 
         Raises:
-            ConfigError: a size is not positive or not a multiple of 32.
+            ConfigError: a size is not positive or not a multiple of 32, or there is no calibration.
         """
+        if self.keep_float and self.int8 is None:
+            raise ConfigError("--keep-float is for INT8 files; give --int8 and --calibration, too")
         if self.static_shape is None:
             return
         batch, height, width = self.static_shape
@@ -49,22 +56,25 @@ class ExportOptions:
             )
 
 
-def checked_output(weights: Path, out: Path | None) -> Path:
+def checked_output(weights: Path, out: Path | None, *, int8: bool = False) -> Path:
     """The absolute path to write, after a check of both names.
 
     Args:
         weights: the checkpoint.
         out: the file to write; None: below `DEFAULT_FOLDER`, under the checkpoint's name.
+        int8: whether an INT8 file is written.
 
     Raises:
         CheckpointError: the checkpoint does not exist.
-        ConfigError: the name of the file to write does not end in .onnx.
+        ConfigError: the name of the file to write does not end in .onnx, or .int8.onnx for INT8 files alone.
     """
-    if out is not None and out.suffix != ONNX:
-        raise ConfigError(f"--out is {out}; expected a name ending in {ONNX}")
+    ending = INT8_ONNX if int8 else ONNX
+    if out is not None and (not out.name.endswith(ending) or out.name.endswith(INT8_ONNX) != int8):
+        reason = "" if out.suffix != ONNX else f": condinst-build-engine passes over {INT8_ONNX} files"
+        raise ConfigError(f"--out is {out}; expected a name ending in {ending}{reason}")
     check_kind(weights, CHECKPOINT, "--weights")
     check_there(weights, CHECKPOINT)
-    return (out or DEFAULT_FOLDER / f"{weights.stem}{ONNX}").absolute()
+    return (out or DEFAULT_FOLDER / f"{weights.stem}{ending}").absolute()
 
 
 def class_names_from(path: Path) -> tuple[str, ...]:

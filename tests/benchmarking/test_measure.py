@@ -93,16 +93,16 @@ def test_every_padded_shape_that_is_timed_is_warmed_up(
     warmup: int, numbers: list[int], log: list[Asked], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(MadeUpProcess, "first_of_shapes", [0, 2, 9])
-    told: list[int] = []
+    reported: list[int] = []
     settings = Settings(repeat=4, warmup=warmup, concurrency=(2,))
-    measure([Path("fast")], [], settings, lambda _, count: told.append(count))
+    measure([Path("fast")], [], settings, lambda _, count: reported.append(count))
     asked = [arguments["number"] for _, verb, arguments in log if verb == "call"]
     assert asked == [*numbers, 0, 1, 2, 3]
     served = [arguments["numbers"] for _, verb, arguments in log if verb == "serve"]
     each = min(warmup, 2) * 2  # of two threads
     warmed = [[0] * each + [2] * each] if warmup else []
     assert served == [*warmed, [0, 1, 2, 3]]
-    assert sum(told) == calls_of(1, settings) == 8
+    assert sum(reported) == calls_of(1, settings) == 8
 
 
 def test_only_short_calls_beside_another_model_have_an_untimed_one_before_them(log: list[Asked]) -> None:
@@ -117,9 +117,9 @@ def test_only_short_calls_beside_another_model_have_an_untimed_one_before_them(l
 
 def test_metrics_of_one_model_by_batch_and_concurrency(log: list[Asked]) -> None:
     settings = Settings(batches=(1, 2), concurrency=(1, 3), repeat=4, warmup=2)
-    told: list[int] = []
-    result = measure([Path("fast")], [], settings, lambda _, count: told.append(count))
-    assert sum(told) == calls_of(1, settings)
+    reported: list[int] = []
+    result = measure([Path("fast")], [], settings, lambda _, count: reported.append(count))
+    assert sum(reported) == calls_of(1, settings)
     (metrics,) = result.models
     first, second = metrics.stages
     # networks of 1, 2, 1, 2 seconds beside 1 second of the rest

@@ -31,9 +31,9 @@ def test_an_error_comes_back_as_it_was_raised_and_the_process_goes_on(slim_check
         memory = process.ask("memory")
         assert 0 < memory["before_loading_mb"] < memory["loaded_mb"] <= memory["peak_mb"]
         assert memory["device_in_use_mb"] is None
-        os.kill(process._process.pid, signal.SIGINT)  # Ctrl-C is the other end's to answer
+        os.kill(process.pid, signal.SIGINT)  # Ctrl-C is the other end's to answer
         assert process.ask("memory")["peak_mb"] > 0
-        os.kill(process._process.pid, signal.SIGKILL)
+        os.kill(process.pid, signal.SIGKILL)
         with pytest.raises(BackendError, match=r"slim\.pth ended with status -9"):
             process.ask("memory")
 
@@ -41,7 +41,7 @@ def test_an_error_comes_back_as_it_was_raised_and_the_process_goes_on(slim_check
 def test_an_error_ends_the_process_at_once(slim_checkpoint: Path) -> None:
     with pytest.raises(KeyboardInterrupt), ModelProcess(slim_checkpoint, cores_for(1)) as process:
         raise KeyboardInterrupt
-    assert process._process.returncode == -signal.SIGKILL
+    assert process.returncode == -signal.SIGKILL
 
 
 def test_gpu_memory_is_what_came_into_use_while_the_model_was_at_work(
@@ -60,7 +60,7 @@ def test_gpu_memory_is_what_came_into_use_while_the_model_was_at_work(
 def test_a_request_that_fails_says_so_and_the_process_goes_on() -> None:
     nothing_loaded = worker.Worker()
     for request in ({"verb": "memory"}, {"verb": "call", "batch": 3, "number": 0}):
-        answer = worker._answer(nothing_loaded, dict(request))
+        answer = worker.answered(nothing_loaded, dict(request))
         assert answer["error"] == "BackendError"
         assert "failed (AttributeError: " in answer["message"]
     assert answer["message"].startswith("a batch of 3 failed")

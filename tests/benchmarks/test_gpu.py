@@ -5,19 +5,23 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from benchmarks import gpu_streams, gpu_timing
+from benchmarks.targets import Target
 from condinst_deploy.contract import ImageGeometry
+from condinst_deploy.imaging.decode import rgb_from
+from condinst_deploy.model.folding import fold_batch_norms
 from condinst_deploy.model.mask_head import dynamic_mask_head
 from condinst_deploy.model.operations import REFERENCE
 from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
 from condinst_export.graph import ExportGraph
-from tests.runtime.test_postprocess import outputs_with
 from tests.support.interpreter import ROOT, interpreted
+from tests.support.mask_cases import outputs_with
 from tests.support.models import SLIM, noise_image, seeded_model
 from tests.support.operations import MaskHeadCase, mask_head_cases
 
@@ -65,7 +69,7 @@ def test_the_fixed_slots_that_it_times_find_what_the_model_finds() -> None:
 
 def test_it_goes_from_images_and_from_logits_to_masks_on_both_sides() -> None:
     """On a CPU with interpreted kernels, called once where a GPU is timed; it checks equality itself."""
-    (found,) = interpreted([("benchmark", ())])
+    (found,) = interpreted([("tests.benchmarks.gpu_on_cpu:measured_once", ())])
     assert found["logits"] == "torch.float16"
     assert found["finite"]
     assert min(found["detections"]) > 0
@@ -103,9 +107,7 @@ def test_a_mask_head_that_is_off_is_not_timed(benchmark: ModuleType, value: floa
         benchmark.relative_error("a", want + torch.tensor([0.0, value, 0.0]), want, 2e-3)
 
 
-def test_the_99th_percentile_is_within_what_was_measured(
-    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_99th_percentile_is_within_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     class Event:
         def __init__(self, **_: Any) -> None: ...
 
@@ -117,44 +119,129 @@ def test_the_99th_percentile_is_within_what_was_measured(
     times = iter([1.0, 2.0, 3.0, 4.0, 5.0])
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    assert benchmark.milliseconds(lambda: None, [()], 5) == {"median_ms": 3, "p99_ms": 4.96}
+    assert gpu_timing.milliseconds(lambda: None, [()], 5) == {"median_ms": 3, "p99_ms": 4.96}
 
 
-def test_what_is_printed_is_what_is_written(
-    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """With machine, versions and commit: where only the output comes back, it is all there is."""
+def test_the_inputs_of_a_graph_are_larger_than_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(L2_cache_size=50 << 20))
+    assert gpu_timing.copies_for(1 << 20) == 150
+    assert gpu_timing.copies_for(1 << 30) == 8
+    assert gpu_timing.copies_for(1) == gpu_timing.MOST_COPIES
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
-    monkeypatch.setattr(benchmark, "measured", lambda: {"float16_peak_tflops": 700})
-    monkeypatch.setattr(benchmark, "targets_of", lambda metrics: [])
-    monkeypatch.setattr(sys, "argv", ["gpu", "--out", str(tmp_path / "gpu.json")])
-    assert benchmark.main() == 0
+
+
+def part(benchmark: ModuleType, name: str, measure: Any, seconds: float = 0) -> Any:
+    return benchmark.Part(name, measure, lambda found: [Target.at_most(name, found["ms"], 2, "ms")], seconds)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_what_is_printed_is_what_is_written_and_a_part_that_fails_loses_no_other(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With machine, versions and commit: where only the output comes back, it is all there is."""
+    out = tmp_path / "gpu.json"
+    written: list[list[str]] = []
+
+    def broken() -> dict[str, Any]:
+        written.append(list(json.loads(out.read_text())["parts"]))
+        raise RuntimeError("masks differ")
+
+    made = [
+        part(benchmark, "first", lambda: {"ms": 1.0}),
+        part(benchmark, "broken", broken),
+        part(benchmark, "long", lambda: {"ms": 1.0}, seconds=1e6),
+        part(benchmark, "last", lambda: {"ms": 3.0}),
+    ]
+    monkeypatch.setattr(benchmark, "parts", lambda: made)
+    monkeypatch.setattr(sys, "argv", ["gpu", "--out", str(out)])
+    assert benchmark.main() == 3
+    assert written == [["first"]]
     printed = json.loads(capsys.readouterr().out)
-    assert printed == json.loads((tmp_path / "gpu.json").read_text())
-    assert printed["float16_peak_tflops"] == 700
+    assert printed == json.loads(out.read_text())
+    assert list(printed["parts"]) == ["first", "last"]
+    assert printed["not_measured"]["broken"] == "RuntimeError: masks differ"
+    assert "s were left of 9 minutes; it takes 1000000 s" in printed["not_measured"]["long"]
+    assert [(target["name"], target["met"]) for target in printed["targets"]] == [("first", True), ("last", False)]
     assert printed["machine"]["gpu"] == "a GPU"
     assert {"torch", "torchvision", "triton"} <= printed["machine"]["versions"].keys()
     assert printed["machine"]["commit"]
+
+
+@pytest.mark.usefixtures("gpu")
+def test_parts_can_be_chosen_and_a_wrong_name_is_an_error(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(benchmark, "parts", lambda: [part(benchmark, name, lambda: {"ms": 1.0}) for name in "ab"])
+    monkeypatch.setattr(sys, "argv", ["gpu", "--only", "b"])
+    assert benchmark.main() == 0
+    assert list(json.loads(capsys.readouterr().out)["parts"]) == ["b"]
+    monkeypatch.setattr(sys, "argv", ["gpu", "--only", "c"])
+    assert benchmark.main() == 2
+    assert "no such part; there are a, b" in capsys.readouterr().err
+
+
+def test_all_parts_fit_the_time_and_have_names_of_their_own(benchmark: ModuleType) -> None:
+    parts = benchmark.parts()
+    assert len({each.name for each in parts}) == len(parts)
+    assert sum(each.seconds for each in parts) <= 60 * benchmark.MINUTES
 
 
 def test_times_become_the_targets_that_were_asked_for(benchmark: ModuleType) -> None:
     def times(ms: float) -> dict[str, Any]:
         return {"graph": {"median_ms": ms}}
 
-    ends = {name: {"median_ms": 4.0} for name in ("with_masks_on_the_gpu", "with_masks_on_the_host")}
-    network = {"median_ms": 2.5, "share_of_measured_peak": 0.45} | ends
-    targets = benchmark.targets_of(
-        {
-            "mask_head": {
-                "K = 100": {"fused": times(0.0199), "speedup_over_grouped_convolution": 4.9},
-                "K = 300": {"fused": times(0.061), "speedup_over_grouped_convolution": 5.0},
-            },
-            "selection": {"batch 1": {"fused": times(0.2)}, "batch 8": {"fused": times(0.31)}},
-            "network": {"batch 1": network, "batch 8": network},
-        }
-    )
-    assert [target.met for target in targets] == [True, False, False, True, True, False, True, True, None, None]
-    assert targets[0].measured == pytest.approx(19.9)
-    assert targets[5].measured == pytest.approx(1.55)
+    ends = {name: {"median_ms": 4.5} for name in ("with_masks_on_the_gpu", "with_masks_on_the_host")}
+    found = {
+        "mask head, K = 100": {"fused": times(0.0119), "speedup_over_grouped_convolution": 4.9},
+        "selection": {"batch 1": {"fused": times(0.2)}, "batch 8": {"fused": times(0.31)}},
+        "network, batch 1": {"median_ms": 2.5} | ends,
+        "network, batch 8": {"share_of_measured_peak": 0.45},
+        "masks, 1333x800": {"packed_masks_kernel": times(0.059), "postprocessing_on_the_gpu": {"median_ms": 1}},
+        "stream, PyTorch": {"images_per_s": 499.0},
+        "eight threads": {"other": 0},
+        "growth": {"gpu_grown_mb": 2, "host_grown_mb": 65},
+    }
+    chosen = [each for each in benchmark.parts() if each.name in found]
+    targets = [target for each in chosen for target in each.targets(found[each.name])]
+    heads, selections = [True, False], [True, False]
+    networks, masks = [None, False, None, True], [True, None]
+    assert [target.met for target in targets] == heads + selections + networks + masks + [False, True, True, False]
+    assert targets[0].measured == pytest.approx(11.9)
+
+
+def test_half_precision_with_folded_norms_is_the_network(benchmark: ModuleType) -> None:
+    model = seeded_model(SLIM).eval()
+    images = torch.from_numpy(noise_image(3, 96, 128)).permute(2, 0, 1)[None]
+    sizes = torch.tensor([[96, 128]], dtype=torch.int32)
+    with torch.no_grad():
+        want = model.features_before_controller(model.normalize(images, sizes))
+        assert fold_batch_norms(model) > 10
+        got = model.features_before_controller(model.normalize(images, sizes))
+    torch.testing.assert_close(got.mask_feats, want.mask_feats, atol=1e-4, rtol=1e-4)
+    for ours, theirs in zip(got.levels, want.levels, strict=True):
+        torch.testing.assert_close(ours.cls_logits, theirs.cls_logits, atol=1e-4, rtol=1e-4)
+
+
+def test_a_norm_without_a_convolution_is_not_folded_in_silence() -> None:
+    with pytest.raises(ValueError, match="no convolution stands before 1"):
+        fold_batch_norms(torch.nn.Sequential(torch.nn.ReLU(), torch.nn.BatchNorm2d(3)).eval())
+
+
+def test_the_streams_images_are_jpegs_of_mixed_sizes() -> None:
+    images = gpu_streams.jpegs(6, seed=0)
+    assert len({image.name for image in images}) > 1
+    for image in images:
+        assert "x".join(map(str, rgb_from(image).shape[1::-1])) == image.name
+    assert [image.content for image in gpu_streams.jpegs(2, seed=0)] == [image.content for image in images[:2]]
+
+
+def test_the_streams_masks_have_the_areas_that_it_says() -> None:
+    areas = (gpu_streams.ellipse_logits(100, 150)[0] > 0).float().mean((1, 2))
+    assert 0.03 < float(areas.median()) < 0.08

@@ -54,4 +54,4 @@ def test_it_writes_its_metrics_beside_the_targets(
 def test_peak_memory_is_that_of_the_work() -> None:
     case = Case("objects", "640x480", 4)
     # 4 * 800 * 1344 probabilities of four bytes are 17 MB
-    assert masks._peak_here("dense", case) > 15 > masks._peak_here("ours", case)
+    assert masks.peak_here("dense", case) > 15 > masks.peak_here("ours", case)

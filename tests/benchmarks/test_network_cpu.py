@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from benchmarks.network_cpu import Side, compact_masks, dense_masks, targets_of
+from benchmarks import network_cpu
+from benchmarks.network_cpu import INT8, Seconds, Side, compact_masks, dense_masks, int8_targets_of, targets_of
 from condinst_deploy.runtime.torch_backend import TorchBackend
 from tests.support.batches import host_batch
 from tests.support.models import noise_image
@@ -34,3 +35,16 @@ def test_metrics_are_medians_of_the_rounds_ratios() -> None:
     targets = targets_of({"network": network, "image": image})
     assert [target.measured for target in targets] == pytest.approx([1.0, 1.1, 1.0, 0.75])
     assert [target.met for target in targets] == [True, None, None, False]
+
+
+def test_targets_of_the_int8_file_are_for_cpus_with_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds: Seconds = {
+        "network": {"onnxruntime": [4.0, 2.0, 3.0], INT8: [1.2, 0.9, 0.9]},
+        "image": {"onnxruntime": [4.0, 2.0, 3.0], INT8: [2.4, 1.2, 1.8]},
+    }
+    monkeypatch.setattr(network_cpu, "products_may_overflow", lambda: False)
+    targets = int8_targets_of(seconds)
+    assert [target.measured for target in targets] == pytest.approx([0.3, 0.6])
+    assert [target.met for target in targets] == [True, False]
+    monkeypatch.setattr(network_cpu, "products_may_overflow", lambda: True)
+    assert [target.met for target in int8_targets_of(seconds)] == [None, None]

@@ -56,7 +56,7 @@ def test_a_stage_inside_another_is_counted_once(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_side_answers_from_a_process_of_its_own(image: Path, tmp_path: Path) -> None:
-    """Also when its library prints; when it fails, its last words are told."""
+    """Also when its library prints; when it fails, the error has its last line."""
     script = tmp_path / "side.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
@@ -74,7 +74,7 @@ def test_a_side_answers_from_a_process_of_its_own(image: Path, tmp_path: Path) -
         assert set(answer["stages_ms"]) == set(STAGES)
         with pytest.raises(CondInstError, match=r"eager reference.* stopped: FileNotFoundError: .*gone\.png"):
             child.ask(tmp_path / "gone.png")
-        child._process.wait()
+        child.wait()
         with pytest.raises(CondInstError, match=r"eager reference.* stopped: FileNotFoundError"):
             child.ask(image)
 
@@ -145,4 +145,4 @@ def test_without_the_peers_environment_it_says_what_to_do(
     said = " ".join(capsys.readouterr().err.split())
     assert said.startswith("error: no environment of the peers at")
     assert "make peers-env" in said
-    assert "--sides onnx pth eager" in said
+    assert "--sides onnx int8 pth eager" in said

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from benchmarks.dense import dense_rles
 from benchmarks.sweeps import GFLOP, Plan, blobs, instances, original, peak, targets_of
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.runtime.postprocess import masks_from_logits
+from tests.support.dense_masks import dense_rles
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

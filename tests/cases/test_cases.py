@@ -1,21 +1,21 @@
 """Every script of a fault that was found once prints PASS."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-SLOW = {"11_ctrl_c_does_not_stop", "13_markup_from_files", "18_disk_full_tracebacks", "20_sigterm_litter"}
+from tests.support.cases import SCRIPTS, environment, run_case
+
+SLOW = {
+    "05_checkpoint_declares_network",
+    "11_ctrl_c_does_not_stop",
+    "13_markup_from_files",
+    "14_fp16_of_the_shipped_model",
+    "18_disk_full_tracebacks",
+    "20_sigterm_litter",
+    "31_network_without_end_is_stopped",
+}
 """They take more than half a minute on two cores."""
-
-NEEDS_ROOT = {"18_disk_full_tracebacks"}
-"""They mount a small file system."""
-
-SCRIPTS = sorted(path for path in HERE.glob("*/[0-9]*") if path.suffix in (".py", ".sh"))
 
 
 def cases() -> list[object]:
@@ -26,33 +26,18 @@ def cases() -> list[object]:
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The commands beside this Python, and the code of this checkout."""
-    code = os.pathsep.join(str(ROOT / folder) for folder in (".", "export", "engines"))
-    return os.environ | {
-        "CONDINST_REPO": str(ROOT),
-        "CONDINST_BIN": str(Path(sys.executable).parent),
-        "CONDINST_CACHE": str(tmp_path_factory.mktemp("cases")),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": code,
-    }
+def variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return environment(tmp_path_factory.mktemp("cases"))
 
 
 @pytest.mark.parametrize("script", cases())
-def test_case(script: Path, environment: dict[str, str]) -> None:
-    if script.stem in NEEDS_ROOT and os.geteuid() != 0:
-        pytest.skip("needs root: it mounts a small file system")
-    command = ["bash" if script.suffix == ".sh" else sys.executable, str(script)]
-    done = subprocess.run(
-        command, cwd=script.parent, env=environment, capture_output=True, text=True, check=False, timeout=500
-    )
-    if "permission denied" in done.stderr.lower() and "mount" in done.stderr:
-        pytest.skip("needs the right to mount a file system, which this container does not have")
-    lines = done.stdout.splitlines()
-    assert any(line.startswith("PASS") for line in lines), done.stdout + done.stderr
-    assert not any(line.startswith("FAIL") for line in lines), done.stdout
+def test_case(script: Path, variables: dict[str, str]) -> None:
+    outcome = run_case(script, variables)
+    if outcome.skipped:
+        pytest.skip(outcome.skipped)
+    assert outcome.passed, outcome.text
 
 
 def test_all_scripts_are_found() -> None:
-    assert len(SCRIPTS) >= 15
+    assert len(SCRIPTS) >= 28
     assert {path.parent.name for path in SCRIPTS} >= {"attack", "reports"}

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,13 +69,14 @@ def job_of(command: str, place: Path, model: Path, checkpoint: Path) -> Job:
     return Job("condinst_engines.commands", "build_engine", arguments, out)
 
 
-def stop_and_go_on(job: Job, count: int, seed: int) -> None:
+def stop_and_go_on(job: Job, numbers: Sequence[signal.Signals], seed: int) -> None:
+    """Stop the job once by each signal, at random moments of its run; then it has to end well."""
     seconds, _ = job.run()
     statuses = set()
-    for i, moment in enumerate(moments(seed, count, seconds)):
+    for i, (number, moment) in enumerate(zip(numbers, moments(seed, len(numbers), seconds), strict=True)):
         if i % 3 == 0:
             shutil.rmtree(job.out)  # a new run, and then some into what it left
-        statuses.add(stopped_at(job, SIGNALS[i % len(SIGNALS)], moment))
+        statuses.add(stopped_at(job, number, moment))
     assert statuses - {0}  # otherwise nothing was stopped
     if (job.out / "model.pth").exists() and job.name == "train":
         shutil.rmtree(job.out)
@@ -81,12 +84,16 @@ def stop_and_go_on(job: Job, count: int, seed: int) -> None:
     assert leftovers(job) == []
 
 
-def test_evaluation_is_stopped_and_goes_on(place: Path, slim_checkpoint: Path) -> None:
-    stop_and_go_on(job_of("evaluate", place, slim_checkpoint, slim_checkpoint), 3, seed=1)
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_a_command_is_stopped_and_goes_on(command: str, place: Path, slim_checkpoint: Path) -> None:
+    stop_and_go_on(job_of(command, place, slim_checkpoint, slim_checkpoint), SIGNALS, seed=1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
+@pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("command", ["predict", "evaluate", "train", "export", "build_engine"])
-def test_a_command_is_stopped_twenty_times(command: str, place: Path, slim_onnx: Path, slim_checkpoint: Path) -> None:
-    stop_and_go_on(job_of(command, place, slim_onnx, slim_checkpoint), 20, seed=7)
+def test_a_command_is_stopped_twenty_times(
+    command: str, number: signal.Signals, place: Path, slim_onnx: Path, slim_checkpoint: Path
+) -> None:
+    stop_and_go_on(job_of(command, place, slim_onnx, slim_checkpoint), [number] * 20, seed=7)

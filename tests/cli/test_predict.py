@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from condinst_deploy.cli.recording import file_stems
 from condinst_deploy.runtime.predictor import Predictor
+from condinst_deploy.runtime.recording import file_stems
 from tests.support.models import noise_image
 
 COMMAND = Path(sys.executable).parent / "condinst-predict"
@@ -175,6 +175,10 @@ def test_every_overlay_has_a_name_of_its_own(names: tuple[str, ...]) -> None:
     overlays = list(file_stems(paths))
     assert len(set(overlays)) == len(overlays) == len(names)
     assert all(overlay.startswith(path.stem) for overlay, path in zip(overlays, paths, strict=True))
+
+
+def test_no_image_s_files_are_called_as_the_list_of_classes() -> None:
+    assert list(file_stems([Path("classes.png"), Path("x/classes.jpg")])) == ["classes_2", "classes_3"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 COMMANDS = {
     "condinst_deploy.cli.benchmark": "benchmark",
     "condinst_deploy.cli.evaluate": "evaluate",
+    "condinst_deploy.cli.predict": "predict",
     "condinst_deploy.cli.train": "train",
     "condinst_engines.cli.build_engine": "build_engine",
     "condinst_engines.cli.compare": "compare",

@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -7,33 +8,10 @@ from pathlib import Path
 import pytest
 
 from condinst_deploy.data.shapes import generate_shapes
+from tests.support.recipes import RECIPE
 
 SHIPPED = Path(__file__).parents[2] / "demo" / "shapes_slim.pth"
 COMMAND = Path(sys.executable).parent / "condinst-train"
-RECIPE = """
-short_sides = [64]
-log_every = 40
-
-[data]
-workers = 0
-
-[model]
-depth = 18
-base_width = 8
-fpn_channels = 64
-tower_convs = 1
-mask_branch_channels = 8
-mask_branch_convs = 1
-preprocessing = {short_side = 64, long_side = 64}
-
-[schedule]
-iterations = 100
-batch_size = 1
-warmup_iterations = 1
-
-[start]
-frozen_stages = 0
-"""
 
 
 def train(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -68,12 +46,22 @@ def test_a_run_without_a_terminal_says_how_far_it_is_and_prints_its_metrics(fold
     assert "4 images to train on, 2 to evaluate on" in done.stderr
     assert "\n4 of 4 images, " in done.stderr
     assert "\nclass " in done.stderr
-    told = [line.split(":")[0] for line in done.stderr.splitlines() if " of 100: cls " in line]
-    assert told == [f"iteration {i} of 100" for i in (40, 80, 100)]
+    reported = [line.split(":")[0] for line in done.stderr.splitlines() if " of 100: cls " in line]
+    assert reported == [f"iteration {i} of 100" for i in (40, 80, 100)]
     metrics = json.loads(done.stdout)
     assert metrics["iteration"] == 100
     assert metrics["out"] == str(tmp_path / "runs" / "tiny")
     assert (tmp_path / "runs" / "tiny" / "model.pth").is_file()
+
+
+def test_a_look_before_a_run_prints_what_it_will_take(folder: Path, tmp_path: Path) -> None:
+    done = train("--recipe", folder / "tiny.toml", *data_of(folder), "--check", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "\nclass " in done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "100 iterations, each image 25.0 times"
+    assert lines[-1] == "examples with masks: runs/tiny/examples.jpg"
+    assert [path.name for path in (tmp_path / "runs" / "tiny").iterdir()] == ["examples.jpg"]
 
 
 def test_a_run_shorter_than_its_warm_up_says_so_and_ends_with_a_model(folder: Path, tmp_path: Path) -> None:
@@ -122,7 +110,7 @@ def test_data_that_cannot_be_right_is_refused_and_odd_data_where_it_is_asked_for
         (["--recipe", "condinst_r50_1x"], "instances_train2017.json cannot be read"),
         (["--recipe", "condinst_r50_1x", "--num-classes", "7", "DATA"], "--num-classes is 7; the data set has 3"),
         (["--recipe", "condinst_r50_1x", "--resume", "DATA"], "last.pth"),
-        (["--recipe", "shapes_slim", "--weights", "WEIGHTS", "--resume"], "--weights and --resume both say"),
+        (["--recipe", "shapes_slim", "--weights", "WEIGHTS", "--resume"], "last.pth"),
         (["--recipe", "shapes_slim", "--weights", "WEIGHTS", "--backbone", "WEIGHTS"], "--weights and --backbone both"),
     ],
 )
@@ -134,3 +122,34 @@ def test_what_cannot_be_done_is_one_line(arguments: list[str], message: str, fol
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert message in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_to_one_of_two_processes_stops_both_with_a_checkpoint(folder: Path, tmp_path: Path) -> None:
+    """As under torchrun, which gives each process its rank; they meet in a file and talk over the loopback."""
+    (tmp_path / "long.toml").write_text(RECIPE.replace("batch_size = 1", "batch_size = 2").replace("= 100", "= 5000"))
+    command = [COMMAND, "--recipe", "long.toml", *data_of(folder), "--meeting", f"file://{tmp_path}/meeting"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "WORLD_SIZE": "2"}
+    processes = [
+        subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        first = processes[0].stderr
+        assert first is not None
+        assert any("iteration 40 of 5000" in line for line in first)
+        processes[1].send_signal(signal.SIGUSR1)
+        errors = [process.communicate(timeout=60)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [128 + signal.SIGTERM, 128 + signal.SIGUSR1]
+    assert "stopped at iteration" in errors[0]
+    assert "saved runs/long/last.pth; --resume goes on" in errors[0]
+    assert not any("Traceback" in text for text in errors)
+    assert (tmp_path / "runs" / "long" / "last.pth").is_file()

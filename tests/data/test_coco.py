@@ -70,7 +70,7 @@ def sample_of(segmentation: Any, folder: Path) -> Sample:
 def test_a_sample_has_the_image_the_boxes_and_labels_by_category_id(tmp_path: Path) -> None:
     data = opened(tmp_path, annotation(1, category_id=9), annotation(2, bbox=[0, 1, 2, 3]))
     assert (data.class_names, data.category_ids, data.image_ids) == (("early", "late"), (3, 9), (7,))
-    assert data.paths == (tmp_path / "7.png",)
+    assert list(data.paths) == [tmp_path / "7.png"]
     sample = data[0]
     assert sample.image_id == 7
     assert sample.image.shape == (HEIGHT, WIDTH, 3)

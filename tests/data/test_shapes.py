@@ -93,7 +93,7 @@ def large_parts(shape: Shape) -> int:
 
 
 def test_concave_stars_and_convex_others(validation: list[Scene]) -> None:
-    """A star fills less of its box's turned hull: told here by the share of the upright box, loosely."""
+    """A star fills less of its box's turned hull: measured here by the share of the upright box, loosely."""
     fill: dict[int, list[float]] = {0: [], 1: [], 2: []}
     for scene in validation[:150]:
         for shape in scene.shapes:

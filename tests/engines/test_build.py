@@ -13,7 +13,14 @@ from onnx import TensorProto, helper
 
 from condinst_deploy.contract.engine_manifest import EngineTensor
 from condinst_deploy.errors import ConfigError, EngineError
-from condinst_engines.build import BuiltEngine, Surroundings, _timing_cache, build_engine, graph_for_builder, targets_of
+from condinst_engines.build import (
+    BuiltEngine,
+    Surroundings,
+    build_engine,
+    graph_for_builder,
+    targets_of,
+    timing_cache_of,
+)
 from condinst_engines.build_recipe import BuildRecipe, RtxSettings, TensorrtSettings
 from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.builder_log import BuilderLog
@@ -292,4 +299,4 @@ def test_a_timing_cache_that_the_library_refuses_is_said(rtx: BuilderLibrary, tm
             return None
 
     with pytest.raises(EngineError, match="cannot be used; name another file"):
-        _timing_cache(Config(), BuilderLibrary("tensorrt", rtx.trt), tmp_path / "cache")
+        timing_cache_of(Config(), BuilderLibrary("tensorrt", rtx.trt), tmp_path / "cache")

@@ -20,12 +20,12 @@ class FullTensorrt:
 FULL = BuilderLibrary("tensorrt", FullTensorrt)
 
 
-class Ahead:
+class AheadOfTime:
     __version__ = "1.7"
     ComputeCapability = FullTensorrt
 
 
-RTX = BuilderLibrary("rtx", Ahead)
+RTX = BuilderLibrary("rtx", AheadOfTime)
 
 
 @pytest.mark.parametrize(

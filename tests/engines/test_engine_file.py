@@ -17,7 +17,7 @@ from condinst_deploy.errors import ArtifactError, ConfigError, EngineError, Outp
 from condinst_engines.build import Surroundings
 from condinst_engines.build_recipe import BuildRecipe, RtxSettings, TensorrtSettings, load_recipe
 from condinst_engines.builder_library import BuilderLibrary
-from condinst_engines.engine_file import EngineFiles, _keep_timings, default_engine_path, engine_from_onnx
+from condinst_engines.engine_file import EngineFiles, default_engine_path, engine_from_onnx, keep_timings
 from condinst_engines.onnx_input import load_onnx, only_exported
 
 FP16 = BuildRecipe(precision="float16")
@@ -255,8 +255,8 @@ def test_a_place_that_cannot_be_written_is_found_before_the_build(
 def test_a_timing_cache_that_cannot_be_kept_is_a_remark(tmp_path: Path) -> None:
     notes: list[str] = []
     (tmp_path / "file").touch()
-    _keep_timings(b"timings", Surroundings(tmp_path / "file" / "cache", on_note=notes.append))
+    keep_timings(b"timings", Surroundings(tmp_path / "file" / "cache", on_note=notes.append))
     assert len(notes) == 1
     assert "the timing cache was not kept" in notes[0]
-    _keep_timings(b"timings", Surroundings(tmp_path / "cache", on_note=notes.append))
+    keep_timings(b"timings", Surroundings(tmp_path / "cache", on_note=notes.append))
     assert (tmp_path / "cache").read_bytes() == b"timings"

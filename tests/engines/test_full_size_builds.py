@@ -1,4 +1,4 @@
-"""The bars of the full-size model and the exports of every kind, through NVIDIA's builder."""
+"""The targets of the full-size model and the exports of every kind, through NVIDIA's builder."""
 
 import json
 import subprocess

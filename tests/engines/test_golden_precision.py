@@ -38,7 +38,7 @@ NAMES = ("coffee", "astronaut")
 
 
 @dataclass(frozen=True)
-class Bar:
+class Target:
     """The least that a precision must keep, at a box IoU of 0.9 and equal labels."""
 
     matched: float
@@ -50,7 +50,7 @@ class Bar:
         assert np.median(result.mask_ious) >= self.median_mask_iou
 
 
-FLOAT16, BFLOAT16 = Bar(0.97, 0.99), Bar(0.90, 0.97)
+FLOAT16, BFLOAT16 = Target(0.97, 0.99), Target(0.90, 0.97)
 
 
 READERS = {"mmdet": golden_detections, "adelaidet": adelaidet_detections}
@@ -95,31 +95,31 @@ LEAST_WORK = 0.9
 """Share of the convolutions' work that stays in half types."""
 
 
-def check_what_a_builder_gets(proto: onnx.ModelProto, precision: Precision, bar: Bar, at_least: int) -> None:
+def check_what_a_builder_gets(proto: onnx.ModelProto, precision: Precision, target: Target, at_least: int) -> None:
     images = RangeImages(manifest_of(proto, Path("r50.onnx")))
     policy, ranges = RangeCheck(proto, images, Setting(precision, Policy(), "bf16")).run()
     assert ranges.half_work is not None
     assert ranges.half_work >= LEAST_WORK
     graph = rounded(onnx.inliner.inline_local_functions(converted(proto, precision, policy)))
     with OnnxRuntimeBackend.from_bytes(graph.SerializeToString(), precision, "cpu") as backend:
-        bar.check(found_by(backend), at_least)
+        target.check(found_by(backend), at_least)
 
 
 HALVES = [("float16", FLOAT16), ("bfloat16", BFLOAT16)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("precision", "bar"), HALVES)
-def test_every_half_tensor_rounded(exported_r50: dict[str, Any], precision: Precision, bar: Bar) -> None:
-    check_what_a_builder_gets(onnx.load(exported_r50["path"]), precision, bar, 200)
+@pytest.mark.parametrize(("precision", "target"), HALVES)
+def test_every_half_tensor_rounded(exported_r50: dict[str, Any], precision: Precision, target: Target) -> None:
+    check_what_a_builder_gets(onnx.load(exported_r50["path"]), precision, target, 200)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("precision", "bar"), HALVES)
+@pytest.mark.parametrize(("precision", "target"), HALVES)
 def test_every_half_tensor_of_adelaidets_model_rounded(
-    adelaidet_r50: onnx.ModelProto, precision: Precision, bar: Bar
+    adelaidet_r50: onnx.ModelProto, precision: Precision, target: Target
 ) -> None:
-    check_what_a_builder_gets(adelaidet_r50, precision, bar, 140)
+    check_what_a_builder_gets(adelaidet_r50, precision, target, 140)
 
 
 @pytest.mark.slow

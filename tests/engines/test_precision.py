@@ -20,6 +20,7 @@ from condinst_engines.policy import Policy, Precision
 from condinst_engines.precision import converted
 from condinst_engines.rounding import rounded
 from tests.support.batches import host_batch
+from tests.support.graphs import set_weight
 from tests.support.models import noise_image
 
 HALF = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
@@ -214,13 +215,6 @@ def test_float16_keeps_the_detections(slim_onnx: Path, float16: onnx.ModelProto)
         assert total > 20
         assert sum(result.matched for result in results) >= 0.97 * total
         assert np.median(np.concatenate([result.mask_ious for result in results])) >= 0.99
-
-
-def set_weight(proto: onnx.ModelProto, name: str, value: float) -> None:
-    (entry,) = [entry for entry in proto.graph.initializer if entry.name == name]
-    weight = numpy_helper.to_array(entry).copy()
-    weight.flat[3] = value
-    entry.CopyFrom(numpy_helper.from_array(weight, name))
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])

@@ -21,9 +21,10 @@ from condinst_engines.policy import Policy, Precision
 from condinst_engines.precision import converted
 from condinst_engines.ranges.check import RangeCheck, block_of
 from condinst_engines.ranges.decide import Setting
-from condinst_engines.ranges.images import InputsHash, RangeImages
+from condinst_engines.ranges.images import RangeImages
 from condinst_engines.ranges.measure import Measurement
 from condinst_engines.rounding import rounded
+from condinst_export.quantization.images import InputsHash
 from tests.support.models import SLIM, manifest_of, noise_image
 
 LIMIT = 65504 / 4

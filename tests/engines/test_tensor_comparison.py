@@ -10,7 +10,7 @@ from condinst_deploy.contract import NetworkInputs
 from condinst_deploy.errors import ArtifactError, EngineError
 from condinst_engines.precision import converted
 from condinst_engines.tensor_comparison import Compared, compare, tensor_error
-from tests.engines.test_precision import set_weight
+from tests.support.graphs import set_weight
 
 BATCH = NetworkInputs(
     np.random.default_rng(0).integers(0, 256, (1, 3, 32, 64), dtype=np.uint8), np.array([[32, 64]], dtype=np.int32)

@@ -174,10 +174,14 @@ def test_boxes_alone_and_nothing_at_all_have_a_report(tmp_path: Path) -> None:
 
 def test_the_json_file_is_plain_and_in_points(tmp_path: Path) -> None:
     evaluation = evaluated(tmp_path, small_coco.results(), moved())
-    told = json.loads(json.dumps(figures_json(evaluation, Verdict(1.0), per_class=True), allow_nan=False))
-    assert told["sides"][0]["box"]["ap"] == pytest.approx(61.7822, abs=1e-4)
-    assert told["sides"][0]["per_class"]["1"] == {"name": "person", "box": pytest.approx(50), "mask": pytest.approx(50)}
-    comparison = told["comparisons"][0]
+    reported = json.loads(json.dumps(figures_json(evaluation, Verdict(1.0), per_class=True), allow_nan=False))
+    assert reported["sides"][0]["box"]["ap"] == pytest.approx(61.7822, abs=1e-4)
+    assert reported["sides"][0]["per_class"]["1"] == {
+        "name": "person",
+        "box": pytest.approx(50),
+        "mask": pytest.approx(50),
+    }
+    comparison = reported["comparisons"][0]
     assert [image["image_id"] for image in comparison["worst_pictures"]] == [285, 139]
     assert comparison["worst_pictures"][0]["difference"] == 0.6
     assert comparison["worst_pictures"][1]["difference"] == pytest.approx(0.7 * (1 - 40 / 50))

@@ -3,10 +3,10 @@
 import tracemalloc
 from pathlib import Path
 
-from benchmarks.evaluation import EACH, made_up_detections, made_up_ground_truth
 from condinst_deploy.evaluation.comparison import compare
 from condinst_deploy.evaluation.results_reader import by_image, read_results
 from condinst_deploy.runtime.coco_results import coco_results
+from tests.support.coco_sized import EACH, made_up_detections, made_up_ground_truth
 
 IMAGES = 10
 LIMIT = 3e9 / 500_000

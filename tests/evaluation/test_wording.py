@@ -2,7 +2,7 @@
 
 import pytest
 
-from condinst_deploy.evaluation.wording import change_text, iou_text, percent_text, points_text, small_text
+from condinst_deploy.evaluation.wording import change_text, iou_text, metric_text, percent_text, points_text, small_text
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,12 @@ def test_ious_are_cut(iou: float | None, text: str) -> None:
 )
 def test_a_change_that_rounds_to_nothing_has_no_sign(change: float | None, text: str) -> None:
     assert change_text(change) == text
+
+
+def test_a_metric_of_the_terminal_has_its_difference_in_brackets() -> None:
+    assert metric_text((12.345, -0.001)) == "12.35 (0.00)"
+    assert metric_text((12.0, -0.01)) == "12.00 (-0.01)"
+    assert metric_text((None, None)) == "-"
 
 
 def test_what_is_not_there_is_a_dash() -> None:

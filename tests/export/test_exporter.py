@@ -33,11 +33,13 @@ def untraced(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_stages_are_reported_in_order_and_nothing_is_printed(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told: list[str] = []
-    reports = ExportReports(told.append, lambda note, manifest: told.append(f"{note}; {manifest.class_names[0]}"))
+    reported: list[str] = []
+    reports = ExportReports(
+        reported.append, lambda note, manifest: reported.append(f"{note}; {manifest.class_names[0]}")
+    )
     exported = export_model(weights, tmp_path / "new" / "x.onnx", ExportOptions(class_names=("a", "b", "c")), reports)
     note = "condinst-deploy checkpoint, ResNet-18, 3 classes; a"
-    assert told == ["reading the checkpoint", note, "exporting the graph", "comparing"]
+    assert reported == ["reading the checkpoint", note, "exporting the graph", "comparing"]
     assert exported.path == tmp_path / "new" / "x.onnx"
     assert exported.path.is_file()
     assert exported.manifest.category_ids == (1, 2, 3)

@@ -16,7 +16,7 @@ from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_optio
 from tests.support.batches import host_batch
 from tests.support.models import DEEPER, GOLDEN, IMAGES, adelaidet_detections, adelaidet_state
 
-BAR = Tolerance(boxes=0.02, scores=2e-5, mask_iou=0.999)
+TOLERANCE = Tolerance(boxes=0.02, scores=2e-5, mask_iou=0.999)
 
 
 def exported(checkpoint: Path) -> onnx.ModelProto:
@@ -35,7 +35,7 @@ def assert_adelaidets_detections(backend: OnnxRuntimeBackend, image: str, golden
     (found,) = backend.postprocess(backend.forward(inputs), geometries)
     result = agreement(adelaidet_detections(golden, 0), found)
     assert result.reference_count > 70
-    assert result.within(BAR), result
+    assert result.within(TOLERANCE), result
 
 
 @pytest.mark.parametrize("image", ["coffee", "astronaut"])
@@ -57,7 +57,7 @@ def test_in_a_batch_each_image_gets_its_own_detections(r50: OnnxRuntimeBackend) 
         (alone, found[1]),
     ):
         result = agreement(reference, other)
-        assert result.within(BAR), result
+        assert result.within(TOLERANCE), result
 
 
 @pytest.mark.slow

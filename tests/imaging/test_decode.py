@@ -1,6 +1,9 @@
 """Image files of every kind against the pixels that they were made from."""
 
+import os
+import signal
 import struct
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -229,3 +232,30 @@ def test_first_image_of_several_is_taken(name: str, tmp_path: Path) -> None:
     with Image.open(tmp_path / name) as opened:
         assert getattr(opened, "n_frames", 1) == 2
     assert np.array_equal(rgb_from(tmp_path / name), np.full((4, 5, 3), (255, 0, 0)))
+
+
+def test_a_process_that_is_forked_while_an_image_is_opened_can_open_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock that another thread holds at the fork is never released in the child."""
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    opened = Image.open
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow(stream: Any) -> Image.Image:
+        if threading.current_thread() is not threading.main_thread():
+            entered.set()
+            leave.wait(60)
+        return opened(stream)
+
+    monkeypatch.setattr(Image, "open", slow)
+    thread = threading.Thread(target=rgb_from, args=(tmp_path / "a.png",))
+    thread.start()
+    assert entered.wait(60)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        os._exit(0 if rgb_from(tmp_path / "a.png").shape == RGB.shape else 1)
+    leave.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0

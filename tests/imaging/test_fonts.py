@@ -17,17 +17,11 @@ from condinst_deploy.masks import Masks
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The only fonts of this machine, apart from the package's own."""
     monkeypatch.setattr(fonts, "font_folders", lambda: (tmp_path,))
-    monkeypatch.setattr(fonts, "_fontconfig", lambda character: set())
-    forget()
+    monkeypatch.setattr(fonts, "fontconfig_fonts", lambda character: set())
+    fonts.forget_fonts()
     yield tmp_path
     monkeypatch.undo()
-    forget()
-
-
-def forget() -> None:
-    fonts._fallbacks.clear()
-    for cached in (fonts._font_for, fonts._font, fonts._font_files):
-        cached.cache_clear()
+    fonts.forget_fonts()
 
 
 def write_font(path: Path, character: str) -> None:
@@ -111,7 +105,7 @@ def test_fontconfig_is_asked_first(folder: Path, tmp_path: Path, monkeypatch: py
     write_font(elsewhere / "A.ttf", "\u732b")
     monkeypatch.setattr(fonts, "font_folders", lambda: ())
     monkeypatch.setattr(
-        fonts, "_fontconfig", lambda character: {elsewhere / "A.ttf"} if character == "\u732b" else set()
+        fonts, "fontconfig_fonts", lambda character: {elsewhere / "A.ttf"} if character == "\u732b" else set()
     )
     assert fonts.without_glyphs(["\u732b\u72ac"]) == "\u72ac"
 
@@ -119,4 +113,4 @@ def test_fontconfig_is_asked_first(folder: Path, tmp_path: Path, monkeypatch: py
 def test_a_machine_without_fontconfig_has_no_such_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setenv("PATH", "")
-    assert fonts._fontconfig("a") == set()
+    assert fonts.fontconfig_fonts("a") == set()

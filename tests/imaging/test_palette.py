@@ -1,4 +1,4 @@
-"""The palette is what its rule gives, and its colours can be told apart."""
+"""The palette is what its rule gives, and its colours differ enough."""
 
 import numpy as np
 import numpy.typing as npt

@@ -8,18 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.dense import dense_probabilities
 from condinst_deploy.contract import ImageGeometry, InstanceDetections, NetworkOutputs
 from condinst_deploy.kernels.paste import mask_extents
 from condinst_deploy.model.condinst import Instances
+from condinst_deploy.model.mask_paste import dense_probabilities
 from condinst_deploy.runtime import device_postprocess
 from condinst_deploy.runtime.device_outputs import DeviceOutputs
 from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
 from condinst_deploy.runtime.torch_backend import TorchBackend
-from tests.runtime.test_postprocess import BEYOND, SMALL, UNDECIDED, adversarial, blobs, outputs_with
 from tests.support.batches import host_batch
 from tests.support.device_results import Parts, Sizes, detections_of, predicted, results_on_device
+from tests.support.gpu_work import occupy
 from tests.support.interpreter import interpreted
+from tests.support.mask_cases import BEYOND, SMALL, UNDECIDED, adversarial, blobs, outputs_with
 from tests.support.models import SLIM, SLIM_ADELAIDET, manifest_of, noise_image
 
 ORIGINALS = [
@@ -228,9 +229,9 @@ def test_a_batch_that_is_too_large_crosses_in_turns(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(device_postprocess, "LARGEST_CROSSING", 100)
     sides = [(10, 40), (10, 41), (1, 1), (99, 99), (0, 0), (4, 8)]  # 50, 60, 1, 1287, 0, 4 bytes
     rows = np.array([[0, 0, 0, *side, 1, 1, 1, 1] for side in sides])
-    turns = [(turn.start, turn.stop) for turn in device_postprocess._turns(rows)]
+    turns = [(turn.start, turn.stop) for turn in device_postprocess.crossings(rows)]
     assert turns == [(0, 1), (1, 3), (3, 4), (4, 6)]
-    assert list(device_postprocess._turns(rows[:0])) == []
+    assert list(device_postprocess.crossings(rows[:0])) == []
 
 
 def test_an_image_too_large_for_the_kernel_is_made_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,7 +284,7 @@ def test_masks_are_made_while_the_networks_stream_is_busy() -> None:
 
     want = found()  # kernels are compiled and memory is made the first time, which waits
     torch.cuda.synchronize()
-    torch.cuda._sleep(4_000_000_000)  # about two seconds
+    occupy(4_000_000_000)  # about two seconds
     got = found()
     assert not torch.cuda.current_stream().query()
     assert [each.masks.rle() for each in got] == [each.masks.rle() for each in want]

@@ -329,7 +329,7 @@ def test_runs_become_rle_and_areas_without_a_pixel(monkeypatch: pytest.MonkeyPat
     def none(*_: Any, **__: Any) -> None:
         raise AssertionError("pixels were made")
 
-    monkeypatch.setattr("condinst_deploy.masks.masks._crop_of_runs", none)
+    monkeypatch.setattr("condinst_deploy.masks.masks.crop_of_runs", none)
     with pytest.raises(AssertionError, match="pixels were made"):
         np.asarray(masks)
     assert masks.rle() == [coco_rle(mask) for mask in dense]

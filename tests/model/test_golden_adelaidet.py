@@ -15,7 +15,7 @@ from condinst_deploy.runtime.torch_backend import TorchBackend
 from tests.support.batches import host_batch
 from tests.support.models import DEEPER, GOLDEN, GOLDEN_CASES, IMAGES, adelaidet_detections, adelaidet_state
 
-BAR = Tolerance(boxes=0.01, scores=1e-5, mask_iou=0.999)
+TOLERANCE = Tolerance(boxes=0.01, scores=1e-5, mask_iou=0.999)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def assert_adelaidets_detections(backend: TorchBackend, names: list[str], golden
         reference = adelaidet_detections(golden, i)
         assert len(reference) > 70
         result = agreement(reference, detections)
-        assert result.within(BAR), result
+        assert result.within(TOLERANCE), result
 
 
 @pytest.mark.parametrize("case", GOLDEN_CASES)

@@ -14,9 +14,9 @@ from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.model.condinst import CondInst, Features
 from condinst_deploy.model.config import STRIDES
 from condinst_deploy.model.head import LevelOutputs
-from condinst_deploy.model.key_tables import ADELAIDET
 from condinst_deploy.model.losses import Losses, LossSettings, condinst_losses
 from condinst_deploy.model.targets import ImageTargets, assign, locations_of
+from condinst_deploy.model.weight_names import ADELAIDET
 from tests.support.golden_losses import assert_backbone_untouched, assert_gradient_norms, assert_norm_statistics
 from tests.support.models import GOLDEN, adelaidet_state
 

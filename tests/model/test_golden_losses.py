@@ -11,9 +11,9 @@ import torch
 
 from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.model.condinst import CondInst
-from condinst_deploy.model.key_tables import MMDET
 from condinst_deploy.model.losses import Losses, LossSettings, condinst_losses
 from condinst_deploy.model.targets import ImageTargets, assign, locations_of
+from condinst_deploy.model.weight_names import MMDET
 from tests.support.golden_losses import assert_backbone_untouched, assert_gradient_norms, assert_norm_statistics
 from tests.support.models import GOLDEN
 
@@ -61,13 +61,13 @@ def step(request: pytest.FixtureRequest, mmdet_checkpoint: Path, golden: Any) ->
     model.train()
     orders: Iterator[torch.Tensor] = iter([torch.from_numpy(golden[f"max20_seed/perm{i}"]) for i in range(2)])
 
-    def permutation(n: int) -> torch.Tensor:
+    def draw(_image: int, n: int) -> torch.Tensor:
         order = next(orders)
         assert len(order) == n
-        return order
+        return torch.empty(n).scatter(0, order, torch.arange(n, dtype=torch.float32))  # rises in this order
 
     features = model.features(torch.from_numpy(golden["input"]))
-    losses = condinst_losses(features, batch_targets(golden), SETTINGS[request.param], permutation=permutation)
+    losses = condinst_losses(features, batch_targets(golden), SETTINGS[request.param], draw=draw)
     losses.total.backward()
     return request.param, model, losses
 

@@ -14,7 +14,7 @@ from condinst_deploy.runtime.torch_backend import TorchBackend
 from tests.support.batches import host_batch
 from tests.support.models import GOLDEN, GOLDEN_CASES, IMAGES, golden_detections
 
-BAR = Tolerance(boxes=0.01, scores=1e-5, mask_iou=0.999)
+TOLERANCE = Tolerance(boxes=0.01, scores=1e-5, mask_iou=0.999)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_detections_are_mmdetections(backend: TorchBackend, case: str) -> None:
         assert geometry.original == tuple(golden[f"{i}.ori_shape"])
         result = agreement(golden_detections(golden, i), detections)
         assert result.reference_count == 100
-        assert result.within(BAR), result
+        assert result.within(TOLERANCE), result
 
 
 def test_raw_head_outputs_and_mask_features_are_mmdetections(backend: TorchBackend) -> None:

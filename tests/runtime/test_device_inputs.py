@@ -13,6 +13,7 @@ from condinst_deploy.runtime.device_inputs import DeviceInputs, DeviceWriter, co
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.runtime.preprocessing.batch import HostWriter, network_inputs, stacked
 from condinst_deploy.runtime.torch_backend import TorchBackend
+from tests.support.gpu_work import occupy
 from tests.support.models import noise_image
 from tests.support.predictions import MIXED, assert_equal
 
@@ -118,7 +119,7 @@ def test_inputs_can_be_taken_on_another_stream() -> None:
     upload, reader = torch.cuda.Stream(gpu), torch.cuda.Stream(gpu)
     part = DeviceWriter(gpu).from_array(image, geometry)
     with torch.cuda.stream(upload):
-        torch.cuda._sleep(50_000_000)
+        occupy(50_000_000)
     batch = collated([part, part], None, gpu, upload)
     with torch.cuda.stream(reader):
         images, _ = batch.taken()

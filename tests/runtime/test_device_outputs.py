@@ -12,6 +12,7 @@ from condinst_deploy.model.condinst import Instances
 from condinst_deploy.runtime.device_outputs import DeviceOutputs, side_stream, to_device
 from condinst_deploy.runtime.torch_backend import TorchBackend
 from tests.support.batches import host_batch
+from tests.support.gpu_work import occupy
 from tests.support.models import noise_image
 
 
@@ -61,7 +62,7 @@ def test_outputs_can_be_taken_on_another_stream() -> None:
     maker, reader = torch.cuda.Stream(), torch.cuda.Stream()
     given = instances([2, 1])
     with torch.cuda.stream(maker):
-        torch.cuda._sleep(50_000_000)
+        occupy(50_000_000)
         outputs = DeviceOutputs.of(Instances(*(tensor.cuda(non_blocking=True) + 0 for tensor in given)))
     with torch.cuda.stream(reader):
         found = outputs.on_host()
@@ -95,7 +96,7 @@ def test_inputs_cross_behind_work_that_the_caller_does_not_wait_for() -> None:
     array = np.arange(1 << 16, dtype=np.uint8)
     to_device(array, torch.device("cuda"))  # pinned memory is made the first time, which waits
     torch.cuda.synchronize()
-    torch.cuda._sleep(2_000_000_000)  # about a second
+    occupy(2_000_000_000)  # about a second
     crossed = to_device(array, torch.device("cuda"))
     assert not torch.cuda.current_stream().query()
     np.testing.assert_array_equal(crossed.cpu().numpy(), array)

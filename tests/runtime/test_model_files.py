@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_a_file_of_an_unknown_kind_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(
         ArtifactError,
-        match=r"unknown kind; expected .* \.engine, \.plan, \.onnx, \.pth, \.pt",
+        match=r"unknown kind; expected .* \.pth, \.pt, \.onnx, \.engine, \.plan",
     ):
         Predictor(tmp_path / name)
 
@@ -130,7 +130,7 @@ def test_a_gpu_beyond_the_last_is_an_error(name: str, models: dict[str, Path]) -
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU that PyTorch can use")
 def test_a_provider_that_falls_back_to_the_cpu_is_an_error(slim_onnx: Path) -> None:
     with pytest.raises(BackendError, match=r"CUDAExecutionProvider was asked for, but .* CPUExecutionProvider"):
-        onnxruntime_backend._session(slim_onnx.read_bytes(), "model.onnx", Device("cuda"), CpuThreads(), None)
+        onnxruntime_backend.opened_session(slim_onnx.read_bytes(), "model.onnx", Device("cuda"), CpuThreads(), None)
 
 
 def test_the_provider_that_runs_must_be_the_one_asked_for(slim_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ def test_threads_reach_the_session(
     threads: CpuThreads, count: int, spinning: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnxruntime_backend, "usable_cores", lambda: 5)
-    options = onnxruntime_backend._options(threads, None)
+    options = onnxruntime_backend.session_options(threads, None)
     assert options.intra_op_num_threads == count
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == spinning
 

@@ -178,7 +178,7 @@ def test_a_network_that_never_ends_is_stopped() -> None:
 
     thread = threading.Thread(target=forward)
     thread.start()
-    while thread.ident not in signals._state.running and thread.is_alive():
+    while not signals.is_cancellable(thread.ident) and thread.is_alive():
         time.sleep(0.01)
     signals.cancel(thread.ident)
     thread.join(60)

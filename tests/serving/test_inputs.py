@@ -171,10 +171,10 @@ def test_an_input_that_cannot_be_used_is_one_line(
     for name in ("mixed/a.jpg", "mixed/b.parquet", "notes.md"):
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CondInstError) as told:
+    with pytest.raises(CondInstError) as reported:
         open_input(text)
-    assert reason in str(told.value)
-    assert "\n" not in str(told.value)
+    assert reason in str(reported.value)
+    assert "\n" not in str(reported.value)
 
 
 @pytest.mark.parametrize(

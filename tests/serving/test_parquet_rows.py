@@ -77,9 +77,9 @@ def test_files_of_a_folder_are_one_input_and_empty_ones_do_not_matter(tmp_path: 
 def test_a_damaged_file_is_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.parquet"
     path.write_bytes(content)
-    with pytest.raises(DataError, match="cannot be read as Parquet") as told:
+    with pytest.raises(DataError, match="cannot be read as Parquet") as reported:
         open_input(str(path)).fingerprint()
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(reported.value)
 
 
 def damaged_group(folder: Path, group: int) -> str:

@@ -28,7 +28,7 @@ from tests.support.batch_runs import (
     run_in_process,
     write_images,
 )
-from tests.support.processes import alive, descendants, is_ray_worker
+from tests.support.process_tree import alive, descendants, is_ray_worker
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_thread")]
 
@@ -151,10 +151,10 @@ def test_ray_listens_on_loopback_alone_and_ctrl_c_leaves_nothing_behind(
         assert len(list(home.glob("condinst-ray-*/session_*/logs/*"))) > 5
         assert holders_of(token, home) == []
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: Ray's processes get it, too
-        output, told = process.communicate(timeout=SECONDS)
+        output, reported = process.communicate(timeout=SECONDS)
         assert process.returncode == 130
-        assert "the same command continues the run" in told
-        assert "Traceback" not in told
+        assert "the same command continues the run" in reported
+        assert "Traceback" not in reported
         wait_until(lambda: not alive(family))
     assert output.startswith(f"{SHARD * done_shards(out)} images, 0 of them with an error")
     assert list(home.rglob("*")) == []  # no token, no usage report, no settings, no logs

@@ -211,8 +211,8 @@ def test_a_wait_for_room_is_told(run: Any, monkeypatch: pytest.MonkeyPatch) -> N
 
     _, events, error = run(script, cpus_per_worker=3.0)
     assert error is None
-    told = [event.reason for event in events if event.kind == "waiting"]
-    assert set(told) == {"no worker is ready yet; each needs 3 CPUs and 0 GPUs, and the cluster has 2 and 0"}
+    reported = [event.reason for event in events if event.kind == "waiting"]
+    assert set(reported) == {"no worker is ready yet; each needs 3 CPUs and 0 GPUs, and the cluster has 2 and 0"}
 
 
 def test_more_gpus_than_this_machine_has_are_refused(run: Any) -> None:

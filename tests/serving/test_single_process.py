@@ -465,10 +465,12 @@ def test_signals_stop_a_run_that_can_go_on(number: signal.Signals, small_model: 
         while not parts(out) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(number)
-        _, told = process.communicate(timeout=120)
+        _, reported = process.communicate(timeout=120)
     assert process.returncode == 128 + number
-    assert told.endswith("interrupted; the parts that are there are whole, and the same command continues the run\n")
-    assert "Traceback" not in told
+    assert reported.endswith(
+        "interrupted; the parts that are there are whole, and the same command continues the run\n"
+    )
+    assert "Traceback" not in reported
     finished = len(parts(out))
     assert 0 < finished < 300
     assert not list(out.glob(".part-*"))

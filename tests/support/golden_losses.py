@@ -10,7 +10,7 @@ import torch
 
 from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.model.condinst import CondInst
-from condinst_deploy.model.key_tables import KeyTable, renamed
+from condinst_deploy.model.weight_names import KeyTable, renamed
 
 
 def assert_gradient_norms(

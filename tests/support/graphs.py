@@ -39,3 +39,11 @@ def small_network(manifest: ModelManifest | None = None) -> onnx.ModelProto:
     graph.metadata_props.append(onnx.StringStringEntryProto(key=MANIFEST_KEY, value=text))
     onnx.checker.check_model(graph, full_check=True)
     return graph
+
+
+def set_weight(proto: onnx.ModelProto, name: str, value: float) -> None:
+    """Give one element of an initializer another value."""
+    (entry,) = [entry for entry in proto.graph.initializer if entry.name == name]
+    weight = numpy_helper.to_array(entry).copy()
+    weight.flat[3] = value
+    entry.CopyFrom(numpy_helper.from_array(weight, name))

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def interpreted(calls: list[tuple[str, tuple[Any, ...]]]) -> list[Any]:
-    """Results of calls, each a name of `_run`'s and its arguments."""
+    """Results of calls: each is a name of `_run`'s, or `module:function`, and its arguments."""
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = Path(folder) / "calls.pt", Path(folder) / "results.pt"
         torch.save(calls, asked)
@@ -66,16 +67,15 @@ def _run(calls: list[tuple[str, tuple[Any, ...]]]) -> list[Any]:
         "extents": paste.mask_extents,
         "results": results_on_device,
         "predicted": predicted,
-        "benchmark": _benchmark,
     }
     with torch.no_grad():
-        return [forms[name](*arguments) for name, arguments in calls]
+        return [(forms.get(name) or _function(name))(*arguments) for name, arguments in calls]
 
 
-def _benchmark() -> dict[str, Any]:
-    from tests.support.gpu_on_cpu import measured_once
-
-    return measured_once()
+def _function(name: str) -> Any:
+    """The function of a module, named as `module:function`."""
+    module, function = name.split(":")
+    return getattr(import_module(module), function)
 
 
 if __name__ == "__main__":

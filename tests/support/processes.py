@@ -1,49 +1,67 @@
-"""Processes of this machine, from /proc."""
+"""Several processes that train together, on this machine's loopback."""
 
 import os
+import pickle
+import traceback
+from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import torch
+
+from condinst_deploy.training.ranks import Ranks, connected
+
+LONGEST = 120.0
+"""Seconds after which a process that has not ended is killed."""
+
+Outcome = Any
+"""What a process's function returned, the exception that it raised, or None where it was killed."""
 
 
-def descendants(process: int) -> list[int]:
-    """Processes of this machine that a process started, and those started by them."""
-    parents: dict[int, int] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
+def in_processes(size: int, function: Callable[[Ranks], Any], folder: Path, timeout: float = 60.0) -> list[Outcome]:
+    """Run a function in each of several connected processes; the results in the order of the ranks.
+
+    The processes are forked from one that has imported PyTorch and never used it: autograd's threads do not live
+    through a fork. The function can be any closure; cloudpickle copies it.
+    """
+    context, meeting = get_context("forkserver"), f"file://{folder}/meeting_{len(list(folder.glob('meeting_*')))}"
+    context.set_forkserver_preload(["condinst_deploy.training.trainer", __name__])
+    copied = cloudpickle.dumps(function)
+    started = []
+    for rank in range(size):
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_run, args=(Ranks(rank, size, rank), copied, meeting, timeout, theirs))
+        process.start()
+        theirs.close()
+        started.append((process, ours))
+    outcomes = []
+    for _, ours in started:
         try:
-            parents[int(folder.name)] = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
-        except (OSError, IndexError):
-            continue
-    found, wanted = list[int](), {process}
-    while wanted:
-        wanted = {child for child, parent in parents.items() if parent in wanted}
-        found += wanted
-    return found
+            outcomes.append(
+                pickle.loads(ours.recv_bytes())
+                if ours.poll(LONGEST)
+                else TimeoutError(f"no answer in {LONGEST} seconds")
+            )
+        except EOFError:
+            outcomes.append(None)
+    for process, _ in started:
+        process.kill()
+        process.join()
+    return outcomes
 
 
-def alive(processes: list[int]) -> list[int]:
-    """Those that still run; a dead one whose parent did not ask is dead."""
-    running = []
-    for process in processes:
-        try:
-            state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
-        except OSError:
-            continue
-        if state not in "ZX":
-            running.append(process)
-    return running
-
-
-def is_ray_worker(process: int) -> bool:
-    """Whether it is one of those that write parts."""
+def _run(ranks: Ranks, copied: bytes, meeting: str, timeout: float, answer: Connection) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
     try:
-        return Path(f"/proc/{process}/cmdline").read_bytes().startswith(b"ray::ShardActor")
-    except OSError:  # it has ended
-        return False
-
-
-def cpu_seconds_of(process: int) -> float:
-    """CPU time of a process so far, without its children; 0 if it has ended."""
-    try:
-        fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        with connected(ranks, torch.device("cpu"), timeout, meeting):
+            outcome = pickle.loads(copied)(ranks)
+            answer.send_bytes(cloudpickle.dumps(outcome))  # by value: a tensor would be shared with a process that ends
+            answer.close()
+    except BaseException as e:  # also KeyboardInterrupt: the test looks at it
+        traceback.print_exc()
+        answer.send_bytes(cloudpickle.dumps(e))
+    os._exit(0)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from condinst_deploy.errors import OutputError
-from condinst_deploy.support.atomic_write import atomic_path, check_writable, remove_leftovers, remove_own
+from condinst_deploy.errors import ConfigError, OutputError
+from condinst_deploy.support.atomic_write import atomic_path, check_writable, only_writer, remove_leftovers, remove_own
 
 
 def write(path: Path, content: str = "new") -> None:
@@ -250,3 +250,26 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path: Path)
     for path in (tmp_path / "file" / "x", tmp_path, tmp_path / ("x" * 300), Path("/proc/x"), Path("a\0b")):
         with pytest.raises(OutputError):
             check_writable(path)
+
+
+HOLDS = "import sys, time\nfrom pathlib import Path\nfrom condinst_deploy.support.atomic_write import only_writer\n"
+HOLDS += "with only_writer(Path(sys.argv[1])):\n    print('ready', flush=True)\n    time.sleep(100)\n"
+
+
+def test_one_run_at_a_time_writes_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "model [1].onnx"
+    process = subprocess.Popen([sys.executable, "-c", HOLDS, str(path)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    with (
+        pytest.raises(ConfigError, match=r"another run is writing .*model \[1\]\.onnx; wait for it"),
+        only_writer(path),
+    ):
+        pass
+    with only_writer(path.with_name("other.onnx")):  # another file of the folder
+        pass
+    process.kill()
+    process.communicate()
+    with only_writer(path), atomic_path(path) as temporary:  # what the killed run left does not matter
+        temporary.write_text("new")
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]

@@ -13,8 +13,8 @@ import torch
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.config import CondInstConfig
-from condinst_deploy.model.families import ADELAIDET_PREPROCESSING, ADELAIDET_SELECTION
 from condinst_deploy.model.losses import LossSettings
+from condinst_deploy.model.published_checkpoints import ADELAIDET_PREPROCESSING, ADELAIDET_SELECTION
 from condinst_deploy.training.recipe import Recipe, ScheduleSettings, load_recipe, recipe_from_dict
 from tests.support.models import adelaidet_shapes
 
@@ -29,6 +29,8 @@ def test_the_published_recipe_is_mmdetections() -> None:
     assert recipe.short_sides == (640, 672, 704, 736, 768, 800)
     assert (recipe.start.frozen_stages, recipe.start.norm_eval) == (2, True)
     assert recipe.model == Recipe().model
+    assert not recipe.augment.on
+    assert recipe.data.group == 2  # AspectRatioBatchSampler, two images for each of eight GPUs
 
 
 ADELAIDET = {
@@ -57,6 +59,7 @@ def test_the_recipes_of_the_zoo_are_adelaidets(name: str) -> None:
     assert (recipe.optimizer.kind, recipe.optimizer.learning_rate, recipe.optimizer.momentum) == ("sgd", 0.01, 0.9)
     assert (recipe.optimizer.weight_decay, recipe.optimizer.decay_norms) == (1e-4, False)
     assert recipe.optimizer.decay_norms_and_biases
+    assert recipe.data.group == 2  # detectron2's ASPECT_RATIO_GROUPING, which is on by default
     assert (recipe.start.frozen_stages, recipe.start.norm_eval, recipe.start.norm_affine) == (2, True, False)
     assert recipe.losses == LossSettings(max_masks=500, family="adelaidet")
     assert recipe.short_sides == (640, 672, 704, 736, 768, 800)

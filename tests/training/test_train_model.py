@@ -1,10 +1,12 @@
 """Training as one function call."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import condinst_deploy
 from condinst_deploy import Predictor, TrainOptions, train
@@ -12,8 +14,9 @@ from condinst_deploy.data.shapes import generate_shapes
 from condinst_deploy.errors import CheckpointError, ConfigError
 from condinst_deploy.model.losses import Losses
 from condinst_deploy.training.recipe import Recipe, load_recipe
+from condinst_deploy.training.train_model import check
 from condinst_deploy.training.trainer import Reports
-from tests.cli.test_train import RECIPE
+from tests.support.recipes import RECIPE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -34,33 +37,33 @@ def options(folder: Path, out: Path) -> TrainOptions:
 def test_a_run_is_reported_interrupted_resumed_and_ends_with_a_model(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told: list[str] = []
+    reported: list[str] = []
 
     def on_step(iteration: int, _: Losses) -> None:
-        told.append(f"step {iteration}")
-        if told.count("step 2") == 1 and iteration == 2:
+        reported.append(f"step {iteration}")
+        if reported.count("step 2") == 1 and iteration == 2:
             raise KeyboardInterrupt
 
     reports = Reports(
         on_step=on_step,
-        on_stage=told.append,
-        on_note=told.append,
-        on_data=lambda sets: told.append(f"{len(sets.train)} images"),
-        on_start=lambda iteration, recipe: told.append(f"from {iteration} to {recipe.schedule.iterations}"),
-        on_interrupted=lambda iteration, place: told.append(f"stopped at {iteration} in {place.name}"),
+        on_stage=reported.append,
+        on_note=reported.append,
+        on_data=lambda sets: reported.append(f"{len(sets.train)} images"),
+        on_start=lambda iteration, recipe: reported.append(f"from {iteration} to {recipe.schedule.iterations}"),
+        on_interrupted=lambda iteration, place: reported.append(f"stopped at {iteration} in {place.name}"),
     )
     given = options(folder, tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
         train(folder / "tiny.toml", given, reports)
-    assert "looking at the training data" in told
-    report = told.index("looking at the training data")
-    assert any("rectangle" in line for line in told[report:])  # a table of classes
-    del told[report : told.index("from 0 to 3")]
-    assert told == ["reading the data", "2 images", "from 0 to 3", "step 1", "step 2", "stopped at 2 in run"]
-    told[:] = ["step 2"]
+    assert "looking at the training data" in reported
+    report = reported.index("looking at the training data")
+    assert any("rectangle" in line for line in reported[report:])  # a table of classes
+    del reported[report : reported.index("from 0 to 3")]
+    assert reported == ["reading the data", "2 images", "from 0 to 3", "step 1", "step 2", "stopped at 2 in run"]
+    reported[:] = ["step 2"]
     trained = train(folder / "tiny.toml", replace(given, resume=True), reports)
-    del told[told.index("looking at the training data") : told.index("resumed at iteration 2")]
-    assert told[1:] == ["reading the data", "2 images", "resumed at iteration 2", "from 2 to 3", "step 3"]
+    del reported[reported.index("looking at the training data") : reported.index("resumed at iteration 2")]
+    assert reported[1:] == ["reading the data", "2 images", "resumed at iteration 2", "from 2 to 3", "step 3"]
     assert trained.folder == tmp_path / "run"
     assert trained.metrics["iteration"] == 3
     last = json.loads((trained.folder / "history.jsonl").read_text().splitlines()[-1])
@@ -92,10 +95,76 @@ def test_options_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.pth").touch()
     with pytest.raises(CheckpointError, match=r"no checkpoint at none\.pth"):
         TrainOptions(weights=Path("none.pth"))
-    with pytest.raises(ConfigError, match="--weights and --resume both say"):
-        TrainOptions(weights=tmp_path / "a.pth", resume=True)
     with pytest.raises(ConfigError, match="--weights and --backbone both say"):
         TrainOptions(weights=tmp_path / "a.pth", backbone=tmp_path / "a.pth")
+
+
+def test_fine_tuning_takes_the_sizes_that_the_recipe_does_not_name_from_the_weights(
+    folder: Path, slim_checkpoint: Path, tmp_path: Path
+) -> None:
+    """The weights were trained for a short side of 128, the published sizes are 640 to 800 with 800."""
+    schedule = "[schedule]\niterations = 2\nbatch_size = 1\nwarmup_iterations = 0\n[data]\nworkers = 0\n"
+    given = replace(options(folder, tmp_path / "run"), weights=slim_checkpoint)
+    seen: list[Recipe] = []
+    reports = Reports(on_start=lambda _, recipe: seen.append(recipe))
+    for text, sizes in (
+        ("", ((128, 224), (102, 108, 113, 118, 123, 128))),
+        ("short_sides = [96]\n", ((128, 224), (96,))),
+        ("[model.preprocessing]\nshort_side = 96\n", ((96, 1333), (640, 672, 704, 736, 768, 800))),
+    ):
+        tuning = tmp_path / "tuning.toml"
+        tuning.write_text(text + schedule if text[:1] != "[" else schedule + text)
+        with pytest.raises(KeyboardInterrupt):
+            train(tuning, given, reports_that_stop(seen) if "[m" in text else replace(reports, on_step=stop_at_once))
+        preprocessing = seen[-1].model.preprocessing
+        assert ((preprocessing.short_side, preprocessing.long_side), seen[-1].short_sides) == sizes
+        again = replace(given, resume=True)
+        if "[m" not in text:
+            assert train(tuning, again).metrics["iteration"] == 2  # the same command, and --resume
+            assert train(tuning, replace(again, weights=None)).metrics["iteration"] == 2
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+
+def stop_at_once(_iteration: int, _losses: Losses) -> None:
+    raise KeyboardInterrupt
+
+
+def reports_that_stop(seen: list[Recipe]) -> Reports:
+    """Before the first step: images of 800 pixels take long."""
+
+    def on_start(_iteration: int, recipe: Recipe) -> None:
+        seen.append(recipe)
+        raise KeyboardInterrupt
+
+    return Reports(on_start=on_start)
+
+
+def test_a_warm_up_that_does_not_fit_is_shortened_wherever_the_length_comes_from(folder: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(str(folder / "tiny.toml"))
+    long = replace(recipe, schedule=replace(recipe.schedule, iterations=2, warmup_iterations=1000))
+    notes: list[str] = []
+    seen: list[Recipe] = []
+    reports = Reports(on_note=notes.append, on_start=lambda _, recipe: seen.append(recipe), on_step=stop_at_once)
+    with pytest.raises(KeyboardInterrupt):
+        train(long, options(folder, tmp_path / "run"), reports)
+    assert "warm-up shortened from 1000 to 1 iterations: the run has only 2" in notes
+    assert seen[0].schedule.warmup_iterations == 1
+
+
+def test_a_look_before_a_run_leaves_a_sheet_and_says_what_it_will_take(folder: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(str(folder / "tiny.toml"))
+    recipe = replace(recipe, schedule=replace(recipe.schedule, iterations=600))
+    notes: list[str] = []
+    found = check(recipe, options(folder, tmp_path / "run"), Reports(on_note=notes.append))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["examples.jpg"]
+    with Image.open(found.sheet) as sheet:
+        assert len(sheet.convert("RGB").getcolors(1 << 24) or ()) > 100
+    assert (found.iterations, found.epochs) == (600, 300)
+    assert found.seconds > 0
+    assert any("rectangle" in line for line in notes)
+    assert "600 iterations, each image 300.0 times" in found.text()
+    with pytest.raises(ConfigError, match="which would stay random"):  # what stops a run stops the look, too
+        check(replace(recipe, start=replace(recipe.start, frozen_stages=2)), options(folder, tmp_path / "run"))
 
 
 def test_the_package_offers_the_function_itself() -> None:

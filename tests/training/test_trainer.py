@@ -15,9 +15,18 @@ from condinst_deploy.data.shapes import generate_shapes
 from condinst_deploy.errors import CheckpointError, ConfigError, DataError
 from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.model.losses import Losses
-from condinst_deploy.training.batches import batch_keys, batches
+from condinst_deploy.training import trainer
+from condinst_deploy.training.batches import batches
 from condinst_deploy.training.history import Record
-from condinst_deploy.training.recipe import DataSettings, OptimizerSettings, Recipe, ScheduleSettings, StartSettings
+from condinst_deploy.training.order import batch_keys
+from condinst_deploy.training.recipe import (
+    DataSettings,
+    OptimizerSettings,
+    Recipe,
+    ScheduleSettings,
+    StartSettings,
+    load_recipe,
+)
 from condinst_deploy.training.run import TrainingRun, fine_tuning_run, new_run, resumed_run
 from condinst_deploy.training.trainer import Reports, Sets, manifest_for, open_sets, train, with_classes
 from tests.support.models import TINY
@@ -123,6 +132,34 @@ def test_evaluations_are_made_when_the_recipe_says_so(recipe: Recipe, sets: Sets
         assert [record["iteration"] for record in records if "segm/ap" in record] == expected
 
 
+def test_a_run_ends_after_so_many_evaluations_without_a_better_one(
+    monkeypatch: pytest.MonkeyPatch, recipe: Recipe, sets: Sets, tmp_path: Path
+) -> None:
+    """The scores of its evaluations are given; the fourth is the second in a row that is not better."""
+    scores = {1: 0.1, 2: 0.3, 3: 0.2, 4: 0.3, 5: 0.9, 6: 0.9}
+
+    def evaluate(run: TrainingRun, *_: Any) -> Record:
+        return {"iteration": run.iteration, "segm/ap": scores[run.iteration], "bbox/ap": 0.0}
+
+    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    patient = replace(recipe, patience=2, evaluate_every=1)
+    notes: list[str] = []
+    reported = Reports(on_note=notes.append)
+    run = run_of(patient, sets)
+    assert train(run, sets, tmp_path / "run", reported) == {"iteration": 4, "segm/ap": 0.3, "bbox/ap": 0.0}
+    assert run.iteration == 4
+    assert notes == [
+        "stopped at iteration 4: 2 evaluations without a better mask AP; the best model is"
+        f" {tmp_path / 'run' / 'best.pth'}"
+    ]
+    records = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert [record["segm/ap"] for record in records if "segm/ap" in record] == [0.1, 0.3, 0.2, 0.3]
+    resumed = resumed_run(patient, tmp_path / "run" / "last.pth", CPU)
+    train(resumed, sets, tmp_path / "run", reported)
+    assert (resumed.iteration, len(notes)) == (4, 2)  # it has ended, and says so again
+    assert train(run_of(replace(patient, patience=3), sets), sets, tmp_path / "longer", reported)["iteration"] == 6
+
+
 def test_the_last_losses_are_kept_whatever_the_interval(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
     train(run_of(replace(recipe, log_every=4), sets), sets, tmp_path, quiet())
     records = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
@@ -140,7 +177,12 @@ def test_a_finished_run_leaves_everything_to_look_at(recipe: Recipe, sets: Sets,
     assert metrics["iteration"] == 6
     assert 0 <= metrics["segm/ap"] <= 1
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"last.pth", "model.pth", "history.jsonl", "curves.png", "predictions.jpg", "tensorboard"}
+    assert names == {
+        *("last.pth", "last-1.pth", "best.pth", "model.pth", "recipe.toml"),
+        *("history.jsonl", "curves.png", "predictions.jpg", "tensorboard"),
+    }
+    kept = load_recipe(str(tmp_path / "recipe.toml"))
+    assert kept == recipe
     loaded = load_model(tmp_path / "model.pth")
     assert loaded.manifest.class_names == sets.train.class_names
     assert load_model(tmp_path / "last.pth").manifest.class_names == loaded.manifest.class_names

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
 from condinst_deploy.contract import ImageGeometry, NetworkInputs
 from condinst_deploy.errors import ConfigError
@@ -11,10 +11,13 @@ from condinst_deploy.imaging.decode import RGBArray
 if TYPE_CHECKING:  # it imports PyTorch, and arguments are checked before PyTorch is imported
     from torch import Tensor
 
-    from condinst_deploy.runtime.device_inputs import DeviceInputs
 
-Inputs: TypeAlias = "NetworkInputs | DeviceInputs"
-"""Input of the network: arrays on the host, or tensors on a device."""
+class Inputs(Protocol):
+    """Input of the network, one image or more: arrays on the host, or memory that only its backend knows."""
+
+    def on_host(self) -> NetworkInputs:
+        """Return finished arrays; the caller waits."""
+
 
 Pixels = Literal["exact", "fast", "cuda"]
 """How images are decoded and resized: on the CPU as the references do it, on the CPU by PyTorch, or on a GPU."""

@@ -1,85 +1,134 @@
-"""Backend `tensorrt`: an engine of either flavour, on the GPU that it was built for."""
+"""Backend `tensorrt`: an engine of either flavour, on the GPU that it was built for. It does not need PyTorch."""
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
-import torch
-
+from condinst_deploy.contract import ImageGeometry, InstanceDetections
 from condinst_deploy.contract.engine_manifest import MODULES, EngineManifest, Flavour, read_engine
 from condinst_deploy.errors import ArtifactError, BackendError
-from condinst_deploy.kernels.operations import kernels_run_on
-from condinst_deploy.runtime.backend import Outputs
-from condinst_deploy.runtime.device_backend import DeviceBackend
-from condinst_deploy.runtime.device_inputs import inputs_on
+from condinst_deploy.runtime.backend import Backend, Outputs
+from condinst_deploy.runtime.batching import rounded_batch
+from condinst_deploy.runtime.cuda.batches import GpuInputs, GpuOutputs, PinnedInputs, PinnedWriter, uploaded
+from condinst_deploy.runtime.cuda.gpu import Gpu, Stream, shared_gpu
+from condinst_deploy.runtime.devices import driver_present, parsed_device
+from condinst_deploy.runtime.postprocess import ResultFilter
 from condinst_deploy.runtime.preprocessing.types import Inputs
-from condinst_deploy.runtime.tensorrt.context_pool import ContextPool
-from condinst_deploy.runtime.tensorrt.execution_context import ExecutionContext
+from condinst_deploy.runtime.tensorrt.engine import Engine
 from condinst_deploy.runtime.tensorrt.plan import engine_from_plan
-from condinst_deploy.runtime.tensorrt.shapes import BatchShape, largest_batch, profile_of
-from condinst_deploy.runtime.torch_backend import torch_device
+from condinst_deploy.runtime.tensorrt.shapes import BatchShape, largest_batch, profile_of, takes
+from condinst_deploy.runtime.tensorrt.slot import Slot
+from condinst_deploy.runtime.tensorrt.slot_pool import SlotPool
 
 PACKAGES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt-rtx"}
 
-KEPT_CONTEXTS = 4
-"""Idle execution contexts that stay open: those of the last shapes, or of threads that run one shape."""
+SLOTS = 1
+"""Batches that are given to the GPU side by side. One fills it; each further one takes as much memory again."""
 
 
-class TensorRtBackend(DeviceBackend):
-    """Runs an engine. Threads may share the backend; each gets its own execution context."""
+class TensorRtBackend(Backend):
+    """Runs an engine. Threads may share the backend: they give batches to the GPU in turn."""
 
     name = "tensorrt"
 
-    def __init__(self, engine: Any, manifest: EngineManifest, device: torch.device) -> None:
-        super().__init__(device)
-        self._engine = engine
+    def __init__(self, engine: Engine, manifest: EngineManifest, gpu: Gpu, device: str = "cuda:0") -> None:
+        self._engine, self.gpu = engine, gpu
+        self.device = device
         self.engine_manifest = manifest
         self.manifest = manifest.model
         self.largest_batch = largest_batch(manifest)
-        self._contexts: ContextPool[BatchShape, ExecutionContext] = ContextPool(self._new_context, KEPT_CONTEXTS)
+        self.input_writer = self._writer = PinnedWriter(gpu)
+        self.slots = SlotPool(lambda: Slot(gpu, manifest, engine.context, engine.graph_limits), SLOTS)
+        with gpu.current():
+            self._uploads = Stream(gpu)
+        self._closed = False
 
     @classmethod
     def load(cls, path: Path, device: str = "auto") -> Self:
         """Load an engine with the manifest beside it, and check that this machine can run it."""
         plan, manifest = read_engine(path)
-        chosen = _gpu(path, device)
-        library = runtime_library(manifest.flavour)
-        major, minor = torch.cuda.get_device_capability(chosen)
-        try:
-            manifest.check_loadable(manifest.flavour, library.__version__, f"{major}{minor}")
-        except ArtifactError as e:
-            raise ArtifactError(f"{path}: {e}") from e
-        if manifest.weights_stripped:
-            raise ArtifactError(f"{path} has no weights (--strip-weights); refit it, or build it without that option")
-        with torch.cuda.device(chosen):
+        chosen = parsed_device(device, gpu_usable=driver_present())
+        if chosen.kind != "cuda":
+            raise BackendError(
+                f"{path} is an engine and needs an NVIDIA GPU, and device={device!r} means cpu here;"
+                " run the exported ONNX file on a CPU instead"
+            )
+        library, gpu = runtime_library(manifest.flavour), shared_gpu(chosen.index)
+        with gpu.current():
+            _check_loadable(manifest, library, gpu, path)
             logger = library.Logger(library.Logger.ERROR)
-            engine = engine_from_plan(library, logger, plan, host_code=manifest.version_compatible)
-        if engine is None:
-            raise BackendError(f"the library cannot load {path}; its own message stands above")
-        return cls(engine, manifest, chosen)
+            loaded = engine_from_plan(library, logger, plan, host_code=manifest.version_compatible)
+            if loaded is None:
+                raise BackendError(f"the library cannot load {path}; its own message stands above")
+            engine = Engine(library, loaded, manifest, path)
+        return cls(engine, manifest, gpu, str(chosen))
+
+    def collate(self, parts: Sequence[Inputs]) -> GpuInputs:
+        """Start to copy prepared images to the GPU; partial batches are filled up with blank images."""
+        pinned = [self._pinned(part) for part in parts]
+        with self.gpu.current():
+            return uploaded(self.gpu, self._uploads, pinned, self._filled(pinned))
 
     def forward(self, inputs: Inputs) -> Outputs:
-        """Start the network; the outputs stay on the GPU if Triton, which makes masks there, is installed.
+        """Start the network; the outputs stay on the GPU.
 
         Raises:
-            BackendError: no profile has the shape, the engine was closed, it could not run, or, without Triton, the
-                mask logits are not finite.
+            BackendError: no profile has the shape, the engine was closed, or it could not run.
         """
-        batch, _, height, width = inputs.images.shape
-        shape = BatchShape(batch, height, width)
-        profile_of(self.engine_manifest, shape)  # before a context is made
-        with self._contexts.context(shape) as context:
-            outputs = context.run(inputs_on(inputs, self.torch_device))
-        return outputs if kernels_run_on(self.torch_device) else outputs.on_host(precision=self.manifest.precision)
+        batch = inputs if isinstance(inputs, GpuInputs) else None
+        shape = batch.images.shape if batch is not None else inputs.on_host().images.shape
+        profile_of(self.engine_manifest, BatchShape(shape[0], *shape[2:]))  # before memory or a context is made
+        with self.gpu.current(), self.slots.slot() as slot:
+            return slot.run(batch or self._all_uploaded(inputs))
+
+    def postprocess(
+        self, outputs: Outputs, geometries: Sequence[ImageGeometry], result_filter: ResultFilter | None = None
+    ) -> list[InstanceDetections]:
+        """Turn outputs of `forward` into detections in original pixels."""
+        if isinstance(outputs, GpuOutputs):
+            outputs = outputs.on_host(len(geometries), self.manifest.precision)
+        return super().postprocess(outputs, geometries, result_filter)
+
+    def synchronize(self) -> None:
+        """Wait until the GPU has finished the uploads and all runs."""
+        with self.gpu.current():
+            self._uploads.synchronize()
+            for slot in self.slots.idle():
+                slot.synchronize()
+
+    def check_health(self) -> None:
+        """See that the GPU still works; see `Backend.check_health`."""
+        self.gpu.check()
 
     def close(self) -> None:
         """Release contexts and buffers, then the engine."""
-        self._contexts.close()
-        self._engine = None
+        if self._closed:
+            return
+        self._closed = True
+        with self.gpu.current():
+            self.slots.close()
+            self._uploads.close()
+            self._engine.close()
+        self.gpu.release_idle()
 
-    def _new_context(self, shape: BatchShape) -> ExecutionContext:
-        with torch.cuda.device(self.torch_device):
-            return ExecutionContext(self._engine, self.engine_manifest, shape, self.torch_device)
+    def _pinned(self, part: Inputs) -> PinnedInputs:
+        """Return an image in pinned memory; one that another writer wrote is copied."""
+        return part if isinstance(part, PinnedInputs) else self._writer.from_inputs(part.on_host())
+
+    def _filled(self, parts: Sequence[PinnedInputs]) -> int:
+        """Images of the batch with the blank ones."""
+        if self.static_batch is not None:
+            return self.static_batch
+        height, width = parts[0].shape[2:]
+        count = sum(part.shape[0] for part in parts)
+        filled = rounded_batch(count, self.largest_batch)
+        return filled if takes(self.engine_manifest, BatchShape(filled, height, width)) else count
+
+    def _all_uploaded(self, inputs: Inputs) -> GpuInputs:
+        """Return exactly this batch on the GPU."""
+        part = self._pinned(inputs)
+        return uploaded(self.gpu, self._uploads, [part], part.shape[0])
 
 
 def runtime_library(flavour: Flavour) -> Any:
@@ -100,11 +149,11 @@ def runtime_library(flavour: Flavour) -> Any:
     return module
 
 
-def _gpu(path: Path, device: str) -> torch.device:
-    chosen = torch_device(device)
-    if chosen.type != "cuda":
-        raise BackendError(
-            f"{path} is an engine and needs an NVIDIA GPU, and device={device!r} means {chosen.type} here;"
-            " run the exported ONNX file on a CPU instead"
-        )
-    return torch.device("cuda", chosen.index or 0)
+def _check_loadable(manifest: EngineManifest, library: Any, gpu: Gpu, path: Path) -> None:
+    major, minor = gpu.driver.capability()
+    try:
+        manifest.check_loadable(manifest.flavour, library.__version__, f"{major}{minor}")
+    except ArtifactError as e:
+        raise ArtifactError(f"{path}: {e}") from e
+    if manifest.weights_stripped:
+        raise ArtifactError(f"{path} has no weights (--strip-weights); refit it, or build it without that option")

@@ -1,72 +1,101 @@
-"""Contexts of an engine: each runs one shape for one caller at a time; idle ones are kept for the next."""
+"""The execution contexts of a slot: one for each profile, and one with a CUDA graph for each hot shape."""
 
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
-from threading import Lock
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from condinst_deploy.errors import BackendError
-
-
-class Closable(Protocol):
-    """What the pool keeps."""
-
-    def close(self) -> None:
-        """Release it."""
+from condinst_deploy.runtime.cuda.gpu import Graph
+from condinst_deploy.runtime.cuda.memory import Block
+from condinst_deploy.runtime.tensorrt.execution_context import ExecutionContext
+from condinst_deploy.runtime.tensorrt.hot_shapes import HotLimits, HotShapes
+from condinst_deploy.runtime.tensorrt.shapes import BatchShape
 
 
-Key = TypeVar("Key", bound=Hashable)
-Context = TypeVar("Context", bound=Closable)
+@dataclass(frozen=True)
+class SlotMemory:
+    """Memory that contexts of a slot run in, one after the other."""
+
+    activations: Block
+    tensors: Mapping[str, Block]  # inputs and outputs
 
 
-class ContextPool(Generic[Key, Context]):
-    """Hands out contexts by key; threads that ask for the same key at once get different ones."""
+class CapturedRun(NamedTuple):
+    """A graph, the context that it was captured from, and the memory whose addresses it holds."""
 
-    def __init__(self, make: Callable[[Key], Context], keep: int) -> None:
-        """`keep` idle contexts at most stay open, the ones used last."""
-        self._make, self._keep = make, keep
-        self._idle: list[tuple[Key, Context]] = []  # used last at the end
-        self._lock = Lock()
-        self._closed = False
+    graph: Graph
+    context: ExecutionContext
+    memory: SlotMemory
 
-    @contextmanager
-    def context(self, key: Key) -> Iterator[Context]:
-        """A context of this key for the length of the block; one that an error went through is not used again.
 
-        Raises:
-            BackendError: the pool was closed.
+MakeContext = Callable[[int | None], ExecutionContext]
+"""Profile -> a new context. None: the engine has one shape."""
+
+
+class ContextPool:
+    """Contexts of one slot. One thread at a time uses it.
+
+    A CUDA graph holds the shape and the addresses of the context that it was captured from. So a hot shape has a
+    context of its own, which is never reshaped.
+
+    Attributes:
+        made: contexts and graphs that were made so far.
+        replays: runs that were replays of a graph.
+    """
+
+    def __init__(self, make: MakeContext, limits: HotLimits | None) -> None:
+        """`limits` None: the engine cannot be captured, or captures itself."""
+        self._make, self._limits = make, limits
+        self._by_profile: dict[int | None, ExecutionContext] = {}
+        self._captured: dict[BatchShape, CapturedRun] = {}
+        self._hot: HotShapes[BatchShape] = HotShapes(limits or HotLimits(most=0))
+        self.made = self.replays = 0
+
+    def of_profile(self, profile: int | None) -> ExecutionContext:
+        """The context of a profile, at whatever shape it had last."""
+        if profile not in self._by_profile:
+            self._by_profile[profile] = self._make(profile)
+            self.made += 1
+        return self._by_profile[profile]
+
+    def captured(self, shape: BatchShape) -> CapturedRun | None:
+        """The graph of a shape; None: it has none."""
+        found = self._captured.get(shape)
+        self.replays += found is not None
+        return found
+
+    def wants_graph(self, shape: BatchShape) -> bool:
+        """Count a run of a shape. True if it shall be captured now."""
+        return self._limits is not None and self._hot.came(shape, shape.batch)
+
+    def for_capture(self, profile: int | None) -> ExecutionContext:
+        """A new context for a graph."""
+        self.made += 1
+        return self._make(profile)
+
+    def keep(self, shape: BatchShape, run: CapturedRun) -> None:
+        """Keep a graph, in place of that of the coldest shape where there are too many.
+
+        The stream must be idle.
         """
-        context = self._taken(key)
-        try:
-            yield context
-        except BaseException:
-            with suppress(RuntimeError):  # after a CUDA error the stream fails, too; the first error is the one to show
-                context.close()
-            raise
-        self._put_back(key, context)
+        self.made += 1
+        cooled = self._hot.heat(shape)
+        if cooled is not None:
+            self._release(cooled)
+        self._captured[shape] = run
+
+    def never_capture(self) -> None:
+        """Stop to capture: this engine, or this machine, does not allow it."""
+        self._limits = None
 
     def close(self) -> None:
-        """Release the idle contexts; those in use are released when their blocks end."""
-        with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, []
-        for _, context in idle:
+        """Release everything; the stream must be idle."""
+        for shape in list(self._captured):
+            self._release(shape)
+        for context in self._by_profile.values():
             context.close()
+        self._by_profile.clear()
 
-    def _taken(self, key: Key) -> Context:
-        with self._lock:
-            if self._closed:
-                raise BackendError("this model was closed; load it again")
-            for i in reversed(range(len(self._idle))):
-                if self._idle[i][0] == key:
-                    return self._idle.pop(i)[1]
-        return self._make(key)
-
-    def _put_back(self, key: Key, context: Context) -> None:
-        surplus = []
-        with self._lock:
-            self._idle.append((key, context))
-            while len(self._idle) > (0 if self._closed else self._keep):
-                surplus.append(self._idle.pop(0)[1])
-        for old in surplus:
-            old.close()
+    def _release(self, shape: BatchShape) -> None:
+        run = self._captured.pop(shape)
+        run.graph.close()  # before the context that it was captured from
+        run.context.close()

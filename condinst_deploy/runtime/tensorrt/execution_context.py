@@ -1,87 +1,68 @@
-"""One execution context of an engine at one shape: its stream, its device buffers, its CUDA graph.
+"""One execution context of an engine. Its memory is ours, so contexts that run in turn share it."""
 
-Memory and streams are PyTorch's, so that both libraries share one allocator. A CUDA graph holds the addresses of the
-buffers, so a context keeps its shape.
-"""
-
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-
-from condinst_deploy.contract import INPUTS, OUTPUTS
-from condinst_deploy.contract.engine_manifest import EngineManifest
 from condinst_deploy.errors import BackendError
-from condinst_deploy.model.condinst import Instances
-from condinst_deploy.runtime.device_inputs import DeviceInputs
-from condinst_deploy.runtime.device_outputs import DeviceOutputs
-from condinst_deploy.runtime.tensorrt.cuda_graph import ReplayedRun
-from condinst_deploy.runtime.tensorrt.shapes import BatchShape, profile_of
+from condinst_deploy.runtime.cuda.gpu import Stream
+from condinst_deploy.runtime.cuda.memory import Block
+from condinst_deploy.runtime.tensorrt.shapes import BatchShape
 
 
 class ExecutionContext:
-    """Runs batches of one shape. Close it when it is idle."""
+    """A context at one shape at a time. One stream uses it, and one thread at a time."""
 
-    def __init__(self, engine: Any, manifest: EngineManifest, shape: BatchShape, device: torch.device) -> None:
-        """Create the context and all its memory.
-
-        Raises:
-            BackendError: no profile has the shape, or the library refuses it.
-        """
-        profile = profile_of(manifest, shape)
-        self._stream = torch.cuda.Stream(device)
-        self._context: Any = engine.create_execution_context()
-        if self._context is None:
-            raise BackendError(f"no execution context for {shape}: the GPU has not enough free memory")
-        self._choose(profile, shape)
-        shapes = {t.name: tuple(self._context.get_tensor_shape(t.name)) for t in manifest.tensors}
-        kinds = {t.name: getattr(torch, t.dtype) for t in manifest.tensors}
-        # allocate on the context's own stream, because the last user of memory of another stream may still be running
-        with torch.cuda.stream(self._stream):
-            self._device = {n: torch.empty(s, dtype=kinds[n], device=device) for n, s in shapes.items()}
-        for name, buffer in self._device.items():
-            self._context.set_tensor_address(name, buffer.data_ptr())
-        self._execution = ReplayedRun(self._execute, self._capturable, self._stream)
-
-    @property
-    def captured(self) -> bool:
-        """Whether runs are replays of a CUDA graph."""
-        return self._execution.captured
-
-    def run(self, inputs: DeviceInputs) -> DeviceOutputs:
-        """Start a run on inputs of the device, without waiting for it. The outputs are copies on the device.
+    def __init__(self, context: Any, profile: int | None, stream: Stream) -> None:
+        """Choose the profile.
 
         Raises:
-            BackendError: the library could not run the engine.
+            BackendError: the engine refuses it.
         """
-        with torch.cuda.stream(self._stream):
-            for name, values in zip(INPUTS, inputs.taken(), strict=True):
-                self._device[name].copy_(values, non_blocking=True)
-            if not self._execution.run():
-                raise BackendError("TensorRT could not run the engine; its own message stands above")
-            # the next run writes into the buffers, behind these copies in the stream
-            return DeviceOutputs.of(Instances(*(self._device[name].clone() for name in OUTPUTS)))
+        self._context, self._stream = context, stream
+        self._fixed = profile is None
+        self._shape: BatchShape | None = None
+        if profile is not None and not context.set_optimization_profile_async(profile, int(stream.handle)):
+            raise BackendError(f"the engine refuses profile {profile}; the library's own message stands above")
 
-    def close(self) -> None:
-        """Wait for the stream, then release graph, context and buffers, in this order."""
-        self._stream.synchronize()
-        self._execution.release()
-        self._context = None
-        self._device = {}
+    def reshape(self, shape: BatchShape) -> None:
+        """Take a shape of the profile.
 
-    def _choose(self, profile: int | None, shape: BatchShape) -> None:
-        handle = self._stream.cuda_stream
-        if profile is None:
+        Raises:
+            BackendError: the engine refuses it.
+        """
+        if self._fixed or self._shape == shape:
             return
-        if not self._context.set_optimization_profile_async(profile, handle):
-            raise BackendError(f"the engine refuses profile {profile}")
         for name, sides in shape.inputs.items():
             if not self._context.set_input_shape(name, sides):
-                raise BackendError(f"the engine refuses {name} of shape {sides}")
+                raise BackendError(
+                    f"the engine refuses {name} of shape {sides}; the library's own message stands above"
+                )
+        self._shape = shape
 
-    def _execute(self) -> bool:
-        return bool(self._context.execute_async_v3(self._stream.cuda_stream))
+    @property
+    def memory_needed(self) -> int:
+        """Bytes of activation memory at the shape."""
+        return int(self._context.update_device_memory_size_for_shapes())
 
-    def _capturable(self) -> bool:
-        """Whether the library allows a capture now: of what it still compiles, it does not."""
-        capturable = getattr(self._context, "is_stream_capturable", None)
-        return capturable is None or bool(capturable(self._stream.cuda_stream))
+    def tensor_shapes(self, names: list[str]) -> dict[str, tuple[int, ...]]:
+        """Shapes of inputs and outputs at the shape."""
+        return {name: tuple(self._context.get_tensor_shape(name)) for name in names}
+
+    def bind(self, activations: Block, tensors: Mapping[str, Block]) -> None:
+        """Take memory for activations, inputs and outputs."""
+        self._context.set_device_memory(activations.address, activations.size)
+        for name, block in tensors.items():
+            self._context.set_tensor_address(name, block.address)
+
+    def run(self) -> bool:
+        """Give a run to the stream; False if the library could not."""
+        return bool(self._context.execute_async_v3(int(self._stream.handle)))
+
+    def capturable(self) -> bool:
+        """True if the library allows a capture of the next run."""
+        ask = getattr(self._context, "is_stream_capturable", None)
+        return ask is None or bool(ask(int(self._stream.handle)))
+
+    def close(self) -> None:
+        """Release the context; its stream must be idle."""
+        self._context = None

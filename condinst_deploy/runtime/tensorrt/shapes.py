@@ -45,6 +45,11 @@ def profile_of(manifest: EngineManifest, shape: BatchShape) -> int | None:
     return None
 
 
+def takes(manifest: EngineManifest, shape: BatchShape) -> bool:
+    """True if some profile covers a shape."""
+    return manifest.profile_for(shape.inputs) is not None if manifest.profiles else True
+
+
 def largest_batch(manifest: EngineManifest) -> int:
     """Images that some profile takes at once."""
     if manifest.profiles:

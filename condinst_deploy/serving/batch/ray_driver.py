@@ -239,7 +239,8 @@ class _Pool:
         if self.left_out >= LEFT_OUT:
             raise CondInstError(
                 f"{self.left_out} shards one after the other cost {ATTEMPTS} workers each, the last one because:"
-                f" {first_line(error)}. See that the model works (condinst-predict) and that memory is enough"
+                f" {first_line(error)}. See that the model works (condinst-predict), and that machines have enough"
+                " memory"
             ) from error
 
     def _admit(self, reference: Any) -> None:

@@ -86,15 +86,15 @@ class ShardWorker(AbstractContextManager["ShardWorker"]):
         options = job.options
         self._options, self._out = options, output_folder(options.out)
         _check_machine(job, self._out)
-        self._predictor = options.detection.load(options.model)
-        manifest = self._predictor.manifest
+        self.predictor = options.detection.load(options.model)
+        manifest = self.predictor.manifest
         self._classes = Classes(tuple(manifest.class_names), tuple(manifest.category_ids))
         self.name = f"{os.getpid()}@{socket.gethostname()}"
 
     @property
     def note(self) -> str:
         """How the model runs."""
-        backend = self._predictor.backend
+        backend = self.predictor.backend
         return f"{backend.name} on {backend.device}"
 
     def run(self, shard: Shard) -> ShardReport:
@@ -137,20 +137,20 @@ class ShardWorker(AbstractContextManager["ShardWorker"]):
 
     def close(self) -> None:
         """Release the model."""
-        self._predictor.close()
+        self.predictor.close()
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def _rows(self, shard: Shard) -> Generator[ImageRow, None, None]:
-        return rows_of(self._predictor, self._sources(shard), shard.first)
+        return rows_of(self.predictor, self._sources(shard), shard.first)
 
     def _rows_alone(self, shard: Shard) -> Iterator[ImageRow]:
         """Rows of images that the network is given one by one; those that it fails on have an error."""
         error, worked = None, False
         for position, source in enumerate(self._sources(shard), start=shard.first):
             try:
-                for row in rows_of(self._predictor, iter((source,)), position):
+                for row in rows_of(self.predictor, iter((source,)), position):
                     worked |= row.detections is not None
                     yield row
             except BackendError as e:

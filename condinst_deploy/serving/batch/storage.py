@@ -63,14 +63,13 @@ def filesystem_of(url: str) -> tuple[Any, str]:
         import fsspec
     except ImportError as e:
         raise ConfigError(f"{public_url(url)} needs fsspec: pip install fsspec, or give a local path") from e
+    # "::" is part of a name here; fsspec takes it for a chain of file systems
+    place = url.partition("::")[0].rpartition("/")[0] if "::" in url else url
     try:
-        if "::" in url:  # part of a name, and not a chain of file systems
-            kind = fsspec.get_filesystem_class(url.split("://", 1)[0].lower())
-            return kind(**kind._get_kwargs_from_urls(url)), kind._strip_protocol(url)
-        filesystem, path = fsspec.core.url_to_fs(url)
+        filesystem, path = fsspec.core.url_to_fs(place)
     except (ImportError, ValueError) as e:
         raise ConfigError(f"{public_url(url)} cannot be opened ({e}); expected a URL that fsspec knows") from e
-    return filesystem, path
+    return filesystem, path if place == url else f"{path.rstrip('/')}{url[len(place) :]}"
 
 
 def list_files(url: str, pattern: bool, skipped: str | None = None) -> list[StoredFile]:

@@ -9,12 +9,13 @@ from rich.progress import Progress, TaskProgressColumn, TimeElapsedColumn
 
 from condinst_deploy.cli.command import command_app, print_json, print_line, progress_bar, terminal
 from condinst_deploy.errors import ConfigError
+from condinst_export.quantization.options import IMAGES
 
 if TYPE_CHECKING:
     from condinst_deploy.contract.engine_manifest import EngineManifest
     from condinst_engines.builder_library import BuilderLibrary
     from condinst_engines.engine_builder import BuildReports
-    from condinst_engines.policy import Precision
+    from condinst_engines.policy import Precision, Quantized
 
 
 def build_engine(
@@ -28,6 +29,12 @@ def build_engine(
     fp32: Annotated[bool, typer.Option("--fp32", help="Everything in float32 (the default).")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Convolutions in float16: about half the size.")] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help="Convolutions in bfloat16: no overflow, less exact.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Convolutions in INT8, the rest in float16 (or --bf16). Needs --calibration.")
+    ] = False,
+    fp8: Annotated[
+        bool, typer.Option("--fp8", help="Convolutions in FP8 (GPUs from 89 on). Needs --calibration.")
+    ] = False,
     flavour: Annotated[
         str | None,
         typer.Option(help="tensorrt or rtx (TensorRT for RTX). Default: tensorrt where it is installed."),
@@ -70,9 +77,30 @@ def build_engine(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Folder of images that the ranges of half precision are checked on. Default: a built-in set.",
+            help="Folder of images: ranges of half precision are checked on it (default: a built-in set)."
+            " Ranges of 8 bits are found on most of it; the others judge the result.",
         ),
     ] = None,
+    calibration_images: Annotated[
+        int | None, typer.Option(metavar="N", help=f"--int8, --fp8: most images to calibrate on. Default: {IMAGES}.")
+    ] = None,
+    calibration_method: Annotated[
+        str | None, typer.Option(metavar="NAME", help="--int8, --fp8: entropy, mse or max. Default: mse.")
+    ] = None,
+    scales: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="ENGINE.json", help="--int8, --fp8: take the ranges of an earlier engine of the same ONNX file."
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="--int8, --fp8: folder for the report of what 8 bits cost (HTML and JSON)."),
+    ] = None,
+    sensitivity: Annotated[
+        bool,
+        typer.Option("--sensitivity", help="--int8, --fp8: also measure what each group of convolutions costs."),
+    ] = False,
     keep_policy: Annotated[
         Path | None,
         typer.Option(metavar="FILE.toml", help="Also write the policy of the range check, as a recipe to edit."),
@@ -92,6 +120,7 @@ def build_engine(
     TensorRT for RTX builds on any machine; full TensorRT builds on the GPU that the engine is for.
     """
     precision = _precision(float32=fp32, float16=fp16, bfloat16=bf16)
+    quantization = _quantization(precision, int8=int8, fp8=fp8)
     # PyTorch takes seconds to import: not for --help
     from condinst_engines.build_options import BuildOptions
     from condinst_engines.engine_builder import build_engine as build
@@ -100,6 +129,7 @@ def build_engine(
         recipe=recipe,
         flavour=flavour,
         precision=precision,
+        quantization=quantization,
         optimization_level=optimization_level,
         workspace_gb=workspace_gb,
         sm=None if sm is None else tuple(sm.split(",")),
@@ -111,6 +141,11 @@ def build_engine(
         shapes=tuple(shapes or ()),
         timing_cache=timing_cache,
         calibration=calibration,
+        calibration_images=calibration_images,
+        calibration_method=calibration_method,
+        scales=scales,
+        report=report,
+        sensitivity=sensitivity,
         keep_policy=keep_policy,
         keep_onnx=keep_onnx,
         log=log,
@@ -128,6 +163,15 @@ def _precision(**asked: bool) -> "Precision | None":
     names: list[Any] = [name for name, wanted in asked.items() if wanted]
     if len(names) > 1:
         raise ConfigError("give one of --fp32, --fp16 and --bf16")
+    return names[0] if names else None
+
+
+def _quantization(precision: "Precision | None", **asked: bool) -> "Quantized | None":
+    names: list[Any] = [name for name, wanted in asked.items() if wanted]
+    if len(names) > 1:
+        raise ConfigError("give one of --int8 and --fp8")
+    if names and precision == "float32":
+        raise ConfigError(f"--{names[0]} and --fp32: what is not in 8 bits is half; leave --fp32 out")
     return names[0] if names else None
 
 
@@ -150,6 +194,8 @@ def _summarise(manifest: "EngineManifest") -> None:
     asked = "as asked" if manifest.is_as_asked else "NOT as asked"
     terminal.print(f"  precision: {manifest.precision}, {asked}; layers by the {manifest.found.source}: {layers}")
     terminal.print(f"  for GPUs of compute capability {', '.join(manifest.targets)}")
+    if manifest.quantization is not None:
+        terminal.print(f"  {manifest.quantization}, each proved in the engine")
     if manifest.plugins:
         terminal.print(f"  plugins: {', '.join(manifest.plugins)}")
     for number, profile in enumerate(manifest.profiles):

@@ -1,7 +1,7 @@
 """The range check of a half build: measure, handle, measure again, until every half tensor is within its limits."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import onnx
@@ -13,10 +13,11 @@ from condinst_engines.policy import WORDS_SHOWN, Policy
 from condinst_engines.precision import TYPES, converted
 from condinst_engines.ranges.agreement import float32_outputs, kept_outputs, matched_share
 from condinst_engines.ranges.decide import Decision, Setting, decide, fit_weights, over_limit
-from condinst_engines.ranges.images import InputsHash, RangeImages
+from condinst_engines.ranges.images import RangeImages
 from condinst_engines.ranges.measure import Magnitudes, Measurement
 from condinst_engines.ranges.work import half_share
 from condinst_engines.slots import Arrays
+from condinst_export.quantization.images import InputsHash
 
 MOST_ROUNDS = 8
 """Rounds of handling; each one can bring new tensors over the limit only behind nodes that it moved."""
@@ -125,7 +126,7 @@ class RangeCheck:
         for tensor in (tensor for tensor in rounded.measurement.tensors if tensor.kind == kind):
             block = block_of(tensor.makers[0] if tensor.makers else tensor.name)
             blocks[block] = max(blocks.get(block, 0.0), largest[tensor.name])
-        own = {name: getattr(policy, name) for name in ("fp32", "float32", "bf16", "fp16", "half", "scale")}
+        own = {name: getattr(policy, name) for name in (own.name for own in fields(policy))}
         return CheckedRanges(
             source=self.images.source,
             images=len(rounded.outputs),

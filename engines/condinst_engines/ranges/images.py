@@ -11,7 +11,6 @@ from condinst_deploy.contract import ImageGeometry, ModelManifest, NetworkInputs
 from condinst_deploy.data.shapes import ShapesConfig, image_of, scene_of
 from condinst_deploy.imaging.decode import RGBArray, expand_sources, rgb_from
 from condinst_deploy.runtime.preprocessing.batch import network_inputs
-from condinst_deploy.support.digests import sha256_of_bytes, sha256_of_text
 
 MOST_IMAGES, MOST_SMALL = 32, 8
 """Images of a user's folder that are used at the model's own size, and at each of the small sizes."""
@@ -84,20 +83,3 @@ def built_in_images() -> tuple[Sequence[RGBArray], Sequence[RGBArray]]:
     flat = [np.full((96, 128, 3), value, dtype=np.uint8) for value in (0, 124, 255)]
     strips = [np.ascontiguousarray(coffee[:40]), rng.integers(0, 256, (240, 48, 3), dtype=np.uint8)]
     return [coffee, astronaut, shapes[0], noise], [*flat, *strips, *shapes[1:]]
-
-
-class InputsHash:
-    """SHA-256 over all batches that a network was given."""
-
-    def __init__(self) -> None:
-        self._parts: list[str] = []
-
-    def add(self, batch: NetworkInputs) -> None:
-        """Take one batch, shapes and all."""
-        for array in batch:
-            content = sha256_of_bytes(np.ascontiguousarray(array).tobytes())
-            self._parts.append(f"{array.shape} {array.dtype} {content}\n")
-
-    def hexdigest(self) -> str:
-        """Of the batches so far."""
-        return sha256_of_text("".join(self._parts))

@@ -15,7 +15,7 @@ def convolution_work(graph: onnx.ModelProto, batch: NetworkInputs) -> dict[ir.Da
     """Multiplications and additions of the convolutions for a batch, by the type of their outputs.
 
     Args:
-        graph: functions inlined; convolutions whose size cannot be told are left out.
+        graph: functions inlined; convolutions of unknown size are left out.
         batch: sets the sizes.
     """
     model = ir.from_proto(graph)

@@ -14,29 +14,25 @@ from condinst_deploy.contract.engine_manifest import (
     EngineManifest,
     EngineTensor,
     FoundPrecision,
-    ShapeRange,
     manifest_path,
     write_engine,
 )
 from condinst_deploy.errors import ArtifactError, BackendError, ConfigError
 from condinst_deploy.imaging.decode import RGBArray
 from condinst_deploy.runtime.backend import Backend
-from condinst_deploy.runtime.device_outputs import DeviceOutputs
+from condinst_deploy.runtime.cuda.batches import GpuOutputs
+from condinst_deploy.runtime.cuda.gpu import Gpu
+from condinst_deploy.runtime.devices import driver_present
 from condinst_deploy.runtime.predictor import Predictor, load_backend
 from condinst_deploy.runtime.tensorrt.backend import TensorRtBackend, runtime_library
 from condinst_deploy.runtime.tensorrt.shapes import BatchShape, largest_batch, profile_of
 from tests.support.batches import host_batch
+from tests.support.engine_manifests import image_profile
 from tests.support.models import manifest_of, noise_image
+from tests.support.strict_driver import StrictDriver
+from tests.support.strict_engine import StrictEngine
 
 PLAN = b"not a plan that a library could read"
-
-
-def profile(low: tuple[int, int, int], high: tuple[int, int, int]) -> dict[str, ShapeRange]:
-    images = ((low[0], 3, *low[1:]), (high[0], 3, *high[1:]))
-    return {
-        "images": ShapeRange(images[0], images[1], images[1]),
-        "image_sizes": ShapeRange((low[0], 2), (high[0], 2), (high[0], 2)),
-    }
 
 
 DYNAMIC = EngineManifest(
@@ -50,7 +46,7 @@ DYNAMIC = EngineManifest(
         EngineTensor("image_sizes", "input", "int32", (-1, 2)),
         EngineTensor("mask_logits", "output", "float16", (-1, 100, -1, -1)),
     ),
-    profiles=(profile((1, 128, 128), (1, 256, 256)), profile((2, 128, 128), (4, 256, 512))),
+    profiles=(image_profile((1, 128, 128), (1, 256, 256)), image_profile((2, 128, 128), (4, 256, 512))),
     model=manifest_of(),
     onnx="model.onnx",
     onnx_sha256="0" * 64,
@@ -76,10 +72,9 @@ def engine(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What PyTorch says on a machine with an H200."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    """A machine with an H200."""
+    monkeypatch.setattr("condinst_deploy.runtime.tensorrt.backend.driver_present", lambda: True)
+    monkeypatch.setattr("condinst_deploy.runtime.tensorrt.backend.shared_gpu", lambda index: Gpu(StrictDriver()))
 
 
 @pytest.mark.parametrize(
@@ -110,11 +105,11 @@ def test_the_largest_batch_is_that_of_some_profile() -> None:
 
 
 def test_without_a_gpu_loading_says_so(engine: Path) -> None:
-    if torch.cuda.is_available():
+    if driver_present():
         pytest.skip("this machine has a GPU")
     with pytest.raises(BackendError, match=r"needs an NVIDIA GPU, and device='auto' means cpu here"):
         load_backend(engine)
-    with pytest.raises(BackendError, match="PyTorch sees 0 CUDA devices"):
+    with pytest.raises(BackendError, match="no NVIDIA driver is loaded on this machine"):
         load_backend(engine, "cuda")
 
 
@@ -146,33 +141,39 @@ def test_a_missing_library_is_named_with_its_package(monkeypatch: pytest.MonkeyP
         runtime_library("rtx")
 
 
+def backend() -> TensorRtBackend:
+    driver = StrictDriver()
+    return TensorRtBackend(StrictEngine(driver, DYNAMIC), DYNAMIC, Gpu(driver))  # type: ignore[arg-type]
+
+
 def test_a_batch_outside_the_profiles_stops_before_any_context_is_made() -> None:
-    backend = TensorRtBackend(None, DYNAMIC, torch.device("cuda", 0))
     inputs = NetworkInputs(np.zeros((8, 3, 128, 128), np.uint8), np.full((8, 2), 128, np.int32))
+    made = backend()
     with pytest.raises(BackendError, match="images are 8x3x128x128"):
-        backend.forward(inputs)
+        made.forward(inputs)
+    assert made.slots.idle() == []
 
 
 def test_a_closed_engine_says_so() -> None:
-    with TensorRtBackend(None, DYNAMIC, torch.device("cuda", 0)) as backend:
+    with backend() as made:
         pass
     inputs = NetworkInputs(np.zeros((1, 3, 128, 128), np.uint8), np.full((1, 2), 128, np.int32))
     with pytest.raises(BackendError, match="was closed; load it again"):
-        backend.forward(inputs)
+        made.forward(inputs)
 
 
 def test_a_predictor_never_asks_for_more_than_the_engine_takes() -> None:
-    backend = TensorRtBackend(None, DYNAMIC, torch.device("cuda", 0))
-    assert Predictor(backend).batch_size == 4
+    made = backend()
+    assert Predictor(made).batch_size == 4
     with pytest.raises(ConfigError, match="batch_size is 5; the engine was built for at most 4"):
-        Predictor(backend, batch_size=5)
+        Predictor(made, batch_size=5)
 
 
 def one_by_one(backend: Backend, images: list[RGBArray]) -> list[InstanceDetections]:
     """All runs before the first postprocessing: no run may write into the outputs of another."""
     batches = [host_batch(backend, [image]) for image in images]
     outputs = [backend.forward(inputs) for inputs, _ in batches]
-    assert all(isinstance(each, DeviceOutputs) for each in outputs)
+    assert all(isinstance(each, GpuOutputs) for each in outputs)
     results = []
     for given, (inputs, geometries) in zip(outputs, batches, strict=True):
         (found,) = backend.postprocess(given, geometries)
@@ -208,10 +209,9 @@ def test_an_rtx_engine_gives_what_onnx_runtime_gives(slim_onnx: Path, tmp_path: 
             rounds = list(threads.map(lambda _: engine(images), range(6)))
         rounds.append(one_by_one(engine.backend, images))
         assert isinstance(engine.backend, TensorRtBackend)
-        contexts = [context for _, context in engine.backend._contexts._idle]
-        # the last round has run each image alone, twice
-        assert len(contexts) > 1
-        assert all(context.captured for context in contexts[-2:])
+        (slot,) = engine.backend.slots.idle()
+        # shapes share the context of the profile; TensorRT for RTX makes graphs by itself
+        assert slot.contexts.made == 1 or slot.contexts.replays > 0
     for got in rounds:
         for found, expected in zip(got, want, strict=True):
             assert len(found) == len(expected) > 0

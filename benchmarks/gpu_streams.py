@@ -1,0 +1,166 @@
+"""Streams, threads and growth on a GPU, through `Predictor` as users have it."""
+
+import io
+import json
+import random
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from importlib.util import find_spec
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from condinst_deploy.benchmarking.memory import free_device_mb, resident_mb
+from condinst_deploy.imaging.decode import EncodedImage
+from condinst_deploy.model.condinst import CondInst, Instances
+from condinst_deploy.runtime.backend import Outputs
+from condinst_deploy.runtime.device_outputs import DeviceOutputs
+from condinst_deploy.runtime.predictor import Predictor
+from condinst_deploy.runtime.preprocessing.types import Inputs
+from condinst_deploy.runtime.torch_backend import TorchBackend
+
+ROOT = Path(__file__).parents[1]
+DEMO = ROOT / "demo" / "shapes_slim.pth"
+SIZES = ROOT / "tests" / "runtime" / "tensorrt" / "image_sizes.json"
+SLOTS = 100
+FIRST, IMAGES = 300, 1500
+GROWTH_FIRST, GROWTH_LAST = 2_000, 10_000
+
+
+def jpegs(count: int, seed: int) -> list[EncodedImage]:
+    """JPEGs in memory, of sizes like COCO's, from seeded smooth noise."""
+    rows = json.loads(SIZES.read_text())["sizes"]
+    chosen = random.Random(seed).choices(rows, [row[2] for row in rows], k=count)
+    rng = np.random.default_rng(seed)
+    return [jpeg(rng, width, height) for width, height, _ in chosen]
+
+
+def jpeg(rng: np.random.Generator, width: int, height: int) -> EncodedImage:
+    """One JPEG whose content takes as long to decode as a photograph."""
+    coarse = Image.fromarray(rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
+    pixels = (smooth + rng.normal(0, 6, smooth.shape)).clip(0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=90)
+    return EncodedImage(f"{width}x{height}", file.getvalue())
+
+
+class WithEllipses(TorchBackend):
+    """The network runs; the masks are ellipses in all slots, because random weights find nothing of sense."""
+
+    def forward(self, inputs: Inputs) -> Outputs:
+        """Run the network, and put the ellipses behind it."""
+        outputs = super().forward(inputs)
+        assert isinstance(outputs, DeviceOutputs)
+        batch, _, height, width = outputs.tensors.mask_logits.shape
+        boxes = outputs.tensors.boxes.new_zeros((batch, SLOTS, 4))
+        boxes[..., 2:] = 8
+        scores = torch.linspace(0.9, 0.1, SLOTS, device=boxes.device).expand(batch, SLOTS).contiguous()
+        count = torch.full((batch,), SLOTS, dtype=torch.int32, device=boxes.device)
+        logits = ellipse_logits(height, width).to(outputs.tensors.mask_logits).expand(batch, -1, -1, -1).contiguous()
+        return DeviceOutputs.of(Instances(count, boxes, scores, (scores * 0).int(), logits))
+
+
+def ellipse_logits(height: int, width: int) -> torch.Tensor:
+    """`(1, SLOTS, h, w)`: areas of 5 % of the image in the median."""
+    random_ = torch.Generator().manual_seed(0)
+    radius = (0.05 * torch.exp(0.8 * torch.randn(SLOTS, generator=random_)).clamp(max=6) / torch.pi).sqrt()
+    centres = 0.15 + 0.7 * torch.rand(SLOTS, 2, generator=random_)
+    y = ((torch.arange(height) + 0.5) / height - centres[:, :1]) / radius[:, None]
+    x = ((torch.arange(width) + 0.5) / width - centres[:, 1:]) / radius[:, None]
+    return (6 * (1 - (y**2)[:, :, None] - (x**2)[:, None, :]))[None]
+
+
+def saved_r50(folder: Path) -> Path:
+    """A checkpoint of R-50 with seeded weights."""
+    from condinst_deploy.contract import ModelManifest, contiguous_ids
+    from condinst_deploy.model.checkpoints import save_model
+
+    torch.manual_seed(0)
+    names = tuple(str(i) for i in range(80))
+    path = folder / "r50.pth"
+    save_model(path, CondInst().eval(), ModelManifest(names, contiguous_ids(names)))
+    return path
+
+
+def images_per_second(predictor: Predictor, images: Iterable[EncodedImage]) -> dict[str, Any]:
+    """Throughput behind the first images, masks as RLE; the first ones fill caches and the pipeline."""
+    source: Iterator[EncodedImage] = islice(cycle(images), FIRST + IMAGES)
+    masks, started = 0, 0.0
+    with closing(predictor.stream(source)) as found:
+        for i, prediction in enumerate(found):
+            if i == FIRST:
+                started = time.perf_counter()
+            assert prediction.detections is not None
+            masks += len(prediction.detections.masks.rle())
+    seconds = time.perf_counter() - started
+    return {"images_per_s": round(IMAGES / seconds, 1), "masks_of_an_image": round(masks / (FIRST + IMAGES), 1)}
+
+
+def torch_stream() -> dict[str, Any]:
+    """The torch backend as it is loaded by default."""
+    with tempfile.TemporaryDirectory() as name, WithEllipses.load(saved_r50(Path(name)), "cuda") as backend:
+        return images_per_second(Predictor(backend), jpegs(200, seed=0)) | {"precision": backend.manifest.precision}
+
+
+def engine_stream() -> dict[str, Any]:
+    """An engine of full TensorRT, built here.
+
+    Raises:
+        RuntimeError: TensorRT is not installed.
+    """
+    if find_spec("tensorrt") is None:
+        raise RuntimeError("full TensorRT is not installed: pip install 'condinst-deploy[tensorrt]'")
+    from condinst_deploy.runtime.tensorrt.backend import TensorRtBackend
+    from condinst_engines import BuildOptions, build_engine
+    from condinst_export import export_model
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        onnx, engine = folder / "r50.onnx", folder / "r50.engine"
+        export_model(saved_r50(folder), onnx)
+        build_engine(onnx, engine, BuildOptions(precision="float16"))
+        with Predictor(engine) as predictor:
+            found = images_per_second(predictor, jpegs(200, seed=0))
+            assert isinstance(predictor.backend, TensorRtBackend)
+            slots = [slot.contexts for slot in predictor.backend.slots.idle()]
+        return found | {"contexts_and_graphs": sum(s.made for s in slots), "replays": sum(s.replays for s in slots)}
+
+
+def eight_threads() -> dict[str, Any]:
+    """Eight threads on one model beside one after the other."""
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (240, 320 + 32 * (i % 3), 3), dtype=np.uint8) for i in range(24)]
+    with Predictor(DEMO, device="cuda", batch_size=1) as predictor:
+        serial = [predictor([image])[0] for image in images]
+        with ThreadPoolExecutor(8) as threads:
+            together = list(threads.map(lambda image: predictor([image])[0], images * 8))
+    want = [(found.masks.rle(), found.labels.tolist()) for found in serial] * 8
+    other = sum((found.masks.rle(), found.labels.tolist()) != each for found, each in zip(together, want, strict=True))
+    return {"images": len(together), "other": other, "detections": sum(len(found) for found in serial)}
+
+
+def growth() -> dict[str, Any]:
+    """Memory after 2,000 and after 10,000 images of mixed sizes."""
+    images = jpegs(200, seed=1)
+    seen: dict[int, tuple[float, float]] = {}
+    with (
+        Predictor(DEMO, device="cuda") as predictor,
+        closing(predictor.stream(islice(cycle(images), GROWTH_LAST))) as found,
+    ):
+        for i, _ in enumerate(found, start=1):
+            if i in (GROWTH_FIRST, GROWTH_LAST):
+                seen[i] = free_device_mb("cuda") or 0.0, resident_mb() or 0.0
+    (free, host), (free_last, host_last) = seen[GROWTH_FIRST], seen[GROWTH_LAST]
+    return {
+        "gpu_grown_mb": round(free - free_last, 1),
+        "host_mb": round(host_last, 1),
+        "host_grown_mb": round(host_last - host, 1),
+    }

@@ -1,0 +1,1 @@
+"""One GPU through NVIDIA's driver, without PyTorch: memory, streams, events, graphs and kernels."""

@@ -1,0 +1,140 @@
+"""Batches of an engine: inputs on their way to the GPU, and outputs on it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from condinst_deploy.contract import ImageGeometry, NetworkInputs, NetworkOutputs
+from condinst_deploy.imaging.decode import RGBArray
+from condinst_deploy.runtime.cuda.gpu import Event, Gpu, Stream
+from condinst_deploy.runtime.cuda.memory import Block, GpuArray, host_array
+from condinst_deploy.runtime.postprocess import require_finite
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class PinnedInputs:
+    """One image, or some of equal padded shape, in pinned memory as the network reads it."""
+
+    block: Block
+    shape: tuple[int, ...]  # (B, 3, H, W)
+    image_sizes: npt.NDArray[np.int32]  # (B, 2)
+
+    @property
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """`shape`, in the pinned memory itself."""
+        return host_array(self.block)[: int(np.prod(self.shape))].reshape(self.shape)
+
+    def on_host(self) -> NetworkInputs:
+        """Return arrays in the pinned memory."""
+        return NetworkInputs(self.pixels, self.image_sizes)
+
+
+@dataclass(frozen=True, eq=False)
+class GpuInputs:
+    """A batch on a GPU, which may still be writing it: work on it waits for `ready`."""
+
+    gpu: Gpu
+    images: GpuArray  # (B, 3, H, W) uint8
+    image_sizes: GpuArray  # (B, 2) int32
+    ready: Event
+
+    def on_host(self) -> NetworkInputs:
+        """Return finished arrays; the caller waits."""
+        with self.gpu.side_stream() as stream:
+            stream.wait(self.ready)
+            return NetworkInputs(*stream.downloaded([self.images, self.image_sizes]))
+
+
+@dataclass(frozen=True, eq=False)
+class GpuOutputs:
+    """Outputs on a GPU that may still be computing them; work on them waits for `ready`. No later run changes them."""
+
+    gpu: Gpu
+    ready: Event
+    num_detections: GpuArray  # (B,) int32
+    boxes: GpuArray  # (B, K, 4) float32
+    scores: GpuArray  # (B, K) float32
+    labels: GpuArray  # (B, K) int32
+    mask_logits: GpuArray  # (B, K, h, w) float32 or float16
+
+    def on_host(self, images: int | None = None, precision: str = "float32") -> NetworkOutputs:
+        """Wait for the outputs and return arrays.
+
+        Args:
+            images: the number of images in the batch that are not blank; None: all.
+            precision: of the network, for the error.
+
+        Raises:
+            BackendError: a logit of these images is NaN or infinite, in any slot.
+        """
+        arrays = (self.num_detections, self.boxes, self.scores, self.labels, self.mask_logits)
+        with self.gpu.side_stream() as stream:
+            stream.wait(self.ready)
+            outputs = NetworkOutputs(*stream.downloaded(arrays))
+        require_finite(bool(np.isfinite(outputs.mask_logits[:images]).all()), precision)
+        return outputs
+
+
+class PinnedWriter:
+    """The `InputWriter` of engines: resized images are written into pinned memory, from which the GPU copies."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self._gpu = gpu
+
+    def from_array(self, resized: RGBArray, geometry: ImageGeometry) -> PinnedInputs:
+        """Write `(h, w, 3)` uint8."""
+        shape = (1, 3, *geometry.padded)
+        with self._gpu.current():
+            block = self._gpu.pinned.taken(int(np.prod(shape)))
+        inputs = PinnedInputs(block, shape, np.array([geometry.resized], dtype=np.int32))
+        (height, width), target = geometry.resized, inputs.pixels[0]
+        target[:, :height, :width] = resized.transpose(2, 0, 1)  # (h, w, 3) -> (3, h, w)
+        target[:, height:] = 0
+        target[:, :height, width:] = 0
+        return inputs
+
+    def from_inputs(self, inputs: NetworkInputs) -> PinnedInputs:
+        """Copy images that another writer wrote."""
+        with self._gpu.current():
+            block = self._gpu.pinned.taken(inputs.images.nbytes)
+        pinned = PinnedInputs(block, inputs.images.shape, inputs.image_sizes)
+        pinned.pixels[:] = inputs.images
+        return pinned
+
+    def from_tensor(self, resized: "Tensor", geometry: ImageGeometry) -> PinnedInputs:
+        """Write `(3, h, w)` uint8 from any device."""
+        return self.from_array(resized.cpu().numpy().transpose(1, 2, 0), geometry)
+
+
+def uploaded(gpu: Gpu, stream: Stream, parts: Sequence[PinnedInputs], batch: int) -> GpuInputs:
+    """Start to copy images of equal padded shape into a batch; the caller does not wait.
+
+    Args:
+        gpu: where to.
+        stream: of the copies.
+        parts: images in pinned memory.
+        batch: images of the batch; those beyond `parts` are blank.
+    """
+    shape = parts[0].shape[1:]
+    images = gpu.memory.taken(batch * int(np.prod(shape)), stream).array((batch, *shape), "uint8")
+    given = 0
+    for part in parts:
+        stream.upload(images.rows(given, given + part.shape[0]), part.block)
+        given += part.shape[0]
+    stream.fill(images.rows(given, batch), 0)
+    sizes = np.full((batch, 2), shape[1:], dtype=np.int32)
+    sizes[:given] = np.concatenate([part.image_sizes for part in parts])
+    table = gpu.pinned.taken(sizes.nbytes)
+    host_array(table)[: sizes.nbytes] = sizes.view(np.uint8).ravel()
+    on_gpu = gpu.memory.taken(sizes.nbytes, stream).array(sizes.shape, "int32")
+    stream.upload(on_gpu, table)
+    done = stream.record()
+    for block in (table, images.owner, on_gpu.owner, *(part.block for part in parts)):
+        block.used_until(done)
+    return GpuInputs(gpu, images, on_gpu, done)

@@ -1,0 +1,201 @@
+"""Memory that is used again: pools of blocks, and arrays in them."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from threading import Lock
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from condinst_deploy.errors import BackendError
+from condinst_deploy.runtime.cuda.driver import OUT_OF_MEMORY, CudaError
+
+SMALLEST = 512
+"""Bytes of a block; addresses of larger ones are multiples of it, too."""
+
+STEPS = 8
+"""Sizes of blocks between a power of two and the next: at most an eighth of a block is not used."""
+
+MOST_IDLE = 64
+"""Blocks of one size that wait for their last use before the host waits for the oldest."""
+
+
+class Done(Protocol):
+    """An event, as pools use it."""
+
+    def done(self) -> bool:
+        """True if the work before it is finished."""
+
+    def synchronize(self) -> None:
+        """Wait for the work before it."""
+
+
+class Waiting(Protocol):
+    """A stream, as pools use it."""
+
+    def wait(self, event: Any) -> None:
+        """Let later work wait for an event."""
+
+
+class Block:
+    """Memory that its pool hands out again when nothing refers to this object and its last use is over."""
+
+    def __init__(self, pool: "MemoryPool", address: int, size: int) -> None:
+        self.address, self.size = address, size
+        self._pool, self._uses = pool, list[Done]()
+
+    def used_until(self, event: Done) -> None:
+        """Note that work before this event reads or writes the memory."""
+        self._uses = [use for use in self._uses if use is not event] + [event]
+
+    def array(self, shape: tuple[int, ...], dtype: str, offset: int = 0) -> "GpuArray":
+        """Return an array in this block, `offset` bytes from its beginning."""
+        array = GpuArray(self, self.address + offset, shape, np.dtype(dtype))
+        if offset + array.nbytes > self.size:
+            raise ValueError(f"{array.nbytes} bytes at {offset} leave a block of {self.size}")
+        return array
+
+    def __del__(self) -> None:
+        self._pool.give_back(self.address, self.size, self._uses)
+
+
+@dataclass(frozen=True)
+class GpuArray:
+    """Values in memory of a GPU, rows contiguous."""
+
+    owner: Any  # keeps the memory: a `Block`, or another library's tensor
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return prod(self.shape) * self.dtype.itemsize
+
+    def rows(self, start: int, stop: int) -> "GpuArray":
+        """Return a part of the first dimension."""
+        size = prod(self.shape[1:]) * self.dtype.itemsize
+        return GpuArray(self.owner, self.address + start * size, (stop - start, *self.shape[1:]), self.dtype)
+
+
+class MemoryPool:
+    """Blocks of sizes that differ by an eighth. Threads may share it."""
+
+    def __init__(self, allocate: Callable[[int], int], free: Callable[[int], None]) -> None:
+        self._allocate, self._free = allocate, free
+        self._idle: dict[int, deque[tuple[int, list[Done]]]] = {}  # size -> address and uses, the oldest first
+        # `Block.__del__` may run at any time, in any thread, also while this thread holds the lock
+        self._returned: deque[tuple[int, int, list[Done]]] = deque()
+        self._lock = Lock()
+        self.allocated = 0
+        """Bytes that the pool has of the driver."""
+
+    def taken(self, size: int, stream: Waiting | None = None) -> Block:
+        """Return at least `size` bytes.
+
+        Args:
+            size: bytes.
+            stream: that uses the memory first. It waits for the memory's last use, the caller does not. None: the
+                memory is not used any more when this returns.
+
+        Raises:
+            BackendError: there is not enough memory.
+        """
+        wanted = size_of_block(size)
+        with self._lock:
+            self._sort_returned()
+            found = self._reused(wanted, stream is None)
+            if found is None:
+                found = self._new(wanted), []
+        address, uses = found
+        for use in uses:
+            if stream is None:
+                use.synchronize()
+            else:
+                stream.wait(use)
+        return Block(self, address, wanted)
+
+    def give_back(self, address: int, size: int, uses: list[Done]) -> None:
+        """Take memory back; called by `Block`."""
+        self._returned.append((address, size, uses))
+
+    def release_idle(self) -> None:
+        """Wait for the last uses of all idle memory and give it back to the driver."""
+        with self._lock:
+            self._sort_returned()
+            self._release_idle()
+
+    def _sort_returned(self) -> None:
+        while self._returned:
+            address, size, uses = self._returned.popleft()
+            self._idle.setdefault(size, deque()).append((address, uses))
+
+    def _reused(self, size: int, at_once: bool) -> tuple[int, list[Done]] | None:
+        idle = self._idle.get(size)
+        if not idle:
+            return None
+        # the oldest is the most likely to be over
+        if at_once and len(idle) < MOST_IDLE and not all(use.done() for use in idle[0][1]):
+            return None
+        return idle.popleft()
+
+    def _new(self, size: int) -> int:
+        try:
+            address = self._allocate(size)
+        except CudaError as e:
+            if e.name != OUT_OF_MEMORY:
+                raise
+            self._release_idle()
+            address = self._second_try(size)
+        self.allocated += size
+        return address
+
+    def _second_try(self, size: int) -> int:
+        try:
+            return self._allocate(size)
+        except CudaError as e:
+            if e.name != OUT_OF_MEMORY:
+                raise
+            raise BackendError(
+                f"there are no {size >> 20} MiB of memory left beside the {self.allocated >> 20} MiB in use; use a"
+                " smaller batch_size or smaller images"
+            ) from e
+
+    def _release_idle(self) -> None:
+        for size, idle in self._idle.items():
+            for address, uses in idle:
+                for use in uses:
+                    use.synchronize()
+                self._free(address)
+                self.allocated -= size
+        self._idle.clear()
+
+
+def size_of_block(size: int) -> int:
+    """Return the size of the block for `size` bytes: a power of two and some eighths of it."""
+    if size <= SMALLEST:
+        return SMALLEST
+    step = max(SMALLEST, (1 << (size - 1).bit_length()) // (2 * STEPS))
+    return -(-size // step) * step
+
+
+def host_array(block: Block) -> npt.NDArray[np.uint8]:
+    """Return the bytes of a block of pinned memory; the array keeps the block."""
+    return np.asarray(_Interface(block))
+
+
+class _Interface:
+    """A block as numpy's array interface has it."""
+
+    def __init__(self, block: Block) -> None:
+        self._block = block
+        self.__array_interface__ = {
+            "data": (block.address, False),
+            "shape": (block.size,),
+            "typestr": "|u1",
+            "version": 3,
+        }

@@ -1,0 +1,157 @@
+"""Predict files: a model file and images in, a folder of COCO results, overlays and label files out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from condinst_deploy.contract import ModelManifest
+from condinst_deploy.contract.artifacts import check_there, kind_of
+from condinst_deploy.errors import CondInstError, ConfigError
+from condinst_deploy.imaging.decode import existing_sources
+from condinst_deploy.imaging.fonts import without_glyphs
+from condinst_deploy.runtime.coco_results import coco_results, write_json
+from condinst_deploy.runtime.label_files import Format, write_text
+from condinst_deploy.runtime.options import PredictorOptions
+from condinst_deploy.runtime.predictor import Predictor
+from condinst_deploy.runtime.recording import Destination, FileOutputs, Recorded, record
+from condinst_deploy.support.atomic_write import check_writable
+from condinst_deploy.support.folder_lock import locked_folder
+
+RESULTS_FILE, IMAGES_FILE, CLASSES_FILE = "detections.json", "images.json", "yolo/classes.txt"
+
+
+class LabelThresholds(Protocol):
+    """Score thresholds that differ between classes, as `evaluation.threshold_file.load_thresholds` reads them."""
+
+    def per_label(self, manifest: ModelManifest) -> tuple[float, ...]:
+        """Return the threshold of each label of a model."""
+
+
+@dataclass(frozen=True)
+class PredictFilesOptions:
+    """How images are predicted, and what is written.
+
+    Attributes:
+        out: folder of the results; files of the same names are replaced, other files stay.
+        predictor: how the model is loaded and run.
+        outputs: what is written of each image beside COCO results.
+        thresholds: keep detections with a score above the threshold of their class; None: one threshold for all
+            classes, `predictor.score_threshold`.
+        recursive: take the images of subfolders, too.
+    """
+
+    out: Path = Path("results")
+    predictor: PredictorOptions = field(default_factory=PredictorOptions)
+    outputs: FileOutputs = field(default_factory=FileOutputs)
+    thresholds: LabelThresholds | None = None
+    recursive: bool = False
+
+
+@dataclass(frozen=True)
+class PredictFilesReports:
+    """Functions that are called while images are predicted."""
+
+    on_start: Callable[[Predictor, int], None] = lambda predictor, images: None  # the model is loaded
+    on_note: Callable[[str], None] = lambda note: None
+    on_image: Callable[[CondInstError | None], None] = lambda error: None  # one more is finished, or was skipped
+
+
+@dataclass(frozen=True)
+class PredictedFiles:
+    """What was written.
+
+    Attributes:
+        folder: absolute.
+        images: entries of images.json.
+        skipped: `file_name` and `error` of each image that could not be read.
+        detections: number of detections in detections.json.
+        drawn: number of detections on overlays.
+        interrupted: whether a signal ended the run early; what was finished is written.
+    """
+
+    folder: Path
+    images: list[dict[str, Any]]
+    skipped: list[dict[str, str]]
+    detections: int
+    drawn: int
+    interrupted: bool
+
+
+def predict_files(
+    model: str | Path,
+    images: str | Path | Sequence[str | Path],
+    options: PredictFilesOptions | None = None,
+    reports: PredictFilesReports | None = None,
+) -> PredictedFiles:
+    """Detect instances in image files and write the results into a folder.
+
+    Writes detections.json (COCO results, all detections), images.json (images with their overlays, and classes, with
+    their ids) and the files of `options.outputs`. An image that cannot be read is skipped.
+
+    Args:
+        model: model file (.pth, .onnx, .engine).
+        images: files, folders or patterns.
+        options: how images are predicted, and what is written.
+        reports: functions that are called while images are predicted.
+
+    Raises:
+        ArtifactError, CheckpointError, BackendError, ConfigError: the model cannot be used so.
+        ImageError: no image is there.
+        OutputError: a file cannot be written, or another run writes into the folder.
+    """
+    options, reports = options or PredictFilesOptions(), reports or PredictFilesReports()
+    paths = _images([images] if isinstance(images, str | Path) else images, options.recursive)
+    model, out = Path(model), options.out
+    check_there(model)
+    check_writable(out / RESULTS_FILE)
+    with Predictor(model, options.predictor) as predictor:
+        reports.on_start(predictor, len(paths))
+        _note_missing_glyphs(predictor.class_names, options.outputs, reports)
+        manifest = predictor.manifest
+        label_thresholds = None if options.thresholds is None else options.thresholds.per_label(manifest)
+        destination = Destination(out, options.outputs, label_thresholds)
+        with locked_folder(out):
+            with coco_results(out / RESULTS_FILE) as writer:
+                recorded = record(predictor, paths, destination, writer, reports.on_image)
+            _write_lists(destination, recorded, manifest)
+    _note_nothing_drawn(recorded, options.outputs, reports)
+    return PredictedFiles(
+        out.absolute(), recorded.images, recorded.skipped, writer.count, recorded.drawn, recorded.interrupted
+    )
+
+
+def _images(given: Sequence[str | Path], recursive: bool) -> list[Path]:
+    for path in map(Path, given):
+        if kind_of(path) is not None:
+            raise ConfigError(f"{path} is a model by its name and was given as an image; expected --model {path}")
+    return existing_sources([str(path) for path in given], recursive=recursive)
+
+
+def _write_lists(destination: Destination, recorded: Recorded, manifest: ModelManifest) -> None:
+    """Write the list of images, which pycocotools loads, and that of YOLO's classes."""
+    categories = [
+        {"id": category_id, "name": name}
+        for category_id, name in zip(manifest.category_ids, manifest.class_names, strict=True)
+    ]
+    content = {"images": recorded.images, "categories": categories, "annotations": []}
+    write_json(destination.folder / IMAGES_FILE, content)
+    if Format.YOLO in destination.outputs.formats:
+        write_text(destination.folder / CLASSES_FILE, "".join(f"{name}\n" for name in manifest.class_names))
+
+
+def _note_missing_glyphs(names: Sequence[str], outputs: FileOutputs, reports: PredictFilesReports) -> None:
+    """Say which characters of the class names no font draws; overlays show their codes."""
+    missing = without_glyphs(names) if outputs.overlays else ""
+    if missing:
+        reports.on_note(
+            f"no font on this machine has {missing[:10]}: overlays show codes such as"
+            f" {ascii(missing[0])[1:-1]}. Install a font that has them, for example Noto Sans CJK"
+        )
+
+
+def _note_nothing_drawn(recorded: Recorded, outputs: FileOutputs, reports: PredictFilesReports) -> None:
+    if outputs.overlays and recorded.images and not recorded.drawn:
+        reports.on_note(
+            f"none above {outputs.draw_threshold:g} drawn; --draw-threshold draws detections of lower scores"
+        )

@@ -1,0 +1,66 @@
+"""A loaded engine of either flavour: execution contexts without memory of their own, graphs, kernels' cache."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from condinst_deploy.contract.engine_manifest import EngineManifest
+from condinst_deploy.errors import OutputError
+from condinst_deploy.runtime.tensorrt.hot_shapes import HotLimits
+from condinst_deploy.support.atomic_write import atomic_path
+
+CACHE_SUFFIX = ".runtime_cache"
+"""Behind the name of an engine: the kernels that TensorRT for RTX compiled for the GPU of this machine."""
+
+
+class Engine:
+    """An engine of the library with what its contexts have in common. Close it behind its contexts."""
+
+    def __init__(self, library: Any, engine: Any, manifest: EngineManifest, path: Path) -> None:
+        self._library, self._engine, self._manifest = library, engine, manifest
+        self._cache_path = path.with_name(f"{path.name}{CACHE_SUFFIX}")
+        self._config: Any = None
+        self._cache: Any = None
+        self._cached = 0  # bytes of the cache's file
+        self._make_config()
+
+    @property
+    def graph_limits(self) -> HotLimits | None:
+        """Limits of our own CUDA graphs.
+
+        None where there are none: TensorRT for RTX captures by itself, because it replaces kernels behind our back. An
+        engine without plugins selects instances in a loop, whose trip count the host reads; that cannot be captured.
+        """
+        return HotLimits() if self._manifest.flavour == "tensorrt" and self._manifest.plugins else None
+
+    def context(self) -> Any:
+        """Return an execution context whose activation memory the caller gives; None if the library makes none."""
+        if self._config is not None:
+            return self._engine.create_execution_context(self._config)
+        return self._engine.create_execution_context(self._library.ExecutionContextAllocationStrategy.USER_MANAGED)
+
+    def close(self) -> None:
+        """Keep the kernels that were compiled, and release the engine."""
+        with suppress(OutputError):  # a folder that is read only makes the next start slower, nothing else
+            self._write_cache()
+        self._cache = self._config = self._engine = None
+
+    def _make_config(self) -> None:
+        if self._manifest.flavour != "rtx":
+            return
+        self._config = self._engine.create_runtime_config()
+        strategy = self._library.ExecutionContextAllocationStrategy.USER_MANAGED
+        self._config.set_execution_context_allocation_strategy(strategy)
+        self._config.cuda_graph_strategy = self._library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        self._cache = self._config.create_runtime_cache()
+        with suppress(OSError):
+            content = self._cache_path.read_bytes()
+            if self._cache.deserialize(content):  # else it is of another GPU, driver or version
+                self._cached = len(content)
+        self._config.set_runtime_cache(self._cache)
+
+    def _write_cache(self) -> None:
+        content = bytes(self._cache.serialize()) if self._cache is not None else b""
+        if len(content) > self._cached:
+            with atomic_path(self._cache_path) as temporary:
+                temporary.write_bytes(content)

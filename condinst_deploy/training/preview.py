@@ -1,0 +1,118 @@
+"""What a run will see and take, before it begins: augmented examples on a sheet, time and memory of a few steps."""
+
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from condinst_deploy.benchmarking.memory import peak_mb
+from condinst_deploy.data.coco import CocoDataset
+from condinst_deploy.data.transforms import TrainingBatch
+from condinst_deploy.imaging.drawing import SHEET_SIDE, contact_sheet, overlay
+from condinst_deploy.masks import Masks
+from condinst_deploy.support.atomic_write import atomic_path
+from condinst_deploy.training.batches import batches
+from condinst_deploy.training.recipe import Recipe
+from condinst_deploy.training.run import TrainingRun
+
+SHEET = "examples.jpg"
+EXAMPLES = 12
+
+STEPS = 3
+"""Steps that are timed, after a first one that is slower."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a run will do.
+
+    Attributes:
+        iterations: of the whole run.
+        epochs: how often it sees each image.
+        seconds: of all steps, by the median of a few; evaluations are not among them.
+        memory_mb: largest memory of these steps: on a GPU PyTorch's, on a CPU the process's; None: not known here.
+        sheet: examples as the network will see them, with their masks and boxes.
+    """
+
+    iterations: int
+    epochs: float
+    seconds: float
+    memory_mb: float | None
+    sheet: Path
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self) | {"sheet": str(self.sheet)}
+
+    def text(self) -> str:
+        """One line a fact."""
+        hours, minutes = divmod(round(self.seconds / 60), 60)
+        duration = f"{hours} h {minutes} min" if self.seconds >= 60 else f"{self.seconds:.0f} s"
+        lines = [f"{self.iterations} iterations, each image {self.epochs:.1f} times"]
+        lines += [f"about {duration} by the time of {STEPS} steps, and the evaluations"]
+        if self.memory_mb is not None:
+            lines += [f"{self.memory_mb / 1000:.1f} GB of memory in these steps"]
+        return "\n".join([*lines, f"examples with masks: {self.sheet}"])
+
+
+def preview(run: TrainingRun, data: CocoDataset, folder: Path) -> Preview:
+    """Draw examples and time a few steps; the run has changed afterwards and is not to be saved.
+
+    Raises:
+        DataError: an image is damaged.
+        OutputError: the sheet cannot be written.
+    """
+    recipe = run.recipe
+    draw_examples(data, recipe, folder / SHEET)
+    on_gpu = run.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(run.device)
+    seconds, loader = [], batches(data, recipe, run.iteration, run.ranks)
+    for parts in islice(_steps(loader, recipe.execution.accumulate), 1 + STEPS):
+        started = time.perf_counter()
+        run.step(*parts)
+        if on_gpu:
+            torch.cuda.synchronize(run.device)
+        seconds.append(time.perf_counter() - started)
+    left = recipe.schedule.iterations - run.iteration + len(seconds)
+    return Preview(
+        iterations=recipe.schedule.iterations,
+        epochs=recipe.schedule.iterations * recipe.schedule.batch_size / len(data),
+        seconds=left * statistics.median(seconds[1:] or seconds),
+        memory_mb=torch.cuda.max_memory_allocated(run.device) / 1e6 if on_gpu else peak_mb(),
+        sheet=folder / SHEET,
+    )
+
+
+def draw_examples(data: CocoDataset, recipe: Recipe, path: Path) -> None:
+    """Write a sheet of the run's first examples, as the network sees them.
+
+    Raises:
+        DataError: an image is damaged.
+        OutputError: the sheet cannot be written.
+    """
+    shown = []
+    for batch in batches(data, recipe, 0):
+        for image, (height, width), targets in zip(
+            batch.images, batch.image_sizes.tolist(), batch.targets, strict=True
+        ):
+            pixels = np.ascontiguousarray(image[:, :height, :width].permute(1, 2, 0).numpy())
+            labels = targets.labels.tolist()
+            names = [data.class_names[label] for label in labels]
+            masks = Masks.from_dense(targets.masks[:, :height, :width].numpy())
+            shown.append(overlay(pixels, targets.boxes.numpy(), names, masks, labels, SHEET_SIDE))
+        if len(shown) >= EXAMPLES:
+            break
+    with atomic_path(path) as temporary:
+        contact_sheet(shown[:EXAMPLES]).save(temporary, format="JPEG", quality=90)
+
+
+def _steps(loader: Iterator[TrainingBatch], parts: int) -> Iterator[list[TrainingBatch]]:
+    while step := list(islice(loader, parts)):
+        yield step

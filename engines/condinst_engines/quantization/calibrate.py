@@ -1,0 +1,133 @@
+"""Ranges of the activations of a quantised engine: measured on images, or read from the manifest of another engine."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from condinst_deploy.contract import ModelManifest
+from condinst_deploy.contract.engine_manifest import EngineManifest
+from condinst_deploy.contract.quantization import Quantization
+from condinst_deploy.errors import ArtifactError, ConfigError, EngineError
+from condinst_engines.build_recipe import BuildRecipe
+from condinst_engines.policy import Quantized
+from condinst_engines.quantization.insert import Scales, activations, chosen_convolutions
+from condinst_export.quantization.histograms import collected
+from condinst_export.quantization.images import CalibrationImages
+from condinst_export.quantization.options import CalibrationOptions
+from condinst_export.quantization.thresholds import Range, range_of
+
+
+@dataclass(frozen=True)
+class Request:
+    """A quantised build.
+
+    Attributes:
+        kind: int8 or fp8.
+        calibration: images and method. With `scales` its images only judge the result.
+        scales: manifest of a quantised engine whose ranges are taken; None: they are measured.
+        report: folder of the report; None: no files.
+        sensitivity: also measure what each group of convolutions costs.
+    """
+
+    kind: Quantized
+    calibration: CalibrationOptions
+    scales: Path | None = None
+    report: Path | None = None
+    sensitivity: bool = False
+
+
+def calibrated(
+    proto: onnx.ModelProto,
+    manifest: ModelManifest,
+    request: Request,
+    recipe: BuildRecipe,
+    onnx_sha256: str,
+    on_share: Callable[[float], None] = lambda share: None,
+) -> tuple[Scales, Quantization]:
+    """Find the range of every tensor that a quantised convolution reads.
+
+    Args:
+        proto: the float32 file.
+        manifest: inside it.
+        request: what to measure on.
+        recipe: with the policy that says which convolutions.
+        onnx_sha256: of the exported file.
+        on_share: called with the share of the images that are done.
+
+    Raises:
+        ArtifactError, ConfigError: the manifest of `request.scales` cannot be used.
+        EngineError: the policy leaves no convolution in 8 bits.
+        ExportError: a tensor is not finite.
+        ImageError: an image cannot be read.
+    """
+    nodes = chosen_convolutions(ir.from_proto(proto), recipe.policy, recipe.precision, request.kind)
+    if not nodes:
+        raise EngineError(
+            f"no convolution is left for --{request.kind}: the policy keeps all of them in other types; see [policy] of"
+            " the recipe. No engine was built"
+        )
+    names = activations(nodes)
+    if request.scales is not None:
+        record = _record_in(request.scales, request.kind, onnx_sha256, names)
+    else:
+        record = _measured(proto, manifest, request, names, on_share)
+    ranges = {name: Range(-record.ranges[name], record.ranges[name]) for name in names}
+    return Scales(request.kind, ranges), record.with_convolutions(len(nodes))
+
+
+def _measured(
+    proto: onnx.ModelProto,
+    manifest: ModelManifest,
+    request: Request,
+    names: list[str],
+    on_share: Callable[[float], None],
+) -> Quantization:
+    options = request.calibration
+    images = CalibrationImages(options.folder, manifest, options.images).calibration
+    found = collected(proto, names, images, lambda done: on_share(done / len(images)))
+    ranges = {name: range_of(entry, options.method, request.kind).magnitude for name, entry in found.tensors.items()}
+    return Quantization(
+        scheme=request.kind,
+        method=options.method,
+        source=options.folder.resolve().name,
+        images=found.images,
+        images_sha256=found.images_sha256,
+        convolutions=0,
+        ranges=ranges,
+    )
+
+
+def _record_in(path: Path, kind: Quantized, onnx_sha256: str, names: list[str]) -> Quantization:
+    """The record of another engine's manifest.
+
+    Raises:
+        ArtifactError: it is no manifest of an engine.
+        ConfigError: the engine is of another file or kind, or lacks a tensor.
+    """
+    try:
+        manifest = EngineManifest.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as e:
+        raise ArtifactError(
+            f"--scales is {path}, which cannot be read ({e}); give ENGINE.json of a quantised engine"
+        ) from e
+    record = manifest.quantization
+    if record is None or record.scheme != kind:
+        had = "no ranges" if record is None else f"ranges for {record.scheme}"
+        raise ConfigError(
+            f"--scales is {path}, which has {had}; expected the manifest of an engine built with --{kind}"
+        )
+    if manifest.onnx_sha256 != onnx_sha256:
+        raise ConfigError(
+            f"--scales is {path}, of an engine from another ONNX file ({manifest.onnx}); calibrate again: ranges"
+            " belong to weights"
+        )
+    missing = [name for name in names if name not in record.ranges]
+    if missing:
+        raise ConfigError(
+            f"--scales is {path}, which lacks {len(missing)} tensors ({missing[0]}): its policy quantised other"
+            " convolutions; calibrate again"
+        )
+    return record

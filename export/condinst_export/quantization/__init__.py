@@ -1,0 +1,1 @@
+"""Quantisation to 8 bits: calibration, which engines share, and files for ONNX Runtime on CPUs."""

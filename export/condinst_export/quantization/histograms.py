@@ -1,0 +1,123 @@
+"""Histograms of tensors over calibration images, by ONNX Runtime's collector."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from condinst_deploy.contract import INPUTS, NetworkInputs
+from condinst_deploy.errors import ExportError
+from condinst_deploy.runtime.cores import usable_cores
+from condinst_deploy.support.onnx_runtime import onnx_runtime
+from condinst_export.quantization.images import InputsHash
+
+BINS = 1024
+"""Of a tensor's first image; more where a later image reaches further."""
+
+MOST_ELEMENTS = 2**20
+"""Elements of a tensor of one image that are counted; of a larger one every k-th, and the two extremes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Histogram:
+    """One tensor over all images; the bins are symmetric around zero."""
+
+    counts: npt.NDArray[np.int64]  # (n,)
+    edges: npt.NDArray[Any]  # (n + 1,) rising
+    lowest: float
+    highest: float
+
+    @property
+    def centres(self) -> npt.NDArray[np.float64]:
+        """(n,) the middle of each bin."""
+        edges = self.edges.astype(np.float64)
+        return (edges[:-1] + edges[1:]) / 2
+
+
+@dataclass(frozen=True, eq=False)
+class Histograms:
+    """Of all tensors that were asked for."""
+
+    tensors: Mapping[str, Histogram]
+    images: int
+    images_sha256: str  # of what the network was given
+
+
+def collected(
+    proto: onnx.ModelProto,
+    names: Sequence[str],
+    images: Iterable[NetworkInputs],
+    on_image: Callable[[int], None] = lambda done: None,
+) -> Histograms:
+    """Run a graph in float32 on images, and count the values of tensors.
+
+    Args:
+        proto: a float32 graph with the inputs of the contract; it is left as it is.
+        names: tensors of float32.
+        images: batches.
+        on_image: called with the number of images that are done.
+
+    Raises:
+        ExportError: a tensor is not finite, or ONNX Runtime cannot run the graph.
+    """
+    session = _session_with(proto, names)
+    collector = histogram_collector(BINS)  # `collect_value` makes the histograms of every method
+    digest, done = InputsHash(), 0
+    for done, batch in enumerate(images, 1):
+        digest.add(batch)
+        values = session.run(list(names), dict(zip(INPUTS, batch, strict=True)))
+        collector.collect_value({name: _counted(name, value) for name, value in zip(names, values, strict=True)})
+        on_image(done)
+    found = collector.get_histogram_dict()
+    tensors = {
+        name: Histogram(np.asarray(h[0]), np.asarray(h[1]), float(h[2]), float(h[3])) for name, h in found.items()
+    }
+    return Histograms(tensors, done, digest.hexdigest())
+
+
+def histogram_collector(bins: int, levels: int = 0) -> Any:
+    """ONNX Runtime's collector, with histograms that are symmetric around zero.
+
+    Args:
+        bins: of a tensor's first image.
+        levels: that its entropy method compares with; 0: the method is not used.
+    """
+    onnx_runtime()  # with its telemetry off
+    from onnxruntime.quantization.calibrate import HistogramCollector
+
+    return HistogramCollector("entropy", True, bins, levels, None, None)
+
+
+def _counted(name: str, value: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The elements that are counted; the extremes are always among them."""
+    flat = value.ravel()
+    low, high = flat.min(initial=0.0), flat.max(initial=0.0)
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ExportError(f"the tensor {name} is not finite on a calibration image; check the checkpoint")
+    if flat.size <= MOST_ELEMENTS:
+        return flat
+    step = -(-flat.size // MOST_ELEMENTS) | 1  # odd: rows of even length give all their columns
+    return np.concatenate([flat[::step], np.array([low, high], dtype=flat.dtype)])
+
+
+def _session_with(proto: onnx.ModelProto, names: Sequence[str]) -> Any:
+    onnxruntime = onnx_runtime()
+    own = onnx.ModelProto()
+    own.CopyFrom(proto)
+    present = {output.name for output in own.graph.output}
+    for name in dict.fromkeys(names):
+        if name not in present:
+            own.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = usable_cores()
+    options.enable_cpu_mem_arena = False  # images differ in size, and it would keep every size's memory
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(own.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as e:  # the module's exceptions have no common base below Exception
+        reason = (str(e).splitlines() or [""])[0][:200]
+        raise ExportError(f"ONNX Runtime cannot run the graph to calibrate it ({reason})") from e

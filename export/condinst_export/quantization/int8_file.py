@@ -1,0 +1,98 @@
+"""An exported file becomes an INT8 file for ONNX Runtime on CPUs: calibrate, quantise, compare, describe."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+import onnx
+import onnx_ir as ir
+
+from condinst_deploy.contract import MANIFEST_KEY, ModelManifest
+from condinst_deploy.contract.quantization import Quantization
+from condinst_deploy.errors import ConfigError, VerificationError
+from condinst_export.quantization import u8s8
+from condinst_export.quantization.agreement import INT8_TOLERANCE, held_out_agreement
+from condinst_export.quantization.histograms import collected
+from condinst_export.quantization.images import CalibrationImages
+from condinst_export.quantization.options import CalibrationOptions
+from condinst_export.quantization.thresholds import range_of
+
+
+def int8_from_float32(
+    proto: onnx.ModelProto,
+    manifest: ModelManifest,
+    calibration: CalibrationOptions,
+    keep_float: tuple[str, ...] = (),
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> tuple[onnx.ModelProto, ModelManifest]:
+    """Quantise an exported file, and verify it on images that were held out.
+
+    Args:
+        proto: the float32 file; it is left as it is.
+        manifest: inside it.
+        calibration: images and method.
+        keep_float: patterns of convolutions that stay in float32 besides those that always do.
+        on_stage: called with what begins.
+
+    Returns:
+        The INT8 file, and the manifest inside it.
+
+    Raises:
+        ConfigError: a pattern matches no convolution, or none is left to quantise.
+        ExportError: a tensor is not finite.
+        ImageError: an image cannot be read.
+        VerificationError: the detections differ by more than `INT8_TOLERANCE`.
+    """
+    images = CalibrationImages(calibration.folder, manifest, calibration.images)
+    kept = (*u8s8.KEPT_FLOAT, *keep_float)
+    model = ir.from_proto(proto)
+    _check_patterns(model, keep_float)
+    chosen = u8s8.convolutions(model, kept)
+    if not chosen:
+        raise ConfigError("--keep-float leaves no convolution to quantise; leave it out, or export without --int8")
+    count = len(images.calibration)
+    histograms = collected(
+        proto,
+        u8s8.activations(model, kept),
+        images.calibration,
+        lambda done: on_stage(f"calibrating: {done} of {count} images"),
+    )
+    on_stage(f"choosing ranges by {calibration.method}")
+    ranges = {name: range_of(entry, calibration.method, "uint8") for name, entry in histograms.tensors.items()}
+    quantized = u8s8.quantized(proto, ranges, kept)
+    on_stage("comparing with float32 on held-out images")
+    agreement = held_out_agreement(proto, quantized, images.held_out)
+    if not INT8_TOLERANCE.holds(agreement):
+        raise VerificationError(
+            f"the INT8 graph is too far from the float32 graph: {agreement}; expected {INT8_TOLERANCE}. Calibrate on"
+            " images of the kind that the model sees, or keep layers in float32 (--keep-float). No file was written"
+        )
+    record = Quantization(
+        scheme="uint8 activations, int8 weights",
+        method=calibration.method,
+        source=calibration.folder.resolve().name,
+        images=histograms.images,
+        images_sha256=histograms.images_sha256,
+        convolutions=len(chosen),
+        kept_float=kept,
+        agreement=agreement,
+    )
+    described = replace(manifest, precision="int8", quantization=record)
+    _describe(quantized, described)
+    return quantized, described
+
+
+def _check_patterns(model: ir.Model, keep_float: tuple[str, ...]) -> None:
+    names = [node.name or "" for node in u8s8.convolutions(model, ())]
+    for pattern in keep_float:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ConfigError(
+                f"--keep-float {pattern!r} matches no convolution; names look like {names[0]!r}, and condinst-inspect"
+                " --json lists them"
+            )
+
+
+def _describe(proto: onnx.ModelProto, manifest: ModelManifest) -> None:
+    for entry in proto.metadata_props:
+        if entry.key == MANIFEST_KEY:
+            entry.value = manifest.to_json()

@@ -1,0 +1,70 @@
+"""Options of a calibration; light, so that commands can check them before they import anything large."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from condinst_deploy.errors import ConfigError
+
+Method = Literal["entropy", "mse", "max"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+IMAGES = 100
+"""Images that are calibrated on, where the user does not say."""
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """How the ranges of activations are found.
+
+    Attributes:
+        folder: with images of the kind that the model will see. Some are held out to judge the result.
+        images: most images to calibrate on.
+        method: `max` keeps every value; `mse` has the least mean squared error; `entropy` keeps the distribution.
+    """
+
+    folder: Path
+    images: int = IMAGES
+    method: Method = "mse"
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigError: the folder is none, the count is less than 1, or the method is unknown.
+        """
+        if not self.folder.is_dir():
+            raise ConfigError(f"--calibration is {self.folder}; expected a folder of images")
+        if self.images < 1:
+            raise ConfigError(f"--calibration-images is {self.images}; expected at least 1")
+        if self.method not in METHODS:
+            raise ConfigError(f"--calibration-method is {self.method!r}; expected one of {', '.join(METHODS)}")
+
+
+def calibration_from(
+    folder: Path | None, images: int | None, method: str | None, asked_by: Sequence[str]
+) -> CalibrationOptions | None:
+    """The options of a command line; None: nothing is quantised.
+
+    Args:
+        folder: of --calibration.
+        images: of --calibration-images.
+        method: of --calibration-method.
+        asked_by: the options that were given and need a calibration.
+
+    Raises:
+        ConfigError: an option is missing or cannot be used.
+    """
+    if not asked_by:
+        given = {"--calibration-images": images, "--calibration-method": method}
+        names = [name for name, value in given.items() if value is not None]
+        if names:
+            raise ConfigError(f"{names[0]} is for quantised files; say which with --int8")
+        return None
+    if folder is None:
+        raise ConfigError(
+            f"{asked_by[0]} needs --calibration DIR: a folder of images of the kind that the model will see"
+        )
+    own = CalibrationOptions(folder)
+    return CalibrationOptions(folder, own.images if images is None else images, method or own.method)  # type: ignore[arg-type]
