@@ -10,7 +10,7 @@
 * **workers**: one worker and two on Ray, each with one core: images/s from the first report until the last one, and the
   CPU time of an image in the workers and in the other processes of the run (the driver, Ray), without the start.
 * **shards**: time of a shard on Ray that is not work: from its start until its report, less the worker's own time; and
-  the driver's CPU time for a shard, from the difference of the two inputs.
+  the driver's CPU time for a shard, without the start.
 
 CPU time of the process is taken, where it can be, because it does not depend on what else the machine does.
 """
@@ -133,23 +133,26 @@ def driver_memory(model: Path, folder: Path, rows: int) -> dict[str, Any]:
     out = folder / f"out{rows}"
     arguments = [folder / f"{rows}.txt", "--model", model, "--out", out, "--shard-size", 100, "--workers", 2]
     command = [*COMMAND, *map(str, arguments), "--device", "cpu", "--json"]
-    peak, cpu = 0, 0.0
+    peak, samples = 0, list[tuple[int, float]]()
     with subprocess.Popen(command, env=command_environment(), stdout=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
             peak = max(peak, peak_resident(process.pid))
-            cpu = max(cpu, cpu_seconds_of(process.pid))
+            finished = sum(event["kind"] == "done" for event in events_of(out))
+            if finished and (cpu := cpu_seconds_of(process.pid)):
+                samples.append((finished, cpu))
             time.sleep(0.1)
         assert process.stdout is not None
         summary = json.loads(process.stdout.read())
     events = events_of(out)
     starts = {event["shard"]: event["time"] for event in events if event["kind"] == "start"}
     done = [event for event in events if event["kind"] == "done"]
+    first, last = samples[0], samples[-1]
     waits = [event["time"] - starts[event["shard"]] - event["report"]["seconds"] for event in done]
     return {
         "rows": summary["images"],
         "shards": len(done),
         "driver_peak_mb": round(peak / 1024, 1),
-        "driver_cpu_seconds": round(cpu, 2),
+        "driver_cpu_ms_a_shard": round(1000 * (last[1] - first[1]) / max(last[0] - first[0], 1), 3),
         "not_work_ms_a_shard": round(1000 * median(waits), 2),
     }
 
@@ -230,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         many, few = copies(image, folder / "many", 64), copies(image, folder / "few", 3)
         results: dict[str, Any] = {"stages": stages(slim, image)}
         results["worker"] = {
-            "slim, batch 16": worker_overhead(slim, many, 16, parsed.rounds, folder / "a"),
+            "slim, batch 16": worker_overhead(slim, many, 16, 4 * parsed.rounds, folder / "a"),
             "R-50, batch 1": worker_overhead(r50, few, 1, parsed.rounds, folder / "b"),
         }
         lasting = copies(image, folder / "lasting", 800)
@@ -239,9 +242,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
         small = save_small_model(folder / "small.pth")
         results["driver"] = [driver_memory(small, folder, rows) for rows in DRIVER_ROWS]
-        few_run, many_run = results["driver"]
-        spent = many_run["driver_cpu_seconds"] - few_run["driver_cpu_seconds"]
-        results["driver_cpu_ms_a_shard"] = round(1000 * spent / (many_run["shards"] - few_run["shards"]), 3)
     targets = [
         Target.at_most(f"worker overhead, {model}", 100 * results["worker"][model]["overhead"], limit, "% of the work")
         for model, limit in WORKER_TARGETS.items()
