@@ -41,9 +41,11 @@ class Known(NamedTuple):
     labels: dict[int, int]  # category id -> label
 
 
-def most_length(height: int, width: int) -> float:
-    """Longest outline of an object that is accepted, in pixels."""
-    return min(MOST_LENGTH, max(LENGTH_PER_SIDE * (height + width), 2 * height * width))
+def most_length(heights: npt.ArrayLike, widths: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Longest outline of an object that is accepted in images of these sizes, in pixels."""
+    heights, widths = np.asarray(heights), np.asarray(widths)
+    most = np.maximum(LENGTH_PER_SIDE * (heights + widths), 2 * heights * widths)
+    return np.asarray(np.minimum(MOST_LENGTH, most), dtype=np.int64)
 
 
 def block_of(annotations: Sequence[dict[str, Any]], first: int, known: Known) -> tuple[Block, list[int]]:
@@ -134,8 +136,8 @@ def _are_sound(block: Block, known: Known) -> BoolArray:
     first_parts = np.cumsum(block.parts) - block.parts
     farthest = np.maximum.reduceat(np.abs(block.numbers), part_starts[first_parts])
     near = farthest <= FARTHEST * np.maximum(height, width)  # false for NaN, too
-    most = np.minimum(MOST_LENGTH, np.maximum(LENGTH_PER_SIDE * (height + width), 2 * height * width))
-    short = np.add.reduceat(_outlines(block.numbers, part_starts), first_parts) <= CLOSE * most
+    longest = CLOSE * most_length(height, width)
+    short = np.add.reduceat(_outlines(block.numbers, part_starts), first_parts) <= longest
     return np.asarray(large & inside & near & short, dtype=np.bool_)
 
 

@@ -18,6 +18,7 @@ from condinst_deploy.runtime.onnxruntime_session import (
     run_session,
 )
 from condinst_deploy.runtime.preprocessing.types import Inputs
+from condinst_deploy.shown_text import first_line
 from condinst_deploy.support.onnx_runtime import onnx_runtime
 from condinst_deploy.support.versions import installed_versions
 
@@ -104,7 +105,7 @@ def opened_session(content: bytes, name: str, device: Device, threads: CpuThread
         session = onnxruntime.InferenceSession(content, session_options(threads, folder), providers=[provider])
     except Exception as e:  # the module's exceptions have no common base below Exception
         raise ArtifactError(
-            f"{name} cannot be loaded by ONNX Runtime ({(str(e).splitlines() or [''])[0][:300]});"
+            f"{name} cannot be loaded by ONNX Runtime ({first_line(e, 300)});"
             " it may be truncated or not an ONNX file: export the model again"
         ) from e
     if wanted not in session.get_providers():

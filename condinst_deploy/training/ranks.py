@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from condinst_deploy.errors import CondInstError, ConfigError, DistributedError
+from condinst_deploy.shown_text import first_line
 
 T = TypeVar("T")
 
@@ -145,7 +146,7 @@ class Ranks:
                 raise
             raise DistributedError(
                 f"another of the {self.size} processes ended or did not answer in time"
-                f" ({_first_line(e)}); look at its messages, then go on with --resume"
+                f" ({first_line(e)}); look at its messages, then go on with --resume"
             ) from e
 
     def abandon(self) -> None:
@@ -238,7 +239,7 @@ def connected(ranks: Ranks, device: torch.device, timeout: float, meeting: str =
         )
     except (RuntimeError, ValueError, OSError) as e:
         raise DistributedError(
-            f"process {ranks.rank} of {ranks.size} cannot meet the others at {meeting} ({_first_line(e)});"
+            f"process {ranks.rank} of {ranks.size} cannot meet the others at {meeting} ({first_line(e)});"
             " start them with torchrun, or name the place with --meeting"
         ) from e
     try:
@@ -246,8 +247,3 @@ def connected(ranks: Ranks, device: torch.device, timeout: float, meeting: str =
     finally:
         with suppress(Exception):  # the connections may be broken
             dist.destroy_process_group()
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -22,11 +22,6 @@ EXACT = "_exact"
 """Suffix of a node's result before it is rounded."""
 
 
-def holds_fp8(proto: onnx.ModelProto) -> bool:
-    """Whether a graph has FP8 numbers: ONNX Runtime computes those wrong above basic optimisation (seen with 1.31)."""
-    return any(entry.data_type == onnx.TensorProto.FLOAT8E4M3FN for entry in proto.graph.initializer)
-
-
 def rounded(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A float32 graph that rounds where `proto` has float16 or bfloat16 tensors.
 

@@ -17,12 +17,11 @@ import onnx_ir as ir
 
 from condinst_deploy.contract import INPUTS, OUTPUTS, NetworkInputs
 from condinst_deploy.errors import ArtifactError, EngineError
-from condinst_deploy.runtime.cores import usable_cores
 from condinst_deploy.runtime.onnxruntime_session import run_session
-from condinst_deploy.support.onnx_runtime import onnx_runtime
 from condinst_engines.node_types import value_types
-from condinst_engines.rounding import HALVES, holds_fp8, rounded
+from condinst_engines.rounding import HALVES, rounded
 from condinst_engines.slots import PER_SLOT, Matched, matched_outputs
+from condinst_export.graph_session import graph_session, with_outputs
 
 PORTION = 2**30
 """Bytes of float32 tensors that are held of either file at once."""
@@ -214,22 +213,8 @@ def element_counts(proto: onnx.ModelProto, batch: NetworkInputs) -> dict[str, in
 
 def _run(proto: onnx.ModelProto, names: Sequence[str], batch: NetworkInputs) -> Tensors:
     """The tensors `names` of one run in ONNX Runtime."""
-    onnxruntime = onnx_runtime()
-    own = onnx.ModelProto()
-    own.CopyFrom(proto)
-    present = {output.name for output in own.graph.output}
-    for name in names:
-        if name not in present:
-            own.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = usable_cores()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if holds_fp8(proto):
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    try:
-        session = onnxruntime.InferenceSession(own.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as e:  # the module's exceptions have no common base below Exception
-        raise ArtifactError(f"ONNX Runtime cannot load the graph ({(str(e).splitlines() or [''])[0][:300]})") from e
+    session = graph_session(
+        with_outputs(proto, names), lambda reason: ArtifactError(f"ONNX Runtime cannot load the graph ({reason})")
+    )
     values = run_session(session, names, dict(zip(INPUTS, batch, strict=True)), "the graph")
     return dict(zip(names, values, strict=True))

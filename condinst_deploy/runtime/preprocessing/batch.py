@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from condinst_deploy.contract import ImageGeometry, NetworkInputs
+from condinst_deploy.contract import ImageGeometry, ModelManifest, NetworkInputs, Preprocessing
 from condinst_deploy.imaging.decode import RGBArray
 from condinst_deploy.imaging.resize import resized_image
 
@@ -45,6 +45,22 @@ def network_inputs(
     for i, (image, geometry) in enumerate(zip(images, geometries, strict=True)):
         _write(inputs, i, resized_image(image, geometry.resized), geometry)
     return inputs
+
+
+def inputs_of_one(
+    image: RGBArray, manifest: ModelManifest, preprocessing: Preprocessing | None = None
+) -> tuple[NetworkInputs, ImageGeometry]:
+    """Prepare one image for a model's file; one of fixed shapes gets its batch filled up with blank images.
+
+    Args:
+        image: `(H, W, 3)` uint8 RGB.
+        manifest: of the file.
+        preprocessing: sizes; None: the manifest's.
+    """
+    static = manifest.static_shape
+    size = (image.shape[0], image.shape[1])
+    geometry = ImageGeometry.of(size, preprocessing or manifest.preprocessing, static[1:] if static else None)
+    return network_inputs([image], [geometry], static[0] if static else None), geometry
 
 
 def blank_inputs(batch: int, height: int, width: int) -> NetworkInputs:

@@ -60,15 +60,10 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _batch(source: object, manifest: "ModelManifest") -> "NetworkInputs":
-    from condinst_deploy.contract import ImageGeometry
     from condinst_deploy.imaging.decode import rgb_from
-    from condinst_deploy.runtime.preprocessing.batch import network_inputs
+    from condinst_deploy.runtime.preprocessing.batch import inputs_of_one
 
-    image = rgb_from(source)
-    static = manifest.static_shape
-    size = (image.shape[0], image.shape[1])
-    geometry = ImageGeometry.of(size, manifest.preprocessing, static[1:] if static else None)
-    return network_inputs([image], [geometry], static[0] if static else None)
+    return inputs_of_one(rgb_from(source), manifest)[0]
 
 
 def _show(comparison: "Comparison", top: int, title: str) -> None:

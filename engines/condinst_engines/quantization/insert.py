@@ -16,6 +16,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from condinst_engines.policy import Policy, Precision, Quantized
+from condinst_export.quantization.nodes import dequantized_twin, insert_pair, registered
 from condinst_export.quantization.thresholds import LARGEST_FP8, Range, symmetric_scale
 
 OPSET = 21
@@ -106,30 +107,23 @@ class _Pass:
             node.replace_input_with(1, self.done[weight])
 
     def _activation(self, value: ir.Value, chosen: set[ir.Node]) -> None:
-        producer, name = value.producer(), value.name or ""
-        assert producer is not None
+        name = value.name or ""
         scale = self._as_half(np.array(symmetric_scale(self.scales.ranges[name], self.scales.kind)))
         parameters = self._parameters(name, scale)
-        kind = CODES[self.scales.kind]
-        codes = ir.Value(name=f"{name}_{self.scales.kind}", shape=value.shape, type=ir.TensorType(kind))
-        wide = ir.Value(name=f"{name}_dequantized", shape=value.shape, type=value.type)
+        wide = dequantized_twin(value)
         for user, index in list(value.uses()):
             if user in chosen or (user.op_type == "Add" and (user.name or "").startswith("backbone")):
                 user.replace_input_with(index, wide)
-        owner = producer.name
-        narrow = ir.node("QuantizeLinear", [value, *parameters], outputs=[codes], name=f"{owner}/QuantizeLinear")
-        widen = ir.node("DequantizeLinear", [codes, *parameters], outputs=[wide], name=f"{owner}/DequantizeLinear")
-        self.model.graph.insert_after(producer, [narrow, widen])
+        kind = self.scales.kind
+        insert_pair(self.model.graph, value, wide, parameters, kind, CODES[kind])
 
     def _weight(self, weight: ir.Value, node: ir.Node) -> ir.Value:
         assert weight.const_value is not None
         name, values = weight.name or "", np.asarray(weight.const_value.numpy())
         codes, scales = weight_codes(values, self.scales.kind, HALF_NUMBERS[self.precision])
-        kind = CODES[self.scales.kind]
-        tensor = ir.Tensor(codes, dtype=kind, name=f"{name}_{self.scales.kind}")
-        narrow = ir.Value(name=tensor.name, shape=tensor.shape, type=ir.TensorType(kind), const_value=tensor)
-        self.model.graph.register_initializer(narrow)
-        wide = ir.Value(name=f"{name}_dequantized", shape=weight.shape, type=weight.type)
+        kind = self.scales.kind
+        narrow = registered(self.model.graph, ir.Tensor(codes, dtype=CODES[kind], name=f"{name}_{kind}"))
+        wide = dequantized_twin(weight)
         owner = f"{(node.name or '').split('/', 1)[0]}/weight/DequantizeLinear"
         inputs = [narrow, *self._parameters(name, scales)]
         self.model.graph.insert_before(
@@ -144,10 +138,7 @@ class _Pass:
             ir.Tensor(scale.astype(np.float32), name=f"{name}_scale"),
             ir.Tensor(zeros, dtype=kind, name=f"{name}_zero_point"),
         ]
-        values = [ir.Value(name=t.name, shape=t.shape, type=ir.TensorType(t.dtype), const_value=t) for t in tensors]
-        for value in values:
-            self.model.graph.register_initializer(value)
-        return values
+        return [registered(self.model.graph, tensor) for tensor in tensors]
 
     def _as_half(self, scale: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
         return half_scales(scale, HALF_NUMBERS[self.precision])

@@ -19,12 +19,10 @@ from condinst_deploy.evaluation.comparison import SIZES, agreement_metrics, comp
 from condinst_deploy.evaluation.evaluate_models import evaluate
 from condinst_deploy.evaluation.sources import EvaluationOptions
 from condinst_deploy.runtime.coco_results import write_json
-from condinst_deploy.runtime.cores import usable_cores
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from condinst_deploy.support.onnx_runtime import onnx_runtime
 from condinst_engines.quantization.insert import Scales
-from condinst_engines.rounding import holds_fp8
 from condinst_engines.tensor_comparison import compare as compare_tensors
+from condinst_export.graph_session import graph_session
 from condinst_export.quantization.agreement import agreement_between, detections_of
 from condinst_export.quantization.images import ImageSet
 
@@ -96,18 +94,9 @@ def simulation_backend(proto: onnx.ModelProto, manifest: ModelManifest) -> OnnxR
     Raises:
         EngineError: ONNX Runtime cannot run it.
     """
-    onnxruntime = onnx_runtime()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = usable_cores()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if holds_fp8(proto):
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    try:
-        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as e:  # the module's exceptions have no common base below Exception
-        reason = (str(e).splitlines() or [""])[0][:200]
-        raise EngineError(f"ONNX Runtime cannot run the quantised graph to judge it ({reason})") from e
+    session = graph_session(
+        proto, lambda reason: EngineError(f"ONNX Runtime cannot run the quantised graph to judge it ({reason})")
+    )
     return OnnxRuntimeBackend(session, manifest, "cpu", "the graph")
 
 

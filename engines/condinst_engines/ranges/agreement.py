@@ -9,9 +9,7 @@ from condinst_deploy.contract import INPUTS, OUTPUTS, NetworkInputs
 from condinst_deploy.evaluation.agreement import matched_pairs
 from condinst_engines.ranges.measure import session_of
 from condinst_engines.slots import Arrays, instances_of
-
-MIN_BOX_IOU = 0.9
-"""Of a pair of detections with equal labels."""
+from condinst_export.quantization.agreement import MIN_BOX_IOU
 
 KEPT = ("num_detections", "boxes", "scores", "labels")
 

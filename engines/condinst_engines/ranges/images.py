@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from condinst_deploy.contract import ImageGeometry, ModelManifest, NetworkInputs
+from condinst_deploy.contract import ModelManifest, NetworkInputs
 from condinst_deploy.data.shapes import ShapesConfig, image_of, scene_of
 from condinst_deploy.imaging.decode import RGBArray, expand_sources, rgb_from
-from condinst_deploy.runtime.preprocessing.batch import network_inputs
+from condinst_deploy.runtime.preprocessing.batch import inputs_of_one
 
 MOST_IMAGES, MOST_SMALL = 32, 8
 """Images of a user's folder that are used at the model's own size, and at each of the small sizes."""
@@ -41,13 +41,10 @@ class RangeImages:
             yield self._batch(image if isinstance(image, np.ndarray) else rgb_from(image), side)
 
     def _batch(self, image: RGBArray, side: int | None) -> NetworkInputs:
-        static = self.manifest.static_shape
         preprocessing = self.manifest.preprocessing
         if side is not None:
             preprocessing = replace(preprocessing, short_side=side, long_side=max(side, preprocessing.long_side))
-        size = (image.shape[0], image.shape[1])
-        geometry = ImageGeometry.of(size, preprocessing, static[1:] if static else None)
-        return network_inputs([image], [geometry], static[0] if static else None)
+        return inputs_of_one(image, self.manifest, preprocessing)[0]
 
     def _plan(self) -> Iterator[tuple[Path | RGBArray, int | None]]:
         """Images and their short sides; None: the model's own."""

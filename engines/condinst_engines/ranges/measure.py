@@ -15,10 +15,9 @@ import onnx_ir as ir
 
 from condinst_deploy.contract import INPUTS, NetworkInputs
 from condinst_deploy.errors import EngineError
-from condinst_deploy.runtime.cores import usable_cores
-from condinst_deploy.support.onnx_runtime import onnx_runtime
 from condinst_engines.node_types import value_types
 from condinst_engines.rounding import EXACT, HALVES, rounded, widened
+from condinst_export.graph_session import graph_session
 
 PASSING = frozenset(
     ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Slice", "Split", "Gather", "GatherElements", "Identity")
@@ -169,16 +168,11 @@ def session_of(proto: onnx.ModelProto) -> Any:
     Raises:
         EngineError: it cannot be run.
     """
-    onnxruntime = onnx_runtime()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = usable_cores()
-    options.enable_cpu_mem_arena = False  # it would keep the largest image's memory, and that of all sizes apart
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # builds share machines with other work
-    try:
-        return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as e:  # the module's exceptions have no common base below Exception
-        raise EngineError(
-            f"ONNX Runtime cannot run the graph to measure its ranges ({str(e).splitlines()[0][:200]});"
-            " export the model again with condinst-export"
-        ) from e
+    return graph_session(
+        proto,
+        lambda reason: EngineError(
+            f"ONNX Runtime cannot run the graph to measure its ranges ({reason}); export the model again with"
+            " condinst-export"
+        ),
+        reuse_memory=False,
+    )

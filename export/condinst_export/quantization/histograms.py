@@ -10,8 +10,8 @@ import onnx
 
 from condinst_deploy.contract import INPUTS, NetworkInputs
 from condinst_deploy.errors import ExportError
-from condinst_deploy.runtime.cores import usable_cores
 from condinst_deploy.support.onnx_runtime import onnx_runtime
+from condinst_export.graph_session import graph_session, with_outputs
 from condinst_export.quantization.images import InputsHash
 
 BINS = 1024
@@ -63,7 +63,11 @@ def collected(
     Raises:
         ExportError: a tensor is not finite, or ONNX Runtime cannot run the graph.
     """
-    session = _session_with(proto, names)
+    session = graph_session(
+        with_outputs(proto, names),
+        lambda reason: ExportError(f"ONNX Runtime cannot run the graph to calibrate it ({reason})"),
+        reuse_memory=False,
+    )
     collector = histogram_collector(BINS)  # `collect_value` makes the histograms of every method
     digest, done = InputsHash(), 0
     for done, batch in enumerate(images, 1):
@@ -101,23 +105,3 @@ def _counted(name: str, value: npt.NDArray[np.float32]) -> npt.NDArray[np.float3
         return flat
     step = -(-flat.size // MOST_ELEMENTS) | 1  # odd: rows of even length give all their columns
     return np.concatenate([flat[::step], np.array([low, high], dtype=flat.dtype)])
-
-
-def _session_with(proto: onnx.ModelProto, names: Sequence[str]) -> Any:
-    onnxruntime = onnx_runtime()
-    own = onnx.ModelProto()
-    own.CopyFrom(proto)
-    present = {output.name for output in own.graph.output}
-    for name in dict.fromkeys(names):
-        if name not in present:
-            own.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = usable_cores()
-    options.enable_cpu_mem_arena = False  # images differ in size, and it would keep every size's memory
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return onnxruntime.InferenceSession(own.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as e:  # the module's exceptions have no common base below Exception
-        reason = (str(e).splitlines() or [""])[0][:200]
-        raise ExportError(f"ONNX Runtime cannot run the graph to calibrate it ({reason})") from e

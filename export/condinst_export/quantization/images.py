@@ -10,7 +10,7 @@ import numpy as np
 from condinst_deploy.contract import ImageGeometry, ModelManifest, NetworkInputs
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.imaging.decode import expand_sources, rgb_from
-from condinst_deploy.runtime.preprocessing.batch import network_inputs
+from condinst_deploy.runtime.preprocessing.batch import inputs_of_one
 from condinst_deploy.support.digests import sha256_of_bytes, sha256_of_text
 from condinst_export.quantization.options import IMAGES
 
@@ -41,10 +41,7 @@ class ImageSet:
         Raises:
             ImageError: the image cannot be read.
         """
-        image, static = rgb_from(path), self.manifest.static_shape
-        size = (image.shape[0], image.shape[1])
-        geometry = ImageGeometry.of(size, self.manifest.preprocessing, static[1:] if static else None)
-        return network_inputs([image], [geometry], static[0] if static else None), geometry
+        return inputs_of_one(rgb_from(path), self.manifest)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+from condinst_export.quantization.nodes import dequantized_twin, insert_pair, registered
 from condinst_export.quantization.thresholds import Range, affine
 
 KEPT_FLOAT = ("head.cls_logits/*", "head.box_pred/*", "head.centerness/*", "mask_branch.features/*")
@@ -77,20 +78,15 @@ class _Pass:
 
     def _quantise(self, value: ir.Value) -> None:
         """Q and DQ behind the tensor's producer, for all who read it."""
-        name, producer = value.name or "", value.producer()
-        assert producer is not None
+        name = value.name or ""
         scale, zero = affine(self.ranges[name])
         parameters = [
             self._constant(f"{name}_scale", np.array(scale, dtype=np.float32)),
             self._constant(f"{name}_zero_point", np.array(zero, dtype=np.uint8)),
         ]
-        codes = ir.Value(name=f"{name}_uint8", shape=value.shape, type=ir.TensorType(ir.DataType.UINT8))
-        wide = ir.Value(name=f"{name}_dequantized", shape=value.shape, type=value.type)
+        wide = dequantized_twin(value)
         value.replace_all_uses_with(wide)
-        owner = producer.name
-        narrow = ir.node("QuantizeLinear", [value, *parameters], outputs=[codes], name=f"{owner}/QuantizeLinear")
-        widen = ir.node("DequantizeLinear", [codes, *parameters], outputs=[wide], name=f"{owner}/DequantizeLinear")
-        self.model.graph.insert_after(producer, [narrow, widen])
+        insert_pair(self.model.graph, value, wide, parameters, "uint8", ir.DataType.UINT8)
         self.scales[wide] = scale
 
     def _quantise_weights(self, node: ir.Node) -> None:
@@ -126,10 +122,7 @@ class _Pass:
         return wide
 
     def _constant(self, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
-        tensor = ir.Tensor(array, name=name)
-        value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
-        self.model.graph.register_initializer(value)
-        return value
+        return registered(self.model.graph, ir.Tensor(array, name=name))
 
 
 def int8_weight(values: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
