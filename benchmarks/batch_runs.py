@@ -7,8 +7,10 @@
 * **stages**: CPU time of one image: decode, resize, masks to rows; bytes of the file, and of its row.
 * **driver**: peak memory of the driver on Ray with two workers, for 2,000 and 20,000 rows of a list. Nine of ten paths
   lead nowhere, so that workers are quick; the driver handles the names alike.
-* **workers**: images/s of one worker and of two on Ray, each with one core, from the first report until the last one.
-* **shards**: time of a shard on Ray that is not work: from its start until its report, less the worker's own time.
+* **workers**: one worker and two on Ray, each with one core: images/s from the first report until the last one, and the
+  CPU time of an image in the workers and in the other processes of the run (the driver, Ray), without the start.
+* **shards**: time of a shard on Ray that is not work: from its start until its report, less the worker's own time; and
+  the driver's CPU time for a shard, without the start.
 
 CPU time of the process is taken, where it can be, because it does not depend on what else the machine does.
 """
@@ -22,7 +24,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -40,11 +42,13 @@ from condinst_deploy.serving.batch.shard_worker import ShardWorker
 from tests.support.batch_runs import COMMAND, command_environment, events_of, save_small_model, write_images
 from tests.support.exports import save_r50_checkpoint
 from tests.support.models import IMAGES, SLIM, manifest_of, seeded_model
+from tests.support.process_tree import cpu_seconds_of, descendants, is_ray_worker
 
 WORKER_TARGETS = {"slim, batch 16": 5.0, "R-50, batch 1": 10.0}
 """Percent of the work that a worker may add."""
 
 DRIVER_ROWS = (2_000, 20_000)
+SHARD = 16
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
@@ -129,33 +133,71 @@ def driver_memory(model: Path, folder: Path, rows: int) -> dict[str, Any]:
     out = folder / f"out{rows}"
     arguments = [folder / f"{rows}.txt", "--model", model, "--out", out, "--shard-size", 100, "--workers", 2]
     command = [*COMMAND, *map(str, arguments), "--device", "cpu", "--json"]
-    peak = 0
+    peak, samples = 0, list[tuple[int, float]]()
     with subprocess.Popen(command, env=command_environment(), stdout=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
             peak = max(peak, peak_resident(process.pid))
+            finished = sum(event["kind"] == "done" for event in events_of(out))
+            if finished and (cpu := cpu_seconds_of(process.pid)):
+                samples.append((finished, cpu))
             time.sleep(0.1)
         assert process.stdout is not None
         summary = json.loads(process.stdout.read())
     events = events_of(out)
     starts = {event["shard"]: event["time"] for event in events if event["kind"] == "start"}
     done = [event for event in events if event["kind"] == "done"]
+    first, last = samples[0], samples[-1]
     waits = [event["time"] - starts[event["shard"]] - event["report"]["seconds"] for event in done]
     return {
         "rows": summary["images"],
         "shards": len(done),
         "driver_peak_mb": round(peak / 1024, 1),
+        "driver_cpu_ms_a_shard": round(1000 * (last[1] - first[1]) / max(last[0] - first[0], 1), 3),
         "not_work_ms_a_shard": round(1000 * median(waits), 2),
     }
 
 
-def workers_rate(model: Path, images: Path, workers: int, out: Path) -> float:
-    """Images per second of workers with a core each, without the time until they are ready."""
-    arguments = [images, "--model", model, "--out", out, "--shard-size", 16, "--workers", workers, "--device", "cpu"]
-    subprocess.run([*COMMAND, *map(str, arguments)], env=command_environment(), capture_output=True, check=True)
+class Sample(NamedTuple):
+    """How far a run is: finished images, and CPU seconds of the workers and of its other processes."""
+
+    images: int
+    workers: float
+    others: float
+
+
+def workers_figures(model: Path, images: Path, workers: int, out: Path) -> dict[str, float]:
+    """Images per second, and CPU milliseconds of an image, of workers with a core each, without the start."""
+    arguments = [images, "--model", model, "--out", out, "--shard-size", SHARD, "--workers", workers, "--device", "cpu"]
+    samples: list[Sample] = []
+    command, silent = [*COMMAND, *map(str, arguments)], subprocess.DEVNULL
+    with subprocess.Popen(command, env=command_environment(), stdout=silent, stderr=silent) as process:
+        while process.poll() is None:
+            samples += sample(process.pid, out, workers)
+            time.sleep(0.2)
+    if process.returncode:
+        raise SystemExit(f"error: a run with {workers} workers ended with {process.returncode}")
     events = events_of(out)
     began = max(event["time"] for event in events if event["kind"] == "ready")
     done: list[float] = [event["time"] for event in events if event["kind"] == "done" and event["time"] > began]
-    return 16 * (len(done) - 1) / (max(done) - min(done))
+    count = samples[-1].images - samples[0].images
+    return {
+        "images_per_second": round(SHARD * (len(done) - 1) / (max(done) - min(done)), 2),
+        "worker_cpu_ms": round(1000 * (samples[-1].workers - samples[0].workers) / count, 3),
+        "other_cpu_ms": round(1000 * (samples[-1].others - samples[0].others) / count, 3),
+    }
+
+
+def sample(process: int, out: Path, workers: int) -> list[Sample]:
+    """One sample, if all workers have finished a shard and none has ended."""
+    events = events_of(out)
+    finished = [event for event in events if event["kind"] == "done"]
+    family = [process, *descendants(process)]
+    busy = [pid for pid in family if is_ray_worker(pid)]
+    if len({event["worker"] for event in finished}) < workers or len(busy) < workers:
+        return []
+    cpu = {pid: cpu_seconds_of(pid) for pid in family}
+    theirs = sum(cpu[pid] for pid in busy)
+    return [Sample(SHARD * len(finished), theirs, sum(cpu.values()) - theirs)]
 
 
 def peak_resident(process: int) -> int:
@@ -191,12 +233,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         many, few = copies(image, folder / "many", 64), copies(image, folder / "few", 3)
         results: dict[str, Any] = {"stages": stages(slim, image)}
         results["worker"] = {
-            "slim, batch 16": worker_overhead(slim, many, 16, parsed.rounds, folder / "a"),
+            "slim, batch 16": worker_overhead(slim, many, 16, 4 * parsed.rounds, folder / "a"),
             "R-50, batch 1": worker_overhead(r50, few, 1, parsed.rounds, folder / "b"),
         }
         lasting = copies(image, folder / "lasting", 800)
-        rates = {workers: workers_rate(slim, lasting, workers, folder / f"workers{workers}") for workers in (1, 2)}
-        results["workers"] = {str(workers): round(rate, 2) for workers, rate in rates.items()}
+        results["workers"] = {
+            str(workers): workers_figures(slim, lasting, workers, folder / f"workers{workers}") for workers in (1, 2)
+        }
         small = save_small_model(folder / "small.pth")
         results["driver"] = [driver_memory(small, folder, rows) for rows in DRIVER_ROWS]
     targets = [
@@ -204,7 +247,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for model, limit in WORKER_TARGETS.items()
     ]
     one, two = results["workers"]["1"], results["workers"]["2"]
-    targets.append(Target.without("two workers beside one", two / one, "times the images/s"))
+    rates = two["images_per_second"] / one["images_per_second"]
+    targets.append(Target.without("two workers beside one", rates, "times the images/s"))
+    times = two["worker_cpu_ms"] / one["worker_cpu_ms"]
+    targets.append(Target.without("CPU time of an image, two workers beside one", times, "times"))
     few_rows, many_rows = (entry["driver_peak_mb"] for entry in results["driver"])
     targets.append(Target.at_most("driver memory, 20,000 rows beside 2,000", many_rows / few_rows, 1.05, "times"))
     write_results(parsed.out, targets, results)

@@ -39,6 +39,7 @@ class Measured:
     bytes_in: float
     bytes_out: float
     shard_ms: float  # of a shard that is not work: Ray, the driver
+    driver_ms: float  # CPU, of the driver for a shard
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,6 @@ class Site:
     cores: int = 16
     network_gbit: float = 25.0  # of a server
     storage_gbit: float = 400.0  # that the object store gives to all servers
-    driver_ms: float = 1.0  # of the driver for a shard
     price: float = 2.5  # of a server, currency units an hour
     loss_an_hour: float = 0.05  # workers that die, of one worker
     reload_seconds: float = 20.0  # until a new worker is ready
@@ -74,6 +74,7 @@ def measured_from(path: Path = RESULTS) -> Measured:
         bytes_in=stages["bytes_in"],
         bytes_out=stages["bytes_out"],
         shard_ms=values["driver"][-1]["not_work_ms_a_shard"],
+        driver_ms=values["driver"][-1]["driver_cpu_ms_a_shard"],
     )
 
 
@@ -86,7 +87,7 @@ def limits(measured: Measured, site: Site, servers: int) -> dict[str, float]:
         "decoding (CPU)": servers * site.cores / cpu_seconds,
         "network card": servers * site.network_gbit * 1e9 / transferred,
         "storage": site.storage_gbit * 1e9 / transferred,
-        "driver": site.shard_size / (site.driver_ms / 1000),
+        "driver": site.shard_size / (measured.driver_ms / 1000),
     }
 
 

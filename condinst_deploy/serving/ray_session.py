@@ -185,7 +185,7 @@ def _connect(ray: Any, options: RayOptions, folder: str | None) -> None:
             raise BackendError(f"Ray does not start on this machine ({reason}); leave out --ray to do without") from e
         raise BackendError(
             f"no Ray cluster at {options.address} ({reason}); expected HOST:PORT of its head, or 'auto' on a machine"
-            " of the cluster"
+            " of the cluster. A cluster with tokens needs RAY_AUTH_MODE=token here, too"
         ) from e
 
 

@@ -64,7 +64,7 @@ def test_every_script_of_the_guide_runs(place: tuple[Path, dict[str, str], str])
         command = [*COMMAND, "images/", "--model", "model.onnx", "--out", "detections/"]
         subprocess.run(command, cwd=folder, env=command_environment(), check=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    environment |= {"OMP_NUM_THREADS": "1"}
     for script, expected in ((reading, 6), (dataset, 1)):
         done = subprocess.run(
             [sys.executable, "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False

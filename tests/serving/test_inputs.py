@@ -9,6 +9,7 @@ import pytest
 from condinst_deploy.errors import CondInstError, DataError
 from condinst_deploy.serving.batch.inputs import LONGEST_LINE, BatchInput, open_input
 from condinst_deploy.serving.batch.shards import PathSpan, shards_of
+from condinst_deploy.serving.batch.storage import read_image
 
 
 def paths_of(source: BatchInput) -> list[str]:
@@ -122,6 +123,28 @@ def test_the_fingerprint_tells_order_names_and_files_apart(tree: Path) -> None:
     (tree / "x.txt").write_text("a.jpg\nb.jpg\n")
     (tree / "y.txt").write_text("b.jpg\na.jpg\n")
     assert open_input(str(tree / "x.txt")).fingerprint() != open_input(str(tree / "y.txt")).fingerprint()
+
+
+def test_names_behind_urls_may_have_signs_of_patterns_and_of_chains(memory: Any) -> None:
+    name = "a#b ?[1]::c%20.jpg"
+    memory.pipe_file(f"/bucket/{name}", b"1")
+    (path,) = paths_of(open_input("memory://bucket"))
+    assert path == f"memory:///bucket/{name}"
+    assert read_image(path) == b"1"
+
+
+def test_an_empty_object_is_an_empty_image(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory.pipe_file("/bucket/a.jpg", b"")
+    memory.pipe_file("/bucket/b.jpg", b"1")
+
+    def refused(*_: object, **__: object) -> bytes:
+        raise OSError("The requested range is not satisfiable")
+
+    monkeypatch.setattr(type(memory), "cat_file", refused)
+    assert read_image("memory://bucket/a.jpg") == b""
+    for name in ("b.jpg", "gone.jpg"):
+        with pytest.raises(OSError, match="not satisfiable"):
+            read_image(f"memory://bucket/{name}")
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from condinst_deploy.serving.batch.storage import local_path
 from condinst_deploy.serving.ray_session import RayOptions, worker_count
 from tests.support.batch_runs import (
     assert_each_image_once,
+    batch_command,
     events_of,
     options_of,
     positions_and_paths,
@@ -187,6 +188,18 @@ def test_workers_that_die_while_loading_end_the_run(
     monkeypatch.setattr(ray_driver, "ShardActor", Dying)
     with pytest.raises(CondInstError, match="3 workers died while they loaded the model; the last one: "):
         run_on_two(options_of(ten_images[0].parent, small_onnx, tmp_path))
+
+
+def test_a_cluster_that_asks_for_a_token_is_one_line_without_one(
+    ray: Any, ten_images: list[Path], small_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = ray.get_runtime_context().gcs_address
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    arguments = (ten_images[0].parent, "--model", small_onnx, "--out", "out", "--address", address)
+    done = batch_command(*arguments, cwd=tmp_path, RAY_AUTH_MODE="disabled", RAY_NUM_REDIS_GET_RETRIES="1")
+    assert done.returncode == 1
+    assert f"error: no Ray cluster at {address} (" in done.stderr
+    assert "A cluster with tokens needs RAY_AUTH_MODE=token here, too" in done.stderr
 
 
 def test_the_number_of_workers_follows_the_cluster(ray: Any) -> None:

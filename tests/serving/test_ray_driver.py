@@ -28,6 +28,7 @@ from tests.support.batch_runs import (
     run_in_process,
     write_images,
 )
+from tests.support.process_tree import alive, descendants, is_ray_worker
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_thread")]
 
@@ -93,44 +94,6 @@ def end_all(processes: list[int]) -> None:
     for process in processes:
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
-
-
-def descendants(process: int) -> list[int]:
-    """Processes of this machine that a process started, and those started by them."""
-    parents: dict[int, int] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(folder.name)] = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
-        except (OSError, IndexError):
-            continue
-    found, wanted = list[int](), {process}
-    while wanted:
-        wanted = {child for child, parent in parents.items() if parent in wanted}
-        found += wanted
-    return found
-
-
-def alive(processes: list[int]) -> list[int]:
-    """Those that still run; a dead one whose parent did not ask is dead."""
-    running = []
-    for process in processes:
-        try:
-            state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
-        except OSError:
-            continue
-        if state not in "ZX":
-            running.append(process)
-    return running
-
-
-def workers_among(processes: list[int]) -> list[int]:
-    """Those that write parts."""
-    found = []
-    for process in alive(processes):
-        with suppress(OSError):  # it ended in this moment
-            if Path(f"/proc/{process}/cmdline").read_bytes().startswith(b"ray::ShardActor"):
-                found.append(process)
-    return found
 
 
 def listening_addresses(processes: list[int]) -> list[str]:
@@ -228,7 +191,7 @@ def assert_survives_the_end_of_its_driver(
         expected = end(process)
         assert process.wait(timeout=SECONDS) in (expected, 0)
         # by themselves; two helpers of Ray's, which write nothing, try for a minute to tell others of their end
-        wait_until(lambda: not (alive(family) if whole else workers_among(family)))
+        wait_until(lambda: not [pid for pid in alive(family) if whole or is_ray_worker(pid)])
         end_all(alive(family))
     finished = {path.name: path.stat().st_mtime_ns for path in out.glob("part-*")}
     begun = sum(event["kind"] == "start" for event in events_of(out))
@@ -283,6 +246,7 @@ def test_from_a_bucket_to_a_bucket_with_ray_and_without(s3: Any, small_onnx: Pat
     paths = write_images(tmp_path / "images", 20, damaged=[3])
     s3.mkdir("runs")
     s3.put([str(path) for path in paths], [f"runs/images/{path.name}" for path in paths])
+    s3.pipe_file("runs/images/00019.jpg", b"")  # an upload that was stopped
     found = {}
     placements: dict[str, list[str]] = {"one": [], "two": ["--workers", "2"]}
     for name, more in placements.items():
@@ -291,14 +255,14 @@ def test_from_a_bucket_to_a_bucket_with_ray_and_without(s3: Any, small_onnx: Pat
         done = batch_command("s3://runs/images/", *options, "--out", out, "--json", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         summary = json.loads(done.stdout)
-        assert (summary["images"], summary["failed"], summary["parts"]) == (20, 1, 4)
+        assert (summary["images"], summary["failed"], summary["parts"]) == (20, 2, 4)
         s3.invalidate_cache()
         s3.get(f"runs/{name}", str(tmp_path / name), recursive=True)
         found[name] = [(tmp_path / name / f"part-0000000{i}.parquet").read_bytes() for i in range(4)]
     assert found["one"] == found["two"]
     rows = [row for i in range(4) for row in read_part(str(tmp_path / "one" / f"part-0000000{i}.parquet"))]
     assert [row.path for row in rows] == [f"s3://runs/images/{path.name}" for path in paths]
-    assert [row.position for row in rows if row.error is not None] == [3]
+    assert [(row.position, row.error) for row in rows if row.error is not None] == [(3, "damaged"), (19, "damaged")]
     run_in_process(options_of(tmp_path / "images", small_onnx, tmp_path / "local", shard_size=20))
     local = list(read_part(str(tmp_path / "local" / "part-00000000.parquet")))
     for row, same in zip(rows, local, strict=True):

@@ -68,7 +68,8 @@ def _command_line(pid: int) -> bytes:
     return b""
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on at this moment."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:
@@ -96,7 +97,7 @@ def running(repository: Path, folder: Path) -> Iterator[Server]:
     home = packages()
     assert home is not None
     bundled = home / "pytriton/tritonserver"
-    http, grpc, metrics = _free_ports(3)
+    http, grpc, metrics = free_ports(3)
     command = [
         str(bundled / "bin/tritonserver"),
         f"--model-repository={repository}",

@@ -63,11 +63,13 @@ def filesystem_of(url: str) -> tuple[Any, str]:
         import fsspec
     except ImportError as e:
         raise ConfigError(f"{public_url(url)} needs fsspec: pip install fsspec, or give a local path") from e
+    # "::" is part of a name here; fsspec takes it for a chain of file systems
+    place = url.partition("::")[0].rpartition("/")[0] if "::" in url else url
     try:
-        filesystem, path = fsspec.core.url_to_fs(url)
+        filesystem, path = fsspec.core.url_to_fs(place)
     except (ImportError, ValueError) as e:
         raise ConfigError(f"{public_url(url)} cannot be opened ({e}); expected a URL that fsspec knows") from e
-    return filesystem, path
+    return filesystem, path if place == url else f"{path.rstrip('/')}{url[len(place) :]}"
 
 
 def list_files(url: str, pattern: bool, skipped: str | None = None) -> list[StoredFile]:
@@ -112,7 +114,12 @@ def read_image(url: str) -> bytes:
         ImageError: the file is too large.
     """
     filesystem, path = filesystem_of(url)
-    content: bytes = filesystem.cat_file(path, start=0, end=LARGEST_IMAGE + 1)
+    try:
+        content: bytes = filesystem.cat_file(path, start=0, end=LARGEST_IMAGE + 1)
+    except Exception:  # object stores refuse a range of an empty object
+        if not _is_empty(filesystem, path):
+            raise
+        return b""
     if len(content) > LARGEST_IMAGE:
         raise ImageError(f"{public_url(url)} has more than {LARGEST_IMAGE} bytes; expected an image file")
     return content
@@ -323,6 +330,13 @@ def output_folder(text: str) -> OutputFolder:
 
 def _name(entry: dict[str, Any]) -> str:
     return str(entry["name"])
+
+
+def _is_empty(filesystem: Any, path: str) -> bool:
+    try:
+        return bool(filesystem.info(path).get("size") == 0)
+    except Exception:  # each storage library has exceptions of its own
+        return False
 
 
 def _state(entry: dict[str, Any]) -> str:
