@@ -32,9 +32,9 @@ OnShare = Callable[[float], None]
 class Pass:
     """One pass over the images."""
 
+    graph: onnx.ModelProto  # of mixed precision, functions inlined
     measurement: Measurement
     images_sha256: str
-    half_work: float | None  # share of the convolutions' work in half types, for the first image
     over: list[str]  # nodes that are over the limit
     outputs: list[Arrays]  # of every batch, without masks
 
@@ -113,7 +113,7 @@ class RangeCheck:
             kept.append(kept_outputs(outputs))
             if rounding and (over := self._over(measurement, outputs)):
                 break
-        return Pass(measurement, digest.hexdigest(), half_share(graph, next(iter(self.images))), over, kept)
+        return Pass(graph, measurement, digest.hexdigest(), over, kept)
 
     def _over(self, measurement: Measurement, outputs: Arrays) -> list[str]:
         tensors = over_limit(measurement.tensors, measurement.magnitudes.largest, self.setting)
@@ -134,7 +134,7 @@ class RangeCheck:
             limit=self.setting.limit(kind),
             blocks=blocks,
             matched=matched,
-            half_work=rounded.half_work,
+            half_work=half_share(rounded.graph, next(iter(self.images))),
             handled=_last(self.handled),
             policy={name: lines for name, lines in own.items() if lines},
         )
