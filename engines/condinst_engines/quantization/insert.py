@@ -146,7 +146,7 @@ class _Pass:
 
 def largest_range(kind: Quantized, precision: Precision) -> float:
     """Magnitude whose scale is the largest number of the half type."""
-    return float(ml_dtypes.finfo(HALF_NUMBERS[precision]).max) * LARGEST[kind]
+    return float(ml_dtypes.finfo(HALF_NUMBERS[precision]).max) * LARGEST[kind]  # type: ignore[no-untyped-call]
 
 
 def half_scales(scales: npt.NDArray[np.float64], half: npt.DTypeLike) -> npt.NDArray[np.float32]:
