@@ -33,8 +33,8 @@ from condinst_deploy.support.versions import installed_versions
 from condinst_engines.build import graph_for_builder
 from condinst_engines.build_recipe import BuildRecipe
 from condinst_engines.onnx_input import manifest_of
-from condinst_engines.policy import QUANTIZED, Policy, Precision
 from condinst_engines.precision import converted
+from condinst_engines.precision_policy import QUANTIZED, Policy, Precision
 from condinst_engines.quantization.calibrate import Request, calibrated
 from condinst_engines.quantization.report import simulation_backend
 from condinst_engines.ranges.check import RangeCheck

@@ -7,7 +7,7 @@ from typing import Literal
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.support.toml_config import recipe_from_toml
 from condinst_deploy.support.validation import Limits, check_choice, check_number
-from condinst_engines.policy import QUANTIZED, Policy, Precision, Quantized
+from condinst_engines.precision_policy import QUANTIZED, Policy, Precision, Quantized
 
 SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 """Precisions as options and file names call them."""

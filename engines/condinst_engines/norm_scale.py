@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from condinst_deploy.errors import ConfigError
-from condinst_engines.policy import Policy
+from condinst_engines.precision_policy import Policy
 
 NORMS = ("InstanceNormalization", "GroupNormalization")
 

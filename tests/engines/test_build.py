@@ -24,7 +24,7 @@ from condinst_engines.build import (
 from condinst_engines.build_recipe import BuildRecipe, RtxSettings, TensorrtSettings
 from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.builder_log import BuilderLog
-from condinst_engines.policy import Policy
+from condinst_engines.precision_policy import Policy
 from condinst_engines.profiles import image_profile
 from condinst_engines.typed_network import check_types, parsed_network
 from tests.support.models import SLIM_KINDS, SlimFiles

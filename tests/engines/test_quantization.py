@@ -26,7 +26,7 @@ from condinst_engines.build_recipe import BuildRecipe, RtxSettings
 from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.engine_builder import build_engine as build_file
 from condinst_engines.onnx_input import manifest_of
-from condinst_engines.policy import Policy, Precision, Quantized
+from condinst_engines.precision_policy import Policy, Precision, Quantized
 from condinst_engines.profiles import image_profile
 from condinst_engines.quantization.insert import (
     LEAST_SCALE,

@@ -14,7 +14,7 @@ from condinst_engines.build import Surroundings, graph_for_builder, plugin_graph
 from condinst_engines.build_recipe import BuildRecipe, RtxSettings, TensorrtSettings
 from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.node_types import value_types
-from condinst_engines.policy import Policy
+from condinst_engines.precision_policy import Policy
 from condinst_engines.rewrites.plugins import with_plugins
 from tests.support.interpreter import interpreted
 from tests.support.models import SlimFiles, noise_image

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from condinst_deploy.contract.engine_manifest import EngineManifest
     from condinst_engines.builder_library import BuilderLibrary
     from condinst_engines.engine_builder import BuildReports
-    from condinst_engines.policy import Precision, Quantized
+    from condinst_engines.precision_policy import Precision, Quantized
 
 
 def build_engine(

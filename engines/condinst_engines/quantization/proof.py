@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 
 from condinst_deploy.errors import EngineError
-from condinst_engines.policy import WORDS_SHOWN
+from condinst_engines.precision_policy import WORDS_SHOWN
 
 PROGRAM = re.compile(r"header \{\n  version = ")
 CONVOLUTION = re.compile(r'\n  corrltn=\{ name="(?P<name>[^"]*)" output=\{[^}]*\} input=\{"(?P<input>[^"]*)"')

@@ -8,7 +8,7 @@ import onnx
 from onnx import numpy_helper
 
 from condinst_deploy.errors import ConfigError, EngineError
-from condinst_engines.policy import Quantized
+from condinst_engines.precision_policy import Quantized
 from condinst_engines.quantization.insert import QDQ
 
 LOWEST: dict[Quantized, int] = {"int8": 80, "fp8": 89}

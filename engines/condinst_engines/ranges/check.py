@@ -9,8 +9,8 @@ import onnx.inliner
 
 from condinst_deploy.contract.engine_ranges import CheckedRanges, HandledNode
 from condinst_deploy.errors import EngineError
-from condinst_engines.policy import WORDS_SHOWN, Policy
 from condinst_engines.precision import TYPES, converted
+from condinst_engines.precision_policy import WORDS_SHOWN, Policy
 from condinst_engines.ranges.agreement import float32_outputs, kept_outputs, matched_share
 from condinst_engines.ranges.decide import Decision, Setting, decide, fit_weights, over_limit
 from condinst_engines.ranges.images import RangeImages
