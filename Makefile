@@ -71,7 +71,7 @@ demo: env ## Run the demo; WEIGHTS=checkpoint and IMAGES=folder to use your own
 	@$(BIN)/python -m demo.run $(if $(WEIGHTS),--weights "$$WEIGHTS") $(if $(IMAGES),--images "$$IMAGES")
 
 test: env lint typecheck examples-node ## Lint, check types, then run the tests
-	@$(BIN)/pytest -n $(WORKERS) --dist loadfile
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: env ## Check style, formatting and the directions of imports
 	@$(BIN)/ruff check
@@ -133,7 +133,7 @@ test-triton: triton-env ## Test serving on a real Triton server, on this machine
 	@$(BIN)/pytest tests/serving/test_triton_server.py
 
 test-slow: env ## Run the tests, the slow ones too
-	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --run-slow
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --run-slow
 
 test-gpu: env ## Run only the tests that need a GPU or TensorRT
 	@$(BIN)/pytest -m "gpu or tensorrt"

@@ -267,7 +267,7 @@ def test_a_process_that_hangs_is_waited_for_as_long_as_the_recipe_says(
         if (ranks.rank, iteration) == (1, 2):
             time.sleep(600)
 
-    first, _ = in_processes(2, training(recipe, sets, tmp_path, hang), tmp_path, timeout=3.0)
+    first, _ = in_processes(2, training(recipe, sets, tmp_path, hang), tmp_path, timeout=3.0, hangs=1)
     assert isinstance(first, DistributedError)
     assert "did not answer in time" in str(first)
     assert resumed_run(recipe, tmp_path / "last.pth", CPU).iteration == 2
