@@ -329,7 +329,7 @@ class Part:
 
 @dataclass
 class Run:
-    """What was measured so far; the file is written after each part."""
+    """Results so far; the file is written after each part."""
 
     out: Path | None
     minutes: float

@@ -1,4 +1,4 @@
-"""What half precision costs in accuracy: detections of converted graphs against those of the float32 graph.
+"""Accuracy of half precision: detections of converted graphs against those of the float32 graph.
 
     python benchmarks/precision.py --onnx model.onnx --images tests/golden/images --out benchmarks/results/x.json
     python benchmarks/precision.py --onnx shapes.onnx --annotations val.json --images val [--calibration train]

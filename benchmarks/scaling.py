@@ -31,7 +31,7 @@ LOSSES_AN_HOUR = (0.001, 0.05, 1.0)
 
 @dataclass(frozen=True)
 class Measured:
-    """What an image and a shard cost, on the machine of the results file."""
+    """Measured costs of an image and of a shard, on the machine of the results file."""
 
     decode_ms: float  # CPU
     resize_ms: float  # CPU

@@ -1,4 +1,4 @@
-"""What a server costs: Triton with both layouts, and the FastAPI example, beside `Predictor` in one process.
+"""Overhead of a server: Triton with both layouts, and the FastAPI example, beside `Predictor` in one process.
 
     python -m benchmarks.serving_load --out benchmarks/results/serving_load.json    # after make triton-env
     python -m benchmarks.serving_load --table                                       # the tables of docs/serving.md
@@ -121,7 +121,7 @@ def photographs(workload: str) -> list[EncodedImage]:
 
 
 def answer_of(found: Any) -> dict[str, Any]:
-    """What a server's answer is compared with."""
+    """Reference for a server's answers."""
     return {"counts": [rle["counts"] for rle in found.masks.rle()], "coco": found.to_coco(image_id=0)}
 
 

@@ -82,7 +82,7 @@ def exported(folder: Path) -> Path:
 
 
 def ways(predictor: Predictor, paths: Sequence[Path], folder: Path) -> dict[str, Callable[[], int]]:
-    """What is timed; each returns how many detections it found, or images it ran."""
+    """Return the timed functions; each returns the number of detections that it found, or of images that it ran."""
     stages, size = predictor.stages, predictor.batch_size
     batches = [paths[i : i + size] for i in range(0, len(paths), size)]
     ready = [stages.collate([stages.prepare(path, path.name).inputs for path in batch]) for batch in batches]

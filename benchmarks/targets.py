@@ -51,7 +51,7 @@ def rounded(value: float) -> float:
 def results_of(
     targets: Sequence[Target], metrics: dict[str, Any], packages: Sequence[str] = PACKAGES
 ) -> dict[str, Any]:
-    """What a results file holds: machine with the versions of `packages`, targets, and what else a benchmark says."""
+    """Content of a results file: machine with the versions of `packages`, targets, and a benchmark's metrics."""
     return {"machine": machine(packages), "targets": [asdict(target) for target in targets]} | metrics
 
 

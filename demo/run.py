@@ -77,7 +77,7 @@ def demonstrate(weights: Path, images: Path | None) -> bool:
 
 
 class Result(NamedTuple):
-    """What the exported file finds in an image, and how far it agrees with the PyTorch model."""
+    """Detections of the exported file in an image, and their agreement with the PyTorch model."""
 
     image: Path
     found: InstanceDetections

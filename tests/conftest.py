@@ -145,7 +145,7 @@ def mmdet_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def exported_r50(mmdet_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What `condinst-export --weights condinst_r50.pth --json` says; `path` is the file it wrote."""
+    """Summary of `condinst-export --weights condinst_r50.pth --json`; `path` is the file that it wrote."""
 
     def export(folder: Path) -> None:
         command = [str(Path(sys.executable).parent / "condinst-export"), "--weights", str(mmdet_checkpoint), "--json"]

@@ -54,7 +54,7 @@ terminal = Console(stderr=True, highlight=False)
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured, and where the peers live."""
+    """Options of a measurement, and the peers' environment."""
 
     sides: tuple[str, ...] = tuple(SIDES)
     rounds: int = 3
@@ -63,7 +63,7 @@ class Settings:
 
     @property
     def with_peers(self) -> bool:
-        """Whether the peers' environment is needed."""
+        """Return whether the peers' environment is needed."""
         return not PEERS.keys().isdisjoint(self.sides)
 
 

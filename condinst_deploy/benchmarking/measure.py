@@ -92,7 +92,7 @@ Calls = list[dict[str, float]]
 
 
 def calls_of(models: int, settings: Settings) -> int:
-    """How many calls `measure` reports, the timed ones; how many others there are depends on the images."""
+    """Return the number of timed calls, which `measure` reports; the number of untimed ones depends on the images."""
     return models * len(settings.batches) * (settings.repeat + sum(_served_calls(settings)))
 
 

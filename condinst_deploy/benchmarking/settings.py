@@ -1,4 +1,4 @@
-"""What is measured, and how often."""
+"""Settings of a benchmark: what is measured, and how often."""
 
 import os
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""From single times to what is shown of them."""
+"""Statistics of measured times."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as long one model takes as the other: median over pairs, and its 95 % interval."""
+    """Time of one model divided by the time of another: median over pairs, with its 95 % interval."""
 
     median: float
     low: float

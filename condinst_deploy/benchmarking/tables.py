@@ -1,4 +1,4 @@
-"""What a benchmark says: rows of tables, and remarks on how to take them."""
+"""Rows of the tables that a benchmark prints, and remarks about its validity."""
 
 from collections.abc import Iterator
 

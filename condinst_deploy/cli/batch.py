@@ -131,7 +131,7 @@ def _placement(
 
 @dataclass
 class Outcome:
-    """What a run came to, as far as it came."""
+    """Outcome of a run, complete or interrupted."""
 
     out: str
     images: int = 0

@@ -119,7 +119,7 @@ def train(
 
 
 def _print_preview(preview: "Preview", as_json: bool) -> None:
-    """What a run will see and take, on standard output."""
+    """Print the images, time and memory that a run will need, on standard output."""
     if as_json:
         print_json(preview.to_dict())
         return

@@ -81,7 +81,7 @@ def block_of(annotations: Sequence[dict[str, Any]], first: int, known: Known) ->
 
 
 def _seems_plain(annotation: dict[str, Any], known: Known) -> bool:
-    """Whether types and names are those of an ordinary object; numbers are looked at later."""
+    """Return whether types and names are those of an ordinary object; numbers are checked later."""
     get = annotation.get
     parts, box, area = get("segmentation"), get("bbox"), get("area", 1.0)
     image, category, crowd = get("image_id"), get("category_id"), get("iscrowd", 0)

@@ -49,7 +49,7 @@ LARGEST_EXACT = 2**53
 """Up to here a float64 stands for one whole number alone."""
 
 LISTED = 5
-"""How many of many an error names."""
+"""Number of entries that an error lists."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ Reason = Literal[
     "crowd", "marked ignore", "without area", "below one pixel", "within the first pixel", "outside its image",
     "polygons without area",
 ]  # fmt: skip
-"""Why an annotation is no object to learn."""
+"""Reason why an annotation is not trained on."""
 
 
 class LeftOut(NamedTuple):
@@ -393,7 +393,7 @@ def _object(annotation: dict[str, Any], known: Known, where: str) -> Instance | 
 
 
 def _unlearnable_box(box: tuple[float, float, float, float], size: tuple[int, int]) -> Reason | None:
-    """Why mmdetection does not train on a box of an image of `size`, `(height, width)`; None: it does."""
+    """Return why mmdetection does not train on a box of an image of `size`, `(height, width)`; None if it does."""
     x1, y1, x2, y2 = box
     if x2 - x1 < 1 or y2 - y1 < 1:
         return "within the first pixel" if 0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1 else "below one pixel"
@@ -403,7 +403,7 @@ def _unlearnable_box(box: tuple[float, float, float, float], size: tuple[int, in
 
 
 def is_crowd(annotation: dict[str, Any], where: str) -> bool:
-    """Whether an annotation marks a crowd; without `iscrowd` it does not.
+    """Return whether an annotation marks a crowd; without `iscrowd` it does not.
 
     Raises:
         DataError: `iscrowd` is neither 0 nor 1; `where` says whose it is.
@@ -430,7 +430,7 @@ def _is_place(value: Any) -> bool:
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a value from JSON is a number that float64 can hold."""
+    """Return whether a value from JSON is a number that float64 can hold."""
     # a comparison, for JSON's whole numbers can be too large for a float
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
@@ -454,7 +454,7 @@ def checked_segmentation(value: Any, size: tuple[int, int], where: str) -> Segme
 
 
 def is_degenerate(part: Any) -> bool:
-    """Whether a polygon is a point or a line: an even count of numbers below six. mmdetection drops it, too."""
+    """Return whether a polygon is a point or a line: two or four numbers. mmdetection drops it, too."""
     return isinstance(part, list) and len(part) < 6 and len(part) % 2 == 0
 
 

@@ -24,7 +24,7 @@ def learnable(
     boxes: FloatArray, centres: FloatArray, sizes: npt.NDArray[np.int64], preprocessing: Preprocessing,
     short_sides: Sequence[int],
 ) -> BoolArray:  # fmt: skip
-    """Whether each object has a positive point at one of the sizes that images are trained at.
+    """Return whether each object has a positive point at one of the training sizes.
 
     Objects are looked at one by one: where a smaller box claims the same point, training gives it to that one.
 
@@ -59,7 +59,7 @@ def _resized_sizes(sizes: npt.NDArray[np.int64], preprocessing: Preprocessing) -
 
 
 def _has_point(boxes: FloatArray, centres: FloatArray) -> BoolArray:
-    """Whether a point of some level lies in the box, near the centre, and in the level's range."""
+    """Return whether a point of some level lies in the box, near the centre, and in the level's range."""
     found = np.zeros(len(boxes), dtype=np.bool_)
     for stride, (least, most) in zip(STRIDES, REGRESS_RANGES, strict=True):
         reach = CENTER_RADIUS * stride

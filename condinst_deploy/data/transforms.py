@@ -28,7 +28,7 @@ class TrainingExample:
 
 
 class Source(NamedTuple):
-    """Where an example comes from."""
+    """Source of a training example."""
 
     position: int  # in the run's endless row of images
     image_id: int

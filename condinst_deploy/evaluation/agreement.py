@@ -1,4 +1,4 @@
-"""How far two sets of detections of the same images agree, detection by detection."""
+"""Agreement of two sets of detections of the same images, detection by detection."""
 
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ from condinst_deploy.masks import RLE
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What may differ between two implementations of the same network."""
+    """Largest differences allowed between two implementations of the same network."""
 
     boxes: float  # largest difference of a coordinate, original pixels
     scores: float  # largest difference
@@ -45,7 +45,7 @@ ONNX_TOLERANCE = Tolerance(boxes=0.02, scores=2e-5, mask_iou=0.999, mask_pixels=
 
 @dataclass(frozen=True, eq=False)
 class Instances:
-    """What of an image's detections is compared; masks stay encoded."""
+    """Compared parts of an image's detections; masks stay encoded."""
 
     boxes: npt.NDArray[np.float64]  # (n, 4) xyxy, original pixels
     scores: npt.NDArray[np.float64]  # (n,)
@@ -104,7 +104,7 @@ class Agreement:
 
     @property
     def same_set(self) -> bool:
-        """Whether every detection of either side has its partner on the other."""
+        """Return whether every detection of either side has its partner on the other."""
         return self.matched == self.reference_count == self.other_count
 
     @property
@@ -114,7 +114,7 @@ class Agreement:
         return 2 * self.matched / total if total else 1.0
 
     def within(self, tolerance: Tolerance) -> bool:
-        """Whether it is the same set and every pair is within the tolerance."""
+        """Return whether all detections are matched and every pair is within the tolerance."""
         if not self.same_set:
             return False
         if self.matched == 0:

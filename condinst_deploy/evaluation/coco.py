@@ -53,12 +53,12 @@ FIGURE_NAMES = dict(
     )
 )
 KIND_NAMES: dict[Kind, str] = {"bbox": "box", "segm": "mask"}
-"""What people call them."""
+"""Names of the kinds of results in tables."""
 
 
 @dataclass(frozen=True)
 class Scope:
-    """What is evaluated, and by which library."""
+    """Types of results to evaluate, and the library that evaluates them."""
 
     image_ids: tuple[int, ...] | None = None  # None: all images of the data set
     fast: bool = False  # faster-coco-eval instead of pycocotools

@@ -53,7 +53,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Difference:
-    """What both sides found in an image in which they differ."""
+    """Detections of both sides in an image in which they differ."""
 
     image_id: int
     reference: Sequence[Entry]
@@ -73,7 +73,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Run:
-    """What all sources of an evaluation share."""
+    """Data that all sources of an evaluation share."""
 
     ground_truth: GroundTruth
     options: EvaluationOptions
@@ -86,7 +86,7 @@ Detector = Callable[[Predictor, Path, str, Run], tuple[list[Entry], dict[str, An
 
 
 class _Found(NamedTuple):
-    """What a source gave, before it is evaluated."""
+    """Results of a source, before they are evaluated."""
 
     entries: list[Entry]
     path: Path  # results file

@@ -41,7 +41,7 @@ class NotCompared:
 
 
 def failures(evaluation: Evaluation, limit: float) -> list[Failure | NotCompared]:
-    """What a side fails for: average precisions that differ by more than `limit` points, or cannot be compared."""
+    """Return the failures of a side: AP that differs by more than `limit` points, or cannot be compared."""
     reference, *others = evaluation.sides
     found: list[Failure | NotCompared] = []
     for side in others:
@@ -51,12 +51,12 @@ def failures(evaluation: Evaluation, limit: float) -> list[Failure | NotCompared
 
 
 def is_moved(change: float | None, limit: float) -> bool:
-    """Whether a difference in points is more than the gate allows."""
+    """Return whether a difference in points is more than the gate allows."""
     return change is not None and abs(change) > limit + ROUNDING
 
 
 def compared(evaluation: Evaluation) -> str:
-    """What the gate looked at, in words: "box or mask AP"."""
+    """Return the name of what the gate compared: "box or mask AP"."""
     return f"{' or '.join(KIND_NAMES[kind] for kind in evaluation.sides[0].coco)} AP"
 
 

@@ -22,7 +22,7 @@ MOST = 100
 """Detections of an image and class that are looked at, as COCO does."""
 
 FREE, IGNORED = -1, -2
-"""What a detection is matched with if with no object: nothing, or a crowd."""
+"""Match of a detection that has no object: nothing, or a crowd."""
 
 
 @dataclass(frozen=True)

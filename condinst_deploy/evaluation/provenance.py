@@ -1,4 +1,4 @@
-"""What results depend on: the model's file, the data, the options, the code, the libraries and the machine."""
+"""Provenance of results: model file, data, options, code, libraries and machine."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What an evaluation leaves: a JSON file of all figures, and one HTML page that needs nothing else."""
+"""Output of an evaluation: a JSON file of all metrics, and one self-contained HTML page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ Cell = tuple[float | None, float | None]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate said; no limit where none was asked for."""
+    """Result of the gate; the limit is None if no gate was requested."""
 
     limit: float | None = None  # points
     failures: tuple[Failure | NotCompared, ...] = ()
@@ -205,7 +205,7 @@ def _comparison_json(side: Side, comparison: Comparison, evaluation: Evaluation)
 
 
 def _section(side: Side, comparison: Comparison, number: int, evaluation: Evaluation) -> dict[str, Any]:
-    """What the template shows of one comparison."""
+    """Values of one comparison for the template."""
     whole = comparison.whole
     plots = [
         ("Mask IoU of matched pairs", bars("mask IoU", iou_rows(iou_counts(whole.mask_ious), IOU_BINS), number)),
@@ -250,7 +250,7 @@ def _curve_plots(evaluation: Evaluation) -> list[tuple[str, str]]:
 
 
 def _shown(value: Any) -> Any:
-    """What a template writes: text from files without controls and lone surrogates, which UTF-8 cannot encode."""
+    """Return text for a template: without control characters and lone surrogates, which UTF-8 cannot encode."""
     return shown(value) if type(value) is str else value
 
 

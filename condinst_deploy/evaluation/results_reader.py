@@ -45,7 +45,7 @@ def read_results(path: Path, ground_truth: GroundTruth) -> list[Entry]:
 
 
 def kinds_of(entries: Sequence[Entry]) -> tuple[Kind, ...]:
-    """What can be evaluated of results: boxes, masks or both; both where there are no results."""
+    """Return which types of results can be evaluated: boxes, masks or both; both if there are no results."""
     return tuple(kind for key, kind in KINDS.items() if not entries or key in entries[0])
 
 

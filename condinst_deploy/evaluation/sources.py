@@ -13,7 +13,7 @@ REPORT, METRICS = "report.html", "figures.json"
 
 @dataclass(frozen=True)
 class Source:
-    """Where results come from: a model to run, or a results file."""
+    """Source of results: a model to run, or a results file."""
 
     path: Path
     is_model: bool
@@ -21,7 +21,7 @@ class Source:
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How an evaluation is run.
+    """Options of an evaluation.
 
     Attributes:
         out: folder for report, metrics, results and journals.
@@ -84,7 +84,7 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
 
 
 def results_path(out: Path, name: str) -> Path:
-    """Where the results of the model of that unique name are written."""
+    """Return the path of the results file of the model with that unique name."""
     return out / f"{_file_stem(name)}.results.json"
 
 

@@ -3,7 +3,7 @@
 from decimal import ROUND_DOWN, Decimal
 
 DASH = "\u2013"
-"""Where there is no figure."""
+"""Text in place of a metric that does not exist."""
 
 
 def points_text(value: float | None) -> str:

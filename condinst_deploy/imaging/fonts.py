@@ -79,7 +79,7 @@ def _font_for(character: str) -> Path | None:
 
 
 def _has(path: Path, character: str) -> bool:
-    """Whether a font draws the character otherwise than it draws a missing one."""
+    """Return whether a font has a glyph for the character."""
     if character == " ":
         return path == own_font()
     try:

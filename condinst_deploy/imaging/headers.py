@@ -19,7 +19,7 @@ SIDES_SWAPPED = frozenset({Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file says of itself, or why it cannot be read.
+    """Header of an image file, or the reason why it cannot be read.
 
     Attributes:
         stored: height and width of the stored pixels.

@@ -40,7 +40,7 @@ def lab_from_rgb(images: Tensor) -> Tensor:
 
 
 def similar_neighbours(images: Tensor, sizes: Tensor, rules: ColourRules) -> Tensor:
-    """Whether a pixel's neighbours have its colour and are inside the image.
+    """Return whether a pixel's neighbours have its colour and are inside the image.
 
     Args:
         images: `(B, 3, H, W)` uint8 RGB, zeros in the padding.

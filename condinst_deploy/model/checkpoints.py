@@ -92,7 +92,7 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
 
 def own_content(model: CondInst, manifest: ModelManifest) -> dict[str, Any]:
-    """What a file of the toolkit's own format holds; more entries beside these are fine."""
+    """Content of a file in the toolkit's own format; more entries are allowed."""
     return {
         "format": OWN_FORMAT,
         "config": model.config.to_dict(),
@@ -183,7 +183,7 @@ def _fitting(
 
 
 def _problem(key: str, theirs: str, have: object, want: Tensor) -> str | None:
-    """Why a weight of the file cannot be used as the model's weight `key`; None if it can."""
+    """Return why a weight of the file cannot be used as the model's weight `key`; None if it can."""
     if not isinstance(have, Tensor) or have.shape != want.shape:
         shape = tuple(have.shape) if isinstance(have, Tensor) else type(have).__name__
         return f"mis-shaped: {theirs} is {shape}, expected {tuple(want.shape)}"

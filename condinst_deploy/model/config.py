@@ -47,7 +47,7 @@ LIMITS = {
 FPN_CHANNELS = Limits(2 * NORM_GROUPS, 4_096, whole=True)
 
 Neck = Literal["fpn", "bifpn"]
-"""What makes P3..P7 of the backbone's features."""
+"""Necks that make P3..P7 from the backbone's features."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a training step learns, decided by targets, sizes and random draws alone, before the network runs.
+"""Plan of a training step: what it learns, decided before the network runs by targets, sizes and random draws.
 
 Normalisers are sums over all images of a step. They must be known before the first backward pass of a step that is
 split into parts, and each process must know the others'. So they are computed here, without the network's outputs.
@@ -76,7 +76,7 @@ class LossSettings:
 
     @property
     def drawn(self) -> int | None:
-        """How many masks are drawn at random, of an image or of AdelaiDet's batch; None: that cap does not count."""
+        """Return how many masks are drawn at random, of an image or of AdelaiDet's batch; None if there is no cap."""
         return self.max_masks if self.masks_per_image is None else None
 
 
@@ -98,7 +98,7 @@ class Part(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What one part of a step learns."""
+    """Plan of one part of a step."""
 
     locations: Locations
     assignments: tuple[Assignment, ...]  # B
@@ -199,12 +199,12 @@ def centerness_targets(distances: Tensor) -> Tensor:
 
 
 def share_of(assignment: Assignment, masks_per_image: int) -> int:
-    """How many masks each instance of an image learns at most, where the best are taken."""
+    """Return the most masks that each instance of an image learns, if the best ones are taken."""
     return max(masks_per_image // max(len(assignment.instances.unique()), 1), 1)
 
 
 def _best_count(assignment: Assignment, masks_per_image: int) -> int:
-    """How many positives are kept where the best are taken."""
+    """Return the number of positives that are kept, if the best ones are taken."""
     counts = assignment.instances.unique(return_counts=True)[1]
     return int(counts.clamp(max=share_of(assignment, masks_per_image)).sum())
 

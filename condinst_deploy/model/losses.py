@@ -93,7 +93,7 @@ def condinst_losses(
 
 
 class LossRules(NamedTuple):
-    """What does not change during a run."""
+    """Settings of the losses, constant during a run."""
 
     settings: LossSettings
     hidden: int = 8  # hidden channels of the dynamic mask head

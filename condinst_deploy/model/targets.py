@@ -40,7 +40,7 @@ class Locations(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """What the positive points of one image learn."""
+    """Training targets of the positive points of one image."""
 
     locations: Tensor  # (p,) int64 into the L points, rising
     instances: Tensor  # (p,) int64 into the image's ground truth

@@ -22,7 +22,7 @@ TOLERANCE = 0.5
 
 
 class Format(StrEnum):
-    """What detections are written as. COCO results are written in any case."""
+    """Formats of label files. COCO results are written in any case."""
 
     COCO, LABELME, YOLO = "coco", "labelme", "yolo"
 

@@ -36,7 +36,7 @@ STRIP = 1 << 16
 
 @dataclass(frozen=True)
 class ResultFilter:
-    """What a user wants of the detections; None: all."""
+    """Filter of detections; None means no filter."""
 
     score_threshold: float | None = None  # keep scores strictly above
     labels: frozenset[int] | None = None
@@ -309,7 +309,7 @@ def _resampled(probabilities: Float32, first: npt.NDArray[np.int64], share: Floa
 
 
 def _crossings(values: Float32) -> tuple[npt.NDArray[np.int64], Float64]:
-    """Where columns `(w', h')` of a 0 at both ends cross 0.5: the column, and the place along it.
+    """Return where columns `(w', h')`, which begin and end with 0, cross 0.5: the column, and the position in it.
 
     They come in column-major order, upwards and downwards in turn.
     """

@@ -38,7 +38,7 @@ LONGEST_STEM = 240
 
 @dataclass(frozen=True)
 class FileOutputs:
-    """What is written of each image beside COCO results.
+    """Files that are written for each image, besides COCO results.
 
     Attributes:
         overlays: write overlays/NAME.jpg, the image with its detections.
@@ -59,7 +59,7 @@ class FileOutputs:
 
 @dataclass(frozen=True)
 class Destination:
-    """Where and how the detections of a run are written.
+    """Options for writing the detections of a run.
 
     Attributes:
         folder: of the run.
@@ -74,7 +74,7 @@ class Destination:
 
 @dataclass
 class Recorded:
-    """What was written.
+    """Files that were written.
 
     Attributes:
         images: entries of images.json.
@@ -95,7 +95,7 @@ OnImage = Callable[[CondInstError | None], None]
 
 @dataclass(frozen=True)
 class _Image:
-    """What the results call an image."""
+    """Return the name of an image in the results."""
 
     path: Path
     image_id: int
@@ -104,7 +104,7 @@ class _Image:
 
 @dataclass(frozen=True)
 class _ImageFiles:
-    """What a thread has made of a prediction."""
+    """Output of a thread for a prediction."""
 
     results: list[dict[str, Any]]
     overlay: Path | None

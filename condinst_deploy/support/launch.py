@@ -1,4 +1,4 @@
-"""How a command begins and ends: signals are heard before anything large is imported, and every end is one line.
+"""Start and end of a command: signals are handled before heavy imports, and every failure is one line.
 
 Nothing here imports more than the standard library, so that a signal in the first moments is one line, too.
 """
@@ -107,7 +107,7 @@ def leave(status: int) -> NoReturn:
 
 
 def _close_stdout() -> None:
-    """What is left in its buffer goes nowhere, so that the interpreter does not try once more."""
+    """Redirect standard output to /dev/null, so that the interpreter does not try to flush it again."""
     with suppress(OSError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)

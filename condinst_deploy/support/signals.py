@@ -18,7 +18,7 @@ from typing import Any
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 PREEMPTION = signal.SIGUSR1
-"""What schedulers send some time before a job ends; a run that wants to hear it calls `listen_for_preemption`."""
+"""Signals that schedulers send some time before a job ends; `listen_for_preemption` handles them."""
 
 PATIENCE = 10.0
 """Seconds that a network has to stop after a signal while the main thread waits for it inside a library."""
@@ -40,7 +40,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class Interruption:
-    """Whether a signal came during the block of `whole_steps`."""
+    """Return whether a signal arrived in the block of `whole_steps`."""
 
     def __init__(self) -> None:
         self.wanted = False

@@ -1,4 +1,4 @@
-"""What a run has been through: a line of JSON a record, TensorBoard scalars, and an image of the curves."""
+"""History of a run: one line of JSON for each record, TensorBoard scalars, and a plot of the curves."""
 
 import io
 import json

@@ -9,7 +9,7 @@ from condinst_deploy.errors import ConfigError
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What a run changes in its recipe, where it starts, and where it writes.
+    """Options of a training run: changes of the recipe, start, and output folder.
 
     Attributes:
         out: folder of the run; None: `runs/NAME_OF_THE_RECIPE`.

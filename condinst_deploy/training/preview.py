@@ -1,4 +1,4 @@
-"""What a run will see and take, before it begins: augmented examples on a sheet, time and memory of a few steps."""
+"""Preview of a run: a sheet of augmented examples, and time and memory of a few steps."""
 
 import statistics
 import time
@@ -30,7 +30,7 @@ STEPS = 3
 
 @dataclass(frozen=True)
 class Preview:
-    """What a run will do.
+    """Preview of a run.
 
     Attributes:
         iterations: of the whole run.

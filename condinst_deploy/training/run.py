@@ -35,7 +35,7 @@ RESNETS: dict[Family, str] = {
     "mmdet": "a ResNet in torchvision's names",
     "adelaidet": "MSRA's ResNet in detectron2's names",
 }
-"""What a family's models begin with."""
+"""Pretrained backbone that a family's models start from."""
 
 
 MASK_DRAWS = 1
@@ -160,7 +160,7 @@ class TrainingRun:
         ]
 
     def _planned(self, parts: Sequence[TrainingBatch]) -> tuple[list[Plan], Normalisers]:
-        """What each part learns, and the divisors of the whole step."""
+        """Return the plan of each part, and the divisors of the whole step."""
         settings = self.recipe.losses
         colours = settings.colours
         learnt = [

@@ -26,12 +26,12 @@ from condinst_deploy.training.store import CHECKPOINT, CheckpointStore
 from condinst_deploy.training.trainer import Reports, Sets
 
 SHAPES_FOLDER = Path("data/shapes")
-"""Where the generated data set is written, below the current directory."""
+"""Folder of the generated data set, relative to the current directory."""
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What a run leaves.
+    """Result of a run.
 
     Attributes:
         folder: folder of the run, absolute.
@@ -109,7 +109,7 @@ def _read(recipe: str | Path | Recipe, options: TrainOptions, folder: Path) -> R
 
 
 class Place(NamedTuple):
-    """Where this process runs."""
+    """Return the device of this process."""
 
     ranks: Ranks
     device: torch.device

@@ -31,7 +31,7 @@ MODEL, CURVES, SHEET, RECIPE = "model.pth", "curves.png", "predictions.jpg", "re
 IMAGES_SHOWN = 12
 
 SCORE = "segm/ap"
-"""What the best model has most of."""
+"""Metric that selects the best model."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ class _Training:
         return record
 
     def _has_enough(self) -> bool:
-        """Whether the run ends early; a resumed run counts the evaluations before it, too."""
+        """Return whether the run ends early; a resumed run also counts the evaluations before it."""
         patience = self.run.recipe.patience
         scores = [record[SCORE] for record in self.history.records if SCORE in record]
         stale = len(scores) - 1 - scores.index(max(scores)) if scores else 0
@@ -270,7 +270,7 @@ def _metrics(iteration: int, sets: Sets, results: list[Entry]) -> Record:
 
 
 def _is_evaluated(run: TrainingRun) -> bool:
-    """Whether an evaluation follows this iteration; one follows the last in any case."""
+    """Return whether an evaluation follows this iteration; one always follows the last iteration."""
     every = run.recipe.evaluate_every
     return every > 0 and run.iteration % every == 0 and run.iteration < run.recipe.schedule.iterations
 

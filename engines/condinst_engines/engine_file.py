@@ -52,7 +52,7 @@ from condinst_engines.rounding import rounded
 from condinst_export.quantization.images import CalibrationImages
 
 DEFAULT_FOLDER = Path("engines/build")
-"""Where engines go, below the current directory."""
+"""Default folder of engines, relative to the current directory."""
 
 HANDLED_SHOWN = 20
 

@@ -71,7 +71,7 @@ def _group(weight: ir.Value) -> ScaledGroup | None:
 
 
 def _belongs(bias: ir.Value, convolutions: tuple[ir.Node, ...]) -> bool:
-    """Whether these convolutions alone use a bias."""
+    """Return whether only these convolutions use a bias."""
     return bias.is_initializer() and {node for node, _ in bias.uses()} <= set(convolutions)
 
 

@@ -9,7 +9,7 @@ from condinst_deploy.contract.artifacts import INT8_ONNX, ONNX
 from condinst_deploy.errors import ArtifactError, ConfigError
 
 DEFAULT_FOLDER = Path("export/build")
-"""Where condinst-export writes, below the current directory."""
+"""Default folder of condinst-export, relative to the current directory."""
 
 
 def only_exported(folder: Path = DEFAULT_FOLDER) -> Path:

@@ -80,7 +80,7 @@ def model_profile(manifest: ModelManifest, batches: tuple[int, int, int] = (1, 1
 
 
 def remark_on(manifest: ModelManifest, recipe: BuildRecipe, profiles: Sequence[EngineProfile]) -> str | None:
-    """What a user should know of the profiles, if anything: that they are not used, or refuse everyday images."""
+    """Return a warning about the profiles: they are not used, or refuse common image sizes; None if there is none."""
     if manifest.static_shape is not None:
         return "the recipe's profiles are not used: the file has fixed shapes" if recipe.profiles else None
     ratios = [(w, h) for w, h in EVERYDAY_RATIOS if not _takes(profiles, _padded(manifest, w, h))]
@@ -91,7 +91,7 @@ def remark_on(manifest: ModelManifest, recipe: BuildRecipe, profiles: Sequence[E
 
 
 def _padded(manifest: ModelManifest, width: int, height: int) -> tuple[int, int]:
-    """What the network gets of a large image of that aspect ratio."""
+    """Return the padded shape of a large image of that aspect ratio."""
     return ImageGeometry.of((1000 * height, 1000 * width), manifest.preprocessing).padded
 
 

@@ -9,7 +9,7 @@ from condinst_deploy.errors import ConfigError
 from condinst_export.quantization.options import CalibrationOptions
 
 DEFAULT_FOLDER = Path("export/build")
-"""Where exported files go, below the current directory."""
+"""Default folder of exported files, relative to the current directory."""
 
 
 @dataclass(frozen=True)

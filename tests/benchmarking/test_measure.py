@@ -62,7 +62,7 @@ class MadeUpProcess:
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
-    """What the processes are asked, in order."""
+    """Requests to the processes, in order."""
     log: list[Asked] = []
     monkeypatch.setattr(measuring, "ModelProcess", MadeUpProcess)
     monkeypatch.setattr(MadeUpProcess, "log", log)

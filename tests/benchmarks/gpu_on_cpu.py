@@ -1,4 +1,4 @@
-"""What of `benchmarks.gpu` makes masks, small and on a CPU, where Triton interprets the kernels."""
+"""The masks' part of `benchmarks.gpu`, small and on a CPU, where Triton interprets the kernels."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""What all commands share: texts are shown and not obeyed, and every end is one line."""
+"""Shared parts of all commands: text is printed literally, and every failure is one line."""
 
 import ast
 import errno

@@ -1,4 +1,4 @@
-"""What a look at a training set finds: every kind with its annotation or image, and nothing in a sound set."""
+"""Findings in a training set: each kind with its annotation or image, and none in a sound set."""
 
 import json
 from pathlib import Path

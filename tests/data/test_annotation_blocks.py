@@ -37,7 +37,7 @@ ODD: list[dict[str, Any]] = [
     {"image_id": 1},
     {"image_id": 3, "category_id": 7},
 ]
-"""What ordinary and other annotations have instead; none is wrong."""
+"""Values that ordinary and other annotations have instead; none is wrong."""
 
 WRONG: list[dict[str, Any]] = [
     {"image_id": 9},

@@ -35,7 +35,7 @@ MIN_BOX_IOU = 0.9
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one model: built, with its agreement with float32, or refused."""
+    """Outcome of one model: built, with its agreement with float32, or refused."""
 
     ranges: CheckedRanges | None
     agreement: Agreement | None

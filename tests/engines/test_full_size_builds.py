@@ -35,7 +35,7 @@ finally:
 
 
 def built(source: str, folder: Path, precision: str) -> dict[str, Any]:
-    """What `condinst-build-engine --json` says, with the peak memory of the process."""
+    """Return the summary of `condinst-build-engine --json`, with the peak memory of the process."""
     options = ("--onnx", source, f"--{precision}", "--flavour", "rtx", "--shapes", SERVER, "--json")
     run = subprocess.run(
         [sys.executable, "-c", BUILD, *options], cwd=folder, capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""What half precision costs the full-size models: the references' own detections against converted graphs."""
+"""Accuracy of the full-size models in half precision: the references' detections against converted graphs."""
 
 from dataclasses import dataclass
 from itertools import pairwise

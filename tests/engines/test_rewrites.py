@@ -141,7 +141,7 @@ def test_a_build_has_plugins_where_the_gpu_and_the_recipe_allow(
     plugins: tuple[str, ...],
     note: str | None,
 ) -> None:
-    """What goes to the builder; that TensorRT knows the plugins then is for a machine that has it."""
+    """The builder's input; whether TensorRT knows the plugins is tested on a machine that has it."""
     registered: list[BuilderLibrary] = []
     monkeypatch.setattr(engine_file, "register_plugins", registered.append)
     full = BuilderLibrary("tensorrt", rtx.trt)  # the other library, which lets us name a target without a GPU

@@ -18,7 +18,7 @@ LONGEST = 120.0
 """Seconds after which a process that has not ended is killed."""
 
 Outcome = Any
-"""What a process's function returned, the exception that it raised, or None where it was killed."""
+"""Result of a process's function, the exception that it raised, or None if the process was killed."""
 
 
 def in_processes(

@@ -1,4 +1,4 @@
-"""How steps are computed: precision, loss scaling, averages of weights, compilation, where a backbone comes from."""
+"""Execution of steps: precision, loss scaling, averages of weights, compilation, and the backbone's source."""
 
 from dataclasses import replace
 from functools import partial

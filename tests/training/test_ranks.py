@@ -142,7 +142,7 @@ def test_normalisers_of_the_mask_loss_stay_each_processes_own_in_a_recipe_of_the
 
 
 def positions_and_images(run: TrainingRun) -> list[tuple[int, int]]:
-    """What a run's steps see from now on: position and image."""
+    """Return the position and image of all examples that a run's steps see from now on."""
     seen: list[tuple[int, int]] = []
     step = run.step
 

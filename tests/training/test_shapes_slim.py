@@ -14,7 +14,7 @@ from condinst_deploy.runtime.predictor import Predictor
 
 SHIPPED = Path(__file__).parents[2] / "demo" / "shapes_slim.pth"
 REPORTED_MASK_AP = 0.724
-"""What demo/README.md says."""
+"""Values in demo/README.md."""
 
 
 @pytest.mark.slow

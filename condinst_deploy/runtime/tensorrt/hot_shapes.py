@@ -10,7 +10,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class HotLimits:
-    """How many shapes are hot, and how fast they may change.
+    """Limits of hot shapes: their number, and how fast they may change.
 
     A capture costs a context, a run and a wait of tens of milliseconds, so that shapes which come rarely must not be
     captured again and again.

@@ -26,7 +26,7 @@ NewContext = Callable[[], Any]
 
 @dataclass(frozen=True)
 class ShapePlan:
-    """What a shape needs, asked of the library once."""
+    """Memory and tensors that a shape needs, queried from the library once."""
 
     profile: int | None
     tensors: dict[str, tuple[int, ...]]  # shape of each input and output

@@ -9,7 +9,7 @@ from condinst_deploy.errors import BackendError
 
 
 class Closable(Protocol):
-    """What the pool keeps."""
+    """Limits of the pool."""
 
     def close(self) -> None:
         """Release it."""
