@@ -19,8 +19,7 @@ from condinst_deploy.data.shapes import ShapesConfig, generate_shapes
 from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE, Agreement, agreement, merged
 from condinst_deploy.evaluation.coco import average_precision, load_coco
 from condinst_deploy.imaging.decode import existing_sources
-from condinst_deploy.imaging.drawing import SHEET_SIDE, contact_sheet
-from condinst_deploy.support.atomic_write import atomic_path
+from condinst_deploy.imaging.drawing import SHEET_SIDE, write_sheet
 from condinst_export.cli import export
 
 FOLDER = Path(__file__).resolve().parent
@@ -99,8 +98,7 @@ def draw(results: Sequence[Result]) -> Path:
     """A sheet of images with the detections that the model is sure of."""
     shown = [one.found.draw(one.image, longest_side=SHEET_SIDE) for one in results]
     path = OUTPUT / "detections.jpg"
-    with atomic_path(path) as temporary:
-        contact_sheet(shown).save(temporary, format="JPEG", quality=92)
+    write_sheet(shown, path)
     return path
 
 

@@ -77,7 +77,10 @@ def extents_source(dtype: str) -> KernelSource:
 
 
 def packed_masks_source(dtype: str) -> KernelSource:
-    """Bit-packed masks, for logits of one type."""
+    """Bit-packed masks, for logits of one type.
+
+    No engine contains this kernel: tests compile it for every GPU without one. At run time Triton compiles it.
+    """
     arguments = {"logits": POINTERS[dtype], "crops": "*i64"}
     arguments |= dict.fromkeys(("number", "height", "width"), "i32") | {"bits": "*u8"}
     return KernelSource(packed_masks_kernel, arguments, {"ROWS": TILE_ROWS, "BYTES": TILE_BYTES}, warps=4)

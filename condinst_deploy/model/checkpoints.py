@@ -38,19 +38,20 @@ class LoadedModel:
     note: str  # one sentence: which family and architecture were recognised
 
 
-def load_model(path: str | Path, family: Family | None = None) -> LoadedModel:
+def load_model(path: str | Path, family: Family | None = None, content: dict[str, Any] | None = None) -> LoadedModel:
     """Load a checkpoint; its architecture follows from its keys and shapes.
 
     Args:
         path: a file of mmdetection, of AdelaiDet, or of this toolkit.
         family: the family that the model must be of; None: recognised by the keys.
+        content: of the file, if it was read already.
 
     Raises:
         CheckpointError: it cannot be read safely, or it does not fit the model; keys that are unmapped,
             missing or of another shape are listed together.
     """
     path = Path(path)
-    content = load_checkpoint_file(path)
+    content = load_checkpoint_file(path) if content is None else content
     if content.get("format") == OWN_FORMAT:
         loaded = _load_own(path, content)
         if family not in (None, loaded.manifest.family):

@@ -141,11 +141,7 @@ def sums_of(plan: Plan, part: Part, settings: LossSettings) -> Tensor:
     """`(5,)` float64: positives, centerness targets, masks, pixels of instances, pairs. Sums of parts add up."""
     positives = sum(len(a.locations) for a in plan.assignments)
     distances = torch.cat([a.distances for a in plan.assignments])
-    pixels = [
-        target.masks[:, MASK_STRIDE // 2 :: MASK_STRIDE, MASK_STRIDE // 2 :: MASK_STRIDE].any(dim=0).sum()
-        for target in part.targets
-        if len(target.masks)
-    ]
+    pixels = [target.masks_at(MASK_STRIDE).any(dim=0).sum() for target in part.targets if len(target.masks)]
     masks = (
         sum(_best_count(a, settings.masks_per_image) for a in plan.assignments)
         if settings.masks_per_image is not None
@@ -162,8 +158,7 @@ def sums_of(plan: Plan, part: Part, settings: LossSettings) -> Tensor:
 
 def _pairs(plan: Plan, part: Part, similar: Tensor, settings: LossSettings) -> Tensor:
     """Pairs of all masks that a part learns."""
-    half = MASK_TARGET_STRIDE // 2
-    masks = [target.masks[:, half::MASK_TARGET_STRIDE, half::MASK_TARGET_STRIDE] for target in part.targets]
+    masks = [target.masks_at(MASK_TARGET_STRIDE) for target in part.targets]
     counts = []
     for i, (assignment, target) in enumerate(zip(plan.assignments, part.targets, strict=True)):
         instances = assignment.instances if plan.kept is None else assignment.instances[plan.kept[i]]

@@ -287,17 +287,31 @@ def fine_tuning_run(
     return run
 
 
-def resumed_run(recipe: Recipe, path: Path, device: torch.device, ranks: Ranks = ALONE) -> TrainingRun:
+def resumed_run(
+    recipe: Recipe,
+    path: Path,
+    device: torch.device,
+    ranks: Ranks = ALONE,
+    content: dict[str, Any] | None = None,
+) -> TrainingRun:
     """Go on where a checkpoint of the same recipe stopped, on any number of processes.
+
+    Args:
+        recipe: the run's recipe.
+        path: the checkpoint.
+        device: of this process.
+        ranks: this process among those that train together.
+        content: of the file, if it was read already.
 
     Raises:
         CheckpointError: the file is no training checkpoint.
         ConfigError: it was made with another recipe.
     """
-    training = load_checkpoint_file(path).get("training")
+    content = load_checkpoint_file(path) if content is None else content
+    training = content.get("training")
     if not isinstance(training, dict):
         raise CheckpointError(f"{path} is not a training checkpoint; expected last.pth of a run")
-    loaded = load_model(path)
+    loaded = load_model(path, content=content)
     recipe = recipe.with_model(loaded.model.config)
     _check_same(path, recipe, _trained_with(path, training))
     run = _run(recipe, loaded.model, loaded.manifest, device, ranks)

@@ -13,12 +13,11 @@ from condinst_deploy.data.coco import CocoDataset
 from condinst_deploy.data.transforms import TrainingBatch
 from condinst_deploy.errors import ConfigError, DataError, DistributedError, OutputError
 from condinst_deploy.evaluation.coco import Entry, average_precision, detect_all, load_coco
-from condinst_deploy.imaging.drawing import SHEET_SIDE, contact_sheet
+from condinst_deploy.imaging.drawing import SHEET_SIDE, write_sheet
 from condinst_deploy.model.checkpoints import LoadedModel, save_model
 from condinst_deploy.model.losses import Losses
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.runtime.torch_backend import TorchBackend
-from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.signals import Interruption, Stopped, received, whole_steps
 from condinst_deploy.training.batches import batches
 from condinst_deploy.training.history import History, Record, draw_curves
@@ -118,15 +117,12 @@ def train(run: TrainingRun, sets: Sets, folder: Path, reports: Reports) -> Recor
             interruption = stack.enter_context(whole_steps()) if several else Interruption()
             history = stack.enter_context(History(folder, run.iteration, run.recipe.tensorboard, run.ranks.first))
             return _Training(run, sets, folder, reports, store, history, interruption).to_the_end()
-    except KeyboardInterrupt:
-        run.average_statistics()
+    except (KeyboardInterrupt, DataError, OutputError) as e:  # an image of thousands can be damaged, a disk full
+        if isinstance(e, KeyboardInterrupt):
+            run.average_statistics()
         if run.ranks.first:
             store.add(run.save)
         raise
-    except (DataError, OutputError) as e:  # an image of thousands can be damaged, a disk full
-        if run.ranks.first:
-            store.add(run.save)
-        raise e
     except DistributedError:
         run.ranks.abandon()
         run.undo()
@@ -285,8 +281,7 @@ def draw_predictions(run: TrainingRun, sets: Sets, path: Path) -> None:
     for prediction in _predictor(run).stream(sets.val.paths[:IMAGES_SHOWN]):
         if prediction.detections is not None and prediction.image is not None:
             shown.append(prediction.detections.draw(prediction.image, longest_side=SHEET_SIDE))
-    with atomic_path(path) as temporary:
-        contact_sheet(shown).save(temporary, format="JPEG", quality=90)
+    write_sheet(shown, path)
 
 
 def _predictor(run: TrainingRun) -> Predictor:

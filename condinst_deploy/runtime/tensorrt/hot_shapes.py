@@ -70,10 +70,6 @@ class HotShapes(Generic[Key]):
         self._changed = self._images
         return coldest
 
-    def cool(self, key: Key) -> None:
-        """Forget that a shape is hot."""
-        self._hot.pop(key, None)
-
     def _is_next(self, key: Key) -> bool:
         """True if a shape is about the most frequent of those that are not hot, and there is room for it."""
         others = max((count for each, count in self._counts.items() if each not in self._hot), default=0)
