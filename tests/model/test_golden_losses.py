@@ -96,7 +96,8 @@ def test_frozen_norms_keep_their_statistics(step: tuple[str, CondInst, Losses], 
 
 
 def test_positives_are_mmdetections(golden: Any) -> None:
-    locations = locations_at(*golden["input"].shape[2:], torch.device("cpu"))
+    height, width = golden["input"].shape[2:]
+    locations = locations_at(height, width, torch.device("cpu"))
     for i, targets in enumerate(batch_targets(golden)):
         found = assign(locations, targets)
         assert found.locations.tolist() == golden[f"pos{i}_inds"].tolist()
