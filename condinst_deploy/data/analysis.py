@@ -12,7 +12,8 @@ from pycocotools import mask as coco_mask
 
 from condinst_deploy.contract import Preprocessing
 from condinst_deploy.data.annotation_arrays import Images, Instance, Polygons, Record, Records
-from condinst_deploy.data.coco import MIN_SIZE, CocoDataset, Reason
+from condinst_deploy.data.annotation_checks import Reason
+from condinst_deploy.data.coco import MIN_SIZE, CocoDataset
 from condinst_deploy.data.learnable import learnable
 from condinst_deploy.data.report import ClassCount, DataReport, Finding
 from condinst_deploy.imaging.headers import Header, headers_of

@@ -14,7 +14,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from condinst_deploy.contract import InstanceDetections
-from condinst_deploy.data.coco import checked_segmentation, coco_content, is_crowd, merged_rle
+from condinst_deploy.data.annotation_checks import checked_segmentation, is_crowd, merged_rle
+from condinst_deploy.data.coco_file import coco_content
 from condinst_deploy.errors import BackendError
 from condinst_deploy.runtime.pipeline import Prediction
 from condinst_deploy.runtime.predictor import Predictor

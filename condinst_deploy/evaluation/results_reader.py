@@ -7,7 +7,8 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from condinst_deploy.data.coco import checked_bbox, checked_segmentation, is_finite, make_whole, merged_rle
+from condinst_deploy.data.annotation_checks import checked_bbox, checked_segmentation, is_finite, merged_rle
+from condinst_deploy.data.coco_file import make_whole
 from condinst_deploy.errors import DataError
 from condinst_deploy.evaluation.coco import Entry, Kind
 from condinst_deploy.evaluation.ground_truth import GroundTruth

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from condinst_deploy.data.coco import is_finite
+from condinst_deploy.data.annotation_checks import is_finite
 from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.json_text import json_text
