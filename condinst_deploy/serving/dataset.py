@@ -64,7 +64,7 @@ def detect_dataset(
 
 
 class DatasetDetector:
-    """What a worker of the dataset does with a table."""
+    """Processing of a table by a worker of the dataset."""
 
     def __init__(self, model: Path, column: str | None, detection: DetectionOptions) -> None:
         self._predictor, self._column = detection.load(model), column

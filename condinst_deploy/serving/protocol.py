@@ -1,4 +1,4 @@
-"""What a request to a served model holds, and what its answer holds; server and client both read this.
+"""Content of requests to a served model and of its answers, shared by server and client.
 
 One request has one image: the input `IMAGE`, BYTES, shape `(1, 1)`, the encoded file (JPEG, PNG, ...). The first axis
 is Triton's batch axis; batching happens inside the server. Options are request parameters. Outputs, for n instances

@@ -26,7 +26,7 @@ def packages() -> Path | None:
 
 
 def missing() -> str:
-    """Why no server can be started here; empty if one can."""
+    """Return why no server can be started here; empty if one can."""
     home = packages()
     if home is None:
         return "no tritonserver: make triton-env"

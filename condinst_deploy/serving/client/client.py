@@ -83,7 +83,7 @@ class Client(AbstractContextManager["Client"]):
 
     @property
     def manifest(self) -> ModelManifest:
-        """What the served model says of itself; asked once.
+        """Return the served model's metadata; requested once.
 
         Raises:
             ConfigError: the server has no model of this name.

@@ -51,7 +51,7 @@ class HttpTransport:
         return _object(body)
 
     def ready(self, model: str | None = None) -> bool:
-        """Whether the server or a model says that it is ready; see `Transport`."""
+        """Return whether the server or a model is ready; see `Transport`."""
         path = "/v2/health/ready" if model is None else f"/v2/models/{quote(model, safe='')}/ready"
         try:
             self._ask("GET", path)

@@ -1,4 +1,4 @@
-"""What runs inside Triton's Python backend: `model.py` of a repository is one line that imports a class from here.
+"""Models for Triton's Python backend: `model.py` of a repository is one line that imports a class from here.
 
 Everything that needs no server is in `service.py`; here requests become its arguments, and answers responses.
 """

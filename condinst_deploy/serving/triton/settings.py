@@ -1,4 +1,4 @@
-"""How a model repository is laid out, and what the code inside the server is told."""
+"""Settings of a model repository, and of the code inside the server."""
 
 import json
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ LONGEST_DELAY_MS = 1000.0
 
 @dataclass(frozen=True)
 class RepositoryOptions:
-    """What `condinst-triton-repo` writes."""
+    """Options of the repository that `condinst-triton-repo` writes."""
 
     layout: Layout = "single"
     device: Literal["cpu", "cuda"] = "cpu"
@@ -57,7 +57,7 @@ class RepositoryOptions:
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """What the Python models inside the server read from `condinst.json` beside `model.py`."""
+    """Settings that the Python models inside the server read from `condinst.json` beside `model.py`."""
 
     manifest: ModelManifest
     model: str  # name of the model file beside it; empty where another model of the server has the network

@@ -39,7 +39,7 @@ HALF_NUMBERS: dict[Precision, npt.DTypeLike] = {
 
 @dataclass(frozen=True)
 class Scales:
-    """What a quantised build needs besides the graph."""
+    """Inputs of a quantised build besides the graph."""
 
     kind: Quantized
     ranges: Mapping[str, Range]  # tensor of the exported file -> range

@@ -1,4 +1,4 @@
-"""What is asked of a quantised build, and what is refused before anything is measured."""
+"""Request for a quantised build, and the checks before anything is measured."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def check_targets(kind: Quantized, targets: Sequence[str]) -> None:
 
 
 def described_qdq(proto: onnx.ModelProto) -> str:
-    """What a file has in 8 bits already, in a few words; empty: it has no Q/DQ.
+    """Return a short description of a file's 8-bit tensors; empty if it has no Q/DQ.
 
     Raises:
         EngineError: its Q/DQ is not what TensorRT can build.

@@ -153,7 +153,7 @@ def _joined(exact: Magnitudes, rounded: Magnitudes) -> Magnitudes:
 
 
 def _last(handled: Iterable[HandledNode]) -> tuple[HandledNode, ...]:
-    """What was done to each node in the end: powers of two add up."""
+    """Return the final action for each node: powers of two add up."""
     found: dict[str, HandledNode] = {}
     for node in handled:
         before = found.get(node.node)

@@ -32,7 +32,7 @@ LEAST = 1e-12
 
 @dataclass(frozen=True)
 class Range:
-    """What the lowest and the highest code stand for; zero lies between."""
+    """Values of the lowest and the highest code; zero lies between."""
 
     low: float
     high: float
@@ -95,7 +95,7 @@ def symmetric_scale(candidate: Range, kind: Format) -> float:
 
 
 def rounded(values: npt.NDArray[np.float64], candidate: Range, kind: Format) -> npt.NDArray[np.float64]:
-    """What is left of values after they were 8 bits."""
+    """Return values after rounding to 8 bits."""
     if kind == "uint8":
         scale, zero = affine(candidate)
         codes = np.clip(np.rint(values / scale) + zero, 0, 255)
