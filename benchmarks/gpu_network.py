@@ -191,7 +191,7 @@ def end_to_end(run: Callable[[Tensor], Instances], images: list[Tensor]) -> dict
 
 
 def same_masks(ours: list[InstanceDetections], theirs: list[InstanceDetections]) -> None:
-    """Of the same slots, but for one pixel in a hundred thousand: the two sides' exponentials round differently."""
+    """Require the same slots; one pixel in 100,000 may differ, because the two sides round exponentials differently."""
     if not sum(int(each.masks.areas.sum()) for each in theirs):
         raise RuntimeError("no mask has a pixel; nothing to compare or to time")
     for a, b in zip(ours, theirs, strict=True):

@@ -72,7 +72,7 @@ Ask = Callable[[bytes], Any]
 class Cost(NamedTuple):
     """CPU seconds so far."""
 
-    transport: float  # of the process that speaks HTTP
+    transport: float  # of the process that handles HTTP
     models: float  # of the processes with the models; 0 where there is one process
 
 
@@ -84,7 +84,7 @@ class Service:
     connect: Callable[[], tuple[Ask, Callable[[], None]]]  # for each thread: a connection of its own, and its end
     expected: Callable[[dict[str, Any]], Any]  # what `Ask` has to return, from the predictor's answer
     cost: Callable[[], Cost]
-    runs: Callable[[], tuple[float, float]]  # images and executions so far; zeros where nobody counts
+    runs: Callable[[], tuple[float, float]]  # images and executions so far; zeros if they are not counted
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Load:
     p95_ms: float
     p99_ms: float
     cpu_ms: float  # of an image, all processes of the server
-    transport_cpu_ms: float  # of it, in the process that speaks HTTP
+    transport_cpu_ms: float  # of it, in the process that handles HTTP
     images_of_a_run: float  # 0: not counted
 
 

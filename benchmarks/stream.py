@@ -122,7 +122,7 @@ def measured(
     cpu: dict[str, list[float]] = {name: [] for name in timed}
     found: dict[str, int] = {}
     for number in range(rounds):
-        # forwards, then backwards: a machine that drifts favours nobody
+        # forwards, then backwards, so that a machine that drifts favours none
         for name in list(timed)[:: 1 if number % 2 == 0 else -1]:
             started = time.perf_counter(), time.process_time()
             found[name] = timed[name]()

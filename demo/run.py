@@ -49,7 +49,7 @@ def main() -> int:
 def demonstrate(weights: Path, images: Path | None) -> bool:
     """Export, predict, compare with PyTorch, draw; whether the exported file agrees with PyTorch."""
     if images is not None:
-        existing_sources([str(images)])  # a wrong folder is told before the long part
+        existing_sources([str(images)])  # report a wrong folder before the long part
     print("1. condinst-export: checkpoint -> ONNX, verified against PyTorch")
     model = OUTPUT / f"{weights.stem}.onnx"
     export(weights=weights, out=model)

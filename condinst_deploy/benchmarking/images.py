@@ -57,7 +57,7 @@ class Batches:
         return [i for i, alike in enumerate(self._alike) if alike[0] == i]
 
     def batch(self, number: int, size: int) -> list[Source]:
-        """Every image leads a batch in turn; what follows it has its shape, and begins anew when it runs out."""
+        """Return the batch of an image: it and the next images of its shape, from the first again if too few."""
         leader = number % len(self._sources)
         alike = self._alike[leader]
         start = alike.index(leader)

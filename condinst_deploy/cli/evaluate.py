@@ -56,7 +56,7 @@ def evaluate(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for report, figures, results and journals.")] = Path("evaluation"),
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Run every image anew, whatever an interrupted or earlier run left.")
+        bool, typer.Option("--fresh", help="Run all images again and ignore the results of earlier runs.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     fast: Annotated[bool, typer.Option("--fast", help="Compute AP with faster-coco-eval (extra eval).")] = False,
@@ -73,7 +73,7 @@ def evaluate(
 
     Writes report.html, figures.json and NAME.results.json (COCO results) into the folder. Ctrl-C, or a power cut,
     costs nothing that was finished: the same command goes on, and ends with the same numbers. Of a command with one
-    more model only that model runs; --fresh runs all anew.
+    more model only that model runs; --fresh runs all again.
 
     Exit status: 0 done and gate passed, 1 gate failed or an error, 2 wrong usage, 130 interrupted.
     """

@@ -17,16 +17,16 @@ class ProgressLines:
     ) -> None:
         self._seconds, self._clock = seconds, clock
         self._show = not terminal.is_terminal if show is None else show
-        self._told = clock()
+        self._shown_at = clock()
         self._begun: dict[str, tuple[float, int]] = {}  # time, and what was done before
 
     def update(self, what: str, done: int, total: int) -> None:
         """Take how much of a task is done; what its first call says was done before it began."""
         now = self._clock()
         begun, before = self._begun.setdefault(what, (now, done))
-        if self._show and now - self._told >= self._seconds:
+        if self._show and now - self._shown_at >= self._seconds:
             terminal.print(progress_line(what, done, total, done - before, now - begun))
-            self._told = now
+            self._shown_at = now
 
 
 def progress_line(what: str, done: int, total: int, counted: int, seconds: float) -> str:

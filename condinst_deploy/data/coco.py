@@ -91,7 +91,7 @@ class CocoDataset:
             min_size: shortest side of an image to train on, in pixels.
             content: what `coco_content` read from the file, if it was read already.
             limit: take the first so many images; the others need not be there.
-            boxes_only: segmentations are not looked at; each object's is its box.
+            boxes_only: ignore segmentations; each object's mask is its box.
 
         Raises:
             DataError: the file is not in COCO's format, an annotation is malformed (named by its id), an image

@@ -13,7 +13,7 @@ WHOLE = ("id", "image_id", "category_id", "height", "width")
 """Fields of COCO's format that are whole numbers."""
 
 LARGEST_EXACT = 2**53
-"""Up to here a float64 stands for one whole number alone."""
+"""Largest whole number up to which float64 is exact."""
 
 
 def coco_content(path: Path) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def _decoded_json(text: bytes) -> Any:
 def make_whole(entries: Iterable[dict[str, Any]]) -> None:
     """Turn ids and sizes that are written as `1.0` into whole numbers, in place.
 
-    Above 2**53 a fraction may stand for several whole numbers; it stays and is refused later.
+    Above 2**53 a float can mean several whole numbers; it is left unchanged and refused later.
     """
     for entry in entries:
         for name in WHOLE:
@@ -62,7 +62,7 @@ def make_whole(entries: Iterable[dict[str, Any]]) -> None:
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Millions of new objects would be looked at for cycles again and again: half the time of reading."""
+    """Switch off garbage collection, which takes half the time of reading millions of objects."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -17,7 +17,7 @@ POINTS = 4
 """Points a side that a square of three strides can hold, and one more."""
 
 TOGETHER = 100_000
-"""Objects that are looked at together: some 100 MB."""
+"""Objects that are checked together: about 100 MB."""
 
 
 def learnable(
@@ -26,7 +26,7 @@ def learnable(
 ) -> BoolArray:  # fmt: skip
     """Return whether each object has a positive point at one of the training sizes.
 
-    Objects are looked at one by one: where a smaller box claims the same point, training gives it to that one.
+    Objects are checked independently: training gives a point that two boxes claim to the smaller one.
 
     Args:
         boxes: `(n, 4)` xyxy, in pixels of the original images.

@@ -42,7 +42,7 @@ class TrainingBatch:
     images: Tensor  # (B, 3, H, W) uint8 RGB
     image_sizes: Tensor  # (B, 2) int64 height and width before padding
     targets: tuple[ImageTargets, ...]  # masks (n, H, W)
-    sources: tuple[Source, ...] = ()  # B, or none where nobody asks
+    sources: tuple[Source, ...] = ()  # B, or none if they are not needed
 
     def to(self, device: torch.device) -> "TrainingBatch":
         """The same on another device; copies from pinned memory do not wait."""

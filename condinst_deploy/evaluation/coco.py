@@ -151,7 +151,7 @@ def evaluate_coco(
 def load_coco(annotations: Path, content: dict[str, Any] | None = None) -> COCO:
     """A COCO annotation file without pycocotools' remarks, and ready for its evaluation.
 
-    `iscrowd` and `area` may be missing. Ids are given anew from 1: pycocotools takes a match with the annotation of
+    `iscrowd` and `area` may be missing. Ids are renumbered from 1: pycocotools takes a match with the annotation of
     id 0 for none.
 
     Args:

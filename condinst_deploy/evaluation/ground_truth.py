@@ -64,7 +64,7 @@ class GroundTruth:
         return self.class_names[self.category_ids.index(category_id)]
 
     def category_ids_of(self, manifest: ModelManifest, model: str) -> tuple[int, ...]:
-        """This data set's category id of each of a model's labels, told by the class names.
+        """Return this data set's category id of each of a model's labels, found by class names.
 
         A model without names of its own (class_0, class_1, ...) is taken to number the classes as the data set does.
 

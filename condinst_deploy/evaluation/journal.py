@@ -52,7 +52,7 @@ class Journal(AbstractContextManager["Journal"]):
             images: all of them, in the order in which they will be added.
             window: images that are run together; a window that is not whole is run again, so that the
                 same images share batches and the numbers stay the same.
-            fresh: begin anew, whatever was finished.
+            fresh: start again and ignore finished images.
 
         Raises:
             ConfigError: another process is at work on it.

@@ -29,7 +29,7 @@ class EvaluationOptions:
         batch_size: images of equal padded shape that are run at once; None: 1 on a CPU, 8 on a GPU.
         score_threshold: keep scores above it; None: the models' own thresholds.
         fast: compute average precision with faster-coco-eval.
-        fresh: run every image anew, whatever an earlier run left in the journals.
+        fresh: run all images again and ignore the journals of earlier runs.
         gate: largest difference of an AP from the reference's, in points from 0 to 100; None: no gate.
         per_class: also report the AP of each class.
         limit: take the first so many images; None: all.

@@ -41,7 +41,7 @@ class LossSettings:
     pairwise_warmup: int = 10_000  # BoxInst: iterations until its pairwise loss has its full weight
     pairwise_dilation: int = 2  # BoxInst: distance of neighbours, in pixels of masks
     color_threshold: float = 0.3  # BoxInst: least similarity of pixels that have the same label
-    bottom_pixels: int = 10  # BoxInst: rows at an image's bottom that are not looked at
+    bottom_pixels: int = 10  # BoxInst: rows at an image's bottom that are ignored
 
     def __post_init__(self) -> None:
         """Check the family, the caps and the normalisers.

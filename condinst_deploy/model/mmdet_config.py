@@ -1,7 +1,7 @@
 """The selection settings in the configuration text that mmdetection saves with a checkpoint.
 
 mmengine's runner keeps the whole configuration as Python text in `meta["cfg"]` (mmdetection 2: `meta["config"]`). The
-text is parsed and never run: only `model = dict(..., test_cfg=dict(...))` with plain numbers is looked at.
+text is parsed and never run: only `model = dict(..., test_cfg=dict(...))` with plain numbers is read.
 """
 
 import ast
@@ -62,7 +62,7 @@ def own_selection(meta: Mapping[Any, Any], published: Selection) -> OwnSelection
         f" {selection.candidates_per_level} candidates a level, {selection.max_detections} detections)"
     )
     if left:
-        remark += f", but for {', '.join(left)}, which cannot be used"
+        remark += f", except {', '.join(left)}, which cannot be used"
     return OwnSelection(selection, remark)
 
 

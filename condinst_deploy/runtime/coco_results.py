@@ -1,4 +1,4 @@
-"""Result files: a COCO results list, written as it grows, and the images it speaks of."""
+"""Result files: a COCO results list, written as it grows, and the images that it names."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

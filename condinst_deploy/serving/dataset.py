@@ -1,6 +1,6 @@
 """Detections of a Ray Dataset, for those who have one already.
 
-A dataset's own scheduling applies: there are no shards, parts or manifests, and a run that was stopped begins anew.
+A dataset's own scheduling applies: there are no shards, parts or manifests, and a run that was stopped starts again.
 `condinst-batch` has these.
 """
 

@@ -164,7 +164,7 @@ def _overlaid(plain: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any
 
 
 def _check_plain(values: object, where: str) -> None:
-    """Refuse values that no setting can have, wherever they stand; shared containers are looked at once."""
+    """Refuse values that no setting can have, wherever they stand; shared containers are checked once."""
     seen: set[int] = set()
     left = [(values, where, 0)]
     while left:

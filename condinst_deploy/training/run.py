@@ -256,7 +256,7 @@ def new_run(recipe: Recipe, manifest: ModelManifest, device: torch.device, ranks
 def fine_tuning_run(
     recipe: Recipe, manifest: ModelManifest, weights: Path, device: torch.device, ranks: Ranks = ALONE
 ) -> TrainingRun:
-    """A run from a trained model; a class layer of another size begins anew.
+    """A run from a trained model; a class layer of another size is initialised again.
 
     Where the recipe was written for the other family, losses and norms follow the checkpoint (`Recipe.with_model`).
 
@@ -276,7 +276,7 @@ def fine_tuning_run(
     if config.num_classes != loaded.model.config.num_classes:
         classifiers = ("head.cls_logits.", "mask_branch.semantic.2.")
         state = {key: value for key, value in state.items() if not key.startswith(classifiers)}
-        note = f"fine-tuning {weights} ({loaded.note}); the class layer begins anew for {config.num_classes} classes"
+        note = f"fine-tuning {weights} ({loaded.note}); the class layer is initialised for {config.num_classes} classes"
     elif loaded.manifest.class_names != manifest.class_names:
         note += f", also for classes of other names ({' '.join(loaded.manifest.class_names[:3])} ...)"
     model.load_state_dict(state, strict=False)
@@ -323,7 +323,7 @@ def resumed_run(
         run.optimizer.load_state_dict(training["optimizer"])
         run.iteration = typed(training["iteration"], int, "iteration")
     except (ConfigError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as e:
-        raise CheckpointError(f"{path} has an optimizer's state that cannot be used ({e}); start anew") from e
+        raise CheckpointError(f"{path} has an optimizer's state that cannot be used ({e}); start a new run") from e
     return run
 
 
@@ -336,7 +336,7 @@ def _check_same(path: Path, recipe: Recipe, then: Recipe) -> None:
     if changed:
         raise ConfigError(
             f"{path} was made with another recipe (it differs in {', '.join(changed)});"
-            " resume with the same one, or start anew in another folder"
+            " resume with the same one, or start a new run in another folder"
         )
 
 

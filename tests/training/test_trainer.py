@@ -212,7 +212,7 @@ def test_fine_tuning_keeps_all_but_a_class_layer_of_another_size(
     other = fine_tuning_run(recipe, five, slim_checkpoint, CPU)
     changed = {key for key, value in other.model.state_dict().items() if not torch.equal(value, source[key])}
     assert changed == {"head.cls_logits.weight", "head.cls_logits.bias"}
-    assert "begins anew for 5 classes" in other.note
+    assert "is initialised for 5 classes" in other.note
     names = load_model(slim_checkpoint).manifest.class_names
     for given, said in ((names, False), (("x", "y", "z"), True)):
         run = fine_tuning_run(recipe, replace(manifest, class_names=given), slim_checkpoint, CPU)

@@ -108,7 +108,7 @@ class Driver(Protocol):
         """Release an event."""
 
     def record_event(self, event: Handle, stream: Handle) -> None:
-        """Let an event stand behind the work that the stream has so far."""
+        """Record an event after the work that the stream has so far."""
 
     def event_done(self, event: Handle) -> bool:
         """True if the work before an event is finished."""

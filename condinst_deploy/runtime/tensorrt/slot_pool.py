@@ -58,7 +58,7 @@ class SlotPool(Generic[Kept]):
         self._gone()
 
     def idle(self) -> list[Kept]:
-        """The slots that nobody uses now."""
+        """Return the slots that are not in use."""
         with self._changed:
             return list(self._idle)
 

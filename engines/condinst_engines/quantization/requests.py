@@ -15,7 +15,8 @@ LOWEST: dict[Quantized, int] = {"int8": 80, "fp8": 89}
 """Lowest compute capability of each kind."""
 
 REASONS: dict[Quantized, str] = {
-    "int8": "on GPUs below 80 (T4, RTX 20) TensorRT for RTX builds half convolutions in silence; use --fp16 for them",
+    "int8": "on GPUs below 80 (T4, RTX 20) TensorRT for RTX builds half convolutions without an error;"
+    " use --fp16 for them",
     "fp8": "GPUs below 89 (A100, RTX 30) have no FP8; use --int8 for them",
 }
 
@@ -52,7 +53,8 @@ def described_qdq(proto: onnx.ModelProto) -> str:
         if kind == "uint8":
             raise EngineError(
                 f"node {node.name} quantises to uint8: TensorRT is symmetric, and its parser would read uint8 as int8"
-                " without a word. A file of condinst-export --int8 is for CPUs; build from the float32 file with --int8"
+                " without an error. A file of condinst-export --int8 is for CPUs;"
+                " build from the float32 file with --int8"
             )
         if zero is not None and kind == "int8" and np.any(numpy_helper.to_array(zero)):
             raise EngineError(

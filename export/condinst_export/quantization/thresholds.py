@@ -1,4 +1,4 @@
-"""From a tensor's histogram to the range that 8 bits stand for."""
+"""Range of an 8-bit tensor, from its histogram."""
 
 import contextlib
 import io
