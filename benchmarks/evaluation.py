@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from benchmarks.machine import machine
 from condinst_deploy.benchmarking.memory import peak_mb
 from condinst_deploy.evaluation import evaluator
-from condinst_deploy.evaluation.coco import Kind, Scope, evaluate_coco
+from condinst_deploy.evaluation.coco_metrics import Kind, Scope, evaluate_coco
 from condinst_deploy.evaluation.evaluator import evaluate
 from condinst_deploy.evaluation.ground_truth import load_ground_truth
 from condinst_deploy.evaluation.journal import Journal

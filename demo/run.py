@@ -17,7 +17,7 @@ from condinst_deploy import CondInstError, ImageError, InstanceDetections, Predi
 from condinst_deploy.contract import DRAWN_ABOVE
 from condinst_deploy.data.shapes import ShapesConfig, generate_shapes
 from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE, Agreement, agreement, merged
-from condinst_deploy.evaluation.coco import average_precision, load_coco
+from condinst_deploy.evaluation.coco_metrics import average_precision, load_coco
 from condinst_deploy.imaging.decode import existing_sources
 from condinst_deploy.imaging.drawing import SHEET_SIDE, write_sheet
 from condinst_export.cli import export

@@ -27,7 +27,7 @@ from tests.support.models import SlimFiles, adelaidet_state
 from tests.support.shared_files import exported_slim_model, made_once, slim_model
 
 LONGEST_FILES = (
-    "engines/test_build.py",
+    "engines/test_plan_builder.py",
     "engines/test_full_size_builds.py",
     "training/test_ranks.py",
     "model/test_golden_adelaidet_losses.py",

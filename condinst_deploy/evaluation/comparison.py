@@ -18,7 +18,7 @@ from condinst_deploy.evaluation.agreement import (
     merged,
     paired_box_ious,
 )
-from condinst_deploy.evaluation.coco import Entry
+from condinst_deploy.evaluation.coco_metrics import Entry
 
 SIZES = ("small", "medium", "large")
 SIZE_BOUNDS = (32**2, 96**2)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from condinst_deploy.evaluation.coco import (
+from condinst_deploy.evaluation.coco_metrics import (
     CocoEvaluation,
     Entry,
     Kind,

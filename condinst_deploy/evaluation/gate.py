@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from condinst_deploy.evaluation.coco import FIGURE_NAMES, KIND_NAMES, Kind, points
+from condinst_deploy.evaluation.coco_metrics import FIGURE_NAMES, KIND_NAMES, Kind, points
 from condinst_deploy.evaluation.evaluator import Evaluation, Side
 from condinst_deploy.evaluation.wording import change_text
 

@@ -10,7 +10,7 @@ from condinst_deploy.contract import ModelManifest, default_class_names
 from condinst_deploy.data.coco import CocoDataset
 from condinst_deploy.data.coco_file import coco_content
 from condinst_deploy.errors import ConfigError, DataError
-from condinst_deploy.evaluation.coco import load_coco
+from condinst_deploy.evaluation.coco_metrics import load_coco
 from condinst_deploy.support.digests import sha256_of
 
 

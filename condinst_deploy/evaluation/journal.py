@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from condinst_deploy.errors import ConfigError, OutputError
-from condinst_deploy.evaluation.coco import Entry
+from condinst_deploy.evaluation.coco_metrics import Entry
 from condinst_deploy.support.digests import sha256_of_text
 from condinst_deploy.support.json_text import json_text
 

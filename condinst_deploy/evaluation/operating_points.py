@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
-from condinst_deploy.evaluation.coco import KIND_NAMES, Entry, Kind
+from condinst_deploy.evaluation.coco_metrics import KIND_NAMES, Entry, Kind
 from condinst_deploy.evaluation.ground_truth import GroundTruth
 from condinst_deploy.evaluation.results_reader import by_image, kinds_of
 

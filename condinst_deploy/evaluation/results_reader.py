@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 from condinst_deploy.data.annotation_checks import checked_bbox, checked_segmentation, is_finite, merged_rle
 from condinst_deploy.data.coco_file import make_whole
 from condinst_deploy.errors import DataError
-from condinst_deploy.evaluation.coco import Entry, Kind
+from condinst_deploy.evaluation.coco_metrics import Entry, Kind
 from condinst_deploy.evaluation.ground_truth import GroundTruth
 from condinst_deploy.shown_text import shown_value
 

@@ -26,10 +26,10 @@ from condinst_deploy.support.validation import typed
 from condinst_deploy.training.averaging import WeightAverage
 from condinst_deploy.training.imagenet import TORCHVISION, torchvision_resnet
 from condinst_deploy.training.loss_module import LossModule, layout_of
+from condinst_deploy.training.loss_scale import LossScale
 from condinst_deploy.training.optimizers import Optimizer, optimizer_of
 from condinst_deploy.training.ranks import ALONE, Ranks
 from condinst_deploy.training.recipe import Recipe, StartSettings, recipe_from_dict
-from condinst_deploy.training.scaling import LossScale
 
 RESNETS: dict[Family, str] = {
     "mmdet": "a ResNet in torchvision's names",

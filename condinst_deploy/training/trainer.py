@@ -12,7 +12,7 @@ from condinst_deploy.contract import ModelManifest
 from condinst_deploy.data.coco import CocoDataset
 from condinst_deploy.data.transforms import TrainingBatch
 from condinst_deploy.errors import ConfigError, DataError, DistributedError, OutputError
-from condinst_deploy.evaluation.coco import Entry, average_precision, detect_all, load_coco
+from condinst_deploy.evaluation.coco_metrics import Entry, average_precision, detect_all, load_coco
 from condinst_deploy.imaging.drawing import SHEET_SIDE, write_sheet
 from condinst_deploy.model.checkpoints import LoadedModel, save_model
 from condinst_deploy.model.losses import Losses

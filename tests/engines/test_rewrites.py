@@ -10,10 +10,10 @@ import torch
 from onnx import helper, numpy_helper
 
 from condinst_engines import engine_file
-from condinst_engines.build import Surroundings, graph_for_builder, plugin_graph_for_builder
 from condinst_engines.build_recipe import BuildRecipe, RtxSettings, TensorrtSettings
 from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.node_types import value_types
+from condinst_engines.plan_builder import Surroundings, graph_for_builder, plugin_graph_for_builder
 from condinst_engines.precision_policy import Policy
 from condinst_engines.rewrites.plugins import with_plugins
 from tests.support.interpreter import interpreted

@@ -17,6 +17,7 @@ from condinst_deploy.training.averaging import WeightAverage
 from condinst_deploy.training.batches import batches
 from condinst_deploy.training.imagenet import torchvision_resnet
 from condinst_deploy.training.loss_module import LossModule
+from condinst_deploy.training.loss_scale import LossScale
 from condinst_deploy.training.recipe import (
     ExecutionSettings,
     Precision,
@@ -24,7 +25,6 @@ from condinst_deploy.training.recipe import (
     ScheduleSettings,
 )
 from condinst_deploy.training.run import TrainingRun, new_run, resumed_run
-from condinst_deploy.training.scaling import LossScale
 from condinst_deploy.training.trainer import Reports, Sets, manifest_for, open_sets, train
 from tests.support.recipes import tiny_recipe
 

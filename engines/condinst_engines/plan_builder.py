@@ -114,7 +114,7 @@ def _of_several_types(proto: onnx.ModelProto, recipe: BuildRecipe) -> dict[str, 
     return found
 
 
-def build_engine(
+def build_plan(
     graph: onnx.ModelProto,
     profiles: Sequence[EngineProfile],
     recipe: BuildRecipe,
