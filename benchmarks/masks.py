@@ -132,7 +132,7 @@ def targets_of(rows: list[dict[str, Any]]) -> list[Target]:
 
 
 def row(case: Case, rounds: int) -> dict[str, Any]:
-    """All figures of one case."""
+    """All metrics of one case."""
     logits = case.logits()
     return {
         "kind": case.kind,

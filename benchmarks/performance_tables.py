@@ -49,7 +49,7 @@ def table_of(name: str, results: Path) -> str:
 
 
 def target_table(targets: Sequence[Target]) -> str:
-    """Figure beside target."""
+    """Metric beside target."""
     if not targets:
         return "*No targets in this file.*"
     rows = (

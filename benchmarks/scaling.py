@@ -64,7 +64,7 @@ class Site:
 
 
 def measured_from(path: Path = RESULTS) -> Measured:
-    """Figures of a results file of `benchmarks.batch_runs`."""
+    """Metrics of a results file of `benchmarks.batch_runs`."""
     values: dict[str, Any] = json.loads(path.read_text())
     stages = values["stages"]
     return Measured(

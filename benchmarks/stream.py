@@ -155,7 +155,7 @@ def paired(seconds: dict[str, list[float]], name: str) -> float:
 
 
 def show(batch: int, rows: dict[str, Any]) -> None:
-    print(f"\nbatch {batch:<18}{'pictures/s':>12}{'of network':>12}{'by CPU':>8}   (target: folder {TARGET})")
+    print(f"\nbatch {batch:<18}{'images/s':>12}{'of network':>12}{'by CPU':>8}   (target: folder {TARGET})")
     for name, row in rows.items():
         shares = row["share_of_the_networks_throughput"], row["the_same_from_cpu_time"]
         print(f"{name:24}{row['pictures_per_second']:12.2f}{shares[0]:12.2f}{shares[1]:8.2f}")

@@ -235,7 +235,7 @@ def _ms(seconds: float) -> float:
 
 
 def targets_of(metrics: dict[str, Any]) -> list[Target]:
-    """The figures of the roofline; nothing was asked of them."""
+    """The metrics of the roofline; nothing was asked of them."""
     targets = []
     for row in metrics["peak"]:
         threads = row["threads"]

@@ -47,7 +47,7 @@ AGREEMENT = {
     "min_mask_iou": "least IoU",
     "median_mask_iou": "median",
 }
-"""Figures of an agreement -> headings that leave a line on a terminal short."""
+"""Metrics of an agreement -> headings that leave a line on a terminal short."""
 
 terminal = Console(stderr=True, highlight=False)
 
@@ -109,7 +109,7 @@ def show(metrics: Mapping[str, Any]) -> None:
         for image, row in images.items():
             times.add_row(side, image, *(f"{row[name]:.0f}" for name in (*STAGES, TOTAL)))
     title = "ours / theirs: median of paired ratios (lowest to highest)"
-    ratios = Table("ours", "theirs", "pictures", *PARTS, title=title)
+    ratios = Table("ours", "theirs", "images", *PARTS, title=title)
     for ours, others in metrics["ratios"].items():
         for theirs, sizes in others.items():
             for size, parts in sizes.items():

@@ -36,7 +36,7 @@ class Sample(NamedTuple):
 
 
 def summary(samples: Sequence[Sample], loaded_mib: Mapping[str, int | None]) -> dict[str, Any]:
-    """All figures, by side."""
+    """All metrics, by side."""
     sides = list(loaded_mib)
     timed = {side: [s for s in samples if s.side == side and s.round > 0] for side in sides}
     found = {side: {s.image: s.answer["detections"] for s in timed[side]} for side in sides}

@@ -64,7 +64,7 @@ def memory_line(metrics: ModelMetrics) -> str:
 
 
 def remarks(benchmark: Benchmark) -> list[str]:
-    """Return remarks that keep a reader from misreading the figures."""
+    """Return remarks that keep a reader from misreading the metrics."""
     said = [f"left out: {reason}" for reason in benchmark.models[0].loaded["skipped"]]
     said += _about_detections(benchmark)
     calls = benchmark.settings.repeat

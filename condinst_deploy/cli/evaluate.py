@@ -1,4 +1,4 @@
-"""`condinst-eval`: COCO's figures of models and results files, side by side, and how far they agree."""
+"""`condinst-eval`: COCO's metrics of models and results files, side by side, and how far they agree."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,7 +54,7 @@ def evaluate(
     score_threshold: Annotated[
         float | None, typer.Option(help="Keep scores above it; at least the models' own. Default: the models' own.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for report, figures, results and journals.")] = Path("evaluation"),
+    out: Annotated[Path, typer.Option(help="Folder for report, metrics, results and journals.")] = Path("evaluation"),
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Run all images again and ignore the results of earlier runs.")
     ] = False,
@@ -67,7 +67,7 @@ def evaluate(
     ray_workers: Annotated[
         int | None, typer.Option(min=1, help="Workers on Ray. Default: as many as there is room for.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON on standard output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all metrics as JSON on standard output.")] = False,
 ) -> None:
     """Evaluate models on a COCO-format data set and compare them with the first.
 
@@ -87,7 +87,7 @@ def evaluate(
         hooks = _hooks(progress, detector)
         found = evaluate_models(annotations, images, model or [], results or [], options, hooks)
     if as_json:
-        print_json(found.metrics, "the figures")
+        print_json(found.metrics, "the metrics")
     else:
         _print(found, per_class)
     _print_verdict(found)

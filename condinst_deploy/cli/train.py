@@ -64,7 +64,7 @@ def train(
         str, typer.Option(help="Where several processes find each other: env:// (torchrun's), tcp://... or file://...")
     ] = "env://",
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the final figures as JSON on standard output.")
+        bool, typer.Option("--json", help="Print the final metrics as JSON on standard output.")
     ] = False,
 ) -> None:
     """Train a CondInst model.

@@ -88,7 +88,7 @@ def instances_from_coco(entries: Sequence[Mapping[str, Any]]) -> Instances:
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """Figures of a comparison; the arrays have one entry a matched pair."""
+    """Metrics of a comparison; the arrays have one entry a matched pair."""
 
     reference_count: int
     other_count: int
@@ -126,7 +126,7 @@ class Agreement:
         )
 
     def summary(self) -> dict[str, Any]:
-        """The figures that a report shows; worst values are None where nothing matched."""
+        """The metrics that a report shows; worst values are None where nothing matched."""
         worst = self.matched > 0
         return {
             "reference": self.reference_count,
@@ -160,7 +160,7 @@ def agreement(reference: InstanceDetections, other: InstanceDetections, min_iou:
 
 
 def agreement_of(reference: Instances, other: Instances, pairs: Pairs) -> Agreement:
-    """Figures of two sets that have been matched already."""
+    """Metrics of two sets that have been matched already."""
     left, right = pairs[:, 0], pairs[:, 1]
     ious = _paired_mask_ious(reference, other, pairs)
     return Agreement(

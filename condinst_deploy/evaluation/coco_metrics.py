@@ -1,4 +1,4 @@
-"""COCO's figures of detections on a COCO-format data set, through pycocotools."""
+"""COCO's metrics of detections on a COCO-format data set, through pycocotools."""
 
 import contextlib
 import io
@@ -29,7 +29,7 @@ CURVE_IOUS = (0.5, 0.75)
 
 
 class Metrics(NamedTuple):
-    """COCO's twelve figures of one kind, 0..1; -1 where nothing of that size is annotated."""
+    """COCO's twelve metrics of one kind, 0..1; -1 where nothing of that size is annotated."""
 
     ap: float  # mean over IoU 0.50:0.95
     ap50: float
@@ -75,7 +75,7 @@ class CocoEvaluation:
 
 
 def points(figure: float) -> float | None:
-    """A figure in AP points, 0..100; None where nothing of that size is annotated."""
+    """A metric in AP points, 0..100; None where nothing of that size is annotated."""
     return None if figure < 0 else 100 * figure
 
 
@@ -114,7 +114,7 @@ def detect_all(
 
 
 def average_precision(ground_truth: COCO, results: Sequence[Entry], kind: Kind) -> Metrics:
-    """Figures of boxes (`kind="bbox"`) or masks (`"segm"`) over all images of the data set."""
+    """Metrics of boxes (`kind="bbox"`) or masks (`"segm"`) over all images of the data set."""
     return evaluate_coco(ground_truth, results, kind).metrics
 
 

@@ -37,7 +37,7 @@ RULE = (
     " every pair, score x (1 - box IoU), score x (1 - mask IoU) where both sides have masks, and the difference of the"
     " scores."
 )
-"""Explanations of the figures."""
+"""Explanations of the metrics."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""An evaluation from end to end: models and results files in, figures and comparisons out."""
+"""An evaluation from end to end: models and results files in, metrics and comparisons out."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -39,7 +39,7 @@ OnProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """Figures of one source."""
+    """Metrics of one source."""
 
     name: str  # unique in an evaluation
     note: str  # how it was run
@@ -65,7 +65,7 @@ class Evaluation:
     """Everything that the table, the JSON file and the report are made of; the first side is the reference."""
 
     ground_truth: GroundTruth
-    versions: dict[str, str | None]  # of what computed the figures
+    versions: dict[str, str | None]  # of what computed the metrics
     sides: tuple[Side, ...]
     comparisons: tuple[Comparison, ...]  # of each further side with the reference
     differences: tuple[tuple[Difference, ...], ...]  # of each comparison, its worst images

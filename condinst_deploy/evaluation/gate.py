@@ -1,4 +1,4 @@
-"""The gate: how far a figure may be from the reference's."""
+"""The gate: how far a metric may be from the reference's."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Failure:
-    """A figure that differs by more than the gate allows, in points."""
+    """A metric that differs by more than the gate allows, in points."""
 
     side: str
     figure: str
@@ -30,7 +30,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class NotCompared:
-    """Figures that the reference has and a side has not."""
+    """Metrics that the reference has and a side has not."""
 
     side: str
     kind: Kind

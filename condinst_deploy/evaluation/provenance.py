@@ -53,7 +53,7 @@ def images_with_states(ground_truth: GroundTruth) -> tuple[tuple[int, str], ...]
 
 
 def figure_versions(fast: bool) -> dict[str, str | None]:
-    """Versions of what turns results into figures."""
+    """Versions of what turns results into metrics."""
     return versions(("condinst-deploy", "faster-coco-eval" if fast else "pycocotools", "numpy"))
 
 

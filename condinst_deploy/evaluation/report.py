@@ -38,7 +38,7 @@ GOLDEN_ANGLE = 137.508
 """Degrees of hue between two further sides; no two of them ever meet."""
 
 Cell = tuple[float | None, float | None]
-"""A figure in points, and its difference from the reference's; None where there is none."""
+"""A metric in points, and its difference from the reference's; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Verdict:
 
 
 def metrics_table(evaluation: Evaluation) -> list[tuple[str, list[Cell]]]:
-    """Rows of all figures that a side has: name and one cell a side."""
+    """Rows of all metrics that a side has: name and one cell a side."""
     kinds: list[Kind] = ["bbox", "segm"]
     return [
         (f"{KIND_NAMES[kind]} {FIGURE_NAMES[name]}", _cells([_figure(side, kind, name) for side in evaluation.sides]))
@@ -75,7 +75,7 @@ def class_table(evaluation: Evaluation) -> list[tuple[str, str, list[Cell]]]:
 
 
 def figures_json(evaluation: Evaluation, verdict: Verdict, per_class: bool) -> dict[str, Any]:
-    """All figures as plain values; AP and AR in points, 0..100."""
+    """All metrics as plain values; AP and AR in points, 0..100."""
     ground_truth = evaluation.ground_truth
     return {
         "annotations": str(ground_truth.annotations),

@@ -1,4 +1,4 @@
-"""Figures as people read them: the same words on the terminal and in the report."""
+"""Metrics as people read them: the same words on the terminal and in the report."""
 
 from decimal import ROUND_DOWN, Decimal
 

@@ -59,7 +59,7 @@ class History(AbstractContextManager["History"]):
                 self._scalars = writer(str(folder / "tensorboard"), purge_step=iteration + 1)
 
     def add(self, record: Record) -> None:
-        """Append figures of one iteration (`iteration` among them).
+        """Append metrics of one iteration (`iteration` among them).
 
         Raises:
             OutputError: the disk is full, or the folder is gone.

@@ -1,4 +1,4 @@
-"""The order of calls and the figures made of them, with processes that answer made-up times."""
+"""The order of calls and the metrics made of them, with processes that answer made-up times."""
 
 from functools import partial
 from pathlib import Path

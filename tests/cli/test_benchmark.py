@@ -1,4 +1,4 @@
-"""The command as it is typed, on slim models; no figure of a time is asserted."""
+"""The command as it is typed, on slim models; no metric of a time is asserted."""
 
 import json
 import os

@@ -73,7 +73,7 @@ FAILING = {
     "pixel corners": MASKS,
     "point corners": MASKS | {"mask AP75", "box AP", "box AP50", "box AP75", "box AP small", "box AP medium"},
 }
-"""Which figures are off by at least twice the gate."""
+"""Which metrics are off by at least twice the gate."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The report: one file that needs nothing else, with every figure and the images that differ."""
+"""The report: one file that needs nothing else, with every metric and the images that differ."""
 
 import base64
 import io

@@ -55,7 +55,7 @@ def compare(
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Values for JSON: null for a figure of a tensor that is not finite, which `not_finite` counts."""
+    """Values for JSON: null for a metric of a tensor that is not finite, which `not_finite` counts."""
     return {key: finite_or_none(value) if isinstance(value, float) else value for key, value in values.items()}
 
 
