@@ -16,7 +16,7 @@ from condinst_deploy.data.annotation_checks import Reason
 from condinst_deploy.data.coco import MIN_SIZE, CocoDataset
 from condinst_deploy.data.findings import ClassCount, DataReport, Finding
 from condinst_deploy.data.learnable import learnable
-from condinst_deploy.imaging.headers import Header, headers_of
+from condinst_deploy.imaging.image_sizes import Header, headers_of
 
 SMALL, LARGE = 32**2, 96**2
 """COCO's limits of size, in pixels of area."""

@@ -15,7 +15,7 @@ from condinst_deploy.data.coco import CocoDataset
 from condinst_deploy.data.findings import DataReport
 from condinst_deploy.data.learnable import learnable
 from condinst_deploy.errors import DataError
-from condinst_deploy.imaging.headers import header_of, headers_of
+from condinst_deploy.imaging.image_sizes import header_of, headers_of
 from condinst_deploy.model.targets import ImageTargets, assign, locations_at
 
 WIDTH, HEIGHT = 200, 160
