@@ -105,7 +105,7 @@ def entries(found: Found) -> list[dict[str, Any]]:
 
 
 def memory_mib(field: str) -> int | None:
-    """A line of /proc/self/status, `VmRSS` (now) or `VmHWM` (the most); None where there is no such file."""
+    """A line of /proc/self/status, `VmRSS` (now) or `VmHWM` (the most); None if there is no such file."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith(f"{field}:"):

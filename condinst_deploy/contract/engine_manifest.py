@@ -100,7 +100,7 @@ class EngineManifest:
     found: FoundPrecision
     targets: tuple[str, ...]  # compute capabilities, for example 86
     tensors: tuple[EngineTensor, ...]
-    profiles: tuple[EngineProfile, ...]  # empty where all shapes are fixed
+    profiles: tuple[EngineProfile, ...]  # empty if all shapes are fixed
     model: ModelManifest
     onnx: str  # name of the file that it was built from
     onnx_sha256: str

@@ -182,7 +182,7 @@ def _rle(value: dict[str, Any], size: tuple[int, int], where: str) -> RLE:
 
 
 def _runs(counts: Any) -> npt.NDArray[np.int64] | None:
-    """Run lengths of an RLE's counts, compressed or not; None where they are neither."""
+    """Run lengths of an RLE's counts, compressed or not; None if they are neither."""
     if isinstance(counts, str):
         return run_lengths_from_counts(counts.encode()) if counts.isascii() else None
     if isinstance(counts, list) and all(type(n) is int and 0 <= n < 2**31 for n in counts):

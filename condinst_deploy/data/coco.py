@@ -154,7 +154,7 @@ class CocoDataset:
         return np.asarray(sizes[:, 1] >= sizes[:, 0], dtype=np.bool_)
 
     def _why_nothing(self) -> str:
-        """The reasons why no annotation is an object to learn, with the first of each; "" where there is none."""
+        """The reasons why no annotation is an object to learn, with the first of each; "" if there is none."""
         counts = Counter(each.reason for each in self.left_out)
         first = {each.reason: each.annotation_id for each in reversed(self.left_out)}
         listed = ", ".join(f"{count} {reason} (annotation {first[reason]}, ...)" for reason, count in counts.items())

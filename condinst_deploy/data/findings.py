@@ -16,7 +16,7 @@ class Finding:
 
     Attributes:
         what: the kind, as the end of a sentence that begins with a count.
-        advice: what to do; "" where there is nothing to do.
+        advice: what to do; "" if there is nothing to do.
         count: how many.
         named: the first of them.
     """

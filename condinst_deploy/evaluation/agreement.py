@@ -126,7 +126,7 @@ class Agreement:
         )
 
     def summary(self) -> dict[str, Any]:
-        """The metrics that a report shows; worst values are None where nothing matched."""
+        """The metrics that a report shows; worst values are None if nothing matched."""
         worst = self.matched > 0
         return {
             "reference": self.reference_count,

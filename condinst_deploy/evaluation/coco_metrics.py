@@ -75,7 +75,7 @@ class CocoEvaluation:
 
 
 def points(figure: float) -> float | None:
-    """A metric in AP points, 0..100; None where nothing of that size is annotated."""
+    """A metric in AP points, 0..100; None if nothing of that size is annotated."""
     return None if figure < 0 else 100 * figure
 
 

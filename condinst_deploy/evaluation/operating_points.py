@@ -27,7 +27,7 @@ FREE, IGNORED = -1, -2
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """The score of the best F1, and precision and recall there; None where nothing is annotated or found.
+    """The score of the best F1, and precision and recall there; None if nothing is annotated or found.
 
     Attributes:
         objects: annotated objects without crowds.

@@ -58,7 +58,7 @@ def figure_versions(fast: bool) -> dict[str, str | None]:
 
 
 def versions(libraries: tuple[str, ...]) -> dict[str, str | None]:
-    """Installed version of each; None where it is not there."""
+    """Installed version of each; None if it is not there."""
     return {library: version_of(library) for library in libraries}
 
 

@@ -38,7 +38,7 @@ GOLDEN_ANGLE = 137.508
 """Degrees of hue between two further sides; no two of them ever meet."""
 
 Cell = tuple[float | None, float | None]
-"""A metric in points, and its difference from the reference's; None where there is none."""
+"""A metric in points, and its difference from the reference's; None if there is none."""
 
 
 @dataclass(frozen=True)

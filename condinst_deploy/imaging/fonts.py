@@ -64,7 +64,7 @@ def forget_fonts() -> None:
 
 @lru_cache(4096)
 def _font_for(character: str) -> Path | None:
-    """Return the first font that has the character; None where no font has it, or where it is not printable."""
+    """Return the first font that has the character; None if no font has it, or if it is not printable."""
     if not character.isprintable():
         return None
     for path in (own_font(), *_fallbacks):

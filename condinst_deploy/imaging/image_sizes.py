@@ -24,7 +24,7 @@ class Header:
     Attributes:
         stored: height and width of the stored pixels.
         turned: EXIF swaps the sides when the image is shown.
-        problem: why the header cannot be read; "" where it can.
+        problem: why the header cannot be read; "" if it can.
     """
 
     stored: tuple[int, int] = (0, 0)

@@ -43,7 +43,7 @@ def draw_labels(image: Image.Image, labels: Sequence[Label], text_size: int) -> 
     for which nothing is free is left out.
 
     Returns:
-        Where each label lies; None where it is left out.
+        Where each label lies; None if it is left out.
     """
     occupied = np.zeros((image.height, image.width), dtype=np.bool_)
     draw = ImageDraw.Draw(image)

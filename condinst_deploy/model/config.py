@@ -150,7 +150,7 @@ def hidden_width(mask_channels: int, num_params: int) -> int | None:
         num_params: parameters of one instance.
 
     Returns:
-        The width; None where no whole number gives so many parameters.
+        The width; None if no whole number gives so many parameters.
     """
     linear = mask_channels + 5
     width = (math.isqrt(linear**2 + 4 * max(num_params - 1, 0)) - linear) // 2

@@ -47,7 +47,7 @@ def own_selection(meta: Mapping[Any, Any], published: Selection) -> OwnSelection
         published: the settings that stay where the checkpoint names no others.
 
     Returns:
-        None where the checkpoint has no configuration.
+        None if the checkpoint has no configuration.
     """
     text = meta.get("cfg", meta.get("config"))
     if text is None:
@@ -133,7 +133,7 @@ def _selection(settings: Mapping[str, Any], selection: Selection) -> tuple[Selec
 
 
 def _with(selection: Selection, field: str, value: Any) -> Selection | None:
-    """The selection with another value of one field; None where it cannot be used."""
+    """The selection with another value of one field; None if it cannot be used."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if field in LIMITS.values() and not (isinstance(value, int) and 1 <= value <= LARGEST_LIMIT):

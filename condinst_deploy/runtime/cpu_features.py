@@ -17,7 +17,7 @@ X86 = ("x86_64", "AMD64", "i686")
 
 
 def cpu_flags(root: Path = Path("/")) -> frozenset[str]:
-    """Flags of the first CPU as Linux names them; empty where it does not.
+    """Flags of the first CPU as Linux names them; empty if it does not.
 
     Args:
         root: where `proc` is.

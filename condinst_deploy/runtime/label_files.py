@@ -89,7 +89,7 @@ def cut_outs(detections: InstanceDetections, image: RGBArray) -> Iterator[tuple[
 
 
 def joined_polygons(detections: InstanceDetections, tolerance: float) -> Iterator[npt.NDArray[np.float32] | None]:
-    """Yield one closed polygon `(k, 2)` for each detection; None where a mask has no pixels."""
+    """Yield one closed polygon `(k, 2)` for each detection; None if a mask has no pixels."""
     for rings in detections.masks.polygons(tolerance):
         if not rings:
             yield None

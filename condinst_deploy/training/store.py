@@ -22,7 +22,7 @@ class Found(NamedTuple):
     """A checkpoint that can be used."""
 
     path: Path
-    note: str  # why it is not the last one; "" where it is
+    note: str  # why it is not the last one; "" if it is
     content: dict[str, Any]  # of the file
 
 

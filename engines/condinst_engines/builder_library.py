@@ -79,7 +79,7 @@ def load_builder_library(name: str | None = None) -> BuilderLibrary:
 
 
 def _imported(name: Flavour) -> Any:
-    """The module, or None where it, or a library that it needs, is missing."""
+    """The module, or None if it, or a library that it needs, is missing."""
     try:
         module = import_module(MODULES[name])
     except (ImportError, OSError):

@@ -256,7 +256,7 @@ def check_apart(paths: Mapping[str, Path | None]) -> None:
     """Refuse one file in two roles: the one would be lost.
 
     Args:
-        paths: option -> its file, None where it was not given.
+        paths: option -> its file, None if it was not given.
 
     Raises:
         ConfigError: two options name the same file.

@@ -51,7 +51,7 @@ def scalable_groups(graph: ir.Graph) -> Iterator[ScaledGroup]:
 
 
 def _group(weight: ir.Value) -> ScaledGroup | None:
-    """The group of a weight; None where something else than a norm sees the scale."""
+    """The group of a weight; None if something else than a norm sees the scale."""
     convolutions = tuple(user for user, index in weight.uses() if user.op_type == "Conv" and index == 1)
     if len(convolutions) != len(weight.uses()) or not weight.is_initializer():
         return None

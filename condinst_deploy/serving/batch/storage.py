@@ -166,7 +166,7 @@ class OutputFolder(ABC):
 
     @abstractmethod
     def tail(self, name: str, count: int) -> bytes | None:
-        """Return the last bytes of a file that may have been cut off; None where uploads are always whole."""
+        """Return the last bytes of a file that may have been cut off; None if uploads are always whole."""
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -60,7 +60,7 @@ class ServerSettings:
     """Settings that the Python models inside the server read from `condinst.json` beside `model.py`."""
 
     manifest: ModelManifest
-    model: str  # name of the model file beside it; empty where another model of the server has the network
+    model: str  # name of the model file beside it; empty if another model of the server has the network
     device: str
     max_batch: int
     limits: Limits = field(default_factory=Limits)
