@@ -12,7 +12,7 @@ from condinst_deploy.imaging.decode import RGBArray, existing_sources, rgb_from
 
 GENERATED = 4
 MOST = 64
-"""Of a folder so many images are taken, in the order of their names: each is opened before the first is timed."""
+"""Most images that are taken from a folder, in the order of names: all are opened before the first is timed."""
 
 Source = Path | RGBArray
 

@@ -200,7 +200,7 @@ def _served(contestant: _Contestant, settings: Settings, on_call: OnCall) -> Ite
 
 
 def _served_calls(settings: Settings) -> list[int]:
-    """For each number of threads the timed calls: as many for each thread, none ends alone."""
+    """Return the timed calls for each number of threads: a multiple of it, so that all threads end together."""
     return [-(-settings.repeat // threads) * threads for threads in settings.concurrency]
 
 

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 
 RESAMPLES = 2000
-"""Of the bootstrap: the ends of a 95 % interval then rest on 50 medians each."""
+"""Number of bootstrap samples: 50 medians then lie beyond each end of a 95 % interval."""
 
 
 @dataclass(frozen=True)

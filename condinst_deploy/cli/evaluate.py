@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from condinst_deploy.evaluation.ground_truth import GroundTruth
 
 MOST_COLUMNS = 8
-"""Of a confusion table on the terminal; of more classes the largest confusions are listed."""
+"""Most columns of a confusion table on the terminal; for more classes the largest confusions are listed."""
 
 
 def evaluate(

@@ -32,7 +32,7 @@ MIN_SIZE = 32
 """Images with a side below so many pixels are not trained on."""
 
 LONGEST_SIDE, MOST_PIXELS = 65_535, 1 << 28
-"""Of an annotated image; pycocotools counts in 32 bits, and a mask takes a byte a pixel."""
+"""Limits of an annotated image; pycocotools counts in 32 bits, and a mask takes a byte a pixel."""
 
 LARGEST_ID = (1 << 64) - 1
 
@@ -149,7 +149,7 @@ class CocoDataset:
 
     @property
     def landscape(self) -> npt.NDArray[np.bool_]:
-        """Of each image, whether it is at least as wide as high."""
+        """Return for each image whether it is at least as wide as high."""
         sizes = self.records.sizes
         return np.asarray(sizes[:, 1] >= sizes[:, 0], dtype=np.bool_)
 

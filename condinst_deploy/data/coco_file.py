@@ -38,7 +38,7 @@ def coco_content(path: Path) -> dict[str, Any]:
 
 
 def _decoded_json(text: bytes) -> Any:
-    """As `json.loads`, in a quarter of the time for what both accept."""
+    """Return the value of `json.loads`, in a quarter of its time for texts that msgspec accepts."""
     import msgspec  # not for commands that read no annotations
 
     with no_collection():

@@ -39,7 +39,7 @@ VALIDATION_SHA256 = "4401b8a4ffb14a741ba018cc1fb8a34fcf3a7dd1197af6f5638e023f908
 """SHA-256 of `val.json` with the default configuration and `VAL_COUNT` images."""
 
 VERSION = 1
-"""Of the generator; sets that another one made are made again."""
+"""Version of the generator; sets of another version are generated again."""
 
 GRID = 16  # outlines lie on multiples of 1/16 pixel
 TRIES = 20  # proposals for each object wanted; a crowded image ends with fewer objects

@@ -45,7 +45,7 @@ class TrainingBatch:
     sources: tuple[Source, ...] = ()  # B, or none if they are not needed
 
     def to(self, device: torch.device) -> "TrainingBatch":
-        """The same on another device; copies from pinned memory do not wait."""
+        """Return a copy on another device; copies from pinned memory do not wait."""
         return replace(
             self,
             images=self.images.to(device, non_blocking=True),
@@ -54,7 +54,7 @@ class TrainingBatch:
         )
 
     def pin_memory(self) -> "TrainingBatch":
-        """The same in pinned memory, from which a GPU copies while other work goes on; `DataLoader` calls this."""
+        """Return a copy in pinned memory, from which a GPU copies asynchronously; `DataLoader` calls this."""
         return replace(
             self,
             images=self.images.pin_memory(),

@@ -10,7 +10,7 @@ GATED = ("ap", "ap50", "ap75", "small", "medium", "large")
 """All average precisions; recalls follow them."""
 
 ROUNDING = 1e-9
-"""In points; a difference of exactly the limit passes."""
+"""Tolerance in points, so that a difference of exactly the limit passes."""
 
 
 @dataclass(frozen=True)

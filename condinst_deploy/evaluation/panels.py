@@ -27,7 +27,7 @@ ONLY_REFERENCE, ONLY_OTHER = (230, 57, 70), (0, 150, 255)
 """Colours of pixels that one side alone has."""
 
 MOST_DRAWN = 30
-"""Of a side; an image full of outlines shows nothing."""
+"""Most instances that are drawn for a side; more outlines would hide the image."""
 
 
 @dataclass(frozen=True)

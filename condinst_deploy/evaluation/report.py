@@ -32,7 +32,7 @@ COLOURS = (
     ("#0d8a6a", "#4fd1ae"),
     ("#9333b8", "#d08bf0"),
 )
-"""Of the first sides, on a light and on a dark page."""
+"""Colours of the first sides, on a light and on a dark page."""
 
 GOLDEN_ANGLE = 137.508
 """Degrees of hue between two further sides; no two of them ever meet."""

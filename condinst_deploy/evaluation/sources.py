@@ -146,7 +146,7 @@ def _file_stem(name: str) -> str:
 
 
 def _same_file(a: Path, b: Path) -> bool:
-    """By name, through links, or as two names of one file."""
+    """Return whether two paths are one file: by name, through symbolic links, or as hard links."""
     if a.resolve() == b.resolve():
         return True
     return a.exists() and b.exists() and a.samefile(b)

@@ -15,7 +15,7 @@ from condinst_deploy.masks import BoolArray, Masks, Window
 from condinst_deploy.support.atomic_write import atomic_path
 
 OPACITY = 0.45
-"""Of a mask's colour; the rest is the image."""
+"""Opacity of a mask's colour over the image."""
 
 SMALLEST_TEXT, LARGEST_TEXT = 11, 48
 """Height of captions, pixels."""

@@ -28,7 +28,7 @@ class RLE(TypedDict):
 
 
 class TextRLE(TypedDict):
-    """The same as JSON files hold it."""
+    """RLE in JSON files."""
 
     size: list[int]
     counts: str  # ASCII

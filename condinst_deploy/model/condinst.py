@@ -78,7 +78,7 @@ class CondInst(nn.Module):
         return Features(self.head(pyramid), self.mask_branch(pyramid), semantic_logits)
 
     def features_before_controller(self, normalized: Tensor) -> Features:
-        """The same for inference, with the controller's inputs in the place of all points' parameters."""
+        """Return features for inference: the controller's inputs instead of the parameters of all points."""
         pyramid = self.fpn(self.backbone(normalized))
         return Features(self.head.before_controller(pyramid), self.mask_branch(pyramid))
 

@@ -49,7 +49,7 @@ class Losses(NamedTuple):
 
     @property
     def terms(self) -> dict[str, Tensor]:
-        """Those that the model has, by name."""
+        """Return the losses that the model has, by name."""
         return {name: value for name, value in self._asdict().items() if value is not None}
 
     @property

@@ -25,7 +25,7 @@ class ImageTargets:
     masks: Tensor  # (n, H, W) bool
 
     def to(self, device: torch.device) -> "ImageTargets":
-        """The same on another device; copies from pinned memory do not wait."""
+        """Return a copy on another device; copies from pinned memory do not wait."""
         boxes, labels, masks = (x.to(device, non_blocking=True) for x in (self.boxes, self.labels, self.masks))
         return ImageTargets(boxes, labels, masks)
 
@@ -111,6 +111,6 @@ def centres_of_mass(masks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _distances(x: Tensor, y: Tensor, boxes: Tensor) -> Tensor:
-    """From points `(L, 1)` to the sides of boxes `(n, 4)` or `(L, n, 4)`: `(L, n, 4)`, negative outside."""
+    """Return distances from points `(L, 1)` to sides of boxes `(n, 4)` or `(L, n, 4)`: `(L, n, 4)`, negative outside."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack((x - x1, y - y1, x2 - x, y2 - y), dim=2)

@@ -261,7 +261,7 @@ def _runs(logits: npt.NDArray[Any], rows: Resampling, columns: Resampling) -> Ru
 
 
 def _window(any_positive: Bool) -> npt.NDArray[np.int64]:
-    """From the logit before the first positive one to the one behind the last; beyond the map's ends by one, too."""
+    """Return the range from before the first positive logit to after the last; it may leave the map by one."""
     where = np.flatnonzero(any_positive)
     return np.arange(where[0] - 1, where[-1] + 2)
 

@@ -90,7 +90,7 @@ class RequestOptions:
         )
 
     def to_parameters(self) -> dict[str, str | int]:
-        """The same as request parameters. A float travels as text, because older servers take no floats."""
+        """Return the values as request parameters. A float is sent as text, because older servers accept no floats."""
         given: dict[str, str | int] = {}
         if self.score_threshold is not None:
             given["score_threshold"] = repr(self.score_threshold)

@@ -216,7 +216,7 @@ def _end(number: int) -> None:
 
 
 def _forget(pythons: socket.socket) -> None:
-    """In a forked child: signals are its own again, and the parent's thread does not hear of them."""
+    """Restore Python's own signal handling in a forked child; the parent's thread gets no signals of the child."""
     with suppress(ValueError):  # forked in another thread, which may not change this
         signal.set_wakeup_fd(-1)
         for number in _state.numbers:

@@ -19,7 +19,7 @@ Record = dict[str, float]
 
 
 class _NoScalars:
-    """In the place of TensorBoard's writer."""
+    """Replacement for TensorBoard's writer that writes nothing."""
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
         """Drop a number."""

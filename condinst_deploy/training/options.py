@@ -59,6 +59,6 @@ class TrainOptions:
 
     @property
     def places(self) -> dict[str, str]:
-        """Those places of the data that are given, by their names in the recipe."""
+        """Return the given paths of the data, by their names in the recipe."""
         names = ("train_annotations", "train_images", "val_annotations", "val_images")
         return {name: str(path) for name in names if (path := getattr(self, name)) is not None}

@@ -30,7 +30,7 @@ UNUSED: dict[OptimizerKind, tuple[str, ...]] = {
 """Settings of the optimizer that its kind does not use."""
 
 DECAY_RATE = Limits(0, 1, below=True)
-"""Of momentum and betas: at 1 nothing of the past is ever forgotten."""
+"""Range of momentum and betas, below 1: at 1 past gradients would never decay."""
 
 MOST_WORKERS, MOST_ITERATIONS, MOST_IN_BATCH = 256, 1_000_000_000, 65_536
 

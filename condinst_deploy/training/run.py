@@ -45,7 +45,7 @@ MAY_CHANGE = ("execution", "log_every", "checkpoint_every", "keep_checkpoints", 
 """Settings of a recipe that a resumed run may have otherwise: none of them changes what is learnt from what."""
 
 LOADING = ("workers", "prefetch")
-"""Those of its data."""
+"""Settings of `data` that may change, too."""
 
 
 @dataclass

@@ -23,7 +23,7 @@ class BuilderLibrary:
 
     @property
     def version(self) -> str:
-        """Of the library."""
+        """Return the library's version."""
         return str(self.trt.__version__)
 
     @property

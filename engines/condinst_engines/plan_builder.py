@@ -90,7 +90,7 @@ def graph_for_builder(proto: onnx.ModelProto, recipe: BuildRecipe, scales: Scale
 
 
 def plugin_graph_for_builder(proto: onnx.ModelProto, recipe: BuildRecipe, scales: Scales | None = None) -> Rewritten:
-    """As `graph_for_builder`, with plugins in the places of the special operations, where the kernels cover them."""
+    """Return the graph of `graph_for_builder` with plugins for the special operations that the kernels cover."""
     typed = _typed(proto, recipe, scales)
     rewritten = with_plugins(typed, _of_several_types(proto, recipe))
     return rewritten._replace(proto=onnx.inliner.inline_local_functions(rewritten.proto))

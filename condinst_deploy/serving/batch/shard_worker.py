@@ -37,7 +37,7 @@ READERS = 8
 """Files behind URLs that are read at the same time; twice as many are held."""
 
 FEWEST_UNREAD = 10
-"""Of a shard of so many images one at least must be read: otherwise the storage is out of reach."""
+"""If none of at least this many images of a shard can be read, the storage is considered unreachable."""
 
 
 @dataclass(frozen=True)

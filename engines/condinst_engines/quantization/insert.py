@@ -25,7 +25,7 @@ OPSET = 21
 QDQ = ("QuantizeLinear", "DequantizeLinear")
 
 LEAST_SCALE = 2.0**-20
-"""Of a float16 number with four digits; a channel of smaller weights gets a coarser grid."""
+"""Smallest scale, which float16 holds with four digits; a channel of smaller weights gets a coarser grid."""
 
 CODES: dict[Quantized, ir.DataType] = {"int8": ir.DataType.INT8, "fp8": ir.DataType.FLOAT8E4M3FN}
 LARGEST: dict[Quantized, float] = {"int8": 127.0, "fp8": LARGEST_FP8}

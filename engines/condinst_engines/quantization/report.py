@@ -129,7 +129,7 @@ def sensitivity(
 
 
 def ranked(costs: Sequence[GroupCost]) -> list[GroupCost]:
-    """Most expensive first: by matched share, then by mask IoU."""
+    """Sort the most expensive first: by matched share, then by mask IoU."""
     return sorted(costs, key=lambda cost: (cost.agreement.matched_share, cost.agreement.median_mask_iou or 0.0))
 
 

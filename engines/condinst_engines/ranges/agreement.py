@@ -20,7 +20,7 @@ def kept_outputs(outputs: Mapping[str, Any]) -> Arrays:
 
 
 def float32_outputs(proto: onnx.ModelProto, images: Iterable[NetworkInputs]) -> list[Arrays]:
-    """Of every batch, by the exported file itself."""
+    """Return the exported file's outputs of every batch."""
     session = session_of(proto)
     names = [output.name for output in proto.graph.output]
     return [

@@ -15,7 +15,7 @@ from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_export.quantization.images import ImageSet
 
 MIN_BOX_IOU = 0.9
-"""Of a pair of detections with equal labels: rounding to half or to 8 bits moves boxes by less."""
+"""Least box IoU of a pair of detections with equal labels: rounding to half or 8 bits moves boxes by less."""
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ Format = Literal["uint8", "int8", "fp8"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 LARGEST_FP8 = 448.0
-"""Of E4M3."""
+"""Largest number of E4M3."""
 
 SHARES = np.linspace(0.2, 1.0, 81)
 """Parts of the whole range among which the mean squared error decides."""
 
 CODES = 256
-"""Of 8 bits: the entropy method compares the histogram with one of so many levels."""
+"""Number of 8-bit codes: the entropy method compares the histogram with one of this many levels."""
 
 LEAST = 1e-12
 """Half a range at least: a tensor of zeros still needs a scale."""
