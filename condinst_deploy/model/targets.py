@@ -111,6 +111,6 @@ def centres_of_mass(masks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _distances(x: Tensor, y: Tensor, boxes: Tensor) -> Tensor:
-    """Return distances from points `(L, 1)` to sides of boxes `(n, 4)` or `(L, n, 4)`: `(L, n, 4)`, negative outside."""
+    """Return distances `(L, n, 4)` from points `(L, 1)` to sides of boxes `(n, 4)` or `(L, n, 4)`; negative outside."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack((x - x1, y - y1, x2 - x, y2 - y), dim=2)
