@@ -198,9 +198,18 @@ def box_ious(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.float64
     return ious
 
 
-def matched_pairs(reference: Instances, other: Instances, min_iou: float = MIN_IOU) -> Pairs:
-    """Index pairs `(m, 2)` of the instances of both sides that are taken for the same one (see `agreement`)."""
-    if len(reference.labels) * len(other.labels) > MOST_PAIRS:
+def matched_pairs(
+    reference: Instances, other: Instances, min_iou: float = MIN_IOU, most_pairs: int = MOST_PAIRS
+) -> Pairs:
+    """Return index pairs `(m, 2)` of the instances of both sides that are taken for the same one (see `agreement`).
+
+    Args:
+        reference: one side.
+        other: the other side.
+        min_iou: least box IoU of a pair.
+        most_pairs: IoUs of more pairs are computed row by row, in less memory and more time.
+    """
+    if len(reference.labels) * len(other.labels) > most_pairs:
         return _matched_one_by_one(reference, other, min_iou)
     ious = _overlaps(reference.boxes, other.boxes)
     ious[reference.labels[:, None] != other.labels[None]] = -1
