@@ -101,9 +101,12 @@ def test_a_cut_off_answer_is_asked_again() -> None:
 
 @pytest.mark.parametrize(("failure", "retries"), [(DROP, 0), (refusal(503), 3)])
 def test_retries_have_an_end(failure: Answer, retries: int) -> None:
-    with fake_server(lambda *_: failure, MANIFEST) as server, Client(server.url, retries=retries) as client:
-        with pytest.raises(ServerUnavailable, match=r"does not answer|is busy or not ready \(503\): the reason"):
-            client([IMAGE])
+    with (
+        fake_server(lambda *_: failure, MANIFEST) as server,
+        Client(server.url, retries=retries) as client,
+        pytest.raises(ServerUnavailable, match=r"does not answer|is busy or not ready \(503\): the reason"),
+    ):
+        client([IMAGE])
     assert inferences(server) == 1 + retries
 
 
@@ -111,9 +114,12 @@ def test_retries_have_an_end(failure: Answer, retries: int) -> None:
     ("failure", "error"), [(refusal(400), ImageError), (refusal(404), ImageError), (refusal(500), BackendError)]
 )
 def test_what_was_refused_or_failed_inside_is_not_asked_again(failure: Answer, error: type[CondInstError]) -> None:
-    with fake_server(lambda *_: failure, MANIFEST) as server, Client(server.url, retries=5) as client:
-        with pytest.raises(error, match="the reason"):
-            client([IMAGE])
+    with (
+        fake_server(lambda *_: failure, MANIFEST) as server,
+        Client(server.url, retries=5) as client,
+        pytest.raises(error, match="the reason"),
+    ):
+        client([IMAGE])
     assert inferences(server) == 1
 
 
@@ -125,7 +131,7 @@ def test_a_server_that_takes_too_long_is_a_server_that_does_not_answer() -> None
         return good()
 
     with fake_server(late, MANIFEST) as server, Client(server.url, retries=1, timeout=0.2) as client:
-        with pytest.raises(ServerUnavailable, match="does not answer .no answer in time"):
+        with pytest.raises(ServerUnavailable, match=r"does not answer \(no answer in time\)"):
             client([IMAGE])
         release.set()
     assert inferences(server) == 2
@@ -266,44 +272,51 @@ def wrong_answers() -> dict[str, Answer]:
         "a box without an end": changed(**{BOXES: np.full((1, 2, 4), np.inf, np.float32)}),
         "a redirection": Answer(302, b"", {"Location": "http://192.0.2.1/"}),
         "no content": Answer(204, b""),
+        "a page of a gateway": Answer(500, b"<html>\n<h1>Internal error</h1>\n</html>"),
     }
 
 
 @pytest.mark.parametrize("name", wrong_answers())
 def test_an_answer_that_is_wrong_is_one_line(name: str) -> None:
     answer = wrong_answers()[name]
-    with fake_server(lambda *_: answer, MANIFEST) as server, Client(server.url, retries=0, timeout=5) as client:
-        with pytest.raises(BackendError) as told:
-            client([IMAGE])
+    with (
+        fake_server(lambda *_: answer, MANIFEST) as server,
+        Client(server.url, retries=0, timeout=5) as client,
+        pytest.raises(BackendError) as told,
+    ):
+        client([IMAGE])
     assert len(str(told.value)) < 1000
     assert "\n" not in str(told.value)
 
 
+def found_or_told(client: Client) -> InstanceDetections | str:
+    """Detections of one image, or what the client says is wrong with the answer."""
+    try:
+        return client([IMAGE])[0]
+    except BackendError as e:
+        return str(e)
+
+
 def test_an_answer_with_any_bytes_changed_is_detections_or_one_line() -> None:
     chance, whole = random.Random(0), good()
+    start = int(dict(whole.headers)[HEADER])
 
     def damaged(number: int, path: str, body: bytes) -> Answer:
         content = bytearray(whole.body)
         for _ in range(chance.choice((1, 1, 3, 20))):
-            content[chance.randrange(len(content))] = chance.randrange(256)
+            content[chance.randrange(start if number % 2 else 0, len(content))] = chance.randrange(256)
         if chance.random() < 0.2:
             del content[chance.randrange(len(content)) :]
         return Answer(body=bytes(content), headers=whole.headers)
 
-    results = {"detections": 0, "refused": 0}
     with fake_server(damaged, MANIFEST) as server, Client(server.url, retries=0, in_flight=1) as client:
-        for _ in range(300):
-            try:
-                (found,) = client([IMAGE])
-            except BackendError as e:
-                results["refused"] += 1
-                assert "\n" not in str(e)
-            else:
-                results["detections"] += 1
-                assert isinstance(found, InstanceDetections)
-                assert np.isfinite(found.boxes).all()
-                np.asarray(found.masks)
-    assert min(results.values()) > 10
+        results = [found_or_told(client) for _ in range(300)]
+    detections = [found for found in results if isinstance(found, InstanceDetections)]
+    for found in detections:
+        assert np.isfinite(found.boxes).all()
+        assert np.asarray(found.masks).shape == (len(found), *found.masks.size)
+    assert not any("\n" in told for told in results if isinstance(told, str))
+    assert 20 < len(detections) < 280
 
 
 @pytest.mark.parametrize(
@@ -318,9 +331,12 @@ def test_an_answer_with_any_bytes_changed_is_detections_or_one_line() -> None:
     ],
 )
 def test_a_model_of_somebody_else_is_one_line(config: Any) -> None:
-    with fake_server(good, None, config) as server, Client(server.url) as client:
-        with pytest.raises(BackendError, match="is not one of condinst-triton-repo"):
-            client([IMAGE])
+    with (
+        fake_server(good, None, config) as server,
+        Client(server.url) as client,
+        pytest.raises(BackendError, match="is not one of condinst-triton-repo"),
+    ):
+        client([IMAGE])
     assert inferences(server) == 0
 
 
