@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from condinst_deploy.contract import ModelManifest
 from condinst_deploy.errors import ArtifactError, ConfigError
+from condinst_deploy.runtime.cores import CpuThreads, usable_cores
 from condinst_deploy.serving.triton.limits import Limits
 from condinst_deploy.support.json_text import json_text
 
@@ -63,7 +64,13 @@ class ServerSettings:
     model: str  # name of the model file beside it; empty where another model of the server has the network
     device: str
     max_batch: int
+    instances: int = 1  # that share the cores, where the network runs on the CPU
     limits: Limits = field(default_factory=Limits)
+
+    @property
+    def threads(self) -> CpuThreads:
+        """Of one instance on the CPU: its share of the cores. They sleep between runs and leave the cores to others."""
+        return CpuThreads(max(1, usable_cores() // self.instances), spin=False)
 
     def to_json(self) -> str:
         """Indented JSON."""
@@ -84,6 +91,7 @@ class ServerSettings:
                 model=Path(values["model"]).name,
                 device=str(values["device"]),
                 max_batch=int(values["max_batch"]),
+                instances=max(1, int(values["instances"])),
                 limits=Limits(**values["limits"]),
             )
         except (OSError, ValueError, KeyError, TypeError, ArtifactError, ConfigError) as e:
