@@ -1,7 +1,6 @@
 """Bytes of the masks of one answer: COCO RLE, bit-packed crops and dense masks.
 
     python -m benchmarks.mask_transport --out benchmarks/results/mask_transport.json
-    python -m benchmarks.mask_transport --table    # the table of docs/serving.md
 
 The masks are those of `benchmarks.masks`: 100 uneven objects from a seed, areas from 0.6 % to 40 % of the image. Bytes
 are those of the server's answer: an RLE has 4 bytes for its length, a crop 16 bytes for its window. CPU time is what
@@ -9,7 +8,6 @@ making the bytes from `Masks` takes, without the network; medians of the rounds.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,12 +17,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.masks import INSTANCES, NETWORK, SEED, objects, ours
-from benchmarks.serving_tables import table
+from benchmarks.serving_tables import transport_table
 from benchmarks.targets import Target, write_results
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.masks import Masks
 
-RESULTS = Path(__file__).parent / "results" / "mask_transport.json"
 SIZES = {"640x480": (480, 640), "1920x1080": (1080, 1920), "4000x3000": (3000, 4000)}
 LENGTH, WINDOW = 4, 16
 """Bytes of a text's length, and of a crop's window as four integers."""
@@ -79,38 +76,19 @@ def rows_of(rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def transport_table(rows: Sequence[dict[str, Any]]) -> str:
-    """One row for each size: bytes and CPU time of each form."""
-    cells = {(row["size"], row["form"]): f"{shown(row['bytes'])}, {row['cpu_ms']:.1f} ms" for row in rows}
-    sizes = list(dict.fromkeys(row["size"] for row in rows))
-    return table(["image", *FORMS], [[size, *(cells[size, form] for form in FORMS)] for size in sizes])
-
-
-def shown(count: int) -> str:
-    """Bytes in the largest unit that fits."""
-    for unit, of in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
-        if count >= of:
-            return f"{count / of:.3g} {unit}"
-    return f"{count} bytes"
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, or print the table of the committed results."""
+    """Measure, print the table and write JSON where asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="file for the results")
-    parser.add_argument("--table", action="store_true", help="print the table of the committed results")
     parser.add_argument("--rounds", type=int, default=5)
     parsed = parser.parse_args(arguments)
-    if parsed.table:
-        print(transport_table(json.loads(RESULTS.read_text())["rows"]))
-        return
     rows = rows_of(parsed.rounds)
     targets = [
         Target.without(f"{INSTANCES} masks of {row['size']} as {row['form']}", row["bytes"] / 1e3, "KB") for row in rows
     ]
     if parsed.out:
         write_results(parsed.out, targets, {"seed": SEED, "instances": INSTANCES, "rows": rows})
-    print(transport_table(rows))
+    print(transport_table({"rows": rows}))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What a server costs: Triton with both layouts, and the FastAPI example, beside `Predictor` in one process.
 
     python -m benchmarks.serving_load --out benchmarks/results/serving_load.json    # after make triton-env
-    python -m benchmarks.serving_load --table                                       # the tables of docs/serving.md
+    python -m benchmarks.serving_tables                                             # the tables of docs/serving.md
 
 Everything is on loopback. A closed loop: each of N threads sends its next image when its last answer is there. Images
 are JPEGs of one size (uniform) or of six sizes (mixed); the slim model with seeded weights, ONNX Runtime on the CPU.
@@ -38,7 +38,6 @@ from urllib.request import urlopen
 import numpy as np
 from PIL import Image
 
-from benchmarks.serving_tables import draw_load, tables
 from benchmarks.targets import Target, write_results
 from condinst_deploy.imaging.decode import EncodedImage
 from condinst_deploy.model.checkpoints import save_model
@@ -54,7 +53,6 @@ from tests.support.models import IMAGES, SLIM, manifest_of, seeded_model
 from tests.support.process_tree import cpu_seconds_of, descendants
 from tests.support.triton_server import Server, free_ports, missing, running
 
-RESULTS = Path(__file__).parent / "results" / "serving_load.json"
 CONCURRENCY = (1, 2, 4, 8, 16)
 WORKLOADS = {
     "uniform": ((640, 480),),
@@ -353,21 +351,13 @@ def targets_of(loads: Sequence[Load], alone: Sequence[dict[str, Any]]) -> list[T
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and write JSON, or print the tables of a results file."""
+    """Measure and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="file for the results")
-    parser.add_argument("--table", action="store_true", help="print the tables of the committed results")
-    parser.add_argument("--plot", type=Path, help="file for the plot of the committed results, PNG")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--bar-rounds", type=int, default=6, help="further rounds, at the concurrency of the target")
     parser.add_argument("--requests", type=int, default=96)
     parsed = parser.parse_args(arguments)
-    if parsed.table or parsed.plot:
-        results = json.loads(RESULTS.read_text())
-        print(tables(results), end="")
-        if parsed.plot:
-            draw_load(results, parsed.plot)
-        return
     if missing():
         raise SystemExit(f"error: {missing()}")
     with tempfile.TemporaryDirectory() as name:

@@ -33,6 +33,7 @@ class RepositoryOptions:
     max_batch: int = 8  # images that one run of the network takes
     delay_ms: float = 5.0  # how long a request waits for others of its padded shape
     network_backend: NetworkBackend = "python"  # layout `ensemble` only
+    cuda_graphs: bool = False  # of the server's TensorRT backend, for the shapes that the engine is tuned for
     version: int = 1  # number of the version's folder
     limits: Limits = field(default_factory=Limits)
 
@@ -47,6 +48,11 @@ class RepositoryOptions:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
         if self.device not in ("cpu", "cuda"):
             raise ConfigError(f"device is {self.device!r}; expected cpu or cuda")
+        if self.cuda_graphs and (self.layout, self.network_backend) != ("ensemble", "tensorrt"):
+            raise ConfigError(
+                "cuda_graphs are those of the server's TensorRT backend: choose layout ensemble and network backend"
+                " tensorrt; with the layout single, engines capture their own"
+            )
         ranges = {"instances": 64, "max_batch": LARGEST_BATCH, "version": 10**9}
         for name, largest in ranges.items():
             value = getattr(self, name)
