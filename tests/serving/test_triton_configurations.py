@@ -1,4 +1,4 @@
-"""Configurations for backends that only a GPU server has: Triton's protobuf reads them, and a real server loads them."""
+"""Configurations for backends of GPU servers: Triton's own protobuf reads them, and a real server loads them."""
 
 import hashlib
 import json
@@ -118,6 +118,8 @@ def test_a_real_server_loads_them_with_another_backend(backend: str, slim_onnx: 
     else:
         other = write_repository(slim_onnx, tmp_path / "other", ONNX_RUNTIME)
     text = (other / NETWORK / "config.pbtxt").read_text().replace("KIND_GPU", "KIND_CPU")
+    # the server refuses profiles for anything but TensorRT
+    text = "".join(line for line in text.splitlines(keepends=True) if not line.strip().startswith("profile:"))
     assert f'backend: "{backend}"' in text
     text = text.replace(f'backend: "{backend}"', 'backend: "python"').replace('platform: "tensorrt_plan"', "")
     (repository / NETWORK / "config.pbtxt").write_text(text)
