@@ -4,6 +4,7 @@ import io
 import json
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -108,6 +109,19 @@ def test_retries_have_an_end(failure: Answer, retries: int) -> None:
     ):
         client([IMAGE])
     assert inferences(server) == 1 + retries
+
+
+def test_pauses_double_and_have_a_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(client_module, "FIRST_PAUSE", 0.5)
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    with (
+        fake_server(lambda *_: refusal(503), MANIFEST) as server,
+        Client(server.url, retries=6, in_flight=1) as client,
+        pytest.raises(ServerUnavailable),
+    ):
+        client([IMAGE])
+    assert pauses == [0.5, 1, 2, 4, 5, 5]
 
 
 @pytest.mark.parametrize(

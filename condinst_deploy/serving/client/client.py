@@ -33,8 +33,8 @@ from condinst_deploy.serving.protocol import (
 )
 
 T = TypeVar("T")
-FIRST_PAUSE = 0.1
-"""Seconds before the first repetition; each further one waits twice as long."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+"""Seconds before the first repetition; each further one waits twice as long, up to the longest."""
 
 
 class Client(AbstractContextManager["Client"]):
@@ -147,7 +147,7 @@ class Client(AbstractContextManager["Client"]):
                 return ask()
             except ServerUnavailable:
                 time.sleep(pause)
-                pause *= 2
+                pause = min(2 * pause, LONGEST_PAUSE)
         return ask()
 
 

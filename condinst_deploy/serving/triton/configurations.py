@@ -44,7 +44,9 @@ def image_model_config(options: RepositoryOptions, manifest: ModelManifest) -> d
         "input": [_tensor(IMAGE, "TYPE_STRING", [1])],
         "output": [_tensor(name, kind, dims) for name, (kind, dims) in outputs.items()],
         "instance_group": [_instances(options, on_gpu=inside and options.device == "cuda")],
-        "dynamic_batching": _batching(options),
+        # more are refused at once; what waits for the network is bounded by this model's instances
+        "dynamic_batching": _batching(options)
+        | {"default_queue_policy": {"max_queue_size": options.limits.queued_requests}},
         "parameters": [{"key": MANIFEST_PARAMETER, "value": {"string_value": manifest.to_json()}}],
     }
 
@@ -137,7 +139,4 @@ def _instances(options: RepositoryOptions, on_gpu: bool) -> dict[str, Any]:
 
 
 def _batching(options: RepositoryOptions) -> dict[str, Any]:
-    return {
-        "max_queue_delay_microseconds": round(1000 * options.delay_ms),
-        "default_queue_policy": {"max_queue_size": options.limits.queued_requests},
-    }
+    return {"max_queue_delay_microseconds": round(1000 * options.delay_ms)}
