@@ -143,7 +143,7 @@ def running(repository: Path, folder: Path) -> Iterator[Server]:
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(30)
+            process.wait(10)  # after a killed model process it may wait out its whole timeout
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
