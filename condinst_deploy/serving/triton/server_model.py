@@ -50,7 +50,7 @@ def loaded(arguments: Mapping[str, str], settings: ServerSettings) -> Backend:
     """The backend of the model file beside `model.py`, on this instance's device."""
     gpu = arguments.get("model_instance_kind") == "GPU"
     device = f"cuda:{arguments['model_instance_device_id']}" if gpu else settings.device
-    return load_backend(folder_of(arguments) / settings.model, device)
+    return load_backend(folder_of(arguments) / settings.model, device, None if gpu else settings.threads)
 
 
 class ImageModel:
