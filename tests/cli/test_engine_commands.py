@@ -218,6 +218,14 @@ def test_a_file_of_another_tool_is_described_all_the_same(folder: Path) -> None:
     assert json.loads(run(inspect, "other.onnx", "--json").stdout)["manifest"] is None
 
 
+@pytest.mark.parametrize("text", [b"second_weight", b"head.second", b"class_names"])
+def test_text_that_is_not_utf_8_is_said(text: bytes, folder: Path) -> None:
+    content = Path("export/build/small.onnx").read_bytes()
+    assert text in content
+    Path("other.onnx").write_bytes(content.replace(text, b"\xff" + text[1:]))
+    assert "expected text in UTF-8" in error_of(run(inspect, "other.onnx"))
+
+
 def test_a_list_of_layers_that_is_cut_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = run(build_engine, "--fp16").stdout.strip()
     layers = [{"Name": f"layer {i}", "Outputs": [{"Format/Datatype": "Half"}]} for i in range(40)]
