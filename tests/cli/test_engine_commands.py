@@ -44,8 +44,8 @@ def run(command: object, *arguments: str | Path) -> Result:
     return result
 
 
-def error_of(result: Result) -> str:
-    assert result.exit_code in (1, 2)  # 2: wrong usage
+def error_of(result: Result, status: int = 1) -> str:
+    assert result.exit_code == status
     assert result.stderr.count("error:") == 1
     assert "Traceback" not in result.stderr
     return result.stderr[result.stderr.index("error:") :]
