@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 
 from condinst_deploy.contract import MANIFEST_KEY, ModelManifest
 from condinst_deploy.contract.artifacts import INT8_ONNX, ONNX
 from condinst_deploy.errors import ArtifactError, ConfigError
-from condinst_deploy.shown_text import shown_value
+from condinst_deploy.shown_text import first_line, shown, shown_value
 
 DEFAULT_FOLDER = Path("export/build")
 """Where condinst-export writes, below the current directory."""
@@ -53,6 +54,11 @@ def load_onnx(path: Path) -> onnx.ModelProto:
             raise ArtifactError(
                 f"{path}: {place} is {shown_value(text)}; expected text in UTF-8: export the model again"
             )
+    try:
+        ir.from_proto(proto)
+    except Exception as e:  # it raises whatever its parts raise
+        causes = first_line(e.__cause__ or e)
+        raise ArtifactError(f"{path} is no valid ONNX graph ({shown(causes, 300)}): export the model again") from e
     return proto
 
 

@@ -156,7 +156,7 @@ def _reports(weights: Path, status: Status) -> "ExportReports":
 def _static_shape(text: str | None) -> tuple[int, int, int] | None:
     if text is None:
         return None
-    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text)
+    match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})x([0-9]{1,9})", text)
     if match is None:
         raise ConfigError(f"--static is {text!r}; expected BATCHxHEIGHTxWIDTH, for example 1x800x1344")
     batch, height, width = (int(n) for n in match.groups())

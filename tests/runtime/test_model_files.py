@@ -119,7 +119,7 @@ def test_text_that_is_not_utf_8_is_refused(text: bytes, slim_onnx: Path, tmp_pat
 @pytest.mark.parametrize("name", BACKENDS)
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "mps", "", "meta"])
 def test_an_unknown_device_is_an_error(device: str, name: str, models: dict[str, Path]) -> None:
-    with pytest.raises(BackendError, match=f"device '{device}' is .* expected auto, cpu, cuda or cuda:N"):
+    with pytest.raises(ConfigError, match=f"device '{device}' is .* expected auto, cpu, cuda or cuda:N"):
         Predictor(models[name], device=device)
 
 
