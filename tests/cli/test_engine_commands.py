@@ -232,7 +232,7 @@ def test_a_graph_that_is_none_is_said(command: object, folder: Path) -> None:
     proto = onnx.load(str(source))
     proto.graph.initializer[0].data_type = 99
     onnx.save(proto, "other.onnx")
-    others = [source, "--images", "none.png"] if command is compare else []
+    others: list[str | Path] = [source, "--images", "none.png"] if command is compare else []
     assert "is no valid ONNX graph (" in error_of(run(command, "other.onnx", *others))
 
 
