@@ -7,6 +7,7 @@ import typer
 from rich.table import Table
 
 from condinst_deploy.cli.command import Pixels, command_app, labelled, print_json, progress_bar, results_console
+from condinst_deploy.cli.progress import ProgressLines
 from condinst_deploy.contract.artifacts import check_there
 
 if TYPE_CHECKING:
@@ -97,9 +98,12 @@ def benchmark(
 
 
 def _on_call(progress: Any, calls: int) -> "OnCall":
-    task = progress.add_task("loading", total=calls)
+    task, lines, done = progress.add_task("loading", total=calls), ProgressLines(), 0
 
     def on_call(what: str, count: int) -> None:
+        nonlocal done
+        done += count
+        lines.update("calls", done, calls)
         progress.update(task, description=what, advance=count)
 
     return on_call

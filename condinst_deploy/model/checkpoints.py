@@ -1,7 +1,7 @@
 """Checkpoints: mmdetection's and AdelaiDet's as published, and the toolkit's own format."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -166,21 +166,43 @@ def _fitting(
     tensors = {ours: state[theirs] for theirs, ours in mapped.items()}
     theirs_of = {ours: theirs for theirs, ours in mapped.items()}
     problems = [f"unmapped: {key}" for key in unmapped]
-    for key in (k for k in tensors if k not in expected):
-        problems.append(f"unmapped: {theirs_of[key]} (it would be {key})")
+    problems += [f"unmapped: {theirs_of[key]} (it would be {key})" for key in tensors if key not in expected]
+    check_fitting(path, expected, tensors, theirs_of, problems)
+    return tensors
+
+
+def check_fitting(
+    path: Path,
+    expected: Mapping[str, Tensor],
+    tensors: Mapping[str, Any],
+    theirs_of: Mapping[str, str],
+    problems: Sequence[str] = (),
+) -> None:
+    """Check that every expected weight is there, with its shape, and finite in the model's type.
+
+    Args:
+        path: of the file, for messages.
+        expected: weights of the model, which may be on the meta device.
+        tensors: values of the file under the model's names.
+        theirs_of: the model's names -> the file's names, where they differ.
+        problems: what was found before.
+
+    Raises:
+        CheckpointError: something does not fit; one error lists everything.
+    """
+    found = list(problems)
     for key, want in expected.items():
         have = tensors.get(key)
         if have is None:
             if not key.endswith("num_batches_tracked"):  # counts training steps; older files lack it
-                problems.append(f"missing: {key}")
-        elif problem := _problem(key, theirs_of[key], have, want):
-            problems.append(problem)
-    if problems:
-        shown = problems[:PROBLEMS_SHOWN]
-        if len(problems) > len(shown):
-            shown = [*shown, f"and {len(problems) - len(shown)} more"]
-        raise CheckpointError(f"{path} does not fit the model, {len(problems)} problems: {'; '.join(shown)}")
-    return tensors
+                found.append(f"missing: {key}")
+        elif problem := _problem(key, theirs_of.get(key, key), have, want):
+            found.append(problem)
+    if found:
+        shown = found[:PROBLEMS_SHOWN]
+        if len(found) > len(shown):
+            shown = [*shown, f"and {len(found) - len(shown)} more"]
+        raise CheckpointError(f"{path} does not fit the model, {len(found)} problems: {'; '.join(shown)}")
 
 
 def _problem(key: str, theirs: str, have: object, want: Tensor) -> str | None:

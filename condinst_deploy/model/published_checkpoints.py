@@ -118,11 +118,12 @@ def resnet_weights(path: Path, content: Mapping[Any, Any]) -> ResNetWeights:
     Other parts of a detectron2 or AdelaiDet model, and torchvision's classifier, are left out.
 
     Raises:
-        CheckpointError: it has deformable convolutions.
+        CheckpointError: it has deformable convolutions, or is a whole model of mmdetection's or of this toolkit's.
     """
     state, _ = unwrapped(weights_in(content))
     _check_plain(path, state)
     if not any(STEM.fullmatch(key) for key in state):
+        _check_alone(path, state)
         return ResNetWeights("mmdet", {key: value for key, value in state.items() if not key.startswith("fc.")})
     state = {BOTTOM_UP.sub("", key): value for key, value in in_our_layout(state).items()}
     ours, _ = renamed(list(state), ADELAIDET_BACKBONE)
@@ -178,6 +179,16 @@ def _check_plain(path: Path, state: Mapping[str, Any]) -> None:
         raise CheckpointError(
             f"{path} has deformable convolutions ({len(offsets)} tensors of offsets, the first: {offsets[0]}),"
             " which are not supported; expected a variant with plain convolutions (docs/models.md lists them)"
+        )
+
+
+def _check_alone(path: Path, state: Mapping[str, Any]) -> None:
+    """Raise a `CheckpointError` if there is a model around the ResNet."""
+    others = sorted({key.partition(".")[0] for key in state if not key.startswith("backbone.")})
+    if others and any(key.startswith("backbone.") for key in state):
+        raise CheckpointError(
+            f"{path} is a whole model (it has backbone and {', '.join(part[:40] for part in others[:5])}); expected a"
+            " ResNet alone: fine-tune the model with --weights"
         )
 
 

@@ -28,6 +28,7 @@ from condinst_deploy.runtime.label_files import (
 from condinst_deploy.runtime.pipeline import Prediction
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.support.signals import whole_steps
+from condinst_deploy.support.validation import Limits, check_number
 
 OVERLAYS, LABELME, YOLO, INSTANCES, CROPS = "overlays", "labelme", "yolo", "instances", "crops"
 """Folders below that of the run."""
@@ -55,6 +56,15 @@ class FileOutputs:
     tolerance: float = TOLERANCE
     instances: bool = False
     crops: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ConfigError: one is out of its range.
+        """
+        check_number("draw_threshold", self.draw_threshold, Limits(0, 1))
+        check_number("tolerance", self.tolerance, Limits(0))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from condinst_deploy.contract import Family, ModelManifest
 from condinst_deploy.data.transforms import TrainingBatch
 from condinst_deploy.errors import CheckpointError, ConfigError
 from condinst_deploy.model.boxinst import similar_neighbours
-from condinst_deploy.model.checkpoints import load_model, own_content, write_checkpoint
+from condinst_deploy.model.checkpoints import check_fitting, load_model, own_content, write_checkpoint
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.loss_plan import Draw, Normalisers, Part, Plan, normalisers_of, plan_step, sums_of
 from condinst_deploy.model.losses import Losses
@@ -398,12 +398,11 @@ def _load_backbone(model: CondInst, path: Path) -> None:
             f"{path} holds {RESNETS[found.family]}; the recipe's model is of the family {wanted}, which begins with"
             f" {RESNETS[wanted]}: name such a file with --backbone (docs/training.md)"
         )
+    expected = model.backbone.state_dict()
+    unmapped = [f"unmapped: {key}" for key in found.state if key not in expected]
+    check_fitting(path, expected, found.state, {}, unmapped)
     # a frozen norm counts no steps, so that detectron2's files lack the counters
-    counters = {key: value for key, value in model.backbone.state_dict().items() if key.endswith("_batches_tracked")}
-    try:
-        model.backbone.load_state_dict(counters | found.state)
-    except RuntimeError as e:
-        raise CheckpointError(f"{path} is not a state dict of the recipe's ResNet: {e}") from e
+    model.backbone.load_state_dict(found.state, strict=False)
 
 
 def _shown(losses: Losses) -> str:

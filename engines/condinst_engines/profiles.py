@@ -34,7 +34,7 @@ def profile_from_text(text: str) -> EngineProfile:
         ConfigError: it has another form, or shapes that the network does not take.
     """
     shapes = text.removeprefix(f"{IMAGES}=").split(":")
-    if len(shapes) != 3 or not all(re.fullmatch(r"\d+x\d+x\d+x\d+", shape) for shape in shapes):
+    if len(shapes) != 3 or not all(re.fullmatch(r"[0-9]{1,25}(x[0-9]{1,25}){3}", shape) for shape in shapes):
         raise ConfigError(f"the profile is {text!r}; expected MIN:OPT:MAX of the images, for example {EXAMPLE}")
     smallest, usual, largest = (tuple(int(n) for n in shape.split("x")) for shape in shapes)
     try:
