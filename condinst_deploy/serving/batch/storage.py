@@ -166,7 +166,7 @@ class OutputFolder(ABC):
 
     @abstractmethod
     def tail(self, name: str, count: int) -> bytes | None:
-        """Return the last bytes of a file that may have been cut off; None where uploads are always whole."""
+        """Return the last bytes of a file that may have been cut off; None if uploads are always whole."""
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -257,7 +257,7 @@ class UrlFolder(OutputFolder):
 
     def files(self) -> Iterator[tuple[str, int]]:
         """Names and sizes of the files in the folder."""
-        with self._told():
+        with self._storage_errors():
             self._filesystem.invalidate_cache()
             try:
                 entries = self._filesystem.ls(self._path, detail=True)
@@ -269,7 +269,7 @@ class UrlFolder(OutputFolder):
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a file, None if there is none."""
-        with self._told():
+        with self._storage_errors():
             try:
                 content: bytes = self._filesystem.cat_file(f"{self._path}/{name}")
             except FileNotFoundError:
@@ -278,14 +278,14 @@ class UrlFolder(OutputFolder):
 
     def exists(self, name: str) -> bool:
         """Return True if there is a file of this name."""
-        with self._told():
+        with self._storage_errors():
             self._filesystem.invalidate_cache(self._path)
             return bool(self._filesystem.isfile(f"{self._path}/{name}"))
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file so that it is visible whole or not at all."""
         path = f"{self._path}/{name}"
-        with self._told():
+        with self._storage_errors():
             if self._uploads_whole:
                 self._filesystem.pipe_file(path, content)
                 return
@@ -311,7 +311,7 @@ class UrlFolder(OutputFolder):
         return None
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _storage_errors(self) -> Iterator[None]:
         try:
             yield
         except Exception as e:  # each storage library has exceptions of its own
