@@ -31,7 +31,7 @@ LOSSES_AN_HOUR = (0.001, 0.05, 1.0)
 
 @dataclass(frozen=True)
 class Measured:
-    """What an image and a shard cost, on the machine of the results file."""
+    """Measured costs of an image and of a shard, on the machine of the results file."""
 
     decode_ms: float  # CPU
     resize_ms: float  # CPU
@@ -64,7 +64,7 @@ class Site:
 
 
 def measured_from(path: Path = RESULTS) -> Measured:
-    """Figures of a results file of `benchmarks.batch_runs`."""
+    """Metrics of a results file of `benchmarks.batch_runs`."""
     values: dict[str, Any] = json.loads(path.read_text())
     stages = values["stages"]
     return Measured(

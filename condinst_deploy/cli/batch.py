@@ -131,7 +131,7 @@ def _placement(
 
 @dataclass
 class Outcome:
-    """What a run came to, as far as it came."""
+    """Outcome of a run, complete or interrupted."""
 
     out: str
     images: int = 0
@@ -221,10 +221,10 @@ def _teller(plan: "Plan", progress: Progress) -> "Callable[[Event], None]":
 
     task = progress.add_task("images", total=plan.images, completed=plan.finished_images, status="")
     began: float | None = None  # when the first worker was ready
-    told, now_done = time.monotonic(), 0
+    shown_at, now_done = time.monotonic(), 0
 
     def on_event(event: "Event") -> None:
-        nonlocal began, told, now_done
+        nonlocal began, shown_at, now_done
         now = time.monotonic()
         if event.kind == "ready":
             began = began or now
@@ -245,9 +245,9 @@ def _teller(plan: "Plan", progress: Progress) -> "Callable[[Event], None]":
                 plan.finished_images + now_done, plan.images, now_done / max(now - (began or now), 1e-9)
             )
             progress.update(task, completed=plan.finished_images + now_done, status=status)
-            if not terminal.is_terminal and now - told >= LINE_SECONDS:
+            if not terminal.is_terminal and now - shown_at >= LINE_SECONDS:
                 terminal.print(status)
-                told = now
+                shown_at = now
 
     return on_event
 

@@ -1,4 +1,4 @@
-"""What is known of the magnitudes in an engine's half tensors: its builder measured them, its manifest keeps them."""
+"""Measured magnitudes of an engine's half tensors, as its manifest records them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""How the 8-bit tensors of a model file were found: whoever wrote the file records it, its manifest keeps it."""
+"""Record of how the 8-bit tensors of a model file were found, as its manifest keeps it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

@@ -30,7 +30,7 @@ class DeviceInputs(NamedTuple):
 
     @property
     def device(self) -> torch.device:
-        """Where the images are."""
+        """Return the device of the images."""
         return self.images.device
 
     def taken(self) -> tuple[Tensor, Tensor]:

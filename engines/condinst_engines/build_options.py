@@ -6,14 +6,14 @@ from pathlib import Path
 from condinst_deploy.errors import ConfigError
 from condinst_engines.build_recipe import BuildRecipe, load_recipe
 from condinst_engines.builder_library import BuilderLibrary
-from condinst_engines.policy import Precision, Quantized
+from condinst_engines.precision_policy import Precision, Quantized
 from condinst_engines.quantization.calibrate import Request
 from condinst_export.quantization.options import calibration_from
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How an engine is built; None and False keep what the recipe says.
+    """Options of an engine's build; None and False keep the recipe's values.
 
     Attributes:
         recipe: a recipe, the name of one of the package, or the path of a TOML file; None: the defaults.
@@ -90,7 +90,7 @@ def recipe_of(options: BuildOptions, library: BuilderLibrary) -> BuildRecipe:
 
 
 def request_of(options: BuildOptions, recipe: BuildRecipe) -> Request | None:
-    """What is asked of a quantised build; None: nothing is quantised.
+    """Return the request for a quantised build; None if nothing is quantised.
 
     Raises:
         ConfigError: an option is missing or cannot be used.

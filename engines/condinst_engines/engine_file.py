@@ -18,17 +18,17 @@ from condinst_deploy.support.atomic_write import atomic_path, check_writable
 from condinst_deploy.support.digests import sha256_of, sha256_of_bytes
 from condinst_deploy.support.validation import printable
 from condinst_deploy.support.versions import installed_versions
-from condinst_engines.build import (
+from condinst_engines.build_recipe import BuildRecipe
+from condinst_engines.builder_library import BuilderLibrary
+from condinst_engines.onnx_input import load_onnx, manifest_of
+from condinst_engines.plan_builder import (
     BuiltEngine,
     Surroundings,
-    build_engine,
+    build_plan,
     graph_for_builder,
     plugin_graph_for_builder,
     targets_of,
 )
-from condinst_engines.build_recipe import BuildRecipe
-from condinst_engines.builder_library import BuilderLibrary
-from condinst_engines.onnx_input import load_onnx, manifest_of
 from condinst_engines.plugins import register_plugins
 from condinst_engines.plugins.names import LOWEST_CAPABILITY
 from condinst_engines.profiles import profiles_for, remark_on
@@ -52,7 +52,7 @@ from condinst_engines.rounding import rounded
 from condinst_export.quantization.images import CalibrationImages
 
 DEFAULT_FOLDER = Path("engines/build")
-"""Where engines go, below the current directory."""
+"""Default folder of engines, relative to the current directory."""
 
 HANDLED_SHOWN = 20
 
@@ -132,7 +132,7 @@ def engine_from_onnx(
     recipe, ranges = with_checked_ranges(proto, RangeImages(model, files.calibration), recipe, flavour, surroundings)
     scales, record = _scales(proto, model, files.request, recipe, source, surroundings)
     graph, plugins = graph_and_plugins(proto, recipe, flavour, surroundings, scales)
-    built = build_engine(graph, profiles, recipe, flavour, surroundings)
+    built = build_plan(graph, profiles, recipe, flavour, surroundings)
     if scales is not None and record is not None:
         record = replace(record, agreement=_judged(proto, files, recipe, scales, surroundings))
     manifest = _manifest(built, replace(model, precision=recipe.precision), recipe, flavour, source)
@@ -256,7 +256,7 @@ def check_apart(paths: Mapping[str, Path | None]) -> None:
     """Refuse one file in two roles: the one would be lost.
 
     Args:
-        paths: option -> its file, None where it was not given.
+        paths: option -> its file, None if it was not given.
 
     Raises:
         ConfigError: two options name the same file.

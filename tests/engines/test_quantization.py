@@ -21,12 +21,12 @@ from condinst_deploy.contract.engine_manifest import read_manifest
 from condinst_deploy.contract.quantization import HeldOutAgreement
 from condinst_deploy.errors import ArtifactError, ConfigError, EngineError
 from condinst_engines import BuildOptions, BuildReports
-from condinst_engines.build import build_engine, graph_for_builder, targets_of
 from condinst_engines.build_recipe import BuildRecipe, RtxSettings
 from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.engine_builder import build_engine as build_file
 from condinst_engines.onnx_input import manifest_of
-from condinst_engines.policy import Policy, Precision, Quantized
+from condinst_engines.plan_builder import build_plan, graph_for_builder, targets_of
+from condinst_engines.precision_policy import Policy, Precision, Quantized
 from condinst_engines.profiles import image_profile
 from condinst_engines.quantization.insert import (
     LEAST_SCALE,
@@ -187,7 +187,7 @@ def test_every_asked_convolution_is_in_8_bits_for_every_gpu(
 ) -> None:
     proto, recipe = onnx.load(str(static_onnx)), recipe_for(kind, sm)
     graph = graph_for_builder(proto, recipe, scales_for(proto, recipe))
-    built = build_engine(graph, [], recipe, rtx)
+    built = build_plan(graph, [], recipe, rtx)
     asked, found = asked_convolutions(graph), convolutions_of_plan(built.plan)
     assert len(asked) > 20
     assert {name: found[name] for name in asked} == dict.fromkeys(asked, kind)
@@ -198,17 +198,17 @@ def test_a_build_that_falls_back_to_half_is_an_error(
     static_onnx: Path, rtx: BuilderLibrary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Compute capability 75, with the check of targets taken out: the library says nothing."""
-    monkeypatch.setattr("condinst_engines.build.check_targets", lambda kind, targets: None)
+    monkeypatch.setattr("condinst_engines.plan_builder.check_targets", lambda kind, targets: None)
     proto, recipe = onnx.load(str(static_onnx)), recipe_for("int8", ("75",))
     graph = graph_for_builder(proto, recipe, scales_for(proto, recipe))
     with pytest.raises(EngineError, match=r"convolutions that were asked for in 8 bits are not, by the plan's program"):
-        build_engine(graph, [], recipe, rtx)
+        build_plan(graph, [], recipe, rtx)
 
 
 @pytest.mark.parametrize(
     ("kind", "sm", "message"),
     [
-        ("int8", ("75", "86"), "--int8 and compute capability 75: .*builds half convolutions in silence"),
+        ("int8", ("75", "86"), "--int8 and compute capability 75: .*builds half convolutions without an error"),
         ("fp8", ("86", "89"), "--fp8 and compute capability 86: GPUs below 89"),
     ],
 )

@@ -17,8 +17,8 @@ from condinst_deploy.errors import ConfigError, EngineError, ImageError
 from condinst_deploy.support.validation import typed
 from condinst_engines.engine_file import EngineFiles
 from condinst_engines.onnx_input import manifest_of as manifest_in
-from condinst_engines.policy import Policy, Precision
 from condinst_engines.precision import converted
+from condinst_engines.precision_policy import Policy, Precision
 from condinst_engines.ranges.check import RangeCheck, block_of
 from condinst_engines.ranges.decide import Setting
 from condinst_engines.ranges.images import RangeImages

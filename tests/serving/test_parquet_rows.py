@@ -142,7 +142,7 @@ def test_a_row_group_that_ends_early_is_damaged(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_storage_that_fails_damages_nothing(tmp_path: Path) -> None:
-    """Where the bytes cannot be read either, the rows may be read another time."""
+    """Rows whose bytes cannot be read are read again later."""
     name = damaged_group(tmp_path, 1)
     sources = sources_of_rows(name, 5, 30, None)
     assert next(sources).damage is None

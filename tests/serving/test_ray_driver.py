@@ -61,7 +61,7 @@ def home() -> Iterator[Path]:
 
 @cache
 def isolation() -> list[str]:
-    """A command in front of another one, that then has no network but loopback; empty where that is not allowed."""
+    """A command in front of another one, that then has no network but loopback; empty if that is not allowed."""
     for command in (["unshare", "--net"], ["unshare", "--net", "--map-root-user"]):
         whole = [*command, sys.executable, "-c", LOOPBACK_ALONE]
         try:

@@ -40,7 +40,7 @@ class Plan:
 
     @property
     def finished_images(self) -> int:
-        """Images of finished shards; all shards are equal but for the last one."""
+        """Return the number of images of finished shards; all shards but the last are equally long."""
         size, last = self.job.options.shard_size, self.shards - 1
         missing = self.shards * size - self.images if last in self.finished else 0
         return len(self.finished) * size - missing

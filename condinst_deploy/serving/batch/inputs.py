@@ -37,7 +37,7 @@ SPAN = 1024
 
 
 class Fingerprint(NamedTuple):
-    """What identifies an input: its length, and a digest of the names and their order."""
+    """Identity of an input: its length, and a digest of the names and their order."""
 
     images: int
     sha256: str

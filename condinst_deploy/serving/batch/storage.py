@@ -284,7 +284,7 @@ class UrlFolder(OutputFolder):
 
     def files(self) -> Iterator[tuple[str, int]]:
         """Names and sizes of the files in the folder."""
-        with self._told():
+        with self._storage_errors():
             self._filesystem.invalidate_cache()
             try:
                 entries = self._filesystem.ls(self._path, detail=True)
@@ -296,7 +296,7 @@ class UrlFolder(OutputFolder):
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a file, None if there is none."""
-        with self._told():
+        with self._storage_errors():
             try:
                 content: bytes = self._filesystem.cat_file(f"{self._path}/{name}")
             except FileNotFoundError:
@@ -305,14 +305,14 @@ class UrlFolder(OutputFolder):
 
     def exists(self, name: str) -> bool:
         """Return True if there is a file of this name."""
-        with self._told():
+        with self._storage_errors():
             self._filesystem.invalidate_cache(self._path)
             return bool(self._filesystem.isfile(f"{self._path}/{name}"))
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file so that it is visible whole or not at all."""
         path = f"{self._path}/{name}"
-        with self._told():
+        with self._storage_errors():
             if self._uploads_whole:
                 self._filesystem.pipe_file(path, content)
                 return
@@ -338,7 +338,7 @@ class UrlFolder(OutputFolder):
         return None
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _storage_errors(self) -> Iterator[None]:
         try:
             yield
         except Exception as e:  # each storage library has exceptions of its own

@@ -12,7 +12,7 @@ from condinst_deploy.contract.engine_manifest import EngineManifest
 from condinst_deploy.contract.quantization import Quantization
 from condinst_deploy.errors import ArtifactError, ConfigError, EngineError
 from condinst_engines.build_recipe import BuildRecipe
-from condinst_engines.policy import Quantized
+from condinst_engines.precision_policy import Quantized
 from condinst_engines.quantization.insert import Scales, activations, chosen_convolutions
 from condinst_export.quantization.histograms import collected
 from condinst_export.quantization.images import CalibrationImages

@@ -1,4 +1,4 @@
-"""How many of float32's detections a rounded graph finds on the images of the check."""
+"""Agreement of a rounded graph with float32 on the images of the range check."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,12 +15,12 @@ KEPT = ("num_detections", "boxes", "scores", "labels")
 
 
 def kept_outputs(outputs: Mapping[str, Any]) -> Arrays:
-    """What is compared of a run's outputs; empty where the graph is no whole network."""
+    """Return the compared outputs of a run; empty if the graph is not a whole network."""
     return {name: outputs[name] for name in KEPT} if set(OUTPUTS) <= outputs.keys() else {}
 
 
 def float32_outputs(proto: onnx.ModelProto, images: Iterable[NetworkInputs]) -> list[Arrays]:
-    """Of every batch, by the exported file itself."""
+    """Return the exported file's outputs of every batch."""
     session = session_of(proto)
     names = [output.name for output in proto.graph.output]
     return [

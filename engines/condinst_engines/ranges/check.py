@@ -9,8 +9,8 @@ import onnx.inliner
 
 from condinst_deploy.contract.engine_ranges import CheckedRanges, HandledNode
 from condinst_deploy.errors import EngineError
-from condinst_engines.policy import WORDS_SHOWN, Policy
 from condinst_engines.precision import TYPES, converted
+from condinst_engines.precision_policy import WORDS_SHOWN, Policy
 from condinst_engines.ranges.agreement import float32_outputs, kept_outputs, matched_share
 from condinst_engines.ranges.decide import Decision, Setting, decide, fit_weights, over_limit
 from condinst_engines.ranges.images import RangeImages
@@ -153,7 +153,7 @@ def _joined(exact: Magnitudes, rounded: Magnitudes) -> Magnitudes:
 
 
 def _last(handled: Iterable[HandledNode]) -> tuple[HandledNode, ...]:
-    """What was done to each node in the end: powers of two add up."""
+    """Return the final action for each node: powers of two add up."""
     found: dict[str, HandledNode] = {}
     for node in handled:
         before = found.get(node.node)

@@ -1,4 +1,4 @@
-"""What is done about half tensors that come close to the largest number of their type.
+"""Decisions about half tensors that come close to the largest number of their type.
 
 First an exact scale before a norm (`norm_scale.py`). Else bfloat16, or float32 where that is not to be had, for the
 nodes that make and read the tensor. Else a refusal that names the node.
@@ -17,7 +17,7 @@ import onnx_ir as ir
 from condinst_deploy.contract.engine_ranges import HandledNode
 from condinst_deploy.errors import EngineError
 from condinst_engines.norm_scale import ScaledGroup, scalable_groups
-from condinst_engines.policy import LARGEST_SHIFT, WORDS_SHOWN, Policy, Precision
+from condinst_engines.precision_policy import LARGEST_SHIFT, WORDS_SHOWN, Policy, Precision
 from condinst_engines.ranges.measure import HalfTensor, Magnitudes
 
 MARGIN = 4.0
@@ -37,7 +37,7 @@ WEIGHT_ERROR = 2.0**-11
 
 @dataclass(frozen=True)
 class Setting:
-    """What decisions depend on besides magnitudes."""
+    """Inputs of decisions besides magnitudes."""
 
     precision: Precision
     user: Policy  # as it was given: its lines are not overruled
@@ -165,7 +165,7 @@ def _scales(
 
 
 def _weights_fit(group: ScaledGroup, power: int) -> bool:
-    """Whether scaled weights keep float16's digits, and their bits in float32."""
+    """Return whether scaled weights keep float16's digits, and their bits in float32."""
     for value in group.weights:
         assert value.const_value is not None
         exact: npt.NDArray[np.float32] = value.const_value.numpy()
