@@ -82,7 +82,7 @@ def quantized_graphs(source: Path, calibration: Path, ranges: CheckedRanges) -> 
     policy = typed(dict(ranges.policy), Policy)
     for kind in QUANTIZED:
         recipe = BuildRecipe(precision="float16", quantization=kind, policy=policy)
-        scales, _ = calibrated(proto, manifest, Request(kind, options), recipe, "")
+        scales, _ = calibrated(proto, manifest, Request(kind, options), recipe)
         yield f"{kind.upper()} engine rounded", rounded(graph_for_builder(proto, recipe, scales))
 
 

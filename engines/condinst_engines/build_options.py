@@ -97,6 +97,8 @@ def request_of(options: BuildOptions, recipe: BuildRecipe) -> Request | None:
     """
     kind = recipe.quantized
     given = {"--scales": options.scales, "--report": options.report, "--sensitivity": options.sensitivity or None}
+    if options.calibration is not None and recipe.precision == "float32":
+        raise ConfigError("--calibration is for half and 8-bit engines: float32 has no ranges to check; leave it out")
     asked_by = [] if kind is None else [f"--{kind}"]
     calibration = calibration_from(
         options.calibration, options.calibration_images, options.calibration_method, asked_by

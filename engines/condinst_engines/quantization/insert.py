@@ -144,6 +144,11 @@ class _Pass:
         return half_scales(scale, HALF_NUMBERS[self.precision])
 
 
+def largest_range(kind: Quantized, precision: Precision) -> float:
+    """Magnitude whose scale is the largest number of the half type."""
+    return float(ml_dtypes.finfo(HALF_NUMBERS[precision]).max) * LARGEST[kind]  # type: ignore[no-untyped-call]
+
+
 def half_scales(scales: npt.NDArray[np.float64], half: npt.DTypeLike) -> npt.NDArray[np.float32]:
     """The scales as numbers of a half type, and not smaller than `LEAST_SCALE`."""
     return np.maximum(scales, LEAST_SCALE).astype(np.float32).astype(half).astype(np.float32)

@@ -85,7 +85,7 @@ def decide(
     moved: dict[str, float] = {}
     for tensor in (tensor for tensor in over if tensor.name not in settled):
         names = [name for name in (*tensor.makers, *tensor.readers) if _is_half(name, policy, setting)]
-        kept = [name for name in names if _named_by_user(name, setting)]
+        kept = [name for name in names if named_by_user(name, setting)]
         if kept or not names:
             reason = "the recipe's [policy] keeps it there; give it another level" if kept else "no node can be moved"
             raise _refusal(tensor, magnitudes, reason)
@@ -115,7 +115,7 @@ def fit_weights(proto: onnx.ModelProto, policy: Policy, setting: Setting) -> Dec
             node = HandledNode(group.pattern, largest, "scale", power)
             decision = Decision(_with_scales(decision.policy, [(group, power)]), (*decision.handled, node))
         else:
-            moved |= dict.fromkeys((name for name in users if not _named_by_user(name, setting)), largest)
+            moved |= dict.fromkeys((name for name in users if not named_by_user(name, setting)), largest)
     return _moved(decision, moved, setting)
 
 
@@ -137,7 +137,8 @@ def _is_half(node: str, policy: Policy, setting: Setting) -> bool:
     return _type(node, policy, setting) != "float32"
 
 
-def _named_by_user(node: str, setting: Setting) -> bool:
+def named_by_user(node: str, setting: Setting) -> bool:
+    """Whether a line of the user's policy keeps a node in half."""
     rule = setting.user.rule_for(node)
     return rule in setting.user.own_rules and rule.level in ("fp16", "half")
 
