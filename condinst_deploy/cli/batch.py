@@ -184,9 +184,9 @@ def _run(plan: "Plan", placement: "RayOptions | None", outcome: Outcome) -> None
     where = (
         "in this process" if placement is None else f"on Ray{f' at {placement.address}' if placement.address else ''}"
     )
-    terminal.print(f"{plan.images:,} images in {plan.shards:,} shards, {options.model} {where}")
+    terminal.print(f"{_counted(plan.images, 'image')} in {_counted(plan.shards, 'shard')}, {options.model} {where}")
     if plan.finished:
-        terminal.print(f"{len(plan.finished):,} shards were finished before")
+        terminal.print(f"finished before: {_counted(len(plan.finished), 'shard')}")
     with ExitStack() as stack:
         listeners: list[OnEvent] = [totals, stack.enter_context(_progress(plan))]
         folder = output_folder(options.out)
@@ -203,6 +203,10 @@ def _run(plan: "Plan", placement: "RayOptions | None", outcome: Outcome) -> None
             from condinst_deploy.serving.batch.ray_driver import run_on_ray
 
             run_on_ray(plan, placement, on_event)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 @contextmanager

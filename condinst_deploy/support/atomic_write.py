@@ -39,7 +39,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _check_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         _tidy_once(path.parent)
-        temporary, descriptor = _created(path)
+        try:
+            temporary, descriptor = _created(path)
+        except OSError as e:
+            raise _unwritable(path, e) from e
         yield temporary
         if not _is_same(temporary, descriptor):
             raise OutputError(

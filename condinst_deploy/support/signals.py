@@ -231,7 +231,8 @@ def _forget(pythons: socket.socket) -> None:
 def kept_sigterm() -> Iterator[None]:
     """Put the handler of SIGTERM back at the end of the block, for libraries that replace it.
 
-    In other threads than the main one this does nothing.
+    A library's handler may end the process with `sys.exit`: after a signal that is `Stopped` here. In other threads
+    than the main one this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -239,6 +240,11 @@ def kept_sigterm() -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
+    except SystemExit as e:
+        if _state.received is None:
+            raise
+        _state.raised = True
+        raise Stopped(_state.received) from e
     finally:
         # None: the previous handler was not set from Python
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)

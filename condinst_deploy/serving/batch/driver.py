@@ -87,9 +87,8 @@ def planned(options: BatchOptions) -> Iterator[Plan]:
     manifest = run_manifest(options, model_sha256, source.kind, fingerprint)
     with out.locked():
         job = Job(options, model_sha256, claim(out, manifest))
-        indices = finished_parts(out, options.format)
-        known = frozenset(index for index in indices if index < shard_count(manifest.images, options.shard_size))
-        yield Plan(job, manifest, source, known)
+        finished = finished_parts(out, options.format, shard_count(manifest.images, options.shard_size))
+        yield Plan(job, manifest, source, finished)
 
 
 def run_here(plan: Plan, on_event: OnEvent) -> None:
