@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 from PIL import Image
+from typer.testing import CliRunner
 
 from condinst_deploy.contract import INPUTS
 from condinst_deploy.contract.engine_manifest import read_manifest
@@ -23,6 +24,7 @@ from condinst_deploy.errors import ArtifactError, ConfigError, EngineError
 from condinst_engines import BuildOptions, BuildReports
 from condinst_engines.build_recipe import BuildRecipe, RtxSettings
 from condinst_engines.builder_library import BuilderLibrary
+from condinst_engines.cli.build_engine import main as build_command
 from condinst_engines.engine_builder import build_engine as build_file
 from condinst_engines.onnx_input import manifest_of, with_lifted_constants
 from condinst_engines.plan_builder import build_plan, graph_for_builder, targets_of
@@ -512,3 +514,29 @@ def test_groups_are_ranked_by_what_they_cost() -> None:
     costs = [GroupCost(n, 1, HeldOutAgreement(1, 9, 9, share, 0.9, iou)) for n, (share, iou) in shares.items()]
     assert [cost.group for cost in ranked(costs)] == ["b", "c", "a"]
     assert str(costs[1]) == "b (1 convolutions) alone: 90.0% matched, median mask IoU 0.9800"
+
+
+def test_the_command_writes_the_report_with_the_cost_of_each_group(static_onnx: Path, tmp_path: Path) -> None:
+    images, report = tmp_path / "photographs", tmp_path / "report"
+    images.mkdir()
+    for i, source in enumerate((*sorted(IMAGES.iterdir()), *sorted(IMAGES.iterdir()))):
+        Image.open(source).convert("RGB").resize((160 - 8 * i, 120)).save(images / f"{i}.png")
+    options = ["--int8", "--sm", "86", "--calibration", images, "--report", report, "--sensitivity"]
+    words = ["--onnx", static_onnx, "--out", tmp_path / "a.engine", "--flavour", "rtx", *options]
+    result = CliRunner().invoke(build_command, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    assert f"report: {report / 'report.html'}" in " ".join(result.stderr.split())
+    figures = json.loads((report / FIGURES).read_text(encoding="utf-8"))
+    record = read_manifest(tmp_path / "a.engine").quantization
+    assert record is not None
+    assert record.agreement is not None
+    assert figures["agreement"]["matched_share"] == record.agreement.matched_share
+    groups = [cost["group"] for cost in figures["sensitivity"]]
+    assert sum(cost["convolutions"] for cost in figures["sensitivity"]) == record.convolutions
+    assert "backbone.layer2" in groups
+    assert len(set(groups)) == len(groups)
+    lines = [line.strip() for line in result.stderr.splitlines() if " alone: " in line]
+    assert [line.split(" ", 1)[0] for line in lines] == groups  # the most expensive first, as in the file
+    page = (report / "report.html").read_text(encoding="utf-8")
+    assert "float32" in page
+    assert "int8" in page
