@@ -13,7 +13,7 @@ from triton.compiler import ASTSource
 
 from condinst_deploy.kernels.mask_head import launch_of
 from condinst_deploy.kernels.paste import EXTENT_BLOCK, TILE_BYTES, TILE_ROWS, mask_extents_kernel, packed_masks_kernel
-from condinst_deploy.kernels.select import select_instances_kernel, warps_of
+from condinst_deploy.kernels.select import chunk_of, select_instances_kernel, warps_of
 
 POINTERS = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16"}
 ALIGNMENT = 16
@@ -65,7 +65,7 @@ def select_source(threshold: float, block: int) -> KernelSource:
     """Instance selection for up to `block` candidates."""
     arguments = {"boxes": "*fp32", "scores": "*fp32", "labels": "*i32", "candidates": "i32", "slots": "i32"}
     arguments |= {"indices": "*i32", "count": "*i32"}
-    constants = {"THRESHOLD": threshold, "BLOCK": block}
+    constants = {"THRESHOLD": threshold, "BLOCK": block, "CHUNK": chunk_of(block)}
     exact = {"enable_fp_fusion": False}
     return KernelSource(select_instances_kernel, arguments, constants, warps_of(block), exact)
 

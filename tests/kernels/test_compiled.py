@@ -31,7 +31,7 @@ SOURCES = {
     "packed masks, float16": packed_masks_source("float16"),
     "packed masks, bfloat16": packed_masks_source("bfloat16"),
 }
-NO_SPILLS = (80, 90)
+NO_SPILLS = (80, 90, 100, 120)
 LARGEST_SHARED = 48 << 10  # what a launch gets without asking for more
 PAIRS = [
     (name, capability)
