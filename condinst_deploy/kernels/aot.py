@@ -11,8 +11,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from condinst_deploy.kernels.extents import EXTENT_BLOCK, mask_extents_kernel
 from condinst_deploy.kernels.mask_head import launch_of
-from condinst_deploy.kernels.paste import EXTENT_BLOCK, TILE_BYTES, TILE_ROWS, mask_extents_kernel, packed_masks_kernel
+from condinst_deploy.kernels.runs import changes_kernel, offsets_kernel, probabilities_kernel
+from condinst_deploy.kernels.runs_launch import SCAN, STRIP, TILE
 from condinst_deploy.kernels.select import chunk_of, select_instances_kernel, warps_of
 
 POINTERS = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16"}
@@ -76,11 +78,26 @@ def extents_source(dtype: str) -> KernelSource:
     return KernelSource(mask_extents_kernel, arguments, {"BLOCK": EXTENT_BLOCK}, warps=4)
 
 
-def packed_masks_source(dtype: str) -> KernelSource:
-    """Bit-packed masks, for logits of one type."""
+def probabilities_source(dtype: str) -> KernelSource:
+    """Doubled probabilities of masks, for logits of one type."""
     arguments = {"logits": POINTERS[dtype], "crops": "*i64"}
-    arguments |= dict.fromkeys(("number", "height", "width"), "i32") | {"bits": "*u8"}
-    return KernelSource(packed_masks_kernel, arguments, {"ROWS": TILE_ROWS, "BYTES": TILE_BYTES}, warps=4)
+    arguments |= dict.fromkeys(("number", "height", "width"), "i32") | {"probabilities": "*fp32"}
+    exact = {"enable_fp_fusion": False}
+    return KernelSource(probabilities_kernel, arguments, {"TILE": TILE}, warps=4, options=exact)
+
+
+def changes_source(*, write: bool) -> KernelSource:
+    """Starts and ends of runs: counted, or written."""
+    arguments = {"probabilities": "*fp32", "crops": "*i64", "axes": "*fp64", "first": "*i32", "share": "*fp32"}
+    arguments |= {"number": "i32", "counts": "*i32", "offsets": "*i32", "starts": "*i64", "runs": "*i64"}
+    exact = {"enable_fp_fusion": False}
+    return KernelSource(changes_kernel, arguments, {"WRITE": write, "STRIP": STRIP}, warps=1, options=exact)
+
+
+def offsets_source() -> KernelSource:
+    """Places of the starts and ends of runs."""
+    arguments = {"crops": "*i64", "counts": "*i32", "offsets": "*i32", "totals": "*i32"}
+    return KernelSource(offsets_kernel, arguments, {"SCAN": SCAN}, warps=4)
 
 
 def compiled(source: KernelSource, capability: int, ptx_version: int | None = None) -> CompiledKernel:

@@ -167,6 +167,14 @@ def detections_with_masks(
     ]
 
 
+def masks_from_runs(
+    runs: Iterator[Runs], kept: Sequence[npt.NDArray[np.int64]], geometries: Sequence[ImageGeometry]
+) -> list[Masks]:
+    """Masks of the kept slots of each image, given the runs of all in order."""
+    images = zip(geometries, kept, strict=True)
+    return [Masks(geometry.original, tuple(next(runs) for _ in slots)) for geometry, slots in images]
+
+
 def _kept(
     outputs: SlotOutputs, i: int, geometry: ImageGeometry, manifest: ModelManifest, result_filter: ResultFilter
 ) -> tuple[npt.NDArray[np.int64], Float32]:
@@ -227,10 +235,19 @@ class Resampling:
         """`(original,)` weight of the probability behind `first`; that of `first` is the rest."""
         return (self.places - self.first).astype(np.float32)
 
+    @property
+    def step(self) -> float:
+        """Pixels between two probabilities."""
+        return UPSAMPLED_STRIDE * (self.original / self.resized)
+
+    @property
+    def start(self) -> float:
+        """The pixel, not a whole one, at the first probability."""
+        return (UPSAMPLED_STRIDE // 2 + 0.5) * (self.original / self.resized) - 0.5
+
     def pixels(self, places: Float64) -> Float64:
         """The inverse: pixels, not whole ones, at `places`; `original`, that is none, where no pixel reaches."""
-        scale = self.original / self.resized
-        pixels = places * (UPSAMPLED_STRIDE * scale) + ((UPSAMPLED_STRIDE // 2 + 0.5) * scale - 0.5)
+        pixels = places * self.step + self.start
         pixels[places > self.places[-1]] = self.original
         return pixels
 
