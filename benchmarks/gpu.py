@@ -30,16 +30,19 @@ from benchmarks.gpu_streams import eight_threads, engine_stream, growth, torch_s
 from benchmarks.gpu_timing import captured, kernel_milliseconds, measured_bandwidth, measured_peak, milliseconds
 from benchmarks.targets import Target, results_of
 from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest, NetworkOutputs, contiguous_ids
-from condinst_deploy.kernels import paste
+from condinst_deploy.kernels.extents import mask_extents
 from condinst_deploy.kernels.operations import fused_operations
 from condinst_deploy.model.condinst import CondInst, Features, Instances
 from condinst_deploy.model.folding import fold_batch_norms
 from condinst_deploy.model.mask_head import dynamic_mask_head, split_params
+from condinst_deploy.kernels.runs import RunFinder
+from condinst_deploy.kernels.runs_launch import launches, run_starts
 from condinst_deploy.model.mask_paste import dense_probabilities
 from condinst_deploy.model.select import select_instances
 from condinst_deploy.runtime.coco_results import write_json
 from condinst_deploy.runtime.device_outputs import DeviceOutputs, on_host
-from condinst_deploy.runtime.device_postprocess import crop_rows, detections_from_device
+from condinst_deploy.runtime.device_postprocess import detections_from_device
+from condinst_deploy.runtime.mask_crops import mask_crops
 from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
 from condinst_export.graph import ExportGraph
 
@@ -208,7 +211,7 @@ def masks_on_host(outputs: Instances, geometries: list[ImageGeometry]) -> list[I
 
 
 def masks_on_device(outputs: Instances, geometries: list[ImageGeometry]) -> list[InstanceDetections]:
-    """Packed crops cross."""
+    """Runs cross."""
     return detections_from_device(DeviceOutputs.of(outputs), geometries, coco_manifest(), ResultFilter())
 
 
@@ -222,36 +225,41 @@ def require_dense_masks(logits: Tensor, geometry: ImageGeometry, found: Instance
 
 
 def masks(original: tuple[int, int]) -> dict[str, Any]:
-    """From logits to compact masks: the two kernels alone, and all of the postprocessing on either side."""
+    """From logits to compact masks: the kernels alone, and all of the postprocessing on either side."""
     geometry = ImageGeometry.of(original, coco_manifest().preprocessing)
     inputs = [ellipses(seed, geometry) for seed in range(ROTATION)]
     (found,) = masks_on_device(filled_slots(inputs[0]), [geometry])
     require_dense_masks(inputs[0][0], geometry, found)
-    launch, moved = packing(inputs[0], geometry)
-    packed = timed(paste.launch_packed_masks, lambda seed: packing(ellipses(seed % ROTATION, geometry), geometry)[0])
+    runs = timed(found_runs, lambda seed: searching(ellipses(seed % ROTATION, geometry), geometry))
     outputs = [(filled_slots(logits), [geometry]) for logits in inputs]
     areas = found.masks.areas / (original[0] * original[1])
     return {
         "median_area": round(float(np.median(areas)), 4),
         "largest_area": round(float(areas.max()), 4),
-        "packed_bytes": launch[3].nbytes,
+        "runs_bytes": sum(runs_of_mask.nbytes for runs_of_mask in found.masks.runs),
         "logits_bytes": inputs[0].nbytes,
-        "extents_kernel": timed(paste.mask_extents, lambda seed: (ellipses(seed % ROTATION, geometry),)),
-        "packed_masks_kernel": packed,
-        "packed_masks_kernel_gb_per_s": round(moved / packed["graph"]["median_ms"] / 1e6, 1),
+        "extents_kernel": timed(mask_extents, lambda seed: (ellipses(seed % ROTATION, geometry),)),
+        "runs_kernels": runs,
         "postprocessing_on_the_gpu": milliseconds(masks_on_device, outputs, 50),
         "postprocessing_on_the_host": milliseconds(masks_on_host, outputs, 10),
     }
 
 
-def packing(logits: Tensor, geometry: ImageGeometry) -> tuple[tuple[Tensor, Tensor, int, Tensor], int]:
-    """Arguments of the second kernel's launch, and the bytes that it must move: logits of the extents, and crops."""
-    (extents,) = on_host(paste.mask_extents(logits)[0])
-    rows = crop_rows(extents, 0, np.arange(logits.shape[1]), geometry, logits)
-    table, tiles, starts = paste.crop_table(rows)
-    bits = torch.empty(int(starts[-1]), dtype=torch.uint8, device=DEVICE)
-    cells = ((extents[:, 1] - extents[:, 0] + 1) * (extents[:, 3] - extents[:, 2] + 1))[extents[:, 1] >= 0]
-    return (logits, table.to(DEVICE), tiles, bits), int(cells.sum()) * logits.element_size() + bits.nbytes
+def searching(logits: Tensor, geometry: ImageGeometry) -> tuple[RunFinder, Tensor, Tensor]:
+    """Arguments of `found_runs`: tables and memory on the GPU, and the room for the runs."""
+    (extents,) = on_host(mask_extents(logits))
+    found = mask_crops(extents, [np.arange(logits.shape[1])], [geometry], tuple(logits.shape))
+    (launch,) = launches(found)
+    finder = RunFinder(logits, launch, found.columns)
+    starts = run_starts(finder.count().cpu().numpy())
+    runs = torch.empty(int(starts[-1]), dtype=torch.int64, device=DEVICE)
+    return finder, torch.from_numpy(starts).to(DEVICE), runs
+
+
+def found_runs(finder: RunFinder, starts: Tensor, runs: Tensor) -> None:
+    """All four launches, without the host between them."""
+    finder.count()
+    finder.write(starts, runs)
 
 
 def network(batch: int, peak_tflops: float) -> dict[str, Any]:
@@ -392,9 +400,9 @@ def selection_targets(found: dict[str, Any]) -> list[Target]:
 
 def mask_targets(size: str) -> Callable[[dict[str, Any]], list[Target]]:
     def targets(found: dict[str, Any]) -> list[Target]:
-        us = 1000 * found["packed_masks_kernel"]["graph"]["median_ms"]
+        us = 1000 * found["runs_kernels"]["graph"]["median_ms"]
         whole = found["postprocessing_on_the_gpu"]["median_ms"]
-        kernel = f"masks at {size}, the second kernel"
+        kernel = f"masks at {size}, the four kernels that find runs"
         first = Target.at_most(kernel, us, 60, "us") if size == "1333x800" else Target.without(kernel, us, "us")
         return [first, Target.without(f"postprocessing at {size}, 100 masks, one thread", whole, "ms")]
 

@@ -192,10 +192,60 @@ def offsets_kernel(crops, counts, offsets, totals, SCAN: tl.constexpr):
     tl.store(totals + which, total)
 
 
-def mask_runs(
-    logits: Tensor, launch: Launch, columns: ColumnTables
-) -> tuple[Tensor, npt.NDArray[np.int32]]:
-    """Runs of the masks of crops, in four launches; the caller waits once, for their number.
+class RunFinder:
+    """The launches for some crops, with their tables and memory on the logits' device."""
+
+    def __init__(self, logits: Tensor, launch: Launch, columns: ColumnTables) -> None:
+        """Start to copy the tables.
+
+        Args:
+            logits: `(B, K, h, w)` float32, float16 or bfloat16, finite.
+            launch: some crops, of which one has columns.
+            columns: for all columns of pixels of the images.
+        """
+        device, self._launch, self._logits = logits.device, launch, logits.contiguous()
+        self._crops, self._axes, *self._columns = (
+            _moved(each, device) for each in (launch.table, launch.axes, *columns)
+        )
+        self._probabilities = torch.empty(launch.probabilities, dtype=torch.float32, device=device)
+        self._counts, self._offsets, self._totals = (
+            torch.empty(size, dtype=torch.int32, device=device)
+            for size in (launch.columns, launch.columns, launch.number)
+        )
+
+    def count(self) -> Tensor:
+        """Starts and ends of the runs of each crop `(n,)` int32, in three launches."""
+        number, sides = self._launch.number, self._logits.shape[2:]
+        with torch.cuda.device_of(self._logits):  # Triton launches on the current device
+            probabilities_kernel[(self._launch.tiles,)](
+                self._logits, self._crops, number, *sides, self._probabilities,
+                TILE=TILE, num_warps=4, enable_fp_fusion=False,
+            )  # fmt: skip
+            self._changes(self._totals, self._totals, write=False)
+            offsets_kernel[(number,)](
+                self._crops, self._counts, self._offsets, self._totals, SCAN=SCAN, num_warps=4
+            )
+        return self._totals
+
+    def write(self, starts: Tensor, runs: Tensor) -> None:
+        """Write the runs, after `count`, in one launch.
+
+        Args:
+            starts: `(n,)` int64 where those of each crop begin.
+            runs: `(N,)` int64, as `Masks` holds them.
+        """
+        with torch.cuda.device_of(self._logits):
+            self._changes(starts, runs, write=True)
+
+    def _changes(self, starts: Tensor, runs: Tensor, *, write: bool) -> None:
+        changes_kernel[(self._launch.strips,)](
+            self._probabilities, self._crops, self._axes, *self._columns, self._launch.number, self._counts,
+            self._offsets, starts, runs, WRITE=write, STRIP=STRIP, num_warps=1, enable_fp_fusion=False,
+        )  # fmt: skip
+
+
+def mask_runs(logits: Tensor, launch: Launch, columns: ColumnTables) -> tuple[Tensor, npt.NDArray[np.int32]]:
+    """Runs of the masks of crops; the caller waits once, for their number.
 
     Args:
         logits: `(B, K, h, w)` float32, float16 or bfloat16, finite.
@@ -208,30 +258,15 @@ def mask_runs(
         totals: `(n,)` starts and ends of each crop, on the host.
     """
     device = logits.device
-    number = launch.number
     if launch.strips == 0:
-        return torch.zeros(0, dtype=torch.int64, device=device), np.zeros(number, dtype=np.int32)
-    exact = {"enable_fp_fusion": False}
-    with torch.cuda.device_of(logits):  # Triton launches on the current device
-        crops, axes, first, share = (_moved(each, device) for each in (launch.table, launch.axes, *columns))
-        probabilities = torch.empty(launch.probabilities, dtype=torch.float32, device=device)
-        counts, offsets, totals = (
-            torch.empty(size, dtype=torch.int32, device=device) for size in (launch.columns, launch.columns, number)
-        )
-        probabilities_kernel[(launch.tiles,)](
-            logits.contiguous(), crops, number, *logits.shape[2:], probabilities, TILE=TILE, num_warps=4, **exact
-        )
-        given = (probabilities, crops, axes, first, share, number, counts, offsets)
-        changes_kernel[(launch.strips,)](*given, totals, totals, WRITE=False, STRIP=STRIP, num_warps=1, **exact)
-        offsets_kernel[(number,)](crops, counts, offsets, totals, SCAN=SCAN, num_warps=4)
-        on_host: npt.NDArray[np.int32] = totals.cpu().numpy()
-        starts = run_starts(on_host)
-        runs = torch.empty(int(starts[-1]), dtype=torch.int64, device=device)
-        if len(runs) > 0:
-            changes_kernel[(launch.strips,)](
-                *given, _moved(starts, device), runs, WRITE=True, STRIP=STRIP, num_warps=1, **exact
-            )
-    return runs, on_host
+        return torch.zeros(0, dtype=torch.int64, device=device), np.zeros(launch.number, dtype=np.int32)
+    finder = RunFinder(logits, launch, columns)
+    totals: npt.NDArray[np.int32] = finder.count().cpu().numpy()
+    starts = run_starts(totals)
+    runs = torch.empty(int(starts[-1]), dtype=torch.int64, device=device)
+    if len(runs) > 0:
+        finder.write(_moved(starts, device), runs)
+    return runs, totals
 
 
 def _moved(array: npt.NDArray[np.generic], device: torch.device) -> Tensor:

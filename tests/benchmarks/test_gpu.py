@@ -75,10 +75,9 @@ def test_it_goes_from_images_and_from_logits_to_masks_on_both_sides() -> None:
     assert min(found["detections"]) > 0
     masks = found["masks"]
     assert 0.01 < masks["median_area"] < masks["largest_area"] < 0.6
-    assert masks["packed_bytes"] > 0
-    assert masks["packed_masks_kernel_gb_per_s"] > 0
+    assert masks["runs_bytes"] > 0
     assert set(found["ends"]) == {"with_masks_on_the_gpu", "with_masks_on_the_host"}
-    # packing and extents, either side of the postprocessing, then the ends
+    # runs and extents, either side of the postprocessing, then the ends
     assert found["called"] == ["NoneType", "Tensor", "list", "list", "list", "list"]
 
 
@@ -203,7 +202,7 @@ def test_times_become_the_targets_that_were_asked_for(benchmark: ModuleType) -> 
         "selection": {"batch 1": {"fused": times(0.2)}, "batch 8": {"fused": times(0.31)}},
         "network, batch 1": {"median_ms": 2.5} | ends,
         "network, batch 8": {"share_of_measured_peak": 0.45},
-        "masks, 1333x800": {"packed_masks_kernel": times(0.059), "postprocessing_on_the_gpu": {"median_ms": 1}},
+        "masks, 1333x800": {"runs_kernels": times(0.059), "postprocessing_on_the_gpu": {"median_ms": 1}},
         "stream, PyTorch": {"images_per_s": 499.0},
         "eight threads": {"other": 0},
         "growth": {"gpu_grown_mb": 2, "host_grown_mb": 65},
