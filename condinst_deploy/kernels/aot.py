@@ -13,6 +13,8 @@ from triton.compiler import ASTSource
 
 from condinst_deploy.kernels.mask_head import launch_of
 from condinst_deploy.kernels.paste import EXTENT_BLOCK, TILE_BYTES, TILE_ROWS, mask_extents_kernel, packed_masks_kernel
+from condinst_deploy.kernels.resize import resize_kernel
+from condinst_deploy.kernels.resize_launch import TILE_INNER, TILE_OUTER, WARPS, ResizeNumbers
 from condinst_deploy.kernels.select import select_instances_kernel, warps_of
 
 POINTERS = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16"}
@@ -81,6 +83,13 @@ def packed_masks_source(dtype: str) -> KernelSource:
     arguments = {"logits": POINTERS[dtype], "crops": "*i64"}
     arguments |= dict.fromkeys(("number", "height", "width"), "i32") | {"bits": "*u8"}
     return KernelSource(packed_masks_kernel, arguments, {"ROWS": TILE_ROWS, "BYTES": TILE_BYTES}, warps=4)
+
+
+def resize_source() -> KernelSource:
+    """Exact resizing of one image."""
+    arguments = {"image": "*u8", "outer_table": "*i32", "inner_table": "*i32"}
+    arguments |= dict.fromkeys(ResizeNumbers._fields, "i32") | {"target": "*u8"}
+    return KernelSource(resize_kernel, arguments, {"OUTER": TILE_OUTER, "INNER": TILE_INNER}, WARPS)
 
 
 def compiled(source: KernelSource, capability: int, ptx_version: int | None = None) -> CompiledKernel:

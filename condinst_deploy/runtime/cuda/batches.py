@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from condinst_deploy.contract import ImageGeometry, NetworkInputs, NetworkOutputs
 from condinst_deploy.imaging.decode import RGBArray
+from condinst_deploy.imaging.resize import resized_image
 from condinst_deploy.runtime.cuda.gpu import Event, Gpu, Stream
 from condinst_deploy.runtime.cuda.memory import Block, GpuArray, host_array
 from condinst_deploy.runtime.postprocess import require_finite
@@ -87,7 +88,11 @@ class PinnedWriter:
     def __init__(self, gpu: Gpu) -> None:
         self._gpu = gpu
 
-    def from_array(self, resized: RGBArray, geometry: ImageGeometry) -> PinnedInputs:
+    def from_image(self, image: RGBArray, geometry: ImageGeometry) -> PinnedInputs:
+        """Resize `(H, W, 3)` uint8 with Pillow, and write it."""
+        return self._resized(resized_image(image, geometry.resized), geometry)
+
+    def _resized(self, resized: RGBArray, geometry: ImageGeometry) -> PinnedInputs:
         """Write `(h, w, 3)` uint8."""
         shape = (1, 3, *geometry.padded)
         with self._gpu.current():
@@ -109,7 +114,7 @@ class PinnedWriter:
 
     def from_tensor(self, resized: "Tensor", geometry: ImageGeometry) -> PinnedInputs:
         """Write `(3, h, w)` uint8 from any device."""
-        return self.from_array(resized.cpu().numpy().transpose(1, 2, 0), geometry)
+        return self._resized(resized.cpu().numpy().transpose(1, 2, 0), geometry)
 
 
 def uploaded(gpu: Gpu, stream: Stream, parts: Sequence[PinnedInputs], batch: int) -> GpuInputs:
