@@ -12,6 +12,7 @@ from condinst_deploy.contract.engine_manifest import EngineManifest
 from condinst_deploy.runtime.cuda.gpu import Gpu
 from condinst_deploy.runtime.tensorrt.backend import TensorRtBackend
 from tests.support.engine_manifests import engine_manifest, image_profile
+from tests.support.resize_on_double import resize_on_double
 from tests.support.strict_driver import StrictDriver
 from tests.support.strict_engine import StrictEngine
 
@@ -38,7 +39,10 @@ def engine_backend(
         driver: None: a new one.
         changes: fields of `StrictEngine`.
     """
-    chosen, made = manifest or manifest_of_onnx(onnx), driver or StrictDriver()
+    chosen, made = (
+        manifest or manifest_of_onnx(onnx),
+        driver or StrictDriver(kernels={"resize_kernel": resize_on_double}),
+    )
     engine = StrictEngine(made, chosen, onnx, slots=chosen.model.selection.max_detections, **changes)
     backend = TensorRtBackend(engine, chosen, Gpu(made))  # type: ignore[arg-type]
     try:

@@ -10,7 +10,15 @@ from condinst_deploy.contract.engine_manifest import MODULES, EngineManifest, Fl
 from condinst_deploy.errors import ArtifactError, BackendError
 from condinst_deploy.runtime.backend import Backend, Outputs
 from condinst_deploy.runtime.batching import rounded_batch
-from condinst_deploy.runtime.cuda.batches import GpuInputs, GpuOutputs, PinnedInputs, PinnedWriter, uploaded
+from condinst_deploy.runtime.cuda.batches import (
+    GpuInputs,
+    GpuOutputs,
+    Pinned,
+    PinnedImage,
+    PinnedInputs,
+    PinnedWriter,
+    uploaded,
+)
 from condinst_deploy.runtime.cuda.gpu import Gpu, Stream, shared_gpu
 from condinst_deploy.runtime.devices import driver_present, parsed_device
 from condinst_deploy.runtime.postprocess import ResultFilter
@@ -112,11 +120,11 @@ class TensorRtBackend(Backend):
             self._engine.close()
         self.gpu.release_idle()
 
-    def _pinned(self, part: Inputs) -> PinnedInputs:
+    def _pinned(self, part: Inputs) -> Pinned:
         """Return an image in pinned memory; one that another writer wrote is copied."""
-        return part if isinstance(part, PinnedInputs) else self._writer.from_inputs(part.on_host())
+        return part if isinstance(part, PinnedInputs | PinnedImage) else self._writer.from_inputs(part.on_host())
 
-    def _filled(self, parts: Sequence[PinnedInputs]) -> int:
+    def _filled(self, parts: Sequence[Pinned]) -> int:
         """Images of the batch with the blank ones."""
         if self.static_batch is not None:
             return self.static_batch
