@@ -13,7 +13,7 @@ RAY := .ray
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env check-python check-disk check-onnxruntime install demo test lint typecheck format \
+.PHONY: help env check-python check-disk check-onnxruntime install demo test lint typecheck kernels format \
 	docs examples-node lean-env test-lean triton-env test-triton test-slow test-gpu gpu-first ray-env ray-install test-ray \
 	test-ray-slow check-tensorrt-api peers-env clean
 
@@ -80,6 +80,9 @@ lint: env ## Check style, formatting and the directions of imports
 
 typecheck: env ## Check types with mypy
 	@$(BIN)/mypy
+
+kernels: env ## Compile the GPU kernels that the package contains, after a change of their sources
+	@$(BIN)/python -m condinst_deploy.kernels.build_shipped
 
 format: env ## Format the code and apply ruff's safe fixes
 	@$(BIN)/ruff check --fix --quiet || true

@@ -13,6 +13,8 @@ from triton.compiler import ASTSource
 
 from condinst_deploy.kernels.extents import EXTENT_BLOCK, mask_extents_kernel
 from condinst_deploy.kernels.mask_head import launch_of
+from condinst_deploy.kernels.resize import resize_kernel
+from condinst_deploy.kernels.resize_launch import TILE_INNER, TILE_OUTER, WARPS, ResizeNumbers
 from condinst_deploy.kernels.runs import changes_kernel, offsets_kernel, probabilities_kernel
 from condinst_deploy.kernels.runs_launch import SCAN, STRIP, TILE
 from condinst_deploy.kernels.select import chunk_of, select_instances_kernel, warps_of
@@ -98,6 +100,25 @@ def offsets_source() -> KernelSource:
     """Places of the starts and ends of runs."""
     arguments = {"crops": "*i64", "counts": "*i32", "offsets": "*i32", "totals": "*i32"}
     return KernelSource(offsets_kernel, arguments, {"SCAN": SCAN}, warps=4)
+
+
+def resize_source() -> KernelSource:
+    """Exact resizing of one image."""
+    arguments = {"image": "*u8", "outer_table": "*i32", "inner_table": "*i32"}
+    arguments |= dict.fromkeys(ResizeNumbers._fields, "i32") | {"target": "*u8"}
+    return KernelSource(resize_kernel, arguments, {"OUTER": TILE_OUTER, "INNER": TILE_INNER}, WARPS)
+
+
+def shipped_sources() -> dict[str, KernelSource]:
+    """The kernels that the package contains as PTX, by the names under which engines load them."""
+    sources = {"resize_kernel": resize_source()}
+    for dtype in ("float32", "float16"):  # types of an engine's logits
+        sources |= {
+            f"mask_extents_{dtype}": extents_source(dtype),
+            f"probabilities_{dtype}": probabilities_source(dtype),
+        }
+    sources |= {"changes_counted": changes_source(write=False), "changes_written": changes_source(write=True)}
+    return sources | {"offsets": offsets_source()}
 
 
 def compiled(source: KernelSource, capability: int, ptx_version: int | None = None) -> CompiledKernel:

@@ -222,9 +222,7 @@ class RunFinder:
                 TILE=TILE, num_warps=4, enable_fp_fusion=False,
             )  # fmt: skip
             self._changes(self._totals, self._totals, write=False)
-            offsets_kernel[(number,)](
-                self._crops, self._counts, self._offsets, self._totals, SCAN=SCAN, num_warps=4
-            )
+            offsets_kernel[(number,)](self._crops, self._counts, self._offsets, self._totals, SCAN=SCAN, num_warps=4)
         return self._totals
 
     def write(self, starts: Tensor, runs: Tensor) -> None:

@@ -74,9 +74,7 @@ def counts_from_runs(masks: Sequence[Int64], pixels: int) -> list[bytes]:
     return [b"".join(parts[i:j]) + tail for (i, j), tail in zip(pairwise(ends), behind, strict=True)]
 
 
-def _counts_in_order(
-    numbers: Int64, tails: Int64, lasts: Int64, has_tail: npt.NDArray[np.bool_]
-) -> list[bytes]:
+def _counts_in_order(numbers: Int64, tails: Int64, lasts: Int64, has_tail: npt.NDArray[np.bool_]) -> list[bytes]:
     """Write numbers of which many are not narrow; `tails` stand behind the numbers that end at `lasts`."""
     text, ends = _text(np.insert(numbers, lasts[has_tail], tails[has_tail]))
     bounds = [0, *ends[lasts + np.cumsum(has_tail) - 1].tolist()]

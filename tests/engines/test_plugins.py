@@ -10,8 +10,9 @@ import pytest
 
 from condinst_deploy.errors import EngineError
 from condinst_deploy.kernels.aot import KernelSource, mask_head_source, resources_of, select_source
+from condinst_deploy.kernels.ptx import parameters_of, without_hidden_parameters
 from condinst_engines.plugins import mask_head, select
-from condinst_engines.plugins.ptx import parameters_of, plugin_kernel, without_hidden_parameters
+from condinst_engines.plugins.ptx import plugin_kernel
 
 SOURCES = {
     "mask head, float32": mask_head_source("float32", 8, 8),

@@ -12,6 +12,7 @@ from condinst_deploy.kernels.aot import (
     mask_head_source,
     offsets_source,
     probabilities_source,
+    resize_source,
     resources_of,
     select_source,
     target_of,
@@ -35,9 +36,10 @@ SOURCES = {
     "changes, counted": changes_source(write=False),
     "changes, written": changes_source(write=True),
     "offsets": offsets_source(),
+    "resize": resize_source(),
 }
 NO_SPILLS = (80, 90, 100, 120)
-MASKS = ("mask extents", "probabilities", "changes", "offsets")  # spill nowhere
+SMALL = ("mask extents", "probabilities", "changes", "offsets", "resize")  # spill nowhere
 LARGEST_SHARED = 48 << 10  # what a launch gets without asking for more
 PAIRS = [
     (name, capability)
@@ -56,7 +58,7 @@ def test_a_kernel_compiles_and_fits(
     record_testsuite_property(f"{name}, sm {capability}", f"{resources}, {kernel.shared_bytes} bytes shared")
     assert kernel.shared_bytes <= LARGEST_SHARED
     assert resources.registers * kernel.threads <= 65536
-    if capability in NO_SPILLS or name.startswith(MASKS):
+    if capability in NO_SPILLS or name.startswith(SMALL):
         assert resources.spilled_bytes == 0
 
 

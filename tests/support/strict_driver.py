@@ -18,7 +18,7 @@ import threading
 import zlib
 from bisect import bisect_right, insort
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -121,11 +121,11 @@ class StrictDriver(Driver):
         data: bool = True,
         capability: tuple[int, int] = (9, 0),
         memory: int = 1 << 36,
-        kernels: "Kernels | None" = None,
+        kernels: "Mapping[str, Launch] | None" = None,
     ) -> None:
         self.failure: str | None = None
         self._data, self._capability, self._free_bytes = data, capability, memory
-        self._kernels = kernels or {}
+        self.kernels: Kernels = dict(kernels or {})
         self._lock = threading.RLock()
         self._current = threading.local()
         self._allocations: dict[int, Allocation] = {}
@@ -504,13 +504,13 @@ class StrictDriver(Driver):
             name = self._functions[function]
             if not all(1 <= side <= limit for side, limit in zip(grid, (2**31 - 1, 65535, 65535), strict=True)):
                 self._misuse(f"{name} is launched with the grid {grid}")
-            if name not in self._kernels:
+            if name not in self.kernels:
                 self._misuse(f"{name} is launched, and the double does not know it")
             values = [value for value, _ in arguments]
             for (value, kind), bits in ((argument, 31) for argument in arguments):
                 if kind == "i32" and not -(2**bits) <= value < 2**bits:
                     self._misuse(f"{name} gets {value} as a number of 32 bits")
-            touched, run = self._kernels[name](grid, values)
+            touched, run = self.kernels[name](grid, values)
             self.give(stream, Work(name, tuple(touched), run if self._data else None))
 
     # ---- what a test looks at
@@ -525,8 +525,10 @@ class StrictDriver(Driver):
             self._finish({number: state.issued for number, state in self._streams.items()})
 
 
-Kernels = dict[str, Callable[[tuple[int, int, int], list[int]], tuple[list[Span], Callable[[], None] | None]]]
-"""Name -> (grid, values of the arguments) -> what a launch touches, and its implementation."""
+Launch = Callable[[tuple[int, int, int], list[int]], tuple[list[Span], Callable[[], None] | None]]
+"""(Grid, values of the arguments) -> what a launch touches, and its implementation."""
+
+Kernels = dict[str, Launch]
 
 
 def _join(clock: Clock, other: Clock) -> None:

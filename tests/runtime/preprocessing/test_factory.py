@@ -12,7 +12,8 @@ from condinst_deploy.cli import command as cli
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.errors import BackendError, ConfigError, ImageError
 from condinst_deploy.imaging.decode import rgb_from
-from condinst_deploy.runtime.preprocessing.batch import HostWriter, blank_inputs, network_inputs, stacked
+from condinst_deploy.runtime.host_inputs import blank_inputs
+from condinst_deploy.runtime.preprocessing.batch import HostWriter, network_inputs, stacked
 from condinst_deploy.runtime.preprocessing.factory import preparation
 from condinst_deploy.runtime.preprocessing.tensor import jpeg_on
 from condinst_deploy.runtime.preprocessing.types import InputOptions, InputWriter, Pixels, Prepare
