@@ -32,11 +32,11 @@ from benchmarks.targets import Target, results_of
 from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest, NetworkOutputs, contiguous_ids
 from condinst_deploy.kernels.extents import mask_extents
 from condinst_deploy.kernels.operations import fused_operations
+from condinst_deploy.kernels.runs import RunFinder
+from condinst_deploy.kernels.runs_launch import launches, run_starts
 from condinst_deploy.model.condinst import CondInst, Features, Instances
 from condinst_deploy.model.folding import fold_batch_norms
 from condinst_deploy.model.mask_head import dynamic_mask_head, split_params
-from condinst_deploy.kernels.runs import RunFinder
-from condinst_deploy.kernels.runs_launch import launches, run_starts
 from condinst_deploy.model.mask_paste import dense_probabilities
 from condinst_deploy.model.select import select_instances
 from condinst_deploy.runtime.coco_results import write_json

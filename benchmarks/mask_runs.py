@@ -2,8 +2,8 @@
 
     python -m benchmarks.mask_runs [--out benchmarks/results/mask_runs.json]
 
-It needs no GPU. The kernels run once in Triton's interpreter, over the 100 instances of `benchmarks.masks`' objects, and
-what they give is replayed: the arrays that cross are taken apart into `Masks`, which checks them, and encoded. Their
+It needs no GPU. The kernels run once in Triton's interpreter, over the 100 instances of `benchmarks.masks`' objects.
+What they give is replayed: the arrays that cross are taken apart into `Masks`, which checks them, and encoded. Their
 runs must be the host's byte for byte. One thread; medians over rounds that take turns among copies of the arrays, so
 that these are not always in the cache.
 """

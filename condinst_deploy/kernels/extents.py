@@ -1,4 +1,4 @@
-"""Where mask logits are positive: the first of the launches that make masks; `condinst_deploy.kernels.runs` has the others.
+"""Where mask logits are positive: the first launch of those that make masks; `kernels/runs.py` has the others.
 
 For every slot the rectangle of its positive logits, and whether all of them are finite. Only there can the mask be
 set. It cannot be one with the others: the rectangles decide how many programs those have and how much room they take,

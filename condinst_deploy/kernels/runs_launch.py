@@ -1,11 +1,11 @@
-"""How the kernels that find runs of masks are launched; without PyTorch and Triton, because engines launch them
-through the driver.
+"""How the kernels that find runs of masks are launched; engines do it through the driver, without PyTorch and Triton.
 
 A crop is the part of one mask that can hold set pixels: a rectangle of probabilities, and the columns of the original
 image that lie between them.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -103,7 +103,7 @@ def runs_of_masks(runs: IntArray, totals: npt.NDArray[np.int32]) -> list[IntArra
         totals: `(n,)` starts and ends of each mask.
     """
     bounds = _starts(totals).tolist()
-    return [runs[start:end] for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [runs[start:end] for start, end in pairwise(bounds)]
 
 
 def run_starts(totals: npt.NDArray[np.int32]) -> IntArray:

@@ -17,7 +17,7 @@ Runs = npt.NDArray[np.int64]
 Selector = int | slice | Sequence[int] | npt.NDArray[Any]
 
 TOGETHER = 1 << 15
-"""Starts and ends of runs that are encoded at once: enough to make calls few, and so few that they stay in the cache."""
+"""Starts and ends of runs that are encoded at once: few enough to stay in the processor's cache."""
 
 
 class RLE(TypedDict):

@@ -1,4 +1,4 @@
-"""`postprocess` for outputs that are on a PyTorch device: runs of masks are found there, and only they cross to the host.
+"""`postprocess` for outputs on a PyTorch device: runs of masks are found there, and only they cross to the host.
 
 What crosses is the slots' boxes, scores, labels and extents, then the runs of the masks that are kept; logits and
 pixels stay. Which detections are kept, and what their boxes are, is `runtime/postprocess.py`'s for both.

@@ -1,8 +1,8 @@
-"""The kernels that find runs of masks as the strict driver runs them: their documented arguments, computed with numpy."""
+"""The kernels that find runs of masks as the strict driver runs them: their documented arguments, in numpy."""
 
 import ctypes
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -87,39 +87,41 @@ def doubled_rows(values: Values) -> Values:
     return doubled
 
 
-def columns_of(values: list[int]) -> Iterator[tuple[int, int, list[int]]]:
-    """Crop, place of the column in the counts, and `x * H + y` of its runs' starts and ends, for every column."""
+class Ends(NamedTuple):
+    """Starts and ends of the runs in the columns of one crop, column by column."""
+
+    crop: list[int]
+    column: Values  # (m,) from 0
+    y: Values  # (m,) 0 to the height of the image
+
+
+def ends_of_crops(values: list[int]) -> Iterator[Ends]:
     probabilities, crops, axes, first, share, number = values[:6]
     table = crops_at(crops, number)
-    sizes = array(axes, (number, 3), "float64").tolist()
-    for which, (crop, (step, start, last)) in enumerate(zip(table, sizes, strict=True)):
-        rows, columns = crop[runs_launch.ROWS], crop[runs_launch.COLUMNS]
-        own = array(probabilities + 4 * crop[runs_launch.FIRST_PROBABILITY], (rows, columns), "float32")
-        for place in range(crop[runs_launch.PIXELS]):
-            pixel = crop[runs_launch.FIRST_PIXEL] + place
-            entry = crop[runs_launch.AXIS] + pixel
-            near = int(array(first + 4 * entry, (1,), "int32")[0]) - (2 * crop[runs_launch.LEFT] + 1)
-            weight = array(share + 4 * entry, (1,), "float32")[0]
-            values_down = (own[:, near + 1] - own[:, near]) * weight + own[:, near]
-            height = crop[runs_launch.HEIGHT]
-            ends = ends_in_column(values_down, (step, start, last), 2 * crop[runs_launch.TOP], height)
-            yield which, crop[runs_launch.FIRST_COLUMN] + place, [pixel * height + y for y in ends]
+    for crop, axis in zip(table, array(axes, (number, 3), "float64").tolist(), strict=True):
+        entry, width = crop[runs_launch.AXIS] + crop[runs_launch.FIRST_PIXEL], crop[runs_launch.PIXELS]
+        sides = (crop[runs_launch.ROWS], crop[runs_launch.COLUMNS])
+        own = array(probabilities + 4 * crop[runs_launch.FIRST_PROBABILITY], sides, "float32")
+        near = array(first + 4 * entry, (width,), "int32") - (2 * crop[runs_launch.LEFT] + 1)
+        if not width:
+            yield Ends(crop, near, near)
+            continue
+        padded = np.zeros((width, sides[0] + 2), np.float32)
+        weights = array(share + 4 * entry, (width,), "float32")
+        padded[:, 1:-1] = ((own[:, near + 1] - own[:, near]) * weights + own[:, near]).T
+        column, y = crossings(padded, axis, 2 * crop[runs_launch.TOP], crop[runs_launch.HEIGHT])
+        keys, times = np.unique(column * (crop[runs_launch.HEIGHT] + 1) + y, return_counts=True)
+        yield Ends(crop, *np.divmod(keys[times % 2 == 1], crop[runs_launch.HEIGHT] + 1))
 
 
-def ends_in_column(values: Values, axis: tuple[float, float, float], top: int, height: int) -> list[int]:
+def crossings(padded: Values, axis: list[float], top: int, height: int) -> tuple[Values, Values]:
+    """Column and pixel of each crossing of 0.5, in columns with a 0 at both ends."""
     step, start, last = axis
-    padded = np.concatenate(([0], values, [0])).astype(np.float32)
-    found: list[int] = []
-    for low in np.flatnonzero((padded[1:] > 0.5) != (padded[:-1] > 0.5)).tolist():
-        before, after = float(padded[low]), float(padded[low + 1])
-        along = (0.5 - before) / (after - before) + low + top
-        at = height if along > last else along * step + start
-        y = int(min(max(np.floor(at) + 1 if after > 0.5 else np.ceil(at), 0), height))
-        if found and found[-1] == y:
-            found.pop()
-        else:
-            found.append(y)
-    return found
+    column, low = np.nonzero((padded[:, 1:] > 0.5) != (padded[:, :-1] > 0.5))
+    before, after = padded[column, low].astype(np.float64), padded[column, low + 1].astype(np.float64)
+    along = (0.5 - before) / (after - before) + low + top
+    at = np.where(along > last, height, along * step + start)
+    return column, np.where(after > 0.5, np.floor(at) + 1, np.ceil(at)).clip(0, height).astype(np.int64)
 
 
 def changes_counted(grid: tuple[int, int, int], values: list[int]) -> tuple[list[Span], Callable[[], None]]:
@@ -128,14 +130,13 @@ def changes_counted(grid: tuple[int, int, int], values: list[int]) -> tuple[list
     spans += [Span(crops, number * FIELDS * 8, False), Span(counts, 1, True)]
 
     def run() -> None:
-        table = crops_at(crops, number)
-        covered(grid[0], [crop[runs_launch.PIXELS] for crop in table], STRIP)
-        for which, place, ends in columns_of(values):
-            crop = table[which]
-            begin = (crop[runs_launch.FIRST_PIXEL] + place - crop[runs_launch.FIRST_COLUMN]) * crop[runs_launch.HEIGHT]
-            top = begin in ends[:1]
-            bottom = begin + crop[runs_launch.HEIGHT] in ends[-1:]
-            array(counts + 4 * place, (1,), "int32")[0] = 4 * len(ends) + 2 * top + bottom
+        covered(grid[0], [crop[runs_launch.PIXELS] for crop in crops_at(crops, number)], STRIP)
+        for crop, column, y in ends_of_crops(values):
+            width = crop[runs_launch.PIXELS]
+            out = array(counts + 4 * crop[runs_launch.FIRST_COLUMN], (width,), "int32")
+            out[:] = 4 * np.bincount(column, minlength=width)
+            out[column[y == 0]] += 2
+            out[column[y == crop[runs_launch.HEIGHT]]] += 1
 
     return spans, run
 
@@ -165,17 +166,17 @@ def changes_written(grid: tuple[int, int, int], values: list[int]) -> tuple[list
     spans += [Span(crops, number * FIELDS * 8, False), Span(starts, 8 * number, False), Span(runs, 1, True)]
 
     def run() -> None:
-        table = crops_at(crops, number)
-        for which, place, ends in columns_of(values):
-            crop = table[which]
-            own = array(counts + 4 * crop[runs_launch.FIRST_COLUMN], (crop[runs_launch.PIXELS],), "int32")
-            i = place - crop[runs_launch.FIRST_COLUMN]
-            if i > 0 and own[i] & 2 and own[i - 1] & 1:
-                ends = ends[1:]
-            if i + 1 < len(own) and own[i] & 1 and own[i + 1] & 2:
-                ends = ends[:-1]
-            begin = array(starts + 8 * which, (1,), "int64")[0] + array(places + 4 * place, (1,), "int32")[0]
-            array(runs + 8 * int(begin), (len(ends),), "int64")[:] = ends
+        begins = array(starts, (number,), "int64")
+        for begin, (crop, column, y) in zip(begins.tolist(), ends_of_crops(values), strict=True):
+            pixel, height = crop[runs_launch.FIRST_PIXEL] + column, crop[runs_launch.HEIGHT]
+            found = pixel * height + y
+            alone = ~np.isin(found, found[1:][found[1:] == found[:-1]])  # a run goes on in the next column
+            column, found = column[alone], found[alone]
+            number_in_column = np.arange(len(column)) - np.searchsorted(column, column)
+            width = crop[runs_launch.PIXELS]
+            at = array(places + 4 * crop[runs_launch.FIRST_COLUMN], (width,), "int32")[column] + number_in_column
+            if len(at):
+                array(runs + 8 * begin, (int(at.max()) + 1,), "int64")[at] = found
 
     return spans, run
 
