@@ -2,10 +2,12 @@
 
     python -m benchmarks.mask_runs [--out benchmarks/results/mask_runs.json]
 
-It needs no GPU. The kernels run once in Triton's interpreter, over the 100 instances of `benchmarks.masks`' objects.
-What they give is replayed: the arrays that cross are taken apart into `Masks`, which checks them, and encoded. Their
-runs must be the host's byte for byte. One thread; medians over rounds that take turns among copies of the arrays, so
-that these are not always in the cache.
+It needs no GPU. What the kernels give for the 100 instances of `benchmarks.masks`' objects is replayed: the arrays that
+cross are taken apart into `Masks`, which checks them, and encoded. In Triton's interpreter the kernels' arrays are the
+host's byte for byte (`tests/kernels/test_runs.py`), so the host makes them here; `--interpret` lets the kernels make
+them, which takes half an hour and more. Times are processor
+time of the one thread: medians over rounds that take turns among copies of the arrays, so that these are not always in
+the cache.
 """
 
 import argparse
@@ -43,10 +45,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--originals", nargs="+", choices=ORIGINALS, default=list(LIMITS))
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--interpret", action="store_true", help="run the kernels in Triton's interpreter")
     arguments = parser.parse_args()
     rows = []
     for original in arguments.originals:
-        rows.append(row(Case("objects", original), arguments.rounds))
+        rows.append(row(Case("objects", original), arguments.rounds, interpret=arguments.interpret))
         print(rows[-1], flush=True)
     if arguments.out:
         write_results(arguments.out, targets_of(rows), {"rows": rows})
@@ -65,16 +68,17 @@ def targets_of(rows: list[dict[str, Any]]) -> list[Target]:
     return targets
 
 
-def row(case: Case, rounds: int) -> dict[str, Any]:
-    """Times of one case, in milliseconds, and whether the kernels' masks are the host's."""
+def row(case: Case, rounds: int, *, interpret: bool = False) -> dict[str, Any]:
+    """Times of one case, in milliseconds, and how many masks are unlike the host's."""
     geometry, logits = case.geometry, case.logits()
-    turns = downloaded(logits, geometry)
     host = masks_from_logits(logits, np.arange(len(logits)), geometry)
+    turns = interpreted_turns(logits, geometry) if interpret else [turn_of(host)]
     found = masks_of(turns, geometry)
     unlike = sum(not np.array_equal(ours, theirs) for ours, theirs in zip(found.runs, host.runs, strict=True))
     starts_and_ends = sum(len(runs) for runs in found.runs)
     return {
         "original": case.original,
+        "interpreted": interpret,
         "unlike_host": unlike,
         "runs": starts_and_ends // 2,
         "crossing_bytes": 8 * starts_and_ends,
@@ -88,11 +92,11 @@ def times(turns: list[Turn], geometry: ImageGeometry, rounds: int) -> dict[str, 
     copies = [[(runs.copy(), totals.copy()) for runs, totals in turns] for _ in range(COPIES)]
     masks_ms, all_ms = [], []
     for i in range(rounds):
-        started = time.perf_counter()
+        started = time.thread_time()
         masks = masks_of(copies[i % COPIES], geometry)
-        made = time.perf_counter()
+        made = time.thread_time()
         masks.rle()
-        ended = time.perf_counter()
+        ended = time.thread_time()
         masks_ms.append(1e3 * (made - started))
         all_ms.append(1e3 * (ended - started))
     return {
@@ -111,7 +115,12 @@ def masks_of(turns: list[Turn], geometry: ImageGeometry) -> Masks:
     return masks
 
 
-def downloaded(logits: npt.NDArray[np.float32], geometry: ImageGeometry) -> list[Turn]:
+def turn_of(masks: Masks) -> Turn:
+    """Masks as they cross."""
+    return np.concatenate(masks.runs), np.array([len(runs) for runs in masks.runs], dtype=np.int32)
+
+
+def interpreted_turns(logits: npt.NDArray[np.float32], geometry: ImageGeometry) -> list[Turn]:
     """What the kernels give, in Triton's interpreter."""
     sizes = (geometry.original, geometry.resized, geometry.padded)
     (found,) = interpreted([("benchmarks.mask_runs:kernels_results", (torch.from_numpy(logits[None]), sizes))])

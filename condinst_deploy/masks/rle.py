@@ -48,17 +48,17 @@ def counts_from_runs(masks: Sequence[Int64], pixels: int) -> list[bytes]:
     lengths[0] = flat[0]
     np.subtract(flat[1:], flat[:-1], out=lengths[1:])
     lengths[firsts] = flat[firsts]
-    count = len(flat) - 1
-    numbers = lengths[:count].copy()
-    np.subtract(lengths[2:count], lengths[: max(0, count - 2)], out=numbers[2:])
-    for place in range(3):  # the first three of a mask are written as they are
-        at = firsts[sizes > place] + place
-        numbers[at] = lengths[at]
     # the zeros behind the last run count, too, unless there are none behind a run
     zeros = pixels - np.where(sizes > 0, flat[lasts - 1], 0)
     tailed = (zeros > 0) | (sizes == 0)
     tails = zeros - np.where(sizes > 2, lengths[np.maximum(lasts - 2, 0)], 0)
-    narrow = numbers + NARROW
+    count = len(flat) - 1
+    numbers = flat[:count]  # large arrays are used again: new memory costs more than the arithmetic
+    np.subtract(lengths[2:count], lengths[: max(0, count - 2)], out=numbers[2:])
+    for place in range(3):  # the first three of a mask are written as they are
+        at = firsts[sizes > place] + place
+        numbers[at] = lengths[at]
+    narrow = np.add(numbers, NARROW, out=lengths[:count])
     others = narrow.view(np.uint64) >= NOT_NARROW  # of less than 0, too
     others[firsts[sizes > 0]] = True  # so that a mask begins at a mark
     where = np.flatnonzero(others)
