@@ -178,10 +178,12 @@ class Masks:
 def _rising(masks: Sequence[Runs], pixels: int) -> bool:
     """True if the numbers of each mask rise from 0 or more to `pixels` at most."""
     used = [runs for runs in masks if len(runs)]
-    if not used:
-        return True
-    flat = np.concatenate(used)
-    lasts = np.cumsum([len(runs) for runs in used])
+    return all(_rising_together(group, pixels) for group in _groups(used))
+
+
+def _rising_together(masks: Sequence[Runs], pixels: int) -> bool:
+    flat = np.concatenate(masks)
+    lasts = np.cumsum([len(runs) for runs in masks])
     rises = flat[1:] > flat[:-1]
     rises[lasts[:-1] - 1] = True  # from one mask to the next
     firsts = np.append(0, lasts[:-1])
