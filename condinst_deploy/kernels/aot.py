@@ -49,7 +49,7 @@ class CompiledKernel:
 
 @dataclass(frozen=True)
 class Resources:
-    """What the assembler says that a kernel takes."""
+    """Resources of a kernel, as the assembler reports them."""
 
     registers: int  # of a thread
     spilled_bytes: int  # stores and loads of a thread
@@ -137,7 +137,7 @@ def compiled(source: KernelSource, capability: int, ptx_version: int | None = No
 
 
 def target_of(ptx: str) -> str:
-    """What the PTX is for, as it says itself: `sm_80`."""
+    """Return the target that the PTX names: `sm_80`."""
     found = re.search(r"^\.target\s+(\w+)", ptx, re.MULTILINE)
     return found.group(1) if found else ""
 
