@@ -31,6 +31,7 @@ from tests.support.strict_state import (
     EventState,
     GraphState,
     Kernels,
+    Launch,
     Span,
     StreamState,
     Work,

@@ -20,7 +20,8 @@ from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_ou
 from tests.support.mask_cases import SMALL, adversarial, blobs
 from tests.support.models import SLIM, manifest_of
 from tests.support.runs_on_double import RUNS_ON_DOUBLE
-from tests.support.strict_driver import MisuseError, StrictDriver
+from tests.support.strict_driver import StrictDriver
+from tests.support.strict_state import MisuseError
 
 MANIFEST = manifest_of(SLIM)
 
