@@ -20,8 +20,7 @@ from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_ou
 from tests.support.mask_cases import SMALL, adversarial, blobs
 from tests.support.models import SLIM, manifest_of
 from tests.support.runs_on_double import RUNS_ON_DOUBLE
-from tests.support.strict_driver import StrictDriver
-from tests.support.strict_state import MisuseError
+from tests.support.strict_driver import MisuseError, StrictDriver
 
 MANIFEST = manifest_of(SLIM)
 
