@@ -138,7 +138,8 @@ def running(repository: Path, folder: Path) -> Iterator[Server]:
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=server_environment())
     try:
-        _wait_until_ready(process, http, log)
+        _wait_until_answered(f"http://127.0.0.1:{http}/v2/health/ready", process, log)
+        _wait_until_answered(f"http://127.0.0.1:{metrics}/metrics", process, log)  # it begins to listen last
         yield Server(process, http, grpc, metrics, log)
     finally:
         process.send_signal(signal.SIGTERM)
@@ -149,10 +150,10 @@ def running(repository: Path, folder: Path) -> Iterator[Server]:
             process.wait()
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _wait_until_answered(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     end = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < end and process.poll() is None:
-        with suppress(URLError, OSError), urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=5):
+        with suppress(URLError, OSError), urlopen(url, timeout=5):
             return
         time.sleep(0.2)
     raise RuntimeError(f"the server did not become ready:\n{log.read_text(errors='replace')[-3000:]}")
