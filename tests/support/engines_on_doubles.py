@@ -39,10 +39,8 @@ def engine_backend(
         driver: None: a new one.
         changes: fields of `StrictEngine`.
     """
-    chosen, made = (
-        manifest or manifest_of_onnx(onnx),
-        driver or StrictDriver(kernels={"resize_kernel": resize_on_double}),
-    )
+    chosen, made = manifest or manifest_of_onnx(onnx), driver or StrictDriver()
+    made.kernels.setdefault("resize_kernel", resize_on_double)
     engine = StrictEngine(made, chosen, onnx, slots=chosen.model.selection.max_detections, **changes)
     backend = TensorRtBackend(engine, chosen, Gpu(made))  # type: ignore[arg-type]
     try:

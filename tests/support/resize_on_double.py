@@ -34,7 +34,8 @@ def _pass(pixels: np.ndarray[Any, Any], table: np.ndarray[Any, np.dtype[np.int32
     for i, (first, count) in enumerate(zip(*table[:2].tolist(), strict=True)):
         weights = table[2 : 2 + count, i].astype(np.int64)
         lines.append(np.tensordot(weights, pixels[first : first + count].astype(np.int64), axes=1))
-    return np.clip((np.stack(lines) + HALF) >> FRACTIONAL_BITS, 0, 255)
+    sums: np.ndarray[Any, Any] = (np.stack(lines) + HALF) >> FRACTIONAL_BITS
+    return sums.clip(0, 255)
 
 
 def resize_on_double(grid: tuple[int, int, int], values: list[int]) -> tuple[list[Span], Callable[[], None]]:
