@@ -21,7 +21,7 @@ LARGEST_FLOAT16 = 65504
 WIDE = ("head.box_pred", "head.centerness", "head.controller", "head.scales")
 
 
-def inputs(side: int = 96) -> tuple[torch.Tensor, torch.Tensor]:
+def inputs(side: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
     images = torch.stack([torch.from_numpy(noise_image(seed, side, side)).permute(2, 0, 1) for seed in range(2)])
     return images, torch.tensor([[side, side], [side - 20, side - 9]], dtype=torch.int32)
 
@@ -38,7 +38,7 @@ def largest_of_towers(model: CondInst) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("kind", SLIM_KINDS)
+@pytest.mark.parametrize("kind", ["mmdet", "adelaidet BiFPN sem"])
 def test_every_kind_of_model_gives_nearly_what_float32_gives(kind: str) -> None:
     images, sizes = inputs()
     reference = FixedSlots(seeded_model(SLIM_KINDS[kind]), REFERENCE).eval()
