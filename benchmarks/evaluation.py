@@ -1,4 +1,4 @@
-"""What an evaluation costs beside the network.
+"""Cost of an evaluation besides the network.
 
     python -m benchmarks.evaluation files              # COCO-sized results: written, journalled, read back
     python -m benchmarks.evaluation overhead [--images 24]   # R-50 at 800 px: where the time of condinst-eval goes
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from benchmarks.machine import machine
 from condinst_deploy.benchmarking.memory import peak_mb
 from condinst_deploy.evaluation import evaluator
-from condinst_deploy.evaluation.coco import Kind, Scope, evaluate_coco
+from condinst_deploy.evaluation.coco_metrics import Kind, Scope, evaluate_coco
 from condinst_deploy.evaluation.evaluator import evaluate
 from condinst_deploy.evaluation.ground_truth import load_ground_truth
 from condinst_deploy.evaluation.journal import Journal
@@ -102,7 +102,7 @@ def files(folder: Path, images: int = IMAGES) -> dict[str, Any]:
 
 
 def overhead(folder: Path, images: int) -> dict[str, Any]:
-    """Where the wall time of `condinst-eval --model r50.pth --model r50.onnx` goes."""
+    """Split the wall time of `condinst-eval --model r50.pth --model r50.onnx` into its parts."""
     annotations, checkpoint, exported = cut_photographs(folder, images), folder / "r50.pth", folder / "r50.onnx"
     save_r50(checkpoint, exported)
     ground_truth = load_ground_truth(annotations, folder / "images")

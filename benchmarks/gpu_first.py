@@ -31,7 +31,7 @@ NEEDED = {
     "tests": ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "onnx", "onnxscript", "onnx-ir", "ml_dtypes"),
     "export and evaluation": ("onnx_graphsurgeon", "onnxruntime-gpu", "pycocotools", "faster-coco-eval", "jinja2"),
 }
-"""What is used for what; `tensorrt` or `tensorrt-rtx` come beside it for engines."""
+"""Libraries and their use; engines also need `tensorrt` or `tensorrt-rtx`."""
 
 TESTS = ("tests/kernels", "tests/runtime", "tests/engines/test_full_tensorrt.py")
 TEST_SECONDS, BENCHMARK_SECONDS = 420, 570
@@ -91,7 +91,7 @@ def look(folder: Path) -> Step:
 
 
 def output(command: list[str]) -> str:
-    """What a command prints; empty where it cannot be run."""
+    """Return the output of a command; empty if it cannot be run."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
@@ -99,7 +99,7 @@ def output(command: list[str]) -> str:
 
 
 def wheels(folder: Path) -> Step:
-    """What should be carried here."""
+    """Write the list of packages to bring to this machine."""
     absent = missing_packages()
     (folder / "wheels-to-carry.txt").write_text("".join(f"{name}\n" for name in absent), encoding="utf-8")
     if not absent:
@@ -125,7 +125,7 @@ def run(command: list[str], log: Path, seconds: float) -> tuple[int | None, floa
 
 
 def doctor(folder: Path) -> Step:
-    """What the toolkit's own doctor says."""
+    """Run condinst-doctor and keep its report."""
     log = folder / "doctor.json"
     code = "from condinst_deploy.commands import doctor; doctor()"
     status, seconds = run([sys.executable, "-c", code, "--json"], log, 120)

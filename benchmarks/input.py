@@ -57,7 +57,7 @@ SEED = 0
 
 
 class Scene(NamedTuple):
-    """What all candidates are given."""
+    """Input of all candidates."""
 
     path: Path
     data: bytes
@@ -145,7 +145,7 @@ def ours(pixels: Pixels, scene: Scene) -> Candidate:
 
 
 def laid_out(resized: Resized, scene: Scene) -> Candidate:
-    """What every network's input needs after a library has done its part: padding, channels first."""
+    """Pad an image and put channels first, after a library has decoded and resized it."""
     width, height = scene.size
     padded = ImageGeometry.of((height, width), Preprocessing()).padded
 

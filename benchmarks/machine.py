@@ -1,4 +1,4 @@
-"""What a committed figure was measured on, and with which commit."""
+"""Machine and commit of a measurement."""
 
 import subprocess
 from collections.abc import Sequence

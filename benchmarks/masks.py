@@ -1,10 +1,10 @@
-"""What masks cost behind the network: ours beside the references' dense computation, in the same run.
+"""Cost of masks after the network: ours and the references' dense computation, in the same run.
 
     python -m benchmarks.masks [--out benchmarks/results/masks.json]
 
 Logits of 100 instances are made from a seed, for a network input of 800x1344 and three sizes of the original, and
 100 masks of the whole image. Both sides start with logits in memory and end with COCO RLEs. The references paste
-all instances at once; the same computation for one instance at a time stands beside it, because it needs less
+all instances at once; the same computation for one instance at a time is also measured, because it needs less
 memory, and no less time. Every figure is a median over rounds in which the sides take turns. Peak memory is that of
 a process of its own, above what it had before. Equality is counted in pixels.
 """
@@ -117,7 +117,7 @@ def main() -> None:
 
 
 def targets_of(rows: list[dict[str, Any]]) -> list[Target]:
-    """What was asked of each case."""
+    """Targets of each case."""
     targets = []
     for each in rows:
         case = f"{each['kind']}, {each['original']}"
@@ -132,7 +132,7 @@ def targets_of(rows: list[dict[str, Any]]) -> list[Target]:
 
 
 def row(case: Case, rounds: int) -> dict[str, Any]:
-    """All figures of one case."""
+    """All metrics of one case."""
     logits = case.logits()
     return {
         "kind": case.kind,
@@ -146,7 +146,7 @@ def row(case: Case, rounds: int) -> dict[str, Any]:
 
 
 def extents(logits: Logits, geometry: ImageGeometry) -> dict[str, float]:
-    """What the set is like, in shares of the image."""
+    """Return statistics of the set, as shares of the image."""
     masks = ours(logits, geometry)
     areas = masks.areas / (geometry.original[0] * geometry.original[1])
     runs = statistics.mean(len(runs) / 2 for runs in masks.runs)
@@ -243,7 +243,7 @@ def differences(logits: Logits, geometry: ImageGeometry) -> dict[str, int]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """What the targets are about, one case a line."""
+    """Return a table of all cases, one a line."""
     lines = ["set         original   dense ms  ours ms  speedup  (paste  rle)  dense MB  ours MB  share   wrong px"]
     for each in rows:
         dense, our = (each[f"ms {side} paste"] + each[f"ms {side} rle"] for side in ("dense", "our"))

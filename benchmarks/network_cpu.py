@@ -20,39 +20,31 @@ recorded, and says little: weights made from a seed are no trained model's.
 
 import argparse
 import json
-import multiprocessing
-import os
 import random
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from multiprocessing.connection import Connection
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
-from PIL import Image
 
+from benchmarks.network_side import HEIGHT, INT8, WIDTH, Side
 from benchmarks.targets import Target, write_results
-from condinst_deploy.contract import ImageGeometry, NetworkOutputs
-from condinst_deploy.evaluation.agreement import Tolerance, agreement
-from condinst_deploy.imaging.decode import RGBArray
-from condinst_deploy.runtime.backend import Backend
-from condinst_deploy.runtime.cores import CpuThreads
+from condinst_deploy.benchmarking.process import ModelProcess
+from condinst_deploy.benchmarking.settings import cores_for
+from condinst_deploy.errors import ConfigError
+from condinst_deploy.evaluation.agreement import Tolerance, agreement_of, instances_from_coco, matched_pairs
 from condinst_deploy.runtime.cpu_features import products_may_overflow
-from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from condinst_deploy.runtime.options import PredictorOptions
-from condinst_deploy.runtime.predictor import stages_of
-from condinst_deploy.runtime.preprocessing.types import Inputs
-from condinst_deploy.runtime.torch_backend import TorchBackend
-from tests.support.dense_masks import dense_rles
 from tests.support.exports import save_int8, save_r50
 from tests.support.models import IMAGES
 
-WIDTH, HEIGHT = 1333, 800
+SIDE = (sys.executable, "-m", "benchmarks.network_side")
+"""Command of a side's process."""
+
 NETWORK = (800, 1344)
 INSTANCES = 100
 
@@ -66,9 +58,7 @@ PAUSE = 0.5
 NETWORK_TARGET, IMAGE_TARGET = 1.05, 0.70
 INT8_NETWORK_TARGET, INT8_IMAGE_TARGET = 0.40, 0.50
 
-Side = Literal["eager", "eager, channels last", "onnxruntime", "onnxruntime, sleeping", "onnxruntime, int8"]
 Work = Literal["network", "image"]
-INT8: Side = "onnxruntime, int8"
 SIDES: tuple[Side, ...] = tuple(side for side in get_args(Side) if side != INT8)
 WORK: dict[Work, tuple[Side, ...]] = {"network": SIDES, "image": ("eager", "onnxruntime")}
 INT8_WORK: dict[Work, tuple[Side, ...]] = {"network": ("onnxruntime", INT8), "image": ("onnxruntime", INT8)}
@@ -76,134 +66,46 @@ INT8_WORK: dict[Work, tuple[Side, ...]] = {"network": ("onnxruntime", INT8), "im
 Seconds = dict[Work, dict[Side, list[float]]]
 
 
-class ChannelsLastBackend(TorchBackend):
-    """The eager model with the layout and the mode that suit PyTorch on a CPU."""
-
-    def forward(self, inputs: Inputs) -> NetworkOutputs:
-        images, sizes = (torch.from_numpy(array) for array in inputs.on_host())
-        with torch.inference_mode():
-            outputs = self.model(images.contiguous(memory_format=torch.channels_last), sizes)
-        return NetworkOutputs(*(tensor.numpy() for tensor in outputs))
-
-
-def load_backend(side: Side, folder: Path) -> Backend:
-    if side.startswith("onnxruntime"):
-        name = "r50.int8.onnx" if side == INT8 else "r50.onnx"
-        return OnnxRuntimeBackend.load(folder / name, "cpu", CpuThreads(spin=side != "onnxruntime, sleeping"))
-    if side == "eager":
-        return TorchBackend.load(folder / "r50.pth", "cpu")
-    backend = ChannelsLastBackend.load(folder / "r50.pth", "cpu")
-    backend.model.to(memory_format=torch.channels_last)
-    return backend
-
-
-def photograph() -> RGBArray:
-    """RGB `(800, 1333, 3)`, which is resized no more."""
-    image = Image.open(IMAGES / "coffee.png").convert("RGB")
-    return np.asarray(image.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS))
-
-
-class Turns:
-    """What one side computes when it is its turn."""
-
-    def __init__(self, side: Side, folder: Path) -> None:
-        self.backend, self.image = load_backend(side, folder), photograph()
-        self.encode = compact_masks if side.startswith("onnxruntime") else dense_masks
-        self.stages = stages_of(self.backend, PredictorOptions())
-        self.inputs, _ = self.prepared()
-
-    def prepared(self) -> tuple[Inputs, ImageGeometry]:
-        _, geometry, inputs = self.stages.prepare(self.image, "photograph")
-        return self.stages.collate([inputs]), geometry
-
-    def network(self) -> NetworkOutputs:
-        return self.backend.forward(self.inputs).on_host()
-
-    def image_to_rle(self) -> list[Any]:
-        inputs, geometry = self.prepared()
-        return self.encode(self.backend, self.backend.forward(inputs).on_host(), geometry)
-
-
-def compact_masks(backend: Backend, outputs: NetworkOutputs, geometry: ImageGeometry) -> list[Any]:
-    (found,) = backend.postprocess(outputs, [geometry])
-    return list(found.masks.rle())
-
-
-def dense_masks(backend: Backend, outputs: NetworkOutputs, geometry: ImageGeometry) -> list[Any]:
-    """The references' way; `backend` has no part in it."""
-    return dense_rles(torch.from_numpy(outputs.mask_logits[0, : outputs.num_detections[0]]), geometry)
-
-
-def serve(side: Side, folder: Path, cores: set[int], pipe: Connection) -> None:
-    """A process: takes the name of some work, does it, and answers with its seconds; "outputs" gives the outputs."""
-    os.sched_setaffinity(0, cores)
-    torch.set_num_threads(len(cores))
-    turns = Turns(side, folder)
-    work: Mapping[str, Callable[[], object]] = {"network": turns.network, "image": turns.image_to_rle}
-    pipe.send("ready")
-    while (name := pipe.recv()) != "stop":
-        if name == "outputs":
-            pipe.send(turns.network())
-            continue
-        started = time.perf_counter()
-        work[name]()
-        pipe.send(time.perf_counter() - started)
-
-
 @contextmanager
-def processes(folder: Path, cores: set[int], sides: Sequence[Side]) -> Iterator[dict[Side, Connection]]:
-    """One for each side, all on the same cores, ready and blocked."""
-    context = multiprocessing.get_context("spawn")
-    pipes: dict[Side, Connection] = {}
-    children = []
-    try:
-        for side in sides:
-            pipes[side], end = context.Pipe()
-            children.append(context.Process(target=serve, args=(side, folder, cores, end), daemon=True))
-            children[-1].start()
-            end.close()  # so that a child that dies is an EOFError here
-            pipes[side].recv()
-        yield pipes
-        for pipe in pipes.values():
-            pipe.send("stop")
-    finally:
-        for child in children:
-            child.join(10)
-            child.kill()
+def processes(folder: Path, cores: Sequence[int], sides: Sequence[Side]) -> Iterator[dict[Side, ModelProcess]]:
+    """One for each side, all on the same cores, loaded and blocked."""
+    with ExitStack() as stack:
+        started = {side: stack.enter_context(ModelProcess(Path(side), cores, SIDE)) for side in sides}
+        for side, process in started.items():
+            padded = tuple(process.ask("load", side=side, folder=str(folder))["padded"])
+            if padded != NETWORK:
+                raise RuntimeError(f"the network sees {padded}; expected {NETWORK}")
+        yield started
 
 
-def asked(pipe: Connection, work: str) -> Any:
+def asked(process: ModelProcess, verb: str) -> dict[str, Any]:
     time.sleep(PAUSE)
-    pipe.send(work)
-    return pipe.recv()
+    return process.ask(verb)
 
 
-def check(pipes: Mapping[Side, Connection], folder: Path) -> dict[str, Any]:
+def check(started: Mapping[Side, ModelProcess]) -> dict[str, Any]:
     """Every side in float32 finds the same `INSTANCES`."""
-    with OnnxRuntimeBackend.load(folder / "r50.onnx", "cpu") as backend:
-        image = photograph()
-        geometry = backend.geometry(image)
-        if geometry.padded != NETWORK:
-            raise RuntimeError(f"the network sees {geometry.padded}; expected {NETWORK}")
-        found = {side: backend.postprocess(asked(pipe, "outputs"), [geometry])[0] for side, pipe in pipes.items()}
+    found = {side: instances_from_coco(asked(process, "detections")["entries"]) for side, process in started.items()}
     int8 = found.pop(INT8, None)
     eager = found.pop("eager" if int8 is None else "onnxruntime")
     if int8 is not None:
-        return {"instances": len(eager), "int8_matched": agreement(eager, int8).matched}
-    for side, detections in found.items():
-        result = agreement(eager, detections)
-        if len(detections) != INSTANCES or not result.within(SAME):
-            raise RuntimeError(f"{side} finds {len(detections)} instances, {result}; expected the eager {INSTANCES}")
-    areas = eager.masks.areas / (WIDTH * HEIGHT)
+        return {"instances": len(eager.scores), "int8_matched": len(matched_pairs(eager, int8))}
+    for side, instances in found.items():
+        result = agreement_of(eager, instances, matched_pairs(eager, instances))
+        if len(instances.scores) != INSTANCES or not result.within(SAME):
+            raise RuntimeError(
+                f"{side} finds {len(instances.scores)} instances, {result}; expected the eager {INSTANCES}"
+            )
+    areas = eager.areas / (WIDTH * HEIGHT)
     return {"instances": INSTANCES, "median_mask_area": round(float(np.median(areas)), 4)}
 
 
-def measured(pipes: Mapping[Side, Connection], rounds: int, plan: Mapping[Work, Sequence[Side]]) -> Seconds:
+def measured(started: Mapping[Side, ModelProcess], rounds: int, plan: Mapping[Work, Sequence[Side]]) -> Seconds:
     order = random.Random(0)
     seconds: Seconds = {work: {side: [] for side in sides} for work, sides in plan.items()}
     for i in range(-WARM_UP, rounds):
         for work, sides in plan.items():
-            times = {side: asked(pipes[side], work) for side in order.sample(sides, len(sides))}
+            times = {side: asked(started[side], work)["seconds"] for side in order.sample(sides, len(sides))}
             print(f"round {i + 1} of {rounds}, {work}:", *(f"{s} {t:.2f} s;" for s, t in times.items()), flush=True)
             if i >= 0:
                 for side, value in times.items():
@@ -248,18 +150,19 @@ def main() -> None:
     parser.add_argument("--int8", action="store_true", help="the INT8 file beside the float32 file, and nothing else")
     parser.add_argument("--out", type=Path, help="file for the results")
     arguments = parser.parse_args()
-    cores = sorted(os.sched_getaffinity(0))
-    if not 1 <= arguments.threads <= len(cores):
-        parser.error(f"--threads is {arguments.threads}; this process may use {len(cores)} cores")
+    try:
+        cores = cores_for(arguments.threads)
+    except ConfigError as e:
+        parser.error(str(e))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_r50(folder / "r50.pth", folder / "r50.onnx")
         if arguments.int8:
             save_int8(folder / "r50.onnx", folder / "r50.int8.onnx", IMAGES)
         plan = INT8_WORK if arguments.int8 else WORK
-        with processes(folder, set(cores[: arguments.threads]), plan["network"]) as pipes:
-            metrics = check(pipes, folder)
-            seconds = measured(pipes, arguments.rounds, plan)
+        with processes(folder, cores, plan["network"]) as started:
+            metrics = check(started)
+            seconds = measured(started, arguments.rounds, plan)
     targets = int8_targets_of(seconds) if arguments.int8 else targets_of(seconds)
     for target in targets:
         print(f"{target.name}: {target.measured} {target.unit}; {target.target or 'no target'}")

@@ -1,6 +1,6 @@
 """Fill the tables of docs/performance.md from the results that are committed.
 
-    python -m benchmarks.performance_tables            # write the document anew
+    python -m benchmarks.performance_tables            # rewrite the document
     python -m benchmarks.performance_tables --check    # exit status 1 where document and results differ
 
 A table stands between `<!-- figures: NAME -->` and `<!-- /figures -->`; NAME is a results file without its ending,
@@ -32,7 +32,7 @@ Rows = list[dict[str, Any]]
 
 
 def filled(document: str, results: Path) -> str:
-    """The document with every table made anew."""
+    """Return the document with all tables rewritten."""
     return BLOCK.sub(lambda block: f"{block[1]}\n{table_of(block[2], results)}\n\n{block[3]}", document)
 
 
@@ -49,7 +49,7 @@ def table_of(name: str, results: Path) -> str:
 
 
 def target_table(targets: Sequence[Target]) -> str:
-    """Figure beside target."""
+    """Metric beside target."""
     if not targets:
         return "*No targets in this file.*"
     rows = (

@@ -1,4 +1,4 @@
-"""What half precision costs in accuracy: detections of converted graphs against those of the float32 graph.
+"""Accuracy of half precision: detections of converted graphs against those of the float32 graph.
 
     python benchmarks/precision.py --onnx model.onnx --images tests/golden/images --out benchmarks/results/x.json
     python benchmarks/precision.py --onnx shapes.onnx --annotations val.json --images val [--calibration train]
@@ -25,16 +25,16 @@ import onnx.inliner
 from condinst_deploy.contract import InstanceDetections
 from condinst_deploy.contract.engine_ranges import CheckedRanges
 from condinst_deploy.evaluation.agreement import agreement, merged
-from condinst_deploy.evaluation.coco import Kind, average_precision, load_coco
+from condinst_deploy.evaluation.coco_metrics import Kind, average_precision, load_coco
 from condinst_deploy.imaging.decode import expand_sources
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.support.validation import typed
 from condinst_deploy.support.versions import installed_versions
-from condinst_engines.build import graph_for_builder
 from condinst_engines.build_recipe import BuildRecipe
 from condinst_engines.onnx_input import manifest_of
-from condinst_engines.policy import QUANTIZED, Policy, Precision
+from condinst_engines.plan_builder import graph_for_builder
 from condinst_engines.precision import converted
+from condinst_engines.precision_policy import QUANTIZED, Policy, Precision
 from condinst_engines.quantization.calibrate import Request, calibrated
 from condinst_engines.quantization.report import simulation_backend
 from condinst_engines.ranges.check import RangeCheck
@@ -82,7 +82,7 @@ def quantized_graphs(source: Path, calibration: Path, ranges: CheckedRanges) -> 
     policy = typed(dict(ranges.policy), Policy)
     for kind in QUANTIZED:
         recipe = BuildRecipe(precision="float16", quantization=kind, policy=policy)
-        scales, _ = calibrated(proto, manifest, Request(kind, options), recipe, "")
+        scales, _ = calibrated(proto, manifest, Request(kind, options), recipe)
         yield f"{kind.upper()} engine rounded", rounded(graph_for_builder(proto, recipe, scales))
 
 

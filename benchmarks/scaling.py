@@ -31,7 +31,7 @@ LOSSES_AN_HOUR = (0.001, 0.05, 1.0)
 
 @dataclass(frozen=True)
 class Measured:
-    """What an image and a shard cost, on the machine of the results file."""
+    """Measured costs of an image and of a shard, on the machine of the results file."""
 
     decode_ms: float  # CPU
     resize_ms: float  # CPU
@@ -64,7 +64,7 @@ class Site:
 
 
 def measured_from(path: Path = RESULTS) -> Measured:
-    """Figures of a results file of `benchmarks.batch_runs`."""
+    """Metrics of a results file of `benchmarks.batch_runs`."""
     values: dict[str, Any] = json.loads(path.read_text())
     stages = values["stages"]
     return Measured(
@@ -131,6 +131,17 @@ def best_shard_size(measured: Measured, site: Site) -> int:
     return max(sizes, key=lambda size: efficiency(measured, site, size))
 
 
+def measured_rows(measured: Measured) -> Iterator[list[str]]:
+    """Rows of the table of measurements: what, for an image, for a shard."""
+    yield ["decode (CPU)", f"{measured.decode_ms:.2f} ms", ""]
+    yield ["resize (CPU)", f"{measured.resize_ms:.2f} ms", ""]
+    yield ["masks to RLE, row (CPU)", f"{measured.row_ms:.2f} ms", ""]
+    yield ["bytes in", f"{measured.bytes_in:,.0f}", ""]
+    yield ["bytes out", f"{measured.bytes_out:,.0f}", ""]
+    yield ["wait of a worker between shards (Ray, driver)", "", f"{measured.shard_ms:.2f} ms"]
+    yield ["driver (CPU)", "", f"{measured.driver_ms:.2f} ms"]
+
+
 def throughput_rows(measured: Measured, site: Site, counts: Sequence[int]) -> Iterator[list[str]]:
     """Rows of the table of throughput: servers, images/s, images a day, what binds, cost of a million images."""
     share = efficiency(measured, site, site.shard_size)
@@ -150,6 +161,11 @@ def servers_for(measured: Measured, site: Site, images_a_day: float) -> int | No
     return math.ceil(wanted / (worker_rate(measured, site) * site.gpus))
 
 
+def most_servers(measured: Measured, site: Site, shared: str) -> int:
+    """Servers up to which a shared part, the driver or storage, does not bind."""
+    return math.floor(limits(measured, site, 1)[shared] / (worker_rate(measured, site) * site.gpus))
+
+
 def failure_rows(measured: Measured, site: Site) -> Iterator[list[str]]:
     """Rows of the table of failures: shard size, seconds, work done twice at each rate of losses, efficiency."""
     for size in SHARD_SIZES:
@@ -165,6 +181,7 @@ def tables(measured: Measured, site: Site, counts: Sequence[int]) -> str:
     """All tables as Markdown."""
     allowed = limits(measured, site, 1)
     parts = [
+        table(["measured", "an image", "a shard"], measured_rows(measured)),
         table(["one server: limit", "images/s"], [[name, f"{value:,.0f}"] for name, value in allowed.items()]),
         table(
             ["servers", "images/s", "images a day", "binds", "cost of a million"],
@@ -177,6 +194,13 @@ def tables(measured: Measured, site: Site, counts: Sequence[int]) -> str:
             failure_rows(measured, site),
         ),
     ]
+    decoding, card = allowed["decoding (CPU)"], allowed["network card"]
+    beyond = {name: most_servers(measured, site, name) for name in ("driver", "storage")}
+    parts.append(
+        f"What binds next: in a server decoding, from {decoding:,.0f} images/s of its GPUs, and the network card, from"
+        f" {card:,.0f}; of the site the driver, beyond {beyond['driver']:,} such servers, and storage, beyond"
+        f" {beyond['storage']:,}."
+    )
     needed = servers_for(measured, site, BILLION)
     answer = "is out of reach: storage or the driver binds" if needed is None else f"needs {needed:,} servers"
     best = [f"{best_shard_size(measured, replace(site, loss_an_hour=loss)):,}" for loss in LOSSES_AN_HOUR]

@@ -1,7 +1,7 @@
-"""What a server costs: Triton with both layouts, and the FastAPI example, beside `Predictor` in one process.
+"""Overhead of a server: Triton with both layouts, and the FastAPI example, beside `Predictor` in one process.
 
     python -m benchmarks.serving_load --out benchmarks/results/serving_load.json    # after make triton-env
-    python -m benchmarks.serving_load --table                                       # the tables of docs/serving.md
+    python -m benchmarks.serving_tables                                             # the tables of docs/serving.md
 
 Everything is on loopback. A closed loop: each of N threads sends its next image when its last answer is there. Images
 are JPEGs of one size (uniform) or of six sizes (mixed); the slim model with seeded weights, ONNX Runtime on the CPU.
@@ -9,8 +9,10 @@ are JPEGs of one size (uniform) or of six sizes (mixed); the slim model with see
 * latency: from the first byte sent until the last one read, without decoding the answer;
 * throughput: answers per second;
 * CPU time of an image: of the server's processes, from the kernel; the transport's share is that of `tritonserver`
-  itself, without its Python models. It hardly depends on what else the machine does, so the ratio to the predictor is
-  taken from it, round by round;
+  itself, without its Python models. It depends less than latency on what else the machine does, so the ratio to the
+  predictor is taken from it, round by round, with further rounds at the concurrency of the target;
+* the predictor in one process: with its defaults, and as it runs inside the server: threads that sleep between runs
+  (`CpuThreads(spin=False)`), and batches of as many images as are in flight. The target is a ratio to the latter;
 * images of a run: how many images the server merged into one execution, from its metrics.
 
 Every answer is compared with the predictor's: one that is lost, doubled or another image's ends the benchmark.
@@ -25,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -36,10 +38,11 @@ from urllib.request import urlopen
 import numpy as np
 from PIL import Image
 
-from benchmarks.serving_tables import draw_load, tables
 from benchmarks.targets import Target, write_results
 from condinst_deploy.imaging.decode import EncodedImage
 from condinst_deploy.model.checkpoints import save_model
+from condinst_deploy.runtime.cores import CpuThreads
+from condinst_deploy.runtime.options import PredictorOptions
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.serving.client.http import HttpTransport
 from condinst_deploy.serving.protocol import BOXES, IMAGE_SIZE, LABELS, MODEL, NETWORK, RLE_COUNTS, SCORES
@@ -50,7 +53,6 @@ from tests.support.models import IMAGES, SLIM, manifest_of, seeded_model
 from tests.support.process_tree import cpu_seconds_of, descendants
 from tests.support.triton_server import Server, free_ports, missing, running
 
-RESULTS = Path(__file__).parent / "results" / "serving_load.json"
 CONCURRENCY = (1, 2, 4, 8, 16)
 WORKLOADS = {
     "uniform": ((640, 480),),
@@ -62,8 +64,15 @@ DISTINCT = 24
 """Different images of a workload."""
 
 OUTPUTS = (BOXES, SCORES, LABELS, IMAGE_SIZE, RLE_COUNTS)
-BAR = 1.10
-"""CPU time of an image at concurrency 4 on uniform images, beside the predictor's."""
+BAR, BAR_CONCURRENCY = 1.10, 4
+"""CPU time of an image on uniform images, beside the predictor's."""
+
+PREDICTORS = {
+    "predictor, defaults": PredictorOptions(device="cpu"),
+    "predictor, as served": PredictorOptions(device="cpu", batch_size=BAR_CONCURRENCY, threads=CpuThreads(spin=False)),
+}
+
+SINGLE, *OTHERS = SERVICES = ("Triton, single layout", "Triton, ensemble layout", "FastAPI")
 
 Ask = Callable[[bytes], Any]
 """Sends an image, and returns what of the answer is compared."""
@@ -72,7 +81,7 @@ Ask = Callable[[bytes], Any]
 class Cost(NamedTuple):
     """CPU seconds so far."""
 
-    transport: float  # of the process that speaks HTTP
+    transport: float  # of the process that handles HTTP
     models: float  # of the processes with the models; 0 where there is one process
 
 
@@ -84,7 +93,7 @@ class Service:
     connect: Callable[[], tuple[Ask, Callable[[], None]]]  # for each thread: a connection of its own, and its end
     expected: Callable[[dict[str, Any]], Any]  # what `Ask` has to return, from the predictor's answer
     cost: Callable[[], Cost]
-    runs: Callable[[], tuple[float, float]]  # images and executions so far; zeros where nobody counts
+    runs: Callable[[], tuple[float, float]]  # images and executions so far; zeros if they are not counted
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,7 @@ class Load:
     p95_ms: float
     p99_ms: float
     cpu_ms: float  # of an image, all processes of the server
-    transport_cpu_ms: float  # of it, in the process that speaks HTTP
+    transport_cpu_ms: float  # of it, in the process that handles HTTP
     images_of_a_run: float  # 0: not counted
 
 
@@ -121,19 +130,20 @@ def photographs(workload: str) -> list[EncodedImage]:
 
 
 def answer_of(found: Any) -> dict[str, Any]:
-    """What a server's answer is compared with."""
+    """Reference for a server's answers."""
     return {"counts": [rle["counts"] for rle in found.masks.rle()], "coco": found.to_coco(image_id=0)}
 
 
-def predictor_cpu_ms(predictor: Predictor, images: Sequence[EncodedImage], count: int) -> float:
-    """CPU milliseconds of an image in one process, from the file's bytes to RLE; all threads count."""
+def in_one_process(predictor: Predictor, images: Sequence[EncodedImage], count: int) -> dict[str, float]:
+    """CPU milliseconds of an image in one process, from the file's bytes to RLE, and images/s; all threads count."""
     sources = (images[number % len(images)] for number in range(count))
-    started = time.process_time()
+    cpu, started = time.process_time(), time.perf_counter()
     with closing(predictor.stream(sources)) as stream:
         for prediction in stream:
             assert prediction.detections is not None
             prediction.detections.masks.rle()
-    return 1000 * (time.process_time() - started) / count
+    cpu, seconds = time.process_time() - cpu, time.perf_counter() - started
+    return {"cpu_ms": round(1000 * cpu / count, 3), "images_per_second": round(count / seconds, 2)}
 
 
 def loaded(
@@ -205,7 +215,7 @@ def triton(layout: Layout, model: Path, folder: Path, options: RepositoryOptions
             return Cost(cpu_seconds_of(server.process.pid), sum(map(cpu_seconds_of, server.stubs())))
 
         yield Service(
-            f"Triton, {layout}", connect, lambda answer: answer["counts"], cost, lambda: merged(server, counted)
+            f"Triton, {layout} layout", connect, lambda answer: answer["counts"], cost, lambda: merged(server, counted)
         )
 
 
@@ -259,87 +269,106 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
     raise SystemExit("error: the example server did not start")
 
 
-def measured(model: Path, folder: Path, rounds: int, requests: int) -> tuple[list[Load], list[dict[str, Any]]]:
-    """All loads, and CPU time of the predictor beside each round."""
-    loads, predictors = list[Load](), list[dict[str, Any]]()
-    images = {workload: photographs(workload) for workload in WORKLOADS}
-    with Predictor(model, device="cpu") as predictor, Predictor(model, device="cpu", batch_size=8) as batches:
-        answers = {name: [answer_of(found) for found in predictor(own)] for name, own in images.items()}
-        with (
-            triton("single", model, folder, RepositoryOptions(layout="single")) as single,
-            triton("ensemble", model, folder, RepositoryOptions(layout="ensemble")) as ensemble,
-            fastapi(model) as example,
-        ):
-            services = (single, ensemble, example)
-            for number in range(rounds + 1):  # the first round warms up
-                for workload, own in images.items():
-                    alone = {
-                        f"batch {batch}": round(predictor_cpu_ms(one, own, requests), 3)
-                        for batch, one in ((1, predictor), (8, batches))
-                    }
-                    predictors.append({"workload": workload, "round": number, **alone})
-                    for concurrency in CONCURRENCY if number else (4,):
-                        for service in services:
-                            wanted = [service.expected(answer) for answer in answers[workload]]
-                            found = loaded(service, own, wanted, concurrency, requests)
-                            loads.append(Load(service.name, workload, concurrency, number, **found))  # type: ignore[arg-type]
-                            print(loads[-1], flush=True)
-    return [load for load in loads if load.round], [entry for entry in predictors if entry["round"]]
+@dataclass(frozen=True)
+class Plan:
+    """What is measured."""
+
+    rounds: int  # of everything
+    requests: int  # of one measurement
+    bar_rounds: int  # further ones, at the concurrency of the target
 
 
-def ratio(loads: Sequence[Load], predictors: Sequence[dict[str, Any]], service: str, kind: str = "cpu_ms") -> float:
-    """CPU time of an image beside the predictor's, uniform images, concurrency 4; median of the rounds."""
-    beside = {
-        entry["round"]: min(entry["batch 1"], entry["batch 8"])
-        for entry in predictors
-        if entry["workload"] == "uniform"
-    }
-    own = {
-        load.round: getattr(load, kind)
-        for load in loads
-        if (load.service, load.workload, load.concurrency) == (service, "uniform", 4)
-    }
-    return median(float(own[number]) / float(beside[number]) for number in own)
+class Bench:
+    """Services and predictors of one model, and what was measured on them."""
+
+    def __init__(self, model: Path, services: Sequence[Service], requests: int, stack: ExitStack) -> None:
+        self._services, self._requests = services, requests
+        self._predictors = {name: stack.enter_context(Predictor(model, o)) for name, o in PREDICTORS.items()}
+        self._images = {workload: photographs(workload) for workload in WORKLOADS}
+        first = next(iter(self._predictors.values()))
+        self._answers = {name: [answer_of(found) for found in first(own)] for name, own in self._images.items()}
+        self.loads: list[Load] = []
+        self.alone: list[dict[str, Any]] = []
+
+    def round(self, number: int, workload: str, levels: Sequence[int]) -> None:
+        """Measure every predictor, then every service at these concurrencies."""
+        images = self._images[workload]
+        for name, predictor in self._predictors.items():
+            found = in_one_process(predictor, images, self._requests)
+            self.alone.append({"options": name, "workload": workload, "round": number} | found)
+        for concurrency in levels:
+            for service in self._services:
+                wanted = [service.expected(answer) for answer in self._answers[workload]]
+                values = loaded(service, images, wanted, concurrency, self._requests)
+                self.loads.append(Load(service.name, workload, concurrency, number, **values))  # type: ignore[arg-type]
+                print(self.loads[-1], file=sys.stderr, flush=True)
+
+
+def measured(model: Path, folder: Path, plan: Plan) -> tuple[list[Load], list[dict[str, Any]]]:
+    """All loads, and the predictors beside each round; the first round warms up."""
+    with ExitStack() as stack:
+        services = [
+            stack.enter_context(triton("single", model, folder, RepositoryOptions(layout="single"))),
+            stack.enter_context(triton("ensemble", model, folder, RepositoryOptions(layout="ensemble"))),
+            stack.enter_context(fastapi(model)),
+        ]
+        bench = Bench(model, services, plan.requests, stack)
+        for number in range(plan.rounds + 1):
+            for workload in WORKLOADS:
+                bench.round(number, workload, CONCURRENCY if number else (BAR_CONCURRENCY,))
+        for number in range(plan.rounds + 1, plan.rounds + plan.bar_rounds + 1):
+            bench.round(number, "uniform", (BAR_CONCURRENCY,))
+    return [load for load in bench.loads if load.round], [entry for entry in bench.alone if entry["round"]]
+
+
+class Ratios:
+    """CPU time of an image at the concurrency of the target, a service's beside a predictor's; median of the rounds."""
+
+    def __init__(self, loads: Sequence[Load], alone: Sequence[dict[str, Any]]) -> None:
+        self._loads = [x for x in loads if (x.workload, x.concurrency) == ("uniform", BAR_CONCURRENCY)]
+        self._alone = {(x["options"], x["round"]): x["cpu_ms"] for x in alone if x["workload"] == "uniform"}
+
+    def of(self, service: str, predictor: str, kind: str = "cpu_ms") -> float:
+        """The ratio of a service, or of a part of its time."""
+        own = {load.round: float(getattr(load, kind)) for load in self._loads if load.service == service}
+        return float(median(value / self._alone[predictor, number] for number, value in own.items()))
+
+
+def targets_of(loads: Sequence[Load], alone: Sequence[dict[str, Any]]) -> list[Target]:
+    """The target, and what helps to read it."""
+    ratios, (defaults, served) = Ratios(loads, alone), PREDICTORS
+    what, unit = f"CPU time of an image at concurrency {BAR_CONCURRENCY}", "of the predictor's"
+    share = ratios.of(SINGLE, served, "transport_cpu_ms")
+    return [
+        Target.at_most(f"{what}, {SINGLE}, beside the {served}", ratios.of(SINGLE, served), BAR, unit),
+        Target.without(f"of it in the process that speaks HTTP, {SINGLE}", share, unit),
+        *(Target.without(f"{what}, {name}, beside the {served}", ratios.of(name, served), unit) for name in OTHERS),
+        *(
+            Target.without(f"{what}, {name}, beside the {defaults}", ratios.of(name, defaults), unit)
+            for name in (SINGLE, *OTHERS)
+        ),
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and write JSON and the plot, or print the tables of a results file."""
+    """Measure and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="file for the results")
-    parser.add_argument("--table", action="store_true", help="print the tables of the committed results")
-    parser.add_argument("--plot", type=Path, help="file for the plot of the committed results, PNG")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--requests", type=int, default=120)
+    parser.add_argument("--bar-rounds", type=int, default=6, help="further rounds, at the concurrency of the target")
+    parser.add_argument("--requests", type=int, default=96)
     parsed = parser.parse_args(arguments)
-    if parsed.table or parsed.plot:
-        results = json.loads(RESULTS.read_text())
-        print(tables(results), end="")
-        if parsed.plot:
-            draw_load(results, parsed.plot)
-        return
     if missing():
         raise SystemExit(f"error: {missing()}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_model(folder / "slim.pth", seeded_model(), manifest_of(SLIM))
         model = exported(folder / "slim.pth", folder / "slim.onnx")
-        loads, predictors = measured(model, folder, parsed.rounds, parsed.requests)
-    targets = [
-        Target.at_most(
-            f"CPU time of an image, {name}, concurrency 4", ratio(loads, predictors, name), BAR, "of the predictor's"
-        )
-        for name in ("Triton, single", "Triton, ensemble")
-    ]
-    targets.append(
-        Target.without(
-            "CPU time of an image, FastAPI, concurrency 4", ratio(loads, predictors, "FastAPI"), "of the predictor's"
-        )
-    )
-    share = ratio(loads, predictors, "Triton, single", "transport_cpu_ms")
-    targets.append(Target.without("of it in tritonserver itself, single", share, "of the predictor's"))
-    metrics = {"predictor_cpu_ms": predictors, "loads": [asdict(load) for load in loads]}
+        plan = Plan(parsed.rounds, parsed.requests, parsed.bar_rounds)
+        loads, alone = measured(model, folder, plan)
+    targets = targets_of(loads, alone)
     if parsed.out:
-        write_results(parsed.out, targets, metrics)
+        write_results(parsed.out, targets, {"predictors": alone, "loads": [asdict(load) for load in loads]})
     print(json.dumps([asdict(target) for target in targets], indent=1))
 
 

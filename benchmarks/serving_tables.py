@@ -1,15 +1,105 @@
-"""Tables and the plot of docs/serving.md, from a results file of `benchmarks.serving_load`."""
+"""Tables and the plot of docs/serving.md, from the results that are committed.
 
-from collections.abc import Sequence
+python -m benchmarks.serving_tables            # write the document and the plot anew
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from benchmarks.performance_tables import measured_on
 from condinst_deploy.support.atomic_write import atomic_path
 
+ROOT = Path(__file__).parents[1]
+DOCUMENT = ROOT / "docs" / "serving.md"
+PLOT = ROOT / "docs" / "images" / "serving_load.png"
+RESULTS = Path(__file__).parent / "results"
+BLOCK = re.compile(r"(<!-- (load|transport) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
+
 Results = dict[str, Any]
+
+
+def filled(document: str, results: Path = RESULTS) -> str:
+    """The document with its tables made anew."""
+
+    def block(found: re.Match[str]) -> str:
+        file, make = TABLES[found[2]]
+        path = results / file
+        if not path.is_file():
+            return f"{found[1]}*Not measured yet.*\n{found[3]}"
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return f"{found[1]}\n{make(content)}\n\n{measured_on(content, file)}\n\n{found[3]}"
+
+    return BLOCK.sub(block, document)
+
+
+def load_tables(results: Results) -> str:
+    """Throughput, latency and CPU time of every service."""
+    services, predictors = distinct(results["loads"], "service"), distinct(results["predictors"], "options")
+
+    def rows(shown: Callable[[str, str, int], str]) -> list[list[str]]:
+        places = [(w, c) for w in distinct(results["loads"], "workload") for c in distinct_levels(results)]
+        return [[w, str(c), *(shown(name, w, c) for name in services)] for w, c in places]
+
+    def rate(name: str, workload: str, level: int) -> str:
+        return f"{value_of(results, 'images_per_second', name, workload, level):.1f}"
+
+    def latency(name: str, workload: str, level: int) -> str:
+        kinds = ("p50_ms", "p95_ms", "p99_ms")
+        return " / ".join(f"{value_of(results, kind, name, workload, level):.0f}" for kind in kinds)
+
+    def cost(name: str, workload: str, level: int) -> str:
+        whole, transport, merged = (
+            value_of(results, kind, name, workload, level) for kind in ("cpu_ms", "transport_cpu_ms", "images_of_a_run")
+        )
+        return f"{whole:.1f}, {transport:.1f}, {merged:.1f}" if merged else f"{whole:.1f}"
+
+    alone = [
+        [name, workload, f"{own(results, name, workload, 'images_per_second'):.1f}", f"{cpu:.1f}"]
+        for name in predictors
+        for workload in distinct(results["loads"], "workload")
+        for cpu in [own(results, name, workload, "cpu_ms")]
+    ]
+    head = ["images", "in flight", *services]
+    return "\n\n".join(
+        (
+            "In one process:",
+            table(["", "images", "images/s", "CPU ms of an image"], alone),
+            "Images/s:",
+            table(head, rows(rate)),
+            "Latency, p50 / p95 / p99 in ms:",
+            table(head, rows(latency)),
+            "CPU time of an image in ms; for Triton also the part of `tritonserver`, and requests of one execution:",
+            table(head, rows(cost)),
+        )
+    )
+
+
+def transport_table(results: Results) -> str:
+    """One row for each size: bytes and CPU time of each form of the masks."""
+    rows = results["rows"]
+    cells = {(row["size"], row["form"]): f"{shown_bytes(row['bytes'])}, {row['cpu_ms']:.1f} ms" for row in rows}
+    forms = distinct(rows, "form")
+    return table(["image", *forms], [[size, *(cells[size, form] for form in forms)] for size in distinct(rows, "size")])
+
+
+TABLES: dict[str, tuple[str, Callable[[Results], str]]] = {
+    "load": ("serving_load.json", load_tables),
+    "transport": ("mask_transport.json", transport_table),
+}
+
+
+def shown_bytes(count: int) -> str:
+    """Bytes in the largest unit that fits."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} bytes"
 
 
 def value_of(results: Results, kind: str, service: str, workload: str, concurrency: int) -> float:
@@ -19,63 +109,20 @@ def value_of(results: Results, kind: str, service: str, workload: str, concurren
     return median(float(x[kind]) for x in loads if (x["service"], x["workload"], x["concurrency"]) == place)
 
 
-def tables(results: Results) -> str:
-    """Tables in Markdown: latency and throughput, then CPU time of an image."""
-    services, workloads, levels = (distinct(results, key) for key in ("service", "workload", "concurrency"))
-    parts = []
-    for workload in workloads:
-        head = [
-            "in flight",
-            *(f"{name}: images/s" for name in services),
-            *(f"{name}: p50 / p95 / p99 ms" for name in services),
-        ]
-        rows = [
-            [
-                str(level),
-                *(f"{value_of(results, 'images_per_second', name, workload, level):.1f}" for name in services),
-                *(
-                    " / ".join(
-                        f"{value_of(results, kind, name, workload, level):.0f}"
-                        for kind in ("p50_ms", "p95_ms", "p99_ms")
-                    )
-                    for name in services
-                ),
-            ]
-            for level in levels
-        ]
-        parts.append(f"Images {workload}:\n\n{table(head, rows)}")
-    head = [
-        "in flight",
-        "images",
-        "predictor",
-        *services,
-        "of it tritonserver (single)",
-        "images of a run (single, ensemble)",
-    ]
-    rows = []
-    for workload in workloads:
-        own = [entry for entry in results["predictor_cpu_ms"] if entry["workload"] == workload]
-        alone = median(min(entry["batch 1"], entry["batch 8"]) for entry in own)
-        rows += [
-            [
-                str(level),
-                workload,
-                f"{alone:.1f} ms",
-                *(f"{value_of(results, 'cpu_ms', name, workload, level):.1f} ms" for name in services),
-                f"{value_of(results, 'transport_cpu_ms', services[0], workload, level):.1f} ms",
-                ", ".join(
-                    f"{value_of(results, 'images_of_a_run', name, workload, level):.1f}" for name in services[:2]
-                ),
-            ]
-            for level in levels
-        ]
-    parts.append(f"CPU time of an image:\n\n{table(head, rows)}")
-    return "\n\n".join(parts) + "\n"
+def own(results: Results, options: str, workload: str, kind: str) -> float:
+    """Median of the rounds of a predictor in one process."""
+    entries = results["predictors"]
+    return median(float(x[kind]) for x in entries if (x["options"], x["workload"]) == (options, workload))
 
 
-def distinct(results: Results, key: str) -> list[Any]:
-    """Values of the loads in the order of their first appearance."""
-    return list(dict.fromkeys(load[key] for load in results["loads"]))
+def distinct(rows: Sequence[dict[str, Any]], key: str) -> list[str]:
+    """Values in the order of their first appearance."""
+    return list(dict.fromkeys(row[key] for row in rows))
+
+
+def distinct_levels(results: Results) -> list[int]:
+    """Numbers of images in flight."""
+    return sorted({load["concurrency"] for load in results["loads"]})
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -85,18 +132,32 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def draw_load(results: Results, path: Path) -> None:
     """Draw throughput and latency over the number of images in flight."""
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
-    services, levels = distinct(results, "service"), distinct(results, "concurrency")
-    for axes, kind, title in zip(
-        figure.subplots(1, 2), ("images_per_second", "p95_ms"), ("images/s", "95 % answered within, ms"), strict=True
-    ):
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    services, levels = distinct(results["loads"], "service"), distinct_levels(results)
+    kinds = (("images_per_second", "images/s"), ("p95_ms", "95 % answered within, ms"))
+    for axes, (kind, title) in zip(figure.subplots(1, 2), kinds, strict=True):
         for number, service in enumerate(services):
             for workload, style in (("uniform", "-"), ("mixed", "--")):
                 values = [value_of(results, kind, service, workload, level) for level in levels]
                 axes.plot(levels, values, style, color=f"C{number}", marker="o", label=f"{service}, {workload}")
         axes.set(title=title, xlabel="images in flight", xscale="log", ylim=(0, None))
         axes.set_xticks(levels, [str(level) for level in levels])
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize=7)
+    for number, options in enumerate(distinct(results["predictors"], "options")):
+        rate = own(results, options, "uniform", "images_per_second")
+        figure.axes[0].axhline(rate, color="0.4", linestyle=(":", "-.")[number % 2], label=options)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=7, loc="outside right upper")
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=90, pil_kwargs={"optimize": True})
+        figure.savefig(temporary, format="png", dpi=90, pil_kwargs={"optimize": True}, metadata={"Software": None})
+
+
+def main() -> None:
+    """Write document and plot."""
+    with atomic_path(DOCUMENT) as temporary:
+        temporary.write_text(filled(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
+    draw_load(json.loads((RESULTS / "serving_load.json").read_text(encoding="utf-8")), PLOT)
+
+
+if __name__ == "__main__":
+    main()

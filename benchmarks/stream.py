@@ -82,7 +82,7 @@ def exported(folder: Path) -> Path:
 
 
 def ways(predictor: Predictor, paths: Sequence[Path], folder: Path) -> dict[str, Callable[[], int]]:
-    """What is timed; each returns how many detections it found, or images it ran."""
+    """Return the timed functions; each returns the number of detections that it found, or of images that it ran."""
     stages, size = predictor.stages, predictor.batch_size
     batches = [paths[i : i + size] for i in range(0, len(paths), size)]
     ready = [stages.collate([stages.prepare(path, path.name).inputs for path in batch]) for batch in batches]
@@ -122,7 +122,7 @@ def measured(
     cpu: dict[str, list[float]] = {name: [] for name in timed}
     found: dict[str, int] = {}
     for number in range(rounds):
-        # forwards, then backwards: a machine that drifts favours nobody
+        # forwards, then backwards, so that a machine that drifts favours none
         for name in list(timed)[:: 1 if number % 2 == 0 else -1]:
             started = time.perf_counter(), time.process_time()
             found[name] = timed[name]()
@@ -155,7 +155,7 @@ def paired(seconds: dict[str, list[float]], name: str) -> float:
 
 
 def show(batch: int, rows: dict[str, Any]) -> None:
-    print(f"\nbatch {batch:<18}{'pictures/s':>12}{'of network':>12}{'by CPU':>8}   (target: folder {TARGET})")
+    print(f"\nbatch {batch:<18}{'images/s':>12}{'of network':>12}{'by CPU':>8}   (target: folder {TARGET})")
     for name, row in rows.items():
         shares = row["share_of_the_networks_throughput"], row["the_same_from_cpu_time"]
         print(f"{name:24}{row['pictures_per_second']:12.2f}{shares[0]:12.2f}{shares[1]:8.2f}")

@@ -1,4 +1,4 @@
-"""The plots of docs/performance.md, from the committed figures of `benchmarks/sweeps.py`."""
+"""The plots of docs/performance.md, from the committed metrics of `benchmarks/sweeps.py`."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

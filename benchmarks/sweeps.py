@@ -1,4 +1,4 @@
-"""What the cost depends on: instances, size of the image, batch, threads; and how near the network is to the peak.
+"""Cost by instances, image size, batch and threads; and the network's share of the machine's peak.
 
     python -m benchmarks.sweeps [--out benchmarks/results/sweeps.json]   # about five minutes on two quiet cores
     python -m benchmarks.sweeps plot                                     # docs/images/sweep_*.png from that file
@@ -62,7 +62,7 @@ Float32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is swept; the defaults are those of the committed file."""
+    """Ranges of the sweeps; the committed file was made with the defaults."""
 
     instances: tuple[int, ...] = (10, 30, 100, 200, 300)
     originals: tuple[tuple[int, int], ...] = ((480, 640), (800, 1333), (1080, 1920), (2000, 3000), (3000, 4000))
@@ -235,7 +235,7 @@ def _ms(seconds: float) -> float:
 
 
 def targets_of(metrics: dict[str, Any]) -> list[Target]:
-    """The figures of the roofline; nothing was asked of them."""
+    """The metrics of the roofline; nothing was asked of them."""
     targets = []
     for row in metrics["peak"]:
         threads = row["threads"]

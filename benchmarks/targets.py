@@ -19,7 +19,7 @@ from condinst_deploy.runtime.coco_results import write_json
 
 @dataclass(frozen=True)
 class Target:
-    """One measured figure and what was asked of it."""
+    """One measured metric and what was asked of it."""
 
     name: str
     measured: float
@@ -29,17 +29,17 @@ class Target:
 
     @classmethod
     def at_least(cls, name: str, measured: float, limit: float, unit: str) -> "Target":
-        """A figure that must not be smaller than `limit`."""
+        """A metric that must not be smaller than `limit`."""
         return cls(name, rounded(measured), unit, f"at least {limit:g}", measured >= limit)
 
     @classmethod
     def at_most(cls, name: str, measured: float, limit: float, unit: str) -> "Target":
-        """A figure that must not be larger than `limit`."""
+        """A metric that must not be larger than `limit`."""
         return cls(name, rounded(measured), unit, f"at most {limit:g}", measured <= limit)
 
     @classmethod
     def without(cls, name: str, measured: float, unit: str) -> "Target":
-        """A figure of which nothing was asked, shown beside the others."""
+        """A metric of which nothing was asked, shown beside the others."""
         return cls(name, rounded(measured), unit)
 
 
@@ -51,7 +51,7 @@ def rounded(value: float) -> float:
 def results_of(
     targets: Sequence[Target], metrics: dict[str, Any], packages: Sequence[str] = PACKAGES
 ) -> dict[str, Any]:
-    """What a results file holds: machine with the versions of `packages`, targets, and what else a benchmark says."""
+    """Content of a results file: machine with the versions of `packages`, targets, and a benchmark's metrics."""
     return {"machine": machine(packages), "targets": [asdict(target) for target in targets]} | metrics
 
 

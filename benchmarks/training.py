@@ -1,4 +1,4 @@
-"""What training costs: steps in one process and in two, large annotation files, the loader.
+"""Cost of training: steps in one process and in two, large annotation files, the loader.
 
     python -m benchmarks.training steps [--rounds 5]   # slim recipe: two processes of one thread, one of two threads
     python -m benchmarks.training annotations          # a file of train2017's size: time, memory, eight workers

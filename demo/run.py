@@ -17,10 +17,9 @@ from condinst_deploy import CondInstError, ImageError, InstanceDetections, Predi
 from condinst_deploy.contract import DRAWN_ABOVE
 from condinst_deploy.data.shapes import ShapesConfig, generate_shapes
 from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE, Agreement, agreement, merged
-from condinst_deploy.evaluation.coco import average_precision, load_coco
+from condinst_deploy.evaluation.coco_metrics import average_precision, load_coco
 from condinst_deploy.imaging.decode import existing_sources
-from condinst_deploy.imaging.drawing import SHEET_SIDE, contact_sheet
-from condinst_deploy.support.atomic_write import atomic_path
+from condinst_deploy.imaging.drawing import SHEET_SIDE, write_sheet
 from condinst_export.cli import export
 
 FOLDER = Path(__file__).resolve().parent
@@ -50,7 +49,7 @@ def main() -> int:
 def demonstrate(weights: Path, images: Path | None) -> bool:
     """Export, predict, compare with PyTorch, draw; whether the exported file agrees with PyTorch."""
     if images is not None:
-        existing_sources([str(images)])  # a wrong folder is told before the long part
+        existing_sources([str(images)])  # report a wrong folder before the long part
     print("1. condinst-export: checkpoint -> ONNX, verified against PyTorch")
     model = OUTPUT / f"{weights.stem}.onnx"
     export(weights=weights, out=model)
@@ -77,7 +76,7 @@ def demonstrate(weights: Path, images: Path | None) -> bool:
 
 
 class Result(NamedTuple):
-    """What the exported file finds in an image, and how far it agrees with the PyTorch model."""
+    """Detections of the exported file in an image, and their agreement with the PyTorch model."""
 
     image: Path
     found: InstanceDetections
@@ -99,8 +98,7 @@ def draw(results: Sequence[Result]) -> Path:
     """A sheet of images with the detections that the model is sure of."""
     shown = [one.found.draw(one.image, longest_side=SHEET_SIDE) for one in results]
     path = OUTPUT / "detections.jpg"
-    with atomic_path(path) as temporary:
-        contact_sheet(shown).save(temporary, format="JPEG", quality=92)
+    write_sheet(shown, path)
     return path
 
 

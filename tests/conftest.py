@@ -22,9 +22,27 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 import torch
 
-from condinst_deploy.model.checkpoints import save_model
-from tests.support.exports import exported
-from tests.support.models import SLIM, SLIM_KINDS, SlimFiles, adelaidet_state, manifest_of, mmdet_state, seeded_model
+from tests.support.exports import save_r50_checkpoint
+from tests.support.models import SlimFiles, adelaidet_state
+from tests.support.shared_files import exported_slim_model, made_once, slim_model
+
+LONGEST_FILES = (
+    "engines/test_plan_builder.py",
+    "engines/test_full_size_builds.py",
+    "training/test_ranks.py",
+    "model/test_golden_adelaidet_losses.py",
+    "engines/test_golden_precision.py",
+    "engines/test_quantization.py",
+    "export/test_golden_adelaidet.py",
+    "engines/test_rewrites.py",
+    "export/test_verify.py",
+    "cli/test_export.py",
+    "test_readme.py",
+    "cases/test_cases.py",
+    "kernels/test_mask_head.py",
+    "cli/test_kills.py",
+)
+"""Files that take more than about half a minute, longest first: one that started last would run alone."""
 
 
 def pytest_configure() -> None:
@@ -37,11 +55,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: started_at(item.path.relative_to(Path(__file__).parent).as_posix()))
     reasons = _reasons_to_skip(config)
     for item in items:
         for marker, reason in reasons.items():
             if item.get_closest_marker(marker) is not None:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def started_at(name: str) -> int:
+    """Return the position of a test file among the longest; all others come after them, in the order of collection."""
+    return LONGEST_FILES.index(name) if name in LONGEST_FILES else len(LONGEST_FILES)
 
 
 def _reasons_to_skip(config: pytest.Config) -> dict[str, str]:
@@ -86,55 +110,50 @@ def _threads(count: int) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def slim_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A slim seeded model of three classes in the toolkit's own format."""
-    path = tmp_path_factory.mktemp("slim") / "slim.pth"
-    save_model(path, seeded_model(), manifest_of(SLIM))
-    return path
+    return slim_model(tmp_path_factory, "mmdet")
 
 
 @pytest.fixture(scope="session")
-def slim_onnx(slim_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def slim_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The slim model exported with dynamic shapes."""
-    return exported(slim_checkpoint, tmp_path_factory.mktemp("slim_onnx") / "slim.onnx")
+    return exported_slim_model(tmp_path_factory, "mmdet")
 
 
 @pytest.fixture(scope="session")
-def slim_files(slim_checkpoint: Path, slim_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> SlimFiles:
+def slim_files(tmp_path_factory: pytest.TempPathFactory) -> SlimFiles:
     """Checkpoint and exported file of a kind of `SLIM_KINDS`, made when they are asked for."""
-    made = {"mmdet": (slim_checkpoint, slim_onnx)}
-
-    def files_of(kind: str) -> tuple[Path, Path]:
-        if kind not in made:
-            config, checkpoint = SLIM_KINDS[kind], tmp_path_factory.mktemp("slim") / "slim.pth"
-            save_model(checkpoint, seeded_model(config), manifest_of(config))
-            made[kind] = checkpoint, exported(checkpoint, checkpoint.with_suffix(".onnx"))
-        return made[kind]
-
-    return files_of
+    return lambda kind: (slim_model(tmp_path_factory, kind), exported_slim_model(tmp_path_factory, kind))
 
 
 @pytest.fixture(scope="session")
 def adelaidet_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """AdelaiDet's MS_R_50_1x with the golden outputs' weights, saved as AdelaiDet saves."""
-    path = tmp_path_factory.mktemp("adelaidet") / "CondInst_MS_R_50_1x.pth"
-    torch.save({"model": adelaidet_state("MS_R_50"), "iteration": 89_999}, path)
-    return path
+    name = "CondInst_MS_R_50_1x.pth"
+
+    def save(folder: Path) -> None:
+        torch.save({"model": adelaidet_state("MS_R_50"), "iteration": 89_999}, folder / name)
+
+    return made_once(tmp_path_factory, "adelaidet", save) / name
 
 
 @pytest.fixture(scope="session")
 def mmdet_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """mmdetection's R-50 with the golden outputs' weights, saved as mmdetection saves."""
-    path = tmp_path_factory.mktemp("mmdet") / "condinst_r50.pth"
-    torch.save({"meta": {"epoch": 12}, "state_dict": mmdet_state()}, path)
-    return path
+    name = "condinst_r50.pth"
+    return made_once(tmp_path_factory, "mmdet", lambda folder: save_r50_checkpoint(folder / name)) / name
 
 
 @pytest.fixture(scope="session")
 def exported_r50(mmdet_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What `condinst-export --weights condinst_r50.pth --json` says; `path` is the file it wrote."""
-    folder = tmp_path_factory.mktemp("r50")
-    command = [str(Path(sys.executable).parent / "condinst-export"), "--weights", str(mmdet_checkpoint), "--json"]
-    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    summary: dict[str, Any] = json.loads(run.stdout)
+    """Summary of `condinst-export --weights condinst_r50.pth --json`; `path` is the file that it wrote."""
+
+    def export(folder: Path) -> None:
+        command = [str(Path(sys.executable).parent / "condinst-export"), "--weights", str(mmdet_checkpoint), "--json"]
+        run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        (folder / "summary.json").write_text(run.stdout)
+
+    folder = made_once(tmp_path_factory, "r50", export)
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
     assert Path(summary["path"]) == folder / "export" / "build" / "condinst_r50.onnx"
     return summary

@@ -1,4 +1,4 @@
-"""What modules may import: benchmarks stand above the tests' support code, and private names stay in their module."""
+"""Rules of imports: benchmarks are above the tests' support code, and private names stay in their module."""
 
 import ast
 import re

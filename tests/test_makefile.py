@@ -1,4 +1,4 @@
-"""What `make` shows while it installs."""
+"""Messages of `make` while it installs, and the order of the test files."""
 
 import os
 import pty
@@ -6,6 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import LONGEST_FILES, started_at
 
 ROOT = Path(__file__).parent.parent
 
@@ -44,3 +46,12 @@ def test_a_full_disk_is_found_before_anything_is_fetched(tmp_path: Path) -> None
     assert "need 1000000000 GB; free some space, then run make env again" in run.stderr
     (tmp_path / "lib").mkdir()
     assert subprocess.run(make, cwd=ROOT, check=False).returncode == 0
+
+
+def test_the_longest_test_files_start_first() -> None:
+    """Without the option xdist starts the files with the most tests first; the longest ones have few."""
+    names = [path.relative_to(ROOT / "tests").as_posix() for path in sorted((ROOT / "tests").rglob("test_*.py"))]
+    assert sorted(names, key=started_at)[: len(LONGEST_FILES)] == list(LONGEST_FILES)
+    runs = [line for line in (ROOT / "Makefile").read_text().splitlines() if "--dist loadfile" in line]
+    assert len(runs) == 2
+    assert all("--no-loadscope-reorder" in line for line in runs)

@@ -24,7 +24,7 @@ val_images = "val"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """What the README's lines read: a recipe, a data set, an image."""
+    """Files that the README's lines read: a recipe, a data set, an image."""
     generate_shapes(tmp_path, "val", 2)
     name = json.loads((tmp_path / "val.json").read_text())["images"][0]["file_name"]
     shutil.copy(tmp_path / "val" / name, tmp_path / "street.jpg")

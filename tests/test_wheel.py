@@ -28,7 +28,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def clean_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a clone would hold: a file that git ignores is not in it, nor are old builds."""
+    """Files of a clone: without those that git ignores, and without old builds."""
     if not (REPOSITORY / ".git").exists():
         pytest.skip("the list of files comes from git, and this is not a clone")
     folder = tmp_path_factory.mktemp("clone")

@@ -47,14 +47,14 @@ AGREEMENT = {
     "min_mask_iou": "least IoU",
     "median_mask_iou": "median",
 }
-"""Figures of an agreement -> headings that leave a line on a terminal short."""
+"""Metrics of an agreement -> headings that leave a line on a terminal short."""
 
 terminal = Console(stderr=True, highlight=False)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured, and where the peers live."""
+    """Options of a measurement, and the peers' environment."""
 
     sides: tuple[str, ...] = tuple(SIDES)
     rounds: int = 3
@@ -63,7 +63,7 @@ class Settings:
 
     @property
     def with_peers(self) -> bool:
-        """Whether the peers' environment is needed."""
+        """Return whether the peers' environment is needed."""
         return not PEERS.keys().isdisjoint(self.sides)
 
 
@@ -109,7 +109,7 @@ def show(metrics: Mapping[str, Any]) -> None:
         for image, row in images.items():
             times.add_row(side, image, *(f"{row[name]:.0f}" for name in (*STAGES, TOTAL)))
     title = "ours / theirs: median of paired ratios (lowest to highest)"
-    ratios = Table("ours", "theirs", "pictures", *PARTS, title=title)
+    ratios = Table("ours", "theirs", "images", *PARTS, title=title)
     for ours, others in metrics["ratios"].items():
         for theirs, sizes in others.items():
             for size, parts in sizes.items():

@@ -22,7 +22,7 @@ MIB = 1024
 
 
 class Found(NamedTuple):
-    """What a side hands over for one image; the masks are encoded, which belongs to the measured time."""
+    """Results of a side for one image; encoding the masks is part of the measured time."""
 
     boxes: Any  # (n, 4) xyxy, original pixels
     scores: Any  # (n,)
@@ -61,7 +61,7 @@ class Stages:
         setattr(owner, name, timed)
 
     def taken(self) -> dict[str, float]:
-        """What was counted since the last call."""
+        """Return the counts since the last call."""
         spent, self._spent = self._spent, {}
         return {stage: round(spent.get(stage, 0.0), 2) for stage in STAGES}
 
@@ -105,7 +105,7 @@ def entries(found: Found) -> list[dict[str, Any]]:
 
 
 def memory_mib(field: str) -> int | None:
-    """A line of /proc/self/status, `VmRSS` (now) or `VmHWM` (the most); None where there is no such file."""
+    """A line of /proc/self/status, `VmRSS` (now) or `VmHWM` (the most); None if there is no such file."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith(f"{field}:"):

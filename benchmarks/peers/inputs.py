@@ -1,4 +1,4 @@
-"""What every side gets: one seeded model in each side's form, and the same images."""
+"""Inputs of all sides: one seeded model in each side's format, and the same images."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

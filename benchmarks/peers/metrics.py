@@ -1,4 +1,4 @@
-"""What the answers of all sides come to: medians, paired ratios, memory, agreement, and the target."""
+"""Metrics of the answers of all sides: medians, paired ratios, memory, agreement, and the target."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -13,7 +13,7 @@ from condinst_deploy.evaluation.agreement import agreement_of, instances_from_co
 TOTAL = "image to RLE"
 MASKS_TO_RLE = "masks and encode"
 PARTS: dict[str, tuple[str, ...]] = {TOTAL: (), NETWORK: (NETWORK,), MASKS_TO_RLE: (MASKS, ENCODE)}
-"""What ratios are made of; no stages: the whole."""
+"""Stages of each ratio; no stages means the whole."""
 
 LIMITS = {("onnx", "eager", NATIVE): 0.70, ("int8", "onnx", NATIVE): 0.50}
 """Two sides and a size -> largest ratio of their times that is asked for. The second is for CPUs with VNNI."""
@@ -36,7 +36,7 @@ class Sample(NamedTuple):
 
 
 def summary(samples: Sequence[Sample], loaded_mib: Mapping[str, int | None]) -> dict[str, Any]:
-    """All figures, by side."""
+    """All metrics, by side."""
     sides = list(loaded_mib)
     timed = {side: [s for s in samples if s.side == side and s.round > 0] for side in sides}
     found = {side: {s.image: s.answer["detections"] for s in timed[side]} for side in sides}

@@ -30,7 +30,7 @@ CLOCKS = {
 
 
 def toolkit(model: Path, stages: Stages) -> Side:
-    """What a user calls: a path into the `Predictor`, COCO RLEs out."""
+    """Return a side that runs the `Predictor` as users do: a path in, COCO RLEs out."""
     predictor = Predictor(model, device="cpu", observer=lambda stage, _: stages.clock(CLOCKS[stage]))
 
     def detect(path: str) -> Found:

@@ -15,7 +15,7 @@ from condinst_deploy.errors import CondInstError, ConfigError
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = ROOT / ".peers"
-"""Where `make peers-env` puts the peers."""
+"""Environment that `make peers-env` makes."""
 
 OURS = {"onnx": "this toolkit, .onnx", "int8": "this toolkit, .int8.onnx", "pth": "this toolkit, .pth"}
 EAGER = {"eager": "eager reference, dense masks"}
@@ -75,7 +75,7 @@ def started(side: str, command: Sequence[str]) -> Iterator[Child]:
 
 
 def command_of(side: str, inputs: Inputs, environment: Path) -> list[str]:
-    """How the process of a side is started."""
+    """Return the command that starts a side's process."""
     ours, peers = [sys.executable, "-m", "benchmarks.peers.ours"], _peers_command(environment)
     return {
         "onnx": [*ours, "toolkit", str(inputs.exported)],

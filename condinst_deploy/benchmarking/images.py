@@ -12,7 +12,7 @@ from condinst_deploy.imaging.decode import RGBArray, existing_sources, rgb_from
 
 GENERATED = 4
 MOST = 64
-"""Of a folder so many images are taken, in the order of their names: each is opened before the first is timed."""
+"""Most images that are taken from a folder, in the order of names: all are opened before the first is timed."""
 
 Source = Path | RGBArray
 
@@ -57,7 +57,7 @@ class Batches:
         return [i for i, alike in enumerate(self._alike) if alike[0] == i]
 
     def batch(self, number: int, size: int) -> list[Source]:
-        """Every image leads a batch in turn; what follows it has its shape, and begins anew when it runs out."""
+        """Return the batch of an image: it and the next images of its shape, from the first again if too few."""
         leader = number % len(self._sources)
         alike = self._alike[leader]
         start = alike.index(leader)

@@ -1,4 +1,4 @@
-"""What figures were measured on."""
+"""Description of the machine that a benchmark ran on."""
 
 import os
 import platform

@@ -92,7 +92,7 @@ Calls = list[dict[str, float]]
 
 
 def calls_of(models: int, settings: Settings) -> int:
-    """How many calls `measure` reports, the timed ones; how many others there are depends on the images."""
+    """Return the number of timed calls, which `measure` reports; the number of untimed ones depends on the images."""
     return models * len(settings.batches) * (settings.repeat + sum(_served_calls(settings)))
 
 
@@ -200,7 +200,7 @@ def _served(contestant: _Contestant, settings: Settings, on_call: OnCall) -> Ite
 
 
 def _served_calls(settings: Settings) -> list[int]:
-    """For each number of threads the timed calls: as many for each thread, none ends alone."""
+    """Return the timed calls for each number of threads: a multiple of it, so that all threads end together."""
     return [-(-settings.repeat // threads) * threads for threads in settings.concurrency]
 
 

@@ -12,20 +12,29 @@ from typing import Any, Self
 from condinst_deploy import errors
 from condinst_deploy.support.json_text import json_text
 
-MODULE = "condinst_deploy.benchmarking.worker"
+WORKER = (sys.executable, "-P", "-m", "condinst_deploy.benchmarking.worker")
 SECONDS_TO_END = 10.0
 
 
 class ModelProcess:
     """One model in a process of its own, which ends with the `with` block."""
 
-    def __init__(self, model: Path, cores: Sequence[int]) -> None:
-        """Start the process on these cores, with as many threads of each library as there are cores."""
+    def __init__(self, model: Path, cores: Sequence[int], command: Sequence[str] = WORKER) -> None:
+        """Start the process on these cores, with as many threads of each library as there are cores.
+
+        Args:
+            model: named in errors.
+            cores: that the process may use; the last argument of the command.
+            command: runs `worker.answer_requests`.
+        """
         self.model = model
-        command = [sys.executable, "-P", "-m", MODULE, ",".join(map(str, cores))]
         environment = os.environ | {"OMP_NUM_THREADS": str(len(cores))}
         self._process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
+            [*command, ",".join(map(str, cores))],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
         )
 
     @property
@@ -39,7 +48,7 @@ class ModelProcess:
         return self._process.returncode
 
     def ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
-        """The answer to a request: a method of `worker.Worker`, and its arguments.
+        """Return the answer to a request: a method of the worker, and its arguments.
 
         Raises:
             CondInstError: the model's process raised it.

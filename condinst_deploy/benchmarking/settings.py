@@ -1,6 +1,7 @@
-"""What is measured, and how often."""
+"""Settings of a benchmark: what is measured, and how often."""
 
 import os
+import re
 from dataclasses import dataclass
 
 from condinst_deploy.errors import ConfigError
@@ -60,7 +61,7 @@ def size_from(text: str) -> tuple[int, int]:
         ConfigError: it is none.
     """
     width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
+    if not all(re.fullmatch("[0-9]{1,9}", side) for side in (width, height)):
         raise ConfigError(f"--size is {text!r}; expected WIDTHxHEIGHT in pixels: 1280x720")
     return int(height), int(width)
 

@@ -1,4 +1,4 @@
-"""From single times to what is shown of them."""
+"""Statistics of measured times."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 
 RESAMPLES = 2000
-"""Of the bootstrap: the ends of a 95 % interval then rest on 50 medians each."""
+"""Number of bootstrap samples: 50 medians then lie beyond each end of a 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as long one model takes as the other: median over pairs, and its 95 % interval."""
+    """Time of one model divided by the time of another: median over pairs, with its 95 % interval."""
 
     median: float
     low: float

@@ -1,4 +1,4 @@
-"""What a benchmark says: rows of tables, and remarks on how to take them."""
+"""Rows of the tables that a benchmark prints, and remarks about its validity."""
 
 from collections.abc import Iterator
 
@@ -64,7 +64,7 @@ def memory_line(metrics: ModelMetrics) -> str:
 
 
 def remarks(benchmark: Benchmark) -> list[str]:
-    """Return remarks that keep a reader from misreading the figures."""
+    """Return remarks that keep a reader from misreading the metrics."""
     said = [f"left out: {reason}" for reason in benchmark.models[0].loaded["skipped"]]
     said += _about_detections(benchmark)
     calls = benchmark.settings.repeat

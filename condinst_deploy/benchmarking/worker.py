@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -190,11 +190,20 @@ def _decoded(source: "Source") -> Any:
 
 
 def main() -> None:
-    """Answer until standard input ends. Argument: the cores that this process may use, as 0,1,2."""
+    """Answer for `Worker`."""
+    answer_requests(Worker)
+
+
+def answer_requests(make: Callable[[], object]) -> None:
+    """Answer until standard input ends. The command's argument: the cores that this process may use, as 0,1,2.
+
+    Args:
+        make: returns the object whose methods are the requests; called on these cores.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the one that asks decides
     answers = _answers()
     os.sched_setaffinity(0, {int(core) for core in sys.argv[1].split(",")})
-    worker = Worker()
+    worker = make()
     for line in sys.stdin:
         answers.write(json_text(answered(worker, json.loads(line)), "an answer") + "\n")
         answers.flush()
@@ -207,7 +216,7 @@ def _answers() -> TextIO:
     return stream
 
 
-def answered(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:
+def answered(worker: object, request: dict[str, Any]) -> dict[str, Any]:
     """Return the answer to a request, or the error that it raised; errors of loading the model's libraries end it."""
     from condinst_deploy.errors import CondInstError
 

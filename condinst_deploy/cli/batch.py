@@ -131,7 +131,7 @@ def _placement(
 
 @dataclass
 class Outcome:
-    """What a run came to, as far as it came."""
+    """Outcome of a run, complete or interrupted."""
 
     out: str
     images: int = 0
@@ -184,9 +184,9 @@ def _run(plan: "Plan", placement: "RayOptions | None", outcome: Outcome) -> None
     where = (
         "in this process" if placement is None else f"on Ray{f' at {placement.address}' if placement.address else ''}"
     )
-    terminal.print(f"{plan.images:,} images in {plan.shards:,} shards, {options.model} {where}")
+    terminal.print(f"{_counted(plan.images, 'image')} in {_counted(plan.shards, 'shard')}, {options.model} {where}")
     if plan.finished:
-        terminal.print(f"{len(plan.finished):,} shards were finished before")
+        terminal.print(f"finished before: {_counted(len(plan.finished), 'shard')}")
     with ExitStack() as stack:
         listeners: list[OnEvent] = [totals, stack.enter_context(_progress(plan))]
         folder = output_folder(options.out)
@@ -205,6 +205,10 @@ def _run(plan: "Plan", placement: "RayOptions | None", outcome: Outcome) -> None
             run_on_ray(plan, placement, on_event)
 
 
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 @contextmanager
 def _progress(plan: "Plan") -> Iterator["OnEvent"]:
     """A bar on a terminal, else lines; both with images per second and the time that is left."""
@@ -217,10 +221,10 @@ def _teller(plan: "Plan", progress: Progress) -> "Callable[[Event], None]":
 
     task = progress.add_task("images", total=plan.images, completed=plan.finished_images, status="")
     began: float | None = None  # when the first worker was ready
-    told, now_done = time.monotonic(), 0
+    shown_at, now_done = time.monotonic(), 0
 
     def on_event(event: "Event") -> None:
-        nonlocal began, told, now_done
+        nonlocal began, shown_at, now_done
         now = time.monotonic()
         if event.kind == "ready":
             began = began or now
@@ -241,9 +245,9 @@ def _teller(plan: "Plan", progress: Progress) -> "Callable[[Event], None]":
                 plan.finished_images + now_done, plan.images, now_done / max(now - (began or now), 1e-9)
             )
             progress.update(task, completed=plan.finished_images + now_done, status=status)
-            if not terminal.is_terminal and now - told >= LINE_SECONDS:
+            if not terminal.is_terminal and now - shown_at >= LINE_SECONDS:
                 terminal.print(status)
-                told = now
+                shown_at = now
 
     return on_event
 

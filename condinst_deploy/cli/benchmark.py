@@ -7,6 +7,7 @@ import typer
 from rich.table import Table
 
 from condinst_deploy.cli.command import Pixels, command_app, labelled, print_json, progress_bar, results_console
+from condinst_deploy.cli.progress import ProgressLines
 from condinst_deploy.contract.artifacts import check_there
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ def benchmark(
     pixels: Annotated[
         Pixels, typer.Option(help="How images are decoded and resized: exact, fast or cuda, as for condinst-predict.")
     ] = Pixels.EXACT,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON on standard output.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw the figures, too: a .png file (needs matplotlib).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all metrics as JSON on standard output.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the metrics, too: a .png file (needs matplotlib).")] = None,
 ) -> None:
     """Measure time and memory of a model on this machine.
 
@@ -91,15 +92,18 @@ def benchmark(
     if as_json:
         from condinst_deploy.benchmarking.tables import remarks
 
-        print_json(result.to_dict() | {"remarks": remarks(result)}, "the figures")
+        print_json(result.to_dict() | {"remarks": remarks(result)}, "the metrics")
     else:
         _print(result)
 
 
 def _on_call(progress: Any, calls: int) -> "OnCall":
-    task = progress.add_task("loading", total=calls)
+    task, lines, done = progress.add_task("loading", total=calls), ProgressLines(), 0
 
     def on_call(what: str, count: int) -> None:
+        nonlocal done
+        done += count
+        lines.update("calls", done, calls)
         progress.update(task, description=what, advance=count)
 
     return on_call
@@ -132,7 +136,7 @@ def _print(result: "Benchmark") -> None:
 
 
 def _table(columns: tuple[str, ...], rows: "list[Row]", words: tuple[int, ...] = ()) -> Table:
-    """Figures to the right, words to the left; a batch's first row alone names it."""
+    """Numbers to the right, words to the left; a batch's first row alone names it."""
     table = Table(*columns, show_edge=False, pad_edge=False)
     for i, column in enumerate(table.columns):
         column.justify = "left" if i in words else "right"

@@ -1,4 +1,4 @@
-"""What all commands share: texts shown as they are, one clear line for an error, a meaningful exit status."""
+"""Shared parts of all commands: literal output, one line for an error, the exit status."""
 
 import inspect
 from collections.abc import Callable
@@ -37,7 +37,7 @@ class PlainConsole(Console):
 
 
 terminal = PlainConsole(stderr=True)
-"""Where progress and remarks go; standard output carries results only."""
+"""Console for progress and remarks, on standard error; standard output carries results only."""
 
 P = ParamSpec("P")
 
@@ -49,7 +49,7 @@ class Pixels(StrEnum):
 
 
 class DescriptionColumn(ProgressColumn):
-    """What is under way, as it is: rich's own column takes it for markup."""
+    """Description of the current work, printed literally: rich's own column would interpret it as markup."""
 
     def render(self, task: Task) -> Text:
         """The description in one line."""

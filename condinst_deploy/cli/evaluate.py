@@ -1,4 +1,4 @@
-"""`condinst-eval`: COCO's figures of models and results files, side by side, and how far they agree."""
+"""`condinst-eval`: COCO's metrics of models and results files, side by side, and how far they agree."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from condinst_deploy.evaluation.ground_truth import GroundTruth
 
 MOST_COLUMNS = 8
-"""Of a confusion table on the terminal; of more classes the largest confusions are listed."""
+"""Most columns of a confusion table on the terminal; for more classes the largest confusions are listed."""
 
 
 def evaluate(
@@ -54,9 +54,9 @@ def evaluate(
     score_threshold: Annotated[
         float | None, typer.Option(help="Keep scores above it; at least the models' own. Default: the models' own.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for report, figures, results and journals.")] = Path("evaluation"),
+    out: Annotated[Path, typer.Option(help="Folder for report, metrics, results and journals.")] = Path("evaluation"),
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Run every image anew, whatever an interrupted or earlier run left.")
+        bool, typer.Option("--fresh", help="Run all images again and ignore the results of earlier runs.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     fast: Annotated[bool, typer.Option("--fast", help="Compute AP with faster-coco-eval (extra eval).")] = False,
@@ -67,13 +67,13 @@ def evaluate(
     ray_workers: Annotated[
         int | None, typer.Option(min=1, help="Workers on Ray. Default: as many as there is room for.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON on standard output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all metrics as JSON on standard output.")] = False,
 ) -> None:
     """Evaluate models on a COCO-format data set and compare them with the first.
 
     Writes report.html, figures.json and NAME.results.json (COCO results) into the folder. Ctrl-C, or a power cut,
     costs nothing that was finished: the same command goes on, and ends with the same numbers. Of a command with one
-    more model only that model runs; --fresh runs all anew.
+    more model only that model runs; --fresh runs all again.
 
     Exit status: 0 done and gate passed, 1 gate failed or an error, 2 wrong usage, 130 interrupted.
     """
@@ -87,7 +87,7 @@ def evaluate(
         hooks = _hooks(progress, detector)
         found = evaluate_models(annotations, images, model or [], results or [], options, hooks)
     if as_json:
-        print_json(found.metrics, "the figures")
+        print_json(found.metrics, "the metrics")
     else:
         _print(found, per_class)
     _print_verdict(found)

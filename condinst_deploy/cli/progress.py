@@ -17,16 +17,35 @@ class ProgressLines:
     ) -> None:
         self._seconds, self._clock = seconds, clock
         self._show = not terminal.is_terminal if show is None else show
-        self._told = clock()
+        self._shown_at = clock()
         self._begun: dict[str, tuple[float, int]] = {}  # time, and what was done before
+        self._stage = ""
 
     def update(self, what: str, done: int, total: int) -> None:
         """Take how much of a task is done; what its first call says was done before it began."""
         now = self._clock()
         begun, before = self._begun.setdefault(what, (now, done))
-        if self._show and now - self._told >= self._seconds:
-            terminal.print(progress_line(what, done, total, done - before, now - begun))
-            self._told = now
+        if self._show and now - self._shown_at >= self._seconds:
+            self._print(progress_line(what, done, total, done - before, now - begun))
+
+    def share(self, what: str, share: float) -> None:
+        """Take which share of a task, 0 to 1, is done."""
+        now = self._clock()
+        begun, _ = self._begun.setdefault("", (now, 0))
+        if self._show and now - self._shown_at >= self._seconds:
+            left = f", {duration_text((now - begun) * (1 - share) / share)} left" if share > 0 else ""
+            self._print(f"{what}: {share:.0%}{left}")
+
+    def stage(self, text: str) -> None:
+        """Take what begins now; a number after a colon is how far it is, and comes from time to time."""
+        name, _, _ = text.partition(":")
+        if self._show and (name != self._stage or self._clock() - self._shown_at >= self._seconds):
+            self._print(text)
+        self._stage = name
+
+    def _print(self, line: str) -> None:
+        terminal.print(line)
+        self._shown_at = self._clock()
 
 
 def progress_line(what: str, done: int, total: int, counted: int, seconds: float) -> str:

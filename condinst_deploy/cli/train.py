@@ -36,7 +36,7 @@ def train(
     val_annotations: Annotated[Path | None, typer.Option(help="COCO annotation file to evaluate on.")] = None,
     val_images: Annotated[Path | None, typer.Option(help="Folder of its images.")] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Fine-tune this CondInst checkpoint instead of starting anew.")
+        Path | None, typer.Option(help="Fine-tune this CondInst checkpoint instead of training from the start.")
     ] = None,
     backbone: Annotated[
         Path | None,
@@ -64,7 +64,7 @@ def train(
         str, typer.Option(help="Where several processes find each other: env:// (torchrun's), tcp://... or file://...")
     ] = "env://",
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the final figures as JSON on standard output.")
+        bool, typer.Option("--json", help="Print the final metrics as JSON on standard output.")
     ] = False,
 ) -> None:
     """Train a CondInst model.
@@ -109,7 +109,7 @@ def train(
                 raise
             terminal.print(shown.stopped)
             raise typer.Exit(exit_status(e)) from e
-    if os.environ.get("RANK", "0") != "0":  # the first process speaks
+    if os.environ.get("RANK", "0") != "0":  # only the first process prints
         return
     metrics = trained.metrics
     if as_json:
@@ -119,7 +119,7 @@ def train(
 
 
 def _print_preview(preview: "Preview", as_json: bool) -> None:
-    """What a run will see and take, on standard output."""
+    """Print the images, time and memory that a run will need, on standard output."""
     if as_json:
         print_json(preview.to_dict())
         return
@@ -162,7 +162,7 @@ class _Shown:
 
     def _counted(self, what: str, done: int, of: int) -> None:
         self._bar(what, done, of, visible=done < of)
-        if done <= 1:  # an evaluation begins anew
+        if done <= 1:  # another evaluation begins
             self._lines = ProgressLines()
         self._lines.update(what, done, of)
 

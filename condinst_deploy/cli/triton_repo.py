@@ -24,6 +24,9 @@ def triton_repo(
     network_backend: Annotated[
         str, typer.Option(help="Layout ensemble: backend of the network: python, onnxruntime or tensorrt.")
     ] = "python",
+    cuda_graphs: Annotated[
+        bool, typer.Option("--cuda-graphs", help="Backend tensorrt: capture the shapes that the engine is tuned for.")
+    ] = False,
     model_version: Annotated[int, typer.Option(help="Number of the version's folder.")] = 1,
     max_image_mb: Annotated[int, typer.Option(help="Largest encoded image, MiB.")] = Limits.image_bytes >> 20,
     max_megapixels: Annotated[int, typer.Option(help="Largest image, millions of pixels.")] = 100,
@@ -46,6 +49,7 @@ def triton_repo(
         max_batch=max_batch,
         delay_ms=delay_ms,
         network_backend=network_backend,  # type: ignore[arg-type]
+        cuda_graphs=cuda_graphs,
         version=model_version,
         limits=limits,
     )

@@ -1,4 +1,4 @@
-"""The types that everything speaks: detections, image geometry, network tensors, settings and the manifest."""
+"""Types that all layers share: detections, image geometry, network tensors, settings and the manifest."""
 
 from condinst_deploy.contract.detections import DRAWN_ABOVE, InstanceDetections
 from condinst_deploy.contract.geometry import ImageGeometry

@@ -107,7 +107,7 @@ class InstanceDetections:
         ]
 
     def to_supervision(self) -> "supervision.Detections":
-        """The same as `supervision.Detections`, with dense masks (needs the extra `viz`)."""
+        """Return `supervision.Detections` with dense masks (needs the extra `viz`)."""
         try:
             import supervision
         except ImportError as e:

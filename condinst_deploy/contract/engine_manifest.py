@@ -63,7 +63,7 @@ class ShapeRange:
             raise ArtifactError(f"a profile has shapes of different ranks: {self.min}, {self.opt}, {self.max}")
 
     def covers(self, shape: Shape) -> bool:
-        """Whether a shape lies inside."""
+        """Return whether a shape lies inside the range."""
         return len(shape) == len(self.min) and all(
             low <= n <= high for low, n, high in zip(self.min, shape, self.max, strict=True)
         )
@@ -81,7 +81,7 @@ class FoundPrecision:
     layers: Mapping[str, int]  # float32, float16 or bfloat16 -> number of layers
 
     def is_as_asked(self, precision: str, also: Collection[str] = ()) -> bool:
-        """Whether layers have the precision that was asked for, and none a half type that was not.
+        """Return whether layers have the requested precision, and no layer has another half type.
 
         Args:
             precision: of the engine.
@@ -100,7 +100,7 @@ class EngineManifest:
     found: FoundPrecision
     targets: tuple[str, ...]  # compute capabilities, for example 86
     tensors: tuple[EngineTensor, ...]
-    profiles: tuple[EngineProfile, ...]  # empty where all shapes are fixed
+    profiles: tuple[EngineProfile, ...]  # empty if all shapes are fixed
     model: ModelManifest
     onnx: str  # name of the file that it was built from
     onnx_sha256: str
@@ -151,7 +151,7 @@ class EngineManifest:
 
     @property
     def is_as_asked(self) -> bool:
-        """Whether the layers have the types that precision and policy ask for."""
+        """Return whether the layers have the types that precision and policy ask for."""
         also = {"bf16": "bfloat16", "fp16": "float16"}
         own = self.ranges.policy if self.ranges is not None else {}
         return self.found.is_as_asked(self.precision, [kind for level, kind in also.items() if level in own])
@@ -212,7 +212,7 @@ class EngineManifest:
 
 
 def manifest_path(engine: Path) -> Path:
-    """Where the manifest of an engine lies."""
+    """Return the path of an engine's manifest."""
     return engine.with_name(f"{engine.name}.json")
 
 

@@ -1,4 +1,4 @@
-"""What is known of the magnitudes in an engine's half tensors: its builder measured them, its manifest keeps them."""
+"""Measured magnitudes of an engine's half tensors, as its manifest records them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,12 +11,13 @@ Handling = Literal["scale", "bfloat16", "float32"]
 
 @dataclass(frozen=True)
 class HandledNode:
-    """A node whose tensor came too close to the largest number of float16, and what was done."""
+    """A node whose tensor came too close to the largest number of float16, or lost detections, and what was done."""
 
     node: str  # name, or a pattern of the convolutions that share a weight
     magnitude: float  # largest before it was handled
     handling: Handling
     power: int = 0  # of a scale: 2^-power of the output is computed
+    matched: float | None = None  # share of float32's detections with it in half, where that is why it was handled
 
     def __post_init__(self) -> None:
         """Check the kind.
@@ -29,6 +30,8 @@ class HandledNode:
 
     def __str__(self) -> str:
         done = f"scaled by 2^-{self.power}" if self.handling == "scale" else f"in {self.handling}"
+        if self.matched is not None:
+            return f"{self.node} in half keeps only {self.matched:.1%} of float32's detections: {done}"
         return f"{self.node} reaches {self.magnitude:.4g}: {done}"
 
 

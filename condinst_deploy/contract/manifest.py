@@ -110,7 +110,7 @@ def _is_side(value: object) -> bool:
 
 
 def default_class_names(num_classes: int) -> tuple[str, ...]:
-    """Names of classes that nobody named."""
+    """Return names for classes without names."""
     return tuple(f"class_{i}" for i in range(num_classes))
 
 

@@ -1,5 +1,6 @@
-"""How the 8-bit tensors of a model file were found: whoever wrote the file records it, its manifest keeps it."""
+"""Record of how the 8-bit tensors of a model file were found, as its manifest keeps it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
@@ -21,6 +22,8 @@ class HeldOutAgreement:
     median_mask_iou: float | None  # of the pairs; None: there are none
 
     def __str__(self) -> str:
+        if not self.reference:
+            return f"float32 finds nothing in the {self.images} held-out images, so what 8 bits cost is not known"
         masks = "" if self.median_mask_iou is None else f", median mask IoU {self.median_mask_iou:.4f}"
         return (
             f"{self.matched_share:.1%} of float32's {self.reference} detections matched on {self.images} held-out"
@@ -43,13 +46,16 @@ class Quantization:
     agreement: HeldOutAgreement | None = None
 
     def __post_init__(self) -> None:
-        """Check the scheme.
+        """Check the scheme and the ranges.
 
         Raises:
-            ArtifactError: it is unknown.
+            ArtifactError: the scheme is unknown, or a range is not above 0.
         """
         if self.scheme not in get_args(Scheme):
             raise ArtifactError(f"the quantisation has the scheme {self.scheme!r}; expected one of {get_args(Scheme)}")
+        for name, magnitude in self.ranges.items():
+            if not 0 < magnitude < math.inf:
+                raise ArtifactError(f"the quantisation's range of {name!r} is {magnitude:g}; expected a number above 0")
 
     def with_convolutions(self, count: int) -> "Quantization":
         """This record for a graph with another number of quantised convolutions."""

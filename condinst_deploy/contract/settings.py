@@ -21,7 +21,7 @@ SIDE = Limits(1, LARGEST_SIDE, whole=True)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes the network's input; the defaults are mmdetection's.
+    """Preprocessing of an image into the network's input; the defaults are mmdetection's.
 
     AdelaiDet's networks see BGR; here the input is RGB for every family, and the order of the first
     convolution's weights follows (`model/published_checkpoints.py`).

@@ -12,16 +12,17 @@ from pycocotools import mask as coco_mask
 
 from condinst_deploy.contract import Preprocessing
 from condinst_deploy.data.annotation_arrays import Images, Instance, Polygons, Record, Records
-from condinst_deploy.data.coco import MIN_SIZE, CocoDataset, Reason
+from condinst_deploy.data.annotation_checks import Reason
+from condinst_deploy.data.coco import MIN_SIZE, CocoDataset
+from condinst_deploy.data.findings import ClassCount, DataReport, Finding
 from condinst_deploy.data.learnable import learnable
-from condinst_deploy.data.report import ClassCount, DataReport, Finding
-from condinst_deploy.imaging.headers import Header, headers_of
+from condinst_deploy.imaging.image_sizes import Header, headers_of
 
 SMALL, LARGE = 32**2, 96**2
 """COCO's limits of size, in pixels of area."""
 
 BEYOND = 1.0
-"""Pixels that a polygon may leave its image by, without a word."""
+"""Pixels by which a polygon may leave its image without a finding."""
 
 USUAL: tuple[Reason, ...] = ("crowd", "marked ignore")
 """Reasons to leave an annotation out that its author chose."""
@@ -177,7 +178,7 @@ def _normalised(data: CocoDataset, objects: _Objects) -> tuple[Finding, Finding]
 
 
 def _outside(objects: _Objects) -> tuple[Finding, Finding]:
-    """Masks of which nothing lies in the image, and polygons that leave it."""
+    """Masks that are outside the image, and polygons that leave it."""
     height, width = objects.sizes[:, 0], objects.sizes[:, 1]
     x1, y1, x2, y2 = objects.extents.T
     nothing = ((x1 >= width) | (y1 >= height) | (x2 <= 0) | (y2 <= 0)) & objects.polygons
@@ -224,7 +225,7 @@ def _content(instance: Instance) -> bytes:
 
 
 def _left_out_oddly(data: CocoDataset) -> list[Finding]:
-    """Annotations that nobody marked as left out, and images that are too small."""
+    """Annotations that are left out although they are not marked, and images that are too small."""
     by_reason = defaultdict(list)
     for each in data.left_out:
         by_reason[each.reason].append(f"annotation {each.annotation_id}")

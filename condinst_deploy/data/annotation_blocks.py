@@ -24,7 +24,7 @@ MOST_LENGTH, LENGTH_PER_SIDE = 4_000_000, 256
 pixel of the image. pycocotools takes about 80 bytes for each. A comb as fine as the pixels has one for each."""
 
 CLOSE = 0.999
-"""Sums of another order differ in their last bits: what is so close to the limit is checked by itself."""
+"""Sums in another order differ in their last bits: values this close to the limit are checked one by one."""
 
 NUMBERS = {int, float}
 """Types of JSON's numbers; true and false are none."""
@@ -81,7 +81,7 @@ def block_of(annotations: Sequence[dict[str, Any]], first: int, known: Known) ->
 
 
 def _seems_plain(annotation: dict[str, Any], known: Known) -> bool:
-    """Whether types and names are those of an ordinary object; numbers are looked at later."""
+    """Return whether types and names are those of an ordinary object; numbers are checked later."""
     get = annotation.get
     parts, box, area = get("segmentation"), get("bbox"), get("area", 1.0)
     image, category, crowd = get("image_id"), get("category_id"), get("iscrowd", 0)

@@ -22,7 +22,7 @@ SHARE, HUE, SCALE = Limits(0, 1), Limits(0, 0.5), Limits(0.05, 20)
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What changes at random, beside the size and the flip.
+    """Random changes of training images, besides size and flip.
 
     A factor is drawn evenly from `1 - x` to `1 + x` for brightness, contrast and saturation, and a turn of the colour
     circle from `-x` to `x` for hue. They are applied in this order.
@@ -55,7 +55,7 @@ class Augmentation:
 
     @property
     def on(self) -> bool:
-        """Whether anything changes."""
+        """Return whether any change is switched on."""
         return self != Augmentation()
 
     def factor(self, drawn: npt.NDArray[np.float64]) -> float:

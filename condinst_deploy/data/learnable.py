@@ -17,16 +17,16 @@ POINTS = 4
 """Points a side that a square of three strides can hold, and one more."""
 
 TOGETHER = 100_000
-"""Objects that are looked at together: some 100 MB."""
+"""Objects that are checked together: about 100 MB."""
 
 
 def learnable(
     boxes: FloatArray, centres: FloatArray, sizes: npt.NDArray[np.int64], preprocessing: Preprocessing,
     short_sides: Sequence[int],
 ) -> BoolArray:  # fmt: skip
-    """Whether each object has a positive point at one of the sizes that images are trained at.
+    """Return whether each object has a positive point at one of the training sizes.
 
-    Objects are looked at one by one: where a smaller box claims the same point, training gives it to that one.
+    Objects are checked independently: training gives a point that two boxes claim to the smaller one.
 
     Args:
         boxes: `(n, 4)` xyxy, in pixels of the original images.
@@ -59,7 +59,7 @@ def _resized_sizes(sizes: npt.NDArray[np.int64], preprocessing: Preprocessing) -
 
 
 def _has_point(boxes: FloatArray, centres: FloatArray) -> BoolArray:
-    """Whether a point of some level lies in the box, near the centre, and in the level's range."""
+    """Return whether a point of some level lies in the box, near the centre, and in the level's range."""
     found = np.zeros(len(boxes), dtype=np.bool_)
     for stride, (least, most) in zip(STRIDES, REGRESS_RANGES, strict=True):
         reach = CENTER_RADIUS * stride

@@ -39,7 +39,7 @@ VALIDATION_SHA256 = "4401b8a4ffb14a741ba018cc1fb8a34fcf3a7dd1197af6f5638e023f908
 """SHA-256 of `val.json` with the default configuration and `VAL_COUNT` images."""
 
 VERSION = 1
-"""Of the generator; sets that another one made are made again."""
+"""Version of the generator; sets of another version are generated again."""
 
 GRID = 16  # outlines lie on multiples of 1/16 pixel
 TRIES = 20  # proposals for each object wanted; a crowded image ends with fewer objects
@@ -48,7 +48,7 @@ SPLIT_SIDE = 36  # objects with a longer side below so many pixels stay in one p
 
 @dataclass(frozen=True)
 class ShapesConfig:
-    """What the images are like; the defaults are those of the committed numbers."""
+    """Settings of the generated images; the committed results were measured with the defaults."""
 
     size: int = 192  # pixels, height and width
     objects: tuple[int, int] = (2, 8)  # fewest and most in an image
@@ -95,13 +95,13 @@ class Shape:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """Where the objects of one image are."""
+    """Objects of one image."""
 
     shapes: tuple[Shape, ...]  # the last is in front
     owner: npt.NDArray[np.int8]  # (size, size) index of the shape seen at a pixel, -1 for the background
 
     def visible(self) -> Masks:
-        """What is seen of each shape."""
+        """Return the visible part of each shape."""
         crops = [self.owner[shape.window] == i for i, shape in enumerate(self.shapes)]
         offsets = np.array([(shape.top, shape.left) for shape in self.shapes], dtype=np.int64).reshape(-1, 2)
         return Masks.from_crops((self.owner.shape[0], self.owner.shape[1]), offsets, crops)
@@ -268,7 +268,7 @@ def _whole(rng: np.random.Generator, low: int, high: int) -> int:
 
 
 def _leaves_enough(shape: Shape, shapes: list[Shape], owner: npt.NDArray[np.int8], min_visible: float) -> bool:
-    """Whether every shape stays visible enough with `shape` in front."""
+    """Return whether every shape stays visible enough with `shape` in front."""
     covered = np.bincount(owner[shape.window][shape.mask] + 1, minlength=len(shapes) + 1)[1:]
     return all(
         np.count_nonzero(owner[other.window] == i) - covered[i] >= min_visible * np.count_nonzero(other.mask)

@@ -28,7 +28,7 @@ class TrainingExample:
 
 
 class Source(NamedTuple):
-    """Where an example comes from."""
+    """Source of a training example."""
 
     position: int  # in the run's endless row of images
     image_id: int
@@ -42,10 +42,10 @@ class TrainingBatch:
     images: Tensor  # (B, 3, H, W) uint8 RGB
     image_sizes: Tensor  # (B, 2) int64 height and width before padding
     targets: tuple[ImageTargets, ...]  # masks (n, H, W)
-    sources: tuple[Source, ...] = ()  # B, or none where nobody asks
+    sources: tuple[Source, ...] = ()  # B, or none if they are not needed
 
     def to(self, device: torch.device) -> "TrainingBatch":
-        """The same on another device; copies from pinned memory do not wait."""
+        """Return a copy on another device; copies from pinned memory do not wait."""
         return replace(
             self,
             images=self.images.to(device, non_blocking=True),
@@ -54,7 +54,7 @@ class TrainingBatch:
         )
 
     def pin_memory(self) -> "TrainingBatch":
-        """The same in pinned memory, from which a GPU copies while other work goes on; `DataLoader` calls this."""
+        """Return a copy in pinned memory, from which a GPU copies asynchronously; `DataLoader` calls this."""
         return replace(
             self,
             images=self.images.pin_memory(),

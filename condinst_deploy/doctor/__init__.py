@@ -1,4 +1,4 @@
-"""What this machine has for the toolkit, and whether it can run a given model file."""
+"""Diagnosis of a machine: installed libraries and devices, and whether it can run a model file."""
 
 from condinst_deploy.doctor.diagnosis import Check, Diagnosis, diagnose
 

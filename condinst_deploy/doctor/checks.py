@@ -15,5 +15,5 @@ class Check:
     name: str
     status: Status
     found: str  # one line for people
-    advice: str = ""  # what to do; empty where nothing is to be done
+    advice: str = ""  # what to do; empty if nothing is to be done
     details: Mapping[str, Any] = field(default_factory=dict)  # the same finding for scripts

@@ -78,7 +78,7 @@ def engine_check(path: Path, probe: Probe, capabilities: Sequence[str]) -> Check
 
 
 def _reason(manifest: EngineManifest, library: Answer, capabilities: Sequence[str]) -> str:
-    """Why this machine cannot load the engine; empty if its manifest allows it."""
+    """Return why this machine cannot load the engine; empty if its manifest allows it."""
     if "version" not in library:
         return f"its library is not usable here ({library.get('missing') or library.get('failed')})"
     if not capabilities:
@@ -95,7 +95,7 @@ def _reason(manifest: EngineManifest, library: Answer, capabilities: Sequence[st
 
 
 def run_check(answer: Answer) -> Check:
-    """What came of loading the file and running it on one grey image."""
+    """Result of loading the file and running it on one grey image."""
     reason = answer.get("error") or answer.get("failed") or answer.get("missing")
     if reason is not None:
         return Check("runs here", "failed", str(reason), "see the message; condinst-inspect describes the file", answer)

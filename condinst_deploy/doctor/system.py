@@ -80,7 +80,7 @@ def _disk(folder: Path) -> Check:
     try:
         free = shutil.disk_usage(folder).free
     except OSError as e:
-        return Check("disk", "failed", f"{folder} cannot be looked at ({e.strerror or e})", "choose another folder")
+        return Check("disk", "failed", f"{folder} cannot be examined ({e.strerror or e})", "choose another folder")
     found, details = f"{free / 1e9:.1f} GB free", {"free_bytes": free, "folder": str(folder.absolute())}
     if free < MIN_FREE_DISK:
         return Check("disk", "warning", found, "an export and its engine take up to 1 GB; free some space", details)

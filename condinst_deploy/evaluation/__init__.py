@@ -1,1 +1,1 @@
-"""How much two backends, or a backend and a data set, agree."""
+"""Evaluation: COCO metrics on a data set, and agreement of two backends."""

@@ -1,4 +1,4 @@
-"""How far two sets of detections of the same images agree, detection by detection."""
+"""Agreement of two sets of detections of the same images, detection by detection."""
 
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ from condinst_deploy.masks import RLE
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What may differ between two implementations of the same network."""
+    """Largest differences allowed between two implementations of the same network."""
 
     boxes: float  # largest difference of a coordinate, original pixels
     scores: float  # largest difference
@@ -45,7 +45,7 @@ ONNX_TOLERANCE = Tolerance(boxes=0.02, scores=2e-5, mask_iou=0.999, mask_pixels=
 
 @dataclass(frozen=True, eq=False)
 class Instances:
-    """What of an image's detections is compared; masks stay encoded."""
+    """Compared parts of an image's detections; masks stay encoded."""
 
     boxes: npt.NDArray[np.float64]  # (n, 4) xyxy, original pixels
     scores: npt.NDArray[np.float64]  # (n,)
@@ -88,7 +88,7 @@ def instances_from_coco(entries: Sequence[Mapping[str, Any]]) -> Instances:
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """Figures of a comparison; the arrays have one entry a matched pair."""
+    """Metrics of a comparison; the arrays have one entry a matched pair."""
 
     reference_count: int
     other_count: int
@@ -104,7 +104,7 @@ class Agreement:
 
     @property
     def same_set(self) -> bool:
-        """Whether every detection of either side has its partner on the other."""
+        """Return whether every detection of either side has its partner on the other."""
         return self.matched == self.reference_count == self.other_count
 
     @property
@@ -114,7 +114,7 @@ class Agreement:
         return 2 * self.matched / total if total else 1.0
 
     def within(self, tolerance: Tolerance) -> bool:
-        """Whether it is the same set and every pair is within the tolerance."""
+        """Return whether all detections are matched and every pair is within the tolerance."""
         if not self.same_set:
             return False
         if self.matched == 0:
@@ -126,7 +126,7 @@ class Agreement:
         )
 
     def summary(self) -> dict[str, Any]:
-        """The figures that a report shows; worst values are None where nothing matched."""
+        """The metrics that a report shows; worst values are None if nothing matched."""
         worst = self.matched > 0
         return {
             "reference": self.reference_count,
@@ -160,7 +160,7 @@ def agreement(reference: InstanceDetections, other: InstanceDetections, min_iou:
 
 
 def agreement_of(reference: Instances, other: Instances, pairs: Pairs) -> Agreement:
-    """Figures of two sets that have been matched already."""
+    """Metrics of two sets that have been matched already."""
     left, right = pairs[:, 0], pairs[:, 1]
     ious = _paired_mask_ious(reference, other, pairs)
     return Agreement(
@@ -198,9 +198,18 @@ def box_ious(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.float64
     return ious
 
 
-def matched_pairs(reference: Instances, other: Instances, min_iou: float = MIN_IOU) -> Pairs:
-    """Index pairs `(m, 2)` of the instances of both sides that are taken for the same one (see `agreement`)."""
-    if len(reference.labels) * len(other.labels) > MOST_PAIRS:
+def matched_pairs(
+    reference: Instances, other: Instances, min_iou: float = MIN_IOU, most_pairs: int = MOST_PAIRS
+) -> Pairs:
+    """Return index pairs `(m, 2)` of the instances of both sides that are taken for the same one (see `agreement`).
+
+    Args:
+        reference: one side.
+        other: the other side.
+        min_iou: least box IoU of a pair.
+        most_pairs: IoUs of more pairs are computed row by row, in less memory and more time.
+    """
+    if len(reference.labels) * len(other.labels) > most_pairs:
         return _matched_one_by_one(reference, other, min_iou)
     ious = _overlaps(reference.boxes, other.boxes)
     ious[reference.labels[:, None] != other.labels[None]] = -1

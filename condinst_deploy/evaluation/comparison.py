@@ -1,4 +1,4 @@
-"""How far two lists of results of the same data set agree: over all images, by size, and where they differ most."""
+"""Comparison of two lists of results of the same data set: in total, by size, and the images that differ most."""
 
 import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ from condinst_deploy.evaluation.agreement import (
     merged,
     paired_box_ious,
 )
-from condinst_deploy.evaluation.coco import Entry
+from condinst_deploy.evaluation.coco_metrics import Entry
 
 SIZES = ("small", "medium", "large")
 SIZE_BOUNDS = (32**2, 96**2)
@@ -28,7 +28,7 @@ IOU_BINS = (0.5, 0.9, 0.95, 0.99, 0.999, 0.9999, 1.0)
 """Lower ends of the classes that mask IoUs are counted in; below the first is one more."""
 
 WORST = 8
-"""How many images a report shows."""
+"""Number of images that a report shows."""
 
 RULE = (
     "Two detections match when they have the same label and a box IoU of at least 0.5; pairs are made greedily by"
@@ -37,7 +37,7 @@ RULE = (
     " every pair, score x (1 - box IoU), score x (1 - mask IoU) where both sides have masks, and the difference of the"
     " scores."
 )
-"""Explanations of the figures."""
+"""Explanations of the metrics."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,7 @@ def compare(
 
 
 def agreement_metrics(agreement: Agreement) -> dict[str, Any]:
-    """What a report says of an agreement; None where nothing matched, or where a side has no masks."""
+    """Values of an agreement for a report; None if nothing matched, or if a side has no masks."""
     masks = agreement.mask_ious[~np.isnan(agreement.mask_ious)]
     return {
         "reference": agreement.reference_count,
@@ -100,7 +100,7 @@ def agreement_metrics(agreement: Agreement) -> dict[str, Any]:
 
 
 def iou_counts(ious: npt.NDArray[np.float64]) -> list[int]:
-    """How many IoUs lie below `IOU_BINS[0]`, from there to below `IOU_BINS[1]`, ..., at 1."""
+    """Return the number of IoUs below `IOU_BINS[0]`, from there to below `IOU_BINS[1]`, ..., at 1."""
     classes = np.searchsorted(IOU_BINS, ious[~np.isnan(ious)], side="right")
     counts: list[int] = np.bincount(classes, minlength=len(IOU_BINS) + 1).tolist()
     return counts

@@ -35,7 +35,7 @@ class EvaluationHooks:
 
 @dataclass(frozen=True, eq=False)
 class EvaluatedModels:
-    """What an evaluation found.
+    """Results of an evaluation.
 
     Attributes:
         evaluation: metrics of each side, and comparisons with the first.

@@ -1,4 +1,4 @@
-"""An evaluation from end to end: models and results files in, figures and comparisons out."""
+"""An evaluation from end to end: models and results files in, metrics and comparisons out."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from condinst_deploy.evaluation.coco import (
+from condinst_deploy.evaluation.coco_metrics import (
     CocoEvaluation,
     Entry,
     Kind,
@@ -39,7 +39,7 @@ OnProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """Figures of one source."""
+    """Metrics of one source."""
 
     name: str  # unique in an evaluation
     note: str  # how it was run
@@ -53,7 +53,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Difference:
-    """What both sides found in an image in which they differ."""
+    """Detections of both sides in an image in which they differ."""
 
     image_id: int
     reference: Sequence[Entry]
@@ -65,7 +65,7 @@ class Evaluation:
     """Everything that the table, the JSON file and the report are made of; the first side is the reference."""
 
     ground_truth: GroundTruth
-    versions: dict[str, str | None]  # of what computed the figures
+    versions: dict[str, str | None]  # of what computed the metrics
     sides: tuple[Side, ...]
     comparisons: tuple[Comparison, ...]  # of each further side with the reference
     differences: tuple[tuple[Difference, ...], ...]  # of each comparison, its worst images
@@ -73,7 +73,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Run:
-    """What all sources of an evaluation share."""
+    """Data that all sources of an evaluation share."""
 
     ground_truth: GroundTruth
     options: EvaluationOptions
@@ -86,7 +86,7 @@ Detector = Callable[[Predictor, Path, str, Run], tuple[list[Entry], dict[str, An
 
 
 class _Found(NamedTuple):
-    """What a source gave, before it is evaluated."""
+    """Results of a source, before they are evaluated."""
 
     entries: list[Entry]
     path: Path  # results file

@@ -1,8 +1,8 @@
-"""The gate: how far a figure may be from the reference's."""
+"""The gate: how far a metric may be from the reference's."""
 
 from dataclasses import dataclass
 
-from condinst_deploy.evaluation.coco import FIGURE_NAMES, KIND_NAMES, Kind, points
+from condinst_deploy.evaluation.coco_metrics import FIGURE_NAMES, KIND_NAMES, Kind, points
 from condinst_deploy.evaluation.evaluator import Evaluation, Side
 from condinst_deploy.evaluation.wording import change_text
 
@@ -10,12 +10,12 @@ GATED = ("ap", "ap50", "ap75", "small", "medium", "large")
 """All average precisions; recalls follow them."""
 
 ROUNDING = 1e-9
-"""In points; a difference of exactly the limit passes."""
+"""Tolerance in points, so that a difference of exactly the limit passes."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A figure that differs by more than the gate allows, in points."""
+    """A metric that differs by more than the gate allows, in points."""
 
     side: str
     figure: str
@@ -30,7 +30,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class NotCompared:
-    """Figures that the reference has and a side has not."""
+    """Metrics that the reference has and a side has not."""
 
     side: str
     kind: Kind
@@ -41,7 +41,7 @@ class NotCompared:
 
 
 def failures(evaluation: Evaluation, limit: float) -> list[Failure | NotCompared]:
-    """What a side fails for: average precisions that differ by more than `limit` points, or cannot be compared."""
+    """Return the failures of a side: AP that differs by more than `limit` points, or cannot be compared."""
     reference, *others = evaluation.sides
     found: list[Failure | NotCompared] = []
     for side in others:
@@ -51,12 +51,12 @@ def failures(evaluation: Evaluation, limit: float) -> list[Failure | NotCompared
 
 
 def is_moved(change: float | None, limit: float) -> bool:
-    """Whether a difference in points is more than the gate allows."""
+    """Return whether a difference in points is more than the gate allows."""
     return change is not None and abs(change) > limit + ROUNDING
 
 
 def compared(evaluation: Evaluation) -> str:
-    """What the gate looked at, in words: "box or mask AP"."""
+    """Return the name of what the gate compared: "box or mask AP"."""
     return f"{' or '.join(KIND_NAMES[kind] for kind in evaluation.sides[0].coco)} AP"
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from pycocotools.coco import COCO
 
 from condinst_deploy.contract import ModelManifest, default_class_names
-from condinst_deploy.data.coco import CocoDataset, coco_content
+from condinst_deploy.data.coco import CocoDataset
+from condinst_deploy.data.coco_file import coco_content
 from condinst_deploy.errors import ConfigError, DataError
-from condinst_deploy.evaluation.coco import load_coco
+from condinst_deploy.evaluation.coco_metrics import load_coco
 from condinst_deploy.support.digests import sha256_of
 
 
@@ -63,7 +64,7 @@ class GroundTruth:
         return self.class_names[self.category_ids.index(category_id)]
 
     def category_ids_of(self, manifest: ModelManifest, model: str) -> tuple[int, ...]:
-        """This data set's category id of each of a model's labels, told by the class names.
+        """Return this data set's category id of each of a model's labels, found by class names.
 
         A model without names of its own (class_0, class_1, ...) is taken to number the classes as the data set does.
 

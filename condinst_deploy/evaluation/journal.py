@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from condinst_deploy.errors import ConfigError, OutputError
-from condinst_deploy.evaluation.coco import Entry
+from condinst_deploy.evaluation.coco_metrics import Entry
 from condinst_deploy.support.digests import sha256_of_text
 from condinst_deploy.support.json_text import json_text
 
@@ -52,7 +52,7 @@ class Journal(AbstractContextManager["Journal"]):
             images: all of them, in the order in which they will be added.
             window: images that are run together; a window that is not whole is run again, so that the
                 same images share batches and the numbers stay the same.
-            fresh: begin anew, whatever was finished.
+            fresh: start again and ignore finished images.
 
         Raises:
             ConfigError: another process is at work on it.

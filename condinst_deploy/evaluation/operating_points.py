@@ -13,25 +13,25 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
-from condinst_deploy.evaluation.coco import KIND_NAMES, Entry, Kind
+from condinst_deploy.evaluation.coco_metrics import KIND_NAMES, Entry, Kind
 from condinst_deploy.evaluation.ground_truth import GroundTruth
 from condinst_deploy.evaluation.results_reader import by_image, kinds_of
 
 MIN_IOU = 0.5
 MOST = 100
-"""Detections of an image and class that are looked at, as COCO does."""
+"""Most detections of an image and class that are evaluated, as in COCO."""
 
 FREE, IGNORED = -1, -2
-"""What a detection is matched with if with no object: nothing, or a crowd."""
+"""Match of a detection that has no object: nothing, or a crowd."""
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """The score of the best F1, and precision and recall there; None where nothing is annotated or found.
+    """The score of the best F1, and precision and recall there; None if nothing is annotated or found.
 
     Attributes:
         objects: annotated objects without crowds.
-        threshold: keep detections with a higher score. It lies in the middle between the lowest score that is kept
+        threshold: keep detections with a higher score. It is halfway between the lowest score that is kept
             and the highest one that is not.
         f1: harmonic mean of precision and recall, 0 to 1.
         precision: share of the kept detections that are right.
@@ -229,7 +229,7 @@ def _pairs(image: _Matched, threshold: float) -> list[tuple[int | None, int | No
 
 
 def _ious(detections: list[Any], objects: list[Any], crowd: bool) -> npt.NDArray[np.float64]:
-    """IoU `(n, m)`; with a crowd it is the share of the detection that lies in it."""
+    """Return IoU `(n, m)`; for a crowd, the share of the detection inside it."""
     if not detections or not objects:
         return np.zeros((len(detections), len(objects)))
     return np.asarray(coco_mask.iou(detections, objects, [int(crowd)] * len(objects)), dtype=np.float64)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from condinst_deploy.contract import DRAWN_ABOVE
 from condinst_deploy.evaluation.agreement import Instances, instances_from_coco, matched_pairs
-from condinst_deploy.evaluation.coco import Entry
+from condinst_deploy.evaluation.coco_metrics import Entry
 from condinst_deploy.evaluation.evaluator import Difference
 from condinst_deploy.evaluation.ground_truth import GroundTruth
 from condinst_deploy.imaging.decode import RGBArray, rgb_from
@@ -27,7 +27,7 @@ ONLY_REFERENCE, ONLY_OTHER = (230, 57, 70), (0, 150, 255)
 """Colours of pixels that one side alone has."""
 
 MOST_DRAWN = 30
-"""Of a side; an image full of outlines shows nothing."""
+"""Most instances that are drawn for a side; more outlines would hide the image."""
 
 
 @dataclass(frozen=True)

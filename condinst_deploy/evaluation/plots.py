@@ -60,7 +60,7 @@ def bars(title: str, rows: Sequence[tuple[str, int]], side: int) -> str:
 
 
 def error_rows(errors: npt.NDArray[np.float64], bounds: Sequence[float]) -> list[tuple[str, int]]:
-    """How many errors are 0, up to the first bound, up to the next, ..., above the last."""
+    """Return the number of errors that are 0, up to the first bound, up to the next, ..., above the last."""
     classes = np.searchsorted((0.0, *bounds), errors, side="left")
     counts = np.bincount(classes, minlength=len(bounds) + 2).tolist()
     labels = ["0", *(f"up to {bound:g}" for bound in bounds), f"above {bounds[-1]:g}"]

@@ -1,4 +1,4 @@
-"""What results depend on: the model's file, the data, the options, the code, the libraries and the machine."""
+"""Provenance of results: model file, data, options, code, libraries and machine."""
 
 import os
 import sys
@@ -53,12 +53,12 @@ def images_with_states(ground_truth: GroundTruth) -> tuple[tuple[int, str], ...]
 
 
 def figure_versions(fast: bool) -> dict[str, str | None]:
-    """Versions of what turns results into figures."""
+    """Versions of what turns results into metrics."""
     return versions(("condinst-deploy", "faster-coco-eval" if fast else "pycocotools", "numpy"))
 
 
 def versions(libraries: tuple[str, ...]) -> dict[str, str | None]:
-    """Installed version of each; None where it is not there."""
+    """Installed version of each; None if it is not there."""
     return {library: version_of(library) for library in libraries}
 
 

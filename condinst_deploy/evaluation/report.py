@@ -1,4 +1,4 @@
-"""What an evaluation leaves: a JSON file of all figures, and one HTML page that needs nothing else."""
+"""Output of an evaluation: a JSON file of all metrics, and one self-contained HTML page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from condinst_deploy.contract import DRAWN_ABOVE
-from condinst_deploy.evaluation.coco import CURVE_IOUS, FIGURE_NAMES, KIND_NAMES, Kind, Metrics, points
+from condinst_deploy.evaluation.coco_metrics import CURVE_IOUS, FIGURE_NAMES, KIND_NAMES, Kind, Metrics, points
 from condinst_deploy.evaluation.comparison import IOU_BINS, RULE, SIZES, Comparison, agreement_metrics, iou_counts
 from condinst_deploy.evaluation.evaluator import Evaluation, Side
 from condinst_deploy.evaluation.gate import GATED, Failure, NotCompared, compared, is_moved
@@ -32,25 +32,25 @@ COLOURS = (
     ("#0d8a6a", "#4fd1ae"),
     ("#9333b8", "#d08bf0"),
 )
-"""Of the first sides, on a light and on a dark page."""
+"""Colours of the first sides, on a light and on a dark page."""
 
 GOLDEN_ANGLE = 137.508
 """Degrees of hue between two further sides; no two of them ever meet."""
 
 Cell = tuple[float | None, float | None]
-"""A figure in points, and its difference from the reference's; None where there is none."""
+"""A metric in points, and its difference from the reference's; None if there is none."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate said; no limit where none was asked for."""
+    """Result of the gate; the limit is None if no gate was requested."""
 
     limit: float | None = None  # points
     failures: tuple[Failure | NotCompared, ...] = ()
 
 
 def metrics_table(evaluation: Evaluation) -> list[tuple[str, list[Cell]]]:
-    """Rows of all figures that a side has: name and one cell a side."""
+    """Rows of all metrics that a side has: name and one cell a side."""
     kinds: list[Kind] = ["bbox", "segm"]
     return [
         (f"{KIND_NAMES[kind]} {FIGURE_NAMES[name]}", _cells([_figure(side, kind, name) for side in evaluation.sides]))
@@ -75,7 +75,7 @@ def class_table(evaluation: Evaluation) -> list[tuple[str, str, list[Cell]]]:
 
 
 def figures_json(evaluation: Evaluation, verdict: Verdict, per_class: bool) -> dict[str, Any]:
-    """All figures as plain values; AP and AR in points, 0..100."""
+    """All metrics as plain values; AP and AR in points, 0..100."""
     ground_truth = evaluation.ground_truth
     return {
         "annotations": str(ground_truth.annotations),
@@ -205,7 +205,7 @@ def _comparison_json(side: Side, comparison: Comparison, evaluation: Evaluation)
 
 
 def _section(side: Side, comparison: Comparison, number: int, evaluation: Evaluation) -> dict[str, Any]:
-    """What the template shows of one comparison."""
+    """Values of one comparison for the template."""
     whole = comparison.whole
     plots = [
         ("Mask IoU of matched pairs", bars("mask IoU", iou_rows(iou_counts(whole.mask_ious), IOU_BINS), number)),
@@ -250,7 +250,7 @@ def _curve_plots(evaluation: Evaluation) -> list[tuple[str, str]]:
 
 
 def _shown(value: Any) -> Any:
-    """What a template writes: text from files without controls and lone surrogates, which UTF-8 cannot encode."""
+    """Return text for a template: without control characters and lone surrogates, which UTF-8 cannot encode."""
     return shown(value) if type(value) is str else value
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from condinst_deploy.data.coco import checked_bbox, checked_segmentation, is_finite, make_whole, merged_rle
+from condinst_deploy.data.annotation_checks import checked_bbox, checked_segmentation, is_finite, merged_rle
+from condinst_deploy.data.coco_file import make_whole
 from condinst_deploy.errors import DataError
-from condinst_deploy.evaluation.coco import Entry, Kind
+from condinst_deploy.evaluation.coco_metrics import Entry, Kind
 from condinst_deploy.evaluation.ground_truth import GroundTruth
 from condinst_deploy.shown_text import shown_value
 
@@ -45,7 +46,7 @@ def read_results(path: Path, ground_truth: GroundTruth) -> list[Entry]:
 
 
 def kinds_of(entries: Sequence[Entry]) -> tuple[Kind, ...]:
-    """What can be evaluated of results: boxes, masks or both; both where there are no results."""
+    """Return which types of results can be evaluated: boxes, masks or both; both if there are no results."""
     return tuple(kind for key, kind in KINDS.items() if not entries or key in entries[0])
 
 

@@ -13,7 +13,7 @@ REPORT, METRICS = "report.html", "figures.json"
 
 @dataclass(frozen=True)
 class Source:
-    """Where results come from: a model to run, or a results file."""
+    """Source of results: a model to run, or a results file."""
 
     path: Path
     is_model: bool
@@ -21,7 +21,7 @@ class Source:
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How an evaluation is run.
+    """Options of an evaluation.
 
     Attributes:
         out: folder for report, metrics, results and journals.
@@ -29,7 +29,7 @@ class EvaluationOptions:
         batch_size: images of equal padded shape that are run at once; None: 1 on a CPU, 8 on a GPU.
         score_threshold: keep scores above it; None: the models' own thresholds.
         fast: compute average precision with faster-coco-eval.
-        fresh: run every image anew, whatever an earlier run left in the journals.
+        fresh: run all images again and ignore the journals of earlier runs.
         gate: largest difference of an AP from the reference's, in points from 0 to 100; None: no gate.
         per_class: also report the AP of each class.
         limit: take the first so many images; None: all.
@@ -84,7 +84,7 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
 
 
 def results_path(out: Path, name: str) -> Path:
-    """Where the results of the model of that unique name are written."""
+    """Return the path of the results file of the model with that unique name."""
     return out / f"{_file_stem(name)}.results.json"
 
 
@@ -146,7 +146,7 @@ def _file_stem(name: str) -> str:
 
 
 def _same_file(a: Path, b: Path) -> bool:
-    """By name, through links, or as two names of one file."""
+    """Return whether two paths are one file: by name, through symbolic links, or as hard links."""
     if a.resolve() == b.resolve():
         return True
     return a.exists() and b.exists() and a.samefile(b)

@@ -20,7 +20,7 @@ class ConfusionTable:
     """Rows of annotated classes, columns of found ones; or the largest confusions where the table would be too large.
 
     Attributes:
-        columns: names of the found classes; empty where there are too many.
+        columns: names of the found classes; empty if there are too many.
         rows: name of the annotated class, and a count for each column.
         largest: `(annotated, found, count)` without what is right, the largest counts first.
     """

@@ -1,9 +1,9 @@
-"""Figures as people read them: the same words on the terminal and in the report."""
+"""Metrics as people read them: the same words on the terminal and in the report."""
 
 from decimal import ROUND_DOWN, Decimal
 
 DASH = "\u2013"
-"""Where there is no figure."""
+"""Text in place of a metric that does not exist."""
 
 
 def points_text(value: float | None) -> str:

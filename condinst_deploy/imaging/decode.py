@@ -255,7 +255,7 @@ def _rgb_from_pil(image: Image.Image) -> RGBArray:
 
 
 def orientation_of(image: Image.Image) -> Any:
-    """EXIF orientation of an opened image, a key of `TURNS` or anything else; None where it cannot be read."""
+    """EXIF orientation of an opened image, a key of `TURNS` or anything else; None if it cannot be read."""
     try:
         return image.getexif().get(ORIENTATION)
     except Exception:  # Pillow raises errors of many kinds on malformed EXIF; the pixels can still be read

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import ceil
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +12,10 @@ from condinst_deploy.errors import ConfigError
 from condinst_deploy.imaging.labels import Label, draw_labels
 from condinst_deploy.imaging.palette import DARK, LIGHT, Colour, colour_of, lightened
 from condinst_deploy.masks import BoolArray, Masks, Window
+from condinst_deploy.support.atomic_write import atomic_path
 
 OPACITY = 0.45
-"""Of a mask's colour; the rest is the image."""
+"""Opacity of a mask's colour over the image."""
 
 SMALLEST_TEXT, LARGEST_TEXT = 11, 48
 """Height of captions, pixels."""
@@ -90,6 +92,16 @@ def contact_sheet(images: Sequence[Image.Image], columns: int = 4, side: int = S
         fitting.thumbnail((side, side), Image.Resampling.LANCZOS)
         sheet.paste(fitting, (i % columns * side, i // columns * side))
     return sheet
+
+
+def write_sheet(images: Sequence[Image.Image], path: Path) -> None:
+    """Write a contact sheet as a JPEG file.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        contact_sheet(images).save(temporary, format="JPEG", quality=90)
 
 
 def _scaled_image(image: npt.NDArray[np.uint8], longest_side: int | None) -> tuple[Image.Image, float]:

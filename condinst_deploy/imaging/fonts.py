@@ -64,7 +64,7 @@ def forget_fonts() -> None:
 
 @lru_cache(4096)
 def _font_for(character: str) -> Path | None:
-    """Return the first font that has the character; None where no font has it, or where it is not printable."""
+    """Return the first font that has the character; None if no font has it, or if it is not printable."""
     if not character.isprintable():
         return None
     for path in (own_font(), *_fallbacks):
@@ -79,7 +79,7 @@ def _font_for(character: str) -> Path | None:
 
 
 def _has(path: Path, character: str) -> bool:
-    """Whether a font draws the character otherwise than it draws a missing one."""
+    """Return whether a font has a glyph for the character."""
     if character == " ":
         return path == own_font()
     try:

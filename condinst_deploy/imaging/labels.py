@@ -12,7 +12,7 @@ from condinst_deploy.imaging.fonts import pieces
 from condinst_deploy.imaging.palette import DARK, Colour, text_colour
 
 LONGEST_CAPTION = 80
-"""Characters of a caption that are looked at; its middle is left out before."""
+"""Most characters of a caption; the middle of a longer one is left out."""
 
 ELLIPSIS = "\u2026"
 MARGIN = 2  # pixels between a text and the border of its label
@@ -43,7 +43,7 @@ def draw_labels(image: Image.Image, labels: Sequence[Label], text_size: int) -> 
     for which nothing is free is left out.
 
     Returns:
-        Where each label lies; None where it is left out.
+        Where each label lies; None if it is left out.
     """
     occupied = np.zeros((image.height, image.width), dtype=np.bool_)
     draw = ImageDraw.Draw(image)

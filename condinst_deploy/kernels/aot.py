@@ -47,7 +47,7 @@ class CompiledKernel:
 
 @dataclass(frozen=True)
 class Resources:
-    """What the assembler says that a kernel takes."""
+    """Resources of a kernel, as the assembler reports them."""
 
     registers: int  # of a thread
     spilled_bytes: int  # stores and loads of a thread
@@ -79,7 +79,10 @@ def extents_source(dtype: str) -> KernelSource:
 
 
 def packed_masks_source(dtype: str) -> KernelSource:
-    """Bit-packed masks, for logits of one type."""
+    """Bit-packed masks, for logits of one type.
+
+    No engine contains this kernel: tests compile it for every GPU without one. At run time Triton compiles it.
+    """
     arguments = {"logits": POINTERS[dtype], "crops": "*i64"}
     arguments |= dict.fromkeys(("number", "height", "width"), "i32") | {"bits": "*u8"}
     return KernelSource(packed_masks_kernel, arguments, {"ROWS": TILE_ROWS, "BYTES": TILE_BYTES}, warps=4)
@@ -108,7 +111,7 @@ def compiled(source: KernelSource, capability: int, ptx_version: int | None = No
 
 
 def target_of(ptx: str) -> str:
-    """What the PTX is for, as it says itself: `sm_80`."""
+    """Return the target that the PTX names: `sm_80`."""
     found = re.search(r"^\.target\s+(\w+)", ptx, re.MULTILINE)
     return found.group(1) if found else ""
 

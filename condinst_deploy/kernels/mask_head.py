@@ -149,7 +149,7 @@ def mask_head_half(
 
 @dataclass(frozen=True)
 class MaskHeadLaunch:
-    """How the kernel of one type is launched."""
+    """Launch settings of the kernel of one type."""
 
     kernel: Any
     tile: int  # pixels of a program
@@ -175,7 +175,7 @@ def launch_of(dtype: str, hidden: int) -> MaskHeadLaunch:
 
 
 def supports_mask_head(mask_feats: Tensor, params: Tensor, hidden: int) -> bool:
-    """Whether the kernels cover these types and widths; published are (8, 8), (16, 8) and (16, 16)."""
+    """Return whether the kernels cover these types and widths; published are (8, 8), (16, 8) and (16, 16)."""
     fits = mask_feats.shape[1] <= MOST_CHANNELS and hidden <= MOST_HIDDEN
     return fits and mask_feats.dtype == params.dtype and mask_feats.dtype in LAUNCHES
 

@@ -9,7 +9,7 @@ from condinst_deploy.model.operations import REFERENCE, Operations
 
 
 def kernels_run_on(device: torch.device) -> bool:
-    """Whether the kernels run there: on CUDA where Triton is installed (PyTorch's CUDA builds bring it).
+    """Return whether the kernels run on a device: on CUDA if Triton is installed, as with PyTorch's CUDA builds.
 
     With `TRITON_INTERPRET=1` Triton runs them on a CPU, slowly; that is for tests.
     """

@@ -173,7 +173,7 @@ def packed_masks_kernel(
 
 
 def mask_extents(logits: Tensor) -> Tensor:
-    """Where logits are positive, in one launch.
+    """Return the extents of the positive logits, in one launch.
 
     Args:
         logits: `(B, K, h, w)` float32, float16 or bfloat16.

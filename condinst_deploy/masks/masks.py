@@ -28,7 +28,7 @@ class RLE(TypedDict):
 
 
 class TextRLE(TypedDict):
-    """The same as JSON files hold it."""
+    """RLE in JSON files."""
 
     size: list[int]
     counts: str  # ASCII
@@ -142,11 +142,11 @@ class Masks:
 
     @property
     def crops(self) -> tuple[BoolArray, ...]:
-        """What is inside each mask's window, `(h_i, w_i)`; `(0, 0)` where the mask is empty."""
+        """Return the pixels of each mask's window, `(h_i, w_i)`; `(0, 0)` where the mask is empty."""
         return tuple(self.crop(i) for i in range(len(self)))
 
     def crop(self, i: int) -> BoolArray:
-        """What is inside the window of mask `i`, `(h_i, w_i)`, columns contiguous."""
+        """Return the pixels of the window of mask `i`, `(h_i, w_i)`, columns contiguous."""
         return crop_of_runs(self.runs[i], _window(self.runs[i], self.size[0]), self.size[0])
 
     def rle(self) -> list[RLE]:

@@ -62,7 +62,7 @@ def _text(numbers: Int64) -> tuple[bytes, Int64]:
 
 
 def run_lengths_from_counts(counts: bytes) -> Int64 | None:
-    """Run lengths of one mask; None where the text is not such a text."""
+    """Run lengths of one mask; None if the counts are malformed."""
     codes = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - ZERO
     if len(codes) == 0 or codes.min() < 0 or codes.max() >= 2 * MORE or codes[-1] & MORE:
         return None

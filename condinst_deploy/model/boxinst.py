@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 NEIGHBOURS = 8
-"""Of a pixel: a square of three, without its centre."""
+"""Number of a pixel's neighbours: a square of 3x3 without its centre."""
 
 LINEAR_FROM_SRGB = (0.04045, 12.92, 0.055, 2.4)
 XYZ_FROM_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
@@ -40,7 +40,7 @@ def lab_from_rgb(images: Tensor) -> Tensor:
 
 
 def similar_neighbours(images: Tensor, sizes: Tensor, rules: ColourRules) -> Tensor:
-    """Whether a pixel's neighbours have its colour and are inside the image.
+    """Return whether a pixel's neighbours have its colour and are inside the image.
 
     Args:
         images: `(B, 3, H, W)` uint8 RGB, zeros in the padding.

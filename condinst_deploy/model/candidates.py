@@ -12,7 +12,7 @@ from condinst_deploy.model.head import LevelOutputs, level_points
 
 
 class Candidates(NamedTuple):
-    """What may become an instance of one image, best first within each level."""
+    """Candidates of one image, in descending order of score within each level."""
 
     boxes: Tensor  # (n, 4) xyxy, network pixels
     scores: Tensor  # (n,)
@@ -46,7 +46,7 @@ def candidates_from_levels(
 
 
 def ranked_by(level: LevelOutputs, selection: Selection) -> Tensor:
-    """What threshold and top-k compare, `(..., C, h, w)`: class probabilities, with AdelaiDet times centerness."""
+    """Return scores for threshold and top-k, `(..., C, h, w)`: class probabilities, for AdelaiDet times centerness."""
     probabilities = level.cls_logits.sigmoid()
     return probabilities * level.centerness.sigmoid() if selection.family == "adelaidet" else probabilities
 

@@ -1,7 +1,7 @@
 """Checkpoints: mmdetection's and AdelaiDet's as published, and the toolkit's own format."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,19 +38,20 @@ class LoadedModel:
     note: str  # one sentence: which family and architecture were recognised
 
 
-def load_model(path: str | Path, family: Family | None = None) -> LoadedModel:
+def load_model(path: str | Path, family: Family | None = None, content: dict[str, Any] | None = None) -> LoadedModel:
     """Load a checkpoint; its architecture follows from its keys and shapes.
 
     Args:
         path: a file of mmdetection, of AdelaiDet, or of this toolkit.
         family: the family that the model must be of; None: recognised by the keys.
+        content: of the file, if it was read already.
 
     Raises:
         CheckpointError: it cannot be read safely, or it does not fit the model; keys that are unmapped,
             missing or of another shape are listed together.
     """
     path = Path(path)
-    content = load_checkpoint_file(path)
+    content = load_checkpoint_file(path) if content is None else content
     if content.get("format") == OWN_FORMAT:
         loaded = _load_own(path, content)
         if family not in (None, loaded.manifest.family):
@@ -92,7 +93,7 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
 
 def own_content(model: CondInst, manifest: ModelManifest) -> dict[str, Any]:
-    """What a file of the toolkit's own format holds; more entries beside these are fine."""
+    """Content of a file in the toolkit's own format; more entries are allowed."""
     return {
         "format": OWN_FORMAT,
         "config": model.config.to_dict(),
@@ -165,25 +166,47 @@ def _fitting(
     tensors = {ours: state[theirs] for theirs, ours in mapped.items()}
     theirs_of = {ours: theirs for theirs, ours in mapped.items()}
     problems = [f"unmapped: {key}" for key in unmapped]
-    for key in (k for k in tensors if k not in expected):
-        problems.append(f"unmapped: {theirs_of[key]} (it would be {key})")
+    problems += [f"unmapped: {theirs_of[key]} (it would be {key})" for key in tensors if key not in expected]
+    check_fitting(path, expected, tensors, theirs_of, problems)
+    return tensors
+
+
+def check_fitting(
+    path: Path,
+    expected: Mapping[str, Tensor],
+    tensors: Mapping[str, Any],
+    theirs_of: Mapping[str, str],
+    problems: Sequence[str] = (),
+) -> None:
+    """Check that every expected weight is there, with its shape, and finite in the model's type.
+
+    Args:
+        path: of the file, for messages.
+        expected: weights of the model, which may be on the meta device.
+        tensors: values of the file under the model's names.
+        theirs_of: the model's names -> the file's names, where they differ.
+        problems: what was found before.
+
+    Raises:
+        CheckpointError: something does not fit; one error lists everything.
+    """
+    found = list(problems)
     for key, want in expected.items():
         have = tensors.get(key)
         if have is None:
             if not key.endswith("num_batches_tracked"):  # counts training steps; older files lack it
-                problems.append(f"missing: {key}")
-        elif problem := _problem(key, theirs_of[key], have, want):
-            problems.append(problem)
-    if problems:
-        shown = problems[:PROBLEMS_SHOWN]
-        if len(problems) > len(shown):
-            shown = [*shown, f"and {len(problems) - len(shown)} more"]
-        raise CheckpointError(f"{path} does not fit the model, {len(problems)} problems: {'; '.join(shown)}")
-    return tensors
+                found.append(f"missing: {key}")
+        elif problem := _problem(key, theirs_of.get(key, key), have, want):
+            found.append(problem)
+    if found:
+        shown = found[:PROBLEMS_SHOWN]
+        if len(found) > len(shown):
+            shown = [*shown, f"and {len(found) - len(shown)} more"]
+        raise CheckpointError(f"{path} does not fit the model, {len(found)} problems: {'; '.join(shown)}")
 
 
 def _problem(key: str, theirs: str, have: object, want: Tensor) -> str | None:
-    """Why a weight of the file cannot be used as the model's weight `key`; None if it can."""
+    """Return why a weight of the file cannot be used as the model's weight `key`; None if it can."""
     if not isinstance(have, Tensor) or have.shape != want.shape:
         shape = tuple(have.shape) if isinstance(have, Tensor) else type(have).__name__
         return f"mis-shaped: {theirs} is {shape}, expected {tuple(want.shape)}"

@@ -20,7 +20,7 @@ from condinst_deploy.model.operations import REFERENCE, Operations
 
 
 class Features(NamedTuple):
-    """What the convolutional part of the network gives."""
+    """Outputs of the convolutional part of the network."""
 
     levels: list[LevelOutputs]  # P3..P7
     mask_feats: Tensor  # (B, mask_channels, H/8, W/8)
@@ -78,7 +78,7 @@ class CondInst(nn.Module):
         return Features(self.head(pyramid), self.mask_branch(pyramid), semantic_logits)
 
     def features_before_controller(self, normalized: Tensor) -> Features:
-        """The same for inference, with the controller's inputs in the place of all points' parameters."""
+        """Return features for inference: the controller's inputs instead of the parameters of all points."""
         pyramid = self.fpn(self.backbone(normalized))
         return Features(self.head.before_controller(pyramid), self.mask_branch(pyramid))
 
@@ -101,7 +101,7 @@ class CondInst(nn.Module):
         return Instances(count.to(torch.int32), kept.boxes, scores, kept.labels.to(torch.int32), logits)
 
     def _slots(self, images: list[Candidates]) -> tuple[Tensor, Candidates]:
-        """How many survive NMS in each image `(B,)`, and they in K slots `(B, K, ...)`, zeros behind them."""
+        """Return the number of instances after NMS, `(B,)`, and K slots of each image, `(B, K, ...)`, filled with 0."""
         selection = self.config.selection
         # a score of 0 is never kept, so shorter lists are filled up with zeros; one place more keeps none empty
         longest = 1 + max(len(candidates.scores) for candidates in images)

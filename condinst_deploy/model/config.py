@@ -47,7 +47,7 @@ LIMITS = {
 FPN_CHANNELS = Limits(2 * NORM_GROUPS, 4_096, whole=True)
 
 Neck = Literal["fpn", "bifpn"]
-"""What makes P3..P7 of the backbone's features."""
+"""Necks that make P3..P7 from the backbone's features."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def hidden_width(mask_channels: int, num_params: int) -> int | None:
         num_params: parameters of one instance.
 
     Returns:
-        The width; None where no whole number gives so many parameters.
+        The width; None if no whole number gives so many parameters.
     """
     linear = mask_channels + 5
     width = (math.isqrt(linear**2 + 4 * max(num_params - 1, 0)) - linear) // 2

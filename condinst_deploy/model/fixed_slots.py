@@ -136,7 +136,7 @@ class CandidatesOfLevel(nn.Module):
 
 
 class Neighbourhoods(nn.Module):
-    """Where the 3x3 cells around the kept points lie in the maps of P3..P7."""
+    """Indices of the 3x3 cells around the kept points in the maps of P3..P7."""
 
     def forward(self, points: Tensor, soi: Tensor, sizes: Sequence[torch.Size]) -> list[tuple[Tensor, Tensor]]:
         """`points (B, K, 2)`, `soi (B, K)`, heights and widths -> for each level, indices and whether they count.

@@ -1,4 +1,4 @@
-"""What a training step learns, decided by targets, sizes and random draws alone, before the network runs.
+"""Plan of a training step: what it learns, decided before the network runs by targets, sizes and random draws.
 
 Normalisers are sums over all images of a step. They must be known before the first backward pass of a step that is
 split into parts, and each process must know the others'. So they are computed here, without the network's outputs.
@@ -41,7 +41,7 @@ class LossSettings:
     pairwise_warmup: int = 10_000  # BoxInst: iterations until its pairwise loss has its full weight
     pairwise_dilation: int = 2  # BoxInst: distance of neighbours, in pixels of masks
     color_threshold: float = 0.3  # BoxInst: least similarity of pixels that have the same label
-    bottom_pixels: int = 10  # BoxInst: rows at an image's bottom that are not looked at
+    bottom_pixels: int = 10  # BoxInst: rows at an image's bottom that are ignored
 
     def __post_init__(self) -> None:
         """Check the family, the caps and the normalisers.
@@ -76,7 +76,7 @@ class LossSettings:
 
     @property
     def drawn(self) -> int | None:
-        """How many masks are drawn at random, of an image or of AdelaiDet's batch; None: that cap does not count."""
+        """Return how many masks are drawn at random, of an image or of AdelaiDet's batch; None if there is no cap."""
         return self.max_masks if self.masks_per_image is None else None
 
 
@@ -98,7 +98,7 @@ class Part(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What one part of a step learns."""
+    """Plan of one part of a step."""
 
     locations: Locations
     assignments: tuple[Assignment, ...]  # B
@@ -141,11 +141,7 @@ def sums_of(plan: Plan, part: Part, settings: LossSettings) -> Tensor:
     """`(5,)` float64: positives, centerness targets, masks, pixels of instances, pairs. Sums of parts add up."""
     positives = sum(len(a.locations) for a in plan.assignments)
     distances = torch.cat([a.distances for a in plan.assignments])
-    pixels = [
-        target.masks[:, MASK_STRIDE // 2 :: MASK_STRIDE, MASK_STRIDE // 2 :: MASK_STRIDE].any(dim=0).sum()
-        for target in part.targets
-        if len(target.masks)
-    ]
+    pixels = [target.masks_at(MASK_STRIDE).any(dim=0).sum() for target in part.targets if len(target.masks)]
     masks = (
         sum(_best_count(a, settings.masks_per_image) for a in plan.assignments)
         if settings.masks_per_image is not None
@@ -162,8 +158,7 @@ def sums_of(plan: Plan, part: Part, settings: LossSettings) -> Tensor:
 
 def _pairs(plan: Plan, part: Part, similar: Tensor, settings: LossSettings) -> Tensor:
     """Pairs of all masks that a part learns."""
-    half = MASK_TARGET_STRIDE // 2
-    masks = [target.masks[:, half::MASK_TARGET_STRIDE, half::MASK_TARGET_STRIDE] for target in part.targets]
+    masks = [target.masks_at(MASK_TARGET_STRIDE) for target in part.targets]
     counts = []
     for i, (assignment, target) in enumerate(zip(plan.assignments, part.targets, strict=True)):
         instances = assignment.instances if plan.kept is None else assignment.instances[plan.kept[i]]
@@ -199,12 +194,12 @@ def centerness_targets(distances: Tensor) -> Tensor:
 
 
 def share_of(assignment: Assignment, masks_per_image: int) -> int:
-    """How many masks each instance of an image learns at most, where the best are taken."""
+    """Return the most masks that each instance of an image learns, if the best ones are taken."""
     return max(masks_per_image // max(len(assignment.instances.unique()), 1), 1)
 
 
 def _best_count(assignment: Assignment, masks_per_image: int) -> int:
-    """How many positives are kept where the best are taken."""
+    """Return the number of positives that are kept, if the best ones are taken."""
     counts = assignment.instances.unique(return_counts=True)[1]
     return int(counts.clamp(max=share_of(assignment, masks_per_image)).sum())
 

@@ -49,7 +49,7 @@ class Losses(NamedTuple):
 
     @property
     def terms(self) -> dict[str, Tensor]:
-        """Those that the model has, by name."""
+        """Return the losses that the model has, by name."""
         return {name: value for name, value in self._asdict().items() if value is not None}
 
     @property
@@ -77,6 +77,9 @@ def condinst_losses(
 ) -> Losses:
     """Losses of one batch that is a whole step of this process.
 
+    For training loops of your own and for the comparison with the references. `TrainingRun` can split a step into
+    several parts; it calls the same functions itself.
+
     Args:
         features: the convolutional part's outputs, with gradients.
         targets: one an image, masks of the padded batch's size.
@@ -93,7 +96,7 @@ def condinst_losses(
 
 
 class LossRules(NamedTuple):
-    """What does not change during a run."""
+    """Settings of the losses, constant during a run."""
 
     settings: LossSettings
     hidden: int = 8  # hidden channels of the dynamic mask head
@@ -125,7 +128,7 @@ def losses_of(
         box=boxes / weight_sum,
         centerness=F.binary_cross_entropy_with_logits(centerness, wanted_centerness, reduction="sum") / positives,
         mask=mask / masks,
-        semantic=None if semantic is None else _pixel_losses(semantic, targets) / pixels,
+        semantic=None if semantic is None else semantic_loss(semantic, targets) / pixels,
         pairwise=None if plan.similar is None else pairwise * plan.pairwise_weight / pairs,
     )
 
@@ -161,17 +164,12 @@ def projection_loss(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def semantic_loss(logits: Tensor, targets: Sequence[ImageTargets]) -> Tensor:
-    """Focal loss of the pixels' classes over the number of pixels that belong to an instance, at least 1.
+    """Focal loss of the pixels' classes, summed.
 
     Args:
         logits: `(B, C, H/8, W/8)`.
         targets: one an image; a pixel belongs to the smallest mask that covers it.
     """
-    pixels = torch.stack([_pixel_classes(target, logits.shape[1]).sum() for target in targets]).sum()
-    return _pixel_losses(logits, targets) / pixels.clamp(min=1)
-
-
-def _pixel_losses(logits: Tensor, targets: Sequence[ImageTargets]) -> Tensor:
     wanted = torch.stack([_pixel_classes(target, logits.shape[1]) for target in targets]).to(logits.dtype)
     total: Tensor = sigmoid_focal_loss(logits, wanted, reduction="sum")
     return total
@@ -179,7 +177,7 @@ def _pixel_losses(logits: Tensor, targets: Sequence[ImageTargets]) -> Tensor:
 
 def _pixel_classes(target: ImageTargets, num_classes: int) -> Tensor:
     """One-hot classes of an image's pixels at the mask features' stride: `(C, H/8, W/8)` bool, none outside."""
-    masks = target.masks[:, MASK_STRIDE // 2 :: MASK_STRIDE, MASK_STRIDE // 2 :: MASK_STRIDE]
+    masks = target.masks_at(MASK_STRIDE)
     classes = masks.new_zeros((num_classes, *masks.shape[1:]))
     if len(masks) == 0:
         return classes
@@ -213,8 +211,7 @@ def _mask_losses(
         if len(where) == 0:
             continue
         logits = _mask_logits(mask_feats[i : i + 1], flat.params[i, where], plan.locations, where, rules.hidden)
-        half = MASK_TARGET_STRIDE // 2
-        masks = target.masks[:, half::MASK_TARGET_STRIDE, half::MASK_TARGET_STRIDE]
+        masks = target.masks_at(MASK_TARGET_STRIDE)
         if plan.similar is None:
             total = total + dice_loss(logits, masks[instances]).sum()
             continue

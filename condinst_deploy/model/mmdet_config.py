@@ -1,7 +1,7 @@
 """The selection settings in the configuration text that mmdetection saves with a checkpoint.
 
 mmengine's runner keeps the whole configuration as Python text in `meta["cfg"]` (mmdetection 2: `meta["config"]`). The
-text is parsed and never run: only `model = dict(..., test_cfg=dict(...))` with plain numbers is looked at.
+text is parsed and never run: only `model = dict(..., test_cfg=dict(...))` with plain numbers is read.
 """
 
 import ast
@@ -47,7 +47,7 @@ def own_selection(meta: Mapping[Any, Any], published: Selection) -> OwnSelection
         published: the settings that stay where the checkpoint names no others.
 
     Returns:
-        None where the checkpoint has no configuration.
+        None if the checkpoint has no configuration.
     """
     text = meta.get("cfg", meta.get("config"))
     if text is None:
@@ -62,7 +62,7 @@ def own_selection(meta: Mapping[Any, Any], published: Selection) -> OwnSelection
         f" {selection.candidates_per_level} candidates a level, {selection.max_detections} detections)"
     )
     if left:
-        remark += f", but for {', '.join(left)}, which cannot be used"
+        remark += f", except {', '.join(left)}, which cannot be used"
     return OwnSelection(selection, remark)
 
 
@@ -133,7 +133,7 @@ def _selection(settings: Mapping[str, Any], selection: Selection) -> tuple[Selec
 
 
 def _with(selection: Selection, field: str, value: Any) -> Selection | None:
-    """The selection with another value of one field; None where it cannot be used."""
+    """The selection with another value of one field; None if it cannot be used."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if field in LIMITS.values() and not (isinstance(value, int) and 1 <= value <= LARGEST_LIMIT):

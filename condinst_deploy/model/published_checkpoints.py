@@ -1,4 +1,4 @@
-"""What a published checkpoint is: its family, recognised by its keys, and its architecture, by its tensors."""
+"""Recognition of published checkpoints: the family by keys, the architecture by shapes of tensors."""
 
 import re
 from collections.abc import Mapping
@@ -25,13 +25,13 @@ STATE_ENTRIES = ("model", "state_dict")
 """Entries of a file that hold the weights (AdelaiDet's, mmdetection's); a bare dictionary of weights is fine, too."""
 
 WRAPPERS = re.compile(r"(?:(?:module|_orig_mod|model)\.)+")
-"""What wrappers put in front of every key: for several GPUs, `torch.compile`, and trainers; one around another, too."""
+"""Prefixes that wrappers (several GPUs, `torch.compile`, trainers) put before every key; they can be nested."""
 
 COMPILED = "._orig_mod."
-"""What `torch.compile` puts into the keys of a part of a model."""
+"""Part that `torch.compile` inserts into the keys of a submodule."""
 
 FCOS_PARTS = ("bbox_head.conv_centerness.", "proposal_generator.fcos_head.")
-"""How keys begin that CondInst and FCOS share, in mmdetection and AdelaiDet."""
+"""Prefixes of keys that CondInst and FCOS share, in mmdetection and AdelaiDet."""
 
 FULL_NAMES: dict[Family, str] = {"mmdet": "mmdetection", "adelaidet": "AdelaiDet"}
 
@@ -118,11 +118,12 @@ def resnet_weights(path: Path, content: Mapping[Any, Any]) -> ResNetWeights:
     Other parts of a detectron2 or AdelaiDet model, and torchvision's classifier, are left out.
 
     Raises:
-        CheckpointError: it has deformable convolutions.
+        CheckpointError: it has deformable convolutions, or is a whole model of mmdetection's or of this toolkit's.
     """
     state, _ = unwrapped(weights_in(content))
     _check_plain(path, state)
     if not any(STEM.fullmatch(key) for key in state):
+        _check_alone(path, state)
         return ResNetWeights("mmdet", {key: value for key, value in state.items() if not key.startswith("fc.")})
     state = {BOTTOM_UP.sub("", key): value for key, value in in_our_layout(state).items()}
     ours, _ = renamed(list(state), ADELAIDET_BACKBONE)
@@ -181,8 +182,18 @@ def _check_plain(path: Path, state: Mapping[str, Any]) -> None:
         )
 
 
+def _check_alone(path: Path, state: Mapping[str, Any]) -> None:
+    """Raise a `CheckpointError` if there is a model around the ResNet."""
+    others = sorted({key.partition(".")[0] for key in state if not key.startswith("backbone.")})
+    if others and any(key.startswith("backbone.") for key in state):
+        raise CheckpointError(
+            f"{path} is a whole model (it has backbone and {', '.join(part[:40] for part in others[:5])}); expected a"
+            " ResNet alone: fine-tune the model with --weights"
+        )
+
+
 def _foreign(state: Mapping[str, Any]) -> str:
-    """What there is to say of weights that are no CondInst's."""
+    """Return a message about weights that are not of a CondInst."""
     if any(key.startswith(FCOS_PARTS) for key in state):
         return "is FCOS without a controller, which finds boxes and no masks"
     first = ", ".join(key[:80] for key in list(state)[:3]) or "none"
@@ -267,7 +278,7 @@ def _side(shapes: Shapes, key: str, axis: int) -> int:
 
 
 def _count(shapes: Shapes, pattern: str, axes: int | None = None) -> int:
-    """How many different indices a pattern's first group takes, among tensors of so many axes."""
+    """Return the number of different indices that match a pattern's first group, among tensors of so many axes."""
     matches = ((re.fullmatch(pattern, key), shape) for key, shape in shapes.items())
     return len({match[1] for match, shape in matches if match and axes in (None, len(shape))})
 
@@ -286,7 +297,7 @@ def _mmdet_preprocessing(state: Mapping[str, Any]) -> Preprocessing:
 
 
 def _meta(content: Mapping[Any, Any]) -> dict[Any, Any]:
-    """What mmdetection's file says of itself."""
+    """Metadata of mmdetection's file."""
     meta = content.get("meta")
     return meta if isinstance(meta, dict) else {}
 

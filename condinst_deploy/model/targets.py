@@ -1,6 +1,5 @@
 """Training targets: which points learn which instance (the rules of both reference implementations)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from condinst_deploy.model.config import STRIDES
-from condinst_deploy.model.head import LevelOutputs, level_points
+from condinst_deploy.model.head import level_points
 
 REGRESS_RANGES = ((-1.0, 64.0), (64.0, 128.0), (128.0, 256.0), (256.0, 512.0), (512.0, 1e8))
 """Largest distance to a side that P3..P7 learn, in network pixels, both ends included."""
@@ -26,9 +25,13 @@ class ImageTargets:
     masks: Tensor  # (n, H, W) bool
 
     def to(self, device: torch.device) -> "ImageTargets":
-        """The same on another device; copies from pinned memory do not wait."""
+        """Return a copy on another device; copies from pinned memory do not wait."""
         boxes, labels, masks = (x.to(device, non_blocking=True) for x in (self.boxes, self.labels, self.masks))
         return ImageTargets(boxes, labels, masks)
+
+    def masks_at(self, stride: int) -> Tensor:
+        """Return the masks at the middle pixel of every cell of a stride: `(n, H/stride, W/stride)` bool."""
+        return self.masks[:, stride // 2 :: stride, stride // 2 :: stride]
 
 
 class Locations(NamedTuple):
@@ -40,27 +43,21 @@ class Locations(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """What the positive points of one image learn."""
+    """Training targets of the positive points of one image."""
 
     locations: Tensor  # (p,) int64 into the L points, rising
     instances: Tensor  # (p,) int64 into the image's ground truth
     distances: Tensor  # (p, 4) left, top, right, bottom, in strides
 
 
-def locations_of(levels: list[LevelOutputs]) -> Locations:
-    """The points that the head's outputs belong to."""
-    return _locations([tuple(level.centerness.shape[2:]) for level in levels], levels[0].centerness.device)
-
-
 def locations_at(height: int, width: int, device: torch.device) -> Locations:
-    """The same for padded images of a size: multiples of 32, which P6 and P7 halve with rounding up."""
+    """Return the points of the head's outputs for padded images of a size.
+
+    Sizes are multiples of 32, which P6 and P7 halve with rounding up.
+    """
     sizes = [(height // stride, width // stride) for stride in STRIDES[:3]]
     for _ in STRIDES[3:]:
         sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
-    return _locations(sizes, device)
-
-
-def _locations(sizes: Sequence[tuple[int, ...]], device: torch.device) -> Locations:
     points, strides, ranges = [], [], []
     for (height, width), stride, limits in zip(sizes, STRIDES, REGRESS_RANGES, strict=True):
         own = level_points(height, width, stride, device)
@@ -114,6 +111,6 @@ def centres_of_mass(masks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _distances(x: Tensor, y: Tensor, boxes: Tensor) -> Tensor:
-    """From points `(L, 1)` to the sides of boxes `(n, 4)` or `(L, n, 4)`: `(L, n, 4)`, negative outside."""
+    """Return distances `(L, n, 4)` from points `(L, 1)` to sides of boxes `(n, 4)` or `(L, n, 4)`; negative outside."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack((x - x1, y - y1, x2 - x, y2 - y), dim=2)

@@ -1,4 +1,4 @@
-"""How the published checkpoints name what this model holds: one readable table a family.
+"""Tables of weight names: a published checkpoint's keys and this model's, one table for each family.
 
 A rule is `(pattern of the checkpoint's key, our key or None)`; None drops the key on purpose. Patterns
 match whole keys; a key that no rule matches is an error that lists it.

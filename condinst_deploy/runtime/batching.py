@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class BatchingLimits:
-    """How large batches become, and how long an image waits for others of its padded shape.
+    """Limits of batches: their size, and how long an image waits for others of its padded shape.
 
     Attributes:
         batch_size: images in a full batch.

@@ -1,4 +1,4 @@
-"""Result files: a COCO results list, written as it grows, and the images it speaks of."""
+"""Result files: a COCO results list, written as it grows, and the images that it names."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -48,8 +48,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def image_ids(paths: list[Path]) -> list[int]:
-    """COCO image ids: the file names' numbers where all have one of their own (COCO's do), else 1, 2, ..."""
+    """COCO image ids: the file names' numbers where all have one of their own (COCO's do), else 1, 2, ...
+
+    A number of more than 63 bits is none: other readers of COCO's files have no room for it.
+    """
     stems = [path.stem for path in paths]
-    if all(stem.isdecimal() for stem in stems) and len({int(stem) for stem in stems}) == len(stems):
-        return [int(stem) for stem in stems]
+    if all(stem.isdecimal() for stem in stems):
+        numbers = [int(stem) for stem in stems]
+        if len(set(numbers)) == len(numbers) and max(numbers, default=0) < 2**63:
+            return numbers
     return list(range(1, len(paths) + 1))

@@ -1,4 +1,4 @@
-"""How many cores this process can use, and how many threads compute a batch."""
+"""Number of cores that this process can use, and of threads that compute a batch."""
 
 import os
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What this machine's CPU can do in 8 bits."""
+"""Support of this machine's CPU for 8-bit arithmetic."""
 
 import platform
 from pathlib import Path
@@ -11,13 +11,13 @@ OVERFLOW_REMARK = (
     " weights (session.x64quantprecision). An INT8 file may be no faster here than the float32 one, and results on such"
     " CPUs were not proved"
 )
-"""What a user of an INT8 file should know where `products_may_overflow`."""
+"""Warning for users of an INT8 file if `products_may_overflow`."""
 
 X86 = ("x86_64", "AMD64", "i686")
 
 
 def cpu_flags(root: Path = Path("/")) -> frozenset[str]:
-    """Flags of the first CPU as Linux names them; empty where it does not.
+    """Flags of the first CPU as Linux names them; empty if it does not.
 
     Args:
         root: where `proc` is.
@@ -31,5 +31,5 @@ def cpu_flags(root: Path = Path("/")) -> frozenset[str]:
 
 
 def products_may_overflow() -> bool:
-    """Whether sums of two products of uint8 and int8 can overflow 16 bits here: on x86 without VNNI."""
+    """Return whether sums of two products of uint8 and int8 can overflow 16 bits here: on x86 without VNNI."""
     return platform.machine() in X86 and VNNI.isdisjoint(cpu_flags())

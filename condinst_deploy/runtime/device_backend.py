@@ -1,4 +1,4 @@
-"""What backends have in common whose network reads tensors on a device."""
+"""Base of the backends whose network reads tensors on a device."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial

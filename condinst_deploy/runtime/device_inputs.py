@@ -35,7 +35,7 @@ class DeviceInputs(NamedTuple):
 
     @property
     def device(self) -> torch.device:
-        """Where the images are."""
+        """Return the device of the images."""
         return self.images.device
 
     @property

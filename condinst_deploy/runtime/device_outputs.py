@@ -33,7 +33,7 @@ class DeviceOutputs(NamedTuple):
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """Return the device of the tensors."""
         return self.tensors.mask_logits.device
 
     def taken(self) -> Instances:

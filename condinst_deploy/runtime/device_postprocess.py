@@ -83,7 +83,7 @@ def crop_rows(
 
 
 def _fits(geometry: ImageGeometry) -> bool:
-    """Whether the kernel's 32-bit numbers hold places in this image."""
+    """Return whether the kernel's 32-bit integers can index this image."""
     sides = zip(geometry.original, geometry.resized, strict=True)
     return all(original * resized < LARGEST_PRODUCT for original, resized in sides)
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from condinst_deploy.errors import BackendError
+from condinst_deploy.errors import ConfigError
 
 GPU_NODES = ("dev/nvidia0", "proc/driver/nvidia/version", "dev/dxg")
 """Files that exist where NVIDIA's driver is loaded; the last is that of WSL."""
@@ -34,11 +34,11 @@ def parsed_device(device: str, *, gpu_usable: bool) -> Device:
         gpu_usable: whether "auto" means the first GPU.
 
     Raises:
-        BackendError: the word is unknown.
+        ConfigError: the word is unknown.
     """
     if device == "auto":
         return Device("cuda" if gpu_usable else "cpu")
     match = re.fullmatch(r"cpu|cuda(?::(\d{1,4}))?", device) if isinstance(device, str) else None
     if match is None:
-        raise BackendError(f"device {device!r:.60} is unknown; expected auto, cpu, cuda or cuda:N")
+        raise ConfigError(f"device {device!r:.60} is unknown; expected auto, cpu, cuda or cuda:N")
     return Device("cpu") if device == "cpu" else Device("cuda", int(match[1] or 0))

@@ -10,7 +10,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class HotLimits:
-    """How many shapes are hot, and how fast they may change.
+    """Limits of hot shapes: their number, and how fast they may change.
 
     A capture costs a context, a run and a wait of tens of milliseconds, so that shapes which come rarely must not be
     captured again and again.
@@ -69,10 +69,6 @@ class HotShapes(Generic[Key]):
         self._hot[key] = None
         self._changed = self._images
         return coldest
-
-    def cool(self, key: Key) -> None:
-        """Forget that a shape is hot."""
-        self._hot.pop(key, None)
 
     def _is_next(self, key: Key) -> bool:
         """True if a shape is about the most frequent of those that are not hot, and there is room for it."""

@@ -22,7 +22,7 @@ TOLERANCE = 0.5
 
 
 class Format(StrEnum):
-    """What detections are written as. COCO results are written in any case."""
+    """Formats of label files. COCO results are written in any case."""
 
     COCO, LABELME, YOLO = "coco", "labelme", "yolo"
 
@@ -89,7 +89,7 @@ def cut_outs(detections: InstanceDetections, image: RGBArray) -> Iterator[tuple[
 
 
 def joined_polygons(detections: InstanceDetections, tolerance: float) -> Iterator[npt.NDArray[np.float32] | None]:
-    """Yield one closed polygon `(k, 2)` for each detection; None where a mask has no pixels."""
+    """Yield one closed polygon `(k, 2)` for each detection; None if a mask has no pixels."""
     for rings in detections.masks.polygons(tolerance):
         if not rings:
             yield None

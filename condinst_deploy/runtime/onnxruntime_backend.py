@@ -66,8 +66,7 @@ class OnnxRuntimeBackend(Backend):
                 f"device {device!r} was asked for, and no NVIDIA driver is loaded on this machine; use device='cpu'"
             )
         session = opened_session(content, name, chosen, threads or CpuThreads(), folder)
-        manifest = _manifest(session, name)
-        check_static_shape(session, manifest, name)
+        manifest = _checked_manifest(session, name)
         if manifest.quantization is not None and chosen.kind == "cpu" and products_may_overflow():
             warnings.warn(f"{name}: {OVERFLOW_REMARK}", stacklevel=2)
         return cls(session, manifest, str(chosen), name)
@@ -139,6 +138,18 @@ def session_options(threads: CpuThreads, folder: Path | None) -> Any:
     # without a folder of its own a model has no weights elsewhere: a path that cannot exist
     options.add_session_config_entry(EXTERNAL_DATA_FOLDER, str(folder or NO_FOLDER))
     return options
+
+
+def _checked_manifest(session: Any, name: str) -> ModelManifest:
+    """The manifest of a graph that keeps the contract."""
+    try:
+        manifest = _manifest(session, name)
+        check_static_shape(session, manifest, name)
+    except UnicodeDecodeError as e:  # ONNX Runtime hands out the texts of a file without looking at them
+        raise ArtifactError(
+            f"{name} has a name or an entry of the manifest that is not UTF-8 ({e}); export the model again"
+        ) from e
+    return manifest
 
 
 def _manifest(session: Any, name: str) -> ModelManifest:

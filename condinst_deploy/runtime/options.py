@@ -37,7 +37,7 @@ SECTION = 1024
 
 @dataclass(frozen=True)
 class PredictorOptions:
-    """How a model is loaded and run.
+    """Options for loading and running a model.
 
     Attributes:
         device: "auto", "cpu", "cuda" or "cuda:N". A backend that is loaded already has its device; leave "auto" then.

@@ -36,7 +36,7 @@ STRIP = 1 << 16
 
 @dataclass(frozen=True)
 class ResultFilter:
-    """What a user wants of the detections; None: all."""
+    """Filter of detections; None means no filter."""
 
     score_threshold: float | None = None  # keep scores strictly above
     labels: frozenset[int] | None = None
@@ -261,7 +261,7 @@ def _runs(logits: npt.NDArray[Any], rows: Resampling, columns: Resampling) -> Ru
 
 
 def _window(any_positive: Bool) -> npt.NDArray[np.int64]:
-    """From the logit before the first positive one to the one behind the last; beyond the map's ends by one, too."""
+    """Return the range from before the first positive logit to after the last; it may leave the map by one."""
     where = np.flatnonzero(any_positive)
     return np.arange(where[0] - 1, where[-1] + 2)
 
@@ -309,7 +309,7 @@ def _resampled(probabilities: Float32, first: npt.NDArray[np.int64], share: Floa
 
 
 def _crossings(values: Float32) -> tuple[npt.NDArray[np.int64], Float64]:
-    """Where columns `(w', h')` of a 0 at both ends cross 0.5: the column, and the place along it.
+    """Return where columns `(w', h')`, which begin and end with 0, cross 0.5: the column, and the position in it.
 
     They come in column-major order, upwards and downwards in turn.
     """

@@ -30,7 +30,7 @@ class LabelThresholds(Protocol):
 
 @dataclass(frozen=True)
 class PredictFilesOptions:
-    """How images are predicted, and what is written.
+    """Options for predicting images and writing results.
 
     Attributes:
         out: folder of the results; files of the same names are replaced, other files stay.
@@ -59,7 +59,7 @@ class PredictFilesReports:
 
 @dataclass(frozen=True)
 class PredictedFiles:
-    """What was written.
+    """Files that were written.
 
     Attributes:
         folder: absolute.

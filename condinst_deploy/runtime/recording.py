@@ -28,6 +28,7 @@ from condinst_deploy.runtime.label_files import (
 from condinst_deploy.runtime.pipeline import Prediction
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.support.signals import whole_steps
+from condinst_deploy.support.validation import Limits, check_number
 
 OVERLAYS, LABELME, YOLO, INSTANCES, CROPS = "overlays", "labelme", "yolo", "instances", "crops"
 """Folders below that of the run."""
@@ -38,7 +39,7 @@ LONGEST_STEM = 240
 
 @dataclass(frozen=True)
 class FileOutputs:
-    """What is written of each image beside COCO results.
+    """Files that are written for each image, besides COCO results.
 
     Attributes:
         overlays: write overlays/NAME.jpg, the image with its detections.
@@ -56,10 +57,19 @@ class FileOutputs:
     instances: bool = False
     crops: bool = False
 
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ConfigError: one is out of its range.
+        """
+        check_number("draw_threshold", self.draw_threshold, Limits(0, 1))
+        check_number("tolerance", self.tolerance, Limits(0))
+
 
 @dataclass(frozen=True)
 class Destination:
-    """Where and how the detections of a run are written.
+    """Options for writing the detections of a run.
 
     Attributes:
         folder: of the run.
@@ -74,7 +84,7 @@ class Destination:
 
 @dataclass
 class Recorded:
-    """What was written.
+    """Files that were written.
 
     Attributes:
         images: entries of images.json.
@@ -95,7 +105,7 @@ OnImage = Callable[[CondInstError | None], None]
 
 @dataclass(frozen=True)
 class _Image:
-    """What the results call an image."""
+    """Return the name of an image in the results."""
 
     path: Path
     image_id: int
@@ -104,7 +114,7 @@ class _Image:
 
 @dataclass(frozen=True)
 class _ImageFiles:
-    """What a thread has made of a prediction."""
+    """Output of a thread for a prediction."""
 
     results: list[dict[str, Any]]
     overlay: Path | None

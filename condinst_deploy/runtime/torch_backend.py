@@ -10,7 +10,7 @@ from torch import Tensor
 
 from condinst_deploy.contract import NetworkOutputs
 from condinst_deploy.contract.precision import PRECISIONS, Precision
-from condinst_deploy.errors import BackendError
+from condinst_deploy.errors import BackendError, ConfigError
 from condinst_deploy.kernels.operations import kernels_run_on, operations_for
 from condinst_deploy.model.checkpoints import LoadedModel, load_model
 from condinst_deploy.model.condinst import CondInst, Instances
@@ -102,16 +102,17 @@ def torch_device(device: str) -> torch.device:
     """Return the device that a user names.
 
     Raises:
-        BackendError: the name is unknown, or PyTorch does not see the device.
+        ConfigError: the name is unknown.
+        BackendError: PyTorch does not see the device.
     """
     if device == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
     except RuntimeError as e:
-        raise BackendError(f"device {device!r} is unknown; expected auto, cpu, cuda or cuda:N") from e
+        raise ConfigError(f"device {device!r} is unknown; expected auto, cpu, cuda or cuda:N") from e
     if chosen.type not in ("cpu", "cuda"):
-        raise BackendError(f"device {device!r} is not supported; expected auto, cpu, cuda or cuda:N")
+        raise ConfigError(f"device {device!r} is not supported; expected auto, cpu, cuda or cuda:N")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise BackendError(
             f"device {device!r} was asked for; PyTorch sees {torch.cuda.device_count()} CUDA devices."

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from condinst_deploy.serving.client.client import Client
-    from condinst_deploy.serving.dataset import detect_dataset
+    from condinst_deploy.serving.ray_dataset import detect_dataset
 
 _HOMES = {
     "Client": "condinst_deploy.serving.client.client",
-    "detect_dataset": "condinst_deploy.serving.dataset",
+    "detect_dataset": "condinst_deploy.serving.ray_dataset",
 }
 
 __all__ = ["Client", "detect_dataset"]

@@ -1,4 +1,4 @@
-"""What a request to a served model holds, and what its answer holds; server and client both read this.
+"""Content of requests to a served model and of its answers, shared by server and client.
 
 One request has one image: the input `IMAGE`, BYTES, shape `(1, 1)`, the encoded file (JPEG, PNG, ...). The first axis
 is Triton's batch axis; batching happens inside the server. Options are request parameters. Outputs, for n instances
@@ -90,7 +90,7 @@ class RequestOptions:
         )
 
     def to_parameters(self) -> dict[str, str | int]:
-        """The same as request parameters. A float travels as text, because older servers take no floats."""
+        """Return the values as request parameters. A float is sent as text, because older servers accept no floats."""
         given: dict[str, str | int] = {}
         if self.score_threshold is not None:
             given["score_threshold"] = repr(self.score_threshold)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from condinst_deploy.errors import DataError, ImageError
-from condinst_deploy.evaluation.coco import Entry
+from condinst_deploy.evaluation.coco_metrics import Entry
 from condinst_deploy.evaluation.evaluator import Run
 from condinst_deploy.evaluation.provenance import images_with_states, run_settings
 from condinst_deploy.runtime.predictor import Predictor

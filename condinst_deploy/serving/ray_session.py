@@ -43,7 +43,7 @@ LOCAL_SETTINGS = {
 
 @dataclass(frozen=True)
 class RayOptions:
-    """Where workers run, and how many."""
+    """Options of a Ray session: cluster and number of workers."""
 
     address: str | None = None  # of a cluster; None: processes on this machine
     workers: int | None = None  # None: as many as the GPUs, or else the CPUs, have room for
@@ -112,7 +112,7 @@ def is_connected() -> bool:
 
 
 def resources_per_worker(ray: Any, options: RayOptions, device: str) -> dict[str, float]:
-    """What Ray reserves for each worker.
+    """Return the resources that Ray reserves for each worker.
 
     Args:
         ray: the library, connected.

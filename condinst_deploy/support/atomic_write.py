@@ -39,7 +39,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _check_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         _tidy_once(path.parent)
-        temporary, descriptor = _created(path)
+        try:
+            temporary, descriptor = _created(path)
+        except OSError as e:
+            raise _unwritable(path, e) from e
         yield temporary
         if not _is_same(temporary, descriptor):
             raise OutputError(
@@ -97,7 +100,7 @@ def only_writer(path: Path) -> Iterator[None]:
 
 
 def _is_locked(path: Path) -> bool:
-    """Whether a living process holds a temporary file."""
+    """Return whether a living process holds a temporary file."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:  # it is gone, or another user's
@@ -145,7 +148,7 @@ def remove_own() -> None:
 
 
 def _check_replaceable(path: Path) -> None:
-    """Whether there is nothing at `path`, or a file that a new one may replace."""
+    """Return whether nothing is at `path`, or a file that a new one may replace."""
     try:
         if path.is_dir():
             raise OutputError(f"{path} is a folder; expected the name of a file to write")
@@ -181,7 +184,7 @@ def _start(name: str) -> str:
 
 
 def _is_same(path: Path, descriptor: int) -> bool:
-    """Whether the name still is that of the open file."""
+    """Return whether the name still belongs to the open file."""
     try:
         named, opened = path.lstat(), os.fstat(descriptor)
     except FileNotFoundError:

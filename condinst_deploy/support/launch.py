@@ -1,11 +1,13 @@
-"""How a command begins and ends: signals are heard before anything large is imported, and every end is one line.
+"""Start and end of a command: signals are handled before heavy imports, and every failure is one line.
 
 Nothing here imports more than the standard library, so that a signal in the first moments is one line, too.
 """
 
+import logging
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
@@ -38,6 +40,7 @@ def run(main: Callable[[], object]) -> NoReturn:
     """
     listen(_say_ended)
     threading.excepthook = _thread_failed
+    show_remarks_of_libraries()
     status = 0
     try:
         main()
@@ -59,6 +62,29 @@ def run(main: Callable[[], object]) -> NoReturn:
     if received() is not None and status:
         status = exit_status()
     leave(status)
+
+
+def show_remarks_of_libraries() -> None:
+    """Show what libraries log and warn of in one line: they quote names from files as they are."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_OneLine())
+    warnings.showwarning = _warned
+
+
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record))
+
+
+def _warned(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: object = None,
+    line: str | None = None,
+) -> None:
+    say(f"warning: {message}")
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
@@ -107,7 +133,7 @@ def leave(status: int) -> NoReturn:
 
 
 def _close_stdout() -> None:
-    """What is left in its buffer goes nowhere, so that the interpreter does not try once more."""
+    """Redirect standard output to /dev/null, so that the interpreter does not try to flush it again."""
     with suppress(OSError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)

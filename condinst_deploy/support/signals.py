@@ -18,7 +18,7 @@ from typing import Any
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 PREEMPTION = signal.SIGUSR1
-"""What schedulers send some time before a job ends; a run that wants to hear it calls `listen_for_preemption`."""
+"""Signals that schedulers send some time before a job ends; `listen_for_preemption` handles them."""
 
 PATIENCE = 10.0
 """Seconds that a network has to stop after a signal while the main thread waits for it inside a library."""
@@ -40,7 +40,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class Interruption:
-    """Whether a signal came during the block of `whole_steps`."""
+    """Return whether a signal arrived in the block of `whole_steps`."""
 
     def __init__(self) -> None:
         self.wanted = False
@@ -216,7 +216,7 @@ def _end(number: int) -> None:
 
 
 def _forget(pythons: socket.socket) -> None:
-    """In a forked child: signals are its own again, and the parent's thread does not hear of them."""
+    """Restore Python's own signal handling in a forked child; the parent's thread gets no signals of the child."""
     with suppress(ValueError):  # forked in another thread, which may not change this
         signal.set_wakeup_fd(-1)
         for number in _state.numbers:
@@ -231,7 +231,8 @@ def _forget(pythons: socket.socket) -> None:
 def kept_sigterm() -> Iterator[None]:
     """Put the handler of SIGTERM back at the end of the block, for libraries that replace it.
 
-    In other threads than the main one this does nothing.
+    A library's handler may end the process with `sys.exit`: after a signal that is `Stopped` here. In other threads
+    than the main one this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -239,6 +240,11 @@ def kept_sigterm() -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
+    except SystemExit as e:
+        if _state.received is None:
+            raise
+        _state.raised = True
+        raise Stopped(_state.received) from e
     finally:
         # None: the previous handler was not set from Python
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)

@@ -44,7 +44,7 @@ class _Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Limits:
-    """What numbers a setting can be; they are always finite."""
+    """Range of a setting's numbers; they are always finite."""
 
     least: float = -math.inf
     most: float = math.inf
@@ -53,7 +53,7 @@ class Limits:
     below: bool = False  # `most` itself is refused
 
     def hold(self, value: object) -> bool:
-        """Whether a value is such a number."""
+        """Return whether a value is in the range."""
         if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
             return False
         if isinstance(value, float) and not math.isfinite(value):
@@ -164,7 +164,7 @@ def _overlaid(plain: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any
 
 
 def _check_plain(values: object, where: str) -> None:
-    """Refuse values that no setting can have, wherever they stand; shared containers are looked at once."""
+    """Refuse values that no setting can have, wherever they stand; shared containers are checked once."""
     seen: set[int] = set()
     left = [(values, where, 0)]
     while left:
@@ -180,7 +180,7 @@ def _check_plain(values: object, where: str) -> None:
 
 
 def _problem(value: object) -> str | None:
-    """What was expected instead of a plain value that no setting can have."""
+    """Return what was expected instead of a value of a wrong type."""
     if isinstance(value, float) and not math.isfinite(value):
         return "a finite number"
     if isinstance(value, int) and value.bit_length() > 63:
@@ -291,7 +291,7 @@ def _message(place: _Place, reason: str) -> str:
 
 
 def _expected(kind: Any, several: bool = False) -> str:
-    """What a message calls a type."""
+    """Return the name of a type in messages."""
     origin, args = get_origin(kind), get_args(kind)
     if kind in _WORDS:
         return _WORDS[kind][several]

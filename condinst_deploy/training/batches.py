@@ -92,7 +92,7 @@ def batches(data: CocoDataset, recipe: Recipe, first: int, ranks: Ranks = ALONE)
 
 
 def _leave_signals_to_the_trainer(_number: int) -> None:
-    """In a process that prepares images: Ctrl-C and a scheduler's SIGTERM reach the whole group.
+    """Ignore signals in a process that prepares images: Ctrl-C and a scheduler's SIGTERM reach the whole group.
 
     A worker that died of one would stop the trainer with an error before it has saved its checkpoint.
     """

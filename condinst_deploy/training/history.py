@@ -1,4 +1,4 @@
-"""What a run has been through: a line of JSON a record, TensorBoard scalars, and an image of the curves."""
+"""History of a run: one line of JSON for each record, TensorBoard scalars, and a plot of the curves."""
 
 import io
 import json
@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from condinst_deploy.data.coco import is_finite
+from condinst_deploy.data.annotation_checks import is_finite
 from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.json_text import json_text
@@ -19,7 +19,7 @@ Record = dict[str, float]
 
 
 class _NoScalars:
-    """In the place of TensorBoard's writer."""
+    """Replacement for TensorBoard's writer that writes nothing."""
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
         """Drop a number."""
@@ -59,7 +59,7 @@ class History(AbstractContextManager["History"]):
                 self._scalars = writer(str(folder / "tensorboard"), purge_step=iteration + 1)
 
     def add(self, record: Record) -> None:
-        """Append figures of one iteration (`iteration` among them).
+        """Append metrics of one iteration (`iteration` among them).
 
         Raises:
             OutputError: the disk is full, or the folder is gone.

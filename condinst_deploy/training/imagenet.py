@@ -8,7 +8,7 @@ from torchvision.models import get_model_weights
 from condinst_deploy.errors import ConfigError
 
 TORCHVISION = "torchvision"
-"""What `start.backbone` says instead of a file."""
+"""Value of `start.backbone` for ImageNet weights, instead of a file."""
 
 
 def torchvision_resnet(depth: int) -> Path:

@@ -9,7 +9,7 @@ from condinst_deploy.errors import ConfigError
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What a run changes in its recipe, where it starts, and where it writes.
+    """Options of a training run: changes of the recipe, start, and output folder.
 
     Attributes:
         out: folder of the run; None: `runs/NAME_OF_THE_RECIPE`.
@@ -59,6 +59,6 @@ class TrainOptions:
 
     @property
     def places(self) -> dict[str, str]:
-        """Those places of the data that are given, by their names in the recipe."""
+        """Return the given paths of the data, by their names in the recipe."""
         names = ("train_annotations", "train_images", "val_annotations", "val_images")
         return {name: str(path) for name in names if (path := getattr(self, name)) is not None}

@@ -1,4 +1,4 @@
-"""What a run will see and take, before it begins: augmented examples on a sheet, time and memory of a few steps."""
+"""Preview of a run: a sheet of augmented examples, and time and memory of a few steps."""
 
 import statistics
 import time
@@ -14,9 +14,8 @@ import torch
 from condinst_deploy.benchmarking.memory import peak_mb
 from condinst_deploy.data.coco import CocoDataset
 from condinst_deploy.data.transforms import TrainingBatch
-from condinst_deploy.imaging.drawing import SHEET_SIDE, contact_sheet, overlay
+from condinst_deploy.imaging.drawing import SHEET_SIDE, overlay, write_sheet
 from condinst_deploy.masks import Masks
-from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.training.batches import batches
 from condinst_deploy.training.recipe import Recipe
 from condinst_deploy.training.run import TrainingRun
@@ -30,7 +29,7 @@ STEPS = 3
 
 @dataclass(frozen=True)
 class Preview:
-    """What a run will do.
+    """Preview of a run.
 
     Attributes:
         iterations: of the whole run.
@@ -109,8 +108,7 @@ def draw_examples(data: CocoDataset, recipe: Recipe, path: Path) -> None:
             shown.append(overlay(pixels, targets.boxes.numpy(), names, masks, labels, SHEET_SIDE))
         if len(shown) >= EXAMPLES:
             break
-    with atomic_path(path) as temporary:
-        contact_sheet(shown[:EXAMPLES]).save(temporary, format="JPEG", quality=90)
+    write_sheet(shown[:EXAMPLES], path)
 
 
 def _steps(loader: Iterator[TrainingBatch], parts: int) -> Iterator[list[TrainingBatch]]:

@@ -40,7 +40,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes the files and speaks."""
+        """Return whether this process writes files and messages."""
         return self.rank == 0
 
     def average(self, x: Tensor) -> Tensor:
@@ -163,13 +163,13 @@ ALONE = Ranks()
 
 
 def is_of_communication(error: RuntimeError) -> bool:
-    """Whether a library raised this because a process is lost."""
+    """Return whether a library raised this because a process is lost."""
     text = str(error).lower()
     return isinstance(error, dist.DistError) or any(word in text for word in LOST)
 
 
 def ranks_from_environment() -> Ranks:
-    """What torchrun tells its processes: RANK, WORLD_SIZE and LOCAL_RANK. A process alone without them.
+    """Return the ranks that torchrun sets: RANK, WORLD_SIZE and LOCAL_RANK. Without them, one process.
 
     Raises:
         ConfigError: one is missing, or no number in its range.

@@ -30,7 +30,7 @@ UNUSED: dict[OptimizerKind, tuple[str, ...]] = {
 """Settings of the optimizer that its kind does not use."""
 
 DECAY_RATE = Limits(0, 1, below=True)
-"""Of momentum and betas: at 1 nothing of the past is ever forgotten."""
+"""Range of momentum and betas, below 1: at 1 past gradients would never decay."""
 
 MOST_WORKERS, MOST_ITERATIONS, MOST_IN_BATCH = 256, 1_000_000_000, 65_536
 
@@ -55,7 +55,7 @@ SHARES: dict[str, Callable[[float], float]] = {
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Where the images are, below the current directory; or the generated shapes set."""
+    """Paths of the training data, relative to the current directory; or the generated shapes set."""
 
     train_annotations: str = ""
     train_images: str = ""
@@ -171,7 +171,7 @@ class ScheduleSettings:
 
 @dataclass(frozen=True)
 class StartSettings:
-    """How the weights begin."""
+    """Initialisation of the weights."""
 
     frozen_stages: int = 2  # the stem and layer1
     norm_eval: bool = True  # the backbone's norms keep their statistics
@@ -194,7 +194,7 @@ class StartSettings:
 
 @dataclass(frozen=True)
 class ExecutionSettings:
-    """How steps are computed. None of it decides which images are seen: a run may go on with other values."""
+    """Execution of steps. These settings do not decide which images are seen; a resumed run can change them."""
 
     precision: Precision = "float32"  # of the convolutional part; losses are always float32
     accumulate: int = 1  # parts of a process's share of the batch that run one after the other
@@ -345,7 +345,7 @@ def load_recipe(name: str) -> Recipe:
 
 
 def sizes_named(name: str) -> tuple[bool, bool]:
-    """Whether a recipe, or its base, names sizes of inference, and whether it names those of training.
+    """Return whether a recipe, or its base, sets sizes for inference, and whether it sets sizes for training.
 
     Raises:
         ConfigError: it cannot be read.

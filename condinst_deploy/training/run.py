@@ -16,7 +16,7 @@ from condinst_deploy.contract import Family, ModelManifest
 from condinst_deploy.data.transforms import TrainingBatch
 from condinst_deploy.errors import CheckpointError, ConfigError
 from condinst_deploy.model.boxinst import similar_neighbours
-from condinst_deploy.model.checkpoints import load_model, own_content, write_checkpoint
+from condinst_deploy.model.checkpoints import check_fitting, load_model, own_content, write_checkpoint
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.loss_plan import Draw, Normalisers, Part, Plan, normalisers_of, plan_step, sums_of
 from condinst_deploy.model.losses import Losses
@@ -26,16 +26,16 @@ from condinst_deploy.support.validation import typed
 from condinst_deploy.training.averaging import WeightAverage
 from condinst_deploy.training.imagenet import TORCHVISION, torchvision_resnet
 from condinst_deploy.training.loss_module import LossModule, layout_of
+from condinst_deploy.training.loss_scale import LossScale
 from condinst_deploy.training.optimizers import Optimizer, optimizer_of
 from condinst_deploy.training.ranks import ALONE, Ranks
 from condinst_deploy.training.recipe import Recipe, StartSettings, recipe_from_dict
-from condinst_deploy.training.scaling import LossScale
 
 RESNETS: dict[Family, str] = {
     "mmdet": "a ResNet in torchvision's names",
     "adelaidet": "MSRA's ResNet in detectron2's names",
 }
-"""What a family's models begin with."""
+"""Pretrained backbone that a family's models start from."""
 
 
 MASK_DRAWS = 1
@@ -45,7 +45,7 @@ MAY_CHANGE = ("execution", "log_every", "checkpoint_every", "keep_checkpoints", 
 """Settings of a recipe that a resumed run may have otherwise: none of them changes what is learnt from what."""
 
 LOADING = ("workers", "prefetch")
-"""Those of its data."""
+"""Settings of `data` that may change, too."""
 
 
 @dataclass
@@ -160,7 +160,7 @@ class TrainingRun:
         ]
 
     def _planned(self, parts: Sequence[TrainingBatch]) -> tuple[list[Plan], Normalisers]:
-        """What each part learns, and the divisors of the whole step."""
+        """Return the plan of each part, and the divisors of the whole step."""
         settings = self.recipe.losses
         colours = settings.colours
         learnt = [
@@ -256,7 +256,7 @@ def new_run(recipe: Recipe, manifest: ModelManifest, device: torch.device, ranks
 def fine_tuning_run(
     recipe: Recipe, manifest: ModelManifest, weights: Path, device: torch.device, ranks: Ranks = ALONE
 ) -> TrainingRun:
-    """A run from a trained model; a class layer of another size begins anew.
+    """A run from a trained model; a class layer of another size is initialised again.
 
     Where the recipe was written for the other family, losses and norms follow the checkpoint (`Recipe.with_model`).
 
@@ -276,7 +276,7 @@ def fine_tuning_run(
     if config.num_classes != loaded.model.config.num_classes:
         classifiers = ("head.cls_logits.", "mask_branch.semantic.2.")
         state = {key: value for key, value in state.items() if not key.startswith(classifiers)}
-        note = f"fine-tuning {weights} ({loaded.note}); the class layer begins anew for {config.num_classes} classes"
+        note = f"fine-tuning {weights} ({loaded.note}); the class layer is initialised for {config.num_classes} classes"
     elif loaded.manifest.class_names != manifest.class_names:
         note += f", also for classes of other names ({' '.join(loaded.manifest.class_names[:3])} ...)"
     model.load_state_dict(state, strict=False)
@@ -287,17 +287,31 @@ def fine_tuning_run(
     return run
 
 
-def resumed_run(recipe: Recipe, path: Path, device: torch.device, ranks: Ranks = ALONE) -> TrainingRun:
+def resumed_run(
+    recipe: Recipe,
+    path: Path,
+    device: torch.device,
+    ranks: Ranks = ALONE,
+    content: dict[str, Any] | None = None,
+) -> TrainingRun:
     """Go on where a checkpoint of the same recipe stopped, on any number of processes.
+
+    Args:
+        recipe: the run's recipe.
+        path: the checkpoint.
+        device: of this process.
+        ranks: this process among those that train together.
+        content: of the file, if it was read already.
 
     Raises:
         CheckpointError: the file is no training checkpoint.
         ConfigError: it was made with another recipe.
     """
-    training = load_checkpoint_file(path).get("training")
+    content = load_checkpoint_file(path) if content is None else content
+    training = content.get("training")
     if not isinstance(training, dict):
         raise CheckpointError(f"{path} is not a training checkpoint; expected last.pth of a run")
-    loaded = load_model(path)
+    loaded = load_model(path, content=content)
     recipe = recipe.with_model(loaded.model.config)
     _check_same(path, recipe, _trained_with(path, training))
     run = _run(recipe, loaded.model, loaded.manifest, device, ranks)
@@ -309,7 +323,7 @@ def resumed_run(recipe: Recipe, path: Path, device: torch.device, ranks: Ranks =
         run.optimizer.load_state_dict(training["optimizer"])
         run.iteration = typed(training["iteration"], int, "iteration")
     except (ConfigError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as e:
-        raise CheckpointError(f"{path} has an optimizer's state that cannot be used ({e}); start anew") from e
+        raise CheckpointError(f"{path} has an optimizer's state that cannot be used ({e}); start a new run") from e
     return run
 
 
@@ -322,7 +336,7 @@ def _check_same(path: Path, recipe: Recipe, then: Recipe) -> None:
     if changed:
         raise ConfigError(
             f"{path} was made with another recipe (it differs in {', '.join(changed)});"
-            " resume with the same one, or start anew in another folder"
+            " resume with the same one, or start a new run in another folder"
         )
 
 
@@ -384,12 +398,11 @@ def _load_backbone(model: CondInst, path: Path) -> None:
             f"{path} holds {RESNETS[found.family]}; the recipe's model is of the family {wanted}, which begins with"
             f" {RESNETS[wanted]}: name such a file with --backbone (docs/training.md)"
         )
+    expected = model.backbone.state_dict()
+    unmapped = [f"unmapped: {key}" for key in found.state if key not in expected]
+    check_fitting(path, expected, found.state, {}, unmapped)
     # a frozen norm counts no steps, so that detectron2's files lack the counters
-    counters = {key: value for key, value in model.backbone.state_dict().items() if key.endswith("_batches_tracked")}
-    try:
-        model.backbone.load_state_dict(counters | found.state)
-    except RuntimeError as e:
-        raise CheckpointError(f"{path} is not a state dict of the recipe's ResNet: {e}") from e
+    model.backbone.load_state_dict(found.state, strict=False)
 
 
 def _shown(losses: Losses) -> str:

@@ -4,7 +4,7 @@ import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from condinst_deploy.errors import CheckpointError, ConfigError
 from condinst_deploy.model.safe_load import load_checkpoint_file
@@ -22,7 +22,8 @@ class Found(NamedTuple):
     """A checkpoint that can be used."""
 
     path: Path
-    note: str  # why it is not the last one; "" where it is
+    note: str  # why it is not the last one; "" if it is
+    content: dict[str, Any]  # of the file
 
 
 class CheckpointStore:
@@ -71,18 +72,19 @@ class CheckpointStore:
         problems = []
         for path in [*paths, *([] if paths else [self._path(0)])]:
             try:
-                check_whole(path)
+                content = read_whole(path)
             except CheckpointError as e:
                 problems.append(str(e))
                 continue
-            return Found(path, f"{problems[0]}; going on from {path.name}, the one before it" if problems else "")
+            note = f"{problems[0]}; going on from {path.name}, the one before it" if problems else ""
+            return Found(path, note, content)
         raise CheckpointError("; ".join(problems))
 
     def _path(self, number: int) -> Path:
         return self._folder / (CHECKPOINT if number == 0 else f"{Path(CHECKPOINT).stem}-{number}.pth")
 
 
-def check_whole(path: Path) -> None:
+def read_whole(path: Path) -> dict[str, Any]:
     """Read a checkpoint and compare its checksums, which PyTorch writes and does not compare.
 
     Raises:
@@ -95,7 +97,7 @@ def check_whole(path: Path) -> None:
         damaged = None  # the reader says what is wrong
     if damaged is not None:
         raise CheckpointError(f"{path} is damaged ({damaged} has a wrong checksum)")
-    load_checkpoint_file(path)
+    return load_checkpoint_file(path)
 
 
 def _iteration_of(path: Path) -> int:

@@ -26,12 +26,12 @@ from condinst_deploy.training.store import CHECKPOINT, CheckpointStore
 from condinst_deploy.training.trainer import Reports, Sets
 
 SHAPES_FOLDER = Path("data/shapes")
-"""Where the generated data set is written, below the current directory."""
+"""Folder of the generated data set, relative to the current directory."""
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What a run leaves.
+    """Result of a run.
 
     Attributes:
         folder: folder of the run, absolute.
@@ -99,17 +99,20 @@ def _read(recipe: str | Path | Recipe, options: TrainOptions, folder: Path) -> R
     if isinstance(recipe, Recipe):
         return recipe
     name = str(recipe)
-    chosen, weights = load_recipe(name), options.weights
+    chosen = load_recipe(name)
     if options.resume:  # what was fine-tuned has the sizes already
-        weights = CheckpointStore(folder, chosen.keep_checkpoints).newest().path
-    if weights is None:
+        found = CheckpointStore(folder, chosen.keep_checkpoints).newest()
+        loaded = load_model(found.path, content=found.content)
+    elif options.weights is not None:
+        loaded = load_model(options.weights)
+    else:
         return chosen
     inference, training = sizes_named(name)
-    return chosen.with_sizes_of(load_model(weights).model.config, inference=not inference, training=not training)
+    return chosen.with_sizes_of(loaded.model.config, inference=not inference, training=not training)
 
 
 class Place(NamedTuple):
-    """Where this process runs."""
+    """Ranks and device of this process."""
 
     ranks: Ranks
     device: torch.device
@@ -204,8 +207,8 @@ def _started(recipe: Recipe, sets: Sets, folder: Path, options: TrainOptions, pl
     """A new run, one from trained weights, or the one in the folder."""
     manifest, (ranks, device) = trainer.manifest_for(recipe, sets), place
     if options.resume:
-        checkpoint, note = CheckpointStore(folder, recipe.keep_checkpoints).newest()
-        run = resumed_run(recipe, checkpoint, device, ranks)
+        checkpoint, note, content = CheckpointStore(folder, recipe.keep_checkpoints).newest()
+        run = resumed_run(recipe, checkpoint, device, ranks, content)
         if run.manifest.class_names != manifest.class_names:
             raise ConfigError(
                 f"{checkpoint} was trained on the classes {', '.join(run.manifest.class_names)}, and the data set has"

@@ -12,13 +12,12 @@ from condinst_deploy.contract import ModelManifest
 from condinst_deploy.data.coco import CocoDataset
 from condinst_deploy.data.transforms import TrainingBatch
 from condinst_deploy.errors import ConfigError, DataError, DistributedError, OutputError
-from condinst_deploy.evaluation.coco import Entry, average_precision, detect_all, load_coco
-from condinst_deploy.imaging.drawing import SHEET_SIDE, contact_sheet
+from condinst_deploy.evaluation.coco_metrics import Entry, average_precision, detect_all, load_coco
+from condinst_deploy.imaging.drawing import SHEET_SIDE, write_sheet
 from condinst_deploy.model.checkpoints import LoadedModel, save_model
 from condinst_deploy.model.losses import Losses
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.runtime.torch_backend import TorchBackend
-from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.signals import Interruption, Stopped, received, whole_steps
 from condinst_deploy.training.batches import batches
 from condinst_deploy.training.history import History, Record, draw_curves
@@ -31,7 +30,7 @@ MODEL, CURVES, SHEET, RECIPE = "model.pth", "curves.png", "predictions.jpg", "re
 IMAGES_SHOWN = 12
 
 SCORE = "segm/ap"
-"""What the best model has most of."""
+"""Metric that selects the best model."""
 
 
 @dataclass(frozen=True)
@@ -118,15 +117,12 @@ def train(run: TrainingRun, sets: Sets, folder: Path, reports: Reports) -> Recor
             interruption = stack.enter_context(whole_steps()) if several else Interruption()
             history = stack.enter_context(History(folder, run.iteration, run.recipe.tensorboard, run.ranks.first))
             return _Training(run, sets, folder, reports, store, history, interruption).to_the_end()
-    except KeyboardInterrupt:
-        run.average_statistics()
+    except (KeyboardInterrupt, DataError, OutputError) as e:  # an image of thousands can be damaged, a disk full
+        if isinstance(e, KeyboardInterrupt):
+            run.average_statistics()
         if run.ranks.first:
             store.add(run.save)
         raise
-    except (DataError, OutputError) as e:  # an image of thousands can be damaged, a disk full
-        if run.ranks.first:
-            store.add(run.save)
-        raise e
     except DistributedError:
         run.ranks.abandon()
         run.undo()
@@ -218,7 +214,7 @@ class _Training:
         return record
 
     def _has_enough(self) -> bool:
-        """Whether the run ends early; a resumed run counts the evaluations before it, too."""
+        """Return whether the run ends early; a resumed run also counts the evaluations before it."""
         patience = self.run.recipe.patience
         scores = [record[SCORE] for record in self.history.records if SCORE in record]
         stale = len(scores) - 1 - scores.index(max(scores)) if scores else 0
@@ -270,7 +266,7 @@ def _metrics(iteration: int, sets: Sets, results: list[Entry]) -> Record:
 
 
 def _is_evaluated(run: TrainingRun) -> bool:
-    """Whether an evaluation follows this iteration; one follows the last in any case."""
+    """Return whether an evaluation follows this iteration; one always follows the last iteration."""
     every = run.recipe.evaluate_every
     return every > 0 and run.iteration % every == 0 and run.iteration < run.recipe.schedule.iterations
 
@@ -285,8 +281,7 @@ def draw_predictions(run: TrainingRun, sets: Sets, path: Path) -> None:
     for prediction in _predictor(run).stream(sets.val.paths[:IMAGES_SHOWN]):
         if prediction.detections is not None and prediction.image is not None:
             shown.append(prediction.detections.draw(prediction.image, longest_side=SHEET_SIDE))
-    with atomic_path(path) as temporary:
-        contact_sheet(shown).save(temporary, format="JPEG", quality=90)
+    write_sheet(shown, path)
 
 
 def _predictor(run: TrainingRun) -> Predictor:

@@ -6,14 +6,14 @@ from pathlib import Path
 from condinst_deploy.errors import ConfigError
 from condinst_engines.build_recipe import BuildRecipe, load_recipe
 from condinst_engines.builder_library import BuilderLibrary
-from condinst_engines.policy import Precision, Quantized
+from condinst_engines.precision_policy import Precision, Quantized
 from condinst_engines.quantization.calibrate import Request
 from condinst_export.quantization.options import calibration_from
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How an engine is built; None and False keep what the recipe says.
+    """Options of an engine's build; None and False keep the recipe's values.
 
     Attributes:
         recipe: a recipe, the name of one of the package, or the path of a TOML file; None: the defaults.
@@ -90,13 +90,15 @@ def recipe_of(options: BuildOptions, library: BuilderLibrary) -> BuildRecipe:
 
 
 def request_of(options: BuildOptions, recipe: BuildRecipe) -> Request | None:
-    """What is asked of a quantised build; None: nothing is quantised.
+    """Return the request for a quantised build; None if nothing is quantised.
 
     Raises:
         ConfigError: an option is missing or cannot be used.
     """
     kind = recipe.quantized
     given = {"--scales": options.scales, "--report": options.report, "--sensitivity": options.sensitivity or None}
+    if options.calibration is not None and recipe.precision == "float32":
+        raise ConfigError("--calibration is for half and 8-bit engines: float32 has no ranges to check; leave it out")
     asked_by = [] if kind is None else [f"--{kind}"]
     calibration = calibration_from(
         options.calibration, options.calibration_images, options.calibration_method, asked_by

@@ -7,7 +7,7 @@ from typing import Literal
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.support.toml_config import recipe_from_toml
 from condinst_deploy.support.validation import Limits, check_choice, check_number
-from condinst_engines.policy import QUANTIZED, Policy, Precision, Quantized
+from condinst_engines.precision_policy import QUANTIZED, Policy, Precision, Quantized
 
 SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 """Precisions as options and file names call them."""
@@ -17,14 +17,14 @@ Quantization = Literal["none", "int8", "fp8"]
 
 @dataclass(frozen=True)
 class RtxSettings:
-    """What only TensorRT for RTX has."""
+    """Settings that only TensorRT for RTX has."""
 
     sm: tuple[str, ...] = ("86", "89", "120")  # compute capabilities: GeForce and RTX of 2020, 2022 and 2025
 
 
 @dataclass(frozen=True)
 class TensorrtSettings:
-    """What only full TensorRT has."""
+    """Settings that only full TensorRT has."""
 
     hardware_compatible: bool = False  # runs on every GPU from Ampere on, some kernels are slower
     version_compatible: bool = False  # runs with later versions of TensorRT
@@ -77,7 +77,7 @@ class BuildRecipe:
 
     @property
     def short_name(self) -> str:
-        """What file names call this engine's precision."""
+        """Return the name of this engine's precision in file names."""
         return self.quantized or SHORT[self.precision]
 
 

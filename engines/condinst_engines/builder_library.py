@@ -23,12 +23,12 @@ class BuilderLibrary:
 
     @property
     def version(self) -> str:
-        """Of the library."""
+        """Return the library's version."""
         return str(self.trt.__version__)
 
     @property
     def builds_ahead(self) -> bool:
-        """Whether it builds for GPUs that are not there, named by compute capability."""
+        """Return whether it builds for absent GPUs, named by compute capability."""
         return hasattr(self.trt, "ComputeCapability")
 
     @property
@@ -41,17 +41,17 @@ class BuilderLibrary:
 
     @property
     def has_timing_cache(self) -> bool:
-        """Whether a timing cache does anything: calls of it are no-ops in TensorRT for RTX."""
+        """Return whether a timing cache has an effect: calls of it are no-ops in TensorRT for RTX."""
         return self.name == "tensorrt"
 
     @property
     def has_compatibility(self) -> bool:
-        """Whether engines can be made to run on later GPUs and with later versions."""
+        """Return whether engines can be built for later GPUs and versions."""
         return self.name == "tensorrt"
 
     @property
     def has_plugins(self) -> bool:
-        """Whether engines may hold kernels of ours."""
+        """Return whether engines can contain this toolkit's kernels."""
         return self.name == "tensorrt"
 
 
@@ -79,7 +79,7 @@ def load_builder_library(name: str | None = None) -> BuilderLibrary:
 
 
 def _imported(name: Flavour) -> Any:
-    """The module, or None where it, or a library that it needs, is missing."""
+    """The module, or None if it, or a library that it needs, is missing."""
     try:
         module = import_module(MODULES[name])
     except (ImportError, OSError):

@@ -10,13 +10,13 @@ from condinst_deploy.contract.artifacts import ONNX, check_kind
 from condinst_deploy.contract.engine_manifest import EngineManifest, manifest_path
 from condinst_deploy.errors import OutputError
 from condinst_deploy.support.atomic_write import only_writer
-from condinst_engines.build import Surroundings
 from condinst_engines.build_options import BuildOptions, recipe_of, request_of
 from condinst_engines.builder_library import BuilderLibrary, load_builder_library
 from condinst_engines.engine_file import EngineFiles, check_apart, default_engine_path, engine_from_onnx
 from condinst_engines.gpu_coverage import coverage_notes
 from condinst_engines.monitor import OnProgress
 from condinst_engines.onnx_input import only_exported
+from condinst_engines.plan_builder import Surroundings
 
 
 @dataclass(frozen=True)

@@ -18,21 +18,21 @@ from condinst_deploy.support.atomic_write import atomic_path, check_writable
 from condinst_deploy.support.digests import sha256_of, sha256_of_bytes
 from condinst_deploy.support.validation import printable
 from condinst_deploy.support.versions import installed_versions
-from condinst_engines.build import (
+from condinst_engines.build_recipe import BuildRecipe
+from condinst_engines.builder_library import BuilderLibrary
+from condinst_engines.onnx_input import load_onnx, manifest_of
+from condinst_engines.plan_builder import (
     BuiltEngine,
     Surroundings,
-    build_engine,
+    build_plan,
     graph_for_builder,
     plugin_graph_for_builder,
     targets_of,
 )
-from condinst_engines.build_recipe import BuildRecipe
-from condinst_engines.builder_library import BuilderLibrary
-from condinst_engines.onnx_input import load_onnx, manifest_of
 from condinst_engines.plugins import register_plugins
 from condinst_engines.plugins.names import LOWEST_CAPABILITY
 from condinst_engines.profiles import profiles_for, remark_on
-from condinst_engines.quantization.calibrate import Request, calibrated
+from condinst_engines.quantization.calibrate import Request, calibrated, earlier_record
 from condinst_engines.quantization.insert import Scales
 from condinst_engines.quantization.proof import asked_convolutions
 from condinst_engines.quantization.report import (
@@ -49,10 +49,9 @@ from condinst_engines.ranges.check import RangeCheck
 from condinst_engines.ranges.decide import Setting
 from condinst_engines.ranges.images import RangeImages
 from condinst_engines.rounding import rounded
-from condinst_export.quantization.images import CalibrationImages
 
 DEFAULT_FOLDER = Path("engines/build")
-"""Where engines go, below the current directory."""
+"""Default folder of engines, relative to the current directory."""
 
 HANDLED_SHOWN = 20
 
@@ -129,10 +128,14 @@ def engine_from_onnx(
     figures = None if report is None else report / FIGURES
     _check_writable(path, files.keep_onnx, files.keep_policy, surroundings.timing_cache, figures)
     source = Source(printable(files.source.name), sha256_of(files.source))
+    earlier = None
+    if files.request is not None:  # checked before the range check, which can take minutes
+        files.request.images(model)
+        earlier = earlier_record(files.request, source.sha256)
     recipe, ranges = with_checked_ranges(proto, RangeImages(model, files.calibration), recipe, flavour, surroundings)
-    scales, record = _scales(proto, model, files.request, recipe, source, surroundings)
+    scales, record = _scales(proto, model, files.request, recipe, earlier, surroundings)
     graph, plugins = graph_and_plugins(proto, recipe, flavour, surroundings, scales)
-    built = build_engine(graph, profiles, recipe, flavour, surroundings)
+    built = build_plan(graph, profiles, recipe, flavour, surroundings)
     if scales is not None and record is not None:
         record = replace(record, agreement=_judged(proto, files, recipe, scales, surroundings))
     manifest = _manifest(built, replace(model, precision=recipe.precision), recipe, flavour, source)
@@ -162,7 +165,7 @@ def _scales(
     model: ModelManifest,
     request: Request | None,
     recipe: BuildRecipe,
-    source: Source,
+    earlier: Quantization | None,
     surroundings: Surroundings,
 ) -> tuple[Scales | None, Quantization | None]:
     """Ranges of a quantised build, and their record."""
@@ -172,7 +175,7 @@ def _scales(
     def on_share(share: float) -> None:
         surroundings.on_progress(share, "calibrating")
 
-    scales, record = calibrated(proto, model, request, recipe, source.sha256, on_share)
+    scales, record = calibrated(proto, model, request, recipe, earlier, on_share)
     surroundings.on_note(f"{record}")
     return scales, record
 
@@ -183,14 +186,17 @@ def _judged(
     """Run the quantised graph on the held-out images, say what it costs, and write the report that was asked for."""
     request = files.request
     assert request is not None
-    options = request.calibration
-    images = CalibrationImages(options.folder, manifest_of(proto, files.source), options.images).held_out
+    images = request.images(manifest_of(proto, files.source)).held_out
 
     def simulated(some: Scales) -> onnx.ModelProto:
         return rounded(graph_for_builder(proto, recipe, some))
 
     found = judged(proto, simulated(scales), images, lambda share: surroundings.on_progress(share, "judging"))
     surroundings.on_note(f"{found.agreement}")
+    if not found.agreement.reference:
+        if request.report is not None or request.sensitivity:
+            surroundings.on_note("no report: nothing can be compared; give images of the kind that the model finds")
+        return found.agreement
     costs: list[GroupCost] = []
     if request.sensitivity:
         names = list(asked_convolutions(graph_for_builder(proto, recipe, scales)))
@@ -256,7 +262,7 @@ def check_apart(paths: Mapping[str, Path | None]) -> None:
     """Refuse one file in two roles: the one would be lost.
 
     Args:
-        paths: option -> its file, None where it was not given.
+        paths: option -> its file, None if it was not given.
 
     Raises:
         ConfigError: two options name the same file.

@@ -1,4 +1,4 @@
-"""What a file is: a checkpoint, an exported file or an engine, as plain values."""
+"""Description of a checkpoint, an exported file or an engine, as plain values."""
 
 from collections import Counter
 from dataclasses import asdict, replace

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from condinst_deploy.errors import ConfigError
-from condinst_engines.policy import Policy
+from condinst_engines.precision_policy import Policy
 
 NORMS = ("InstanceNormalization", "GroupNormalization")
 
@@ -51,7 +51,7 @@ def scalable_groups(graph: ir.Graph) -> Iterator[ScaledGroup]:
 
 
 def _group(weight: ir.Value) -> ScaledGroup | None:
-    """The group of a weight; None where something else than a norm sees the scale."""
+    """The group of a weight; None if something else than a norm sees the scale."""
     convolutions = tuple(user for user, index in weight.uses() if user.op_type == "Conv" and index == 1)
     if len(convolutions) != len(weight.uses()) or not weight.is_initializer():
         return None
@@ -71,7 +71,7 @@ def _group(weight: ir.Value) -> ScaledGroup | None:
 
 
 def _belongs(bias: ir.Value, convolutions: tuple[ir.Node, ...]) -> bool:
-    """Whether these convolutions alone use a bias."""
+    """Return whether only these convolutions use a bias."""
     return bias.is_initializer() and {node for node, _ in bias.uses()} <= set(convolutions)
 
 

@@ -1,15 +1,19 @@
 """Exported files as this stage reads them."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
+import onnx_ir as ir
 
 from condinst_deploy.contract import MANIFEST_KEY, ModelManifest
 from condinst_deploy.contract.artifacts import INT8_ONNX, ONNX
 from condinst_deploy.errors import ArtifactError, ConfigError
+from condinst_deploy.shown_text import first_line, shown, shown_value
 
 DEFAULT_FOLDER = Path("export/build")
-"""Where condinst-export writes, below the current directory."""
+"""Default folder of condinst-export, relative to the current directory."""
 
 
 def only_exported(folder: Path = DEFAULT_FOLDER) -> Path:
@@ -45,7 +49,28 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         raise ArtifactError(f"{path} is truncated or not an ONNX file: export the model again") from e
     if not proto.graph.node:
         raise ArtifactError(f"{path} is empty or not an ONNX file: export the model again")
+    for place, text in _texts(proto):
+        if not isinstance(text, str):  # protobuf hands out what it cannot decode
+            raise ArtifactError(
+                f"{path}: {place} is {shown_value(text)}; expected text in UTF-8: export the model again"
+            )
+    try:
+        ir.from_proto(proto)
+    except Exception as e:  # it raises whatever its parts raise
+        causes = first_line(e.__cause__ or e)
+        raise ArtifactError(f"{path} is no valid ONNX graph ({shown(causes, 300)}): export the model again") from e
     return proto
+
+
+def _texts(message: Any, place: str = "model") -> Iterator[tuple[str, str | bytes]]:
+    """Every text of a protobuf message and of those inside it, with its place."""
+    for field, value in message.ListFields():
+        inside = f"{place}.{field.name}"
+        if field.type == field.TYPE_STRING:
+            yield from ((inside, text) for text in ((value,) if isinstance(value, str | bytes) else value))
+        elif field.type == field.TYPE_MESSAGE:
+            for part in (value,) if hasattr(value, "ListFields") else value:
+                yield from _texts(part, inside)
 
 
 def manifest_of(proto: onnx.ModelProto, path: Path) -> ModelManifest:

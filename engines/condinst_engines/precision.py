@@ -24,7 +24,7 @@ from condinst_engines.node_types import (
     type_variable,
 )
 from condinst_engines.norm_scale import apply_scales
-from condinst_engines.policy import WORDS_SHOWN, Policy, Precision
+from condinst_engines.precision_policy import WORDS_SHOWN, Policy, Precision
 from condinst_engines.quantization.insert import QDQ, set_opset
 
 FLOAT = ir.DataType.FLOAT

@@ -34,7 +34,7 @@ def profile_from_text(text: str) -> EngineProfile:
         ConfigError: it has another form, or shapes that the network does not take.
     """
     shapes = text.removeprefix(f"{IMAGES}=").split(":")
-    if len(shapes) != 3 or not all(re.fullmatch(r"\d+x\d+x\d+x\d+", shape) for shape in shapes):
+    if len(shapes) != 3 or not all(re.fullmatch(r"[0-9]{1,25}(x[0-9]{1,25}){3}", shape) for shape in shapes):
         raise ConfigError(f"the profile is {text!r}; expected MIN:OPT:MAX of the images, for example {EXAMPLE}")
     smallest, usual, largest = (tuple(int(n) for n in shape.split("x")) for shape in shapes)
     try:
@@ -80,7 +80,7 @@ def model_profile(manifest: ModelManifest, batches: tuple[int, int, int] = (1, 1
 
 
 def remark_on(manifest: ModelManifest, recipe: BuildRecipe, profiles: Sequence[EngineProfile]) -> str | None:
-    """What a user should know of the profiles, if anything: that they are not used, or refuse everyday images."""
+    """Return a warning about the profiles: they are not used, or refuse common image sizes; None if there is none."""
     if manifest.static_shape is not None:
         return "the recipe's profiles are not used: the file has fixed shapes" if recipe.profiles else None
     ratios = [(w, h) for w, h in EVERYDAY_RATIOS if not _takes(profiles, _padded(manifest, w, h))]
@@ -91,7 +91,7 @@ def remark_on(manifest: ModelManifest, recipe: BuildRecipe, profiles: Sequence[E
 
 
 def _padded(manifest: ModelManifest, width: int, height: int) -> tuple[int, int]:
-    """What the network gets of a large image of that aspect ratio."""
+    """Return the padded shape of a large image of that aspect ratio."""
     return ImageGeometry.of((1000 * height, 1000 * width), manifest.preprocessing).padded
 
 

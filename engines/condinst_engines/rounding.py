@@ -1,4 +1,4 @@
-"""What a graph of mixed precision computes, in float32 arithmetic with every half tensor rounded.
+"""Simulation of mixed precision: float32 arithmetic with every half tensor rounded.
 
 ONNX Runtime has no bfloat16 convolutions on a CPU, and runs float16 ones in float32 with casts around them that it
 may merge. Here the same graph is run with the rounding written out: weights, casts and the result of every half

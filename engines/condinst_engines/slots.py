@@ -21,7 +21,7 @@ PER_SLOT = tuple(name for name in OUTPUTS if name != "num_detections")
 
 @dataclass(frozen=True)
 class Matched:
-    """How many detections there are, and how many of them both sides have."""
+    """Number of detections, and of those that both sides have."""
 
     first: int = 0
     second: int = 0

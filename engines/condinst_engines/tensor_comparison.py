@@ -34,7 +34,7 @@ FLOATING = (ir.DataType.FLOAT, *HALVES)
 
 @dataclass(frozen=True)
 class TensorError:
-    """How far a tensor of the second file is from that of the first."""
+    """Difference of a tensor of the second file from that of the first."""
 
     name: str
     node: str  # that makes it in the first file
@@ -46,7 +46,7 @@ class TensorError:
 
     @property
     def is_output(self) -> bool:
-        """Whether it is one of the network's outputs."""
+        """Return whether it is one of the network's outputs."""
         return self.name in OUTPUTS
 
 
@@ -139,7 +139,7 @@ def compare(
 
 
 def _is_network(ours: Tensors, others: Tensors) -> bool:
-    """Whether these are all outputs of a network, of the same number of slots."""
+    """Return whether these are all outputs of a network, with the same number of slots."""
     return set(OUTPUTS) == set(ours) and all(ours[name].shape[:2] == others[name].shape[:2] for name in PER_SLOT)
 
 

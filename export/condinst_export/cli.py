@@ -8,6 +8,7 @@ import typer
 from rich.status import Status
 
 from condinst_deploy.cli.command import command_app, print_json, print_line, terminal
+from condinst_deploy.cli.progress import ProgressLines
 from condinst_deploy.contract import Family
 from condinst_deploy.errors import ConfigError
 from condinst_export.options import DEFAULT_FOLDER, ExportOptions, checked_output, class_names_from
@@ -129,10 +130,13 @@ def _reports(weights: Path, status: Status) -> "ExportReports":
     from condinst_export.exporter import ExportReports
 
     own_threshold: float | None = None
+    lines = ProgressLines()
 
     def on_stage(stage: str) -> None:
         if stage == "comparing":
             terminal.print(f"comparing ONNX Runtime with PyTorch (expected: the same set, {ONNX_TOLERANCE}):")
+        else:
+            lines.stage(stage)
         status.update(stage)
 
     def on_loaded(note: str, manifest: "ModelManifest") -> None:
@@ -152,7 +156,7 @@ def _reports(weights: Path, status: Status) -> "ExportReports":
 def _static_shape(text: str | None) -> tuple[int, int, int] | None:
     if text is None:
         return None
-    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text)
+    match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})x([0-9]{1,9})", text)
     if match is None:
         raise ConfigError(f"--static is {text!r}; expected BATCHxHEIGHTxWIDTH, for example 1x800x1344")
     batch, height, width = (int(n) for n in match.groups())

@@ -12,7 +12,7 @@ from condinst_deploy.support.onnx_runtime import onnx_runtime
 
 
 def holds_fp8(proto: onnx.ModelProto) -> bool:
-    """Whether a graph has FP8 numbers: ONNX Runtime computes those wrong above basic optimisation (seen with 1.31)."""
+    """Return whether a graph has FP8 tensors: ONNX Runtime 1.31 computes them wrong above basic optimisation."""
     return any(entry.data_type == onnx.TensorProto.FLOAT8E4M3FN for entry in proto.graph.initializer)
 
 

@@ -42,7 +42,7 @@ def with_options(model: CondInst, manifest: ModelManifest, options: ExportOption
 
 
 def tensorrt_remarks(proto: onnx.ModelProto) -> list[str]:
-    """What full TensorRT will not build of an exported file, for the user; ONNX Runtime runs it all the same."""
+    """Return remarks on parts of an exported file that full TensorRT cannot build; ONNX Runtime runs them."""
     values = {tensor.name: tensor for tensor in proto.graph.initializer}
     counts = [node.input[1] for node in proto.graph.node if node.op_type == "TopK"]
     largest = max((int(onnx.numpy_helper.to_array(values[name]).max()) for name in counts if name in values), default=0)

@@ -1,15 +1,17 @@
 """Options of an export; light, so that a command can check them before it imports PyTorch."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from condinst_deploy.contract import Family
 from condinst_deploy.contract.artifacts import CHECKPOINT, INT8_ONNX, ONNX, check_kind, check_there
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.shown_text import shown_value
 from condinst_export.quantization.options import CalibrationOptions
 
 DEFAULT_FOLDER = Path("export/build")
-"""Where exported files go, below the current directory."""
+"""Default folder of exported files, relative to the current directory."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,15 @@ def class_names_from(path: Path) -> tuple[str, ...]:
     """Class names of a text file, one a line; empty lines do not count.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: it cannot be read, or names a class twice.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path} cannot be read as a list of class names ({e})") from e
-    return tuple(line.strip() for line in lines if line.strip())
+    names = tuple(line.strip() for line in lines if line.strip())
+    if doubled := [name for name, count in Counter(names).items() if count > 1]:
+        raise ConfigError(
+            f"{path} names {shown_value(doubled[0])} more than once; expected a name of its own for each class"
+        )
+    return names

@@ -23,7 +23,7 @@ from condinst_deploy.runtime.preprocessing.batch import network_inputs
 from condinst_deploy.runtime.torch_backend import TorchBackend
 
 FEWEST, MOST = 10, 60
-"""How many (location, class) pairs may pass when the threshold has to be lowered for want of detections."""
+"""Number of (location, class) pairs that may pass when the threshold is lowered to get detections."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class CaseResult:
-    """How far ONNX Runtime and PyTorch agree on a case, and on its images one by one."""
+    """Agreement of ONNX Runtime and PyTorch on a case, and on each of its images."""
 
     name: str
     shape: tuple[int, ...]  # (B, 3, H, W)

@@ -1,4 +1,4 @@
-"""The order of calls and the figures made of them, with processes that answer made-up times."""
+"""The order of calls and the metrics made of them, with processes that answer made-up times."""
 
 from functools import partial
 from pathlib import Path
@@ -62,7 +62,7 @@ class MadeUpProcess:
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
-    """What the processes are asked, in order."""
+    """Requests to the processes, in order."""
     log: list[Asked] = []
     monkeypatch.setattr(measuring, "ModelProcess", MadeUpProcess)
     monkeypatch.setattr(MadeUpProcess, "log", log)

@@ -17,7 +17,7 @@ def test_what_is_no_list_is_named(text: str) -> None:
         numbers_from(text, "--batch")
 
 
-@pytest.mark.parametrize("text", ["1280", "x720", "1280x", "-1x5", "1280x720x3"])
+@pytest.mark.parametrize("text", ["1280", "x720", "1280x", "-1x5", "1280x720x3", f"{'9' * 5000}x7"])
 def test_what_is_no_size_is_named(text: str) -> None:
     with pytest.raises(ConfigError, match=r"--size is '.*'; expected WIDTHxHEIGHT"):
         size_from(text)

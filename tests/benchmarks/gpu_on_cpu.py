@@ -1,4 +1,4 @@
-"""What of `benchmarks.gpu` makes masks, small and on a CPU, where Triton interprets the kernels."""
+"""The masks' part of `benchmarks.gpu`, small and on a CPU, where Triton interprets the kernels."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import gpu
+from benchmarks import gpu_network
 from condinst_deploy.model.condinst import Instances
 from condinst_deploy.model.fixed_slots import FixedSlots
 from condinst_deploy.model.operations import REFERENCE
@@ -26,8 +26,8 @@ def measured_once() -> dict[str, Any]:
     def timed(call: Any, make: Any, runs: int = 1) -> dict[str, Any]:
         return {"graph": once(call, [make(0)])}
 
-    vars(gpu).update(small | {"timed": timed})
-    found = gpu.masks((30, 40))
+    vars(gpu_network).update(small | {"timed": timed})
+    found = gpu_network.masks((30, 40))
     graph, sizes = half_graph(), torch.tensor([[64, 96]] * 2, dtype=torch.int32)
     seen: list[Instances] = []
 
@@ -35,7 +35,7 @@ def measured_once() -> dict[str, Any]:
         seen.append(graph(images, sizes))
         return seen[-1]
 
-    ends = gpu.end_to_end(run, [torch.randint(256, (2, 3, 64, 96), dtype=torch.uint8)])
+    ends = gpu_network.end_to_end(run, [torch.randint(256, (2, 3, 64, 96), dtype=torch.uint8)])
     return {
         "masks": found,
         "ends": ends,
@@ -47,7 +47,7 @@ def measured_once() -> dict[str, Any]:
 
 
 def half_graph() -> FixedSlots:
-    model = gpu.HalfCondInst(replace(SLIM, selection=replace(SLIM.selection, max_detections=3))).eval()
+    model = gpu_network.HalfCondInst(replace(SLIM, selection=replace(SLIM.selection, max_detections=3))).eval()
     assert model.head.cls_logits.bias is not None
     torch.nn.init.constant_(model.head.cls_logits.bias, -2.0)
     for part in (model.backbone, model.fpn, model.head, model.mask_branch):

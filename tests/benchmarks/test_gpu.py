@@ -27,8 +27,18 @@ from tests.support.operations import MaskHeadCase, mask_head_cases
 
 
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    module = importlib.import_module("benchmarks.gpu")
+def benchmark() -> ModuleType:
+    return importlib.import_module("benchmarks.gpu")
+
+
+@pytest.fixture
+def kernels() -> ModuleType:
+    return importlib.import_module("benchmarks.gpu_kernels")
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = importlib.import_module("benchmarks.gpu_network")
     monkeypatch.setattr(module, "DEVICE", "cpu")
     return module
 
@@ -43,12 +53,12 @@ def test_without_a_gpu_it_says_so_in_one_line() -> None:
 
 
 @pytest.mark.parametrize("case", mask_head_cases(), ids=str)
-def test_its_batched_products_are_the_mask_head(benchmark: ModuleType, case: MaskHeadCase) -> None:
+def test_its_batched_products_are_the_mask_head(kernels: ModuleType, case: MaskHeadCase) -> None:
     """A rival that computed something else would make the comparison worthless."""
     arguments = case.mask_feats, case.params, case.points, case.soi
     want = dynamic_mask_head(*arguments)
     torch.testing.assert_close(
-        benchmark.batched_products(*arguments), want, atol=1e-5 * max(1.0, float(want.abs().max())), rtol=0
+        kernels.batched_products(*arguments), want, atol=1e-5 * max(1.0, float(want.abs().max())), rtol=0
     )
 
 
@@ -82,29 +92,29 @@ def test_it_goes_from_images_and_from_logits_to_masks_on_both_sides() -> None:
     assert found["called"] == ["NoneType", "Tensor", "list", "list", "list", "list"]
 
 
-def test_it_takes_masks_that_differ_for_a_failure(benchmark: ModuleType) -> None:
+def test_it_takes_masks_that_differ_for_a_failure(network: ModuleType) -> None:
     geometry = ImageGeometry((64, 96), (64, 96), (64, 96))
     outputs = outputs_with([[0.0, 0.0, 8.0, 8.0], [8.0, 8.0, 40.0, 40.0]])
-    (found,) = detections_from_outputs(outputs, [geometry], benchmark.coco_manifest(), ResultFilter())
-    benchmark.same_masks([found], [found])
+    (found,) = detections_from_outputs(outputs, [geometry], network.coco_manifest(), ResultFilter())
+    network.same_masks([found], [found])
     with pytest.raises(RuntimeError, match="no mask has a pixel"):
-        benchmark.same_masks([found[[]]], [found[[]]])
+        network.same_masks([found[[]]], [found[[]]])
     with pytest.raises(RuntimeError, match="differ in"):
-        benchmark.same_masks([found], [found[[1, 0]]])
+        network.same_masks([found], [found[[1, 0]]])
     logits = torch.from_numpy(outputs.mask_logits[0])
-    benchmark.require_dense_masks(logits, geometry, found)
+    network.require_dense_masks(logits, geometry, found)
     with pytest.raises(RuntimeError, match="differ from the dense ones"):
-        benchmark.require_dense_masks(logits.flip(0), geometry, found)
+        network.require_dense_masks(logits.flip(0), geometry, found)
 
 
 @pytest.mark.parametrize("value", [0.03, float("nan"), float("inf")])
-def test_a_mask_head_that_is_off_is_not_timed(benchmark: ModuleType, value: float) -> None:
+def test_a_mask_head_that_is_off_is_not_timed(kernels: ModuleType, value: float) -> None:
     want = torch.tensor([1.0, -2.0, 0.5])
-    assert benchmark.relative_error("a", want + torch.tensor([0.0, 0.0, 0.002]), want, 2e-3) == pytest.approx(
+    assert kernels.relative_error("a", want + torch.tensor([0.0, 0.0, 0.002]), want, 2e-3) == pytest.approx(
         1e-3, rel=1e-4
     )
     with pytest.raises(RuntimeError, match=r"the mask head 'a' is .* off"):
-        benchmark.relative_error("a", want + torch.tensor([0.0, value, 0.0]), want, 2e-3)
+        kernels.relative_error("a", want + torch.tensor([0.0, value, 0.0]), want, 2e-3)
 
 
 def test_the_99th_percentile_is_within_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:

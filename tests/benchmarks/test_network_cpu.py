@@ -1,5 +1,6 @@
 """The CPU benchmark: its two ways to RLEs end in the same masks, and its ratios are those of its rounds."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,11 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from benchmarks import network_cpu
-from benchmarks.network_cpu import INT8, Seconds, Side, compact_masks, dense_masks, int8_targets_of, targets_of
+from benchmarks.network_cpu import SIDE, Seconds, int8_targets_of, targets_of
+from benchmarks.network_side import INT8, Side, compact_masks, dense_masks
+from condinst_deploy.benchmarking.process import ModelProcess
+from condinst_deploy.benchmarking.settings import cores_for
+from condinst_deploy.evaluation.agreement import instances_from_coco, matched_pairs
 from condinst_deploy.runtime.torch_backend import TorchBackend
 from tests.support.batches import host_batch
 from tests.support.models import noise_image
@@ -22,6 +27,22 @@ def test_both_sides_encode_the_same_masks(slim_checkpoint: Path) -> None:
     for one, other in zip(ours, theirs, strict=True):
         # pixels whose probability is within rounding of 0.5 may fall on either side
         assert np.count_nonzero(coco_mask.decode(one) != coco_mask.decode(other)) <= 2
+
+
+def test_a_process_of_each_side_times_its_work_and_finds_the_same(
+    slim_checkpoint: Path, slim_onnx: Path, tmp_path: Path
+) -> None:
+    shutil.copy(slim_checkpoint, tmp_path / "r50.pth")
+    shutil.copy(slim_onnx, tmp_path / "r50.onnx")
+    found = {}
+    for side in ("eager", "onnxruntime"):
+        with ModelProcess(Path(side), cores_for(1), SIDE) as process:
+            assert process.ask("load", side=side, folder=str(tmp_path)) == {"padded": [128, 224]}
+            assert process.ask("network")["seconds"] > 0
+            assert process.ask("image")["seconds"] > 0
+            found[side] = instances_from_coco(process.ask("detections")["entries"])
+    eager, exported = found.values()
+    assert len(matched_pairs(eager, exported, 0.9)) == len(eager.scores) == len(exported.scores) > 0
 
 
 def test_metrics_are_medians_of_the_rounds_ratios() -> None:

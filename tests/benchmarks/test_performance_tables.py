@@ -1,4 +1,4 @@
-"""Figures of the performance page are those of the committed results."""
+"""Metrics of the performance page are those of the committed results."""
 
 import json
 import re

@@ -11,6 +11,7 @@ from benchmarks.scaling import (
     limits,
     lost_share,
     measured_from,
+    most_servers,
     servers_for,
     simulated_lost_share,
     tables,
@@ -61,6 +62,15 @@ def test_a_billion_images_a_day_need_servers_storage_and_a_driver() -> None:
     assert (servers - 1) * per_server < 1e9 / 86_400 / efficiency(ROUND, site, site.shard_size) <= servers * per_server
     assert servers_for(ROUND, replace(site, storage_gbit=1), 1e9) is None
     assert servers_for(replace(ROUND, driver_ms=1000), site, 1e9) is None
+
+
+@pytest.mark.parametrize("shared", ["driver", "storage"])
+def test_what_is_shared_binds_beyond_a_number_of_servers(shared: str) -> None:
+    site = Site(gpu_images=90, cores=2, storage_gbit=8) if shared == "storage" else Site(shard_size=8)
+    most = most_servers(ROUND, site, shared)
+    for servers, binds in ((most, False), (most + 1, True)):
+        allowed = limits(ROUND, site, servers)
+        assert (min(allowed, key=lambda name: allowed[name]) == shared) is binds
 
 
 def test_the_document_has_what_the_script_computes() -> None:

@@ -1,4 +1,4 @@
-"""What is made of the times of the input's and the stream's benchmarks."""
+"""Results that the input's and the stream's benchmarks compute from times."""
 
 from collections.abc import Callable
 from pathlib import Path

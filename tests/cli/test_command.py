@@ -1,4 +1,4 @@
-"""What all commands share: texts are shown and not obeyed, and every end is one line."""
+"""Shared parts of all commands: text is printed literally, and every failure is one line."""
 
 import ast
 import errno
@@ -86,6 +86,16 @@ def test_every_error_is_one_line_and_a_status(error: BaseException, status: int,
 
 
 PRINTS = "from condinst_deploy.cli.command import command_app, print_line\ndef f() -> None: print_line({!r})\n"
+
+
+def test_what_libraries_log_and_warn_of_is_shown_in_one_line() -> None:
+    code = (
+        "import logging, warnings\nfrom condinst_deploy.cli.command import command_app\n"
+        f"def f() -> None: logging.getLogger('onnx_ir').warning({HOSTILE!r}); warnings.warn({HOSTILE!r})\n"
+        "command_app(f)()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines() == [SHOWN, f"warning: {SHOWN}"]
 
 
 def test_a_full_standard_output_is_one_line() -> None:

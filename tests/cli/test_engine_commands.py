@@ -44,8 +44,8 @@ def run(command: object, *arguments: str | Path) -> Result:
     return result
 
 
-def error_of(result: Result) -> str:
-    assert result.exit_code in (1, 2)  # 2: wrong usage
+def error_of(result: Result, status: int = 1) -> str:
+    assert result.exit_code == status
     assert result.stderr.count("error:") == 1
     assert "Traceback" not in result.stderr
     return result.stderr[result.stderr.index("error:") :]
@@ -118,28 +118,28 @@ def test_ranges_are_said_kept_and_shown(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "reason"),
+    ("options", "reason", "status"),
     [
-        (["--fp16", "--calibration", "none"], "--calibration is none; expected a folder of images"),
-        (["--fp16", "--calibration", "export"], "has no images"),
-        (["--fp16", "--keep-policy", "x.json"], "ending in .toml"),
-        (["--fp16", "--bf16"], "give one of --fp32, --fp16 and --bf16"),
-        (["--onnx", "none.onnx"], "no file at none.onnx"),
-        (["--out", "x.plan"], "ending in .engine"),
-        (["--flavour", "vanilla"], "expected tensorrt or rtx"),
-        (["--recipe", "h100"], "no recipe 'h100'"),
-        (["--shapes", "1x3x33x33"], "expected MIN:OPT:MAX"),
-        (["--sm", "90"], "builds for 75, 80"),
-        (["--optimization-level", "9"], "expected a whole number from 0 to 5"),
-        (["--hardware-compatible", "--flavour", "rtx"], "are for --flavour tensorrt"),
-        (["--timing-cache", "x", "--flavour", "rtx"], "--timing-cache does nothing"),
-        (["--log", "export/build/small.onnx"], "--onnx and --log are the same file"),
-        (["--keep-onnx", "export/build/small.onnx"], "are the same file"),
-        (["--log", "export/build"], "the log export/build cannot be written"),
+        (["--fp16", "--calibration", "none"], "--calibration is none; expected a folder of images", 2),
+        (["--fp16", "--calibration", "export"], "has no images", 1),
+        (["--fp16", "--keep-policy", "x.json"], "ending in .toml", 2),
+        (["--fp16", "--bf16"], "give one of --fp32, --fp16 and --bf16", 2),
+        (["--onnx", "none.onnx"], "no file at none.onnx", 1),
+        (["--out", "x.plan"], "ending in .engine", 2),
+        (["--flavour", "vanilla"], "expected tensorrt or rtx", 2),
+        (["--recipe", "h100"], "no recipe 'h100'", 2),
+        (["--shapes", "1x3x33x33"], "expected MIN:OPT:MAX", 2),
+        (["--sm", "90"], "builds for 75, 80", 2),
+        (["--optimization-level", "9"], "expected a whole number from 0 to 5", 2),
+        (["--hardware-compatible", "--flavour", "rtx"], "are for --flavour tensorrt", 2),
+        (["--timing-cache", "x", "--flavour", "rtx"], "--timing-cache does nothing", 2),
+        (["--log", "export/build/small.onnx"], "--onnx and --log are the same file", 2),
+        (["--keep-onnx", "export/build/small.onnx"], "are the same file", 2),
+        (["--log", "export/build"], "the log export/build cannot be written", 1),
     ],
 )
-def test_a_mistake_is_one_clear_line(folder: Path, options: list[str], reason: str) -> None:
-    assert reason in error_of(run(build_engine, *options))
+def test_a_mistake_is_one_clear_line(folder: Path, options: list[str], reason: str, status: int) -> None:
+    assert reason in error_of(run(build_engine, *options), status)
     assert not Path("engines").exists()
 
 
@@ -147,7 +147,7 @@ def test_without_an_exported_file_the_command_says_how_to_make_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "run condinst-export --weights model.pth" in error_of(run(build_engine, "--fp16"))
+    assert "run condinst-export --weights model.pth" in error_of(run(build_engine, "--fp16"), 2)
 
 
 def test_ctrl_c_ends_with_130_and_leaves_nothing(slim_onnx: Path, tmp_path: Path) -> None:
@@ -216,6 +216,24 @@ def test_a_file_of_another_tool_is_described_all_the_same(folder: Path) -> None:
     for words in ("precision unknown", "boxes: float32", "no manifest of this toolkit"):
         assert words in result.stdout, words
     assert json.loads(run(inspect, "other.onnx", "--json").stdout)["manifest"] is None
+
+
+@pytest.mark.parametrize("text", [b"second_weight", b"head.second", b"class_names"])
+def test_text_that_is_not_utf_8_is_said(text: bytes, folder: Path) -> None:
+    content = Path("export/build/small.onnx").read_bytes()
+    assert text in content
+    Path("other.onnx").write_bytes(content.replace(text, b"\xff" + text[1:]))
+    assert "expected text in UTF-8" in error_of(run(inspect, "other.onnx"))
+
+
+@pytest.mark.parametrize("command", [inspect, compare])
+def test_a_graph_that_is_none_is_said(command: object, folder: Path) -> None:
+    source = folder / "export/build/small.onnx"
+    proto = onnx.load(str(source))
+    proto.graph.initializer[0].data_type = 99
+    onnx.save(proto, "other.onnx")
+    others: list[str | Path] = [source, "--images", "none.png"] if command is compare else []
+    assert "is no valid ONNX graph (" in error_of(run(command, "other.onnx", *others))
 
 
 def test_a_list_of_layers_that_is_cut_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

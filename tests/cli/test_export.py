@@ -230,35 +230,36 @@ def bad(weights: Path, tmp_path: Path) -> Path:
     content["state_dict"]["head.scales.1"].fill_(float("inf"))
     torch.save(content, folder / "nan.pth")
     (folder / "two.txt").write_text("ant\nbee\n")
+    (folder / "twice.txt").write_text("ant\nbee\nant\n")
     (folder / "latin.txt").write_bytes(b"ant\nb\xe9e\ncat\n")
     return folder
 
 
 @pytest.mark.parametrize(
-    ("arguments", "reasons"),
+    ("arguments", "reasons", "status"),
     [
-        (("--weights", "none.pth"), ["no checkpoint at none.pth"]),
-        (("--weights", "truncated.pth"), ["truncated.pth", "may be truncated"]),
-        (("--weights", "nan.pth"), ["nan.pth", "not finite: fpn.p6.bias", "not finite: head.scales.1"]),
-        (("--weights", "good.pth", "--static", "128x224"), ["--static is '128x224'; expected BATCHxHEIGHTxWIDTH"]),
+        (("--weights", "none.pth"), ["no checkpoint at none.pth"], 1),
+        (("--weights", "truncated.pth"), ["truncated.pth", "may be truncated"], 1),
+        (("--weights", "nan.pth"), ["nan.pth", "not finite: fpn.p6.bias", "not finite: head.scales.1"], 1),
+        (("--weights", "good.pth", "--static", "128x224"), ["--static is '128x224'; expected BATCHxHEIGHTxWIDTH"], 2),
     ],
     ids=["missing", "truncated", "not finite", "wrong option"],
 )
 def test_what_cannot_be_exported_is_an_error_and_leaves_no_file(
-    arguments: tuple[str, ...], reasons: list[str], bad: Path
+    arguments: tuple[str, ...], reasons: list[str], status: int, bad: Path
 ) -> None:
     before = files(bad)
     done = export(*arguments, "--json", cwd=bad)
-    assert (done.returncode in (1, 2), done.stdout) == (True, "")  # 2: wrong usage
+    assert (done.returncode, done.stdout) == (status, "")
     text = error_text(done)
     assert [reason for reason in reasons if reason not in text] == []
     assert files(bad) == before
 
 
-def run_here(*arguments: str | Path) -> str:
+def run_here(*arguments: str | Path, status: int = 2) -> str:
     """Run the command inside this process: it fails with one error, which is returned."""
     done = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert (done.exit_code in (1, 2), done.stdout) == (True, "")  # 2: wrong usage
+    assert (done.exit_code, done.stdout) == (status, "")
     start = done.stderr.index("error:")
     return done.stderr[start:]
 
@@ -279,13 +280,13 @@ def run_here(*arguments: str | Path) -> str:
         (("--score-threshold", "nan"), "score_threshold is nan"),
         (("--nms-iou", "-0.1"), "nms_iou is -0.1"),
         (("--candidates-per-level", "0"), "candidates_per_level is 0"),
-        (("--family", "adelaidet"), "good.pth is a model of the family mmdet; expected adelaidet"),
         (("--class-names", "two.txt"), "2 class names were given; the model has 3 classes"),
         (("--class-names", "latin.txt"), "latin.txt cannot be read as a list of class names"),
         (("--class-names", "none.txt"), "none.txt cannot be read as a list of class names"),
         (("--class-names", "."), "cannot be read as a list of class names"),
         (("--out", "."), "expected a name ending in .onnx"),
-        (("--out", "two.txt/model.onnx"), "two.txt/model.onnx cannot be written"),
+        (("--static", f"1x{'9' * 5000}x32"), "--static is '1x999"),
+        (("--class-names", "twice.txt"), "twice.txt names 'ant' more than once"),
     ],
 )
 def test_an_option_that_cannot_be_used_is_an_error(
@@ -294,6 +295,22 @@ def test_an_option_that_cannot_be_used_is_an_error(
     monkeypatch.chdir(bad)
     before = files(bad)
     assert reason in run_here("--weights", "good.pth", *options)
+    assert files(bad) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--family", "adelaidet"), "good.pth is a model of the family mmdet; expected adelaidet"),
+        (("--out", "two.txt/model.onnx"), "two.txt/model.onnx cannot be written"),
+    ],
+)
+def test_a_file_that_does_not_fit_an_option_is_an_error(
+    options: tuple[str, ...], reason: str, bad: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bad)
+    before = files(bad)
+    assert reason in run_here("--weights", "good.pth", *options, status=1)
     assert files(bad) == before
 
 
@@ -331,7 +348,7 @@ def test_an_export_that_fails_late_leaves_only_what_was_there(
     if earlier is not None:
         Path("model.onnx").write_bytes(earlier)
     before = files(bad)
-    assert reason in " ".join(run_here("--weights", "good.pth", "--out", "model.onnx").split())
+    assert reason in " ".join(run_here("--weights", "good.pth", "--out", "model.onnx", status=1).split())
     assert files(bad) == before
     if earlier is not None:
         assert Path("model.onnx").read_bytes() == earlier

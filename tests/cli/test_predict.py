@@ -182,30 +182,34 @@ def test_no_image_s_files_are_called_as_the_list_of_classes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "reason"),
+    ("arguments", "reason", "status"),
     [
-        (("empty", "--model", "{model}"), "empty has no images"),
-        (("none*.jpg", "--model", "{model}"), "nothing matches none*.jpg"),
-        (("pictures", "--model", "none.pth"), "no checkpoint at none.pth"),
-        (("pictures", "--model", "pictures/a.png"), "pictures/a.png is an image by its name; expected a model"),
-        (("pictures", "m.onnx", "--model", "{model}"), "m.onnx is a model by its name and was given as an image"),
+        (("empty", "--model", "{model}"), "empty has no images", 1),
+        (("none*.jpg", "--model", "{model}"), "nothing matches none*.jpg", 1),
+        (("pictures", "--model", "none.pth"), "no checkpoint at none.pth", 1),
+        (("pictures", "--model", "pictures/a.png"), "pictures/a.png is an image by its name; expected a model", 1),
+        (("pictures", "m.onnx", "--model", "{model}"), "m.onnx is a model by its name and was given as an image", 2),
         (
             ("pictures", "--model", "{model}", "--classes", "class a,class x"),
             "no class 'class x'; its classes are class a",
+            2,
         ),
-        (("pictures", "--model", "{model}", "--score-threshold", "high"), "expected a number from 0 to 1, best or"),
-        (("pictures", "--model", "{model}", "--score-threshold", "best"), "takes its numbers from --thresholds"),
-        (("pictures", "--model", "{model}", "--thresholds", "f.json"), "--thresholds is for --score-threshold best"),
-        (("pictures", "--model", "{model}", "--classes", "Class A"), "class c. Did you mean 'class a'?"),
+        (("pictures", "--model", "{model}", "--score-threshold", "high"), "expected a number from 0 to 1, best or", 2),
+        (("pictures", "--model", "{model}", "--score-threshold", "best"), "takes its numbers from --thresholds", 2),
+        (("pictures", "--model", "{model}", "--classes", " ,,"), "--classes is ' ,,'; expected names of classes", 2),
+        (("pictures", "--model", "{model}", "--format", "yolo", "--tolerance", "inf"), "tolerance is inf", 2),
+        (("pictures", "--model", "{model}", "--device", "gpu"), "device 'gpu' is unknown", 2),
+        (("pictures", "--model", "{model}", "--thresholds", "f.json"), "--thresholds is for --score-threshold best", 2),
+        (("pictures", "--model", "{model}", "--classes", "Class A"), "class c. Did you mean 'class a'?", 2),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_leaves_nothing(
-    arguments: tuple[str, ...], reason: str, images: Path, slim_checkpoint: Path, tmp_path: Path
+    arguments: tuple[str, ...], reason: str, status: int, images: Path, slim_checkpoint: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
     filled_in = [argument.format(model=slim_checkpoint) for argument in arguments]
     done = predict(*filled_in, "--json", "--out", "out", cwd=tmp_path)
-    assert (done.returncode in (1, 2), done.stdout) == (True, "")  # 2: wrong usage
+    assert (done.returncode, done.stdout) == (status, "")
     assert reason in error_line(done)
     assert not (tmp_path / "out").exists()
 

@@ -38,6 +38,25 @@ def test_a_terminal_has_no_lines(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().err == ""
 
 
+def test_shares_have_the_time_that_is_left(capfd: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    lines = ProgressLines(seconds=30, clock=clock, show=True)
+    for share in (0.0, 0.1, 0.25, 0.5):
+        lines.share("building", share)
+        clock.now += 20
+    assert capfd.readouterr().err.splitlines() == ["building: 25%, 2 min 0 s left"]
+
+
+def test_stages_are_said_once_and_their_numbers_from_time_to_time(capfd: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    lines = ProgressLines(seconds=30, clock=clock, show=True)
+    for text in ("exporting", "calibrating: 0 of 9", "calibrating: 1 of 9", "calibrating: 2 of 9", "comparing"):
+        lines.stage(text)
+        clock.now += 15
+    shown = capfd.readouterr().err.splitlines()
+    assert shown == ["exporting", "calibrating: 0 of 9", "calibrating: 2 of 9", "comparing"]
+
+
 def test_nothing_done_has_no_rate() -> None:
     assert progress_line("images", 7, 10, 0, 50) == "images: 7 of 10"
     assert progress_line("images", 8, 10, 2, 50) == "images: 8 of 10, 25.0 s each, 50 s left"

@@ -1,4 +1,4 @@
-"""What a look at a training set finds: every kind with its annotation or image, and nothing in a sound set."""
+"""Findings in a training set: each kind with its annotation or image, and none in a sound set."""
 
 import json
 from pathlib import Path
@@ -12,13 +12,11 @@ from PIL import Image
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.data.analysis import analyse
 from condinst_deploy.data.coco import CocoDataset
+from condinst_deploy.data.findings import DataReport
 from condinst_deploy.data.learnable import learnable
-from condinst_deploy.data.report import DataReport
 from condinst_deploy.errors import DataError
-from condinst_deploy.imaging.headers import header_of, headers_of
-from condinst_deploy.model.config import STRIDES
-from condinst_deploy.model.head import LevelOutputs
-from condinst_deploy.model.targets import ImageTargets, assign, locations_of
+from condinst_deploy.imaging.image_sizes import header_of, headers_of
+from condinst_deploy.model.targets import ImageTargets, assign, locations_at
 
 WIDTH, HEIGHT = 200, 160
 PREPROCESSING = Preprocessing(short_side=160, long_side=320)
@@ -232,11 +230,7 @@ def test_objects_are_learnable_where_training_assigns_a_point() -> None:
     boxes = np.concatenate((corners, corners + sides), axis=1).astype(np.float64)
     sizes = np.tile([HEIGHT, WIDTH], (400, 1))
     found = learnable(boxes, (boxes[:, :2] + boxes[:, 2:]) / 2, sizes, PREPROCESSING, (160,))
-    levels = []
-    for stride in STRIDES:
-        shape = (1, 1, -(-160 // stride), -(-224 // stride))
-        levels.append(LevelOutputs(*(torch.zeros(shape) for _ in range(4))))
-    locations, want = locations_of(levels), []
+    locations, want = locations_at(160, 224, torch.device("cpu")), []
     for x1, y1, x2, y2 in boxes.astype(int).tolist():
         mask = torch.zeros(1, 160, 224, dtype=torch.bool)
         mask[0, y1:y2, x1:x2] = True

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from condinst_deploy.data import coco
+from condinst_deploy.data import annotation_checks, coco
 from condinst_deploy.data.annotation_arrays import Block, Record
 from condinst_deploy.data.annotation_blocks import Known, block_of
-from condinst_deploy.data.coco import CocoDataset, LeftOut
+from condinst_deploy.data.annotation_checks import LeftOut
+from condinst_deploy.data.coco import CocoDataset
 from condinst_deploy.errors import DataError
 from tests.support.coco_sized import made_up_annotations
 
@@ -37,7 +38,7 @@ ODD: list[dict[str, Any]] = [
     {"image_id": 1},
     {"image_id": 3, "category_id": 7},
 ]
-"""What ordinary and other annotations have instead; none is wrong."""
+"""Values that ordinary and other annotations have instead; none is wrong."""
 
 WRONG: list[dict[str, Any]] = [
     {"image_id": 9},
@@ -137,7 +138,7 @@ def test_what_is_wrong_is_named_as_one_by_one(
 
 def test_ordinary_objects_are_not_checked_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(coco, "checked_segmentation", lambda parts, size, where: asked.append(where))
+    monkeypatch.setattr(annotation_checks, "checked_segmentation", lambda parts, size, where: asked.append(where))
     path = made_up_annotations(tmp_path / "set.json", images=50, objects=400)
     data = CocoDataset(path, None, training=True)
     assert asked == []

@@ -12,7 +12,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from condinst_deploy.data.coco import CocoDataset, LeftOut, Sample, checked_segmentation, masks_at
+from condinst_deploy.data.annotation_checks import LeftOut, checked_segmentation
+from condinst_deploy.data.coco import CocoDataset, Sample, masks_at
 from condinst_deploy.errors import DataError
 
 HEIGHT, WIDTH = 48, 64

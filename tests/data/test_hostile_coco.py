@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from condinst_deploy.data.coco import checked_segmentation
+from condinst_deploy.data.annotation_checks import checked_segmentation
 from condinst_deploy.errors import DataError
 from condinst_deploy.evaluation.ground_truth import load_ground_truth
 from condinst_deploy.evaluation.results_reader import read_results

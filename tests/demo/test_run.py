@@ -12,7 +12,7 @@ from tests.support.models import noise_image
 
 @pytest.fixture
 def exports(slim_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """What was exported; the checkpoint stands for its export, which has tests of its own."""
+    """Exported files; the checkpoint stands for its export, which has tests of its own."""
     done: list[Path] = []
     monkeypatch.setattr(run, "export", lambda weights, out: done.append(weights))
     monkeypatch.setattr(run, "Predictor", lambda path: Predictor(slim_checkpoint, device="cpu"))

@@ -75,7 +75,7 @@ def targets(path: Path) -> Iterator[str]:
 
 
 def broken(path: Path, target: str) -> bool:
-    """Whether a link or an image source leads to nothing; addresses of other hosts are not followed."""
+    """Return whether a link or an image source is broken; addresses of other hosts are not followed."""
     if re.match(r"[a-z]+:", target):
         return False
     file, _, anchor = target.partition("#")
@@ -112,7 +112,7 @@ def code(path: Path) -> Iterator[tuple[str, str]]:
 
 @cache
 def ignored(word: str) -> bool:
-    """Whether git ignores a path: it is an output, made on the user's machine."""
+    """Return whether git ignores a path: it is an output, made on the user's machine."""
     return subprocess.run(["git", "check-ignore", "-q", "--no-index", word], cwd=ROOT, check=False).returncode == 0
 
 
@@ -129,7 +129,7 @@ def tracked_names() -> frozenset[str]:
 
 
 def missing(document: Path, word: str) -> bool:
-    """Whether a named path is one of this repository's and is not there.
+    """Return whether a path in a document belongs to this repository and does not exist.
 
     A path is taken for the repository's if its first folder is there. A Python file or a document without a folder
     may be anywhere in the repository.

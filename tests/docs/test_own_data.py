@@ -22,7 +22,7 @@ GUIDE = ROOT / "docs" / "own_data.md"
 COMMANDS = Path(sys.executable).parent
 
 SHORTER = {"iterations = 2000": "iterations = 4", "warmup_iterations = 100": "warmup_iterations = 1"}
-"""What the test has instead, so that it ends soon."""
+"""Values that the test uses instead, so that it is short."""
 
 
 def blocks(kind: str) -> list[str]:

@@ -20,8 +20,8 @@ from condinst_deploy.model.fixed_slots import SCORE_THRESHOLD
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_engines.onnx_input import manifest_of
-from condinst_engines.policy import Policy
 from condinst_engines.precision import converted
+from condinst_engines.precision_policy import Policy
 from condinst_engines.ranges.check import RangeCheck
 from condinst_engines.ranges.decide import Setting
 from condinst_engines.ranges.images import RangeImages
@@ -35,7 +35,7 @@ MIN_BOX_IOU = 0.9
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one model: built, with its agreement with float32, or refused."""
+    """Outcome of one model: built, with its agreement with float32, or refused."""
 
     ranges: CheckedRanges | None
     agreement: Agreement | None

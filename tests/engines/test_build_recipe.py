@@ -8,9 +8,9 @@ import pytest
 
 from condinst_deploy.contract import Preprocessing
 from condinst_deploy.errors import ConfigError
-from condinst_engines.build import targets_of
 from condinst_engines.build_recipe import BuildRecipe, load_recipe
 from condinst_engines.builder_library import BuilderLibrary
+from condinst_engines.plan_builder import targets_of
 from condinst_engines.profiles import profiles_for
 from tests.support.models import SLIM, manifest_of
 

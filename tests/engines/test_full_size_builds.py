@@ -12,9 +12,9 @@ import torch
 
 from condinst_deploy.contract import Selection
 from condinst_deploy.model.checkpoints import load_model
-from condinst_engines.build import build_engine, graph_for_builder
 from condinst_engines.build_recipe import BuildRecipe
 from condinst_engines.builder_library import BuilderLibrary
+from condinst_engines.plan_builder import build_plan, graph_for_builder
 from condinst_engines.profiles import profiles_for
 from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
 from tests.engines.conftest import TINY
@@ -35,7 +35,7 @@ finally:
 
 
 def built(source: str, folder: Path, precision: str) -> dict[str, Any]:
-    """What `condinst-build-engine --json` says, with the peak memory of the process."""
+    """Return the summary of `condinst-build-engine --json`, with the peak memory of the process."""
     options = ("--onnx", source, f"--{precision}", "--flavour", "rtx", "--shapes", SERVER, "--json")
     run = subprocess.run(
         [sys.executable, "-c", BUILD, *options], cwd=folder, capture_output=True, text=True, check=False
@@ -63,13 +63,13 @@ def test_the_full_size_file_builds_in_3_gb_and_half_as_large_in_float16(
 @pytest.mark.parametrize("classes", [1, 80])
 @pytest.mark.parametrize("static", [None, (1, 128, 224)], ids=["dynamic", "static"])
 def test_exports_of_every_kind_build(classes: int, static: tuple[int, int, int] | None, rtx: BuilderLibrary) -> None:
-    """With K = 300 and the fewest and the most classes; K = 100 and three classes are in test_build."""
+    """With K = 300 and the fewest and the most classes; K = 100 and three classes are in test_plan_builder."""
     config = replace(TINY, num_classes=classes, selection=Selection(max_detections=300))
     model = seeded_model(config)
     manifest = with_options(model, manifest_of(config), ExportOptions(static_shape=static))
     recipe = BuildRecipe(precision="float16")
     graph = graph_for_builder(onnx_from_model(model, manifest), recipe)
-    engine = build_engine(graph, profiles_for(manifest, recipe), recipe, rtx)
+    engine = build_plan(graph, profiles_for(manifest, recipe), recipe, rtx)
     assert engine.tensors[-1].shape[1] == 300
     assert len(engine.profiles) == (static is None)
 
@@ -83,7 +83,7 @@ def test_adelaidets_full_size_models_build(architecture: str, tmp_path: Path, rt
     manifest = with_options(loaded.model, loaded.manifest, ExportOptions())
     recipe = BuildRecipe(precision="float16")
     graph = graph_for_builder(onnx_from_model(loaded.model, manifest), recipe)
-    engine = build_engine(graph, profiles_for(manifest, recipe), recipe, rtx)
+    engine = build_plan(graph, profiles_for(manifest, recipe), recipe, rtx)
     assert [tensor.name for tensor in engine.tensors][-1] == "mask_logits"
     half_weights = path.stat().st_size / 2
     assert 0.8 * half_weights < len(engine.plan) < 1.5 * half_weights

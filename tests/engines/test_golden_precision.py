@@ -1,4 +1,4 @@
-"""What half precision costs the full-size models: the references' own detections against converted graphs."""
+"""Accuracy of the full-size models in half precision: the references' detections against converted graphs."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,8 +23,8 @@ from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_deploy.runtime.torch_backend import TorchBackend
 from condinst_engines.onnx_input import manifest_of
-from condinst_engines.policy import Policy, Precision
 from condinst_engines.precision import converted
+from condinst_engines.precision_policy import Policy, Precision
 from condinst_engines.ranges.check import RangeCheck
 from condinst_engines.ranges.decide import Setting
 from condinst_engines.ranges.images import RangeImages

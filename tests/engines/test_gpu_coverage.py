@@ -1,4 +1,4 @@
-"""What is said of GPUs that an engine leaves out."""
+"""Remarks on GPUs that an engine does not support."""
 
 from types import SimpleNamespace
 from typing import Any

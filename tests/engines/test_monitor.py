@@ -34,7 +34,7 @@ def test_reports_out_of_order_do_no_harm() -> None:
 
 
 class Trt:
-    """What `progress_monitor` needs of the library."""
+    """Parts of the library that `progress_monitor` needs."""
 
     class IProgressMonitor:
         pass

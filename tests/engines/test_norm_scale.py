@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from condinst_deploy.errors import ConfigError
 from condinst_engines.norm_scale import apply_scales, scalable_groups
-from condinst_engines.policy import Policy
+from condinst_engines.precision_policy import Policy
 
 TOWER = """
 <ir_version: 10, opset_import: ["" : 18]>

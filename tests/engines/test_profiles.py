@@ -31,6 +31,7 @@ def test_a_profile_gives_the_sizes_input_the_same_batch(text: str) -> None:
         ("1x3x320x320", "expected MIN:OPT:MAX"),
         ("1x3x320x320:1x3x800x1344", "expected MIN:OPT:MAX"),
         ("masks=1x3x32x32:1x3x32x32:1x3x32x32", "expected MIN:OPT:MAX"),
+        (f"1x3x320x320:1x3x800x1344:1x3x320x{'9' * 30}", "expected MIN:OPT:MAX"),
         ("1x3x320:1x3x800:8x3x1344", "expected MIN:OPT:MAX"),
         ("axbxcxd:1x3x32x32:1x3x32x32", "expected MIN:OPT:MAX"),
         ("1x4x320x320:1x4x800x1344:8x4x1344x1344", "not a batch of RGB images"),

@@ -20,14 +20,16 @@ from condinst_deploy.contract import INPUTS
 from condinst_deploy.contract.engine_manifest import read_manifest
 from condinst_deploy.contract.quantization import HeldOutAgreement
 from condinst_deploy.errors import ArtifactError, ConfigError, EngineError
+from condinst_deploy.model.fixed_slots import SCORE_THRESHOLD
 from condinst_engines import BuildOptions, BuildReports
-from condinst_engines.build import build_engine, graph_for_builder, targets_of
 from condinst_engines.build_recipe import BuildRecipe, RtxSettings
 from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.engine_builder import build_engine as build_file
 from condinst_engines.onnx_input import manifest_of
-from condinst_engines.policy import Policy, Precision, Quantized
+from condinst_engines.plan_builder import build_plan, graph_for_builder, targets_of
+from condinst_engines.precision_policy import Policy, Precision, Quantized
 from condinst_engines.profiles import image_profile
+from condinst_engines.quantization.calibrate import Request, calibrated
 from condinst_engines.quantization.insert import (
     LEAST_SCALE,
     Scales,
@@ -57,6 +59,7 @@ from condinst_engines.rounding import rounded
 from condinst_export.quantization import u8s8
 from condinst_export.quantization.histograms import collected
 from condinst_export.quantization.images import ImageSet
+from condinst_export.quantization.options import CalibrationOptions
 from condinst_export.quantization.thresholds import Range, range_of
 from tests.support.models import IMAGES, noise_image
 
@@ -187,7 +190,7 @@ def test_every_asked_convolution_is_in_8_bits_for_every_gpu(
 ) -> None:
     proto, recipe = onnx.load(str(static_onnx)), recipe_for(kind, sm)
     graph = graph_for_builder(proto, recipe, scales_for(proto, recipe))
-    built = build_engine(graph, [], recipe, rtx)
+    built = build_plan(graph, [], recipe, rtx)
     asked, found = asked_convolutions(graph), convolutions_of_plan(built.plan)
     assert len(asked) > 20
     assert {name: found[name] for name in asked} == dict.fromkeys(asked, kind)
@@ -198,17 +201,17 @@ def test_a_build_that_falls_back_to_half_is_an_error(
     static_onnx: Path, rtx: BuilderLibrary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Compute capability 75, with the check of targets taken out: the library says nothing."""
-    monkeypatch.setattr("condinst_engines.build.check_targets", lambda kind, targets: None)
+    monkeypatch.setattr("condinst_engines.plan_builder.check_targets", lambda kind, targets: None)
     proto, recipe = onnx.load(str(static_onnx)), recipe_for("int8", ("75",))
     graph = graph_for_builder(proto, recipe, scales_for(proto, recipe))
     with pytest.raises(EngineError, match=r"convolutions that were asked for in 8 bits are not, by the plan's program"):
-        build_engine(graph, [], recipe, rtx)
+        build_plan(graph, [], recipe, rtx)
 
 
 @pytest.mark.parametrize(
     ("kind", "sm", "message"),
     [
-        ("int8", ("75", "86"), "--int8 and compute capability 75: .*builds half convolutions in silence"),
+        ("int8", ("75", "86"), "--int8 and compute capability 75: .*builds half convolutions without an error"),
         ("fp8", ("86", "89"), "--fp8 and compute capability 86: GPUs below 89"),
     ],
 )
@@ -281,11 +284,15 @@ def test_a_file_with_qdq_is_recognised_by_fp16_and_proved(static_onnx: Path, tmp
         build_file(source, tmp_path / "b.engine", again)
 
 
+def noise_folder(path: Path, count: int) -> Path:
+    path.mkdir()
+    for i in range(count):
+        Image.fromarray(noise_image(i, 96, 128)).save(path / f"{i}.png")
+    return path
+
+
 def test_a_file_is_built_and_its_ranges_are_used_again(static_onnx: Path, tmp_path: Path) -> None:
-    images = tmp_path / "images"
-    images.mkdir()
-    for i in range(3):
-        Image.fromarray(noise_image(i, 96, 128)).save(images / f"{i}.png")
+    images = noise_folder(tmp_path / "images", 3)
     options = BuildOptions(flavour="rtx", sm=("89",), quantization="int8", calibration=images, calibration_images=2)
     path, manifest = build_file(static_onnx, tmp_path / "a.engine", options)
     record = manifest.quantization
@@ -303,8 +310,26 @@ def test_a_file_is_built_and_its_ranges_are_used_again(static_onnx: Path, tmp_pa
     with pytest.raises(ConfigError, match="expected the manifest of an engine built with --fp8"):
         build_file(static_onnx, tmp_path / "c.engine", replace(again, quantization="fp8"))
     (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(ArtifactError):
+    with pytest.raises(ArtifactError, match=r"--scales is .*x\.json: the manifest has version"):
         build_file(static_onnx, tmp_path / "c.engine", replace(again, scales=tmp_path / "x.json"))
+    text = (tmp_path / "a.engine.json").read_text(encoding="utf-8")
+    name, value = next(iter(record.ranges.items()))
+    for edited, message in (
+        ("-3.5", "range of .* is -3.5; expected a number above 0"),
+        ("0", "range of .* is 0; expected a number above 0"),
+        ("NaN", "is nan; expected a finite number"),
+        (f"{10**400}", "expected a whole number of at most 64 bits"),
+        ('"wide"', "is 'wide'; expected a number"),
+    ):
+        assert f'"{name}": {value!r}' in text
+        (tmp_path / "x.json").write_text(text.replace(f'"{name}": {value!r}', f'"{name}": {edited}'))
+        with pytest.raises(ArtifactError, match=rf"--scales is .*x\.json: .*{message}"):
+            build_file(static_onnx, tmp_path / "c.engine", replace(again, scales=tmp_path / "x.json"))
+    proto = onnx.load(str(static_onnx))
+    request = Request("int8", CalibrationOptions(images), tmp_path / "x.json")
+    wide = replace(record, ranges={**record.ranges, name: 1e30})
+    with pytest.raises(ConfigError, match=r"whose range of .* is 1e\+30; a scale in float16 holds 8\.319\d*e\+06"):
+        calibrated(proto, manifest_of(proto, static_onnx), request, recipe_for("int8", ("89",)), wide)
     other = onnx.load(str(static_onnx))
     other.doc_string = platform.machine()
     onnx.save(other, str(tmp_path / "other.onnx"))
@@ -313,12 +338,35 @@ def test_a_file_is_built_and_its_ranges_are_used_again(static_onnx: Path, tmp_pa
     assert not (tmp_path / "c.engine").exists()
 
 
+def test_a_folder_is_checked_before_ranges_are(static_onnx: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+    options = BuildOptions(flavour="rtx", quantization="int8", calibration=noise_folder(tmp_path / "one", 1))
+    with pytest.raises(ConfigError, match="holds 1 image; expected at least 2"):
+        build_file(static_onnx, tmp_path / "a.engine", options, BuildReports(on_note=notes.append))
+    assert not [note for note in notes if note.startswith("ranges")]
+
+
+def test_where_float32_finds_nothing_the_cost_is_not_known(static_onnx: Path, tmp_path: Path) -> None:
+    proto = onnx.load(str(static_onnx))
+    (threshold,) = [entry for entry in proto.graph.initializer if entry.name == SCORE_THRESHOLD]
+    threshold.CopyFrom(numpy_helper.from_array(np.array(0.9999, dtype=np.float32), SCORE_THRESHOLD))
+    onnx.save(proto, str(tmp_path / "blind.onnx"))
+    notes: list[str] = []
+    folder, report = noise_folder(tmp_path / "images", 3), tmp_path / "report"
+    options = BuildOptions(flavour="rtx", sm=("89",), quantization="int8", calibration=folder, report=report)
+    build_file(tmp_path / "blind.onnx", tmp_path / "a.engine", options, BuildReports(on_note=notes.append))
+    assert "float32 finds nothing in the 1 held-out images, so what 8 bits cost is not known" in notes
+    assert [note for note in notes if note.startswith("no report")]
+    assert not report.exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"quantization": "int8"}, "--int8 needs --calibration DIR"),
         ({"scales": Path("x.json")}, "--scales is for quantised engines"),
         ({"calibration_images": 3}, "--calibration-images is for quantised files"),
+        ({"calibration": Path()}, "--calibration is for half and 8-bit engines"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(

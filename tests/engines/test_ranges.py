@@ -17,8 +17,9 @@ from condinst_deploy.errors import ConfigError, EngineError, ImageError
 from condinst_deploy.support.validation import typed
 from condinst_engines.engine_file import EngineFiles
 from condinst_engines.onnx_input import manifest_of as manifest_in
-from condinst_engines.policy import Policy, Precision
 from condinst_engines.precision import converted
+from condinst_engines.precision_policy import Policy, Precision
+from condinst_engines.ranges.agreement import Found, found_of
 from condinst_engines.ranges.check import RangeCheck, block_of
 from condinst_engines.ranges.decide import Setting
 from condinst_engines.ranges.images import RangeImages
@@ -105,6 +106,54 @@ def test_a_graph_within_limits_is_left_as_it_is(small_graph: onnx.ModelProto) ->
     assert 0 < ranges.blocks["backbone.first"] < LIMIT
     assert ranges.images == len(RangeImages(manifest_of(SLIM)))
     assert "handled: nothing" in str(ranges)
+
+
+def found(monkeypatch: pytest.MonkeyPatch, *pairs: int) -> None:
+    """Let the graphs have so many of 100 detections, one after the other; the last number stays."""
+    left = list(pairs)
+
+    def next_of(*_: object) -> Found:
+        return Found(left.pop(0) if len(left) > 1 else left[0], 100)
+
+    monkeypatch.setattr("condinst_engines.ranges.check.found_of", next_of)
+
+
+def test_a_part_goes_to_float32_where_rounding_alone_loses_detections(
+    small_graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found(monkeypatch, 90, 98)
+    policy, ranges = checked(small_graph)
+    assert policy.fp32 == ("backbone*",)
+    assert [str(node) for node in ranges.handled] == [
+        "backbone* in half keeps only 90.0% of float32's detections: in float32"
+    ]
+    assert ranges.matched == 0.98
+    found(monkeypatch, 90, 98)
+    policy, _ = checked(small_graph, user=Policy(half=("backbone.first/*",)))
+    assert policy.fp32 == ("head*",)  # the user's line is not overruled
+    found(monkeypatch, 96)
+    assert checked(small_graph, "bfloat16")[0] == Policy()
+    with pytest.raises(
+        EngineError, match=r"node backbone\.first/Conv_first and .* only 96 of float32's 100 are matched"
+    ):
+        checked(small_graph)
+
+
+def test_detections_without_area_are_not_counted() -> None:
+    def outputs(boxes: list[list[float]]) -> dict[str, np.ndarray]:
+        count = len(boxes)
+        return {
+            "num_detections": np.array([count]),
+            "boxes": np.array([boxes], dtype=np.float32),
+            "scores": np.full((1, count), 0.5, dtype=np.float32),
+            "labels": np.zeros((1, count), dtype=np.int64),
+        }
+
+    first = [outputs([[0, 0, 10, 10], [5, 5, 9, 5], [20, 20, 40, 40]])]
+    second = [outputs([[0, 0, 10, 10], [5, 5, 9.5, 5], [20, 20, 60, 60]])]
+    assert found_of(first, second) == Found(1, 2)
+    assert found_of(first, second).share == 0.5
+    assert found_of([], []).share is None
 
 
 @pytest.mark.parametrize(("spare", "kind"), [("bf16", "bfloat16"), ("fp32", "float32")])

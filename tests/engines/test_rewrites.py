@@ -10,11 +10,11 @@ import torch
 from onnx import helper, numpy_helper
 
 from condinst_engines import engine_file
-from condinst_engines.build import Surroundings, graph_for_builder, plugin_graph_for_builder
 from condinst_engines.build_recipe import BuildRecipe, RtxSettings, TensorrtSettings
 from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.node_types import value_types
-from condinst_engines.policy import Policy
+from condinst_engines.plan_builder import Surroundings, graph_for_builder, plugin_graph_for_builder
+from condinst_engines.precision_policy import Policy
 from condinst_engines.rewrites.plugins import with_plugins
 from tests.support.interpreter import interpreted
 from tests.support.models import SlimFiles, noise_image
@@ -141,7 +141,7 @@ def test_a_build_has_plugins_where_the_gpu_and_the_recipe_allow(
     plugins: tuple[str, ...],
     note: str | None,
 ) -> None:
-    """What goes to the builder; that TensorRT knows the plugins then is for a machine that has it."""
+    """The builder's input; whether TensorRT knows the plugins is tested on a machine that has it."""
     registered: list[BuilderLibrary] = []
     monkeypatch.setattr(engine_file, "register_plugins", registered.append)
     full = BuilderLibrary("tensorrt", rtx.trt)  # the other library, which lets us name a target without a GPU

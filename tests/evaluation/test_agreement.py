@@ -1,4 +1,4 @@
-"""Pairing and figures of two sets of detections."""
+"""Pairing and metrics of two sets of detections."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from condinst_deploy.evaluation import agreement as module
 from condinst_deploy.evaluation.agreement import Instances, matched_pairs, paired_box_ious
 
 
@@ -25,18 +24,16 @@ def crowd(seed: int, count: int, steps: int) -> Instances:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_the_pairs_are_those_of_all_boxes_at_once(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pairs_are_those_of_all_boxes_at_once(seed: int) -> None:
     sides = crowd(seed, 120, 6), crowd(seed + 100, 90, 6)
     at_once = matched_pairs(*sides)
     assert len(at_once) > 20
-    monkeypatch.setattr(module, "MOST_PAIRS", 0)
-    assert matched_pairs(*sides).tolist() == at_once.tolist()
+    assert matched_pairs(*sides, most_pairs=0).tolist() == at_once.tolist()
 
 
 @pytest.mark.parametrize("counts", [(0, 5), (5, 0), (0, 0)])
-def test_no_boxes_have_no_pairs(counts: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_PAIRS", -1)
-    assert matched_pairs(crowd(0, counts[0], 3), crowd(1, counts[1], 3)).shape == (0, 2)
+def test_no_boxes_have_no_pairs(counts: tuple[int, int]) -> None:
+    assert matched_pairs(crowd(0, counts[0], 3), crowd(1, counts[1], 3), most_pairs=-1).shape == (0, 2)
 
 
 def test_four_thousand_equal_boxes_match_in_order_within_a_hundred_megabytes() -> None:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from condinst_deploy.cli.evaluate import main
 from condinst_deploy.contract import ImageGeometry
 from condinst_deploy.data.shapes import generate_shapes
-from condinst_deploy.evaluation.coco import detect_all, load_coco
+from condinst_deploy.evaluation.coco_metrics import detect_all, load_coco
 from condinst_deploy.masks import Masks
 from condinst_deploy.model import candidates, mask_branch
 from condinst_deploy.model.head import level_points
@@ -73,7 +73,7 @@ FAILING = {
     "pixel corners": MASKS,
     "point corners": MASKS | {"mask AP75", "box AP", "box AP50", "box AP75", "box AP small", "box AP medium"},
 }
-"""Which figures are off by at least twice the gate."""
+"""Which metrics are off by at least twice the gate."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The report: one file that needs nothing else, with every figure and the images that differ."""
+"""The report: one file that needs nothing else, with every metric and the images that differ."""
 
 import base64
 import io
@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from condinst_deploy.errors import DataError
-from condinst_deploy.evaluation.coco import points
+from condinst_deploy.evaluation.coco_metrics import points
 from condinst_deploy.evaluation.evaluator import Evaluation, evaluate
 from condinst_deploy.evaluation.gate import Failure, failures
 from condinst_deploy.evaluation.ground_truth import load_ground_truth

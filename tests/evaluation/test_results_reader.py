@@ -10,7 +10,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from condinst_deploy.errors import DataError
-from condinst_deploy.evaluation.coco import evaluate_coco
+from condinst_deploy.evaluation.coco_metrics import evaluate_coco
 from condinst_deploy.evaluation.ground_truth import GroundTruth, load_ground_truth
 from condinst_deploy.evaluation.results_reader import by_image, kinds_of, read_results
 from condinst_deploy.runtime.coco_results import coco_results

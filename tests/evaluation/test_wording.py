@@ -1,4 +1,4 @@
-"""Figures in words: cut off where rounding would say too much, and only there."""
+"""Metrics in words: cut off where rounding would say too much, and only there."""
 
 import pytest
 

@@ -29,7 +29,7 @@ pytestmark = [
 
 
 def decoded(model: Path, image: npt.NDArray[np.uint8], folder: Path) -> list[dict[str, Any]]:
-    """What `decode.mjs` finds in an image."""
+    """Return the detections of `decode.mjs` in an image."""
     (folder / "manifest.json").write_text(json.dumps(inspect_file(model)))
     Image.fromarray(image).save(folder / "image.ppm")
     command = [str(NODE), str(FOLDER / "decode.mjs"), str(model), "manifest.json", "image.ppm"]

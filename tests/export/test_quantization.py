@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from onnx import numpy_helper
 from PIL import Image
 
 from condinst_deploy.contract import INPUTS, MANIFEST_KEY, ModelManifest, NetworkInputs
@@ -166,6 +167,32 @@ def test_predictors_stay_in_float32_and_levels_get_weights_of_their_own(
     assert manifest.quantization.convolutions == len(quantized) == 108
     onnx.checker.check_model(proto, full_check=True)
     assert [o.name for o in proto.graph.output] == [o.name for o in float32[0].graph.output]
+
+
+@pytest.mark.parametrize("reach", [255.0, 0.0])
+def test_a_channel_of_zeros_keeps_its_bias(reach: float) -> None:
+    """int32 codes of a bias count in units of input scale times weight scale; pruned channels have tiny ones."""
+    proto = small_network()
+    weight = next(entry for entry in proto.graph.initializer if entry.name == "second_weight")
+    values = numpy_helper.to_array(weight).copy()
+    values[0], values[1] = 0.0, values[1] * 1e-12
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    second = next(node for node in proto.graph.node if node.output[0] == "second")
+    second.input.append("second_bias")
+    bias = np.array([100.0, -50.0, 25.0, 0.0], dtype=np.float32)
+    proto.graph.initializer.append(numpy_helper.from_array(bias, "second_bias"))
+    # an input that was 0 on all calibration images has the smallest scale there is
+    ranges = {"pixels": Range(0, reach), "active": Range(0, reach), "second": Range(-600, 600)}
+    quantized = u8s8.quantized(proto, ranges, ())
+    batch = (np.full((1, 3, 32, 64), int(reach > 0), dtype=np.uint8), np.zeros((1, 2), np.int32))
+    want, have = (
+        onnxruntime.InferenceSession(g.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+            ["boxes"], dict(zip(INPUTS, batch, strict=True))
+        )[0]
+        for g in (proto, quantized)
+    )
+    assert want[0, :, 4, 4] == pytest.approx(bias, abs=5)
+    assert have == pytest.approx(want, abs=1.5 * 1200 / 255)
 
 
 def test_onnx_runtime_computes_the_convolutions_in_integers(

@@ -1,4 +1,4 @@
-"""What full TensorRT will not build is said when the file is exported."""
+"""Remarks at export on parts that full TensorRT cannot build."""
 
 from dataclasses import replace
 

@@ -36,7 +36,7 @@ class Child:
         self.process: subprocess.Popen[str] | None = None
 
     def use(self, kind: str, folder: Path) -> dict[str, Any]:
-        """What became of an input."""
+        """Return the outcome of an input."""
         process = self.process or self._start()
         pipe, answers = _pipes(process)
         began, cpu = time.monotonic(), _cpu_seconds(process.pid)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from condinst_deploy.benchmarking.memory import peak_mb, resident_mb
+from condinst_deploy.support.launch import show_remarks_of_libraries
 from tests.fuzz.inputs import Base
 from tests.fuzz.targets import run_input
 
@@ -21,6 +22,7 @@ def main() -> None:
     for stream in (1, 2):  # libraries write there
         os.dup2(nowhere, stream)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    show_remarks_of_libraries()  # as every command does
     base = Base(Path(sys.argv[1]))
     for line in sys.stdin:
         request = json.loads(line)

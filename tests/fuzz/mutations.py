@@ -135,14 +135,16 @@ def _change(document: Any, changes: list[tuple[str, int, Any]]) -> Any:
     return holder[0]
 
 
-def _places(container: Any) -> list[tuple[Any, Any]]:
-    """Every place in the document: its container and its key there."""
-    found = []
-    pairs = container.items() if isinstance(container, dict) else enumerate(container)
-    for key, value in pairs:
-        found.append((container, key))
-        if isinstance(value, dict | list):
-            found += _places(value)
+def _places(document: Any) -> list[tuple[Any, Any]]:
+    """Every place in the document: its container and its key there; parts that are shared count once."""
+    found, waiting, seen = [], [document], {id(document)}
+    while waiting:
+        container = waiting.pop()
+        for key, value in container.items() if isinstance(container, dict) else enumerate(container):
+            found.append((container, key))
+            if isinstance(value, dict | list) and id(value) not in seen:
+                seen.add(id(value))
+                waiting.append(value)
     return found
 
 

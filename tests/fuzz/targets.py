@@ -1,4 +1,4 @@
-"""What the fuzzer does with an input: the commands and functions that read such a file, and what must hold after it."""
+"""Targets of the fuzzer: commands and functions that read a kind of file, and the conditions that must then hold."""
 
 import json
 import re
@@ -18,17 +18,17 @@ MOST_TEXT = 20_000
 """Characters of all messages of one command."""
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x80-\x9f\u202a-\u202e\u2066-\u2069]")
-"""What a terminal obeys, apart from tabs and line breaks."""
+"""Control characters of a terminal, apart from tabs and line breaks."""
 
 FORGED = re.compile(r"^error: forged", re.MULTILINE)
 
 RESULTS = ("detections.json", "images.json")
-"""What a prediction writes when it skipped images."""
+"""Files that a prediction writes also when it skipped images."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an input.
+    """Outcome of an input.
 
     Attributes:
         accepted: nothing was refused.

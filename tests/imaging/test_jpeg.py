@@ -43,7 +43,7 @@ def by_pillow(content: bytes) -> np.ndarray[Any, Any]:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """What was decoded without Pillow."""
+    """Files that were decoded without Pillow."""
     contents: list[bytes] = []
     decode: Callable[..., Any] = simplejpeg.decode_jpeg
 

@@ -25,7 +25,7 @@ def curve(polygon: npt.NDArray[np.float32]) -> Curve:
 
 
 def contours(mask: Bool) -> list[Curve]:
-    """Where the mask, 0 around it, is one half, as contourpy finds it: the mask on the left, like ours."""
+    """Return contourpy's outlines at one half of the mask, padded with 0: the mask on the left, like ours."""
     padded = np.pad(mask, 1).astype(np.float64)
     lines = contour_generator(z=padded, line_type=LineType.Separate).lines(0.5)
     # padded index i is pixel i - 1, whose centre is at i - 0.5

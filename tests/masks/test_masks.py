@@ -111,7 +111,7 @@ def coco_rle(dense: Bool) -> dict[str, Any]:
 
 
 def inside_even_odd(polygons: Sequence[npt.NDArray[np.float32]], height: int, width: int) -> Bool:
-    """Whether a ray from each pixel's centre to the right crosses the outlines an odd number of times."""
+    """Return whether a ray from each pixel's centre to the right crosses the outlines an odd number of times."""
     y, x = np.mgrid[:height, :width] + 0.5
     inside = empty(height, width)
     for polygon in polygons:

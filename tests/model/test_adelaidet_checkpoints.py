@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def config_of(architecture: str) -> CondInstConfig:
-    """What the published configuration says."""
+    """Values of the published configuration."""
     bifpn = "BiFPN" in architecture
     return CondInstConfig(
         depth=101 if "101" in architecture else 50,

@@ -23,7 +23,7 @@ def sigmoid(x: Tensor) -> float:
 
 
 def plain_candidates(case: CandidateCase, image: int, family: Family) -> list[Row]:
-    """What the families do, pair by pair."""
+    """Reference: candidates of the families, pair by pair."""
     height, width = case.sizes[image].tolist()
     found: list[Row] = []
     for level, stride, soi in zip(case.levels, STRIDES, SIZES_OF_INTEREST, strict=True):

@@ -12,10 +12,8 @@ from pycocotools import mask as coco_mask
 
 from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.model.condinst import CondInst, Features
-from condinst_deploy.model.config import STRIDES
-from condinst_deploy.model.head import LevelOutputs
 from condinst_deploy.model.losses import Losses, LossSettings, condinst_losses
-from condinst_deploy.model.targets import ImageTargets, assign, locations_of
+from condinst_deploy.model.targets import ImageTargets, assign, locations_at
 from condinst_deploy.model.weight_names import ADELAIDET
 from tests.support.golden_losses import assert_backbone_untouched, assert_gradient_norms, assert_norm_statistics
 from tests.support.models import GOLDEN, adelaidet_state
@@ -118,8 +116,7 @@ def test_frozen_norms_keep_everything(step: tuple[Any, CondInst, Losses], adelai
 
 
 def test_positives_are_adelaidets(batch: Any) -> None:
-    empty = [torch.zeros(1, 1, *(-(-side // stride) for side in SIZE)) for stride in STRIDES]
-    locations = locations_of([LevelOutputs(x, x, x, x) for x in empty])
+    locations = locations_at(*SIZE, torch.device("cpu"))
     targets = batch_targets(batch)
     for i, target in enumerate(targets):
         stride_4 = np.unpackbits(batch["gt_bitmasks_packed"], axis=2)[6 * i :][: len(target.masks)]

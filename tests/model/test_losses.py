@@ -12,11 +12,12 @@ from condinst_deploy.contract import Family
 from condinst_deploy.model.condinst import Features
 from condinst_deploy.model.head import LevelOutputs
 from condinst_deploy.model.losses import LossSettings, condinst_losses, dice_loss, giou_loss, semantic_loss
-from condinst_deploy.model.targets import ImageTargets, assign, centres_of_mass, locations_of
+from condinst_deploy.model.targets import ImageTargets, assign, centres_of_mass, locations_at
 from condinst_deploy.training.recipe import load_recipe
 from tests.support.models import SLIM, seeded_model
 
 SIDE = 128
+CPU = torch.device("cpu")
 
 
 def no_targets() -> ImageTargets:
@@ -67,9 +68,16 @@ def test_the_centre_of_mass_is_the_mean_of_the_pixels() -> None:
         assert (x.item(), y.item()) == pytest.approx((columns.mean(), rows.mean()), abs=1e-4)
 
 
-def test_the_smaller_of_two_boxes_gets_the_points_that_both_claim() -> None:
+@pytest.mark.parametrize("size", [(SIDE, SIDE), (160, 224)])
+def test_points_of_a_size_are_those_of_the_heads_outputs(size: tuple[int, int]) -> None:
     with torch.no_grad():
-        locations = locations_of(seeded_model().features(torch.zeros(1, 3, SIDE, SIDE)).levels)
+        levels = seeded_model().features(torch.zeros(1, 3, *size)).levels
+    counts = [level.centerness.numel() for level in levels]
+    assert locations_at(*size, CPU).strides.unique_consecutive(return_counts=True)[1].tolist() == counts
+
+
+def test_the_smaller_of_two_boxes_gets_the_points_that_both_claim() -> None:
+    locations = locations_at(SIDE, SIDE, CPU)
     outer, inner = square(20, 20, 80, 80), square(30, 30, 70, 70, label=1)
     alone = assign(locations, outer)
     together = assign(locations, both(outer, inner))
@@ -149,7 +157,7 @@ def test_the_cap_is_for_an_image_or_for_the_whole_batch(family: Family) -> None:
 
     with torch.no_grad():
         features = model.features(torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)))
-        positives = len(assign(locations_of(features.levels), full).locations)
+        positives = len(assign(locations_at(SIDE, SIDE, CPU), full).locations)
         one = LossSettings(max_masks=1, family=family)
         capped = condinst_losses(features, [full, full], one, draw=last_first)
         every = condinst_losses(features, [full, full], LossSettings(max_masks=500, family=family))
@@ -172,7 +180,7 @@ def test_the_semantic_loss_takes_the_smallest_mask_of_a_pixel() -> None:
     p = logits.sigmoid()
     focal = torch.where(wanted > 0, -0.25 * (1 - p) ** 2 * p.log(), -0.75 * p**2 * (1 - p).log()).sum()
     loss = semantic_loss(logits, [both(outer, inner), no_targets()])
-    assert loss.item() == pytest.approx((focal / wanted.sum()).item(), rel=1e-5)
+    assert loss.item() == pytest.approx(focal.item(), rel=1e-5)
 
 
 def test_the_semantic_loss_of_images_without_instances_is_finite() -> None:

@@ -16,7 +16,7 @@ ENDS = {
     (16, 8): (144, 208, 216, 224, 232, 233),
     (16, 16): (288, 544, 560, 576, 592, 593),
 }
-"""Where w1, w2, w3, b1, b2 and b3 end in the controller's output, counted by hand."""
+"""Ends of w1, w2, w3, b1, b2 and b3 in the controller's output, counted by hand."""
 
 
 def one_instance(case: MaskHeadCase, image: int, slot: int, widths: tuple[int, int]) -> npt.NDArray[np.float64]:

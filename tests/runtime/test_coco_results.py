@@ -111,6 +111,8 @@ def test_value_that_is_not_json_leaves_the_older_file(tmp_path: Path) -> None:
         (["-5.jpg"], [1]),
         (["².jpg"], [1]),
         ([" 5.jpg"], [1]),
+        ([f"{2**63 - 1}.jpg"], [2**63 - 1]),
+        ([f"{2**63}.jpg", "5.jpg"], [1, 2]),
         (["COCO_val2014_000000000042.jpg"], [1]),
     ],
     ids=str,

@@ -43,13 +43,3 @@ def test_counts_of_long_ago_are_forgotten() -> None:
     limits = HotLimits(most=1, warm_up=2, pause=1, hotter=3, memory=50)
     changes = heated("a" * 100 + "b" * 100, limits)
     assert [(shape, gone) for _, shape, gone in changes] == [("a", None), ("b", "a")]
-
-
-def test_a_shape_can_cool_and_become_hot_again() -> None:
-    hot = HotShapes[str](HotLimits(warm_up=100))
-    assert [hot.came("a", 1), hot.came("a", 1)] == [False, True]
-    hot.heat("a")
-    assert "a" in hot
-    hot.cool("a")
-    assert "a" not in hot
-    assert hot.came("a", 1)

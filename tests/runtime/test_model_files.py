@@ -106,10 +106,20 @@ def test_a_manifest_that_cannot_be_used_is_refused(
     assert str(tmp_path / "model.onnx") in str(caught.value)
 
 
+@pytest.mark.parametrize("text", [b"class a", b"images", b"mask_logits"])
+def test_text_that_is_not_utf_8_is_refused(text: bytes, slim_onnx: Path, tmp_path: Path) -> None:
+    path, content = tmp_path / "model.onnx", slim_onnx.read_bytes()
+    assert text in content
+    path.write_bytes(content.replace(text, b"\xff" + text[1:]))
+    with pytest.raises(ArtifactError, match="not UTF-8") as caught:
+        Predictor(path, device="cpu")
+    assert str(path) in str(caught.value)
+
+
 @pytest.mark.parametrize("name", BACKENDS)
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "mps", "", "meta"])
 def test_an_unknown_device_is_an_error(device: str, name: str, models: dict[str, Path]) -> None:
-    with pytest.raises(BackendError, match=f"device '{device}' is .* expected auto, cpu, cuda or cuda:N"):
+    with pytest.raises(ConfigError, match=f"device '{device}' is .* expected auto, cpu, cuda or cuda:N"):
         Predictor(models[name], device=device)
 
 

@@ -1,4 +1,4 @@
-"""What a file's graph is compared with, where its weights come from, and how a run is stopped."""
+"""ONNX Runtime sessions: checks of the graph, external weights, and stopping a run."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""What a `Predictor` says in a process that it was not made in, and to options of a wrong type."""
+"""Errors of a `Predictor` in a forked process, and for options of a wrong type."""
 
 import copy
 import os

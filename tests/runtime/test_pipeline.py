@@ -36,7 +36,7 @@ def prepared(source: Any, name: str) -> Prepared:
 
 
 def first_pixels(inputs: NetworkInputs) -> Any:
-    """What this network finds: the value of every image."""
+    """Output of this network: the value of every image."""
     return inputs.images[:, 0, 0, 0].tolist()
 
 
@@ -47,7 +47,7 @@ def stages(**changes: Any) -> Stages:
 
 
 def value(prediction: Prediction) -> Any:
-    """What the made-up stages put where detections belong."""
+    """Value that the made-up stages return instead of detections."""
     return prediction.detections
 
 

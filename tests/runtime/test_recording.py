@@ -1,4 +1,4 @@
-"""What is written while a model detects, with predictions that are made up."""
+"""Files that are written while a model detects, with made-up predictions."""
 
 import json
 import os

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def unpipelined(predictor: Predictor, images: list[Any]) -> list[InstanceDetections]:
-    """What the backend's verbs give one after the other, for the batches that windows of the images make."""
+    """Return the results of the backend's verbs, called one after the other, for the batches of each window."""
     backend, results = predictor.backend, dict[int, InstanceDetections]()
     for start in range(0, len(images), predictor.window):
         window = range(start, min(start + predictor.window, len(images)))

@@ -1,5 +1,6 @@
 """A small model and images that the batch tests share, a bucket, and a local Ray of two workers."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ import pytest
 from condinst_deploy.serving.ray_session import RayOptions, ray_session
 from tests.support.batch_runs import save_small_model, write_images
 from tests.support.exports import exported
+
+# Ray otherwise ends workers as soon as all programs of the machine together fill 95 % of its memory
+os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
 
 
 @pytest.fixture(scope="session")

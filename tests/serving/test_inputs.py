@@ -6,7 +6,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from condinst_deploy.errors import CondInstError, DataError
+from condinst_deploy.errors import CondInstError, ConfigError, DataError
 from condinst_deploy.serving.batch.inputs import LONGEST_LINE, BatchInput, open_input
 from condinst_deploy.serving.batch.shards import PathSpan, shards_of
 from condinst_deploy.serving.batch.storage import read_image
@@ -70,16 +70,34 @@ def test_links_that_lead_nowhere_are_input_and_notes_of_macos_are_not(tree: Path
 
 
 def test_the_output_is_no_input(tree: Path, memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = paths_of(open_input(str(tree)))
     (tree / "sub" / "part-00000000.parquet").touch()
-    (tree / "subset.jpg").touch()
-    expected = [str(tree / name) for name in ("a.PNG", "b.jpg", "subset.jpg")]
-    assert paths_of(open_input(str(tree), str(tree / "sub"))) == expected
-    assert paths_of(open_input(f"{tree}/**/*", f"file://{tree}/sub/")) == expected
+    assert paths_of(open_input(str(tree), str(tree / "sub"))) == before
+    assert paths_of(open_input(f"{tree}/**/*", f"file://{tree}/sub/")) == before
     monkeypatch.chdir(tree.parent)
-    assert len(paths_of(open_input("tree", "tree/sub"))) == 3
+    assert len(paths_of(open_input("tree", "tree/sub"))) == 4
+    with pytest.raises(ConfigError, match="holds images and Parquet files"):
+        open_input("tree", "tree/other")
     for name in ("/bucket/b.jpg", "/bucket/out/part-00000000.parquet"):
         memory.pipe_file(name, b"1")
-    assert paths_of(open_input("memory://bucket", "memory://bucket/out")) == ["memory:///bucket/b.jpg"]
+    assert paths_of(open_input("memory://bucket", "memory://bucket/out/")) == ["memory:///bucket/b.jpg"]
+
+
+def test_the_input_may_lie_in_the_output(tree: Path, memory: Any) -> None:
+    (tree / "part-00000000.parquet").touch()
+    (tree / "sub" / "part-1.jpg").touch()
+    assert len(paths_of(open_input(str(tree / "sub"), str(tree)))) == 3
+    assert len(paths_of(open_input(f"{tree}/*", str(tree)))) == 2
+    for name in ("/bucket/b.jpg", "/bucket/part-00000000.parquet"):
+        memory.pipe_file(name, b"1")
+    assert paths_of(open_input("memory://bucket/*", "memory://bucket")) == ["memory:///bucket/b.jpg"]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_path(tree: Path, memory: Any) -> None:
+    (tree / "list.txt").write_text("b.jpg\r\nsub/c.jpeg\r\n", encoding="utf-8-sig")
+    assert paths_of(open_input(str(tree / "list.txt"))) == [f"{tree}/b.jpg", f"{tree}/sub/c.jpeg"]
+    memory.pipe_file("/bucket/list.txt", "b.jpg\n".encode("utf-8-sig"))
+    assert paths_of(open_input("memory://bucket/list.txt")) == ["memory://bucket/b.jpg"]
 
 
 def test_a_list_keeps_its_order_and_starts_at_its_folder(tree: Path) -> None:

@@ -39,6 +39,11 @@ def test_any_range_of_rows_is_read(tmp_path: Path, group: int) -> None:
         ({"data": pa.array([b"1"], pa.large_binary()), "id": [7]}, "data", ("7", b"1")),
         ({"image": pa.array([None], pa.binary()), "id": [7]}, None, ("7", b"")),
         ({"image": [3], "url": ["s3://b/a.jpg"]}, None, ("s3://b/a.jpg", None)),
+        ({"path": pa.array(["a.jpg"]).dictionary_encode()}, None, ("a.jpg", None)),
+        ({"path": pa.array(["a.jpg"], pa.string_view())}, None, ("a.jpg", None)),
+        ({"image": pa.array([b"1"]).dictionary_encode()}, None, ("row 0", b"1")),
+        ({"image": pa.array([b"1"], pa.binary_view())}, None, ("row 0", b"1")),
+        ({"image": pa.array([b"1"], pa.binary(1))}, None, ("row 0", b"1")),
     ],
 )
 def test_columns_of_contents_of_paths_and_of_both(columns: Any, column: str | None, expected: Any) -> None:
@@ -49,7 +54,14 @@ def test_columns_of_contents_of_paths_and_of_both(columns: Any, column: str | No
 @pytest.mark.parametrize(
     ("columns", "column", "reason"),
     [
-        ({"a": [1], "b": [2]}, None, "has no column of images: its columns are a, b; name one of contents"),
+        (
+            {"a": [1], "b": [2]},
+            None,
+            r"has no column of images: its columns are a \(int64\), b \(int64\); name one of contents",
+        ),
+        ({"image": [{"bytes": 5, "path": "x"}]}, None, r"has no column of images: its columns are image \(struct<"),
+        ({"image": [{"bytes": "text"}]}, "image", "has no column of images"),
+        ({f"column{i}": [1] for i in range(50)}, None, r"column19 \(int64\) and 30 more; name one"),
         ({"path": ["x"]}, "image", "has no column 'image'; its columns are path"),
         ({"image": [1.5]}, "image", "has no column of images"),
     ],
@@ -57,6 +69,22 @@ def test_columns_of_contents_of_paths_and_of_both(columns: Any, column: str | No
 def test_a_table_without_images_is_refused(columns: Any, column: str | None, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         sources_of_table(pa.table(columns), column, "the table")
+
+
+def test_of_two_columns_of_one_name_none_is_taken() -> None:
+    table = pa.table([pa.array([b"1"]), pa.array([b"2"]), pa.array([b"3"])], names=["image", "image", "other"])
+    with pytest.raises(ConfigError, match="the table has 2 columns 'image'; name another one with --column"):
+        sources_of_table(table, None, "the table")
+    assert sources_of_table(table, "other", "the table")[1] == [ImageSource("row 0", b"3")]
+
+
+def test_names_that_are_no_utf8_are_names_of_files() -> None:
+    names = pa.array([b"caf\xe9.jpg", None, b"b.jpg"], pa.binary()).view(pa.string())  # as other writers store them
+    pairs = pa.StructArray.from_arrays([pa.array([None, b"1", None], pa.binary()), names], names=["bytes", "path"])
+    columns = [{"path": names}, {"path": names.dictionary_encode()}, {"image": pairs}]
+    for column in columns:
+        _, sources = sources_of_table(pa.table(column), None, "the table")
+        assert [source.name for source in sources] == ["caf\udce9.jpg", "row 1", "b.jpg"]
 
 
 def test_files_of_a_folder_are_one_input_and_empty_ones_do_not_matter(tmp_path: Path) -> None:
@@ -114,7 +142,7 @@ def test_a_row_group_that_ends_early_is_damaged(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_storage_that_fails_damages_nothing(tmp_path: Path) -> None:
-    """Where the bytes cannot be read either, the rows may be read another time."""
+    """Rows whose bytes cannot be read are read again later."""
     name = damaged_group(tmp_path, 1)
     sources = sources_of_rows(name, 5, 30, None)
     assert next(sources).damage is None

@@ -1,4 +1,4 @@
-"""What a request may hold, and what of it is refused."""
+"""Requests that are accepted, and parts that are refused."""
 
 from typing import Any
 

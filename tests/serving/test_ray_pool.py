@@ -1,4 +1,4 @@
-"""What the driver does when workers die, fail or never come, without Ray: a stand-in whose workers follow a script."""
+"""The driver when workers die, fail or never start, without Ray: the workers of a stand-in follow a script."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,7 +31,7 @@ class RayTaskError(RayError):
 
 
 Script = Callable[[int, Shard | None], Any]
-"""What worker number N does with a shard, or when it loads: a result, an exception, or `NotImplemented` for never."""
+"""Action of worker number N with a shard, or at loading: a result, an exception, or `NotImplemented` for never."""
 
 
 @dataclass

@@ -9,6 +9,7 @@ import pytest
 
 from condinst_deploy.contract.engine_manifest import EngineManifest, EngineTensor, write_engine
 from condinst_deploy.errors import ArtifactError, ConfigError, OutputError
+from condinst_deploy.runtime.cores import CpuThreads, usable_cores
 from condinst_deploy.serving.triton.config_text import Word, config_text
 from condinst_deploy.serving.triton.configurations import network_model_config
 from condinst_deploy.serving.triton.repository import write_repository
@@ -168,6 +169,15 @@ def test_nothing_is_written_over(slim_onnx: Path, tmp_path: Path) -> None:
 def test_options_out_of_range(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(values))):
         RepositoryOptions(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("instances", [1, 2, 64])
+def test_instances_on_the_cpu_share_its_cores_and_sleep_between_runs(
+    instances: int, slim_onnx: Path, tmp_path: Path
+) -> None:
+    out = write_repository(slim_onnx, tmp_path / "repo", RepositoryOptions(instances=instances))
+    threads = ServerSettings.read(out / "condinst/1").threads
+    assert threads == CpuThreads(max(1, usable_cores() // instances), spin=False)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"model": "x"}', '{"manifest": 3}'])

@@ -1,4 +1,4 @@
-"""What AdelaiDet calls the parts of a model: its checkpoints for the tests, written independently of the key tables."""
+"""AdelaiDet's names of a model's parts, for checkpoints of the tests, written independently of the key tables."""
 
 import re
 
@@ -68,7 +68,7 @@ def _branch_key(key: str, config: CondInstConfig) -> str:
 
 
 def adelaidet_state_of(model: CondInst) -> dict[str, Tensor]:
-    """What AdelaiDet would save of this model."""
+    """Return the state that AdelaiDet would save of this model."""
     state = {}
     for key, value in model.state_dict().items():
         if key.startswith("backbone.") and key.endswith("num_batches_tracked"):

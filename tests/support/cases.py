@@ -18,7 +18,7 @@ NO_MOUNT = "needs the right to mount a file system, which this container does no
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a script said.
+    """Outcome of a script.
 
     Attributes:
         passed: every verdict in its output is PASS, and there is one.

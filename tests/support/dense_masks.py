@@ -1,4 +1,4 @@
-"""What both references do after the network: dense masks of the whole image, then pycocotools' encoding.
+"""Postprocessing of both references: dense masks of the whole image, then pycocotools' encoding.
 
 The tests compare the compact postprocessing with it; the benchmarks time it beside ours.
 """

@@ -49,7 +49,7 @@ def results_on_device(
 
 
 def predicted(checkpoint: str, images: list[Tensor], limit: int, device: str = "cpu") -> list[Parts]:
-    """What `TorchBackend` finds in `(H, W, 3)` uint8 images of one padded size; its outputs stay on the device."""
+    """Return `TorchBackend`'s detections in `(H, W, 3)` uint8 images of one padded size; outputs stay on the device."""
     with TorchBackend.load(Path(checkpoint), device) as backend:
         inputs, geometries = host_batch(backend, [image.numpy() for image in images])
         outputs = backend.forward(inputs)
@@ -59,7 +59,7 @@ def predicted(checkpoint: str, images: list[Tensor], limit: int, device: str = "
 
 
 def detections_of(parts: Parts, size: tuple[int, int], family: str = "mmdet") -> InstanceDetections:
-    """What the parts were taken from."""
+    """Return the detections that the parts were taken from."""
     manifest = manifest_of(SLIM_ADELAIDET if family != "mmdet" else SLIM)
     crops = tuple(crop.numpy() for crop in parts["crops"])
     boxes, scores, labels, offsets = (parts[name].numpy() for name in ("boxes", "scores", "labels", "offsets"))

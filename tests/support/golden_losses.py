@@ -1,4 +1,4 @@
-"""What a training step of either reference left behind, against ours."""
+"""Golden values of a training step of either reference, compared with ours."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What mmdetection calls the parts of a model: its checkpoints, written independently of the key tables."""
+"""mmdetection's names of a model's parts, for checkpoints of the tests, written independently of the key tables."""
 
 from collections import OrderedDict
 

@@ -165,14 +165,14 @@ def _listed_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def golden_detections(archive: Any, image: int) -> InstanceDetections:
-    """What mmdetection found in one image."""
+    """Return mmdetection's detections in one image."""
     n, height, width = archive[f"{image}.mask_shape"]
     bits = np.unpackbits(archive[f"{image}.mask_bits"], axis=1)[:, : height * width]
     return _detections(archive, f"{image}.", "labels", bits.reshape(n, height, width))
 
 
 def adelaidet_detections(archive: Any, image: int) -> InstanceDetections:
-    """What AdelaiDet found in one image."""
+    """Return AdelaiDet's detections in one image."""
     width = archive[f"im{image}_original_hw"][1]
     masks = np.unpackbits(archive[f"im{image}_masks_packed"], axis=2)[:, :, :width]
     return _detections(archive, f"im{image}_", "classes", masks)

@@ -27,7 +27,7 @@ class SelectCase:
 
 @dataclass(frozen=True, eq=False)
 class CandidateCase:
-    """What the selection of candidates sees: the head's outputs for images padded to 64x96."""
+    """Return inputs of the selection of candidates: the head's outputs for images padded to 64x96."""
 
     name: str
     levels: list[LevelOutputs]  # P3..P7

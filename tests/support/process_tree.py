@@ -33,7 +33,7 @@ def alive(processes: list[int]) -> list[int]:
 
 
 def is_ray_worker(process: int) -> bool:
-    """Whether it is one of those that write parts."""
+    """Return whether the process is one of those that write parts."""
     try:
         return Path(f"/proc/{process}/cmdline").read_bytes().startswith(b"ray::ShardActor")
     except OSError:  # it has ended

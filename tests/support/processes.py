@@ -18,14 +18,23 @@ LONGEST = 120.0
 """Seconds after which a process that has not ended is killed."""
 
 Outcome = Any
-"""What a process's function returned, the exception that it raised, or None where it was killed."""
+"""Result of a process's function, the exception that it raised, or None if the process was killed."""
 
 
-def in_processes(size: int, function: Callable[[Ranks], Any], folder: Path, timeout: float = 60.0) -> list[Outcome]:
-    """Run a function in each of several connected processes; the results in the order of the ranks.
+def in_processes(
+    size: int, function: Callable[[Ranks], Any], folder: Path, timeout: float = 60.0, hangs: int | None = None
+) -> list[Outcome]:
+    """Run a function in each of several connected processes; return the outcomes in the order of the ranks.
 
     The processes are forked from one that has imported PyTorch and never used it: autograd's threads do not live
-    through a fork. The function can be any closure; cloudpickle copies it.
+    through a fork.
+
+    Args:
+        size: number of processes.
+        function: called with each process's rank; it can be any closure, cloudpickle copies it.
+        folder: where the processes find each other.
+        timeout: seconds that a process waits for the others in an exchange.
+        hangs: rank of a process that never ends; it is killed when the others have ended.
     """
     context, meeting = get_context("forkserver"), f"file://{folder}/meeting_{len(list(folder.glob('meeting_*')))}"
     context.set_forkserver_preload(["condinst_deploy.training.trainer", __name__])
@@ -37,20 +46,20 @@ def in_processes(size: int, function: Callable[[Ranks], Any], folder: Path, time
         process.start()
         theirs.close()
         started.append((process, ours))
-    outcomes = []
-    for _, ours in started:
-        try:
-            outcomes.append(
-                pickle.loads(ours.recv_bytes())
-                if ours.poll(LONGEST)
-                else TimeoutError(f"no answer in {LONGEST} seconds")
-            )
-        except EOFError:
-            outcomes.append(None)
+    outcomes = [None if rank == hangs else _outcome(ours) for rank, (_, ours) in enumerate(started)]
     for process, _ in started:
         process.kill()
         process.join()
     return outcomes
+
+
+def _outcome(ours: Connection) -> Outcome:
+    try:
+        return (
+            pickle.loads(ours.recv_bytes()) if ours.poll(LONGEST) else TimeoutError(f"no answer in {LONGEST} seconds")
+        )
+    except EOFError:
+        return None
 
 
 def _run(ranks: Ranks, copied: bytes, meeting: str, timeout: float, answer: Connection) -> None:

@@ -66,7 +66,7 @@ def result(image_id: int, category_id: int, score: float, box: Rectangle, mask: 
 
 
 def results() -> list[dict[str, Any]]:
-    """Five detections; what becomes of each is worked out in `tests/evaluation/test_coco.py`."""
+    """Five detections; what becomes of each is worked out in `tests/evaluation/test_coco_metrics.py`."""
     return [
         result(139, 1, 0.95, (150, 10, 40, 40), (150, 10, 25, 25)),
         result(139, 1, 0.9, (10, 10, 20, 20), (10, 10, 20, 20)),

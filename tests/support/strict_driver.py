@@ -17,92 +17,29 @@ import ctypes
 import threading
 import zlib
 from bisect import bisect_right, insort
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from condinst_deploy.runtime.cuda.driver import OUT_OF_MEMORY, Argument, CudaError, Driver
-
-Clock = dict[int, int]
-"""Stream -> number of its works that are known to be over."""
+from tests.support.strict_state import (
+    Access,
+    Allocation,
+    Clock,
+    EventState,
+    GraphState,
+    Kernels,
+    Span,
+    StreamState,
+    Work,
+    join,
+)
 
 
 class MisuseError(AssertionError):
     """The runtime did what CUDA does not allow, or what gives wrong results on a GPU."""
-
-
-@dataclass(frozen=True)
-class Span:
-    """Bytes that a work touches."""
-
-    address: int
-    size: int
-    writes: bool
-
-
-@dataclass(eq=False)
-class Work:
-    """Something that a stream executes."""
-
-    what: str
-    spans: tuple[Span, ...]
-    execute: Callable[[], None] | None = None
-
-
-@dataclass(eq=False)
-class Access:
-    """A span of a work in a stream."""
-
-    span: Span
-    stream: int
-    number: int
-    what: str
-
-
-@dataclass(eq=False)
-class Allocation:
-    """Memory of the GPU, or pinned memory of the host. It stays after `free`, so that its use is found."""
-
-    address: int
-    size: int
-    pinned: bool
-    memory: Any  # keeps real memory; None: addresses alone
-    freed: bool = False
-    accesses: list[Access] = field(default_factory=list)
-
-
-@dataclass(eq=False)
-class StreamState:
-    """A stream."""
-
-    number: int
-    clock: Clock  # of other streams' works, what this stream waits for
-    issued: int = 0
-    pending: deque[tuple[int, int, Work]] = field(default_factory=deque)  # global order, number, work
-    captured: list[Work] | None = None
-    capturer: int = 0  # thread
-    destroyed: bool = False
-
-
-@dataclass(eq=False)
-class EventState:
-    """An event; what it stands behind."""
-
-    clock: Clock | None = None
-    destroyed: bool = False
-
-
-@dataclass(eq=False)
-class GraphState:
-    """A captured graph."""
-
-    works: list[Work]
-    last: tuple[int, int] | None = None  # stream and number of the last launch's end
-    destroyed: bool = False
 
 
 class StrictDriver(Driver):
@@ -121,7 +58,7 @@ class StrictDriver(Driver):
         data: bool = True,
         capability: tuple[int, int] = (9, 0),
         memory: int = 1 << 36,
-        kernels: "Mapping[str, Launch] | None" = None,
+        kernels: Kernels | None = None,
     ) -> None:
         self.failure: str | None = None
         self._data, self._capability, self._free_bytes = data, capability, memory
@@ -301,7 +238,7 @@ class StrictDriver(Driver):
             state = self.stream_state(stream, "wait_event")
             if state.captured is not None:
                 self._misuse("a captured stream waits for an event from outside of the capture")
-            _join(state.clock, self._recorded(event))
+            join(state.clock, self._recorded(event))
 
     def stream_state(self, stream: int, what: str) -> StreamState:
         state = self._streams.get(stream)
@@ -335,7 +272,7 @@ class StrictDriver(Driver):
             while pending and pending[0][1] <= number:
                 order, _, work = pending.popleft()
                 due.append((order, work))
-        _join(self._finished, clock)
+        join(self._finished, clock)
         for _, work in sorted(due, key=lambda entry: entry[0]):
             if work.execute is not None:
                 work.execute()
@@ -523,17 +460,6 @@ class StrictDriver(Driver):
         """Execute everything."""
         with self._lock:
             self._finish({number: state.issued for number, state in self._streams.items()})
-
-
-Launch = Callable[[tuple[int, int, int], list[int]], tuple[list[Span], Callable[[], None] | None]]
-"""(Grid, values of the arguments) -> what a launch touches, and its implementation."""
-
-Kernels = dict[str, Launch]
-
-
-def _join(clock: Clock, other: Clock) -> None:
-    for stream, number in other.items():
-        clock[stream] = max(clock.get(stream, 0), number)
 
 
 def _bytes(address: int, size: int) -> bytes:

@@ -11,11 +11,12 @@ from typing import Any
 from weakref import WeakSet
 
 import numpy as np
+from condinst_deploy.runtime.hot_shapes import HotLimits
 
 from condinst_deploy.contract import INPUTS, OUTPUTS
 from condinst_deploy.contract.engine_manifest import EngineManifest
-from condinst_deploy.runtime.hot_shapes import HotLimits
-from tests.support.strict_driver import MisuseError, Span, StrictDriver, Work
+from tests.support.strict_driver import MisuseError, StrictDriver
+from tests.support.strict_state import Span, Work
 
 ALIGNMENT = 256
 

@@ -128,6 +128,17 @@ def test_path_without_a_name_is_an_output_error(name: str) -> None:
         write(Path(name))
 
 
+def test_a_folder_in_which_no_file_can_be_made_is_an_output_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, *_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "open", refused)  # root may write everywhere
+    with pytest.raises(OutputError, match=r"x\.txt cannot be written \(Permission denied\); choose another place"):
+        write(tmp_path / "x.txt")
+
+
 def test_error_of_another_file_keeps_its_own_name(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"missing\.png"), atomic_path(tmp_path / "x.txt"):
         (tmp_path / "missing.png").read_bytes()

@@ -93,6 +93,13 @@ BODIES = {
         "        while left: libc.usleep(20000)\n"
         "    import time; time.sleep(100)"
     ),
+    "lets a library hear SIGTERM": (
+        # which ends the process, as Ray does
+        "import signal, sys, time\nfrom condinst_deploy.support.signals import kept_sigterm, received\n"
+        "def end(*_):\n    while received() is None: time.sleep(0.01)\n    sys.exit(1)\n"
+        "def main():\n    with kept_sigterm():\n        signal.signal(signal.SIGTERM, end)\n"
+        "        print('ready', flush=True)\n        time.sleep(100)"
+    ),
     "does not let itself be stopped": (
         "import time\ndef main():\n    words = ['ready']\n    while True:\n        try:\n"
         "            while words: print(words.pop(), flush=True)\n            time.sleep(100)\n"
@@ -127,7 +134,9 @@ def started(body: str, folder: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("body", ["sleeps", "has a step", "is inside a library", "imports"])
+@pytest.mark.parametrize(
+    "body", ["sleeps", "has a step", "is inside a library", "imports", "lets a library hear SIGTERM"]
+)
 def test_a_signal_is_one_line_and_its_status(body: str, number: signal.Signals, tmp_path: Path) -> None:
     process = started(body, tmp_path)
     process.send_signal(number)

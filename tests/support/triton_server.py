@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ def packages() -> Path | None:
 
 
 def missing() -> str:
-    """Why no server can be started here; empty if one can."""
+    """Return why no server can be started here; empty if one can."""
     home = packages()
     if home is None:
         return "no tritonserver: make triton-env"
@@ -91,43 +91,59 @@ def _backends(home: Path, folder: Path) -> Path:
     return backends
 
 
-@contextmanager
-def running(repository: Path, folder: Path) -> Iterator[Server]:
-    """Start a server on a repository, and end it."""
+def server_command(folder: Path, ports: Sequence[int]) -> list[str]:
+    """The server's program, with everything that keeps it on loopback and apart from other servers.
+
+    Args:
+        folder: where its backends are put.
+        ports: of HTTP, gRPC and metrics.
+    """
     home = packages()
     assert home is not None
-    bundled = home / "pytriton/tritonserver"
-    http, grpc, metrics = free_ports(3)
-    command = [
-        str(bundled / "bin/tritonserver"),
-        f"--model-repository={repository}",
+    names = ("http", "grpc", "metrics")
+    return [
+        str(home / "pytriton/tritonserver/bin/tritonserver"),
         f"--backend-directory={_backends(home, folder)}",
-        *(f"--{name}-address=127.0.0.1" for name in ("http", "grpc", "metrics")),
-        f"--http-port={http}",
-        f"--grpc-port={grpc}",
-        f"--metrics-port={metrics}",
-        "--model-control-mode=explicit",
-        "--load-model=*",
-        "--exit-timeout-secs=60",
+        *(f"--{name}-address=127.0.0.1" for name in names),
+        *(f"--{name}-port={port}" for name, port in zip(names, ports, strict=True)),
         # a name of its own: two servers must not share segments of memory
-        f"--backend-config=python,shm-region-prefix-name=condinst_{http}_",
+        f"--backend-config=python,shm-region-prefix-name=condinst_{ports[0]}_",
     ]
-    libraries = [str(sysconfig.get_config_var("LIBDIR")), str(home / "nvidia_pytriton.libs")]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {
+
+
+def server_environment() -> dict[str, str]:
+    """Variables with which the server finds the environment's Python and its libraries."""
+    home = packages()
+    libraries = [str(sysconfig.get_config_var("LIBDIR")), f"{home}/nvidia_pytriton.libs"]
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {
         "PATH": f"{ENVIRONMENT / 'bin'}:{os.environ['PATH']}",
         "LD_LIBRARY_PATH": ":".join(libraries),
         "OMP_NUM_THREADS": "1",
     }
+
+
+@contextmanager
+def running(repository: Path, folder: Path) -> Iterator[Server]:
+    """Start a server on a repository, and end it."""
+    ports = free_ports(3)
+    command = [
+        *server_command(folder, ports),
+        f"--model-repository={repository}",
+        "--model-control-mode=explicit",
+        "--load-model=*",
+        "--exit-timeout-secs=60",
+    ]
+    http, grpc, metrics = ports
     log = folder / f"server_{http}.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=server_environment())
     try:
         _wait_until_ready(process, http, log)
         yield Server(process, http, grpc, metrics, log)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(30)
+            process.wait(10)  # after a killed model process it may wait out its whole timeout
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

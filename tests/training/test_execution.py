@@ -1,4 +1,4 @@
-"""How steps are computed: precision, loss scaling, averages of weights, compilation, where a backbone comes from."""
+"""Execution of steps: precision, loss scaling, averages of weights, compilation, and the backbone's source."""
 
 from dataclasses import replace
 from functools import partial
@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from condinst_deploy.contract import Preprocessing
 from condinst_deploy.data.shapes import generate_shapes
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.checkpoints import load_model
@@ -18,19 +17,16 @@ from condinst_deploy.training.averaging import WeightAverage
 from condinst_deploy.training.batches import batches
 from condinst_deploy.training.imagenet import torchvision_resnet
 from condinst_deploy.training.loss_module import LossModule
+from condinst_deploy.training.loss_scale import LossScale
 from condinst_deploy.training.recipe import (
-    DataSettings,
     ExecutionSettings,
-    OptimizerSettings,
     Precision,
     Recipe,
     ScheduleSettings,
-    StartSettings,
 )
 from condinst_deploy.training.run import TrainingRun, new_run, resumed_run
-from condinst_deploy.training.scaling import LossScale
 from condinst_deploy.training.trainer import Reports, Sets, manifest_for, open_sets, train
-from tests.support.models import TINY
+from tests.support.recipes import tiny_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -41,15 +37,11 @@ CPU = torch.device("cpu")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     folder = tmp_path_factory.mktemp("shapes")
     annotations = generate_shapes(folder, "val", 4)
-    data = DataSettings(str(annotations), str(folder / "val"), str(annotations), str(folder / "val"), workers=0)
-    return Recipe(
-        model=replace(TINY, base_width=16, preprocessing=Preprocessing(short_side=64, long_side=64)),
-        data=data,
-        optimizer=OptimizerSettings("adamw", 0.002, decay_norms_and_biases=False),
+    recipe = tiny_recipe(annotations, annotations, 64)
+    return replace(
+        recipe,
+        model=replace(recipe.model, base_width=16),
         schedule=ScheduleSettings(iterations=4, batch_size=2, warmup_iterations=1, steps=()),
-        start=StartSettings(frozen_stages=0, norm_eval=False, controller_std=0.02, box_bias=2.0),
-        short_sides=(64,),
-        evaluate_every=0,
         tensorboard=False,
     )
 

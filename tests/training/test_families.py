@@ -19,7 +19,7 @@ from condinst_deploy.training.optimizers import optimizer_of
 from condinst_deploy.training.recipe import DataSettings, Recipe, ScheduleSettings, StartSettings, load_recipe
 from condinst_deploy.training.run import TrainingRun, fine_tuning_run, new_run, resumed_run
 from condinst_deploy.training.trainer import Reports, Sets, manifest_for, open_sets, train
-from tests.support.models import TINY, TINY_ADELAIDET, manifest_of, seeded_model
+from tests.support.models import TINY, TINY_ADELAIDET, manifest_of, mmdet_state, seeded_model
 
 CPU = torch.device("cpu")
 KINDS = {
@@ -202,6 +202,20 @@ def test_an_incomplete_resnet_is_an_error(recipe: Recipe, sets: Sets, tmp_path: 
         new_run(begun, manifest_for(begun, sets), CPU)
 
 
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [(torch.full((8,), float("nan")), "not finite"), (torch.zeros(3), "mis-shaped"), ("text", "mis-shaped")],
+)
+def test_a_resnet_that_cannot_be_trained_is_an_error(
+    value: object, problem: str, recipe: Recipe, sets: Sets, tmp_path: Path
+) -> None:
+    state: dict[str, Any] = dict(detectron2_resnet(TINY_ADELAIDET, ""))
+    assert state["stem.conv1.norm.bias"].shape == (8,)
+    begun = beginning_with(recipe, state | {"stem.conv1.norm.bias": value}, tmp_path)
+    with pytest.raises(CheckpointError, match=f"1 problems: {problem}: bn1.bias"):
+        new_run(begun, manifest_for(begun, sets), CPU)
+
+
 def of_mmdet(recipe: Recipe) -> Recipe:
     """mmdetection's published recipe, on the same data."""
     published = load_recipe("condinst_r50_1x")
@@ -219,6 +233,15 @@ def test_a_run_begins_with_torchvisions_resnet(prefix: str, recipe: Recipe, sets
     begun = beginning_with(mine, state, tmp_path)
     backbone = new_run(begun, manifest_for(begun, sets), CPU).model.backbone
     assert [key for key, value in backbone.state_dict().items() if not torch.equal(value, want[key])] == []
+
+
+@pytest.mark.parametrize("names", ["ours", "mmdet"])
+def test_a_whole_model_is_no_resnet(names: str, recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
+    mine = of_mmdet(recipe)
+    state = seeded_model(mine.model).state_dict() if names == "ours" else mmdet_state()
+    begun = beginning_with(mine, {"state_dict": state}, tmp_path)
+    with pytest.raises(CheckpointError, match=r"is a whole model .*; expected a ResNet alone: .* with --weights"):
+        new_run(begun, manifest_for(begun, sets), CPU)
 
 
 def test_a_resnet_of_the_other_family_is_refused_though_it_fits(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:

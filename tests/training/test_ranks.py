@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from condinst_deploy.contract import Preprocessing
 from condinst_deploy.data.shapes import generate_shapes
 from condinst_deploy.data.transforms import TrainingBatch
 from condinst_deploy.errors import ConfigError, DataError, DistributedError, OutputError
@@ -25,9 +24,7 @@ from condinst_deploy.training.history import read_history
 from condinst_deploy.training.order import batch_keys
 from condinst_deploy.training.ranks import ALONE, Ranks, device_of, ranks_from_environment
 from condinst_deploy.training.recipe import (
-    DataSettings,
     ExecutionSettings,
-    OptimizerSettings,
     Recipe,
     ScheduleSettings,
     StartSettings,
@@ -35,8 +32,8 @@ from condinst_deploy.training.recipe import (
 from condinst_deploy.training.run import TrainingRun, new_run, resumed_run
 from condinst_deploy.training.store import CheckpointStore
 from condinst_deploy.training.trainer import Reports, Sets, evaluate, manifest_for, open_sets, train
-from tests.support.models import TINY
 from tests.support.processes import in_processes
+from tests.support.recipes import tiny_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -56,18 +53,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def recipe(folder: Path) -> Recipe:
-    data = DataSettings(
-        str(folder / "train.json"), str(folder / "train"), str(folder / "val.json"), str(folder / "val"), workers=0
-    )
-    return Recipe(
-        model=replace(TINY, preprocessing=Preprocessing(short_side=64, long_side=64)),
-        data=data,
-        optimizer=OptimizerSettings("adamw", 0.002, decay_norms_and_biases=False),
+    recipe = tiny_recipe(folder / "train.json", folder / "val.json", 64)
+    return replace(
+        recipe,
         schedule=ScheduleSettings(iterations=6, batch_size=4, warmup_iterations=2, steps=(5,)),
-        start=StartSettings(frozen_stages=0, controller_std=0.02, box_bias=2.0),
+        start=replace(recipe.start, norm_eval=StartSettings().norm_eval),
         losses=LossSettings(max_masks=6, normalisers="global"),
-        short_sides=(64,),
-        evaluate_every=0,
         checkpoint_every=1000,
         log_every=1,
     )
@@ -142,7 +133,7 @@ def test_normalisers_of_the_mask_loss_stay_each_processes_own_in_a_recipe_of_the
 
 
 def positions_and_images(run: TrainingRun) -> list[tuple[int, int]]:
-    """What a run's steps see from now on: position and image."""
+    """Return the position and image of all examples that a run's steps see from now on."""
     seen: list[tuple[int, int]] = []
     step = run.step
 
@@ -267,7 +258,7 @@ def test_a_process_that_hangs_is_waited_for_as_long_as_the_recipe_says(
         if (ranks.rank, iteration) == (1, 2):
             time.sleep(600)
 
-    first, _ = in_processes(2, training(recipe, sets, tmp_path, hang), tmp_path, timeout=3.0)
+    first, _ = in_processes(2, training(recipe, sets, tmp_path, hang), tmp_path, timeout=3.0, hangs=1)
     assert isinstance(first, DistributedError)
     assert "did not answer in time" in str(first)
     assert resumed_run(recipe, tmp_path / "last.pth", CPU).iteration == 2

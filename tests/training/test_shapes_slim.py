@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from condinst_deploy.data.shapes import VAL_COUNT, generate_shapes
-from condinst_deploy.evaluation.coco import average_precision, detect_all, load_coco
+from condinst_deploy.evaluation.coco_metrics import average_precision, detect_all, load_coco
 from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.runtime.predictor import Predictor
 
 SHIPPED = Path(__file__).parents[2] / "demo" / "shapes_slim.pth"
 REPORTED_MASK_AP = 0.724
-"""What demo/README.md says."""
+"""Values in demo/README.md."""
 
 
 @pytest.mark.slow

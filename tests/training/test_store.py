@@ -27,7 +27,7 @@ def test_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
     for iteration in range(1, 6):
         add(store, iteration)
     assert iterations(tmp_path) == {"last.pth": 5, "last-1.pth": 4, "last-2.pth": 3}
-    assert store.newest() == (tmp_path / "last.pth", "")
+    assert store.newest()[:2] == (tmp_path / "last.pth", "")
 
 
 def test_one_checkpoint_is_replaced_where_one_is_wanted(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_what_was_complete_when_the_process_was_killed_is_found(tmp_path: Path) 
     add(store, 1)
     (tmp_path / "last.pth").rename(tmp_path / "last-1.pth")
     torch.save(saving(2), tmp_path / "next.pth")
-    assert store.newest() == (tmp_path / "next.pth", "")
+    assert store.newest()[:2] == (tmp_path / "next.pth", "")
 
 
 def test_a_folder_without_checkpoints_is_an_error(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from condinst_deploy.contract import Preprocessing
 from condinst_deploy.data.shapes import generate_shapes
 from condinst_deploy.errors import CheckpointError, ConfigError, DataError
 from condinst_deploy.model.checkpoints import load_model
@@ -20,16 +19,14 @@ from condinst_deploy.training.batches import batches
 from condinst_deploy.training.history import Record
 from condinst_deploy.training.order import batch_keys
 from condinst_deploy.training.recipe import (
-    DataSettings,
-    OptimizerSettings,
     Recipe,
     ScheduleSettings,
-    StartSettings,
     load_recipe,
 )
 from condinst_deploy.training.run import TrainingRun, fine_tuning_run, new_run, resumed_run
 from condinst_deploy.training.trainer import Reports, Sets, manifest_for, open_sets, train, with_classes
 from tests.support.models import TINY
+from tests.support.recipes import tiny_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,15 +39,11 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Sets:
 
 
 def recipe_of(folder: Path) -> Recipe:
-    train_annotations, val_annotations = generate_shapes(folder, "train", 10), generate_shapes(folder, "val", 4)
-    return Recipe(
-        model=replace(TINY, preprocessing=Preprocessing(short_side=96, long_side=96)),
-        data=DataSettings(
-            str(train_annotations), str(folder / "train"), str(val_annotations), str(folder / "val"), workers=0
-        ),
-        optimizer=OptimizerSettings("adamw", 0.002, decay_norms_and_biases=False, clip_norm=10.0),
+    recipe = tiny_recipe(generate_shapes(folder, "train", 10), generate_shapes(folder, "val", 4), 96)
+    return replace(
+        recipe,
+        optimizer=replace(recipe.optimizer, clip_norm=10.0),
         schedule=ScheduleSettings(iterations=6, batch_size=3, warmup_iterations=2, steps=(5,)),
-        start=StartSettings(frozen_stages=0, norm_eval=False, controller_std=0.02, box_bias=2.0),
         short_sides=(64, 96),
         evaluate_every=4,
         checkpoint_every=2,
@@ -219,7 +212,7 @@ def test_fine_tuning_keeps_all_but_a_class_layer_of_another_size(
     other = fine_tuning_run(recipe, five, slim_checkpoint, CPU)
     changed = {key for key, value in other.model.state_dict().items() if not torch.equal(value, source[key])}
     assert changed == {"head.cls_logits.weight", "head.cls_logits.bias"}
-    assert "begins anew for 5 classes" in other.note
+    assert "is initialised for 5 classes" in other.note
     names = load_model(slim_checkpoint).manifest.class_names
     for given, said in ((names, False), (("x", "y", "z"), True)):
         run = fine_tuning_run(recipe, replace(manifest, class_names=given), slim_checkpoint, CPU)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from condinst_deploy.errors import BackendError
 
 Handle = Any
-"""Of a stream, event, graph, module or function; `int(handle)` is what other libraries take."""
+"""Handle of a stream, event, graph, module or function; `int(handle)` is its address for other libraries."""
 
 Argument = tuple[int, str]
 """Value and type ("pointer", "i32" or "i64") of a kernel's argument."""
@@ -108,7 +108,7 @@ class Driver(Protocol):
         """Release an event."""
 
     def record_event(self, event: Handle, stream: Handle) -> None:
-        """Let an event stand behind the work that the stream has so far."""
+        """Record an event after the work that the stream has so far."""
 
     def event_done(self, event: Handle) -> bool:
         """True if the work before an event is finished."""

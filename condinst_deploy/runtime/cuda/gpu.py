@@ -53,7 +53,7 @@ class Gpu:
 
     @contextmanager
     def side_stream(self) -> "Iterator[Stream]":
-        """A stream that nobody else uses in the block, with this GPU as the current one.
+        """Return a stream that no other code uses in the block, with this GPU as the current one.
 
         Its work runs before that of the network. The block must wait for all its work on the stream.
         """

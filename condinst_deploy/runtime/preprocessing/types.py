@@ -20,12 +20,12 @@ class Inputs(Protocol):
 
 
 Pixels = Literal["exact", "fast", "cuda"]
-"""How images are decoded and resized: on the CPU as the references do it, on the CPU by PyTorch, or on a GPU."""
+"""Decoding and resizing of images: on the CPU like the references, on the CPU by PyTorch, or on a GPU."""
 
 
 @dataclass(frozen=True)
 class InputOptions:
-    """How images become the network's input."""
+    """Options for turning images into the network's input."""
 
     pixels: Pixels = "exact"
     workers: int | None = None  # threads that decode and resize; None: see `PredictorOptions.inputs`

@@ -28,7 +28,7 @@ class Engine:
     def graph_limits(self) -> HotLimits | None:
         """Limits of our own CUDA graphs.
 
-        None where there are none: TensorRT for RTX captures by itself, because it replaces kernels behind our back. An
+        None if there are none: TensorRT for RTX captures by itself, because it replaces kernels without notice. An
         engine without plugins selects instances in a loop, whose trip count the host reads; that cannot be captured.
         """
         return HotLimits() if self._manifest.flavour == "tensorrt" and self._manifest.plugins else None

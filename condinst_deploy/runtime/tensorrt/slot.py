@@ -18,7 +18,7 @@ from condinst_deploy.runtime.tensorrt.execution_context import ExecutionContext
 from condinst_deploy.runtime.tensorrt.shapes import BatchShape, profile_of
 
 GROWTH = 1.25
-"""Of memory that is too small, so that rising shapes replace it a few times only."""
+"""Growth factor of memory that is too small, so that rising shapes replace it only a few times."""
 
 NewContext = Callable[[], Any]
 """Makes an execution context of the library, without activation memory of its own."""
@@ -26,7 +26,7 @@ NewContext = Callable[[], Any]
 
 @dataclass(frozen=True)
 class ShapePlan:
-    """What a shape needs, asked of the library once."""
+    """Memory and tensors that a shape needs, queried from the library once."""
 
     profile: int | None
     tensors: dict[str, tuple[int, ...]]  # shape of each input and output

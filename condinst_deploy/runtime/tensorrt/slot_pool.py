@@ -9,7 +9,7 @@ from condinst_deploy.errors import BackendError
 
 
 class Closable(Protocol):
-    """What the pool keeps."""
+    """Limits of the pool."""
 
     def close(self) -> None:
         """Release it."""
@@ -58,7 +58,7 @@ class SlotPool(Generic[Kept]):
         self._gone()
 
     def idle(self) -> list[Kept]:
-        """The slots that nobody uses now."""
+        """Return the slots that are not in use."""
         with self._changed:
             return list(self._idle)
 

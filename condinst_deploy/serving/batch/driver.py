@@ -40,7 +40,7 @@ class Plan:
 
     @property
     def finished_images(self) -> int:
-        """Images of finished shards; all shards are equal but for the last one."""
+        """Return the number of images of finished shards; all shards but the last are equally long."""
         size, last = self.job.options.shard_size, self.shards - 1
         missing = self.shards * size - self.images if last in self.finished else 0
         return len(self.finished) * size - missing
@@ -87,9 +87,8 @@ def planned(options: BatchOptions) -> Iterator[Plan]:
     manifest = run_manifest(options, model_sha256, source.kind, fingerprint)
     with out.locked():
         job = Job(options, model_sha256, claim(out, manifest))
-        indices = finished_parts(out, options.format)
-        known = frozenset(index for index in indices if index < shard_count(manifest.images, options.shard_size))
-        yield Plan(job, manifest, source, known)
+        finished = finished_parts(out, options.format, shard_count(manifest.images, options.shard_size))
+        yield Plan(job, manifest, source, finished)
 
 
 def run_here(plan: Plan, on_event: OnEvent) -> None:

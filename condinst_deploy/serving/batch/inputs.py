@@ -28,13 +28,16 @@ PARQUET = frozenset({".parquet", ".pq"})
 LISTS = frozenset({".txt", ".lst", ".list"})
 """Endings of list files: one path or URL a line."""
 
+LIST_ENCODING = "utf-8-sig"
+"""UTF-8; a byte order mark, which editors on Windows write, is no part of the first path."""
+
 LONGEST_LINE = 8192
 SPAN = 1024
 """Paths that are taken from a listing at a time."""
 
 
 class Fingerprint(NamedTuple):
-    """What identifies an input: its length, and a digest of the names and their order."""
+    """Identity of an input: its length, and a digest of the names and their order."""
 
     images: int
     sha256: str
@@ -140,12 +143,12 @@ class ParquetInput(BatchInput):
         return ((file, row_count(file.path)) for file in self._files)
 
 
-def open_input(text: str, skipped: str | None = None) -> BatchInput:
+def open_input(text: str, out: str | None = None) -> BatchInput:
     """Find out what kind of input a path, a pattern or a URL is.
 
     Args:
         text: the path, the pattern or the URL.
-        skipped: path or URL of a folder whose files are no input, for the output may lie in the input's folder.
+        out: path or URL of the folder of the output, which may lie in the input's; its Parquet parts are no input.
 
     Raises:
         ImageError: nothing is there, or there are no images.
@@ -161,11 +164,14 @@ def open_input(text: str, skipped: str | None = None) -> BatchInput:
         _check_there(name)
         files = [_stored(name)]
         return ParquetInput(files) if suffix in PARQUET else FileInput("file", files)
-    return _listed(name, single, skipped)
+    return _listed(name, single, out)
 
 
-def _listed(name: str, single: bool, skipped: str | None) -> BatchInput:
-    files = list_files(name, not single, skipped) if is_url(name) else _local_files(name, single, skipped)
+def _listed(name: str, single: bool, out: str | None) -> BatchInput:
+    files = list_files(name, not single) if is_url(name) else _local_files(name, single)
+    if out is not None:
+        folder = _comparable(out)
+        files = [file for file in files if not _is_part_in(folder, file.path)]
     shown = public_url(name)
     images = [file for file in files if is_image_name(Path(file.path))]
     tables = [file for file in files if Path(file.path).suffix.lower() in PARQUET]
@@ -177,7 +183,21 @@ def _listed(name: str, single: bool, skipped: str | None) -> BatchInput:
     return ParquetInput(tables) if tables else FileInput("folder" if single else "pattern", images)
 
 
-def _local_files(name: str, single: bool, skipped: str | None) -> list[StoredFile]:
+def _comparable(folder: str) -> str:
+    """The path or URL of a folder, as those of listed files begin."""
+    if not is_url(folder):
+        return absolute(folder)
+    return f"{folder.split('://', 1)[0]}://{filesystem_of(folder)[1].rstrip('/')}"
+
+
+def _is_part_in(folder: str, path: str) -> bool:
+    parent, _, name = path.rpartition("/")
+    if not (name.startswith("part-") and name.endswith(".parquet")):
+        return False
+    return (parent if is_url(path) else absolute(parent)) == folder
+
+
+def _local_files(name: str, single: bool) -> list[StoredFile]:
     if single:
         if not Path(name).is_dir():
             raise ImageError(f"no input at {name}; expected a folder, a pattern, a list file (.txt) or a .parquet file")
@@ -186,9 +206,6 @@ def _local_files(name: str, single: bool, skipped: str | None) -> list[StoredFil
         paths = (path for path in glob(name, recursive=True) if Path(path).is_file())  # noqa: PTH207
     known = SUFFIXES | PARQUET
     wanted = (path for path in paths if os.path.splitext(path)[1].lower() in known)  # noqa: PTH122
-    if skipped is not None and not is_url(skipped):
-        outside = f"{absolute(skipped)}/"
-        wanted = (path for path in wanted if not os.path.abspath(path).startswith(outside))  # noqa: PTH100
     try:
         return sorted(_stored(path) for path in wanted)
     except OSError as e:
@@ -230,10 +247,10 @@ def _check_there(name: str) -> None:
 
 def _opened_text(name: str) -> TextIO:
     if not is_url(name):
-        return Path(name).open(encoding="utf-8", errors="surrogateescape", newline="\n")
+        return Path(name).open(encoding=LIST_ENCODING, errors="surrogateescape", newline="\n")
     import fsspec
 
-    stream: TextIO = fsspec.open(name, "r", encoding="utf-8", errors="surrogateescape", newline="\n").open()
+    stream: TextIO = fsspec.open(name, "r", encoding=LIST_ENCODING, errors="surrogateescape", newline="\n").open()
     return stream
 
 

@@ -19,7 +19,7 @@ SHARD_SIZE = 512
 
 @dataclass(frozen=True)
 class DetectionOptions:
-    """How images become detections; see `Predictor` for their meaning."""
+    """Options of detection; see `Predictor` for their meaning."""
 
     device: str = "auto"
     score_threshold: float | None = None

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from condinst_deploy.errors import CondInstError, ConfigError, DataError
 from condinst_deploy.serving.batch.storage import ATTEMPTS, filesystem_of, is_url, joined, public_url
-from condinst_deploy.shown_text import first_line
+from condinst_deploy.shown_text import first_line, shown
 
 CONTENTS = ("image", "bytes", "image_bytes", "content", "jpg", "png")
 PATHS = ("path", "file_name", "image_path", "url", "uri")
@@ -82,7 +82,7 @@ def sources_of_rows(name: str, first: int, count: int, column: str | None) -> It
     The rest of a row group that is damaged becomes sources with `damage`; the next row group is read again.
 
     Raises:
-        ConfigError: no column has images.
+        ConfigError: no column has images, or two columns have its name.
         DataError: the file cannot be read, and the reason is not that a row group is damaged.
     """
     with parquet_file(name) as file:
@@ -114,25 +114,41 @@ def _columns(schema: Any, column: str | None, where: str) -> _Columns:
     types = pyarrow().types
     names: list[str] = schema.names
     if column is not None and column not in names:
-        raise ConfigError(f"{where} has no column {column!r}; its columns are {', '.join(names)}")
+        raise ConfigError(f"{where} has no column {column!r}; its columns are {_listed(names)}")
     candidates = [column] if column is not None else [name for name in (*CONTENTS, *PATHS) if name in names]
     for name in candidates:
+        if names.count(name) > 1:
+            raise ConfigError(f"{where} has {names.count(name)} columns {name!r}; name another one with --column")
         kind = schema.field(name).type
         if _is_content(types, kind):
-            label = next((other for other in (*PATHS, "name", "id") if other in names and other != name), None)
+            label = next((other for other in (*PATHS, "name", "id") if names.count(other) == 1 and other != name), None)
             return _Columns(name, label)
-        if types.is_string(kind) or types.is_large_string(kind):
+        if _is_text(types, kind):
             return _Columns(name, None)
+    described = _listed([f"{field.name} ({shown(field.type, 60)})" for field in schema])
     raise ConfigError(
-        f"{where} has no column of images: its columns are {', '.join(names)}; name one of contents (binary), of"
-        " paths (string), or of structs with the field 'bytes' with --column"
+        f"{where} has no column of images: its columns are {described}; name one of contents (binary), of paths"
+        " (string), or of structs with the field 'bytes' (binary) with --column"
     )
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return ", ".join(names[:20]) + more
 
 
 def _is_content(types: Any, kind: Any) -> bool:
     if types.is_struct(kind):
-        return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
-    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+        parts = [kind.field(i) for i in range(kind.num_fields)]
+        return any(part.name == "bytes" and _is_content(types, part.type) for part in parts)
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    checks = (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary)
+    return any(check(kind) for check in checks)
+
+
+def _is_text(types: Any, kind: Any) -> bool:
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    return any(check(kind) for check in (types.is_string, types.is_large_string, types.is_string_view))
 
 
 class _Group(NamedTuple):
@@ -192,8 +208,8 @@ def _sources_of_group(group: _Group, columns: "_Columns", start: int, end: int) 
 
 
 def _sources(table: Any, columns: _Columns, prefix: str, first: int) -> Iterator[ImageSource]:
-    values = table.column(columns.image).to_pylist()
-    labels = values if columns.name is None else table.column(columns.name).to_pylist()
+    values = _values(table.column(columns.image))
+    labels = values if columns.name is None else _values(table.column(columns.name))
     for row, (value, label) in enumerate(zip(values, labels, strict=True), start=first):
         if isinstance(value, dict):  # a struct, as Hugging Face's datasets has images
             label = value.get("path") or (label if label is not value else None)
@@ -204,3 +220,22 @@ def _sources(table: Any, columns: _Columns, prefix: str, first: int) -> Iterator
         else:
             name = unnamed if label is None or isinstance(label, bytes | dict) else str(label)
             yield ImageSource(name, value or b"")
+
+
+def _values(column: Any) -> list[Any]:
+    """The values of a column; names of files may hold bytes that are no UTF-8, which Arrow does not convert."""
+    try:
+        values: list[Any] = column.to_pylist()
+    except UnicodeDecodeError:
+        return [_value(scalar) for scalar in column]
+    return values
+
+
+def _value(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        if hasattr(scalar, "keys"):  # a struct
+            return {name: _value(scalar[name]) for name in scalar}
+        text: bytes = getattr(scalar, "value", scalar).as_buffer().to_pybytes()  # of a dictionary, its value
+        return text.decode(errors="surrogateescape")

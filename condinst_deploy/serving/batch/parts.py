@@ -1,10 +1,10 @@
 """Parts: the file of a shard, in Parquet or in COCO's JSON."""
 
-import re
 from abc import ABC, abstractmethod
 from io import BytesIO
 from typing import Any
 
+from condinst_deploy.errors import ConfigError
 from condinst_deploy.serving.batch.options import Format
 from condinst_deploy.serving.batch.parquet_rows import pyarrow
 from condinst_deploy.serving.batch.rows import Classes, ImageRow, arrow_schema, arrow_table, coco_entries
@@ -12,39 +12,62 @@ from condinst_deploy.serving.batch.storage import OutputFolder
 from condinst_deploy.support.json_text import json_text
 
 SUFFIXES: dict[Format, str] = {"parquet": ".parquet", "coco": ".json"}
-ENDS: dict[Format, bytes] = {"parquet": b"PAR1", "coco": b"]}\n"}
-"""Last bytes of a part that is whole."""
+PARQUET_MAGIC = b"PAR1"
+"""First and last bytes of a Parquet file; before the last ones stands the length of the footer, in 4 bytes."""
+
+COCO_START, COCO_END = b'{"categories"', b"]}\n"
 
 ROW_GROUP = 64
 """Rows that are encoded at a time: their masks are then held compressed."""
 
-_NAME = re.compile(r"part-(\d{8,})\.(parquet|json)")
+PREFIX = "part-"
 
 
 def part_name(index: int, form: Format) -> str:
     """The file name of a shard's part; names sort in the input's order up to 100 million parts."""
-    return f"part-{index:08d}{SUFFIXES[form]}"
+    return f"{PREFIX}{index:08d}{SUFFIXES[form]}"
 
 
-def finished_parts(out: OutputFolder, form: Format) -> set[int]:
+def finished_parts(out: OutputFolder, form: Format, shards: int) -> frozenset[int]:
     """Indices of the shards whose parts are there and whole.
 
-    On a disk the last bytes of each part are read: a file system may lose them in a power cut. An upload to an object
-    store is visible whole or not at all.
+    On a disk the first and last bytes of each part are read: a file system may lose them in a power cut. An upload to
+    an object store is visible whole or not at all.
+
+    Raises:
+        ConfigError: the folder has a part that is not one of the run's `shards` parts.
+        OutputError: the folder or a part cannot be read.
     """
     done = set()
     for name, size in out.files():
-        match = _NAME.fullmatch(name)
-        if match is None or f".{match[2]}" != SUFFIXES[form] or size == 0:
+        if not (name.startswith(PREFIX) and name.endswith(SUFFIXES[form])):
             continue
-        if out.tail(name, len(ENDS[form])) in (None, ENDS[form]):
-            done.add(int(match[1]))
-    return done
+        number = name[len(PREFIX) : -len(SUFFIXES[form])]
+        index = int(number) if number.isdecimal() else -1
+        if not 0 <= index < shards or name != part_name(index, form):
+            raise ConfigError(
+                f"{out.name} has {name}, which is not one of the {shards} parts of this run; move it away, or name"
+                " another --out"
+            )
+        if size and _is_complete(out, name, form):
+            done.add(index)
+    return frozenset(done)
 
 
 def is_whole(out: OutputFolder, name: str, form: Format) -> bool:
-    """Return True if a part is there, and ends as its format does."""
-    return out.exists(name) and out.tail(name, len(ENDS[form])) in (None, ENDS[form])
+    """Return True if a part is there, and begins and ends as its format does."""
+    return out.exists(name) and _is_complete(out, name, form)
+
+
+def _is_complete(out: OutputFolder, name: str, form: Format) -> bool:
+    ends = out.ends(name, 16)
+    if ends is None:
+        return True
+    if form == "coco":
+        return ends.first.startswith(COCO_START) and ends.last.endswith(COCO_END)
+    footer = int.from_bytes(ends.last[-8:-4], "little")
+    framed = ends.first.startswith(PARQUET_MAGIC) and ends.last.endswith(PARQUET_MAGIC)
+    return framed and 0 < footer <= ends.size - 12  # the magic bytes twice, and the length
 
 
 class PartEncoder(ABC):

@@ -154,7 +154,7 @@ class _Pool:
     requested: int = 0
     died_loading: int = 0  # one after the other
     left_out: int = 0  # shards, one after the other
-    told: float = field(default_factory=time.monotonic)  # when a worker was last ready, or a message said that none is
+    noticed_at: float = field(default_factory=time.monotonic)  # last time a worker was ready, or a notice given
 
     def request(self, count: int) -> None:
         """Ask Ray for more workers."""
@@ -207,9 +207,9 @@ class _Pool:
         """Say from time to time that no worker is ready: a cluster may never have room for one."""
         now = time.monotonic()
         if self.busy or self.idle:
-            self.told = now
-        elif now - self.told >= NOTICE_SECONDS:
-            self.told, there = now, self.ray.cluster_resources()
+            self.noticed_at = now
+        elif now - self.noticed_at >= NOTICE_SECONDS:
+            self.noticed_at, there = now, self.ray.cluster_resources()
             self.on_event(
                 Event(
                     "waiting",

@@ -1,4 +1,4 @@
-"""What a run tells while it works: events for a log, and totals."""
+"""Progress reports of a run: events for a log, and totals."""
 
 import time
 from collections.abc import Callable
@@ -54,7 +54,7 @@ class EventLog(AbstractContextManager["EventLog"]):
 
 @dataclass
 class Totals:
-    """What a run came to."""
+    """Totals of a run."""
 
     images: int = 0
     failed: int = 0

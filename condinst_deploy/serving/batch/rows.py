@@ -41,7 +41,7 @@ on the image, and did not on others of its shard."""
 
 @dataclass(frozen=True, eq=False)
 class ImageRow:
-    """What became of one image: its detections, or the reason why it has none."""
+    """Outcome of one image: its detections, or the reason why it has none."""
 
     position: int  # in the input
     path: str

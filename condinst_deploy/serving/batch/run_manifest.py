@@ -4,10 +4,12 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from condinst_deploy.errors import ConfigError
+from condinst_deploy.contract.versioned import versioned_values
+from condinst_deploy.errors import ArtifactError, ConfigError
 from condinst_deploy.serving.batch.inputs import Fingerprint
 from condinst_deploy.serving.batch.options import BatchOptions
 from condinst_deploy.serving.batch.storage import OutputFolder, public_url
+from condinst_deploy.shown_text import shown, shown_value
 from condinst_deploy.support.digests import sha256_of_bytes, sha256_of_text
 from condinst_deploy.support.json_text import json_text
 from condinst_deploy.support.versions import installed_versions
@@ -56,33 +58,41 @@ def claim(out: OutputFolder, manifest: RunManifest) -> str:
         SHA-256 of the file.
 
     Raises:
-        ConfigError: the folder belongs to another run, or has parts of an unknown one.
+        ConfigError: the folder belongs to another run, has parts of an unknown one, or its manifest cannot be read.
         OutputError: the folder cannot be used.
     """
     text = json_text(asdict(manifest), FILE, indent=1) + "\n"
     content = out.read(FILE)
     if content is None:
-        if any(name.startswith("part-") for name, _ in out.files()):
+        if _has_parts(out):
             raise ConfigError(f"{out.name} has parts and no {FILE}: it is of an unknown run; name another --out")
         if out.create(FILE, text.encode()):
             return sha256_of_text(text)
         content = out.read(FILE) or b""  # another driver was quicker
     try:
-        found = json.loads(content)
-    except ValueError as e:
-        raise ConfigError(f"{out.name}/{FILE} is not JSON ({e}); name another --out") from e
-    differences = list(_differences(found, json.loads(text)))
+        found = versioned_values(content.decode(errors="replace"), VERSION, "name another --out")
+    except ArtifactError as e:
+        raise ConfigError(f"{out.name}/{FILE}: {e}") from e
+    differences = _differences(found, json.loads(text))
     if differences:
+        anew = "" if _has_parts(out) else f". It has no parts: remove {FILE} to use the folder for this run"
         raise ConfigError(
             f"{out.name} belongs to another run: {'; '.join(differences[:3])}. Name another --out, or repeat that run"
+            f"{anew}"
         )
     return sha256_of_bytes(content)
+
+
+def _has_parts(out: OutputFolder) -> bool:
+    return any(name.startswith("part-") for name, _ in out.files())
 
 
 def _differences(found: Any, wanted: Any, where: str = "") -> list[str]:
     if isinstance(found, dict) and isinstance(wanted, dict):
         names = dict.fromkeys((*wanted, *found))
-        parts = (_differences(found.get(name), wanted.get(name), f"{where}.{name}".lstrip(".")) for name in names)
+        parts = (
+            _differences(found.get(name), wanted.get(name), f"{where}.{shown(name, 40)}".lstrip(".")) for name in names
+        )
         return [difference for part in parts for difference in part]
     if found == wanted:
         return []
@@ -90,5 +100,4 @@ def _differences(found: Any, wanted: Any, where: str = "") -> list[str]:
 
 
 def _short(value: Any) -> str:
-    text = json_text(value, "a value of the manifest")
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return "not set" if value is None else shown_value(value)

@@ -37,12 +37,12 @@ READERS = 8
 """Files behind URLs that are read at the same time; twice as many are held."""
 
 FEWEST_UNREAD = 10
-"""Of a shard of so many images one at least must be read: otherwise the storage is out of reach."""
+"""If none of at least this many images of a shard can be read, the storage is considered unreachable."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker of a run is given."""
+    """Input of every worker of a run."""
 
     options: BatchOptions
     model_sha256: str
@@ -52,7 +52,7 @@ class Job:
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What a worker did with a shard."""
+    """Outcome of a shard."""
 
     index: int
     images: int
@@ -93,7 +93,7 @@ class ShardWorker(AbstractContextManager["ShardWorker"]):
 
     @property
     def note(self) -> str:
-        """How the model runs."""
+        """Return the description of how the model runs."""
         backend = self.predictor.backend
         return f"{backend.name} on {backend.device}"
 

@@ -1,5 +1,6 @@
 """Folders of outputs and contents of images, on the local disk or behind any URL that fsspec knows."""
 
+import errno
 import os
 import re
 from abc import ABC, abstractmethod
@@ -72,13 +73,12 @@ def filesystem_of(url: str) -> tuple[Any, str]:
     return filesystem, path if place == url else f"{path.rstrip('/')}{url[len(place) :]}"
 
 
-def list_files(url: str, pattern: bool, skipped: str | None = None) -> list[StoredFile]:
+def list_files(url: str, pattern: bool) -> list[StoredFile]:
     """List the files below a folder URL, or those that match a glob pattern, sorted by path.
 
     Args:
         url: of a folder or a pattern.
         pattern: whether it is a pattern.
-        skipped: path or URL of a folder whose files are left out.
 
     Raises:
         ImageError: the storage cannot be listed.
@@ -90,9 +90,6 @@ def list_files(url: str, pattern: bool, skipped: str | None = None) -> list[Stor
         raise ImageError(f"{public_url(url)} cannot be listed ({first_line(e)})") from e
     protocol = url.split("://", 1)[0]
     entries = (entry for entry in found.values() if entry.get("type") == "file")
-    if skipped is not None and skipped.split("://", 1)[0] == protocol:
-        outside = filesystem_of(skipped)[1].rstrip("/") + "/"
-        entries = (entry for entry in entries if not _name(entry).startswith(outside))
     return sorted(
         StoredFile(f"{protocol}://{_name(entry)}", int(entry.get("size") or 0), _state(entry)) for entry in entries
     )
@@ -123,6 +120,14 @@ def read_image(url: str) -> bytes:
     if len(content) > LARGEST_IMAGE:
         raise ImageError(f"{public_url(url)} has more than {LARGEST_IMAGE} bytes; expected an image file")
     return content
+
+
+class FileEnds(NamedTuple):
+    """Both ends of a file; they overlap if it is short."""
+
+    size: int  # bytes
+    first: bytes
+    last: bytes
 
 
 class OutputFolder(ABC):
@@ -165,8 +170,14 @@ class OutputFolder(ABC):
         return True
 
     @abstractmethod
-    def tail(self, name: str, count: int) -> bytes | None:
-        """Return the last bytes of a file that may have been cut off; None where uploads are always whole."""
+    def ends(self, name: str, count: int) -> FileEnds | None:
+        """Return the first and last `count` bytes of a file that may have been cut off.
+
+        None if uploads are always whole.
+
+        Raises:
+            OutputError: the file cannot be read.
+        """
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -195,14 +206,15 @@ class LocalFolder(OutputFolder):
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a file, None if there is none."""
+        path = self.path / name
         try:
-            return (self.path / name).read_bytes()
+            if path.exists() and not path.is_file():
+                raise OutputError(f"{path} is not an ordinary file; choose another place with --out")
+            return path.read_bytes()
         except FileNotFoundError:
             return None
         except OSError as e:
-            raise OutputError(
-                f"{self.path / name} cannot be read ({e.strerror}); choose another place with --out"
-            ) from e
+            raise self._unreadable(name, e) from e
 
     def exists(self, name: str) -> bool:
         """Return True if there is a file of this name."""
@@ -213,19 +225,26 @@ class LocalFolder(OutputFolder):
         with atomic_path(self.path / name) as temporary:  # synced: a part that exists is done, after a power cut too
             temporary.write_bytes(content)
 
-    def tail(self, name: str, count: int) -> bytes | None:
-        """Return the last bytes of a file; None if uploads are always whole."""
-        with (self.path / name).open("rb") as stream:
-            stream.seek(max(0, stream.seek(0, os.SEEK_END) - count))
-            return stream.read()
+    def ends(self, name: str, count: int) -> FileEnds | None:
+        """Return the first and last bytes of a file; None if uploads are always whole."""
+        try:
+            with (self.path / name).open("rb") as stream:
+                first, size = stream.read(count), stream.seek(0, os.SEEK_END)
+                stream.seek(max(0, size - count))
+                return FileEnds(size, first, stream.read(count))
+        except OSError as e:
+            raise self._unreadable(name, e) from e
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the folder, and remove temporary files of processes that were killed.
 
+        A file in it is locked and not the folder itself, because NFS, which clusters share, cannot lock folders. On a
+        file system without locks the block runs unprotected.
+
         Raises:
             ConfigError: another driver writes into the folder.
-            OutputError: the folder cannot be made.
+            OutputError: the folder cannot be made or written.
         """
         import fcntl
 
@@ -240,10 +259,18 @@ class LocalFolder(OutputFolder):
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as e:
-                raise ConfigError(f"another run writes into {self.path}; wait for it, or name another --out") from e
+                if e.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise ConfigError(f"another run writes into {self.path}; wait for it, or name another --out") from e
+            if not os.access(self.path, os.W_OK | os.X_OK):
+                raise OutputError(f"{self.path} cannot be written (Permission denied); choose another place with --out")
             for leftover in self.path.glob(".part-*.partial"):
                 leftover.unlink(missing_ok=True)
             yield
+
+    def _unreadable(self, name: str, error: OSError) -> OutputError:
+        return OutputError(
+            f"{self.path / name} cannot be read ({error.strerror or error}); choose another place with --out"
+        )
 
 
 class UrlFolder(OutputFolder):
@@ -257,7 +284,7 @@ class UrlFolder(OutputFolder):
 
     def files(self) -> Iterator[tuple[str, int]]:
         """Names and sizes of the files in the folder."""
-        with self._told():
+        with self._storage_errors():
             self._filesystem.invalidate_cache()
             try:
                 entries = self._filesystem.ls(self._path, detail=True)
@@ -269,7 +296,7 @@ class UrlFolder(OutputFolder):
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a file, None if there is none."""
-        with self._told():
+        with self._storage_errors():
             try:
                 content: bytes = self._filesystem.cat_file(f"{self._path}/{name}")
             except FileNotFoundError:
@@ -278,14 +305,14 @@ class UrlFolder(OutputFolder):
 
     def exists(self, name: str) -> bool:
         """Return True if there is a file of this name."""
-        with self._told():
+        with self._storage_errors():
             self._filesystem.invalidate_cache(self._path)
             return bool(self._filesystem.isfile(f"{self._path}/{name}"))
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file so that it is visible whole or not at all."""
         path = f"{self._path}/{name}"
-        with self._told():
+        with self._storage_errors():
             if self._uploads_whole:
                 self._filesystem.pipe_file(path, content)
                 return
@@ -306,12 +333,12 @@ class UrlFolder(OutputFolder):
                 pass
         return super().create(name, content)
 
-    def tail(self, name: str, count: int) -> bytes | None:
-        """Return the last bytes of a file; None if uploads are always whole."""
+    def ends(self, name: str, count: int) -> FileEnds | None:
+        """Return the first and last bytes of a file; None if uploads are always whole."""
         return None
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _storage_errors(self) -> Iterator[None]:
         try:
             yield
         except Exception as e:  # each storage library has exceptions of its own

@@ -33,8 +33,8 @@ from condinst_deploy.serving.protocol import (
 )
 
 T = TypeVar("T")
-FIRST_PAUSE = 0.1
-"""Seconds before the first repetition; each further one waits twice as long."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+"""Seconds before the first repetition; each further one waits twice as long, up to the longest."""
 
 
 class Client(AbstractContextManager["Client"]):
@@ -83,7 +83,7 @@ class Client(AbstractContextManager["Client"]):
 
     @property
     def manifest(self) -> ModelManifest:
-        """What the served model says of itself; asked once.
+        """Return the served model's metadata; requested once.
 
         Raises:
             ConfigError: the server has no model of this name.
@@ -147,7 +147,7 @@ class Client(AbstractContextManager["Client"]):
                 return ask()
             except ServerUnavailable:
                 time.sleep(pause)
-                pause *= 2
+                pause = min(2 * pause, LONGEST_PAUSE)
         return ask()
 
 
@@ -195,6 +195,10 @@ def detections_from_reply(reply: Reply, manifest: ModelManifest) -> InstanceDete
     arrays = reply.arrays
     try:
         height, width = (int(side) for side in arrays[IMAGE_SIZE][0])
+        if min(height, width) < 1:
+            raise ValueError(f"the image has {width}x{height} pixels")
+        if not (np.isfinite(arrays[BOXES]).all() and np.isfinite(arrays[SCORES]).all()):
+            raise ValueError("a box or a score is not a finite number")
         rles: list[RLE] = [{"size": [height, width], "counts": bytes(c)} for c in arrays[RLE_COUNTS][0]]
         return InstanceDetections(
             np.array(arrays[BOXES][0], dtype=np.float32),
@@ -204,7 +208,7 @@ def detections_from_reply(reply: Reply, manifest: ModelManifest) -> InstanceDete
             manifest.class_names,
             manifest.category_ids,
         )
-    except (KeyError, IndexError, ValueError, TypeError, ConfigError) as e:
+    except (KeyError, IndexError, ValueError, TypeError, OverflowError, ConfigError) as e:
         raise BackendError(f"the server's answer does not hold detections ({e!r:.200})") from e
 
 

@@ -59,7 +59,7 @@ class GrpcTransport:
         return config
 
     def ready(self, model: str | None = None) -> bool:
-        """Whether the server or a model says that it is ready; see `Transport`."""
+        """Return whether the server or a model is ready; see `Transport`."""
         try:
             if model is None:
                 return bool(self._client.is_server_ready(client_timeout=self._timeout))

@@ -1,4 +1,4 @@
-"""Whether a served model really answers: one inference on a grey image, and loading it again where it does not.
+"""Health check of a served model: one inference on a grey image, and loading it again if that fails.
 
 Readiness is not enough: if the process of a Python model is killed, the server goes on saying that the model is ready
 (triton-inference-server/server issue 8604), and the process does not come back by itself.
@@ -20,7 +20,7 @@ SIDE = 64
 
 @dataclass(frozen=True)
 class Health:
-    """What was found, and what was done."""
+    """Findings and actions of a check."""
 
     ready: bool  # what the server says of itself
     answers: bool  # whether the canary was answered in the end
@@ -65,7 +65,7 @@ def check_health(transport: Transport, model: str = MODEL, repair: bool = True) 
 
 
 def _failure(transport: Transport, model: str) -> str:
-    """Why the canary is not answered; empty if it is."""
+    """Return why the canary request fails; empty if it succeeds."""
     try:
         transport.infer(model, canary(), {"masks": "none"}, [BOXES])
     except CondInstError as e:

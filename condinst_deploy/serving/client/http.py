@@ -14,6 +14,8 @@ from condinst_deploy.serving.client.wire import HEADER, LARGEST_ANSWER, Reply, r
 
 BUSY = (429, 502, 503, 504)
 REASON_CHARACTERS = 500
+DIGITS = 10
+"""Of the largest length in a header; `int` refuses endless ones."""
 
 
 class HttpTransport:
@@ -51,7 +53,7 @@ class HttpTransport:
         return _object(body)
 
     def ready(self, model: str | None = None) -> bool:
-        """Whether the server or a model says that it is ready; see `Transport`."""
+        """Return whether the server or a model is ready; see `Transport`."""
         path = "/v2/health/ready" if model is None else f"/v2/models/{quote(model, safe='')}/ready"
         try:
             self._ask("GET", path)
@@ -84,6 +86,8 @@ class HttpTransport:
             connection.request(verb, self._prefix + path, body, dict(headers or {}))
             answer = connection.getresponse()
             content = answer.read(LARGEST_ANSWER + 1)
+            if answer.length and len(content) <= LARGEST_ANSWER:  # `read` of a limited size does not notice it
+                raise http.client.IncompleteRead(content, answer.length)
         except (OSError, http.client.HTTPException) as e:
             connection.close()  # it is in an unknown state; the next request opens it again
             reason = "no answer in time" if isinstance(e, TimeoutError | socket.timeout) else str(e) or type(e).__name__
@@ -93,8 +97,8 @@ class HttpTransport:
             raise BackendError(f"{self.url} answers with more than {LARGEST_ANSWER} bytes")
         if answer.status != http.client.OK:
             raise _refusal(self.url, answer.status, content)
-        length = answer.getheader(HEADER)
-        return content, int(length) if length is not None and length.isdecimal() else None
+        length = answer.getheader(HEADER) or ""
+        return content, int(length) if length.isdecimal() and len(length) <= DIGITS else None
 
     def _connection(self) -> http.client.HTTPConnection:
         found: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
@@ -120,9 +124,9 @@ def _refusal(url: str, status: int, content: bytes) -> Exception:
 def _reason(content: bytes) -> str:
     try:
         text = str(json.loads(content)["error"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         text = content.decode("utf-8", "replace").strip() or "no reason given"
-    return text[:REASON_CHARACTERS]
+    return " ".join(text.split())[:REASON_CHARACTERS]  # a gateway's page has many lines
 
 
 def _object(content: bytes) -> dict[str, Any]:

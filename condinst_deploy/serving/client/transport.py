@@ -1,4 +1,4 @@
-"""What a transport does for the client, and the errors that all transports share."""
+"""Interface of the client's transports, and the errors that they share."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -32,7 +32,7 @@ class Transport(Protocol):
         """
 
     def ready(self, model: str | None = None) -> bool:
-        """Whether the server or, if named, a model says that it is ready. False if nothing answers."""
+        """Return whether the server or, if named, a model is ready. False if nothing answers."""
 
     def reload(self, model: str) -> None:
         """Unload and load a model.

@@ -15,6 +15,9 @@ from condinst_deploy.support.json_text import json_text
 
 HEADER = "Inference-Header-Content-Length"
 DTYPES = {"FP32": np.float32, "INT32": np.int32, "UINT8": np.uint8}
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, struct.error)
+"""What Python raises where an answer has another form."""
+
 LARGEST_ANSWER = 2**31
 """Bytes of an answer that a client reads."""
 
@@ -52,10 +55,14 @@ def reply_of(body: bytes, header_length: int | None) -> Reply:
         for output in values["outputs"]:
             shape = tuple(int(side) for side in output["shape"])
             size = int(output.get("parameters", {}).get("binary_data_size", 0))
+            if not 0 <= size <= len(body) - place:
+                raise ValueError(f"an output has {size} bytes; {len(body) - place} are left")
             data, place = body[place : place + size], place + size
             arrays[str(output["name"])] = _array(output["datatype"], shape, data)
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as e:
-        raise BackendError(f"the server's answer cannot be read ({e}); is it a model of condinst-triton-repo?") from e
+    except UNREADABLE as e:
+        raise BackendError(
+            f"the server's answer cannot be read ({e!s:.200}); is it a model of condinst-triton-repo?"
+        ) from e
     return Reply(arrays)
 
 
@@ -65,8 +72,10 @@ def _array(kind: str, shape: tuple[int, ...], data: bytes) -> npt.NDArray[Any]:
     texts, place = [], 0
     while place < len(data):
         (length,) = struct.unpack_from("<I", data, place)
-        texts.append(data[place + 4 : place + 4 + length])
         place += 4 + length
+        if place > len(data):
+            raise ValueError(f"a text of {length} bytes ends after its output")
+        texts.append(data[place - length : place])
     flat = np.empty(len(texts), dtype=np.object_)
     flat[:] = texts
     return flat.reshape(shape)

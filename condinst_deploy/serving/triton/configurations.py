@@ -22,7 +22,7 @@ from condinst_deploy.serving.triton.settings import RepositoryOptions
 SERVER_TYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16"}
 
 WARM_UP_SIDE = 320
-"""Height and width of the blank images that a network of the server's own backends is warmed up with."""
+"""Height and width of the blank images that an ONNX file is warmed up with in the server's own backend."""
 
 
 def image_model_config(options: RepositoryOptions, manifest: ModelManifest) -> dict[str, Any]:
@@ -44,7 +44,9 @@ def image_model_config(options: RepositoryOptions, manifest: ModelManifest) -> d
         "input": [_tensor(IMAGE, "TYPE_STRING", [1])],
         "output": [_tensor(name, kind, dims) for name, (kind, dims) in outputs.items()],
         "instance_group": [_instances(options, on_gpu=inside and options.device == "cuda")],
-        "dynamic_batching": _batching(options),
+        # more are refused at once; what waits for the network is bounded by this model's instances
+        "dynamic_batching": _batching(options)
+        | {"default_queue_policy": {"max_queue_size": options.limits.queued_requests}},
         "parameters": [{"key": MANIFEST_PARAMETER, "value": {"string_value": manifest.to_json()}}],
     }
 
@@ -75,12 +77,46 @@ def network_model_config(
     }
     if options.network_backend == "python":
         return config
+    shapes = _tuned_shapes(options, manifest, engine)
+    config["model_warmup"] = [
+        {"name": f"blank images {batch}x{height}x{width}", "batch_size": batch, "inputs": _blank_images(height, width)}
+        for batch, height, width in shapes
+    ]
     if options.network_backend == "tensorrt":
         config["platform"] = "tensorrt_plan"
-    zeros = {"key": images, "value": _blank("TYPE_UINT8", [3, WARM_UP_SIDE, WARM_UP_SIDE])}
-    whole = {"key": sizes, "value": _blank("TYPE_INT32", [2])}
-    config["model_warmup"] = [{"name": "blank images", "batch_size": options.max_batch, "inputs": [zeros, whole]}]
+        profiles = engine.profiles if engine else ()
+        if profiles:  # the server uses the first one alone unless it is told of the others
+            config["instance_group"][0]["profile"] = [str(number) for number in range(len(profiles))]
+    if options.cuda_graphs:
+        config["optimization"] = {"cuda": {"graphs": True, "graph_spec": [_graph(*shape) for shape in shapes]}}
     return config
+
+
+def _tuned_shapes(
+    options: RepositoryOptions, manifest: ModelManifest, engine: EngineManifest | None
+) -> list[tuple[int, int, int]]:
+    """(batch, height, width) that the network is tuned for: of each of the engine's profiles, or its only shape."""
+    images = INPUTS[0]
+    shapes = [profile[images].opt for profile in engine.profiles] if engine else []
+    if not shapes:
+        batch, *sides = manifest.static_shape or (options.max_batch, WARM_UP_SIDE, WARM_UP_SIDE)
+        return [(batch, sides[0], sides[1])]
+    return list(dict.fromkeys((min(shape[0], options.max_batch), shape[2], shape[3]) for shape in shapes))
+
+
+def _blank_images(height: int, width: int) -> list[dict[str, Any]]:
+    images, sizes = INPUTS
+    return [
+        {"key": images, "value": _blank("TYPE_UINT8", [3, height, width])},
+        {"key": sizes, "value": _blank("TYPE_INT32", [2])},
+    ]
+
+
+def _graph(batch: int, height: int, width: int) -> dict[str, Any]:
+    """A shape that is captured in a CUDA graph when the model is loaded."""
+    images, sizes = INPUTS
+    shapes = ((images, [3, height, width]), (sizes, [2]))
+    return {"batch_size": batch, "input": [{"key": name, "value": {"dim": dims}} for name, dims in shapes]}
 
 
 def _logits_type(manifest: ModelManifest, engine: EngineManifest | None) -> str:
@@ -103,7 +139,4 @@ def _instances(options: RepositoryOptions, on_gpu: bool) -> dict[str, Any]:
 
 
 def _batching(options: RepositoryOptions) -> dict[str, Any]:
-    return {
-        "max_queue_delay_microseconds": round(1000 * options.delay_ms),
-        "default_queue_policy": {"max_queue_size": options.limits.queued_requests},
-    }
+    return {"max_queue_delay_microseconds": round(1000 * options.delay_ms)}

@@ -10,7 +10,7 @@ LARGEST = 2**40
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may be at most; a request beyond is refused with INVALID_ARGUMENT."""
+    """Limits of a request; one beyond them is refused with INVALID_ARGUMENT."""
 
     image_bytes: int = 32 * 2**20  # of the encoded image
     image_pixels: int = 100_000_000  # width times height that the file's header declares

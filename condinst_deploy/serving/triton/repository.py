@@ -113,7 +113,7 @@ def _write(
     draft: Path, model: Path, manifest: ModelManifest, engine: EngineManifest | None, options: RepositoryOptions
 ) -> None:
     inside = options.layout == "single"
-    settings = ServerSettings(manifest, model.name if inside else "", options.device, options.max_batch, options.limits)
+    settings = _settings(model.name if inside else "", manifest, options)
     _write_python_model(draft / MODEL, image_model_config(options, manifest), "ImageModel", settings, options.version)
     if inside:
         _copy_model(model, draft / MODEL / str(options.version), model.name)
@@ -127,7 +127,7 @@ def _write_network(
 ) -> None:
     config = network_model_config(options, manifest, engine)
     if options.network_backend == "python":
-        settings = ServerSettings(manifest, model.name, options.device, options.max_batch, options.limits)
+        settings = _settings(model.name, manifest, options)
         _write_python_model(folder, config, "NetworkModel", settings, options.version)
         _copy_model(model, folder / str(options.version), model.name)
         return
@@ -136,6 +136,12 @@ def _write_network(
     (folder / "config.pbtxt").write_text(config_text(config), encoding="utf-8")
     name = "model.plan" if options.network_backend == "tensorrt" else "model.onnx"
     shutil.copyfile(model, version / name)
+
+
+def _settings(model: str, manifest: ModelManifest, options: RepositoryOptions) -> ServerSettings:
+    return ServerSettings(
+        manifest, model, options.device, options.max_batch, instances=options.instances, limits=options.limits
+    )
 
 
 def _write_python_model(

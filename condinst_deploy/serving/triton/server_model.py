@@ -1,4 +1,4 @@
-"""What runs inside Triton's Python backend: `model.py` of a repository is one line that imports a class from here.
+"""Models for Triton's Python backend: `model.py` of a repository is one line that imports a class from here.
 
 Everything that needs no server is in `service.py`; here requests become its arguments, and answers responses.
 """
@@ -50,7 +50,7 @@ def loaded(arguments: Mapping[str, str], settings: ServerSettings) -> Backend:
     """The backend of the model file beside `model.py`, on this instance's device."""
     gpu = arguments.get("model_instance_kind") == "GPU"
     device = f"cuda:{arguments['model_instance_device_id']}" if gpu else settings.device
-    return load_backend(folder_of(arguments) / settings.model, device)
+    return load_backend(folder_of(arguments) / settings.model, device, None if gpu else settings.threads)
 
 
 class ImageModel:

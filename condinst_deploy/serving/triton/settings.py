@@ -1,4 +1,4 @@
-"""How a model repository is laid out, and what the code inside the server is told."""
+"""Settings of a model repository, and of the code inside the server."""
 
 import json
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from condinst_deploy.contract import ModelManifest
 from condinst_deploy.errors import ArtifactError, ConfigError
+from condinst_deploy.runtime.cores import CpuThreads, usable_cores
 from condinst_deploy.serving.triton.limits import Limits
 from condinst_deploy.support.json_text import json_text
 
@@ -24,7 +25,7 @@ LONGEST_DELAY_MS = 1000.0
 
 @dataclass(frozen=True)
 class RepositoryOptions:
-    """What `condinst-triton-repo` writes."""
+    """Options of the repository that `condinst-triton-repo` writes."""
 
     layout: Layout = "single"
     device: Literal["cpu", "cuda"] = "cpu"
@@ -32,6 +33,7 @@ class RepositoryOptions:
     max_batch: int = 8  # images that one run of the network takes
     delay_ms: float = 5.0  # how long a request waits for others of its padded shape
     network_backend: NetworkBackend = "python"  # layout `ensemble` only
+    cuda_graphs: bool = False  # of the server's TensorRT backend, for the shapes that the engine is tuned for
     version: int = 1  # number of the version's folder
     limits: Limits = field(default_factory=Limits)
 
@@ -46,6 +48,11 @@ class RepositoryOptions:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
         if self.device not in ("cpu", "cuda"):
             raise ConfigError(f"device is {self.device!r}; expected cpu or cuda")
+        if self.cuda_graphs and (self.layout, self.network_backend) != ("ensemble", "tensorrt"):
+            raise ConfigError(
+                "cuda_graphs are those of the server's TensorRT backend: choose layout ensemble and network backend"
+                " tensorrt; with the layout single, engines capture their own"
+            )
         ranges = {"instances": 64, "max_batch": LARGEST_BATCH, "version": 10**9}
         for name, largest in ranges.items():
             value = getattr(self, name)
@@ -57,13 +64,19 @@ class RepositoryOptions:
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """What the Python models inside the server read from `condinst.json` beside `model.py`."""
+    """Settings that the Python models inside the server read from `condinst.json` beside `model.py`."""
 
     manifest: ModelManifest
-    model: str  # name of the model file beside it; empty where another model of the server has the network
+    model: str  # name of the model file beside it; empty if another model of the server has the network
     device: str
     max_batch: int
+    instances: int = 1  # that share the cores, where the network runs on the CPU
     limits: Limits = field(default_factory=Limits)
+
+    @property
+    def threads(self) -> CpuThreads:
+        """Of one instance on the CPU: its share of the cores. They sleep between runs and leave the cores to others."""
+        return CpuThreads(max(1, usable_cores() // self.instances), spin=False)
 
     def to_json(self) -> str:
         """Indented JSON."""
@@ -84,6 +97,7 @@ class ServerSettings:
                 model=Path(values["model"]).name,
                 device=str(values["device"]),
                 max_batch=int(values["max_batch"]),
+                instances=max(1, int(values["instances"])),
                 limits=Limits(**values["limits"]),
             )
         except (OSError, ValueError, KeyError, TypeError, ArtifactError, ConfigError) as e:

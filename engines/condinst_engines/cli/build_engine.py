@@ -8,6 +8,7 @@ import typer
 from rich.progress import Progress, TaskProgressColumn, TimeElapsedColumn
 
 from condinst_deploy.cli.command import command_app, print_json, print_line, progress_bar, terminal
+from condinst_deploy.cli.progress import ProgressLines
 from condinst_deploy.errors import ConfigError
 from condinst_export.quantization.options import IMAGES
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from condinst_deploy.contract.engine_manifest import EngineManifest
     from condinst_engines.builder_library import BuilderLibrary
     from condinst_engines.engine_builder import BuildReports
-    from condinst_engines.policy import Precision, Quantized
+    from condinst_engines.precision_policy import Precision, Quantized
 
 
 def build_engine(
@@ -178,13 +179,14 @@ def _quantization(precision: "Precision | None", **asked: bool) -> "Quantized | 
 def _reports(progress: Progress) -> "BuildReports":
     from condinst_engines.engine_builder import BuildReports
 
-    task = progress.add_task("reading the graph", total=1.0)
+    task, lines = progress.add_task("reading the graph", total=1.0), ProgressLines()
 
     def on_start(source: Path, library: "BuilderLibrary") -> None:
         terminal.print(f"{source} -> TensorRT flavour {library.name}, version {library.version}")
 
     def on_progress(share: float, phase: str) -> None:
         progress.update(task, completed=share, description=phase.lower() or "building")
+        lines.share("building", share)
 
     return BuildReports(on_start, on_progress, lambda note: terminal.print(f"  {note}"))
 

@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from condinst_deploy.cli.command import FAILED, command_app, labelled, print_json, results_console, terminal
+from condinst_deploy.cli.progress import ProgressLines
 from condinst_deploy.support.json_text import finite_or_none
 
 if TYPE_CHECKING:
@@ -37,10 +38,14 @@ def compare(
     protos = load_onnx(first), load_onnx(second)
     manifest = manifest_of(protos[0], first)
     batches = [_batch(path, manifest) for pattern in images for path in expand_sources(pattern)]
+    lines = ProgressLines()
     with terminal.status("comparing") as status:
-        comparison = compare_tensors(
-            *protos, batches, lambda done, total: status.update(f"comparing, run {done + 1} of {total}")
-        )
+
+        def on_run(done: int, total: int) -> None:
+            status.update(f"comparing, run {done + 1} of {total}")
+            lines.update("runs", done, total)
+
+        comparison = compare_tensors(*protos, batches, on_run)
     errors = comparison.errors
     if as_json:
         tensors = [_plain(asdict(error)) | {"is_output": error.is_output} for error in errors]
@@ -55,7 +60,7 @@ def compare(
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Values for JSON: null for a figure of a tensor that is not finite, which `not_finite` counts."""
+    """Values for JSON: null for a metric of a tensor that is not finite, which `not_finite` counts."""
     return {key: finite_or_none(value) if isinstance(value, float) else value for key, value in values.items()}
 
 

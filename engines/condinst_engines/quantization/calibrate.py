@@ -12,8 +12,8 @@ from condinst_deploy.contract.engine_manifest import EngineManifest
 from condinst_deploy.contract.quantization import Quantization
 from condinst_deploy.errors import ArtifactError, ConfigError, EngineError
 from condinst_engines.build_recipe import BuildRecipe
-from condinst_engines.policy import Quantized
-from condinst_engines.quantization.insert import Scales, activations, chosen_convolutions
+from condinst_engines.precision_policy import Quantized
+from condinst_engines.quantization.insert import Scales, activations, chosen_convolutions, largest_range
 from condinst_export.quantization.histograms import collected
 from condinst_export.quantization.images import CalibrationImages
 from condinst_export.quantization.options import CalibrationOptions
@@ -38,13 +38,22 @@ class Request:
     report: Path | None = None
     sensitivity: bool = False
 
+    def images(self, manifest: ModelManifest) -> CalibrationImages:
+        """The folder's images, as a model takes them.
+
+        Raises:
+            ConfigError: there are too few.
+            ImageError: there are none.
+        """
+        return CalibrationImages(self.calibration.folder, manifest, self.calibration.images)
+
 
 def calibrated(
     proto: onnx.ModelProto,
     manifest: ModelManifest,
     request: Request,
     recipe: BuildRecipe,
-    onnx_sha256: str,
+    earlier: Quantization | None = None,
     on_share: Callable[[float], None] = lambda share: None,
 ) -> tuple[Scales, Quantization]:
     """Find the range of every tensor that a quantised convolution reads.
@@ -54,11 +63,11 @@ def calibrated(
         manifest: inside it.
         request: what to measure on.
         recipe: with the policy that says which convolutions.
-        onnx_sha256: of the exported file.
+        earlier: of `earlier_record`; its ranges are taken. None: they are measured.
         on_share: called with the share of the images that are done.
 
     Raises:
-        ArtifactError, ConfigError: the manifest of `request.scales` cannot be used.
+        ConfigError: `earlier` lacks a tensor, or has a range that the half type cannot hold as a scale.
         EngineError: the policy leaves no convolution in 8 bits.
         ExportError: a tensor is not finite.
         ImageError: an image cannot be read.
@@ -70,8 +79,9 @@ def calibrated(
             " the recipe. No engine was built"
         )
     names = activations(nodes)
-    if request.scales is not None:
-        record = _record_in(request.scales, request.kind, onnx_sha256, names)
+    if earlier is not None:
+        _check_usable(earlier, names, request, recipe)
+        record = earlier
     else:
         record = _measured(proto, manifest, request, names, on_share)
     ranges = {name: Range(-record.ranges[name], record.ranges[name]) for name in names}
@@ -86,7 +96,7 @@ def _measured(
     on_share: Callable[[float], None],
 ) -> Quantization:
     options = request.calibration
-    images = CalibrationImages(options.folder, manifest, options.images).calibration
+    images = request.images(manifest).calibration
     found = collected(proto, names, images, lambda done: on_share(done / len(images)))
     ranges = {name: range_of(entry, options.method, request.kind).magnitude for name, entry in found.tensors.items()}
     return Quantization(
@@ -100,19 +110,28 @@ def _measured(
     )
 
 
-def _record_in(path: Path, kind: Quantized, onnx_sha256: str, names: list[str]) -> Quantization:
-    """The record of another engine's manifest.
+def earlier_record(request: Request, onnx_sha256: str) -> Quantization | None:
+    """The record in the manifest of `request.scales`; None: ranges are to be measured.
+
+    Args:
+        request: names the manifest.
+        onnx_sha256: of the exported file.
 
     Raises:
         ArtifactError: it is no manifest of an engine.
-        ConfigError: the engine is of another file or kind, or lacks a tensor.
+        ConfigError: the engine is of another file or kind.
     """
+    path, kind = request.scales, request.kind
+    if path is None:
+        return None
     try:
         manifest = EngineManifest.from_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as e:
         raise ArtifactError(
             f"--scales is {path}, which cannot be read ({e}); give ENGINE.json of a quantised engine"
         ) from e
+    except ArtifactError as e:
+        raise ArtifactError(f"--scales is {path}: {e}") from e
     record = manifest.quantization
     if record is None or record.scheme != kind:
         had = "no ranges" if record is None else f"ranges for {record.scheme}"
@@ -124,10 +143,20 @@ def _record_in(path: Path, kind: Quantized, onnx_sha256: str, names: list[str]) 
             f"--scales is {path}, of an engine from another ONNX file ({manifest.onnx}); calibrate again: ranges"
             " belong to weights"
         )
+    return record
+
+
+def _check_usable(record: Quantization, names: list[str], request: Request, recipe: BuildRecipe) -> None:
     missing = [name for name in names if name not in record.ranges]
     if missing:
         raise ConfigError(
-            f"--scales is {path}, which lacks {len(missing)} tensors ({missing[0]}): its policy quantised other"
-            " convolutions; calibrate again"
+            f"--scales is {request.scales}, which lacks {len(missing)} tensors ({missing[0]}): its policy quantised"
+            " other convolutions; calibrate again"
         )
-    return record
+    most = largest_range(request.kind, recipe.precision)
+    wide = [name for name in names if record.ranges[name] > most]
+    if wide:
+        raise ConfigError(
+            f"--scales is {request.scales}, whose range of {wide[0]} is {record.ranges[wide[0]]:g}; a scale in"
+            f" {recipe.precision} holds {most:g} at most. Was the file edited? Calibrate again"
+        )

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from condinst_engines.policy import Policy, Precision, Quantized
+from condinst_engines.precision_policy import Policy, Precision, Quantized
 from condinst_export.quantization.nodes import dequantized_twin, insert_pair, registered
 from condinst_export.quantization.thresholds import LARGEST_FP8, Range, symmetric_scale
 
@@ -25,7 +25,7 @@ OPSET = 21
 QDQ = ("QuantizeLinear", "DequantizeLinear")
 
 LEAST_SCALE = 2.0**-20
-"""Of a float16 number with four digits; a channel of smaller weights gets a coarser grid."""
+"""Smallest scale, which float16 holds with four digits; a channel of smaller weights gets a coarser grid."""
 
 CODES: dict[Quantized, ir.DataType] = {"int8": ir.DataType.INT8, "fp8": ir.DataType.FLOAT8E4M3FN}
 LARGEST: dict[Quantized, float] = {"int8": 127.0, "fp8": LARGEST_FP8}
@@ -39,7 +39,7 @@ HALF_NUMBERS: dict[Precision, npt.DTypeLike] = {
 
 @dataclass(frozen=True)
 class Scales:
-    """What a quantised build needs besides the graph."""
+    """Inputs of a quantised build besides the graph."""
 
     kind: Quantized
     ranges: Mapping[str, Range]  # tensor of the exported file -> range
@@ -142,6 +142,11 @@ class _Pass:
 
     def _as_half(self, scale: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
         return half_scales(scale, HALF_NUMBERS[self.precision])
+
+
+def largest_range(kind: Quantized, precision: Precision) -> float:
+    """Magnitude whose scale is the largest number of the half type."""
+    return float(ml_dtypes.finfo(HALF_NUMBERS[precision]).max) * LARGEST[kind]  # type: ignore[no-untyped-call]
 
 
 def half_scales(scales: npt.NDArray[np.float64], half: npt.DTypeLike) -> npt.NDArray[np.float32]:

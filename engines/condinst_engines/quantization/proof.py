@@ -1,4 +1,4 @@
-"""What an engine really has in 8 bits: the parsed network does not tell, the plan does.
+"""Proof of what an engine has in 8 bits: the parsed network does not tell, the plan does.
 
 TensorRT for RTX writes its program as text into the plan, and no GPU is needed to read it. For full
 TensorRT the engine inspector answers, on the GPU that the engine was built on.
@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 
 from condinst_deploy.errors import EngineError
-from condinst_engines.policy import WORDS_SHOWN
+from condinst_engines.precision_policy import WORDS_SHOWN
 
 PROGRAM = re.compile(r"header \{\n  version = ")
 CONVOLUTION = re.compile(r'\n  corrltn=\{ name="(?P<name>[^"]*)" output=\{[^}]*\} input=\{"(?P<input>[^"]*)"')
@@ -72,7 +72,7 @@ def _of_program(text: str) -> FoundConvolutions:
 
 
 def convolutions_of_layers(layers: Sequence[Mapping[str, Any]], asked: Mapping[str, str]) -> FoundConvolutions:
-    """What each asked convolution reads, by the inspector: fused layers carry the names of all their nodes."""
+    """Return the type that each requested convolution reads; a fused layer has the names of all its nodes."""
     found = {}
     for name in asked:
         own = [layer for layer in layers if name in f"{layer.get('Name', '')} {layer.get('Metadata', '')}"]

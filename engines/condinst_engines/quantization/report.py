@@ -1,4 +1,4 @@
-"""What 8 bits cost: the quantised graph beside the float32 graph, on images that were held out.
+"""Cost of 8 bits: the quantised graph against the float32 graph, on held-out images.
 
 Average precision hardly sees the difference (ranges from random pixels give nearly the same), so detections are
 compared one by one: matched share, mask IoU and boxes, by size, and the layers that differ most.
@@ -129,7 +129,7 @@ def sensitivity(
 
 
 def ranked(costs: Sequence[GroupCost]) -> list[GroupCost]:
-    """Most expensive first: by matched share, then by mask IoU."""
+    """Sort the most expensive first: by matched share, then by mask IoU."""
     return sorted(costs, key=lambda cost: (cost.agreement.matched_share, cost.agreement.median_mask_iou or 0.0))
 
 

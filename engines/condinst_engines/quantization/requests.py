@@ -1,4 +1,4 @@
-"""What is asked of a quantised build, and what is refused before anything is measured."""
+"""Request for a quantised build, and the checks before anything is measured."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,14 +8,15 @@ import onnx
 from onnx import numpy_helper
 
 from condinst_deploy.errors import ConfigError, EngineError
-from condinst_engines.policy import Quantized
+from condinst_engines.precision_policy import Quantized
 from condinst_engines.quantization.insert import QDQ
 
 LOWEST: dict[Quantized, int] = {"int8": 80, "fp8": 89}
 """Lowest compute capability of each kind."""
 
 REASONS: dict[Quantized, str] = {
-    "int8": "on GPUs below 80 (T4, RTX 20) TensorRT for RTX builds half convolutions in silence; use --fp16 for them",
+    "int8": "on GPUs below 80 (T4, RTX 20) TensorRT for RTX builds half convolutions without an error;"
+    " use --fp16 for them",
     "fp8": "GPUs below 89 (A100, RTX 30) have no FP8; use --int8 for them",
 }
 
@@ -32,7 +33,7 @@ def check_targets(kind: Quantized, targets: Sequence[str]) -> None:
 
 
 def described_qdq(proto: onnx.ModelProto) -> str:
-    """What a file has in 8 bits already, in a few words; empty: it has no Q/DQ.
+    """Return a short description of a file's 8-bit tensors; empty if it has no Q/DQ.
 
     Raises:
         EngineError: its Q/DQ is not what TensorRT can build.
@@ -52,7 +53,8 @@ def described_qdq(proto: onnx.ModelProto) -> str:
         if kind == "uint8":
             raise EngineError(
                 f"node {node.name} quantises to uint8: TensorRT is symmetric, and its parser would read uint8 as int8"
-                " without a word. A file of condinst-export --int8 is for CPUs; build from the float32 file with --int8"
+                " without an error. A file of condinst-export --int8 is for CPUs;"
+                " build from the float32 file with --int8"
             )
         if zero is not None and kind == "int8" and np.any(numpy_helper.to_array(zero)):
             raise EngineError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
 
 import numpy as np
 import onnx
@@ -9,10 +10,10 @@ import onnx.inliner
 
 from condinst_deploy.contract.engine_ranges import CheckedRanges, HandledNode
 from condinst_deploy.errors import EngineError
-from condinst_engines.policy import WORDS_SHOWN, Policy
 from condinst_engines.precision import TYPES, converted
-from condinst_engines.ranges.agreement import float32_outputs, kept_outputs, matched_share
-from condinst_engines.ranges.decide import Decision, Setting, decide, fit_weights, over_limit
+from condinst_engines.precision_policy import WORDS_SHOWN, Policy
+from condinst_engines.ranges.agreement import Found, float32_outputs, found_of, kept_outputs
+from condinst_engines.ranges.decide import Decision, Setting, decide, fit_weights, named_by_user, over_limit
 from condinst_engines.ranges.images import RangeImages
 from condinst_engines.ranges.measure import Magnitudes, Measurement
 from condinst_engines.ranges.work import half_share
@@ -25,6 +26,15 @@ MOST_ROUNDS = 8
 BFLOAT16_MATCHES = 0.99
 """Share of float32's detections from which generated bfloat16 is good enough; below, its nodes go to float32."""
 
+FLOAT16_MATCHES = 0.97
+"""Share of float32's detections that a float16 graph must have; below, a part of the network goes to float32."""
+
+FEWEST_JUDGED = 50
+"""Detections of float32 from which that share says something."""
+
+PARTS = ("backbone*", "fpn*", "head*", "mask_branch*")
+"""What is tried one by one, where rounding alone costs too many detections: many small errors have no one node."""
+
 OnShare = Callable[[float], None]
 
 
@@ -32,9 +42,9 @@ OnShare = Callable[[float], None]
 class Pass:
     """One pass over the images."""
 
+    graph: onnx.ModelProto  # of mixed precision, functions inlined
     measurement: Measurement
     images_sha256: str
-    half_work: float | None  # share of the convolutions' work in half types, for the first image
     over: list[str]  # nodes that are over the limit
     outputs: list[Arrays]  # of every batch, without masks
 
@@ -68,11 +78,14 @@ class RangeCheck:
                 if policy == before:
                     break
                 continue
-            matched = self._matched(rounded)
+            found = self._found(rounded)
             spare = [node for node in _last(self.handled) if node.handling == "bfloat16"]
-            if not spare or matched is None or matched >= BFLOAT16_MATCHES:
-                return policy, self._report(policy, rounded, matched)
-            policy = self._in_float32(policy, spare)
+            if spare and found.share is not None and found.share < BFLOAT16_MATCHES:
+                policy = self._in_float32(policy, spare)
+                continue
+            if self._costs_too_much(found):
+                policy, rounded = self._with_a_part_in_float32(policy, found)
+            return policy, self._report(policy, rounded)
         names = ", ".join(dict.fromkeys(rounded.over[:WORDS_SHOWN]))
         raise EngineError(
             f"node {names} reaches values out of range, whatever was handled ({len(self.handled)} nodes); keep it in"
@@ -91,10 +104,35 @@ class RangeCheck:
         self.handled += [replace(node, handling="float32") for node in nodes]
         return policy.with_level("fp32", [node.node for node in nodes])
 
-    def _matched(self, rounded: Pass) -> float | None:
+    def _costs_too_much(self, found: Found) -> bool:
+        """Whether rounding to float16 alone loses detections; what bfloat16 loses is its own and is only said."""
+        enough = self.setting.precision == "float16" and found.total >= FEWEST_JUDGED
+        return enough and found.pairs < FLOAT16_MATCHES * found.total
+
+    def _with_a_part_in_float32(self, policy: Policy, found: Found) -> tuple[Policy, Pass]:
+        """The first part that brings the detections back; lines of the user are not overruled."""
+        largest = ""
+        for part in PARTS:
+            names = [node.name for node in self.proto.graph.node if fnmatchcase(node.name, part)]
+            if not names or any(named_by_user(name, self.setting) for name in names):
+                continue
+            candidate = policy.with_level("fp32", [part])
+            rounded = self._pass(candidate, rounding=True)
+            if not rounded.over and not self._costs_too_much(self._found(rounded)):
+                self.handled.append(HandledNode(part, 0.0, "float32", matched=found.share))
+                return candidate, rounded
+            largest = largest or names[0]
+        raise EngineError(
+            f"node {largest or self.proto.graph.node[0].name} and those behind it lose detections in float16: only"
+            f" {found.pairs} of float32's {found.total} are matched on the images ({self.images.source}), expected"
+            f" {FLOAT16_MATCHES:.0%}, and no part of the network in float32 brings them back. Give images of the kind"
+            " that the model will see (--calibration), or build with --fp32. No engine was built"
+        )
+
+    def _found(self, rounded: Pass) -> Found:
         if not self.reference:
             self.reference = float32_outputs(self.proto, self.images)
-        return matched_share(self.reference, rounded.outputs)
+        return found_of(self.reference, rounded.outputs)
 
     def _taken(self, decision: Decision) -> Policy:
         self.handled += decision.handled
@@ -113,14 +151,14 @@ class RangeCheck:
             kept.append(kept_outputs(outputs))
             if rounding and (over := self._over(measurement, outputs)):
                 break
-        return Pass(measurement, digest.hexdigest(), half_share(graph, next(iter(self.images))), over, kept)
+        return Pass(graph, measurement, digest.hexdigest(), over, kept)
 
     def _over(self, measurement: Measurement, outputs: Arrays) -> list[str]:
         tensors = over_limit(measurement.tensors, measurement.magnitudes.largest, self.setting)
         broken = [name for name, value in outputs.items() if not np.isfinite(value).all()]
         return [tensor.makers[0] if tensor.makers else tensor.name for tensor in tensors] or broken
 
-    def _report(self, policy: Policy, rounded: Pass, matched: float | None) -> CheckedRanges:
+    def _report(self, policy: Policy, rounded: Pass) -> CheckedRanges:
         kind = TYPES[self.setting.precision]
         largest, blocks = rounded.measurement.magnitudes.largest, dict[str, float]()
         for tensor in (tensor for tensor in rounded.measurement.tensors if tensor.kind == kind):
@@ -133,8 +171,8 @@ class RangeCheck:
             images_sha256=rounded.images_sha256,
             limit=self.setting.limit(kind),
             blocks=blocks,
-            matched=matched,
-            half_work=rounded.half_work,
+            matched=self._found(rounded).share,
+            half_work=half_share(rounded.graph, next(iter(self.images))),
             handled=_last(self.handled),
             policy={name: lines for name, lines in own.items() if lines},
         )
@@ -153,7 +191,7 @@ def _joined(exact: Magnitudes, rounded: Magnitudes) -> Magnitudes:
 
 
 def _last(handled: Iterable[HandledNode]) -> tuple[HandledNode, ...]:
-    """What was done to each node in the end: powers of two add up."""
+    """Return the final action for each node: powers of two add up."""
     found: dict[str, HandledNode] = {}
     for node in handled:
         before = found.get(node.node)

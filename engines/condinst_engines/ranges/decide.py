@@ -1,4 +1,4 @@
-"""What is done about half tensors that come close to the largest number of their type.
+"""Decisions about half tensors that come close to the largest number of their type.
 
 First an exact scale before a norm (`norm_scale.py`). Else bfloat16, or float32 where that is not to be had, for the
 nodes that make and read the tensor. Else a refusal that names the node.
@@ -17,7 +17,7 @@ import onnx_ir as ir
 from condinst_deploy.contract.engine_ranges import HandledNode
 from condinst_deploy.errors import EngineError
 from condinst_engines.norm_scale import ScaledGroup, scalable_groups
-from condinst_engines.policy import LARGEST_SHIFT, WORDS_SHOWN, Policy, Precision
+from condinst_engines.precision_policy import LARGEST_SHIFT, WORDS_SHOWN, Policy, Precision
 from condinst_engines.ranges.measure import HalfTensor, Magnitudes
 
 MARGIN = 4.0
@@ -37,7 +37,7 @@ WEIGHT_ERROR = 2.0**-11
 
 @dataclass(frozen=True)
 class Setting:
-    """What decisions depend on besides magnitudes."""
+    """Inputs of decisions besides magnitudes."""
 
     precision: Precision
     user: Policy  # as it was given: its lines are not overruled
@@ -85,7 +85,7 @@ def decide(
     moved: dict[str, float] = {}
     for tensor in (tensor for tensor in over if tensor.name not in settled):
         names = [name for name in (*tensor.makers, *tensor.readers) if _is_half(name, policy, setting)]
-        kept = [name for name in names if _named_by_user(name, setting)]
+        kept = [name for name in names if named_by_user(name, setting)]
         if kept or not names:
             reason = "the recipe's [policy] keeps it there; give it another level" if kept else "no node can be moved"
             raise _refusal(tensor, magnitudes, reason)
@@ -115,7 +115,7 @@ def fit_weights(proto: onnx.ModelProto, policy: Policy, setting: Setting) -> Dec
             node = HandledNode(group.pattern, largest, "scale", power)
             decision = Decision(_with_scales(decision.policy, [(group, power)]), (*decision.handled, node))
         else:
-            moved |= dict.fromkeys((name for name in users if not _named_by_user(name, setting)), largest)
+            moved |= dict.fromkeys((name for name in users if not named_by_user(name, setting)), largest)
     return _moved(decision, moved, setting)
 
 
@@ -137,7 +137,8 @@ def _is_half(node: str, policy: Policy, setting: Setting) -> bool:
     return _type(node, policy, setting) != "float32"
 
 
-def _named_by_user(node: str, setting: Setting) -> bool:
+def named_by_user(node: str, setting: Setting) -> bool:
+    """Whether a line of the user's policy keeps a node in half."""
     rule = setting.user.rule_for(node)
     return rule in setting.user.own_rules and rule.level in ("fp16", "half")
 
@@ -165,7 +166,7 @@ def _scales(
 
 
 def _weights_fit(group: ScaledGroup, power: int) -> bool:
-    """Whether scaled weights keep float16's digits, and their bits in float32."""
+    """Return whether scaled weights keep float16's digits, and their bits in float32."""
     for value in group.weights:
         assert value.const_value is not None
         exact: npt.NDArray[np.float32] = value.const_value.numpy()

@@ -30,7 +30,7 @@ class RangeImages:
 
     @property
     def source(self) -> str:
-        """Where they are from, in a few words."""
+        """Return a short description of the images' source."""
         return BUILT_IN if self.folder is None else self.folder.name
 
     def __len__(self) -> int:

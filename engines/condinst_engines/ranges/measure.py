@@ -42,7 +42,7 @@ class HalfTensor:
 
 @dataclass(frozen=True)
 class Magnitudes:
-    """Of all half tensors, over some images."""
+    """Magnitudes of all half tensors, over several images."""
 
     largest: Mapping[str, float]  # tensor -> over all images; infinite where one is not finite
     quietest: Mapping[str, float]  # tensor -> of the image where its largest magnitude is smallest, but not 0
@@ -134,7 +134,7 @@ class Measurement:
 
     @property
     def magnitudes(self) -> Magnitudes:
-        """Of the images so far."""
+        """Return the magnitudes over the images so far."""
         largest, quietest = dict(self._largest), dict(self._quietest)
         for tensor in self.tensors:
             if tensor.bound_by is not None:

@@ -1,4 +1,4 @@
-"""How much of the convolutions' work runs in which type."""
+"""Share of the convolutions' work in each type."""
 
 from collections import Counter
 

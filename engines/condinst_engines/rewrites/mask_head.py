@@ -12,7 +12,7 @@ OPERATION = DYNAMIC_MASK_HEAD
 
 
 def refusal(node: gs.Node) -> str | None:
-    """Why the plugin cannot take this node's place; None: it can."""
+    """Return why the plugin cannot replace this node; None if it can."""
     feats, params, points, soi = node.inputs
     if feats.dtype != params.dtype:
         return f"features are {feats.dtype} and parameters {params.dtype}; the kernel takes one type"

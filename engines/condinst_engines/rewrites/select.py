@@ -10,7 +10,7 @@ OPERATION = SELECT_INSTANCES
 
 
 def refusal(node: gs.Node) -> str | None:
-    """Why the plugin cannot take this node's place; None: it can."""
+    """Return why the plugin cannot replace this node; None if it can."""
     kinds = tuple(str(value.dtype) for value in node.inputs)
     if kinds != ("float32", "float32", "int32"):
         return f"boxes, scores and labels are {', '.join(kinds)}; the kernel takes float32, float32, int32"

@@ -15,12 +15,12 @@ from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_export.quantization.images import ImageSet
 
 MIN_BOX_IOU = 0.9
-"""Of a pair of detections with equal labels: rounding to half or to 8 bits moves boxes by less."""
+"""Least box IoU of a pair of detections with equal labels: rounding to half or 8 bits moves boxes by less."""
 
 
 @dataclass(frozen=True)
 class QuantizedTolerance:
-    """What a quantised graph may lose against the float32 graph, on the held-out images together."""
+    """Largest loss of a quantised graph against the float32 graph, on all held-out images together."""
 
     matched_share: float  # at least
     median_mask_iou: float  # at least
@@ -29,7 +29,7 @@ class QuantizedTolerance:
         return f"at least {self.matched_share:.0%} matched, median mask IoU at least {self.median_mask_iou:g}"
 
     def holds(self, found: HeldOutAgreement) -> bool:
-        """Whether a result is within it."""
+        """Return whether a result is within the limits."""
         return found.matched_share >= self.matched_share and (found.median_mask_iou or 0.0) >= self.median_mask_iou
 
 

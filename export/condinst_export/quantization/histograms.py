@@ -15,7 +15,7 @@ from condinst_export.graph_session import graph_session, with_outputs
 from condinst_export.quantization.images import InputsHash
 
 BINS = 1024
-"""Of a tensor's first image; more where a later image reaches further."""
+"""Bins of a tensor's histogram for the first image; a later image with larger values adds bins."""
 
 MOST_ELEMENTS = 2**20
 """Elements of a tensor of one image that are counted; of a larger one every k-th, and the two extremes."""
@@ -39,7 +39,7 @@ class Histogram:
 
 @dataclass(frozen=True, eq=False)
 class Histograms:
-    """Of all tensors that were asked for."""
+    """Histograms of all requested tensors."""
 
     tensors: Mapping[str, Histogram]
     images: int

@@ -15,7 +15,7 @@ from condinst_deploy.support.digests import sha256_of_bytes, sha256_of_text
 from condinst_export.quantization.options import IMAGES
 
 HELD_OUT = 50
-"""Most images that the result is judged on."""
+"""Most images that the result is evaluated on."""
 
 LEAST_FOLDER = 2
 """One image to calibrate on and one to judge by."""
@@ -83,7 +83,7 @@ class CalibrationImages:
 
     @property
     def calibration(self) -> ImageSet:
-        """Up to `count` of the others, evenly spread."""
+        """Return up to `count` of the other images, evenly spaced."""
         judged = set(self.held_out.paths)
         others = [path for path in self._found if path not in judged]
         return ImageSet(tuple(spread(others, self.count)), self.manifest)
@@ -109,5 +109,5 @@ class InputsHash:
             self._parts.append(f"{array.shape} {array.dtype} {content}\n")
 
     def hexdigest(self) -> str:
-        """Of the batches so far."""
+        """Return the digest of the batches so far."""
         return sha256_of_text("".join(self._parts))

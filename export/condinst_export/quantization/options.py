@@ -16,7 +16,7 @@ IMAGES = 100
 
 @dataclass(frozen=True)
 class CalibrationOptions:
-    """How the ranges of activations are found.
+    """Options for finding the ranges of activations.
 
     Attributes:
         folder: with images of the kind that the model will see. Some are held out to judge the result.

@@ -1,4 +1,4 @@
-"""From a tensor's histogram to the range that 8 bits stand for."""
+"""Range of an 8-bit tensor, from its histogram."""
 
 import contextlib
 import io
@@ -18,13 +18,13 @@ Format = Literal["uint8", "int8", "fp8"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 LARGEST_FP8 = 448.0
-"""Of E4M3."""
+"""Largest number of E4M3."""
 
 SHARES = np.linspace(0.2, 1.0, 81)
 """Parts of the whole range among which the mean squared error decides."""
 
 CODES = 256
-"""Of 8 bits: the entropy method compares the histogram with one of so many levels."""
+"""Number of 8-bit codes: the entropy method compares the histogram with one of this many levels."""
 
 LEAST = 1e-12
 """Half a range at least: a tensor of zeros still needs a scale."""
@@ -32,7 +32,7 @@ LEAST = 1e-12
 
 @dataclass(frozen=True)
 class Range:
-    """What the lowest and the highest code stand for; zero lies between."""
+    """Values of the lowest and the highest code; zero lies between."""
 
     low: float
     high: float
@@ -95,7 +95,7 @@ def symmetric_scale(candidate: Range, kind: Format) -> float:
 
 
 def rounded(values: npt.NDArray[np.float64], candidate: Range, kind: Format) -> npt.NDArray[np.float64]:
-    """What is left of values after they were 8 bits."""
+    """Return values after rounding to 8 bits."""
     if kind == "uint8":
         scale, zero = affine(candidate)
         codes = np.clip(np.rint(values / scale) + zero, 0, 255)

@@ -22,6 +22,12 @@ from condinst_export.quantization.thresholds import Range, affine
 KEPT_FLOAT = ("head.cls_logits/*", "head.box_pred/*", "head.centerness/*", "mask_branch.features/*")
 """Convolutions that stay in float32: their outputs are scores, distances and mask features, a percent of the work."""
 
+MOST_BIAS = 2.0**30
+"""Largest code of a bias: int32 also holds the sum of products that it is added to."""
+
+LEAST_STEP = 2.0**-100
+"""Of an integer convolution's sums, where weights and input are zeros: a normal number, so that it divides."""
+
 
 def convolutions(model: ir.Model, kept: Sequence[str] = KEPT_FLOAT) -> list[ir.Node]:
     """The convolutions that are quantised, in the graph's order."""
@@ -93,16 +99,17 @@ class _Pass:
         source, weight = node.inputs[0], node.inputs[1]
         assert source is not None
         assert weight is not None
-        codes, scales = int8_weight(_array(weight))
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        least = np.zeros(1) if bias is None else np.abs(_array(bias).astype(np.float64)) / MOST_BIAS
+        codes, scales = int8_weight(_array(weight), np.maximum(least, LEAST_STEP) / self.scales[source])
         # levels that share a weight get a copy each: ONNX Runtime cannot make a shared one uint8 (CPUs without VNNI)
         node.replace_input_with(1, self._dequantized(f"{node.name}/weight", weight, codes, scales))
-        if len(node.inputs) > 2 and (bias := node.inputs[2]) is not None:
+        if bias is not None:
             node.replace_input_with(2, self._bias(node, bias, scales * np.float32(self.scales[source])))
 
     def _bias(self, node: ir.Node, bias: ir.Value, scales: npt.NDArray[np.float32]) -> ir.Value:
         """The bias as int32 in units of input scale times weight scale: what the integer convolution adds."""
-        limits = np.iinfo(np.int32)
-        codes = np.clip(np.rint(_array(bias).astype(np.float64) / scales), limits.min, limits.max).astype(np.int32)
+        codes = np.rint(_array(bias).astype(np.float64) / scales).astype(np.int32)
         return self._dequantized(f"{node.name}/bias", bias, codes, scales)
 
     def _dequantized(
@@ -125,10 +132,17 @@ class _Pass:
         return registered(self.model.graph, ir.Tensor(array, name=name))
 
 
-def int8_weight(values: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Codes and scales of a convolution's weight `(out, in, h, w)`: symmetric, one scale for each output channel."""
-    magnitudes = np.abs(values).reshape(len(values), -1).max(axis=1)
-    scales = np.maximum(magnitudes / 127, np.finfo(np.float32).tiny).astype(np.float32)
+def int8_weight(
+    values: npt.NDArray[np.float32], least: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Codes and scales of a convolution's weight: symmetric, one scale for each output channel.
+
+    Args:
+        values: `(out, in, h, w)`.
+        least: scales at least, of each channel or `(1,)`; a channel of smaller weights gets a coarser grid.
+    """
+    magnitudes = np.abs(values).reshape(len(values), -1).max(axis=1).astype(np.float64)
+    scales = np.maximum(magnitudes / 127, least).astype(np.float32)
     codes = np.clip(np.rint(values / scales[:, None, None, None]), -127, 127).astype(np.int8)
     return codes, scales
 

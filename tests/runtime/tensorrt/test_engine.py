@@ -1,4 +1,4 @@
-"""What is asked of TensorRT's library around an engine, with a record in its place; the real library has each name."""
+"""Calls of TensorRT's library around an engine, recorded by a stand-in; the real library has each name."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path

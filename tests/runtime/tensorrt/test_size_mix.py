@@ -44,7 +44,7 @@ def drawn_sizes(count: int, seed: int) -> list[tuple[int, int]]:
 
 @dataclass
 class Record:
-    """What the stream did."""
+    """Record of the stream."""
 
     batches: list[int]
     given: int = 0

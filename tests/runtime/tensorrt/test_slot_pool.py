@@ -1,4 +1,4 @@
-"""Who gets which slot, how many there are, and when they are released."""
+"""Assignment, number and release of slots."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor

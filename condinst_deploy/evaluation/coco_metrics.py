@@ -1,4 +1,4 @@
-"""COCO's figures of detections on a COCO-format data set, through pycocotools."""
+"""COCO's metrics of detections on a COCO-format data set, through pycocotools."""
 
 import contextlib
 import io
@@ -14,7 +14,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from condinst_deploy.contract import InstanceDetections
-from condinst_deploy.data.coco import checked_segmentation, coco_content, is_crowd, merged_rle
+from condinst_deploy.data.annotation_checks import checked_segmentation, is_crowd, merged_rle
+from condinst_deploy.data.coco_file import coco_content
 from condinst_deploy.errors import BackendError
 from condinst_deploy.runtime.pipeline import Prediction
 from condinst_deploy.runtime.predictor import Predictor
@@ -28,7 +29,7 @@ CURVE_IOUS = (0.5, 0.75)
 
 
 class Metrics(NamedTuple):
-    """COCO's twelve figures of one kind, 0..1; -1 where nothing of that size is annotated."""
+    """COCO's twelve metrics of one kind, 0..1; -1 where nothing of that size is annotated."""
 
     ap: float  # mean over IoU 0.50:0.95
     ap50: float
@@ -53,12 +54,12 @@ FIGURE_NAMES = dict(
     )
 )
 KIND_NAMES: dict[Kind, str] = {"bbox": "box", "segm": "mask"}
-"""What people call them."""
+"""Names of the kinds of results in tables."""
 
 
 @dataclass(frozen=True)
 class Scope:
-    """What is evaluated, and by which library."""
+    """Types of results to evaluate, and the library that evaluates them."""
 
     image_ids: tuple[int, ...] | None = None  # None: all images of the data set
     fast: bool = False  # faster-coco-eval instead of pycocotools
@@ -74,7 +75,7 @@ class CocoEvaluation:
 
 
 def points(figure: float) -> float | None:
-    """A figure in AP points, 0..100; None where nothing of that size is annotated."""
+    """A metric in AP points, 0..100; None if nothing of that size is annotated."""
     return None if figure < 0 else 100 * figure
 
 
@@ -113,7 +114,7 @@ def detect_all(
 
 
 def average_precision(ground_truth: COCO, results: Sequence[Entry], kind: Kind) -> Metrics:
-    """Figures of boxes (`kind="bbox"`) or masks (`"segm"`) over all images of the data set."""
+    """Metrics of boxes (`kind="bbox"`) or masks (`"segm"`) over all images of the data set."""
     return evaluate_coco(ground_truth, results, kind).metrics
 
 
@@ -150,7 +151,7 @@ def evaluate_coco(
 def load_coco(annotations: Path, content: dict[str, Any] | None = None) -> COCO:
     """A COCO annotation file without pycocotools' remarks, and ready for its evaluation.
 
-    `iscrowd` and `area` may be missing. Ids are given anew from 1: pycocotools takes a match with the annotation of
+    `iscrowd` and `area` may be missing. Ids are renumbered from 1: pycocotools takes a match with the annotation of
     id 0 for none.
 
     Args:

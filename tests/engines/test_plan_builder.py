@@ -13,18 +13,18 @@ from onnx import TensorProto, helper
 
 from condinst_deploy.contract.engine_manifest import EngineTensor
 from condinst_deploy.errors import ConfigError, EngineError
-from condinst_engines.build import (
+from condinst_engines.build_recipe import BuildRecipe, RtxSettings, TensorrtSettings
+from condinst_engines.builder_library import BuilderLibrary
+from condinst_engines.builder_log import BuilderLog
+from condinst_engines.plan_builder import (
     BuiltEngine,
     Surroundings,
-    build_engine,
+    build_plan,
     graph_for_builder,
     targets_of,
     timing_cache_of,
 )
-from condinst_engines.build_recipe import BuildRecipe, RtxSettings, TensorrtSettings
-from condinst_engines.builder_library import BuilderLibrary
-from condinst_engines.builder_log import BuilderLog
-from condinst_engines.policy import Policy
+from condinst_engines.precision_policy import Policy
 from condinst_engines.profiles import image_profile
 from condinst_engines.typed_network import check_types, parsed_network
 from tests.support.models import SLIM_KINDS, SlimFiles
@@ -37,7 +37,7 @@ FP16 = BuildRecipe(precision="float16")
 def build(
     proto: onnx.ModelProto, recipe: BuildRecipe, flavour: BuilderLibrary, surroundings: Surroundings | None = None
 ) -> BuiltEngine:
-    return build_engine(graph_for_builder(proto, recipe), [SMALL], recipe, flavour, surroundings)
+    return build_plan(graph_for_builder(proto, recipe), [SMALL], recipe, flavour, surroundings)
 
 
 def test_a_dynamic_float16_file_builds_for_batch_1_to_8_and_sides_320_to_1344(
@@ -47,7 +47,7 @@ def test_a_dynamic_float16_file_builds_for_batch_1_to_8_and_sides_320_to_1344(
     recipe = replace(FP16, rtx=RtxSettings(("120", "86", "89")))
     graph = graph_for_builder(slim_proto, recipe)
     profiles = [SERVER, image_profile((1, 3, 32, 32), (4, 3, 320, 320), (4, 3, 640, 640))]
-    built = build_engine(graph, profiles, recipe, rtx, Surroundings(on_progress=lambda share, _: shares.append(share)))
+    built = build_plan(graph, profiles, recipe, rtx, Surroundings(on_progress=lambda share, _: shares.append(share)))
     assert len(built.plan) > 1_000_000
     assert (built.targets, len(built.profiles)) == (("86", "89", "120"), 2)
     assert built.found.source == "typed network"
@@ -62,14 +62,14 @@ def test_a_dynamic_float16_file_builds_for_batch_1_to_8_and_sides_320_to_1344(
 @pytest.mark.parametrize("kind", SLIM_KINDS)
 def test_every_kind_of_model_builds(kind: str, precision: Any, slim_files: SlimFiles, rtx: BuilderLibrary) -> None:
     proto, recipe = onnx.load(str(slim_files(kind)[1])), BuildRecipe(precision=precision)
-    built = build_engine(graph_for_builder(proto, recipe), [SERVER], recipe, rtx)
+    built = build_plan(graph_for_builder(proto, recipe), [SERVER], recipe, rtx)
     assert built.found.layers[precision] > 500
     assert ("float16" in built.found.layers) is (precision == "float16")
 
 
 def test_a_static_bfloat16_file_builds_without_profiles(static_onnx: Path, rtx: BuilderLibrary) -> None:
     recipe = BuildRecipe(precision="bfloat16")
-    built = build_engine(graph_for_builder(onnx.load(str(static_onnx)), recipe), [], recipe, rtx)
+    built = build_plan(graph_for_builder(onnx.load(str(static_onnx)), recipe), [], recipe, rtx)
     assert set(built.found.layers) == {"bfloat16", "float32"}
     assert built.tensors[0].shape == (1, 3, 128, 224)
     assert built.tensors[-1] == EngineTensor("mask_logits", "output", "float32", (1, 5, 16, 28))
@@ -118,7 +118,7 @@ def test_a_graph_of_another_precision_than_asked_for_is_not_built(
 ) -> None:
     graph = graph_for_builder(small_graph, BuildRecipe(precision=given))
     with pytest.raises(EngineError, match=rf"{asked} was asked for.*typed network.*in float32.*no engine was written"):
-        build_engine(graph, [SMALL], BuildRecipe(precision=asked), rtx)
+        build_plan(graph, [SMALL], BuildRecipe(precision=asked), rtx)
 
 
 def initializers(proto: onnx.ModelProto) -> set[str]:
@@ -157,12 +157,12 @@ def test_a_profile_that_the_graph_contradicts_is_an_error_with_the_builders_word
 ) -> None:
     wrong = {name: replace(shapes, min=shapes.max, max=shapes.min) for name, shapes in SMALL.items()}
     with pytest.raises(EngineError, match=r"refuses profile 0.*MIN<=OPT<=MAX"):
-        build_engine(small_graph, [wrong], BuildRecipe(), rtx)
+        build_plan(small_graph, [wrong], BuildRecipe(), rtx)
 
 
 def test_a_dynamic_file_without_a_profile_is_an_error(small_graph: onnx.ModelProto, rtx: BuilderLibrary) -> None:
     with pytest.raises(EngineError, match="no optimization profile"):
-        build_engine(small_graph, [], BuildRecipe(), rtx)
+        build_plan(small_graph, [], BuildRecipe(), rtx)
 
 
 @pytest.mark.parametrize("sm", [("90",), ("86", "100"), ("12345",), ("x",), ()])
@@ -282,7 +282,7 @@ def test_where_a_gpu_can_load_the_plan_the_inspectors_word_counts(
     small_graph: onnx.ModelProto, rtx: BuilderLibrary, monkeypatch: pytest.MonkeyPatch, engine_has: str
 ) -> None:
     layers = [{"Name": "conv", "Outputs": [{"Format/Datatype": engine_has}]}]
-    monkeypatch.setattr("condinst_engines.build.layers_of", lambda *_, **__: layers)
+    monkeypatch.setattr("condinst_engines.plan_builder.layers_of", lambda *_, **__: layers)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 6))
     if engine_has == "Half":

@@ -1,6 +1,6 @@
 """Detections of a Ray Dataset, for those who have one already.
 
-A dataset's own scheduling applies: there are no shards, parts or manifests, and a run that was stopped begins anew.
+A dataset's own scheduling applies: there are no shards, parts or manifests, and a run that was stopped starts again.
 `condinst-batch` has these.
 """
 
@@ -64,7 +64,7 @@ def detect_dataset(
 
 
 class DatasetDetector:
-    """What a worker of the dataset does with a table."""
+    """Processing of a table by a worker of the dataset."""
 
     def __init__(self, model: Path, column: str | None, detection: DetectionOptions) -> None:
         self._predictor, self._column = detection.load(model), column

@@ -1,4 +1,4 @@
-"""What a look at a whole data set found."""
+"""Findings of the analysis of a data set."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -7,7 +7,7 @@ from typing import Any
 from condinst_deploy.errors import DataError
 
 NAMED = 5
-"""How many of many are named."""
+"""Number of entries that a finding lists."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Finding:
 
     Attributes:
         what: the kind, as the end of a sentence that begins with a count.
-        advice: what to do; "" where there is nothing to do.
+        advice: what to do; "" if there is nothing to do.
         count: how many.
         named: the first of them.
     """
@@ -39,7 +39,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class ClassCount:
-    """How often a class is there, by COCO's sizes: small below 32 x 32 pixels of area, large from 96 x 96."""
+    """Number of objects of a class, by COCO's sizes: small below 32 x 32 pixels of area, large from 96 x 96."""
 
     name: str
     images: int
@@ -51,7 +51,7 @@ class ClassCount:
 
 @dataclass(frozen=True)
 class DataReport:
-    """What is in a training set.
+    """Contents of a training set.
 
     Attributes:
         annotations: its file.

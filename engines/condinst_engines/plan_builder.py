@@ -51,7 +51,7 @@ LARGEST_PROTO = 2**31 - 1
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a build has around it besides its recipe."""
+    """Inputs and callbacks of a build besides its recipe."""
 
     timing_cache: Path | None = None  # read where it exists; what the build adds is in BuiltEngine.timings
     log: TextIO | None = None  # takes everything that the builder says
@@ -90,7 +90,7 @@ def graph_for_builder(proto: onnx.ModelProto, recipe: BuildRecipe, scales: Scale
 
 
 def plugin_graph_for_builder(proto: onnx.ModelProto, recipe: BuildRecipe, scales: Scales | None = None) -> Rewritten:
-    """As `graph_for_builder`, with plugins in the places of the special operations, where the kernels cover them."""
+    """Return the graph of `graph_for_builder` with plugins for the special operations that the kernels cover."""
     typed = _typed(proto, recipe, scales)
     rewritten = with_plugins(typed, _of_several_types(proto, recipe))
     return rewritten._replace(proto=onnx.inliner.inline_local_functions(rewritten.proto))
@@ -114,7 +114,7 @@ def _of_several_types(proto: onnx.ModelProto, recipe: BuildRecipe) -> dict[str, 
     return found
 
 
-def build_engine(
+def build_plan(
     graph: onnx.ModelProto,
     profiles: Sequence[EngineProfile],
     recipe: BuildRecipe,
@@ -177,7 +177,7 @@ def build_engine(
 def _found_convolutions(
     plan: bytes, flavour: BuilderLibrary, recipe: BuildRecipe, asked: dict[str, str]
 ) -> tuple[FoundConvolutions, dict[str, str], str]:
-    """What the engine's convolutions read, what was asked, and where that was found."""
+    """Types that the engine's convolutions read, the requested ones, and the source of the finding."""
     if flavour.builds_ahead:
         return convolutions_of_plan(plan), asked, "plan's program"
     layers = layers_of(plan, flavour, host_code=recipe.tensorrt.version_compatible)
@@ -187,7 +187,7 @@ def _found_convolutions(
 def _found_in_plan(
     plan: bytes, flavour: BuilderLibrary, recipe: BuildRecipe, targets: Sequence[str], surroundings: Surroundings
 ) -> FoundPrecision | None:
-    """What the engine itself has, where this machine can load it; None where not, or where the plan does not tell."""
+    """Return the engine's own types; None if this machine cannot load it, or the plan does not tell."""
     if not torch.cuda.is_available() or recipe.strip_weights:
         return None
     major, minor = torch.cuda.get_device_capability()
@@ -249,7 +249,7 @@ def _ahead_targets(recipe: BuildRecipe, flavour: BuilderLibrary) -> tuple[str, .
 
 
 def _wants_bfloat16(recipe: BuildRecipe) -> str:
-    """What asks for bfloat16; empty: nothing."""
+    """Return the option that asks for bfloat16; empty if there is none."""
     if recipe.precision == "bfloat16":
         return "--bf16"
     return "bf16 under [policy]" if "bfloat16" in recipe.policy.own_types(recipe.precision) else ""

@@ -19,12 +19,12 @@ SIDES_SWAPPED = frozenset({Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file says of itself, or why it cannot be read.
+    """Header of an image file, or the reason why it cannot be read.
 
     Attributes:
         stored: height and width of the stored pixels.
         turned: EXIF swaps the sides when the image is shown.
-        problem: why the header cannot be read; "" where it can.
+        problem: why the header cannot be read; "" if it can.
     """
 
     stored: tuple[int, int] = (0, 0)

@@ -7,7 +7,7 @@ import pytest
 
 from condinst_deploy.errors import ConfigError, EngineError
 from condinst_engines.build_recipe import load_recipe
-from condinst_engines.policy import POLICY, Level, Policy, Rule
+from condinst_engines.precision_policy import POLICY, Level, Policy, Rule
 from tests.support.models import SLIM_KINDS, SlimFiles
 
 

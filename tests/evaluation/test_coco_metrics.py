@@ -9,7 +9,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from condinst_deploy.errors import BackendError
-from condinst_deploy.evaluation.coco import CURVE_IOUS, Kind, Scope, average_precision, evaluate_coco, load_coco
+from condinst_deploy.evaluation.coco_metrics import CURVE_IOUS, Kind, Scope, average_precision, evaluate_coco, load_coco
 from tests.support import small_coco
 
 HALF_RECALL = 51 / 101

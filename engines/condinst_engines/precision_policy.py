@@ -23,7 +23,7 @@ Quantized = Literal["int8", "fp8"]
 QUANTIZED: tuple[Quantized, ...] = get_args(Quantized)
 
 Level = Literal["fp32", "bf16", "fp16", "half", "int8", "fp8"]
-"""What a rule says of a node. `half` is the half type that the engine is built for. `int8` and `fp8` are for
+"""Precision that a rule gives a node. `half` is the half type that the engine is built for. `int8` and `fp8` are for
 convolutions: they read 8 bits, and what they give is half."""
 
 LEVEL_TYPES: dict[Level, Precision] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -142,7 +142,7 @@ class Policy:
         return next(rule for rule in self.rules if fnmatchcase(node, rule.pattern))
 
     def quantizes(self, convolution: str, precision: Precision, kind: Quantized) -> bool:
-        """Whether an engine of a kind has a convolution in 8 bits.
+        """Return whether an engine of a kind has a convolution in 8 bits.
 
         A node that is in another type than the engine's half type is not quantised.
         """

@@ -38,7 +38,7 @@ class LossScale:
             self.factor, self.good_steps = self.factor * 2, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """Return the state for a checkpoint."""
         return {"factor": self.factor, "good_steps": self.good_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

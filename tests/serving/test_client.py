@@ -1,0 +1,388 @@
+"""The client against a server that fails in every way that a test can think of; no real server is needed."""
+
+import io
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from condinst_deploy import BackendError, CondInstError, ConfigError, ImageError, InstanceDetections
+from condinst_deploy.masks import Masks
+from condinst_deploy.serving import Client
+from condinst_deploy.serving.client import client as client_module
+from condinst_deploy.serving.client.health import check_health
+from condinst_deploy.serving.client.transport import ServerUnavailable
+from condinst_deploy.serving.client.wire import HEADER
+from condinst_deploy.serving.protocol import BOXES, IMAGE_SIZE, LABELS, RLE_COUNTS, SCORES, RequestOptions
+from tests.support.fake_server import DROP, Answer, Behaviour, FakeServer, encoded_answer, fake_server
+from tests.support.models import SLIM, manifest_of
+
+MANIFEST = manifest_of(SLIM)
+IMAGE = np.zeros((8, 8, 3), dtype=np.uint8)
+SIZE = (6, 4)
+DENSE = np.zeros((2, *SIZE), dtype=bool)
+DENSE[0, 1:3, 1:3] = DENSE[1, 5, :] = True
+
+
+def outputs(**changes: Any) -> dict[str, Any]:
+    """The outputs of an answer with two instances; a change of None leaves one out."""
+    values = {
+        BOXES: np.array([[[1, 1, 3, 3], [0, 5, 4, 6]]], dtype=np.float32),
+        SCORES: np.array([[0.9, 0.8]], dtype=np.float32),
+        LABELS: np.array([[1, 0]], dtype=np.int32),
+        IMAGE_SIZE: np.array([SIZE], dtype=np.int32),
+        RLE_COUNTS: [rle["counts"] for rle in Masks.from_dense(DENSE).rle()],
+    }
+    return {name: value for name, value in (values | changes).items() if value is not None}
+
+
+def good(*_: Any) -> Answer:
+    return encoded_answer(outputs())
+
+
+def refusal(status: int, reason: str = "the reason") -> Answer:
+    return Answer(status, json.dumps({"error": reason}).encode())
+
+
+def in_turn(*answers: Answer) -> Behaviour:
+    """These answers, and then good ones."""
+    return lambda number, path, body: answers[number] if number < len(answers) else good()
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "FIRST_PAUSE", 0.0)
+
+
+def inferences(server: FakeServer) -> int:
+    return sum(path.endswith("/infer") for path in server.paths)
+
+
+def test_an_answer_becomes_detections() -> None:
+    with fake_server(good, MANIFEST) as server, Client(server.url) as client:
+        (found,) = client([IMAGE])
+    assert found.boxes.tolist() == [[1, 1, 3, 3], [0, 5, 4, 6]]
+    assert found.names == [MANIFEST.class_names[1], MANIFEST.class_names[0]]
+    assert np.array_equal(np.asarray(found.masks), DENSE)
+
+
+def test_no_instances_are_an_answer() -> None:
+    empty = outputs(
+        **{
+            BOXES: np.zeros((1, 0, 4), np.float32),
+            SCORES: np.zeros((1, 0), np.float32),
+            LABELS: np.zeros((1, 0), np.int32),
+            RLE_COUNTS: [],
+        }
+    )
+    with fake_server(lambda *_: encoded_answer(empty), MANIFEST) as server, Client(server.url) as client:
+        (found,) = client([IMAGE])
+    assert (len(found), found.masks.size) == (0, SIZE)
+
+
+@pytest.mark.parametrize("failure", [DROP, refusal(503), refusal(429), refusal(502), refusal(504)])
+def test_what_was_not_answered_is_asked_again(failure: Answer) -> None:
+    with fake_server(in_turn(failure, failure), MANIFEST) as server, Client(server.url, retries=2) as client:
+        assert len(client([IMAGE])) == 1
+    assert inferences(server) == 3
+
+
+def test_a_cut_off_answer_is_asked_again() -> None:
+    cut = Answer(body=b"{}", headers={"Content-Length": "100", "Connection": "close"})
+    with fake_server(in_turn(cut), MANIFEST) as server, Client(server.url, retries=1, timeout=5) as client:
+        assert len(client([IMAGE])) == 1
+    assert inferences(server) == 2
+
+
+@pytest.mark.parametrize(("failure", "retries"), [(DROP, 0), (refusal(503), 3)])
+def test_retries_have_an_end(failure: Answer, retries: int) -> None:
+    with (
+        fake_server(lambda *_: failure, MANIFEST) as server,
+        Client(server.url, retries=retries) as client,
+        pytest.raises(ServerUnavailable, match=r"does not answer|is busy or not ready \(503\): the reason"),
+    ):
+        client([IMAGE])
+    assert inferences(server) == 1 + retries
+
+
+def test_pauses_double_and_have_a_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(client_module, "FIRST_PAUSE", 0.5)
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    with (
+        fake_server(lambda *_: refusal(503), MANIFEST) as server,
+        Client(server.url, retries=6, in_flight=1) as client,
+        pytest.raises(ServerUnavailable),
+    ):
+        client([IMAGE])
+    assert pauses == [0.5, 1, 2, 4, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("failure", "error"), [(refusal(400), ImageError), (refusal(404), ImageError), (refusal(500), BackendError)]
+)
+def test_what_was_refused_or_failed_inside_is_not_asked_again(failure: Answer, error: type[CondInstError]) -> None:
+    with (
+        fake_server(lambda *_: failure, MANIFEST) as server,
+        Client(server.url, retries=5) as client,
+        pytest.raises(error, match="the reason"),
+    ):
+        client([IMAGE])
+    assert inferences(server) == 1
+
+
+def test_a_server_that_takes_too_long_is_a_server_that_does_not_answer() -> None:
+    release = threading.Event()
+
+    def late(number: int, path: str, body: bytes) -> Answer:
+        release.wait(30)
+        return good()
+
+    with fake_server(late, MANIFEST) as server, Client(server.url, retries=1, timeout=0.2) as client:
+        with pytest.raises(ServerUnavailable, match=r"does not answer \(no answer in time\)"):
+            client([IMAGE])
+        release.set()
+    assert inferences(server) == 2
+
+
+def test_nobody_listens() -> None:
+    with fake_server(good, MANIFEST) as server:
+        pass
+    with Client(server.url, retries=1) as client, pytest.raises(ServerUnavailable, match="Connection refused"):
+        client([IMAGE])
+
+
+def test_unloading_and_loading_are_never_repeated() -> None:
+    with fake_server(lambda *_: refusal(503), MANIFEST) as server, Client(server.url, retries=5) as client:
+        found = check_health(client.transport)
+    assert not found.answers
+    assert [path for path in server.paths if "/repository/" in path] == [
+        "/v2/repository/models/condinst_network/unload"
+    ]
+
+
+@pytest.mark.parametrize("in_flight", [1, 3])
+def test_so_many_images_are_on_the_way_and_no_more(in_flight: int) -> None:
+    together = threading.Barrier(in_flight)
+    taken: list[int] = []
+
+    def answer(number: int, path: str, body: bytes) -> Answer:
+        together.wait(30)  # all of them are here at once, or this fails
+        return good()
+
+    def images() -> Iterator[Any]:
+        for number in range(4 * in_flight):
+            taken.append(number)
+            yield IMAGE
+
+    with fake_server(answer, MANIFEST) as server, Client(server.url, in_flight=in_flight) as client:
+        for done, prediction in enumerate(client.stream(images()), 1):
+            assert prediction.error is None
+            assert len(taken) <= done + in_flight  # the source is not read ahead of what is on the way
+    assert (server.most_at_once, inferences(server)) == (in_flight, 4 * in_flight)
+
+
+def test_answers_keep_the_order_of_the_images() -> None:
+    last = threading.Event()
+
+    def answer(number: int, path: str, body: bytes) -> Answer:
+        place = int(np.asarray(Image.open(io.BytesIO(body[body.index(b"\x89PNG") :])))[0, 0, 0])
+        if place == 3:
+            last.set()
+        assert last.wait(30)  # the first image is answered after the last one
+        return encoded_answer(outputs(**{IMAGE_SIZE: np.array([[6, 4]], np.int32), SCORES: scores_of(place)}))
+
+    def scores_of(place: int) -> Any:
+        return np.array([[place / 10, 0]], dtype=np.float32)
+
+    images = [np.full((8, 8, 3), place, dtype=np.uint8) for place in range(4)]
+    with fake_server(answer, MANIFEST) as server, Client(server.url, in_flight=4) as client:
+        found = client(images)
+    assert [round(10 * float(one.scores[0])) for one in found] == [0, 1, 2, 3]
+
+
+def test_an_image_that_is_refused_does_not_stop_the_others() -> None:
+    def answer(number: int, path: str, body: bytes) -> Answer:
+        return refusal(400, "no image in a known format") if b"nothing" in body else good()
+
+    with fake_server(answer, MANIFEST) as server, Client(server.url) as client:
+        found = list(client.stream([IMAGE, b"nothing", "no such file.jpg", IMAGE]))
+    assert [type(one.error) for one in found] == [type(None), ImageError, ImageError, type(None)]
+    assert "no image in a known format" in str(found[1].error)
+    assert inferences(server) == 3
+
+
+def test_options_travel_with_each_request() -> None:
+    bodies: list[bytes] = []
+
+    def answer(number: int, path: str, body: bytes) -> Answer:
+        bodies.append(body)
+        return good()
+
+    options = RequestOptions(score_threshold=0.25, classes=("a", "b"), max_detections=3)
+    with fake_server(answer, MANIFEST) as server, Client(server.url, options=options) as client:
+        client([IMAGE, IMAGE])
+    for body in bodies:
+        head = json.loads(body[: body.index(b"\x89PNG") - 4])
+        assert head["parameters"] == {"score_threshold": "0.25", "classes": "a,b", "max_detections": 3}
+
+
+def wrong_answers() -> dict[str, Answer]:
+    body, header = good().body, dict(good().headers)
+
+    def changed(**values: Any) -> Answer:
+        return encoded_answer(outputs(**values))
+
+    def described(change: Callable[[dict[str, Any]], None]) -> Answer:
+        length = int(header[HEADER])
+        head = json.loads(body[:length])
+        change(head)
+        text = json.dumps(head).encode()
+        return Answer(body=text + body[length:], headers={HEADER: str(len(text))})
+
+    def first(name: str, value: Any) -> Answer:
+        return described(lambda head: head["outputs"][0].update({name: value}))
+
+    rle = outputs()[RLE_COUNTS]
+    return {
+        "no JSON": Answer(body=b"<html>"),
+        "a list": Answer(body=b"[]"),
+        "nothing": Answer(body=b""),
+        "deep JSON": Answer(body=b"[" * 100_000),
+        "no outputs": Answer(body=b'{"outputs": 3}'),
+        "another service": Answer(body=b'{"detections": []}'),
+        "length of the header: too small": Answer(body=body, headers={HEADER: "5"}),
+        "length of the header: too large": Answer(body=body, headers={HEADER: str(10**6)}),
+        "length of the header: endless": Answer(body=body, headers={HEADER: "9" * 5000}),
+        "length of the header: no number": Answer(body=body, headers={HEADER: "many"}),
+        "data is missing": Answer(body=body[:-8], headers=header),
+        "a negative size": first("parameters", {"binary_data_size": -5}),
+        "an endless size": first("parameters", {"binary_data_size": 1e400}),
+        "a shape that does not fit": first("shape", [1, 2, 5]),
+        "a negative shape": first("shape", [1, -2, -4]),
+        "a huge shape": first("shape", [1, 2**62, 4]),
+        "a shape that is a word": first("shape", "many"),
+        "an unknown type": first("datatype", "FP7"),
+        "BYTES of no length": encoded_answer(outputs(**{RLE_COUNTS: np.zeros((1, 3), np.uint8)})),
+        **{f"without {name}": changed(**{name: None}) for name in outputs()},
+        "boxes of another number": changed(**{BOXES: np.zeros((1, 3, 4), np.float32)}),
+        "boxes of five sides": changed(**{BOXES: np.zeros((1, 2, 5), np.float32)}),
+        "one mask": changed(**{RLE_COUNTS: rle[:1]}),
+        "a mask of another size": changed(**{IMAGE_SIZE: np.array([[60, 40]], np.int32)}),
+        "a negative image": changed(**{IMAGE_SIZE: np.array([[-6, -4]], np.int32)}),
+        "no image": changed(**{IMAGE_SIZE: np.zeros((1, 0), np.int32)}),
+        "an endless image": changed(**{IMAGE_SIZE: np.array([[np.inf, 4]], np.float32)}),
+        "a mask of noise": changed(**{RLE_COUNTS: [b"\xff\xfe\x00", rle[1]]}),
+        "a mask of other words": changed(**{RLE_COUNTS: [b"hello world", rle[1]]}),
+        "a class that there is not": changed(**{LABELS: np.array([[1, 99]], np.int32)}),
+        "a negative class": changed(**{LABELS: np.array([[1, -1]], np.int32)}),
+        "a score that is no number": changed(**{SCORES: np.array([[0.9, np.nan]], np.float32)}),
+        "a box without an end": changed(**{BOXES: np.full((1, 2, 4), np.inf, np.float32)}),
+        "a redirection": Answer(302, b"", {"Location": "http://192.0.2.1/"}),
+        "no content": Answer(204, b""),
+        "a page of a gateway": Answer(500, b"<html>\n<h1>Internal error</h1>\n</html>"),
+    }
+
+
+@pytest.mark.parametrize("name", wrong_answers())
+def test_an_answer_that_is_wrong_is_one_line(name: str) -> None:
+    answer = wrong_answers()[name]
+    with (
+        fake_server(lambda *_: answer, MANIFEST) as server,
+        Client(server.url, retries=0, timeout=5) as client,
+        pytest.raises(BackendError) as told,
+    ):
+        client([IMAGE])
+    assert len(str(told.value)) < 1000
+    assert "\n" not in str(told.value)
+
+
+def found_or_told(client: Client) -> InstanceDetections | str:
+    """Detections of one image, or what the client says is wrong with the answer."""
+    try:
+        return client([IMAGE])[0]
+    except BackendError as e:
+        return str(e)
+
+
+def test_an_answer_with_any_bytes_changed_is_detections_or_one_line() -> None:
+    chance, whole = random.Random(0), good()
+    start = int(dict(whole.headers)[HEADER])
+
+    def damaged(number: int, path: str, body: bytes) -> Answer:
+        content = bytearray(whole.body)
+        for _ in range(chance.choice((1, 1, 3, 20))):
+            content[chance.randrange(start if number % 2 else 0, len(content))] = chance.randrange(256)
+        if chance.random() < 0.2:
+            del content[chance.randrange(len(content)) :]
+        return Answer(body=bytes(content), headers=whole.headers)
+
+    with fake_server(damaged, MANIFEST) as server, Client(server.url, retries=0, in_flight=1) as client:
+        results = [found_or_told(client) for _ in range(300)]
+    detections = [found for found in results if isinstance(found, InstanceDetections)]
+    for found in detections:
+        assert np.isfinite(found.boxes).all()
+        assert np.asarray(found.masks).shape == (len(found), *found.masks.size)
+    assert not any("\n" in told for told in results if isinstance(told, str))
+    assert 20 < len(detections) < 280
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"parameters": {}},
+        {"parameters": {"condinst_manifest": {"string_value": "no JSON"}}},
+        {"parameters": {"condinst_manifest": {"string_value": "[]"}}},
+        {"parameters": {"condinst_manifest": {"string_value": '{"family": 3}'}}},
+        {"parameters": 3},
+    ],
+)
+def test_a_model_of_somebody_else_is_one_line(config: Any) -> None:
+    with (
+        fake_server(good, None, config) as server,
+        Client(server.url) as client,
+        pytest.raises(BackendError, match="is not one of condinst-triton-repo"),
+    ):
+        client([IMAGE])
+    assert inferences(server) == 0
+
+
+@pytest.mark.parametrize(
+    "url", ["", "localhost:8000", "ftp://x", "http://", "http://x:port", "http://x:99999", "http://[::1"]
+)
+def test_an_address_that_is_none_is_one_line(url: str) -> None:
+    with pytest.raises(ConfigError, match="is not an address"):
+        Client(url)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"timeout": 0}, {"timeout": float("nan")}, {"retries": -1}, {"in_flight": 0}, {"in_flight": 10**6}]
+)
+def test_arguments_out_of_range(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="expected up to 86,400 seconds"):
+        Client("http://localhost:1", **arguments)
+
+
+def test_a_path_in_front_of_the_server_is_kept() -> None:
+    with fake_server(good, MANIFEST) as server, Client(f"{server.url}/behind/a/gateway/") as client:
+        client([IMAGE])
+    assert server.paths[-1] == "/behind/a/gateway/v2/models/condinst/infer"
+
+
+def test_threads_share_a_client() -> None:
+    found: list[int] = []
+    with fake_server(good, MANIFEST) as server, Client(server.url, in_flight=2) as client:
+        threads = [threading.Thread(target=lambda: found.append(len(client([IMAGE] * 5)))) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == [5] * 4
+    assert inferences(server) == 20
