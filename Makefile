@@ -14,7 +14,7 @@ RAY := .ray
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help env check-python check-disk check-onnxruntime install demo test lint typecheck kernels format \
-	docs examples-node lean-env test-lean triton-env test-triton lint-docker test-slow test-gpu gpu-first ray-env ray-install test-ray \
+	docs examples-node lean-env test-lean engine-env test-engine triton-env test-triton lint-docker test-slow test-gpu gpu-first ray-env ray-install test-ray \
 	test-ray-slow check-tensorrt-api peers-env clean
 
 help: ## List the targets
@@ -120,6 +120,21 @@ lean-env: env ## Create .lean: the wheel with the extras cpu and eval, and nothi
 
 test-lean: lean-env ## Test the lean runtime: no PyTorch, no exporter
 	@$(BIN)/pytest tests/test_lean_runtime.py
+
+ENGINE := .engine
+engine-env: env ## Create .engine: the wheel with the extra engine, and nothing else
+	@rm -rf build/wheel && $(BIN)/python -m build --wheel --no-isolation --outdir build/wheel . > /dev/null
+	@if [ "$$(cat $(ENGINE)/.stamp 2>/dev/null)" != "$(LEAN_HASH)" ]; then \
+		rm -rf $(ENGINE) && $(BIN)/python -m venv $(ENGINE) \
+			&& $(ENGINE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+				"$$(ls build/wheel/*.whl)[engine]" \
+			&& printf '%s\n' "$(LEAN_HASH)" > $(ENGINE)/.stamp; \
+	else \
+		$(ENGINE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall build/wheel/*.whl; \
+	fi
+
+test-engine: engine-env ## Test the runtime of engines without PyTorch, up to the first call of a GPU
+	@$(BIN)/pytest tests/test_engine_environment.py
 
 TRITON := .triton
 TRITON_HASH = $$(cat constraints-triton.txt | sha256sum | cut -d ' ' -f 1)

@@ -17,13 +17,13 @@ from condinst_deploy.kernels.operations import fused_operations
 from condinst_deploy.kernels.runs import RunFinder
 from condinst_deploy.kernels.runs_launch import launches, run_starts
 from condinst_deploy.model.condinst import CondInst, Features, Instances
+from condinst_deploy.model.fixed_slots import FixedSlots
 from condinst_deploy.model.folding import fold_batch_norms
 from condinst_deploy.model.mask_paste import dense_probabilities
 from condinst_deploy.runtime.device_outputs import DeviceOutputs, on_host
 from condinst_deploy.runtime.device_postprocess import detections_from_device
 from condinst_deploy.runtime.mask_crops import mask_crops
 from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
-from condinst_export.graph import ExportGraph
 
 UNDECIDED = 5e-5
 """Probabilities this close to 0.5 may fall on either side."""
@@ -157,7 +157,7 @@ class HalfCondInst(CondInst):
         return Features(wide, mask_feats.contiguous())
 
 
-def half_network() -> ExportGraph:
+def half_network() -> FixedSlots:
     torch.manual_seed(0)
     model = HalfCondInst().eval().cuda()
     assert model.head.cls_logits.bias is not None
@@ -165,10 +165,10 @@ def half_network() -> ExportGraph:
     fold_batch_norms(model)
     for part in (model.backbone, model.fpn, model.head, model.mask_branch):
         part.half().to(memory_format=torch.channels_last)
-    return ExportGraph(model, fused_operations()).eval().cuda()
+    return FixedSlots(model, fused_operations()).eval().cuda()
 
 
-def replayed(graph: ExportGraph, images: Tensor, sizes: Tensor) -> Callable[[Tensor], Instances]:
+def replayed(graph: FixedSlots, images: Tensor, sizes: Tensor) -> Callable[[Tensor], Instances]:
     """Images on the host -> outputs on the GPU, as one CUDA graph; they hold until the next call.
 
     Random weights give masks of 40 % of the frame, which no detector has: the masks are ellipses.

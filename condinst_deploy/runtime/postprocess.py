@@ -105,7 +105,7 @@ def require_finite(finite: bool, precision: str = "float32") -> None:
     raise BackendError(
         f"the network gives NaN or infinity in {precision} on this image; build the engine again with"
         " condinst-build-engine --calibration FOLDER and images like this one in the folder, so that the range check"
-        " sees them (condinst-inspect shows what it saw), or run the model in float32"
+        " sees them (condinst-inspect shows what it saw), or run the model in float32; a checkpoint also in bfloat16"
     )
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from benchmarks import gpu_network
 from condinst_deploy.model.condinst import Instances
+from condinst_deploy.model.fixed_slots import FixedSlots
 from condinst_deploy.model.operations import REFERENCE
-from condinst_export.graph import ExportGraph
 from tests.support.models import SLIM
 
 
@@ -46,10 +46,10 @@ def measured_once() -> dict[str, Any]:
     }
 
 
-def half_graph() -> ExportGraph:
+def half_graph() -> FixedSlots:
     model = gpu_network.HalfCondInst(replace(SLIM, selection=replace(SLIM.selection, max_detections=3))).eval()
     assert model.head.cls_logits.bias is not None
     torch.nn.init.constant_(model.head.cls_logits.bias, -2.0)
     for part in (model.backbone, model.fpn, model.head, model.mask_branch):
         part.half().to(memory_format=torch.channels_last)
-    return ExportGraph(model, REFERENCE).eval()
+    return FixedSlots(model, REFERENCE).eval()

@@ -15,11 +15,11 @@ from benchmarks import gpu_streams, gpu_timing
 from benchmarks.targets import Target
 from condinst_deploy.contract import ImageGeometry
 from condinst_deploy.imaging.decode import rgb_from
+from condinst_deploy.model.fixed_slots import FixedSlots
 from condinst_deploy.model.folding import fold_batch_norms
 from condinst_deploy.model.mask_head import dynamic_mask_head
 from condinst_deploy.model.operations import REFERENCE
 from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
-from condinst_export.graph import ExportGraph
 from tests.support.interpreter import ROOT, interpreted
 from tests.support.mask_cases import outputs_with
 from tests.support.models import SLIM, noise_image, seeded_model
@@ -68,7 +68,7 @@ def test_the_fixed_slots_that_it_times_find_what_the_model_finds() -> None:
     sizes = torch.tensor([[96, 128], [80, 120]], dtype=torch.int32)
     want = model(images, sizes)
     with torch.no_grad():
-        got = ExportGraph(model, REFERENCE)(images, sizes)
+        got = FixedSlots(model, REFERENCE)(images, sizes)
     assert got.num_detections.tolist() == want.num_detections.tolist()
     assert int(want.num_detections.min()) > 2
     assert got.labels.tolist() == want.labels.tolist()

@@ -15,8 +15,9 @@ from condinst_deploy.runtime.preprocessing.batch import network_inputs
 from tests.support.models import noise_image
 from tests.support.resize_on_double import resize_on_double
 from tests.support.strict_driver import StrictDriver
+from tests.support.strict_state import Kernels
 
-KERNELS = {"resize_kernel": resize_on_double}
+KERNELS: Kernels = {"resize_kernel": resize_on_double}
 SIZES = [((40, 60), (64, 96)), ((200, 30), (64, 10)), ((64, 96), (64, 96)), ((33, 77), (20, 47))]
 
 
