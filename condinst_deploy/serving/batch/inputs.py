@@ -12,6 +12,7 @@ from condinst_deploy.errors import CondInstError, ConfigError, DataError, ImageE
 from condinst_deploy.imaging.decode import SUFFIXES, is_image_name
 from condinst_deploy.serving.batch.shards import PathSpan, RowSpan, Span
 from condinst_deploy.serving.batch.storage import (
+    PART_PREFIX,
     StoredFile,
     absolute,
     filesystem_of,
@@ -192,7 +193,7 @@ def _comparable(folder: str) -> str:
 
 def _is_part_in(folder: str, path: str) -> bool:
     parent, _, name = path.rpartition("/")
-    if not (name.startswith("part-") and name.endswith(".parquet")):
+    if not (name.startswith(PART_PREFIX) and name.endswith(".parquet")):
         return False
     return (parent if is_url(path) else absolute(parent)) == folder
 

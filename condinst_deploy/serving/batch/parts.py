@@ -8,7 +8,7 @@ from condinst_deploy.errors import ConfigError
 from condinst_deploy.serving.batch.options import Format
 from condinst_deploy.serving.batch.parquet_rows import pyarrow
 from condinst_deploy.serving.batch.rows import Classes, ImageRow, arrow_schema, arrow_table, coco_entries
-from condinst_deploy.serving.batch.storage import OutputFolder
+from condinst_deploy.serving.batch.storage import PART_PREFIX, OutputFolder
 from condinst_deploy.support.json_text import json_text
 
 SUFFIXES: dict[Format, str] = {"parquet": ".parquet", "coco": ".json"}
@@ -20,12 +20,10 @@ COCO_START, COCO_END = b'{"categories"', b"]}\n"
 ROW_GROUP = 64
 """Rows that are encoded at a time: their masks are then held compressed."""
 
-PREFIX = "part-"
-
 
 def part_name(index: int, form: Format) -> str:
     """The file name of a shard's part; names sort in the input's order up to 100 million parts."""
-    return f"{PREFIX}{index:08d}{SUFFIXES[form]}"
+    return f"{PART_PREFIX}{index:08d}{SUFFIXES[form]}"
 
 
 def finished_parts(out: OutputFolder, form: Format, shards: int) -> frozenset[int]:
@@ -40,9 +38,9 @@ def finished_parts(out: OutputFolder, form: Format, shards: int) -> frozenset[in
     """
     done = set()
     for name, size in out.files():
-        if not (name.startswith(PREFIX) and name.endswith(SUFFIXES[form])):
+        if not (name.startswith(PART_PREFIX) and name.endswith(SUFFIXES[form])):
             continue
-        number = name[len(PREFIX) : -len(SUFFIXES[form])]
+        number = name[len(PART_PREFIX) : -len(SUFFIXES[form])]
         index = int(number) if number.isdecimal() else -1
         if not 0 <= index < shards or name != part_name(index, form):
             raise ConfigError(

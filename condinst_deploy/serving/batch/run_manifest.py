@@ -8,7 +8,7 @@ from condinst_deploy.contract.versioned import versioned_values
 from condinst_deploy.errors import ArtifactError, ConfigError
 from condinst_deploy.serving.batch.inputs import Fingerprint
 from condinst_deploy.serving.batch.options import BatchOptions
-from condinst_deploy.serving.batch.storage import OutputFolder, public_url
+from condinst_deploy.serving.batch.storage import PART_PREFIX, OutputFolder, public_url
 from condinst_deploy.shown_text import shown, shown_value
 from condinst_deploy.support.digests import sha256_of_bytes, sha256_of_text
 from condinst_deploy.support.json_text import json_text
@@ -84,7 +84,7 @@ def claim(out: OutputFolder, manifest: RunManifest) -> str:
 
 
 def _has_parts(out: OutputFolder) -> bool:
-    return any(name.startswith("part-") for name, _ in out.files())
+    return any(name.startswith(PART_PREFIX) for name, _ in out.files())
 
 
 def _differences(found: Any, wanted: Any, where: str = "") -> list[str]:

@@ -13,6 +13,9 @@ from condinst_deploy.errors import ConfigError, ImageError, OutputError
 from condinst_deploy.shown_text import first_line
 from condinst_deploy.support.atomic_write import atomic_path
 
+PART_PREFIX = "part-"
+"""The names of parts begin with it."""
+
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
 """Protocols of which an upload becomes visible whole or not at all, so that no rename is needed."""
 
@@ -263,7 +266,7 @@ class LocalFolder(OutputFolder):
                     raise ConfigError(f"another run writes into {self.path}; wait for it, or name another --out") from e
             if not os.access(self.path, os.W_OK | os.X_OK):
                 raise OutputError(f"{self.path} cannot be written (Permission denied); choose another place with --out")
-            for leftover in self.path.glob(".part-*.partial"):
+            for leftover in self.path.glob(f".{PART_PREFIX}*.partial"):
                 leftover.unlink(missing_ok=True)
             yield
 

@@ -84,8 +84,8 @@ class RangeCheck:
                 policy = self._in_float32(policy, spare)
                 continue
             if self._costs_too_much(found):
-                policy, rounded = self._with_a_part_in_float32(policy, found)
-            return policy, self._report(policy, rounded)
+                policy, rounded, found = self._with_a_part_in_float32(policy, found)
+            return policy, self._report(policy, rounded, found)
         names = ", ".join(dict.fromkeys(rounded.over[:WORDS_SHOWN]))
         raise EngineError(
             f"node {names} reaches values out of range, whatever was handled ({len(self.handled)} nodes); keep it in"
@@ -109,7 +109,7 @@ class RangeCheck:
         enough = self.setting.precision == "float16" and found.total >= FEWEST_JUDGED
         return enough and found.pairs < FLOAT16_MATCHES * found.total
 
-    def _with_a_part_in_float32(self, policy: Policy, found: Found) -> tuple[Policy, Pass]:
+    def _with_a_part_in_float32(self, policy: Policy, found: Found) -> tuple[Policy, Pass, Found]:
         """The first part that brings the detections back; lines of the user are not overruled."""
         largest = ""
         for part in PARTS:
@@ -118,9 +118,9 @@ class RangeCheck:
                 continue
             candidate = policy.with_level("fp32", [part])
             rounded = self._pass(candidate, rounding=True)
-            if not rounded.over and not self._costs_too_much(self._found(rounded)):
+            if not rounded.over and not self._costs_too_much(better := self._found(rounded)):
                 self.handled.append(HandledNode(part, 0.0, "float32", matched=found.share))
-                return candidate, rounded
+                return candidate, rounded, better
             largest = largest or names[0]
         raise EngineError(
             f"node {largest or self.proto.graph.node[0].name} and those behind it lose detections in float16: only"
@@ -158,7 +158,7 @@ class RangeCheck:
         broken = [name for name, value in outputs.items() if not np.isfinite(value).all()]
         return [tensor.makers[0] if tensor.makers else tensor.name for tensor in tensors] or broken
 
-    def _report(self, policy: Policy, rounded: Pass) -> CheckedRanges:
+    def _report(self, policy: Policy, rounded: Pass, found: Found) -> CheckedRanges:
         kind = TYPES[self.setting.precision]
         largest, blocks = rounded.measurement.magnitudes.largest, dict[str, float]()
         for tensor in (tensor for tensor in rounded.measurement.tensors if tensor.kind == kind):
@@ -171,7 +171,7 @@ class RangeCheck:
             images_sha256=rounded.images_sha256,
             limit=self.setting.limit(kind),
             blocks=blocks,
-            matched=self._found(rounded).share,
+            matched=found.share,
             half_work=half_share(rounded.graph, next(iter(self.images))),
             handled=_last(self.handled),
             policy={name: lines for name, lines in own.items() if lines},
