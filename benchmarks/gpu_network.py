@@ -27,16 +27,15 @@ from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_ou
 
 UNDECIDED = 5e-5
 """Probabilities this close to 0.5 may fall on either side."""
-DEVICE = "cuda"
 
 
-def masks(original: tuple[int, int]) -> dict[str, Any]:
+def masks(original: tuple[int, int], device: str = "cuda") -> dict[str, Any]:
     """From logits to compact masks: the two kernels alone, and all of the postprocessing on either side."""
     geometry = ImageGeometry.of(original, coco_manifest().preprocessing)
-    inputs = [ellipses(seed, geometry) for seed in range(ROTATION)]
+    inputs = [ellipses(seed, geometry, device) for seed in range(ROTATION)]
     (found,) = masks_on_device(filled_slots(inputs[0]), [geometry])
     require_dense_masks(inputs[0][0], geometry, found)
-    runs = timed(found_runs, lambda seed: searching(ellipses(seed % ROTATION, geometry), geometry))
+    runs = timed(found_runs, lambda seed: searching(ellipses(seed % ROTATION, geometry, device), geometry))
     outputs = [(filled_slots(logits), [geometry]) for logits in inputs]
     areas = found.masks.areas / (original[0] * original[1])
     return {
@@ -44,14 +43,14 @@ def masks(original: tuple[int, int]) -> dict[str, Any]:
         "largest_area": round(float(areas.max()), 4),
         "runs_bytes": sum(runs_of_mask.nbytes for runs_of_mask in found.masks.runs),
         "logits_bytes": inputs[0].nbytes,
-        "extents_kernel": timed(mask_extents, lambda seed: (ellipses(seed % ROTATION, geometry),)),
+        "extents_kernel": timed(mask_extents, lambda seed: (ellipses(seed % ROTATION, geometry, device),)),
         "runs_kernels": runs,
         "postprocessing_on_the_gpu": milliseconds(masks_on_device, outputs, 50),
         "postprocessing_on_the_host": milliseconds(masks_on_host, outputs, 10),
     }
 
 
-def ellipses(seed: int, geometry: ImageGeometry) -> Tensor:
+def ellipses(seed: int, geometry: ImageGeometry, device: str = "cuda") -> Tensor:
     """Mask logits `(1, SLOTS, h, w)` in float16: areas of 5 % of the image in the median, the first of 35 %."""
     random = torch.Generator().manual_seed(seed)
     area = 0.05 * torch.exp(0.8 * torch.randn(SLOTS, generator=random)).clamp(max=6)  # of the image
@@ -65,15 +64,15 @@ def ellipses(seed: int, geometry: ImageGeometry) -> Tensor:
         for axis, (padded, resized) in enumerate(zip(geometry.padded, geometry.resized, strict=True))
     )
     smooth = 6 * (1 - y[:, :, None] - x[:, None, :])  # (SLOTS, h, w)
-    return (smooth + 0.3 * torch.randn(smooth.shape, generator=random))[None].half().to(DEVICE)
+    return (smooth + 0.3 * torch.randn(smooth.shape, generator=random))[None].half().to(device)
 
 
 def filled_slots(logits: Tensor) -> Instances:
     """Outputs whose slots all hold a detection with these masks."""
     batch, slots = logits.shape[:2]
-    scores = torch.linspace(0.9, 0.1, slots, device=DEVICE).expand(batch, slots).contiguous()
-    boxes = torch.tensor([0.0, 0.0, 8.0, 8.0], device=DEVICE).expand(batch, slots, 4).contiguous()
-    return Instances(torch.full((batch,), slots, device=DEVICE), boxes, scores, (scores * 0).int(), logits)
+    scores = torch.linspace(0.9, 0.1, slots, device=logits.device).expand(batch, slots).contiguous()
+    boxes = torch.tensor([0.0, 0.0, 8.0, 8.0], device=logits.device).expand(batch, slots, 4).contiguous()
+    return Instances(torch.full((batch,), slots, device=logits.device), boxes, scores, (scores * 0).int(), logits)
 
 
 def coco_manifest() -> ModelManifest:
@@ -95,7 +94,7 @@ def require_dense_masks(logits: Tensor, geometry: ImageGeometry, found: Instance
     """Equal to the references' dense masks, ten at a time."""
     for start in range(0, len(found), 10):
         probabilities = dense_probabilities(logits[start : start + 10].float(), geometry)
-        ours = torch.from_numpy(np.asarray(found.masks[start : start + 10])).to(DEVICE)
+        ours = torch.from_numpy(np.asarray(found.masks[start : start + 10])).to(probabilities.device)
         if bool(((ours != (probabilities > 0.5)) & ((probabilities - 0.5).abs() > UNDECIDED)).any()):
             raise RuntimeError("masks made on the device differ from the dense ones; nothing to time")
 
@@ -107,8 +106,8 @@ def searching(logits: Tensor, geometry: ImageGeometry) -> tuple[RunFinder, Tenso
     (launch,) = launches(found)
     finder = RunFinder(logits, launch, found.columns)
     starts = run_starts(finder.count().cpu().numpy())
-    runs = torch.empty(int(starts[-1]), dtype=torch.int64, device=DEVICE)
-    return finder, torch.from_numpy(starts).to(DEVICE), runs
+    runs = torch.empty(int(starts[-1]), dtype=torch.int64, device=logits.device)
+    return finder, torch.from_numpy(starts).to(logits.device), runs
 
 
 def found_runs(finder: RunFinder, starts: Tensor, runs: Tensor) -> None:
@@ -176,7 +175,7 @@ def replayed(graph: FixedSlots, images: Tensor, sizes: Tensor) -> Callable[[Tens
     own, batch = images.clone(), len(images)
     replay = captured(lambda: graph(own, sizes))
     geometry = ImageGeometry((HEIGHT, WIDTH), (HEIGHT, WIDTH), (HEIGHT, WIDTH))
-    outputs = filled_slots(torch.cat([ellipses(seed, geometry) for seed in range(batch)]))
+    outputs = filled_slots(torch.cat([ellipses(seed, geometry, str(images.device)) for seed in range(batch)]))
 
     def run(given: Tensor) -> Instances:
         own.copy_(given, non_blocking=True)

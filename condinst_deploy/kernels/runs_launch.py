@@ -39,8 +39,22 @@ STRIP = 32
 SCAN = 1024
 """Columns that a program of the third kernel takes at once."""
 
-LARGEST_SCRATCH = 64 << 20
-"""Bytes of probabilities that are held at once; more go in turns, so that memory does not grow with the batch."""
+
+class Limits(NamedTuple):
+    """What the kernels take.
+
+    Attributes:
+        scratch: bytes of probabilities that are held at once; more go in turns, so that memory does not grow with
+            the batch.
+        changes: starts and ends of runs of a mask, counted in 32 bits: at most one for each row of probabilities in
+            a column.
+    """
+
+    scratch: int = 64 << 20
+    changes: int = (1 << 31) - 1
+
+
+LIMITS = Limits()
 
 
 class ColumnTables(NamedTuple):
@@ -74,12 +88,12 @@ class Launch(NamedTuple):
         return len(self.table)
 
 
-def launches(found: MaskCrops) -> Iterator[Launch]:
+def launches(found: MaskCrops, limits: Limits = LIMITS) -> Iterator[Launch]:
     """All crops in order: as many in a turn as the limit of memory allows, or a single one."""
     sizes = 4 * found.crops[:, ROWS] * found.crops[:, COLUMNS]
     start, size = 0, 0
     for i, more in enumerate(sizes.tolist()):
-        if i > start and size + more > LARGEST_SCRATCH:
+        if i > start and size + more > limits.scratch:
             yield launch_of_crops(found.crops[start:i], found.axes[start:i])
             start, size = i, 0
         size += more

@@ -11,7 +11,7 @@ from torch import Tensor
 from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest
 from condinst_deploy.kernels.extents import mask_extents
 from condinst_deploy.kernels.runs import mask_runs
-from condinst_deploy.kernels.runs_launch import IntArray, MaskCrops, launches, runs_of_masks
+from condinst_deploy.kernels.runs_launch import LIMITS, IntArray, Limits, MaskCrops, launches, runs_of_masks
 from condinst_deploy.masks import Masks
 from condinst_deploy.runtime.device_outputs import DeviceOutputs, on_host, side_stream
 from condinst_deploy.runtime.mask_crops import kernels_cover, mask_crops
@@ -30,6 +30,7 @@ def detections_from_device(
     geometries: Sequence[ImageGeometry],
     manifest: ModelManifest,
     result_filter: ResultFilter,
+    limits: Limits = LIMITS,
 ) -> list[InstanceDetections]:
     """`detections_from_outputs` for outputs on a device.
 
@@ -38,7 +39,7 @@ def detections_from_device(
     """
     logits = outputs.tensors.mask_logits
     with side_stream(logits.device):
-        if not kernels_cover(geometries, tuple(logits.shape)):
+        if not kernels_cover(geometries, tuple(logits.shape), limits):
             host = outputs.on_host(len(geometries), manifest.precision)
             return detections_from_outputs(host, geometries, manifest, result_filter)
         tensors = outputs.taken()
@@ -49,14 +50,14 @@ def detections_from_device(
             if not kept:
                 return []
             found = mask_crops(extents, kept, geometries, tuple(logits.shape))
-            return masks_from_runs(_runs(tensors.mask_logits, found), kept, geometries)
+            return masks_from_runs(_runs(tensors.mask_logits, found, limits), kept, geometries)
 
         return detections_with_masks(SlotOutputs(*small), geometries, manifest, result_filter, masks_of)
 
 
-def _runs(logits: Tensor, found: MaskCrops) -> Iterator[IntArray]:
+def _runs(logits: Tensor, found: MaskCrops, limits: Limits) -> Iterator[IntArray]:
     """The runs of each crop's mask."""
-    for launch in launches(found):
+    for launch in launches(found, limits):
         runs, totals = mask_runs(logits, launch, found.columns)
         (crossed,) = on_host(runs)
         yield from runs_of_masks(crossed, totals)

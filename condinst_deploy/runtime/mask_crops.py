@@ -9,17 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from condinst_deploy.contract import ImageGeometry
-from condinst_deploy.kernels.runs_launch import ColumnTables, IntArray, MaskCrops
+from condinst_deploy.kernels.runs_launch import LIMITS, ColumnTables, IntArray, Limits, MaskCrops
 from condinst_deploy.runtime.postprocess import composed_resampling
 
-LARGEST_NUMBER = (1 << 31) - 1
-"""Starts and ends of runs of a mask are counted in 32 bits: at most one for each row of probabilities in a column."""
 
-
-def kernels_cover(geometries: Sequence[ImageGeometry], logits: tuple[int, ...]) -> bool:
+def kernels_cover(geometries: Sequence[ImageGeometry], logits: tuple[int, ...], limits: Limits = LIMITS) -> bool:
     """Whether numbers of 32 bits hold the changes of masks of these images; `logits` is the shape `(B, K, h, w)`."""
     rows = 2 * logits[2] + 4
-    return all(rows * geometry.original[1] <= LARGEST_NUMBER for geometry in geometries)
+    return all(rows * geometry.original[1] <= limits.changes for geometry in geometries)
 
 
 def mask_crops(

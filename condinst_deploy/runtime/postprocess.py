@@ -188,19 +188,22 @@ def _kept(
     return kept, boxes[kept]
 
 
-def masks_from_logits(logits: npt.NDArray[Any], kept: npt.NDArray[np.int64], geometry: ImageGeometry) -> Masks:
+def masks_from_logits(
+    logits: npt.NDArray[Any], kept: npt.NDArray[np.int64], geometry: ImageGeometry, strip: int = STRIP
+) -> Masks:
     """Binary masks of the slots `kept`.
 
     Args:
         logits: `(K, h, w)` at stride 8 of the (batch's) padded size.
         kept: `(n,)` slots.
         geometry: sizes of the image.
+        strip: values of a mask that are worked on at a time, in whole columns and at least one.
     """
     height, width = (2 * side for side in logits.shape[1:])
     rows = composed_resampling(height, geometry.resized[0], geometry.original[0])
     columns = composed_resampling(width, geometry.resized[1], geometry.original[1])
     with np.errstate(over="ignore"):  # of the exponential: the sigmoid is 0 then
-        return Masks(geometry.original, tuple(_runs(logits[slot], rows, columns) for slot in kept))
+        return Masks(geometry.original, tuple(_runs(logits[slot], rows, columns, strip) for slot in kept))
 
 
 @dataclass(frozen=True)
@@ -258,7 +261,7 @@ def composed_resampling(n: int, resized: int, original: int) -> Resampling:
     return Resampling(n, resized, original)
 
 
-def _runs(logits: npt.NDArray[Any], rows: Resampling, columns: Resampling) -> Runs:
+def _runs(logits: npt.NDArray[Any], rows: Resampling, columns: Resampling, strip: int) -> Runs:
     """Runs of one instance's mask, given its logits `(h, w)`."""
     positive = logits > 0
     in_rows, in_columns = np.asarray(positive.any(axis=1)), np.asarray(positive.any(axis=0))
@@ -269,7 +272,8 @@ def _runs(logits: npt.NDArray[Any], rows: Resampling, columns: Resampling) -> Ru
     probabilities = _probabilities(logits, window_y, window_x)
     changes = [none]
     # logit k is probability 2k + 1, and down a column there is a 0 before the window's first
-    for pixels in _strips(pixels_beside(in_columns, columns), probabilities.shape[1]):
+    beside, step = pixels_beside(in_columns, columns), max(1, strip // probabilities.shape[1])
+    for pixels in (beside[start : start + step] for start in range(0, len(beside), step)):
         values = _resampled(probabilities, columns.first[pixels] - (2 * window_x[0] + 1), columns.share[pixels])
         column, place = _crossings(values)
         y = _boundaries(rows.pixels(place + 2 * window_y[0]), rows.original)
@@ -308,11 +312,6 @@ def pixels_beside(any_positive: Bool, axis: Resampling) -> npt.NDArray[np.int64]
     reached = np.append(False, any_positive)  # of logit k at k + 1
     reached[:-1] |= any_positive
     return np.flatnonzero(reached.take(axis.logit + 1))
-
-
-def _strips(pixels: npt.NDArray[np.int64], height: int) -> Iterator[npt.NDArray[np.int64]]:
-    step = max(1, STRIP // height)
-    return (pixels[start : start + step] for start in range(0, len(pixels), step))
 
 
 def _resampled(probabilities: Float32, first: npt.NDArray[np.int64], share: Float32) -> Float32:

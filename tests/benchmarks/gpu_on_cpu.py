@@ -21,13 +21,13 @@ def measured_once() -> dict[str, Any]:
         called.extend(type(call(*each)).__name__ for each in inputs)
         return {"median_ms": 1e-4}
 
-    small = {"HEIGHT": 64, "WIDTH": 96, "SLOTS": 3, "ROTATION": 1, "DEVICE": "cpu", "milliseconds": once}
+    small = {"HEIGHT": 64, "WIDTH": 96, "SLOTS": 3, "ROTATION": 1, "milliseconds": once}
 
     def timed(call: Any, make: Any, runs: int = 1) -> dict[str, Any]:
         return {"graph": once(call, [make(0)])}
 
     vars(gpu_network).update(small | {"timed": timed})
-    found = gpu_network.masks((30, 40))
+    found = gpu_network.masks((30, 40), "cpu")
     graph, sizes = half_graph(), torch.tensor([[64, 96]] * 2, dtype=torch.int32)
     seen: list[Instances] = []
 

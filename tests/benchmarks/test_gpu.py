@@ -37,10 +37,8 @@ def kernels() -> ModuleType:
 
 
 @pytest.fixture
-def network(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    module = importlib.import_module("benchmarks.gpu_network")
-    monkeypatch.setattr(module, "DEVICE", "cpu")
-    return module
+def network() -> ModuleType:
+    return importlib.import_module("benchmarks.gpu_network")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -11,7 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest
-from condinst_deploy.kernels.runs_launch import IntArray, Launch, MaskCrops, launches, run_starts, runs_of_masks
+from condinst_deploy.kernels.runs_launch import (
+    LIMITS,
+    IntArray,
+    Launch,
+    Limits,
+    MaskCrops,
+    launches,
+    run_starts,
+    runs_of_masks,
+)
 from condinst_deploy.masks import Masks
 from condinst_deploy.runtime.cuda.batches import GpuOutputs
 from condinst_deploy.runtime.cuda.gpu import Gpu, Kernel, Stream
@@ -52,6 +61,7 @@ def detections_from_gpu(
     geometries: Sequence[ImageGeometry],
     manifest: ModelManifest,
     result_filter: ResultFilter,
+    limits: Limits = LIMITS,
 ) -> list[InstanceDetections]:
     """`detections_from_outputs` for outputs on a GPU.
 
@@ -61,11 +71,11 @@ def detections_from_gpu(
     logits = outputs.mask_logits
     with outputs.gpu.side_stream() as stream:
         kernels = mask_kernels(outputs.gpu, logits.dtype.name)
-        if kernels is None or not kernels_cover(geometries, logits.shape):
+        if kernels is None or not kernels_cover(geometries, logits.shape, limits):
             host = outputs.on_host(len(geometries), manifest.precision)
             return detections_from_outputs(host, geometries, manifest, result_filter)
         stream.wait(outputs.ready)
-        finder = _RunFinder(outputs.gpu, stream, kernels, logits)
+        finder = _RunFinder(outputs.gpu, stream, kernels, logits, limits)
         small = (outputs.num_detections, outputs.boxes, outputs.scores, outputs.labels)
         *slots, extents = stream.downloaded([*small, finder.extents()])
         require_finite(not extents[: len(geometries), :, -1].any(), manifest.precision)
@@ -81,8 +91,8 @@ def detections_from_gpu(
 class _RunFinder:
     """The launches for the logits of one batch, on one stream."""
 
-    def __init__(self, gpu: Gpu, stream: Stream, kernels: MaskKernels, logits: GpuArray) -> None:
-        self._gpu, self._stream, self._kernels, self._logits = gpu, stream, kernels, logits
+    def __init__(self, gpu: Gpu, stream: Stream, kernels: MaskKernels, logits: GpuArray, limits: Limits) -> None:
+        self._gpu, self._stream, self._kernels, self._logits, self._limits = gpu, stream, kernels, logits, limits
 
     def extents(self) -> GpuArray:
         """`(B, K, 5)` int32 as `kernels.extents.mask_extents` gives them."""
@@ -94,7 +104,7 @@ class _RunFinder:
 
     def runs(self, found: MaskCrops) -> Iterator[IntArray]:
         """The runs of each crop's mask; the caller waits twice for as many crops as are found together."""
-        for launch in launches(found):
+        for launch in launches(found, self._limits):
             yield from runs_of_masks(*self._runs_together(launch, found))
 
     def _runs_together(self, launch: Launch, found: MaskCrops) -> tuple[IntArray, npt.NDArray[np.int32]]:

@@ -10,8 +10,7 @@ import torch
 
 from condinst_deploy.contract import ImageGeometry, InstanceDetections, NetworkOutputs
 from condinst_deploy.errors import BackendError
-from condinst_deploy.kernels import runs_launch
-from condinst_deploy.runtime import mask_crops
+from condinst_deploy.kernels.runs_launch import LIMITS, Limits
 from condinst_deploy.runtime.cuda.batches import GpuOutputs
 from condinst_deploy.runtime.cuda.gpu import Gpu, Stream
 from condinst_deploy.runtime.cuda.mask_runs import detections_from_gpu
@@ -79,10 +78,12 @@ def on_gpu(gpu: Gpu, stream: Stream, outputs: NetworkOutputs) -> GpuOutputs:
     return GpuOutputs(gpu, done, *arrays)
 
 
-def found_on(gpu: Gpu, outputs: NetworkOutputs, geometries: list[ImageGeometry]) -> list[InstanceDetections]:
+def found_on(
+    gpu: Gpu, outputs: NetworkOutputs, geometries: list[ImageGeometry], limits: Limits = LIMITS
+) -> list[InstanceDetections]:
     with gpu.current(), Stream(gpu) as network:
         given = on_gpu(gpu, network, outputs)
-        return detections_from_gpu(given, geometries, MANIFEST, ResultFilter(max_detections=50))
+        return detections_from_gpu(given, geometries, MANIFEST, ResultFilter(max_detections=50), limits)
 
 
 def check(found: list[InstanceDetections], outputs: NetworkOutputs, geometries: list[ImageGeometry]) -> None:
@@ -108,11 +109,10 @@ def test_adversarial_masks_are_the_hosts() -> None:
         check(found_on(gpu, outputs, geometries), outputs, geometries)
 
 
-def test_masks_that_are_found_in_turns_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs_launch, "LARGEST_SCRATCH", 2000)
+def test_masks_that_are_found_in_turns_are_the_same() -> None:
     outputs, geometries = random_batch(5)
     with a_gpu() as gpu:
-        check(found_on(gpu, outputs, geometries), outputs, geometries)
+        check(found_on(gpu, outputs, geometries, Limits(scratch=2000)), outputs, geometries)
 
 
 def test_blank_images_and_images_without_detections_are_left_out() -> None:
@@ -142,15 +142,12 @@ def test_what_is_not_finite_is_an_error(value: float) -> None:
         found_on(gpu, outputs, geometries)
 
 
-def test_a_gpu_or_an_image_that_the_kernels_do_not_cover_has_its_masks_made_on_the_host(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_gpu_or_an_image_that_the_kernels_do_not_cover_has_its_masks_made_on_the_host() -> None:
     outputs, geometries = random_batch(1)
     with a_gpu(StrictDriver(capability=(7, 0))) as gpu:  # it would not know the kernels
         check(found_on(gpu, outputs, geometries), outputs, geometries)
-    monkeypatch.setattr(mask_crops, "LARGEST_NUMBER", 1000)
     with a_gpu(StrictDriver()) as gpu:
-        check(found_on(gpu, outputs, geometries), outputs, geometries)
+        check(found_on(gpu, outputs, geometries, Limits(changes=1000)), outputs, geometries)
 
 
 def test_several_finishers_find_runs_while_the_network_writes_the_next_batch() -> None:
