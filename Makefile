@@ -71,7 +71,7 @@ demo: env ## Run the demo; WEIGHTS=checkpoint and IMAGES=folder to use your own
 	@$(BIN)/python -m demo.run $(if $(WEIGHTS),--weights "$$WEIGHTS") $(if $(IMAGES),--images "$$IMAGES")
 
 test: env lint typecheck examples-node ## Lint, check types, then run the tests
-	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 
 lint: env ## Check style, formatting and the directions of imports
 	@$(BIN)/ruff check
@@ -158,7 +158,7 @@ lint-docker: env ## Check the Dockerfiles with hadolint (12 MB)
 	@$(HADOLINT)/bin/hadolint docker/*.Dockerfile
 
 test-slow: env ## Run the tests, the slow ones too
-	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --run-slow
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart=0 --run-slow
 
 test-gpu: env ## Run only the tests that need a GPU or TensorRT
 	@$(BIN)/pytest -m "gpu or tensorrt"
