@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from threading import Lock, local
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from condinst_deploy.errors import BackendError, ConfigError
@@ -58,7 +58,7 @@ class _TimedSocket:
         self.limit()
         self._socket.sendall(data)
 
-    def makefile(self, mode: str) -> io.BufferedReader:
+    def makefile(self, mode: Literal["rb"]) -> io.BufferedReader:
         """A stream of what is received; the socket stays open until it is closed, too."""
         return io.BufferedReader(_TimedStream(self, self._socket.makefile(mode, buffering=0)))
 
@@ -68,7 +68,7 @@ class _TimedSocket:
 
 
 class _TimedStream(io.RawIOBase):
-    def __init__(self, timed: _TimedSocket, stream: io.RawIOBase) -> None:
+    def __init__(self, timed: _TimedSocket, stream: socket.SocketIO) -> None:
         self._timed, self._stream = timed, stream
 
     def readable(self) -> bool:
@@ -76,8 +76,7 @@ class _TimedStream(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         self._timed.limit()
-        found: int | None = self._stream.readinto(buffer)  # type: ignore[attr-defined]
-        return found
+        return self._stream.readinto(buffer)
 
     def close(self) -> None:
         self._stream.close()
