@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from condinst_deploy.data.shapes import ShapesConfig, image_of, scene_of
+from condinst_deploy.errors import ConfigError
 from condinst_deploy.imaging.decode import RGBArray, existing_sources, rgb_from
 
 GENERATED = 4
@@ -22,8 +23,13 @@ def given_images(sources: Sequence[str]) -> list[Path]:
 
     Raises:
         ImageError: not one is there, a folder has no images, or a pattern matches nothing.
+        ConfigError: one is a URL.
     """
-    return existing_sources(sources)[:MOST] if sources else []
+    files = existing_sources(sources)[:MOST] if sources else []
+    paths = [file for file in files if isinstance(file, Path)]
+    if len(paths) < len(files):
+        raise ConfigError("a URL was given as an image; expected files on the disk: a network would be timed, too")
+    return paths
 
 
 def generated_images(size: tuple[int, int], seed: int, count: int = GENERATED) -> list[RGBArray]:

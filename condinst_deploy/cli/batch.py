@@ -93,7 +93,7 @@ def batch(
     Exit status: 0 done, 1 an error or a shard without a part, 2 wrong usage, 130 interrupted by Ctrl-C, 143 by SIGTERM.
     """
     from condinst_deploy.serving.batch.options import SHARD_SIZE, BatchOptions, DetectionOptions
-    from condinst_deploy.serving.batch.storage import absolute
+    from condinst_deploy.support.remote_files import absolute
 
     names = None if classes is None else tuple(name.strip() for name in classes.split(",") if name.strip())
     detection = DetectionOptions(device, score_threshold, names, max_detections, batch_size, pixels.value)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from condinst_deploy.contract import ModelManifest
 from condinst_deploy.contract.artifacts import check_there, kind_of
 from condinst_deploy.errors import CondInstError, ConfigError
-from condinst_deploy.imaging.decode import existing_sources
+from condinst_deploy.imaging.decode import ImageFile, existing_sources
 from condinst_deploy.imaging.fonts import without_glyphs
 from condinst_deploy.runtime.coco_results import coco_results, write_json
 from condinst_deploy.runtime.label_files import Format, write_text
@@ -91,13 +91,13 @@ def predict_files(
 
     Args:
         model: model file (.pth, .onnx, .engine).
-        images: files, folders or patterns.
+        images: files, folders, patterns, or URLs of them (extra `urls`).
         options: how images are predicted, and what is written.
         reports: functions that are called while images are predicted.
 
     Raises:
         ArtifactError, CheckpointError, BackendError, ConfigError: the model cannot be used so.
-        ImageError: no image is there.
+        ImageError: no image is there, or a storage cannot be read.
         OutputError: a file cannot be written, or another run writes into the folder.
     """
     options, reports = options or PredictFilesOptions(), reports or PredictFilesReports()
@@ -121,7 +121,7 @@ def predict_files(
     )
 
 
-def _images(given: Sequence[str | Path], recursive: bool) -> list[Path]:
+def _images(given: Sequence[str | Path], recursive: bool) -> list[ImageFile]:
     for path in map(Path, given):
         if kind_of(path) is not None:
             raise ConfigError(f"{path} is a model by its name and was given as an image; expected --model {path}")

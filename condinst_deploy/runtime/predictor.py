@@ -108,7 +108,7 @@ class Predictor(AbstractContextManager["Predictor"]):
         """Detect instances.
 
         Args:
-            images: one or a list of: path, folder, glob pattern, RGB `uint8 (H, W, 3)` array, PIL image,
+            images: one or a list of: path, folder, glob pattern, URL of these, RGB `uint8 (H, W, 3)` array, PIL image,
                 `uint8 (3, H, W)` tensor. An empty list is fine.
 
         Returns:

@@ -13,6 +13,7 @@ import numpy as np
 
 from condinst_deploy.contract import DRAWN_ABOVE, InstanceDetections
 from condinst_deploy.errors import CondInstError
+from condinst_deploy.imaging.decode import ImageFile
 from condinst_deploy.imaging.encode import write_overlay, write_png
 from condinst_deploy.runtime.coco_results import ResultsWriter, image_ids
 from condinst_deploy.runtime.cores import usable_cores
@@ -107,7 +108,7 @@ OnImage = Callable[[CondInstError | None], None]
 class _Image:
     """Return the name of an image in the results."""
 
-    path: Path
+    path: ImageFile
     image_id: int
     stem: str  # of its files
 
@@ -123,7 +124,7 @@ class _ImageFiles:
 
 def record(
     predictor: Predictor,
-    paths: Sequence[Path],
+    paths: Sequence[ImageFile],
     destination: Destination,
     writer: ResultsWriter,
     on_image: OnImage = lambda error: None,
@@ -152,8 +153,8 @@ def record(
     return recorded
 
 
-def _named(paths: Sequence[Path]) -> Iterator[_Image]:
-    for path, image_id, stem in zip(paths, image_ids(list(paths)), file_stems(paths), strict=True):
+def _named(paths: Sequence[ImageFile]) -> Iterator[_Image]:
+    for path, image_id, stem in zip(paths, image_ids(paths), file_stems(paths), strict=True):
         yield _Image(path, image_id, stem)
 
 
@@ -221,8 +222,9 @@ def _written(image: _Image, prediction: Prediction, destination: Destination) ->
 def _save_labels(image: _Image, found: InstanceDetections, destination: Destination) -> None:
     folder, outputs = destination.folder, destination.outputs
     if Format.LABELME in outputs.formats:
-        # labelme looks for the image from the folder of its file
-        where = os.path.relpath(image.path.absolute(), (folder / LABELME).absolute())
+        where = str(image.path)
+        if isinstance(image.path, Path):  # labelme looks for the image from the folder of its file
+            where = os.path.relpath(image.path.absolute(), (folder / LABELME).absolute())
         write_labelme(folder / LABELME / f"{image.stem}.json", found, where, outputs.tolerance)
     if Format.YOLO in outputs.formats:
         write_text(folder / YOLO / f"{image.stem}.txt", yolo_text(found, outputs.tolerance))
@@ -230,7 +232,7 @@ def _save_labels(image: _Image, found: InstanceDetections, destination: Destinat
         write_png(folder / INSTANCES / f"{image.stem}.png", instance_image(found))
 
 
-def file_stems(paths: Sequence[Path]) -> Iterator[str]:
+def file_stems(paths: Sequence[ImageFile]) -> Iterator[str]:
     """A name for each image's files; equal stems from different folders get a number.
 
     The stem `classes` gets one, too: classes.txt beside YOLO's files has the class names.

@@ -122,7 +122,7 @@ def test_a_mistyped_path_leaves_earlier_results_alone(slim_checkpoint: Path, tmp
     done = predict("nope.png", "--model", slim_checkpoint, "--device", "cpu", cwd=tmp_path)
     assert (done.returncode, error_line(done)) == (
         1,
-        "error: no image at nope.png; expected images, folders or patterns",
+        "error: no image at nope.png; expected images, folders, patterns or URLs",
     )
     assert (tmp_path / "results" / "detections.json").read_text() == "[1]"
 

@@ -1,6 +1,5 @@
 """Preprocessing with PyTorch, on the CPU or on a GPU."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,7 +52,7 @@ class TensorPreparation:
 
     def _decoded_on_device(self, source: Any) -> Tensor | None:
         """Return None if the CPU has to decode the image; the CPU also reports what is wrong with a damaged file."""
-        data = jpeg_from(Path(source)) if isinstance(source, str | Path) else None
+        data = jpeg_from(source)
         if data is None:
             return None
         try:

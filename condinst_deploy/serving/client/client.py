@@ -17,6 +17,7 @@ from PIL import Image
 from condinst_deploy.contract import InstanceDetections, ModelManifest
 from condinst_deploy.errors import ArtifactError, BackendError, CondInstError, ConfigError, ImageError
 from condinst_deploy.imaging.decode import expand_sources, rgb_from, source_name
+from condinst_deploy.imaging.image_urls import ImageUrl
 from condinst_deploy.masks import RLE, Masks
 from condinst_deploy.runtime.pipeline import Prediction
 from condinst_deploy.serving.client.transport import ServerUnavailable, Transport
@@ -31,6 +32,7 @@ from condinst_deploy.serving.protocol import (
     SCORES,
     RequestOptions,
 )
+from condinst_deploy.support.remote_files import is_url
 
 T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
@@ -176,6 +178,10 @@ def encoded(source: Any) -> bytes:
     """
     if isinstance(source, bytes):
         return source
+    if isinstance(source, str) and is_url(source):
+        source = ImageUrl(source)
+    if isinstance(source, ImageUrl):
+        return source.content()
     if isinstance(source, str | Path):
         try:
             return Path(source).read_bytes()
