@@ -46,7 +46,8 @@ def diagnose(path: Path | None = None, probe: Probe = run_probe) -> Diagnosis:
         probe: runs one probe of `probe_worker`, by default in a process of its own.
 
     Raises:
-        ArtifactError, CheckpointError: the file is not there, or is of no known kind.
+        ArtifactError, CheckpointError: the file is not there.
+        ConfigError: it is of no known kind.
     """
     driver = driver_check()
     machine = (*system_checks(), driver, *library_checks(probe, bool(driver.details.get("gpus"))))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from condinst_deploy.contract.artifacts import check_there
+from condinst_deploy.contract.artifacts import check_json, check_there
 from condinst_deploy.errors import ConfigError, DataError
 from condinst_deploy.runtime.observer import Observer
 
@@ -119,6 +119,8 @@ def check_sources(sources: Sequence[Source], images: Path | None, gate: float | 
     for source in sources:
         if source.is_model:
             check_there(source.path)
+        else:
+            check_json(source.path, "a COCO results file (.json)")
     missing = [str(source.path) for source in sources if not source.is_model and not source.path.is_file()]
     if missing:
         raise DataError(f"no results file at {', '.join(missing)}")

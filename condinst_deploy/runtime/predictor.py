@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NoReturn, Unpack
 
 from condinst_deploy.contract import InstanceDetections, ModelManifest
-from condinst_deploy.contract.artifacts import CHECKPOINT, ENGINE, KINDS, ONNX, kind_of
-from condinst_deploy.errors import ArtifactError, BackendError, CondInstError, ConfigError
-from condinst_deploy.imaging.decode import SUFFIXES, expand_sources
+from condinst_deploy.contract.artifacts import CHECKPOINT, ENGINE, ONNX, model_kind
+from condinst_deploy.errors import BackendError, CondInstError, ConfigError
+from condinst_deploy.imaging.decode import expand_sources
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.cores import CpuThreads
 from condinst_deploy.runtime.options import (
@@ -167,15 +167,11 @@ def load_backend(path: str | Path, device: str = "auto", threads: CpuThreads | N
     """Load a model file with the backend of its kind.
 
     Raises:
-        ArtifactError: the kind of file is unknown.
-        BackendError: a library is not installed.
-        ConfigError: threads are given for a file that is not an exported one.
+        BackendError: a library or the device is missing.
+        ConfigError: the kind of file is unknown, or threads are given for a file that is not an exported one.
     """
     path = Path(path)
-    kind = kind_of(path)
-    if kind is None:
-        what = "an image by its name" if path.suffix.lower() in SUFFIXES else "of an unknown kind"
-        raise ArtifactError(f"{path} is {what}; expected a model, a file ending in {', '.join(KINDS)}")
+    kind = model_kind(path)
     if threads is not None and kind != ONNX:
         raise ConfigError(
             f"threads is given for {path}; only .onnx models take it. Use torch.set_num_threads for a checkpoint"

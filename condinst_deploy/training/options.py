@@ -6,6 +6,9 @@ from pathlib import Path
 from condinst_deploy.contract.artifacts import CHECKPOINT, check_kind, check_there
 from condinst_deploy.errors import ConfigError
 
+PLACES = ("train_annotations", "train_images", "val_annotations", "val_images")
+"""Names of the places of the data in a recipe."""
+
 
 @dataclass(frozen=True)
 class TrainOptions:
@@ -60,5 +63,4 @@ class TrainOptions:
     @property
     def places(self) -> dict[str, str]:
         """Return the given paths of the data, by their names in the recipe."""
-        names = ("train_annotations", "train_images", "val_annotations", "val_images")
-        return {name: str(path) for name in names if (path := getattr(self, name)) is not None}
+        return {name: str(path) for name in PLACES if (path := getattr(self, name)) is not None}

@@ -252,7 +252,8 @@ def test_a_checkpoint_is_described(slim_checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("x.txt", "of no known kind"), ("x.onnx", "no model at"), ("x.engine", "no engine")]
+    ("name", "reason"),
+    [("x.txt", "of an unknown kind; expected a model"), ("x.onnx", "no model at"), ("x.engine", "no engine")],
 )
 def test_a_file_that_cannot_be_described_is_said(name: str, reason: str, tmp_path: Path) -> None:
     assert reason in error_of(run(inspect, tmp_path / name))

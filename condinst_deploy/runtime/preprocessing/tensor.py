@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from condinst_deploy.errors import BackendError
+from condinst_deploy.errors import DeviceError
 from condinst_deploy.imaging.decode import RGBArray, jpeg_from, rgb_from
 from condinst_deploy.runtime.observer import DECODE, RESIZE, Observer, observed
 from condinst_deploy.runtime.preprocessing.types import GeometryOf, InputWriter, Prepared
@@ -81,10 +81,10 @@ def gpu_beside(device: str) -> torch.device:
     """Return the model's own device if it is a GPU, else the current GPU.
 
     Raises:
-        BackendError: PyTorch sees no GPU.
+        DeviceError: PyTorch sees no GPU.
     """
     if not torch.cuda.is_available():
-        raise BackendError(
+        raise DeviceError(
             "pixels='cuda' decodes and resizes on an NVIDIA GPU, and PyTorch sees none; use pixels='exact' or 'fast'"
         )
     chosen = torch.device(device if device.startswith("cuda") else "cuda")
