@@ -8,6 +8,7 @@ from condinst_deploy.errors import ConfigError
 from condinst_deploy.imaging.image_sizes import LONGEST_SIDE, MOST_PIXELS
 from condinst_deploy.runtime.preprocessing.types import InputOptions, Pixels
 from condinst_deploy.shown_text import shown, shown_value
+from condinst_deploy.support.option_types import check_types
 
 SETTLE = 0.02
 """Seconds between the turns of two models, until the threads of one have stopped spinning and sleep."""
@@ -36,11 +37,12 @@ class Settings:
     settle: float = SETTLE  # seconds between the turns of two models
 
     def __post_init__(self) -> None:
-        """Check the ranges.
+        """Check types and ranges.
 
         Raises:
-            ConfigError: a number is too small or too large, or a list is empty.
+            ConfigError: a value has a wrong type, a number is too small or too large, or a list is empty.
         """
+        check_types(self)
         InputOptions(self.pixels)
         for name, values, most in (
             ("batch", self.batches, MOST_AT_ONCE),

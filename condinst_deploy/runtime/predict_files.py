@@ -17,6 +17,7 @@ from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.runtime.recording import Destination, FileOutputs, Recorded, record
 from condinst_deploy.support.atomic_write import check_writable
 from condinst_deploy.support.folder_lock import locked_folder
+from condinst_deploy.support.option_types import check_types
 
 RESULTS_FILE, IMAGES_FILE, CLASSES_FILE = "detections.json", "images.json", "yolo/classes.txt"
 
@@ -46,6 +47,14 @@ class PredictFilesOptions:
     outputs: FileOutputs = field(default_factory=FileOutputs)
     thresholds: LabelThresholds | None = None
     recursive: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the types.
+
+        Raises:
+            ConfigError: a value has a wrong type.
+        """
+        check_types(self)
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,7 @@ def predict_files(
     """
     options, reports = options or PredictFilesOptions(), reports or PredictFilesReports()
     paths = _images([images] if isinstance(images, str | Path) else images, options.recursive)
-    model, out = Path(model), options.out
+    model, out = Path(model), Path(options.out)
     check_there(model)
     check_writable(out / RESULTS_FILE)
     with Predictor(model, options.predictor) as predictor:

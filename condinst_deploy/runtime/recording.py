@@ -28,6 +28,7 @@ from condinst_deploy.runtime.label_files import (
 )
 from condinst_deploy.runtime.pipeline import Prediction
 from condinst_deploy.runtime.predictor import Predictor
+from condinst_deploy.support.option_types import check_types
 from condinst_deploy.support.signals import whole_steps
 from condinst_deploy.support.validation import Limits, check_number
 
@@ -59,11 +60,12 @@ class FileOutputs:
     crops: bool = False
 
     def __post_init__(self) -> None:
-        """Check the numbers.
+        """Check types and numbers.
 
         Raises:
-            ConfigError: one is out of its range.
+            ConfigError: a value has a wrong type or is out of its range.
         """
+        check_types(self)
         check_number("draw_threshold", self.draw_threshold, Limits(0, 1))
         check_number("tolerance", self.tolerance, Limits(0))
 

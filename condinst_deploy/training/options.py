@@ -5,6 +5,7 @@ from pathlib import Path
 
 from condinst_deploy.contract.artifacts import CHECKPOINT, check_kind, check_there
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.support.option_types import check_types
 
 PLACES = ("train_annotations", "train_images", "val_annotations", "val_images")
 """Names of the places of the data in a recipe."""
@@ -51,12 +52,13 @@ class TrainOptions:
 
         Raises:
             CheckpointError: the file of weights or of the backbone does not exist.
-            ConfigError: two options name different beginnings.
+            ConfigError: a value has a wrong type, or two options name different beginnings.
         """
+        check_types(self)
         for option, start in (("--weights", self.weights), ("--backbone", self.backbone)):
             if start is not None and not (option == "--backbone" and str(start) == "torchvision"):
                 check_kind(Path(start), CHECKPOINT, option)
-                check_there(start, CHECKPOINT)
+                check_there(Path(start), CHECKPOINT)
         if self.weights is not None and self.backbone is not None:
             raise ConfigError("--weights and --backbone both say what to begin with; give one of them")
 
