@@ -49,10 +49,13 @@ def _fits(value: Any, kind: Any) -> bool:
         return any(_fits(value, option) for option in inside)
     if origin is Literal:  # which of them is checked where the value is used
         return isinstance(value, tuple({type(choice) for choice in inside}))
-    if origin is Callable or (origin is not None and origin is not tuple and origin is not frozenset):
-        return callable(value) if origin is Callable else isinstance(value, origin)
-    if origin is not None:
+    if origin is Callable:
+        return callable(value)
+    if origin in (tuple, frozenset):
         return _fits_inside(value, origin, inside)
+    if origin is not None:
+        container: Any = origin
+        return isinstance(value, container)
     return _is_one(value, kind)
 
 
