@@ -6,6 +6,7 @@ from pathlib import Path
 from condinst_deploy.contract.artifacts import CHECKPOINT, check_kind, check_there
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.support.option_types import check_types
+from condinst_deploy.support.validation import is_unicode, shortened
 
 PLACES = ("train_annotations", "train_images", "val_annotations", "val_images")
 """Names of the places of the data in a recipe."""
@@ -55,6 +56,9 @@ class TrainOptions:
             ConfigError: a value has a wrong type, or two options name different beginnings.
         """
         check_types(self)
+        for name, place in self.places.items():
+            if not is_unicode(place):
+                raise ConfigError(f"{name} is {shortened(place)}; the recipe of the run names it: expected UTF-8")
         for option, start in (("--weights", self.weights), ("--backbone", self.backbone)):
             if start is not None and not (option == "--backbone" and str(start) == "torchvision"):
                 check_kind(Path(start), CHECKPOINT, option)

@@ -67,3 +67,8 @@ def test_what_means_the_same_is_taken() -> None:
     FileOutputs(formats=frozenset({Format.YOLO}), tolerance=1)
     PredictFilesOptions(Path("out"), PredictorOptions(device="cpu"))
     BuildOptions(recipe="data_centre", sm=("86",), workspace_gb=4)
+
+
+def test_places_of_a_training_set_can_be_written_into_its_recipe() -> None:
+    with pytest.raises(ConfigError, match=r"train_images is .*; the recipe of the run names it: expected UTF-8"):
+        TrainOptions(train_images=Path("a\udcff"))
