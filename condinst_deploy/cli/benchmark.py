@@ -9,6 +9,7 @@ from rich.table import Table
 from condinst_deploy.cli.command import Pixels, command_app, labelled, print_json, progress_bar, results_console
 from condinst_deploy.cli.progress import ProgressLines
 from condinst_deploy.contract.artifacts import check_there
+from condinst_deploy.shown_text import counted
 
 if TYPE_CHECKING:
     from condinst_deploy.benchmarking.measure import Benchmark, OnCall
@@ -110,7 +111,7 @@ def _on_call(progress: Any, calls: int) -> "OnCall":
 
 
 def _print(result: "Benchmark") -> None:
-    from condinst_deploy.benchmarking.tables import counted, memory_line, ratio_rows, remarks, serving_rows, stage_rows
+    from condinst_deploy.benchmarking.tables import memory_line, ratio_rows, remarks, serving_rows, stage_rows
 
     console = results_console()
     for metrics in result.models:

@@ -78,6 +78,7 @@ class CocoDataset:
         content: dict[str, Any] | None = None,
         limit: int | None = None,
         boxes_only: bool = False,
+        block: int = BLOCK,
     ) -> None:
         """Read and check the annotations, and see that every image is there.
 
@@ -90,6 +91,7 @@ class CocoDataset:
             content: what `coco_content` read from the file, if it was read already.
             limit: take the first so many images; the others need not be there.
             boxes_only: ignore segmentations; each object's mask is its box.
+            block: number of annotations that are checked together.
 
         Raises:
             DataError: the file is not in COCO's format, an annotation is malformed (named by its id), an image
@@ -108,7 +110,7 @@ class CocoDataset:
             rows = {image_id: row for row, image_id in enumerate(listed.ids.tolist())}
             known = Known(rows, listed.sizes, labels)
             entries = _boxed(content["annotations"]) if boxes_only else content["annotations"]
-            objects = self._collected(entries, known).arrays(len(rows))
+            objects = self._collected(entries, known, block).arrays(len(rows))
         self.all_records = Records(listed, objects, np.arange(len(rows)))
         kept = (listed.sizes.min(axis=1) >= min_size) & (keep_empty | (np.diff(objects.starts) > 0))
         chosen = np.flatnonzero(kept) if training else self.all_records.rows
@@ -159,12 +161,12 @@ class CocoDataset:
         pixels = "; COCO's numbers are pixels, not 0..1" if "within the first pixel" in counts else ""
         return f": annotations left out: {listed}{pixels}" if listed else ""
 
-    def _collected(self, annotations: list[dict[str, Any]], known: Known) -> ObjectCollector:
+    def _collected(self, annotations: list[dict[str, Any]], known: Known, size: int) -> ObjectCollector:
         """All objects to learn; what is not learnt is noted in `left_out`."""
         _by_id(annotations, "annotation", self.annotations)
         collector = ObjectCollector()
-        for first in range(0, len(annotations), BLOCK):
-            several = annotations[first : first + BLOCK]
+        for first in range(0, len(annotations), size):
+            several = annotations[first : first + size]
             block, others = block_of(several, first, known)
             collector.extend(block)
             for i in others:

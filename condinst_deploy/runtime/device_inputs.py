@@ -1,6 +1,7 @@
 """The network's input as tensors: on a device, or in host memory that a device can copy from without waiting."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -9,6 +10,10 @@ from torch import Tensor
 
 from condinst_deploy.contract import ImageGeometry, NetworkInputs
 from condinst_deploy.imaging.decode import RGBArray
+from condinst_deploy.imaging.resize import resized_image
+from condinst_deploy.imaging.resize_tables import tables_agree_with_pillow
+from condinst_deploy.kernels.operations import kernels_run_on
+from condinst_deploy.runtime.decoded_image import DecodedLayout
 from condinst_deploy.runtime.device_outputs import to_device
 
 
@@ -33,6 +38,11 @@ class DeviceInputs(NamedTuple):
         """Return the device of the images."""
         return self.images.device
 
+    @property
+    def shape(self) -> torch.Size:
+        """`(B, 3, H, W)`."""
+        return self.images.shape
+
     def taken(self) -> tuple[Tensor, Tensor]:
         """Return images and sizes for work on the current stream. The stream waits for them, the caller does not."""
         if self.ready is not None:
@@ -50,17 +60,63 @@ class DeviceInputs(NamedTuple):
         return NetworkInputs(images.cpu().numpy(), sizes.cpu().numpy())
 
 
+@dataclass(frozen=True, eq=False)
+class DecodedInputs:
+    """One image that `collated` resizes on the device."""
+
+    memory: Tensor  # (N,) uint8 on the host, as `layout` says
+    layout: DecodedLayout
+
+    @property
+    def shape(self) -> torch.Size:
+        """`(1, 3, H, W)` of the resized and padded image."""
+        return torch.Size((1, 3, *self.layout.geometry.padded))
+
+    @property
+    def image_sizes(self) -> Tensor:
+        """`(1, 2)` int32."""
+        return _sizes(self.layout.geometry)
+
+    def on_host(self) -> NetworkInputs:
+        """Return the image resized by Pillow."""
+        return self.layout.on_host(self.memory.numpy())
+
+    def resize_into(self, target: Tensor) -> None:
+        """Copy the image to the device of `target (3, H, W)` and resize it there, on the current stream."""
+        # imported here: Triton takes a second, and what runs on a CPU has no use for it
+        from condinst_deploy.kernels.resize import resize_into
+
+        layout, there = self.layout, self.memory.to(target.device, non_blocking=True)
+        tables = layout.tables
+        image = there[: layout.image_bytes].view(*layout.geometry.original, 3)
+        rows, columns = (
+            there[start : start + table.nbytes].view(torch.int32).view(table.shape)
+            for start, table in ((layout.rows_at, tables.rows), (layout.columns_at, tables.columns))
+        )
+        resize_into(target, image, rows, columns, columns_first=tables.columns_first)
+
+
 class DeviceWriter:
     """The `InputWriter` of backends that read tensors.
 
-    For a GPU, images from the host are written into pinned memory, from which `collated` copies without waiting.
-    Images on the GPU stay there. PyTorch's allocators keep the memory and give it to a later image.
+    For a GPU, images from the host are written into pinned memory, from which `collated` copies without waiting; where
+    kernels run, they are resized on the GPU. Images on the GPU stay there. PyTorch's allocators keep the memory and
+    give it to a later image.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
-    def from_array(self, resized: RGBArray, geometry: ImageGeometry) -> DeviceInputs:
+    def from_image(self, image: RGBArray, geometry: ImageGeometry) -> DeviceInputs | DecodedInputs:
+        """Write `(H, W, 3)` uint8 from the host."""
+        if kernels_run_on(self._device) and tables_agree_with_pillow():
+            layout = DecodedLayout.of(geometry)
+            memory = torch.empty(layout.nbytes, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+            layout.write(memory.numpy(), image)
+            return DecodedInputs(memory, layout)
+        return self._resized(resized_image(image, geometry.resized), geometry)
+
+    def _resized(self, resized: RGBArray, geometry: ImageGeometry) -> DeviceInputs:
         """Write `(h, w, 3)` uint8 from the host."""
         images = self._memory(geometry, on_device=False)
         (height, width), target = geometry.resized, images.numpy()
@@ -87,28 +143,34 @@ class DeviceWriter:
 
 
 def collated(
-    parts: Sequence[DeviceInputs], batch: int | None, device: torch.device, stream: torch.cuda.Stream | None = None
+    parts: Sequence[DeviceInputs | DecodedInputs],
+    batch: int | None,
+    device: torch.device,
+    stream: torch.cuda.Stream | None = None,
 ) -> DeviceInputs:
     """Put inputs of equal padded shape together on a device.
 
     Args:
-        parts: inputs of one image or more each, on the host or on the device.
+        parts: inputs of one image or more each, on the host or on the device. Decoded images are resized.
         batch: the number of images that the network takes; missing images are blank. None: as many as given.
         device: where the batch is made. The parts are not copied if they are a whole batch there already.
         stream: the stream of the copies. None: the current one.
     """
-    given = sum(len(part.images) for part in parts)
+    given = sum(part.shape[0] for part in parts)
     count = max(given, batch or 0)
-    if len(parts) == 1 and count == given and parts[0].device == device:
-        return parts[0]
-    height, width = parts[0].images.shape[2:]
+    whole = parts[0]
+    if count == whole.shape[0] and isinstance(whole, DeviceInputs) and whole.device == device:
+        return whole
+    height, width = whole.shape[2:]
     with torch.cuda.stream(stream):  # does nothing if the stream is None
         images = torch.empty((count, 3, height, width), dtype=torch.uint8, device=device)
         start = 0
         for part in parts:
-            source, _ = part.taken()
-            images[start : start + len(source)].copy_(source, non_blocking=True)
-            start += len(source)
+            if isinstance(part, DecodedInputs):
+                part.resize_into(images[start])
+            else:
+                images[start : start + part.shape[0]].copy_(part.taken()[0], non_blocking=True)
+            start += part.shape[0]
         images[given:] = 0
         blank = np.full((count - given, 2), (height, width), dtype=np.int32)
         sizes = np.concatenate([*(part.image_sizes.cpu().numpy() for part in parts), blank])

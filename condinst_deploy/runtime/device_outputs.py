@@ -60,6 +60,8 @@ class DeviceOutputs(NamedTuple):
         count, finite = on_host(tensors.num_detections, torch.isfinite(tensors.mask_logits[:images]).all())
         require_finite(bool(finite), precision)
         used = tensors.mask_logits[:, : int(count.max(initial=0))]
+        if used.dtype == torch.bfloat16:
+            used = used.float()  # numpy does not have the type
         return NetworkOutputs(count, *on_host(tensors.boxes, tensors.scores, tensors.labels, used))
 
 

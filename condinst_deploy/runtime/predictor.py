@@ -10,6 +10,7 @@ from typing import Any, NoReturn, Unpack
 
 from condinst_deploy.contract import InstanceDetections, ModelManifest
 from condinst_deploy.contract.artifacts import CHECKPOINT, ENGINE, ONNX, model_kind
+from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import BackendError, CondInstError, ConfigError
 from condinst_deploy.imaging.decode import expand_sources
 from condinst_deploy.runtime.backend import Backend
@@ -163,12 +164,15 @@ class Predictor(AbstractContextManager["Predictor"]):
         self.close()
 
 
-def load_backend(path: str | Path, device: str = "auto", threads: CpuThreads | None = None) -> Backend:
+def load_backend(
+    path: str | Path, device: str = "auto", threads: CpuThreads | None = None, precision: Precision | None = None
+) -> Backend:
     """Load a model file with the backend of its kind.
 
     Raises:
         BackendError: a library or the device is missing.
-        ConfigError: the kind of file is unknown, or threads are given for a file that is not an exported one.
+        ConfigError: the kind of file is unknown, threads are given for a file that is not an exported one, or a
+            precision for one that is no checkpoint.
     """
     path = Path(path)
     kind = model_kind(path)
@@ -176,12 +180,18 @@ def load_backend(path: str | Path, device: str = "auto", threads: CpuThreads | N
         raise ConfigError(
             f"threads is given for {path}; only .onnx models take it. Use torch.set_num_threads for a checkpoint"
         )
+    if precision is not None and kind != CHECKPOINT:
+        raise ConfigError(
+            f"precision is given for {path}; only checkpoints take it. An engine has the precision that it was built"
+            " with, and an exported file that of the export"
+        )
     module, name = BACKENDS[kind].split(":")
     try:
         load: Callable[..., Backend] = getattr(import_module(module), name).load
     except ModuleNotFoundError as e:
         raise BackendError(f"{path}: {missing_library(e) or e}") from e
-    return load(path, device) if threads is None else load(path, device, threads)
+    given = {"threads": threads, "precision": precision}
+    return load(path, device, **{name: value for name, value in given.items() if value is not None})
 
 
 def stages_of(backend: Backend, options: PredictorOptions) -> Stages:
@@ -210,16 +220,16 @@ def stages_of(backend: Backend, options: PredictorOptions) -> Stages:
 
 
 def _loaded(path: str | Path, options: PredictorOptions) -> Backend:
-    return load_backend(path, options.device, options.threads)
+    return load_backend(path, options.device, options.threads, options.precision)
 
 
 def _checked(backend: Backend, options: PredictorOptions) -> Backend:
     """Refuse options of loading for a backend that is loaded already."""
     asked = "cuda:0" if options.device == "cuda" else options.device
-    if asked not in ("auto", backend.device) or options.threads is not None:
+    if asked not in ("auto", backend.device) or options.threads is not None or options.precision is not None:
         raise ConfigError(
-            f"device is {options.device!r} and threads is {options.threads} for a backend that is loaded on"
-            f" {backend.device}; give these options where it is loaded"
+            f"device is {options.device!r}, threads is {options.threads} and precision is {options.precision} for a"
+            f" backend that is loaded on {backend.device}; give these options where it is loaded"
         )
     return backend
 

@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from PIL import Image
 from condinst_deploy import BackendError, CondInstError, ConfigError, ImageError, InstanceDetections
 from condinst_deploy.masks import Masks
 from condinst_deploy.serving import Client
-from condinst_deploy.serving.client import client as client_module
 from condinst_deploy.serving.client.health import check_health
 from condinst_deploy.serving.client.transport import ServerUnavailable
 from condinst_deploy.serving.client.wire import HEADER
@@ -55,9 +55,8 @@ def in_turn(*answers: Answer) -> Behaviour:
     return lambda number, path, body: answers[number] if number < len(answers) else good()
 
 
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "FIRST_PAUSE", 0.0)
+client_at_once = partial(Client, pauses=(0.0, 0.0))
+"""A client that does not wait before it repeats a request."""
 
 
 def inferences(server: FakeServer) -> int:
@@ -88,14 +87,14 @@ def test_no_instances_are_an_answer() -> None:
 
 @pytest.mark.parametrize("failure", [DROP, refusal(503), refusal(429), refusal(502), refusal(504)])
 def test_what_was_not_answered_is_asked_again(failure: Answer) -> None:
-    with fake_server(in_turn(failure, failure), MANIFEST) as server, Client(server.url, retries=2) as client:
+    with fake_server(in_turn(failure, failure), MANIFEST) as server, client_at_once(server.url, retries=2) as client:
         assert len(client([IMAGE])) == 1
     assert inferences(server) == 3
 
 
 def test_a_cut_off_answer_is_asked_again() -> None:
     cut = Answer(body=b"{}", headers={"Content-Length": "100", "Connection": "close"})
-    with fake_server(in_turn(cut), MANIFEST) as server, Client(server.url, retries=1, timeout=5) as client:
+    with fake_server(in_turn(cut), MANIFEST) as server, client_at_once(server.url, retries=1, timeout=5) as client:
         assert len(client([IMAGE])) == 1
     assert inferences(server) == 2
 
@@ -104,7 +103,7 @@ def test_a_cut_off_answer_is_asked_again() -> None:
 def test_retries_have_an_end(failure: Answer, retries: int) -> None:
     with (
         fake_server(lambda *_: failure, MANIFEST) as server,
-        Client(server.url, retries=retries) as client,
+        client_at_once(server.url, retries=retries) as client,
         pytest.raises(ServerUnavailable, match=r"does not answer|is busy or not ready \(503\): the reason"),
     ):
         client([IMAGE])
@@ -113,11 +112,10 @@ def test_retries_have_an_end(failure: Answer, retries: int) -> None:
 
 def test_pauses_double_and_have_a_longest(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(client_module, "FIRST_PAUSE", 0.5)
     monkeypatch.setattr(time, "sleep", pauses.append)
     with (
         fake_server(lambda *_: refusal(503), MANIFEST) as server,
-        Client(server.url, retries=6, in_flight=1) as client,
+        Client(server.url, retries=6, in_flight=1, pauses=(0.5, 5.0)) as client,
         pytest.raises(ServerUnavailable),
     ):
         client([IMAGE])
@@ -130,7 +128,7 @@ def test_pauses_double_and_have_a_longest(monkeypatch: pytest.MonkeyPatch) -> No
 def test_what_was_refused_or_failed_inside_is_not_asked_again(failure: Answer, error: type[CondInstError]) -> None:
     with (
         fake_server(lambda *_: failure, MANIFEST) as server,
-        Client(server.url, retries=5) as client,
+        client_at_once(server.url, retries=5) as client,
         pytest.raises(error, match="the reason"),
     ):
         client([IMAGE])
@@ -144,7 +142,7 @@ def test_a_server_that_takes_too_long_is_a_server_that_does_not_answer() -> None
         release.wait(30)
         return good()
 
-    with fake_server(late, MANIFEST) as server, Client(server.url, retries=1, timeout=0.2) as client:
+    with fake_server(late, MANIFEST) as server, client_at_once(server.url, retries=1, timeout=0.2) as client:
         with pytest.raises(ServerUnavailable, match=r"does not answer \(no answer in time\)"):
             client([IMAGE])
         release.set()
@@ -154,12 +152,12 @@ def test_a_server_that_takes_too_long_is_a_server_that_does_not_answer() -> None
 def test_nobody_listens() -> None:
     with fake_server(good, MANIFEST) as server:
         pass
-    with Client(server.url, retries=1) as client, pytest.raises(ServerUnavailable, match="Connection refused"):
+    with client_at_once(server.url, retries=1) as client, pytest.raises(ServerUnavailable, match="Connection refused"):
         client([IMAGE])
 
 
 def test_unloading_and_loading_are_never_repeated() -> None:
-    with fake_server(lambda *_: refusal(503), MANIFEST) as server, Client(server.url, retries=5) as client:
+    with fake_server(lambda *_: refusal(503), MANIFEST) as server, client_at_once(server.url, retries=5) as client:
         found = check_health(client.transport)
     assert not found.answers
     assert [path for path in server.paths if "/repository/" in path] == [

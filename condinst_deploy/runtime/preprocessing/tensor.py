@@ -7,6 +7,7 @@ from torch import Tensor
 
 from condinst_deploy.errors import DeviceError
 from condinst_deploy.imaging.decode import RGBArray, jpeg_from, rgb_from
+from condinst_deploy.runtime.device_outputs import side_stream
 from condinst_deploy.runtime.observer import DECODE, RESIZE, Observer, observed
 from condinst_deploy.runtime.preprocessing.types import GeometryOf, InputWriter, Prepared
 
@@ -56,9 +57,29 @@ class TensorPreparation:
         if data is None:
             return None
         try:
-            return jpeg_on(self._device, data)
+            return jpeg_in_order(self._device, data)
         except RuntimeError:
             return None
+
+
+def jpeg_in_order(gpu: torch.device, data: bytes) -> Tensor:
+    """`jpeg_on` a GPU, for work on the current stream.
+
+    torchvision's decoder writes on a stream of its own, which does not wait for other streams (pytorch/vision#9606).
+    So it must not get memory that other work still reads, and nobody may read its memory before it is finished. The
+    memory comes from a stream that is idle before and after.
+
+    Raises:
+        RuntimeError: as `jpeg_on`.
+    """
+    reader = torch.cuda.current_stream(gpu)
+    with side_stream(gpu):
+        own = torch.cuda.current_stream(gpu)
+        own.synchronize()
+        pixels = jpeg_on(gpu, data)
+        own.synchronize()
+    pixels.record_stream(reader)  # its stream gives the memory to no other image before the reader is done
+    return pixels
 
 
 def jpeg_on(device: torch.device, data: bytes) -> Tensor:

@@ -55,12 +55,15 @@ class Prepared(NamedTuple):
 class InputWriter(Protocol):
     """Writes resized images into the memory that a backend reads its input from.
 
-    Each call allocates the memory of one image, `(1, 3, H, W)` uint8 with the padded size of the geometry, and writes
-    the image and zeros around it. Threads may call a writer at the same time.
+    The input of one image is `(1, 3, H, W)` uint8 with the padded size of the geometry: the image, and zeros around it.
+    Threads may call a writer at the same time.
     """
 
-    def from_array(self, resized: RGBArray, geometry: ImageGeometry) -> Inputs:
-        """Write `(h, w, 3)` uint8 from the host."""
+    def from_image(self, image: RGBArray, geometry: ImageGeometry) -> Inputs:
+        """Resize `(H, W, 3)` uint8 from the host to Pillow's bytes, and write it.
+
+        A writer for a GPU may leave the resizing to the GPU: `Backend.collate` then writes into the batch.
+        """
 
     def from_tensor(self, resized: "Tensor", geometry: ImageGeometry) -> Inputs:
         """Write `(3, h, w)` uint8 from any device. A tensor on the backend's GPU does not cross to the host."""

@@ -10,8 +10,17 @@ from condinst_deploy.contract.engine_manifest import MODULES, EngineManifest, Fl
 from condinst_deploy.errors import ArtifactError, BackendError, DeviceError
 from condinst_deploy.runtime.backend import Backend, Outputs
 from condinst_deploy.runtime.batching import rounded_batch
-from condinst_deploy.runtime.cuda.batches import GpuInputs, GpuOutputs, PinnedInputs, PinnedWriter, uploaded
+from condinst_deploy.runtime.cuda.batches import (
+    GpuInputs,
+    GpuOutputs,
+    Pinned,
+    PinnedImage,
+    PinnedInputs,
+    PinnedWriter,
+    uploaded,
+)
 from condinst_deploy.runtime.cuda.gpu import Gpu, Stream, shared_gpu
+from condinst_deploy.runtime.cuda.mask_runs import detections_from_gpu
 from condinst_deploy.runtime.devices import driver_present, parsed_device
 from condinst_deploy.runtime.postprocess import ResultFilter
 from condinst_deploy.runtime.preprocessing.types import Inputs
@@ -87,7 +96,7 @@ class TensorRtBackend(Backend):
     ) -> list[InstanceDetections]:
         """Turn outputs of `forward` into detections in original pixels."""
         if isinstance(outputs, GpuOutputs):
-            outputs = outputs.on_host(len(geometries), self.manifest.precision)
+            return detections_from_gpu(outputs, geometries, self.manifest, result_filter or ResultFilter())
         return super().postprocess(outputs, geometries, result_filter)
 
     def synchronize(self) -> None:
@@ -112,11 +121,11 @@ class TensorRtBackend(Backend):
             self._engine.close()
         self.gpu.release_idle()
 
-    def _pinned(self, part: Inputs) -> PinnedInputs:
+    def _pinned(self, part: Inputs) -> Pinned:
         """Return an image in pinned memory; one that another writer wrote is copied."""
-        return part if isinstance(part, PinnedInputs) else self._writer.from_inputs(part.on_host())
+        return part if isinstance(part, PinnedInputs | PinnedImage) else self._writer.from_inputs(part.on_host())
 
-    def _filled(self, parts: Sequence[PinnedInputs]) -> int:
+    def _filled(self, parts: Sequence[Pinned]) -> int:
         """Images of the batch with the blank ones."""
         if self.static_batch is not None:
             return self.static_batch

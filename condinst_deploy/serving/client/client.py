@@ -35,8 +35,8 @@ from condinst_deploy.serving.protocol import (
 from condinst_deploy.support.remote_files import is_url
 
 T = TypeVar("T")
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
-"""Seconds before the first repetition; each further one waits twice as long, up to the longest."""
+PAUSES = 0.1, 5.0
+"""Seconds before the first repetition, and the most; each further one waits twice as long."""
 
 
 class Client(AbstractContextManager["Client"]):
@@ -57,6 +57,7 @@ class Client(AbstractContextManager["Client"]):
         retries: int = 3,
         in_flight: int = 4,
         options: RequestOptions | None = None,
+        pauses: tuple[float, float] = PAUSES,
     ) -> None:
         """Take the address; the server is asked when it is needed.
 
@@ -68,6 +69,7 @@ class Client(AbstractContextManager["Client"]):
                 that it refused, and one that failed inside the model, is not repeated.
             in_flight: images that `stream` has on the way at once.
             options: thresholds, classes and limits of every request; None: the model's own.
+            pauses: seconds before the first repetition, and the most; each further one waits twice as long.
 
         Raises:
             ConfigError: an argument cannot be used.
@@ -78,7 +80,7 @@ class Client(AbstractContextManager["Client"]):
                 f"timeout is {timeout}, retries {retries}, in_flight {in_flight}; expected up to 86,400 seconds,"
                 " 0 to 100 retries, 1 to 1,024 images in flight"
             )
-        self.model, self._retries, self._in_flight = model, retries, in_flight
+        self.model, self._retries, self._in_flight, self._pauses = model, retries, in_flight, pauses
         self._options = options or RequestOptions()
         self.transport = transport_for(url, timeout)
         self._manifest: ModelManifest | None = None
@@ -143,13 +145,13 @@ class Client(AbstractContextManager["Client"]):
 
     def _repeated(self, ask: Callable[[], T]) -> T:
         """Ask again where that is safe: inference changes nothing on the server."""
-        pause = FIRST_PAUSE
+        pause, longest = self._pauses
         for _ in range(self._retries):
             try:
                 return ask()
             except ServerUnavailable:
                 time.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                pause = min(2 * pause, longest)
         return ask()
 
 

@@ -1,5 +1,7 @@
 """The ways to prepare an image, compared with each other."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,7 +14,9 @@ from condinst_deploy.cli import command as cli
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.errors import BackendError, ConfigError, ImageError
 from condinst_deploy.imaging.decode import rgb_from
-from condinst_deploy.runtime.preprocessing.batch import HostWriter, blank_inputs, network_inputs, stacked
+from condinst_deploy.runtime.host_inputs import blank_inputs
+from condinst_deploy.runtime.preprocessing import tensor
+from condinst_deploy.runtime.preprocessing.batch import HostWriter, network_inputs, stacked
 from condinst_deploy.runtime.preprocessing.factory import preparation
 from condinst_deploy.runtime.preprocessing.tensor import jpeg_on
 from condinst_deploy.runtime.preprocessing.types import InputOptions, InputWriter, Pixels, Prepare
@@ -125,3 +129,39 @@ def test_options_that_there_are_not_are_refused(options: dict[str, Any], reason:
 
 def test_the_command_offers_what_there_is() -> None:
     assert {way.value for way in cli.Pixels} == set(get_args(Pixels))
+
+
+class StreamDouble:
+    """A stream that notes what is asked of it."""
+
+    def __init__(self, name: str, order: list[str]) -> None:
+        self.name, self.order = name, order
+
+    def synchronize(self) -> None:
+        self.order.append(f"wait for {self.name}")
+
+
+def test_a_gpus_decoder_gets_idle_memory_and_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its stream waits for no other: the memory's stream is idle before and after, and the reader keeps the memory."""
+    order: list[str] = []
+    current = [StreamDouble("the reader", order)]
+
+    class Pixels:
+        def record_stream(self, stream: StreamDouble) -> None:
+            order.append(f"kept for {stream.name}")
+
+    @contextmanager
+    def own_stream(gpu: torch.device) -> Iterator[None]:
+        current.append(StreamDouble("the memory", order))
+        yield
+        current.pop()
+
+    def decode(gpu: torch.device, data: bytes) -> Pixels:
+        order.append(f"decode beside {current[-1].name}")
+        return Pixels()
+
+    monkeypatch.setattr(tensor, "side_stream", own_stream)
+    monkeypatch.setattr(tensor, "jpeg_on", decode)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda gpu: current[-1])
+    tensor.jpeg_in_order(torch.device("cuda:0"), b"")
+    assert order == ["wait for the memory", "decode beside the memory", "wait for the memory", "kept for the reader"]
