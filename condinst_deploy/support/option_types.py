@@ -70,11 +70,14 @@ def _fits_inside(value: Any, origin: Any, inside: tuple[Any, ...]) -> bool:
 def _is_one(value: Any, kind: Any) -> bool:
     if kind in _PLAIN:
         return isinstance(value, _PLAIN[kind][0]) and (kind is bool or not isinstance(value, bool))
-    if not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
-        return True  # Any, or a protocol, whose methods are looked for when they are called
+    if not isinstance(kind, type):
+        return True  # Any
     if issubclass(kind, Enum):
         return value in list(kind)
-    return isinstance(value, kind)
+    try:
+        return isinstance(value, kind)
+    except TypeError:
+        return True  # a protocol, whose methods are looked for when they are called
 
 
 def _words(kind: Any) -> str:
