@@ -18,7 +18,7 @@ from condinst_deploy.contract import DRAWN_ABOVE
 from condinst_deploy.data.shapes import ShapesConfig, generate_shapes
 from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE, Agreement, agreement, merged
 from condinst_deploy.evaluation.coco_metrics import average_precision, load_coco
-from condinst_deploy.imaging.decode import existing_sources
+from condinst_deploy.imaging.decode import ImageFile, existing_sources
 from condinst_deploy.imaging.drawing import SHEET_SIDE, write_sheet
 from condinst_export.cli import export
 
@@ -85,12 +85,12 @@ def demonstrate(weights: Path, images: Path | None, output: Path = OUTPUT, unsee
 class Result(NamedTuple):
     """Detections of the exported file in an image, and their agreement with the PyTorch model."""
 
-    image: Path
+    image: ImageFile
     found: InstanceDetections
     agreement: Agreement
 
 
-def compare(model: Path, weights: Path, images: Sequence[Path]) -> Iterator[Result]:
+def compare(model: Path, weights: Path, images: Sequence[ImageFile]) -> Iterator[Result]:
     """Both models on every image that can be read; the others are named."""
     with Predictor(model) as exported, Predictor(weights) as reference:
         both = zip(images, exported.stream(images), reference.stream(images), strict=True)

@@ -95,7 +95,7 @@ def batch(
     Exit status: 0 done, 1 an error or a shard without a part, 2 wrong usage, 130 interrupted by Ctrl-C, 143 by SIGTERM.
     """
     from condinst_deploy.serving.batch.options import SHARD_SIZE, BatchOptions, DetectionOptions
-    from condinst_deploy.serving.batch.storage import absolute
+    from condinst_deploy.support.remote_files import absolute
 
     detection = DetectionOptions(
         device, score_threshold, class_names(classes), max_detections, batch_size, pixels.value

@@ -21,12 +21,15 @@ from condinst_deploy.support.json_text import json_text
 
 if TYPE_CHECKING:
     from condinst_deploy.contract import InstanceDetections
+    from condinst_deploy.imaging.decode import ImageFile
     from condinst_deploy.serving.client.client import Client
 
 
 def client(
     url: Annotated[str, typer.Argument(help="Address of the server: http://host:port or grpc://host:port.")],
-    images: Annotated[list[str] | None, typer.Argument(help="Images, folders or patterns.", metavar="IMAGE...")] = None,
+    images: Annotated[
+        list[str] | None, typer.Argument(help="Images, folders, patterns, or URLs of them.", metavar="IMAGE...")
+    ] = None,
     model: Annotated[str, typer.Option(help="The model's name on the server.")] = MODEL,
     score_threshold: Annotated[float | None, typer.Option(help="Keep detections that score above it.")] = None,
     classes: Annotated[str | None, typer.Option(help="Class names to keep, with commas between them.")] = None,
@@ -94,7 +97,7 @@ def _detect(served: "Client", images: list[str], overlays: Path | None, as_json:
     return failed == 0
 
 
-def _draw(detections: "InstanceDetections", path: Path, out: Path) -> None:
+def _draw(detections: "InstanceDetections", path: "ImageFile", out: Path) -> None:
     from condinst_deploy.imaging.decode import rgb_from
     from condinst_deploy.support.atomic_write import atomic_path
 

@@ -35,7 +35,9 @@ def predict(
     images: Annotated[
         list[str],
         typer.Argument(
-            metavar="IMG_OR_DIR...", help="Images, folders (with --recursive also their subfolders) or patterns."
+            metavar="IMG_OR_DIR...",
+            help="Images, folders (with --recursive also their subfolders), patterns, or URLs of them (s3://, gs://,"
+            " ...; extra urls).",
         ),
     ],
     model: Annotated[

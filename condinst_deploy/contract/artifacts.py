@@ -29,6 +29,9 @@ def kind_of(path: Path) -> str | None:
 _NAMES = {CHECKPOINT: "a checkpoint (.pth)", ONNX: "an exported file (.onnx)", ENGINE: "an engine (.engine)"}
 
 
+UNKNOWN = "of an unknown kind"
+
+
 def check_kind(path: Path, kind: str, option: str) -> None:
     """Check by its name that a file is not of another kind than an option takes.
 
@@ -38,11 +41,45 @@ def check_kind(path: Path, kind: str, option: str) -> None:
         option: what the message calls the option.
 
     Raises:
-        ConfigError: it is of another kind.
+        ConfigError: it is of another kind, an image or a folder.
     """
+    if kind_of(path) != kind and (what := kind_words(path)) != UNKNOWN:
+        raise ConfigError(f"{option} is {path}, which is {what}; expected {_NAMES[kind]}")
+
+
+def kind_words(path: Path) -> str:
+    """What a file is by its name, or that it is a folder, in the words of messages."""
+    from condinst_deploy.imaging.decode import SUFFIXES  # commands that only show their help do not wait for Pillow
+
     found = kind_of(path)
-    if found is not None and found != kind:
-        raise ConfigError(f"{option} is {path}, which is {_NAMES[found]} by its name; expected {_NAMES[kind]}")
+    if os.path.isdir(path):  # noqa: PTH112  (Path.is_dir raises on names that no file can have)
+        return "a folder"
+    if found is not None:
+        return f"{_NAMES[found]} by its name"
+    return "an image by its name" if path.suffix.lower() in SUFFIXES else UNKNOWN
+
+
+def model_kind(path: Path) -> str:
+    """CHECKPOINT, ONNX or ENGINE by the file's name.
+
+    Raises:
+        ConfigError: it is an image or a folder, or its ending is not known.
+    """
+    kind = kind_of(path)
+    if kind is None:
+        raise ConfigError(f"{path} is {kind_words(path)}; expected a model, a file ending in {', '.join(KINDS)}")
+    return kind
+
+
+def check_json(path: Path, expected: str) -> None:
+    """Check that a file that is read as JSON is not a model, an image or a folder.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    what = kind_words(path)
+    if what != UNKNOWN:
+        raise ConfigError(f"{path} is {what}; expected {expected}")
 
 
 def check_there(path: Path, kind: str | None = None) -> None:

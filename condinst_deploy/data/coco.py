@@ -23,16 +23,14 @@ from condinst_deploy.data.annotation_arrays import (
 from condinst_deploy.data.annotation_blocks import BLOCK, Known, block_of
 from condinst_deploy.data.annotation_checks import LeftOut, field_of, is_place, object_of
 from condinst_deploy.data.coco_file import coco_content, no_collection
-from condinst_deploy.errors import DataError, ImageError
+from condinst_deploy.errors import ConfigError, DataError, ImageError
 from condinst_deploy.imaging.decode import RGBArray, rgb_from
+from condinst_deploy.imaging.image_sizes import LONGEST_SIDE, MOST_PIXELS
 from condinst_deploy.masks import BoolArray
 from condinst_deploy.shown_text import shown_value
 
 MIN_SIZE = 32
 """Images with a side below so many pixels are not trained on."""
-
-LONGEST_SIDE, MOST_PIXELS = 65_535, 1 << 28
-"""Limits of an annotated image; pycocotools counts in 32 bits, and a mask takes a byte a pixel."""
 
 LARGEST_ID = (1 << 64) - 1
 
@@ -267,6 +265,8 @@ def _images(entries: list[dict[str, Any]], folder: Path, path: Path) -> Images:
 
 
 def _check_present(paths: Iterable[Path], folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; expected the folder of the images")
     if not folder.is_dir():
         raise DataError(f"no folder of images at {folder}")
     missing = [path.name for path in paths if not path.is_file()]

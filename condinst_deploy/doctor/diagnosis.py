@@ -46,7 +46,8 @@ def diagnose(path: Path | None = None, probe: Probe = run_probe) -> Diagnosis:
         probe: runs one probe of `probe_worker`, by default in a process of its own.
 
     Raises:
-        ArtifactError, CheckpointError: the file is not there, or is of no known kind.
+        ArtifactError, CheckpointError: the file is not there.
+        ConfigError: it is of no known kind.
     """
     if path is not None:
         check_model_file(path)  # before the machine's checks, which take their time

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from condinst_deploy.contract import INPUTS, MANIFEST_KEY, OUTPUTS, ModelManifest, NetworkOutputs
 from condinst_deploy.contract.artifacts import ONNX, check_there
-from condinst_deploy.errors import ArtifactError, BackendError
+from condinst_deploy.errors import ArtifactError, BackendError, DeviceError
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.cores import CpuThreads, usable_cores
 from condinst_deploy.runtime.cpu_features import OVERFLOW_REMARK, products_may_overflow
@@ -62,7 +62,7 @@ class OnnxRuntimeBackend(Backend):
         """Load a file; weights that are not in it are read from `folder` alone."""
         chosen = parsed_device(device, gpu_usable=_gpu_usable())
         if chosen.kind == "cuda" and not driver_present():
-            raise BackendError(
+            raise DeviceError(
                 f"device {device!r} was asked for, and no NVIDIA driver is loaded on this machine; use device='cpu'"
             )
         session = opened_session(content, name, chosen, threads or CpuThreads(), folder)
@@ -108,7 +108,7 @@ def opened_session(content: bytes, name: str, device: Device, threads: CpuThread
             " it may be truncated or not an ONNX file: export the model again"
         ) from e
     if wanted not in session.get_providers():
-        raise BackendError(
+        raise DeviceError(
             f"{wanted} was asked for, but ONNX Runtime runs {name} on {', '.join(session.get_providers())};"
             " install onnxruntime-gpu and its CUDA libraries, or use device='cpu'"
         )

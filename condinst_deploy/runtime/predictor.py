@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, NoReturn, Unpack
 
 from condinst_deploy.contract import InstanceDetections, ModelManifest
-from condinst_deploy.contract.artifacts import CHECKPOINT, ENGINE, KINDS, ONNX, kind_of
+from condinst_deploy.contract.artifacts import CHECKPOINT, ENGINE, ONNX, model_kind
 from condinst_deploy.contract.precision import Precision
-from condinst_deploy.errors import ArtifactError, BackendError, CondInstError, ConfigError
-from condinst_deploy.imaging.decode import SUFFIXES, expand_sources
+from condinst_deploy.errors import BackendError, CondInstError, ConfigError
+from condinst_deploy.imaging.decode import expand_sources
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.cores import CpuThreads
 from condinst_deploy.runtime.options import (
@@ -109,7 +109,7 @@ class Predictor(AbstractContextManager["Predictor"]):
         """Detect instances.
 
         Args:
-            images: one or a list of: path, folder, glob pattern, RGB `uint8 (H, W, 3)` array, PIL image,
+            images: one or a list of: path, folder, glob pattern, URL of these, RGB `uint8 (H, W, 3)` array, PIL image,
                 `uint8 (3, H, W)` tensor. An empty list is fine.
 
         Returns:
@@ -170,16 +170,12 @@ def load_backend(
     """Load a model file with the backend of its kind.
 
     Raises:
-        ArtifactError: the kind of file is unknown.
-        BackendError: a library is not installed.
-        ConfigError: threads are given for a file that is not an exported one, or a precision for one that is no
-            checkpoint.
+        BackendError: a library or the device is missing.
+        ConfigError: the kind of file is unknown, threads are given for a file that is not an exported one, or a
+            precision for one that is no checkpoint.
     """
     path = Path(path)
-    kind = kind_of(path)
-    if kind is None:
-        what = "an image by its name" if path.suffix.lower() in SUFFIXES else "of an unknown kind"
-        raise ArtifactError(f"{path} is {what}; expected a model, a file ending in {', '.join(KINDS)}")
+    kind = model_kind(path)
     if threads is not None and kind != ONNX:
         raise ConfigError(
             f"threads is given for {path}; only .onnx models take it. Use torch.set_num_threads for a checkpoint"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from condinst_deploy.contract import NetworkOutputs
 from condinst_deploy.contract.precision import PRECISIONS, Precision
-from condinst_deploy.errors import BackendError, ConfigError
+from condinst_deploy.errors import BackendError, ConfigError, DeviceError
 from condinst_deploy.kernels.operations import kernels_run_on, operations_for
 from condinst_deploy.model.checkpoints import LoadedModel, load_model
 from condinst_deploy.model.condinst import CondInst, Instances
@@ -103,7 +103,7 @@ def torch_device(device: str) -> torch.device:
 
     Raises:
         ConfigError: the name is unknown.
-        BackendError: PyTorch does not see the device.
+        DeviceError: PyTorch does not see the device.
     """
     if device == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
@@ -114,7 +114,7 @@ def torch_device(device: str) -> torch.device:
     if chosen.type not in ("cpu", "cuda"):
         raise ConfigError(f"device {device!r} is not supported; expected auto, cpu, cuda or cuda:N")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise BackendError(
+        raise DeviceError(
             f"device {device!r} was asked for; PyTorch sees {torch.cuda.device_count()} CUDA devices."
             " Use device='cpu', or check the driver with nvidia-smi"
         )

@@ -460,3 +460,13 @@ def test_wrong_usage_exits_with_two() -> None:
 def test_every_side_has_a_name_of_its_own(paths: list[str], names: list[str]) -> None:
     assert unique_names([Path(path) for path in paths]) == names
     assert len({results_path(Path(), name) for name in names}) == len(names)
+
+
+def test_results_whose_name_is_not_utf8_are_evaluated(tmp_path: Path) -> None:
+    annotations, _ = small_coco.written(tmp_path)
+    path = tmp_path / b"r\xff\xfe.json".decode("utf-8", "surrogateescape")
+    path.write_text(json.dumps(small_coco.results()))
+    done = evaluate("--annotations", annotations, "--results", path)
+    assert done.exit_code == 0, done.stderr
+    assert r"r\udcff\udcfe.json" in Path("evaluation/report.html").read_text(encoding="utf-8")
+    assert r"r\udcff\udcfe.json" in done.stdout

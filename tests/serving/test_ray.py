@@ -17,8 +17,8 @@ from condinst_deploy.serving import detect_dataset
 from condinst_deploy.serving.batch.driver import Plan, planned
 from condinst_deploy.serving.batch.options import BatchOptions, DetectionOptions
 from condinst_deploy.serving.batch.reporting import Event, Totals
-from condinst_deploy.serving.batch.storage import local_path
 from condinst_deploy.serving.ray_session import RayOptions, worker_count
+from condinst_deploy.support.remote_files import local_path
 from tests.support.batch_runs import (
     assert_each_image_once,
     batch_command,

@@ -1,12 +1,11 @@
 """Preprocessing with PyTorch, on the CPU or on a GPU."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from condinst_deploy.errors import BackendError
+from condinst_deploy.errors import DeviceError
 from condinst_deploy.imaging.decode import RGBArray, jpeg_from, rgb_from
 from condinst_deploy.runtime.device_outputs import side_stream
 from condinst_deploy.runtime.observer import DECODE, RESIZE, Observer, observed
@@ -54,7 +53,7 @@ class TensorPreparation:
 
     def _decoded_on_device(self, source: Any) -> Tensor | None:
         """Return None if the CPU has to decode the image; the CPU also reports what is wrong with a damaged file."""
-        data = jpeg_from(Path(source)) if isinstance(source, str | Path) else None
+        data = jpeg_from(source)
         if data is None:
             return None
         try:
@@ -103,10 +102,10 @@ def gpu_beside(device: str) -> torch.device:
     """Return the model's own device if it is a GPU, else the current GPU.
 
     Raises:
-        BackendError: PyTorch sees no GPU.
+        DeviceError: PyTorch sees no GPU.
     """
     if not torch.cuda.is_available():
-        raise BackendError(
+        raise DeviceError(
             "pixels='cuda' decodes and resizes on an NVIDIA GPU, and PyTorch sees none; use pixels='exact' or 'fast'"
         )
     chosen = torch.device(device if device.startswith("cuda") else "cuda")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 from condinst_deploy.contract import ImageGeometry, NetworkInputs
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.imaging.decode import RGBArray
+from condinst_deploy.support.option_types import check_types
 
 if TYPE_CHECKING:  # it imports PyTorch, and arguments are checked before PyTorch is imported
     from torch import Tensor
@@ -36,6 +37,7 @@ class InputOptions:
         Raises:
             ConfigError: a value is not allowed.
         """
+        check_types(self)
         if self.pixels not in get_args(Pixels):
             raise ConfigError(f"pixels is {self.pixels!r}; expected one of {', '.join(get_args(Pixels))}")
         if self.workers is not None and self.workers < 1:

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from condinst_deploy.contract import ImageGeometry, InstanceDetections
 from condinst_deploy.contract.engine_manifest import MODULES, EngineManifest, Flavour, read_engine
-from condinst_deploy.errors import ArtifactError, BackendError
+from condinst_deploy.errors import ArtifactError, BackendError, DeviceError
 from condinst_deploy.runtime.backend import Backend, Outputs
 from condinst_deploy.runtime.batching import rounded_batch
 from condinst_deploy.runtime.cuda.batches import (
@@ -59,7 +59,7 @@ class TensorRtBackend(Backend):
         plan, manifest = read_engine(path)
         chosen = parsed_device(device, gpu_usable=driver_present())
         if chosen.kind != "cuda":
-            raise BackendError(
+            raise DeviceError(
                 f"{path} is an engine and needs an NVIDIA GPU, and device={device!r} means cpu here;"
                 " run the exported ONNX file on a CPU instead"
             )

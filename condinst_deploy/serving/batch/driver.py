@@ -15,8 +15,9 @@ from condinst_deploy.serving.batch.reporting import Event, OnEvent
 from condinst_deploy.serving.batch.run_manifest import RunManifest, claimed, run_manifest
 from condinst_deploy.serving.batch.shard_worker import Job, ShardWorker
 from condinst_deploy.serving.batch.shards import Shard, shard_count, shards_of
-from condinst_deploy.serving.batch.storage import absolute, output_folder, public_url
+from condinst_deploy.serving.batch.storage import output_folder
 from condinst_deploy.support.digests import sha256_of
+from condinst_deploy.support.remote_files import absolute, public_url
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,10 +10,11 @@ from condinst_deploy.contract.versioned import versioned_values
 from condinst_deploy.errors import ArtifactError, CondInstError, ConfigError
 from condinst_deploy.serving.batch.inputs import Fingerprint
 from condinst_deploy.serving.batch.options import BatchOptions
-from condinst_deploy.serving.batch.storage import PART_PREFIX, OutputFolder, public_url
+from condinst_deploy.serving.batch.storage import PART_PREFIX, OutputFolder
 from condinst_deploy.shown_text import shown, shown_value
 from condinst_deploy.support.digests import sha256_of_bytes, sha256_of_text
 from condinst_deploy.support.json_text import json_text
+from condinst_deploy.support.remote_files import public_url
 from condinst_deploy.support.versions import installed_versions
 
 FILE = "run.json"

@@ -17,6 +17,7 @@ from PIL import Image
 from condinst_deploy.contract import InstanceDetections, ModelManifest
 from condinst_deploy.errors import ArtifactError, BackendError, CondInstError, ConfigError, ImageError
 from condinst_deploy.imaging.decode import expand_sources, rgb_from, source_name
+from condinst_deploy.imaging.image_urls import ImageUrl
 from condinst_deploy.masks import RLE, Masks
 from condinst_deploy.runtime.pipeline import Prediction
 from condinst_deploy.serving.client.transport import ServerUnavailable, Transport
@@ -32,6 +33,7 @@ from condinst_deploy.serving.protocol import (
     RequestOptions,
 )
 from condinst_deploy.shown_text import shown_value
+from condinst_deploy.support.remote_files import is_url
 
 T = TypeVar("T")
 LONGEST_NAME = 255
@@ -188,6 +190,10 @@ def encoded(source: Any) -> bytes:
     """
     if isinstance(source, bytes):
         return source
+    if isinstance(source, str) and is_url(source):
+        source = ImageUrl(source)
+    if isinstance(source, ImageUrl):
+        return source.content()
     if isinstance(source, str | Path):
         return _content_of(Path(source))
     content = io.BytesIO()

@@ -103,7 +103,9 @@ def _write(
         _copy_model(model, draft / MODEL / str(options.version), model.name)
     else:
         _write_network(draft / NETWORK, model, manifest, engine, options)
-    (draft / "README.md").write_text(repository_guide(model, manifest, engine, options), encoding="utf-8")
+    (draft / "README.md").write_text(
+        repository_guide(model, manifest, engine, options), encoding="utf-8", errors="backslashreplace"
+    )
 
 
 def _write_network(
