@@ -71,6 +71,11 @@ class GpuArray:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
+    @staticmethod
+    def size_of(shape: tuple[int, ...], dtype: str) -> int:
+        """Bytes of an array."""
+        return prod(shape) * np.dtype(dtype).itemsize
+
     @property
     def nbytes(self) -> int:
         """Size in bytes."""
