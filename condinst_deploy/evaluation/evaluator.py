@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from condinst_deploy.contract.artifacts import precision_for
 from condinst_deploy.evaluation.coco_metrics import (
     CocoEvaluation,
     Entry,
@@ -186,6 +187,7 @@ def _predictor(source: Source, options: EvaluationOptions) -> Predictor:
         score_threshold=options.score_threshold,
         batch_size=options.batch_size,
         observer=options.observer,
+        precision=precision_for(source.path, options.precision),
     )
 
 

@@ -2,7 +2,15 @@
 
 from collections.abc import Sequence
 
-from condinst_deploy.runtime.cuda.batches import GpuInputs, Pinned, PinnedImage, PinnedInputs, PinnedWriter, uploaded
+from condinst_deploy.runtime.cuda.batches import (
+    GpuInputs,
+    Pinned,
+    PinnedImage,
+    PinnedInputs,
+    PinnedWriter,
+    WaitingImage,
+    uploaded,
+)
 from condinst_deploy.runtime.cuda.gpu import Gpu, Stream
 from condinst_deploy.runtime.preprocessing.types import Inputs
 
@@ -22,7 +30,11 @@ class Uploads:
 
     def pinned(self, part: Inputs) -> Pinned:
         """Return an image in pinned memory; one that another writer wrote is copied."""
-        return part if isinstance(part, PinnedInputs | PinnedImage) else self.writer.from_inputs(part.on_host())
+        return (
+            part
+            if isinstance(part, PinnedInputs | PinnedImage | WaitingImage)
+            else self.writer.from_inputs(part.on_host())
+        )
 
     def started(self, parts: Sequence[Pinned], batch: int) -> GpuInputs:
         """Start to copy images to a batch of this size; those beyond `parts` are blank. The caller does not wait."""

@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from condinst_deploy.contract.artifacts import CHECKPOINT, ENGINE, ONNX, check_kind, check_there, kind_of
+from condinst_deploy.contract.artifacts import (
+    CHECKPOINT,
+    ENGINE,
+    ONNX,
+    check_kind,
+    check_precision_applies,
+    check_there,
+    kind_of,
+    precision_for,
+)
 from condinst_deploy.errors import ArtifactError, CheckpointError, ConfigError
 from condinst_deploy.runtime.predictor import BACKENDS
 
@@ -55,3 +64,12 @@ def test_a_file_of_another_kind_is_named() -> None:
         check_kind(Path("m.plan"), CHECKPOINT, "--weights")
     check_kind(Path("m.pt"), CHECKPOINT, "--weights")
     check_kind(Path("m.dat"), ONNX, "--onnx")
+
+
+def test_a_precision_is_for_checkpoints_alone() -> None:
+    assert precision_for(Path("a.PTH"), "float16") == "float16"
+    assert precision_for(Path("a.onnx"), "float16") is None
+    check_precision_applies([Path("a.onnx"), Path("a.pt")], "float16")
+    check_precision_applies([Path("a.onnx")], None)
+    with pytest.raises(ConfigError, match="precision float16 is asked for, and no model is a checkpoint"):
+        check_precision_applies([Path("a.onnx"), Path("a.engine")], "float16")

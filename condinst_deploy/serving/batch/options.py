@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.serving.batch.shards import check_shard_size
 
@@ -27,6 +28,7 @@ class DetectionOptions:
     max_detections: int | None = None
     batch_size: int | None = None
     pixels: Literal["exact", "fast", "cuda"] = "exact"
+    precision: Precision | None = None
 
     def load(self, model: Path) -> "Predictor":
         """Load a model with these options.
@@ -45,6 +47,7 @@ class DetectionOptions:
             max_detections=self.max_detections,
             batch_size=self.batch_size,
             inputs=InputOptions(self.pixels),
+            precision=self.precision,
         )
 
 
