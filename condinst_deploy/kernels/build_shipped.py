@@ -3,7 +3,6 @@
 The PTX has no line information, so that it does not depend on where the sources lie.
 """
 
-import json
 import os
 import re
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from condinst_deploy.kernels.shipped import FOLDER, INDEX, LOWEST_CAPABILITY
 from condinst_deploy.support.atomic_write import atomic_path
+from condinst_deploy.support.json_text import json_text
 from condinst_deploy.support.versions import installed_versions
 
 
@@ -34,7 +34,7 @@ def build(folder: Path) -> None:
         arguments = ["pointer" if kind.startswith("*") else kind for kind in types]
         entries[name] = {"threads": kernel.threads, "shared_bytes": kernel.shared_bytes, "arguments": arguments}
     index = {"triton": installed_versions(("triton",))["triton"], "kernels": entries}
-    _write(folder / INDEX, json.dumps(index, indent=2) + "\n")
+    _write(folder / INDEX, json_text(index, "the index of the kernels", indent=2) + "\n")
 
 
 def _write(path: Path, text: str) -> None:
