@@ -134,6 +134,22 @@ def engine_stream() -> dict[str, Any]:
         return found | {"contexts_and_graphs": sum(s.made for s in slots), "replays": sum(s.replays for s in slots)}
 
 
+def onnxruntime_stream() -> dict[str, Any]:
+    """The exported file in float16 through ONNX Runtime's CUDA provider, inputs and outputs on the GPU."""
+    import onnx
+
+    from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
+    from condinst_engines.precision import converted
+    from condinst_export import export_model
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        export_model(saved_r50(folder), folder / "r50.onnx")
+        content = converted(onnx.load(folder / "r50.onnx"), "float16").SerializeToString()
+    with OnnxRuntimeBackend.from_bytes(content, "R-50 in float16", "cuda") as backend:
+        return images_per_second(Predictor(backend), jpegs(200, seed=0)) | {"note": backend.note}
+
+
 def eight_threads() -> dict[str, Any]:
     """Eight threads on one model beside one after the other."""
     rng = np.random.default_rng(0)

@@ -275,3 +275,22 @@ def test_without_the_bindings_inputs_and_outputs_cross_through_the_host(
     with Predictor(slim_onnx, device="cuda") as predictor:
         assert "cuda-bindings is not installed" in predictor.backend.note
         assert len(predictor([IMAGES[0]])[0]) > 0
+
+
+@pytest.mark.gpu
+def test_the_cuda_provider_gives_what_the_cpu_gives(slim_onnx: Path, expected: list[InstanceDetections]) -> None:
+    """On a machine with a GPU: several shapes, batches, eight threads, outputs that live beside later runs."""
+    with Predictor(slim_onnx, device="cuda") as predictor, ThreadPoolExecutor(8) as threads:
+        assert not predictor.backend.note
+        rounds = list(threads.map(lambda _: predictor(IMAGES), range(8)))
+        outputs = [predictor.backend.forward(host_batch(predictor.backend, [image])[0]) for image in IMAGES]
+        assert all(isinstance(each, GpuOutputs) for each in outputs)
+        with OnnxRuntimeBackend.load(slim_onnx, "cpu") as reference:
+            for given, image in zip(outputs, IMAGES, strict=True):
+                want = reference.forward(host_batch(reference, [image])[0]).on_host()
+                np.testing.assert_allclose(given.on_host().scores, want.scores, atol=1e-3)
+    for found in rounds:
+        for ours, theirs in zip(found, expected, strict=True):
+            assert len(ours) == len(theirs) > 0
+            np.testing.assert_allclose(ours.boxes, theirs.boxes, atol=0.1)
+            np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-3)
