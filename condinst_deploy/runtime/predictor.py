@@ -211,7 +211,9 @@ def stages_of(backend: Backend, options: PredictorOptions) -> Stages:
     limits = batching_for(backend.device, size, options.window_batches)
     geometry_of = backend.geometry if options.canvases is None else on_canvases(backend, options.canvases)
     return Stages(
-        prepare=preparation(inputs.pixels, geometry_of, backend.input_writer, backend.device, options.observer),
+        prepare=preparation(
+            inputs.pixels, geometry_of, backend.input_writer, backend.device, options.observer, inputs.keep_images
+        ),
         collate=backend.collate,
         forward=backend.forward,
         postprocess=partial(backend.postprocess, result_filter=result_filter_for(backend.manifest, options)),

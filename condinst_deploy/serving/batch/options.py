@@ -46,7 +46,7 @@ class DetectionOptions:
             classes=self.classes,
             max_detections=self.max_detections,
             batch_size=self.batch_size,
-            inputs=InputOptions(self.pixels),
+            inputs=InputOptions(self.pixels, keep_images=False),
             precision=self.precision,
         )
 
