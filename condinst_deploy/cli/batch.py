@@ -22,6 +22,7 @@ from condinst_deploy.cli.command import (
     terminal,
 )
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.shown_text import counted
 from condinst_deploy.support.signals import exit_status
 
 if TYPE_CHECKING:
@@ -184,9 +185,9 @@ def _run(plan: "Plan", placement: "RayOptions | None", outcome: Outcome) -> None
     where = (
         "in this process" if placement is None else f"on Ray{f' at {placement.address}' if placement.address else ''}"
     )
-    terminal.print(f"{_counted(plan.images, 'image')} in {_counted(plan.shards, 'shard')}, {options.model} {where}")
+    terminal.print(f"{counted(plan.images, 'image')} in {counted(plan.shards, 'shard')}, {options.model} {where}")
     if plan.finished:
-        terminal.print(f"finished before: {_counted(len(plan.finished), 'shard')}")
+        terminal.print(f"finished before: {counted(len(plan.finished), 'shard')}")
     with ExitStack() as stack:
         listeners: list[OnEvent] = [totals, stack.enter_context(_progress(plan))]
         folder = output_folder(options.out)
@@ -203,10 +204,6 @@ def _run(plan: "Plan", placement: "RayOptions | None", outcome: Outcome) -> None
             from condinst_deploy.serving.batch.ray_driver import run_on_ray
 
             run_on_ray(plan, placement, on_event)
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from condinst_deploy.cli.command import (
 )
 from condinst_deploy.cli.progress import ProgressLines
 from condinst_deploy.contract.artifacts import check_precision_applies, check_there
+from condinst_deploy.shown_text import counted
 
 if TYPE_CHECKING:
     from condinst_deploy.benchmarking.measure import Benchmark, OnCall
@@ -123,7 +124,7 @@ def _on_call(progress: Any, calls: int) -> "OnCall":
 
 
 def _print(result: "Benchmark") -> None:
-    from condinst_deploy.benchmarking.tables import counted, memory_line, ratio_rows, remarks, serving_rows, stage_rows
+    from condinst_deploy.benchmarking.tables import memory_line, ratio_rows, remarks, serving_rows, stage_rows
 
     console = results_console()
     for metrics in result.models:

@@ -14,9 +14,9 @@ from condinst_deploy.evaluation.provenance import images_with_states, run_settin
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.serving.batch.driver import Plan, planned
 from condinst_deploy.serving.batch.options import BatchOptions, DetectionOptions
+from condinst_deploy.serving.batch.output_rows import coco_entries, read_part
 from condinst_deploy.serving.batch.ray_driver import run_on_ray
 from condinst_deploy.serving.batch.reporting import Event, OnEvent, Totals
-from condinst_deploy.serving.batch.rows import coco_entries, read_part
 from condinst_deploy.serving.ray_session import RayOptions
 from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.digests import sha256_of_text

@@ -111,7 +111,7 @@ def test_two_thousand_images_have_one_row_each(small_onnx: Path, tmp_path: Path)
     (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in paths))
     _, events = run_on_two(options_of(tmp_path / "list.txt", small_onnx, tmp_path / "out", shard_size=100))
     assert_each_image_once(tmp_path / "out", paths)
-    from condinst_deploy.serving.batch.rows import read_part
+    from condinst_deploy.serving.batch.output_rows import read_part
 
     rows = [row for part in sorted((tmp_path / "out").glob("part-*")) for row in read_part(str(part))]
     assert {row.position for row in rows if row.error == "damaged"} == set(damaged)
@@ -212,7 +212,7 @@ def test_the_number_of_workers_follows_the_cluster(ray: Any) -> None:
 def test_a_dataset_gets_the_detections_of_the_batch_run(
     ray: Any, ten_images: list[Path], small_onnx: Path, tmp_path: Path
 ) -> None:
-    from condinst_deploy.serving.batch.rows import read_part
+    from condinst_deploy.serving.batch.output_rows import read_part
 
     run_in_process(options_of(ten_images[0].parent, small_onnx, tmp_path, shard_size=10))
     expected = {row.path: row for row in read_part(str(tmp_path / "part-00000000.parquet"))}

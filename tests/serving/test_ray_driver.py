@@ -237,7 +237,7 @@ def test_a_killed_driver_costs_at_most_a_shard_of_each_worker_twenty_times(
 
 
 def test_from_a_bucket_to_a_bucket_with_ray_and_without(s3: Any, ray: Any, small_onnx: Path, tmp_path: Path) -> None:
-    from condinst_deploy.serving.batch.rows import read_part
+    from condinst_deploy.serving.batch.output_rows import read_part
 
     paths = write_images(tmp_path / "images", 20, damaged=[3])
     s3.mkdir("runs")

@@ -82,7 +82,7 @@ def test_a_coco_part_loads_in_pycocotools(ten_images: list[Path], small_model: P
 
 def test_parquet_parts_give_back_the_same_detections(ten_images: list[Path], small_model: Path, tmp_path: Path) -> None:
     pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
-    from condinst_deploy.serving.batch.rows import read_part
+    from condinst_deploy.serving.batch.output_rows import read_part
 
     run_in_process(options_of(ten_images[0].parent, small_model, tmp_path, shard_size=70))
     assert_each_image_once(tmp_path, ten_images)

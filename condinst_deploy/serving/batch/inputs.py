@@ -139,7 +139,7 @@ class ParquetInput(BatchInput):
         return ((f"{file.path}\t{file.size}\t{file.state}\t{count}", count) for file, count in self._counted())
 
     def _counted(self) -> Iterator[tuple[StoredFile, int]]:
-        from condinst_deploy.serving.batch.parquet_rows import row_count
+        from condinst_deploy.serving.batch.parquet_inputs import row_count
 
         return ((file, row_count(file.path)) for file in self._files)
 

@@ -39,7 +39,7 @@ class RunManifest:
 
 def run_manifest(options: BatchOptions, model_sha256: str, kind: str, fingerprint: Fingerprint) -> RunManifest:
     """Describe a run."""
-    from condinst_deploy.serving.batch.rows import VERSION as ROWS
+    from condinst_deploy.serving.batch.output_rows import VERSION as ROWS
 
     return RunManifest(
         version=VERSION,

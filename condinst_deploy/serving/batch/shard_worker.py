@@ -17,9 +17,9 @@ from condinst_deploy.errors import ArtifactError, BackendError, ConfigError, Ima
 from condinst_deploy.imaging.decode import EncodedImage
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.serving.batch.options import BatchOptions
-from condinst_deploy.serving.batch.parquet_rows import ImageSource, sources_of_rows
+from condinst_deploy.serving.batch.output_rows import Classes, ErrorKind, ImageRow
+from condinst_deploy.serving.batch.parquet_inputs import ImageSource, sources_of_rows
 from condinst_deploy.serving.batch.parts import is_whole, part_encoder, part_name
-from condinst_deploy.serving.batch.rows import Classes, ErrorKind, ImageRow
 from condinst_deploy.serving.batch.run_manifest import FILE
 from condinst_deploy.serving.batch.shards import PathSpan, Shard, Span
 from condinst_deploy.serving.batch.storage import (
