@@ -14,6 +14,7 @@ from rich.progress import Progress, TextColumn
 from condinst_deploy.cli.command import (
     FAILED,
     Pixels,
+    class_names,
     command_app,
     labelled,
     print_json,
@@ -96,8 +97,9 @@ def batch(
     from condinst_deploy.serving.batch.options import SHARD_SIZE, BatchOptions, DetectionOptions
     from condinst_deploy.serving.batch.storage import absolute
 
-    names = None if classes is None else tuple(name.strip() for name in classes.split(",") if name.strip())
-    detection = DetectionOptions(device, score_threshold, names, max_detections, batch_size, pixels.value)
+    detection = DetectionOptions(
+        device, score_threshold, class_names(classes), max_detections, batch_size, pixels.value
+    )
     size = SHARD_SIZE if shard_size is None else shard_size
     options = BatchOptions(
         absolute(source), model.absolute(), absolute(out), detection, output_format.value, size, column

@@ -42,6 +42,20 @@ terminal = PlainConsole(stderr=True)
 P = ParamSpec("P")
 
 
+def class_names(text: str | None) -> tuple[str, ...] | None:
+    """The value of --classes: names with commas between them; None if it was not given.
+
+    Raises:
+        ConfigError: it names no class.
+    """
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise ConfigError(f"--classes is {text!r}; expected names of classes with commas between them")
+    return names
+
+
 class Pixels(StrEnum):
     """The values of `InputOptions.pixels`."""
 

@@ -11,6 +11,7 @@ from condinst_deploy.cli.command import (
     FAILED,
     Pixels,
     Precision,
+    class_names,
     command_app,
     labelled,
     print_json,
@@ -125,7 +126,7 @@ def predict(
         PredictorOptions(
             device=device,
             score_threshold=number,
-            classes=None if classes is None else _names(classes),
+            classes=class_names(classes),
             max_detections=max_detections,
             batch_size=batch_size,
             inputs=InputOptions(pixels.value),
@@ -164,13 +165,6 @@ def _thresholds(asked: str | None, thresholds: Path | None, model: Path) -> "tup
         return None, read
     terminal.print(f"score threshold {read.overall:.3f}, the best of {read.source}")
     return read.overall, None
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise ConfigError(f"--classes is {text!r}; expected names of classes with commas between them")
-    return names
 
 
 def _number(text: str) -> float:

@@ -20,6 +20,19 @@ WEIGHTS_IN_MEMORY = 4
 """Bytes of host memory that loading takes for every byte of the file: the file, its weights, a copy being packed."""
 
 
+def check_model_file(path: Path) -> str:
+    """Return the kind of a model file.
+
+    Raises:
+        ArtifactError, CheckpointError: the file is not there, or is of no known kind.
+    """
+    kind = kind_of(path)
+    if kind is None:
+        raise ArtifactError(f"{path} is of no known kind; expected a name ending in one of {', '.join(KINDS)}")
+    check_there(path)
+    return kind
+
+
 def file_checks(path: Path, probe: Probe, capabilities: Sequence[str]) -> list[Check]:
     """Check one model file.
 
@@ -31,10 +44,7 @@ def file_checks(path: Path, probe: Probe, capabilities: Sequence[str]) -> list[C
     Raises:
         ArtifactError, CheckpointError: the file is not there, or is of no known kind.
     """
-    kind = kind_of(path)
-    if kind is None:
-        raise ArtifactError(f"{path} is of no known kind; expected a name ending in one of {', '.join(KINDS)}")
-    check_there(path)
+    kind = check_model_file(path)
     size = path.stat().st_size
     checks = [Check("needs", "ok", f"{NEEDS[kind]} ({size / 1e6:.1f} MB)", details={"kind": kind, "bytes": size})]
     checks += _memory(size)

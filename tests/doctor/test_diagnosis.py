@@ -226,6 +226,14 @@ def test_a_file_of_no_known_kind_is_an_error(tmp_path: Path) -> None:
         file_checks(tmp_path / "model.onnx", answers, [])
 
 
+def test_a_file_is_looked_for_before_the_machine_is_examined(tmp_path: Path) -> None:
+    def probe(name: str, argument: str = "") -> dict[str, Any]:
+        raise AssertionError(name)
+
+    with pytest.raises(ArtifactError, match="no model at"):
+        diagnose(tmp_path / "model.onnx", probe)
+
+
 def test_why_a_model_does_not_run_is_passed_on() -> None:
     assert run_check({"error": "x.onnx has no manifest"}).found == "x.onnx has no manifest"
     assert run_check({"failed": "its process ended with status -9"}).status == "failed"

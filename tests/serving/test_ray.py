@@ -242,7 +242,7 @@ def test_a_dataset_of_paths_on_two_workers(ray: Any, ten_images: list[Path], sma
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"workers": 0}, "workers is 0; expected at least 1"),
+        ({"workers": 0}, "workers is 0; expected 1 to 100000"),
         ({"gpus_per_worker": 1.5}, "gpus_per_worker is 1.5; expected 0, a part of 1"),
         ({"gpus_per_worker": float("nan")}, "gpus_per_worker is nan"),
         ({"cpus_per_worker": 0.0}, "cpus_per_worker is 0; expected more than 0"),

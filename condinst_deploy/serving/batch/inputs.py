@@ -228,7 +228,7 @@ def _stored(name: str) -> StoredFile:
         return StoredFile(name, int(info.get("size") or 0), str(info.get("ETag") or info.get("mtime") or ""))
     try:
         status = os.stat(name)  # noqa: PTH116
-    except FileNotFoundError:  # a link that leads nowhere becomes a row with an error
+    except OSError:  # a link that leads nowhere, or in a circle, becomes a row with an error
         return StoredFile(name, 0, "")
     return StoredFile(name, status.st_size, str(status.st_mtime_ns))
 

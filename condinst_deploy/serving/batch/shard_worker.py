@@ -291,8 +291,11 @@ def _undecoded(image: _Loaded, position: int, error: ImageError) -> ImageRow:
         if isinstance(cause, OSError) and cause.errno is not None:  # of the disk; Pillow's own errors have none
             kind = "unreadable"
         try:
-            with image.source.open("rb"):
-                pass
+            if not image.source.is_file() and image.source.exists():
+                kind = "unreadable"  # a folder, a device, a pipe, which would be waited for
+            else:
+                with image.source.open("rb"):
+                    pass
         except FileNotFoundError:
             kind = "missing"
         except (OSError, ValueError):  # no permission; a name that no file can have

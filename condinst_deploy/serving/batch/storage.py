@@ -5,7 +5,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,12 +43,23 @@ def is_url(text: str) -> bool:
 
 
 def local_path(text: str) -> Path:
-    """Return the path of a local file or of a `file://` URL."""
-    return Path(text[len("file://") :] if text.lower().startswith("file://") else text)
+    """Return the path of a local file or of a `file://` URL.
+
+    Raises:
+        ConfigError: it is empty; `Path` takes that for the current folder.
+    """
+    path = text[len("file://") :] if text.lower().startswith("file://") else text
+    if not path:
+        raise ConfigError(f"a path is {text!r}; expected the path or URL of a file or folder ('.' is the current one)")
+    return Path(path)
 
 
 def absolute(text: str) -> str:
-    """Return a local path or pattern from the root on; workers have other working folders. URLs stay as they are."""
+    """Return a local path or pattern from the root on; workers have other working folders. URLs stay as they are.
+
+    Raises:
+        ConfigError: it is empty.
+    """
     return text if is_url(text) else os.path.abspath(local_path(text))  # noqa: PTH100  (without links)
 
 
@@ -71,8 +82,10 @@ def filesystem_of(url: str) -> tuple[Any, str]:
     place = url.partition("::")[0].rpartition("/")[0] if "::" in url else url
     try:
         filesystem, path = fsspec.core.url_to_fs(place)
-    except (ImportError, ValueError) as e:
-        raise ConfigError(f"{public_url(url)} cannot be opened ({e}); expected a URL that fsspec knows") from e
+    except Exception as e:  # each storage library has exceptions of its own
+        raise ConfigError(
+            f"{public_url(url)} cannot be opened ({first_line(e)}); expected a URL that fsspec knows"
+        ) from e
     return filesystem, path if place == url else f"{path.rstrip('/')}{url[len(place) :]}"
 
 
@@ -102,7 +115,8 @@ def joined(folder: str, name: str) -> str:
     """Return the path or URL of a name in a list or a table; relative ones start at its folder."""
     if is_url(name):
         return name
-    path = name.removeprefix("file://")  # no Path: it keeps the names of folders and files in a table of its own
+    # no Path: it keeps the names of folders and files in a table of its own
+    path = name[len("file://") :] if name.lower().startswith("file://") else name
     return path if path.startswith("/") or not folder else f"{folder}/{path}"
 
 
@@ -187,13 +201,16 @@ class OutputFolder(ABC):
         """Keep other drivers away, as far as the storage can."""
         yield
 
+    def withdraw(self, name: str) -> None:  # noqa: B027  (most storages do nothing)
+        """Remove a file that this process wrote, where `locked` keeps other drivers away; else it stays."""
+
 
 class LocalFolder(OutputFolder):
     """A folder on a disk."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(str(folder))
-        self.path = folder
+        self.path, self._exclusive = folder, False
 
     def files(self) -> Iterator[tuple[str, int]]:
         """Names and sizes of the files in the folder."""
@@ -253,7 +270,9 @@ class LocalFolder(OutputFolder):
 
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            stream = (self.path / ".lock").open("ab")
+            # without O_NONBLOCK a pipe in its place would be waited for
+            flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+            stream = os.fdopen(os.open(self.path / ".lock", flags, 0o666), "rb")
         except OSError as e:
             raise OutputError(
                 f"{self.path} cannot be written ({e.strerror or e}); choose another place with --out"
@@ -261,6 +280,7 @@ class LocalFolder(OutputFolder):
         with stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._exclusive = True
             except OSError as e:
                 if e.errno in (errno.EWOULDBLOCK, errno.EACCES):
                     raise ConfigError(f"another run writes into {self.path}; wait for it, or name another --out") from e
@@ -268,7 +288,16 @@ class LocalFolder(OutputFolder):
                 raise OutputError(f"{self.path} cannot be written (Permission denied); choose another place with --out")
             for leftover in self.path.glob(f".{PART_PREFIX}*.partial"):
                 leftover.unlink(missing_ok=True)
-            yield
+            try:
+                yield
+            finally:
+                self._exclusive = False
+
+    def withdraw(self, name: str) -> None:
+        """Remove a file that this process wrote, if the folder is locked."""
+        if self._exclusive:
+            with suppress(OSError):
+                (self.path / name).unlink()
 
     def _unreadable(self, name: str, error: OSError) -> OutputError:
         return OutputError(

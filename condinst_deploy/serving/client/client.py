@@ -31,8 +31,15 @@ from condinst_deploy.serving.protocol import (
     SCORES,
     RequestOptions,
 )
+from condinst_deploy.shown_text import shown_value
 
 T = TypeVar("T")
+LONGEST_NAME = 255
+"""Characters of a model's name."""
+
+LARGEST_FILE = 2**31 - 1
+"""Bytes of an image's file; gRPC carries no more in a message."""
+
 PAUSES = 0.1, 5.0
 """Seconds before the first repetition, and the most; each further one waits twice as long."""
 
@@ -75,9 +82,12 @@ class Client(AbstractContextManager["Client"]):
         """
         if not 0 < timeout <= 86_400 or not 0 <= retries <= 100 or not 1 <= in_flight <= 1024:
             raise ConfigError(
-                f"timeout is {timeout}, retries {retries}, in_flight {in_flight}; expected up to 86,400 seconds,"
+                f"timeout is {shown_value(timeout)}, retries {shown_value(retries)}, in_flight"
+                f" {shown_value(in_flight)}; expected up to 86,400 seconds,"
                 " 0 to 100 retries, 1 to 1,024 images in flight"
             )
+        if not model or not model.isprintable() or len(model) > LONGEST_NAME:
+            raise ConfigError(f"the model is {shown_value(model)}; expected the name of a model on the server")
         self.model, self._retries, self._in_flight, self._pauses = model, retries, in_flight, pauses
         self._options = options or RequestOptions()
         self.transport = transport_for(url, timeout)
@@ -161,7 +171,7 @@ def transport_for(url: str, timeout: float) -> Transport:
         BackendError: the extra for gRPC is not installed.
     """
     # imported here: a client of one kind does not need the libraries of the other
-    if url.startswith("grpc://"):
+    if url.lower().startswith("grpc://"):
         from condinst_deploy.serving.client.grpc import GrpcTransport
 
         return GrpcTransport(url, timeout)
@@ -179,13 +189,21 @@ def encoded(source: Any) -> bytes:
     if isinstance(source, bytes):
         return source
     if isinstance(source, str | Path):
-        try:
-            return Path(source).read_bytes()
-        except (OSError, ValueError) as e:
-            raise ImageError(f"{source} cannot be read ({getattr(e, 'strerror', None) or e})") from e
+        return _content_of(Path(source))
     content = io.BytesIO()
     Image.fromarray(rgb_from(source)).save(content, "PNG", compress_level=1)
     return content.getvalue()
+
+
+def _content_of(path: Path) -> bytes:
+    try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for, and a device may have no end
+            raise ImageError(f"{path} is a folder, a device or a pipe; expected an image file")
+        if path.stat().st_size > LARGEST_FILE:
+            raise ImageError(f"{path} has {path.stat().st_size} bytes; expected at most {LARGEST_FILE}")
+        return path.read_bytes()
+    except (OSError, ValueError) as e:
+        raise ImageError(f"{path} cannot be read ({getattr(e, 'strerror', None) or e})") from e
 
 
 def detections_from_reply(reply: Reply, manifest: ModelManifest) -> InstanceDetections:
