@@ -4,6 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 
+from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.imaging.image_sizes import LONGEST_SIDE, MOST_PIXELS
 from condinst_deploy.runtime.preprocessing.types import InputOptions, Pixels
@@ -34,6 +35,7 @@ class Settings:
     size: tuple[int, int] = (800, 1333)  # height and width of generated images
     seed: int = 0  # of generated images
     pixels: Pixels = "exact"  # how images are decoded and resized
+    precision: Precision | None = None  # of the checkpoints' networks; None: float32
     settle: float = SETTLE  # seconds between the turns of two models
 
     def __post_init__(self) -> None:

@@ -62,6 +62,12 @@ class Pixels(StrEnum):
     EXACT, FAST, CUDA = "exact", "fast", "cuda"
 
 
+class Precision(StrEnum):
+    """The values of `contract.precision.Precision`."""
+
+    FLOAT32, FLOAT16, BFLOAT16 = "float32", "float16", "bfloat16"
+
+
 class DescriptionColumn(ProgressColumn):
     """Description of the current work, printed literally: rich's own column would interpret it as markup."""
 

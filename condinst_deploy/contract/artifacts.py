@@ -1,8 +1,10 @@
 """Kinds of model files, by the ending of the file name."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ArtifactError, CheckpointError, CondInstError, ConfigError
 
 CHECKPOINT, ONNX, ENGINE = ".pth", ".onnx", ".engine"
@@ -98,3 +100,21 @@ def check_there(path: Path, kind: str | None = None) -> None:
     error, message = _MISSING[kind]
     ending = path.suffix.lower() if kind_of(path) == kind else kind
     raise error(message.format(path=path, ending=ending))
+
+
+def precision_for(path: Path, precision: Precision | None) -> Precision | None:
+    """Return the precision to load a file with, where one is asked for several files: it is for checkpoints alone."""
+    return precision if kind_of(path) == CHECKPOINT else None
+
+
+def check_precision_applies(paths: Sequence[Path], precision: Precision | None) -> None:
+    """See that a precision that is asked for is for some of the files.
+
+    Raises:
+        ConfigError: none of them is a checkpoint.
+    """
+    if precision is not None and not any(kind_of(path) == CHECKPOINT for path in paths):
+        raise ConfigError(
+            f"precision {precision} is asked for, and no model is a checkpoint; other files have the precision that"
+            " they were made with"
+        )

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from condinst_deploy.contract.artifacts import check_json, check_there
+from condinst_deploy.contract.artifacts import check_json, check_precision_applies, check_there
+from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ConfigError, DataError
 from condinst_deploy.runtime.observer import Observer
 from condinst_deploy.shown_text import shown_value
@@ -36,6 +37,7 @@ class EvaluationOptions:
         per_class: also report the AP of each class.
         limit: take the first so many images; None: all.
         observer: called for each stage of the models and of the evaluation; None: no cost.
+        precision: of the checkpoints' networks; None: float32. Other files have their own.
     """
 
     out: Path = Path("evaluation")
@@ -48,6 +50,7 @@ class EvaluationOptions:
     per_class: bool = False
     limit: int | None = None
     observer: Observer | None = None
+    precision: Precision | None = None
 
     def __post_init__(self) -> None:
         """Check types and numbers.
@@ -103,6 +106,7 @@ def checked_sources(
     """
     sources = [Source(path, is_model=True) for path in models] + [Source(path, is_model=False) for path in results]
     check_sources(sources, images, options.gate)
+    check_precision_applies(models, options.precision)
     check_outputs(sources, annotations, options.out)
     return sources
 

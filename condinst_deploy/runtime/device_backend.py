@@ -8,6 +8,7 @@ import torch
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.device_inputs import DecodedInputs, DeviceInputs, DeviceWriter, collated, inputs_on
 from condinst_deploy.runtime.preprocessing.types import Inputs
+from condinst_deploy.runtime.torch_streams import own_stream
 
 
 class DeviceBackend(Backend):
@@ -43,7 +44,7 @@ class DeviceBackend(Backend):
 
     @cached_property
     def _upload_stream(self) -> torch.cuda.Stream | None:
-        return torch.cuda.Stream(self.torch_device) if self.torch_device.type == "cuda" else None
+        return own_stream(self.torch_device) if self.torch_device.type == "cuda" else None
 
 
 def _indexed(device: torch.device) -> torch.device:

@@ -15,6 +15,8 @@ from condinst_deploy.imaging.resize_tables import tables_agree_with_pillow
 from condinst_deploy.kernels.operations import kernels_run_on
 from condinst_deploy.runtime.decoded_image import DecodedLayout
 from condinst_deploy.runtime.device_outputs import to_device
+from condinst_deploy.runtime.host_inputs import inputs_of_image
+from condinst_deploy.runtime.pinned_budget import PinnedBudget, PinnedShare
 
 
 class DeviceInputs(NamedTuple):
@@ -64,8 +66,10 @@ class DeviceInputs(NamedTuple):
 class DecodedInputs:
     """One image that `collated` resizes on the device."""
 
-    memory: Tensor  # (N,) uint8 on the host, as `layout` says
     layout: DecodedLayout
+    memory: Tensor | None = None  # (N,) uint8 on the host, as `layout` says
+    image: RGBArray | None = None  # (H, W, 3) where it is not in such memory yet, because there was no room
+    share: PinnedShare | None = None  # of pinned memory, while this object lives
 
     @property
     def shape(self) -> torch.Size:
@@ -79,6 +83,9 @@ class DecodedInputs:
 
     def on_host(self) -> NetworkInputs:
         """Return the image resized by Pillow."""
+        if self.image is not None:
+            return inputs_of_image(self.image, self.layout.geometry)
+        assert self.memory is not None
         return self.layout.on_host(self.memory.numpy())
 
     def resize_into(self, target: Tensor) -> None:
@@ -86,7 +93,11 @@ class DecodedInputs:
         # imported here: Triton takes a second, and what runs on a CPU has no use for it
         from condinst_deploy.kernels.resize import resize_into
 
-        layout, there = self.layout, self.memory.to(target.device, non_blocking=True)
+        memory = self.memory
+        if memory is None:
+            assert self.image is not None
+            memory = _written(self.layout, self.image, pinned=target.is_cuda)
+        layout, there = self.layout, memory.to(target.device, non_blocking=True)
         tables = layout.tables
         image = there[: layout.image_bytes].view(*layout.geometry.original, 3)
         rows, columns = (
@@ -101,19 +112,21 @@ class DeviceWriter:
 
     For a GPU, images from the host are written into pinned memory, from which `collated` copies without waiting; where
     kernels run, they are resized on the GPU. Images on the GPU stay there. PyTorch's allocators keep the memory and
-    give it to a later image.
+    give it to a later image. Images beyond the budget of pinned memory are copied there by `collated`.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, budget: PinnedBudget | None = None) -> None:
+        self._device, self._budget = device, budget or PinnedBudget()
 
     def from_image(self, image: RGBArray, geometry: ImageGeometry) -> DeviceInputs | DecodedInputs:
         """Write `(H, W, 3)` uint8 from the host."""
         if kernels_run_on(self._device) and tables_agree_with_pillow():
             layout = DecodedLayout.of(geometry)
-            memory = torch.empty(layout.nbytes, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
-            layout.write(memory.numpy(), image)
-            return DecodedInputs(memory, layout)
+            share = self._budget.share(layout.nbytes)
+            if share is None:
+                return DecodedInputs(layout, image=image)
+            memory = _written(layout, image, pinned=self._device.type == "cuda")
+            return DecodedInputs(layout, memory, share=share)
         return self._resized(resized_image(image, geometry.resized), geometry)
 
     def _resized(self, resized: RGBArray, geometry: ImageGeometry) -> DeviceInputs:
@@ -185,6 +198,12 @@ def inputs_on(inputs: NetworkInputs | DeviceInputs, device: torch.device) -> Dev
         return inputs
     images, sizes = inputs.taken()
     return DeviceInputs.of(images.to(device, non_blocking=True), sizes.to(device, non_blocking=True))
+
+
+def _written(layout: DecodedLayout, image: RGBArray, *, pinned: bool) -> Tensor:
+    memory = torch.empty(layout.nbytes, dtype=torch.uint8, pin_memory=pinned)
+    layout.write(memory.numpy(), image)
+    return memory
 
 
 def _sizes(geometry: ImageGeometry) -> Tensor:

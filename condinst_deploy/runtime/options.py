@@ -55,6 +55,9 @@ class PredictorOptions:
             batch size of 1 the window is one image. None: 4 on a CPU. On a GPU then at most 64 images wait for others
             of their shape, none of them for more than 128 further images, and batches are complete after every 1,024.
         observer: called for each stage of each image or batch; None: no cost. See `condinst_deploy.runtime.observer`.
+        canvases: padded sizes (height, width) to which images are padded, each to the smallest that holds it; an image
+            that none holds keeps its own. Fewer padded shapes make fuller batches, and fewer shapes to capture.
+            GroupNorm sees the padding, so results change a little (docs/performance.md). None: to multiples of 32.
         precision: of a checkpoint's network: "float32", "float16" or "bfloat16"; None: float32. Exported files and
             engines have their own, and a backend that is loaded already, too.
     """
@@ -69,6 +72,7 @@ class PredictorOptions:
     window_batches: int | None = None
     observer: Observer | None = None
     precision: Precision | None = None
+    canvases: Sequence[tuple[int, int]] | None = None
 
     def __post_init__(self) -> None:
         """Check what does not depend on the model.
@@ -125,6 +129,7 @@ class PredictorKeywords(TypedDict, total=False):
     window_batches: int | None
     observer: Observer | None
     precision: Precision | None
+    canvases: Sequence[tuple[int, int]] | None
 
 
 def batch_size_for(backend: Backend, asked: int | None) -> int:

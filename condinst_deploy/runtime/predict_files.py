@@ -1,7 +1,7 @@
 """Predict files: a model file and images in, a folder of COCO results, overlays and label files out."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -114,7 +114,8 @@ def predict_files(
     model, out = Path(model), Path(options.out)
     check_there(model)
     check_writable(out / RESULTS_FILE)
-    with Predictor(model, options.predictor) as predictor:
+    inputs = replace(options.predictor.inputs, keep_images=True)  # files are made of the images
+    with Predictor(model, options.predictor, inputs=inputs) as predictor:
         reports.on_start(predictor, len(paths))
         _note_missing_glyphs(predictor.class_names, options.outputs, reports)
         manifest = predictor.manifest

@@ -14,6 +14,7 @@ from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import BackendError, CondInstError, ConfigError
 from condinst_deploy.imaging.decode import expand_sources
 from condinst_deploy.runtime.backend import Backend
+from condinst_deploy.runtime.canvases import on_canvases
 from condinst_deploy.runtime.cores import CpuThreads
 from condinst_deploy.runtime.options import (
     PredictorKeywords,
@@ -204,8 +205,11 @@ def stages_of(backend: Backend, options: PredictorOptions) -> Stages:
     inputs = options.inputs
     size = batch_size_for(backend, options.batch_size)
     limits = batching_for(backend.device, size, options.window_batches)
+    geometry_of = backend.geometry if options.canvases is None else on_canvases(backend, options.canvases)
     return Stages(
-        prepare=preparation(inputs.pixels, backend.geometry, backend.input_writer, backend.device, options.observer),
+        prepare=preparation(
+            inputs.pixels, geometry_of, backend.input_writer, backend.device, options.observer, inputs.keep_images
+        ),
         collate=backend.collate,
         forward=backend.forward,
         postprocess=partial(backend.postprocess, result_filter=result_filter_for(backend.manifest, options)),

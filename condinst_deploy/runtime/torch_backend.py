@@ -11,7 +11,7 @@ from torch import Tensor
 from condinst_deploy.contract import NetworkOutputs
 from condinst_deploy.contract.precision import PRECISIONS, Precision
 from condinst_deploy.errors import BackendError, ConfigError, DeviceError
-from condinst_deploy.kernels.operations import kernels_run_on, operations_for
+from condinst_deploy.kernels.operations import kernels_run_on, missing_for_kernels, operations_for
 from condinst_deploy.model.checkpoints import LoadedModel, load_model
 from condinst_deploy.model.condinst import CondInst, Instances
 from condinst_deploy.model.half import HalfNetwork
@@ -47,7 +47,7 @@ class TorchBackend(DeviceBackend):
         loaded.model.operations = operations_for(device)
         self._model: CondInst | None = loaded.model.to(device)
         self.manifest = replace(loaded.manifest, precision=precision)
-        self.note = loaded.note
+        self.note = "; ".join(filter(None, (loaded.note, missing_for_kernels(device))))
         self._half: GraphedNetwork | None = None
         if precision != "float32":
             network = HalfNetwork(loaded.model, loaded.model.operations, precision).to(device).eval()

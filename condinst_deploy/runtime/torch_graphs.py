@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from condinst_deploy.model.condinst import Instances
+from condinst_deploy.runtime.device_outputs import wait_for
 from condinst_deploy.runtime.hot_shapes import HotLimits, HotShapes
+from condinst_deploy.runtime.torch_streams import own_stream
 
 Network = Callable[[Tensor, Tensor], Instances]
 """Images `(B, 3, H, W)` and sizes `(B, 2)` -> outputs; all on one device, and without waiting for it."""
@@ -123,7 +125,7 @@ class CudaCapturer:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = own_stream(device)
         self._pool = torch.cuda.graph_pool_handle()
 
     def captured(self, work: Callable[[], Instances]) -> tuple[Graph, Instances] | None:
@@ -153,7 +155,7 @@ class CudaCapturer:
 
     def wait(self) -> None:
         """See `Capturer`."""
-        self._stream.synchronize()
+        wait_for(self._stream)
 
 
 def capturer_for(device: torch.device) -> CudaCapturer | None:

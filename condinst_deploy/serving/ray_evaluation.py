@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from condinst_deploy.contract.artifacts import precision_for
 from condinst_deploy.errors import DataError, ImageError
 from condinst_deploy.evaluation.coco_metrics import Entry
 from condinst_deploy.evaluation.evaluator import Run
@@ -59,7 +60,12 @@ class RayDetector:
             input=str(_written_list(folder, ground_truth.paths)),
             model=source.absolute(),
             out=str(folder.absolute()),
-            detection=DetectionOptions(options.device, options.score_threshold, batch_size=options.batch_size),
+            detection=DetectionOptions(
+                options.device,
+                options.score_threshold,
+                batch_size=options.batch_size,
+                precision=precision_for(source, options.precision),
+            ),
             shard_size=-(-SHARD // window) * window,
         )
         with planned(batch) as plan:

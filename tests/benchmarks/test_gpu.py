@@ -212,6 +212,7 @@ def test_times_become_the_targets_that_were_asked_for(benchmark: ModuleType) -> 
         "network, batch 8": {"share_of_measured_peak": 0.45},
         "masks, 1333x800": {"runs_kernels": times(0.059), "postprocessing_on_the_gpu": {"median_ms": 1}},
         "stream, PyTorch": {"images_per_s": 499.0},
+        "stream, engine": {"images_per_s": 501.0, "network_share_of_measured_peak": 0.44},
         "eight threads": {"other": 0},
         "growth": {"gpu_grown_mb": 2, "host_grown_mb": 65},
     }
@@ -219,7 +220,14 @@ def test_times_become_the_targets_that_were_asked_for(benchmark: ModuleType) -> 
     targets = [target for each in chosen for target in each.targets(found[each.name])]
     heads, selections = [True, False], [True, False]
     networks, masks = [None, False, None, True], [True, None]
-    assert [target.met for target in targets] == heads + selections + networks + masks + [False, True, True, False]
+    assert [target.met for target in targets] == heads + selections + networks + masks + [
+        False,
+        True,
+        False,
+        True,
+        True,
+        False,
+    ]
     assert targets[0].measured == pytest.approx(11.9)
 
 
@@ -252,3 +260,26 @@ def test_the_streams_images_are_jpegs_of_mixed_sizes() -> None:
 def test_the_streams_masks_have_the_areas_that_it_says() -> None:
     areas = (gpu_streams.ellipse_logits(100, 150)[0] > 0).float().mean((1, 2))
     assert 0.03 < float(areas.median()) < 0.08
+
+
+def test_the_network_alone_has_its_time_and_share_of_the_peak(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    clock = iter([0.0, 0.4, 1.0, 2.0])  # the second pair: 100 runs in a second
+
+    class Counting:
+        def collate(self, parts: Any) -> Any:
+            assert parts[0].images.shape == (8, 3, 800, 1344)
+            return parts
+
+        def forward(self, inputs: Any) -> None:
+            calls.append("forward")
+
+        def synchronize(self) -> None:
+            calls.append("synchronize")
+
+    monkeypatch.setattr("benchmarks.gpu_streams.time.perf_counter", lambda: next(clock))
+    found = gpu_streams.network_alone(Counting(), 740.64)  # type: ignore[arg-type]
+    assert calls == [*["forward"] * 20, "synchronize", *["forward"] * 100, "synchronize"]
+    assert found == {"network_batch_8_ms": 10.0, "network_share_of_measured_peak": 0.5}

@@ -199,6 +199,8 @@ def test_no_image_s_files_are_called_as_the_list_of_classes() -> None:
         (("pictures", "--model", "{model}", "--score-threshold", "best"), "takes its numbers from --thresholds", 2),
         (("pictures", "--model", "{model}", "--classes", " ,,"), "--classes is ' ,,'; expected names of classes", 2),
         (("pictures", "--model", "{model}", "--format", "yolo", "--tolerance", "inf"), "tolerance is inf", 2),
+        (("pictures", "--model", "{model}", "--canvas", "800"), "--canvas is '800'; expected HEIGHTxWIDTH", 2),
+        (("pictures", "--model", "{model}", "--canvas", "100x96"), "positive multiples of 32", 2),
         (("pictures", "--model", "{model}", "--device", "gpu"), "device 'gpu' is unknown", 2),
         (("pictures", "--model", "{model}", "--thresholds", "f.json"), "--thresholds is for --score-threshold best", 2),
         (("pictures", "--model", "{model}", "--classes", "Class A"), "class c. Did you mean 'class a'?", 2),

@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from condinst_deploy.contract.artifacts import CHECKPOINT, ENGINE, ONNX, check_kind, check_there, kind_of
+from condinst_deploy.contract.artifacts import (
+    CHECKPOINT,
+    ENGINE,
+    ONNX,
+    check_kind,
+    check_precision_applies,
+    check_there,
+    kind_of,
+    precision_for,
+)
 from condinst_deploy.data.coco_file import coco_content
 from condinst_deploy.doctor.model_file import file_checks
 from condinst_deploy.doctor.probes import probe
@@ -90,3 +99,12 @@ def test_what_is_no_model_is_wrong_usage_for_every_reader_of_models(name: str, w
     for read in (load_backend, inspect_file, diagnosed):
         with pytest.raises(ConfigError, match=f"^{name} is {what}; expected a model, a file ending in .pth"):
             read(Path(name))
+
+
+def test_a_precision_is_for_checkpoints_alone() -> None:
+    assert precision_for(Path("a.PTH"), "float16") == "float16"
+    assert precision_for(Path("a.onnx"), "float16") is None
+    check_precision_applies([Path("a.onnx"), Path("a.pt")], "float16")
+    check_precision_applies([Path("a.onnx")], None)
+    with pytest.raises(ConfigError, match="precision float16 is asked for, and no model is a checkpoint"):
+        check_precision_applies([Path("a.onnx"), Path("a.engine")], "float16")

@@ -102,6 +102,7 @@ def test_images_cross_to_the_gpu_from_pinned_memory_and_stay_there() -> None:
     expected = HostWriter().from_image(image, geometry)
     from_host = DeviceWriter(gpu).from_image(image, geometry)
     assert isinstance(from_host, DecodedInputs)
+    assert from_host.memory is not None
     assert from_host.memory.is_pinned()
     as_tensor = torch.from_numpy(resized_image(image, geometry.resized).copy()).permute(2, 0, 1)
     on_gpu = DeviceWriter(gpu).from_tensor(as_tensor.to(gpu), geometry)

@@ -14,6 +14,7 @@ from condinst_deploy.imaging.resize_tables import tables_agree_with_pillow
 from condinst_deploy.runtime.cuda.gpu import Event, Gpu, Kernel, Stream
 from condinst_deploy.runtime.cuda.memory import Block, GpuArray, host_array
 from condinst_deploy.runtime.decoded_image import DecodedLayout
+from condinst_deploy.runtime.host_inputs import inputs_of_image
 from condinst_deploy.runtime.postprocess import require_finite
 
 if TYPE_CHECKING:
@@ -60,7 +61,33 @@ class PinnedImage:
         return self.layout.on_host(host_array(self.block))
 
 
-Pinned = PinnedInputs | PinnedImage
+@dataclass(frozen=True, eq=False)
+class WaitingImage:
+    """One decoded image that is not in pinned memory yet, because there was no room; the upload finds some."""
+
+    image: RGBArray  # (H, W, 3)
+    layout: DecodedLayout
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(1, 3, H, W)` of the resized and padded image."""
+        return (1, 3, *self.layout.geometry.padded)
+
+    @property
+    def image_sizes(self) -> npt.NDArray[np.int32]:
+        """`(1, 2)`."""
+        return np.array([self.layout.geometry.resized], dtype=np.int32)
+
+    def on_host(self) -> NetworkInputs:
+        """Return the image resized by Pillow."""
+        return inputs_of_image(self.image, self.layout.geometry)
+
+    def pinned(self, gpu: Gpu) -> PinnedImage:
+        """Copy the image to pinned memory, which may be waited for. The GPU is current."""
+        return written_image(gpu, self.image, self.layout)
+
+
+Pinned = PinnedInputs | PinnedImage | WaitingImage
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,10 +151,10 @@ class PinnedWriter:
         """Write `(H, W, 3)` uint8."""
         if self._resizes:
             layout = DecodedLayout.of(geometry)
+            if not self._gpu.pinned.has_room(layout.nbytes):
+                return WaitingImage(image, layout)  # the uploads of earlier batches make room
             with self._gpu.current():
-                block = self._gpu.pinned.taken(layout.nbytes)
-            layout.write(host_array(block), image)
-            return PinnedImage(block, layout)
+                return written_image(self._gpu, image, layout)
         return self._resized(resized_image(image, geometry.resized), geometry)
 
     def _resized(self, resized: RGBArray, geometry: ImageGeometry) -> PinnedInputs:
@@ -170,7 +197,9 @@ def uploaded(gpu: Gpu, stream: Stream, parts: Sequence[Pinned], batch: int) -> G
     decoded = []  # blocks on the GPU
     for part in parts:
         target = images.rows(given, given + part.shape[0])
-        if isinstance(part, PinnedImage):
+        if isinstance(part, WaitingImage):
+            decoded.append(_pinned_and_resized(gpu, stream, part, target))
+        elif isinstance(part, PinnedImage):
             decoded.append(_resized_on(gpu, stream, part, target))
         else:
             stream.upload(target, part.block)
@@ -183,14 +212,33 @@ def uploaded(gpu: Gpu, stream: Stream, parts: Sequence[Pinned], batch: int) -> G
     on_gpu = gpu.memory.taken(sizes.nbytes, stream).array(sizes.shape, "int32")
     stream.upload(on_gpu, table)
     done = stream.record()
-    for block in (table, images.owner, on_gpu.owner, *decoded, *(part.block for part in parts)):
+    for block in (table, images.owner, on_gpu.owner, *decoded, *_blocks(parts)):
         block.used_until(done)
     return GpuInputs(gpu, images, on_gpu, done)
+
+
+def written_image(gpu: Gpu, image: RGBArray, layout: DecodedLayout) -> PinnedImage:
+    """Copy a decoded image `(H, W, 3)` to pinned memory, with its coefficients. The GPU is current."""
+    block = gpu.pinned.taken(layout.nbytes)
+    layout.write(host_array(block), image)
+    return PinnedImage(block, layout)
+
+
+def _blocks(parts: Sequence[Pinned]) -> list[Block]:
+    return [part.block for part in parts if not isinstance(part, WaitingImage)]
 
 
 def resize_kernel(gpu: Gpu) -> Kernel | None:
     """Return the kernel of `kernels/resize.py`; None if the GPU cannot run it. The GPU is current."""
     return gpu.kernel("resize_kernel")
+
+
+def _pinned_and_resized(gpu: Gpu, stream: Stream, image: WaitingImage, target: GpuArray) -> Block:
+    """`_resized_on` for an image that is not in pinned memory; the next one may get its memory behind the copy."""
+    now = image.pinned(gpu)
+    block = _resized_on(gpu, stream, now, target)
+    now.block.used_until(stream.record())
+    return block
 
 
 def _resized_on(gpu: Gpu, stream: Stream, image: PinnedImage, target: GpuArray) -> Block:

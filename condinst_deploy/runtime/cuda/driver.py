@@ -318,6 +318,15 @@ class CudaDriver:
             raise error
 
 
+def bindings_present() -> bool:
+    """True if `cuda.bindings` is installed."""
+    try:
+        cuda_bindings()
+    except BackendError:
+        return False
+    return True
+
+
 def cuda_bindings() -> Any:
     """Return the module `cuda.bindings.driver`.
 

@@ -14,6 +14,7 @@ from condinst_deploy.errors import BackendError
 from condinst_deploy.kernels.shipped import LOWEST_CAPABILITY, ShippedKernel, shipped_kernel
 from condinst_deploy.runtime.cuda.driver import CudaDriver, CudaError, Driver, Handle
 from condinst_deploy.runtime.cuda.memory import GpuArray, MemoryPool, host_array
+from condinst_deploy.runtime.pinned_budget import MOST_PINNED
 
 PROBE = b"condinst"
 
@@ -27,10 +28,10 @@ class Gpu:
         pinned: of the host, from which the GPU copies.
     """
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, most_pinned: int = MOST_PINNED) -> None:
         self.driver = driver
         self.memory = MemoryPool(driver.allocate, driver.free)
-        self.pinned = MemoryPool(driver.allocate_pinned, driver.free_pinned)
+        self.pinned = MemoryPool(driver.allocate_pinned, driver.free_pinned, most_pinned)
         self._side_streams: deque[Stream] = deque()
         self._kernels: dict[str, Kernel | None] = {}
         self._kernels_lock = Lock()

@@ -13,8 +13,10 @@ class ExactPreparation:
     The backend's writer decides where an image is resized: with Pillow, or on a GPU by `kernels/resize.py`.
     """
 
-    def __init__(self, geometry_of: GeometryOf, writer: InputWriter, observer: Observer | None = None) -> None:
-        self._geometry_of, self._writer, self._observer = geometry_of, writer, observer
+    def __init__(
+        self, geometry_of: GeometryOf, writer: InputWriter, observer: Observer | None = None, keep_images: bool = True
+    ) -> None:
+        self._geometry_of, self._writer, self._observer, self._keeps = geometry_of, writer, observer, keep_images
 
     def __call__(self, source: Any, name: str) -> Prepared:
         """Prepare one image; see `rgb_from` for the kinds of image."""
@@ -23,4 +25,4 @@ class ExactPreparation:
         geometry = self._geometry_of(image)
         with observed(self._observer, RESIZE, (name,)):
             inputs = self._writer.from_image(image, geometry)
-        return Prepared(image, geometry, inputs)
+        return Prepared(image if self._keeps else None, geometry, inputs)

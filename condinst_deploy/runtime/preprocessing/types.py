@@ -30,6 +30,7 @@ class InputOptions:
 
     pixels: Pixels = "exact"
     workers: int | None = None  # threads that decode and resize; None: see `PredictorOptions.inputs`
+    keep_images: bool = True  # whether `Prediction.image` holds the decoded image; without, less memory is held
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -47,7 +48,7 @@ class InputOptions:
 class Prepared(NamedTuple):
     """An image that is ready for the network."""
 
-    image: RGBArray  # (H, W, 3) uint8, upright
+    image: RGBArray | None  # (H, W, 3) uint8, upright; None: it is not asked for
     geometry: ImageGeometry
     inputs: Inputs  # a batch of this image alone, in the backend's memory
 

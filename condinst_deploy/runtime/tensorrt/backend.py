@@ -10,18 +10,11 @@ from condinst_deploy.contract.engine_manifest import MODULES, EngineManifest, Fl
 from condinst_deploy.errors import ArtifactError, BackendError, DeviceError
 from condinst_deploy.runtime.backend import Backend, Outputs
 from condinst_deploy.runtime.batching import rounded_batch
-from condinst_deploy.runtime.cuda.batches import (
-    GpuInputs,
-    GpuOutputs,
-    Pinned,
-    PinnedImage,
-    PinnedInputs,
-    PinnedWriter,
-    uploaded,
-)
-from condinst_deploy.runtime.cuda.gpu import Gpu, Stream, shared_gpu
+from condinst_deploy.runtime.cuda.batches import GpuInputs, GpuOutputs, Pinned
+from condinst_deploy.runtime.cuda.gpu import Gpu, shared_gpu
 from condinst_deploy.runtime.cuda.mask_runs import detections_from_gpu
 from condinst_deploy.runtime.devices import driver_present, parsed_device
+from condinst_deploy.runtime.gpu_uploads import Uploads
 from condinst_deploy.runtime.postprocess import ResultFilter
 from condinst_deploy.runtime.preprocessing.types import Inputs
 from condinst_deploy.runtime.tensorrt.engine import Engine
@@ -47,10 +40,9 @@ class TensorRtBackend(Backend):
         self.engine_manifest = manifest
         self.manifest = manifest.model
         self.largest_batch = largest_batch(manifest)
-        self.input_writer = self._writer = PinnedWriter(gpu)
+        self._uploads = Uploads(gpu)
+        self.input_writer = self._uploads.writer
         self.slots = SlotPool(lambda: Slot(gpu, manifest, engine.context, engine.graph_limits), SLOTS)
-        with gpu.current():
-            self._uploads = Stream(gpu)
         self._closed = False
 
     @classmethod
@@ -75,9 +67,8 @@ class TensorRtBackend(Backend):
 
     def collate(self, parts: Sequence[Inputs]) -> GpuInputs:
         """Start to copy prepared images to the GPU; partial batches are filled up with blank images."""
-        pinned = [self._pinned(part) for part in parts]
-        with self.gpu.current():
-            return uploaded(self.gpu, self._uploads, pinned, self._filled(pinned))
+        pinned = [self._uploads.pinned(part) for part in parts]
+        return self._uploads.started(pinned, self._filled(pinned))
 
     def forward(self, inputs: Inputs) -> Outputs:
         """Start the network; the outputs stay on the GPU.
@@ -85,11 +76,10 @@ class TensorRtBackend(Backend):
         Raises:
             BackendError: no profile has the shape, the engine was closed, or it could not run.
         """
-        batch = inputs if isinstance(inputs, GpuInputs) else None
-        shape = batch.images.shape if batch is not None else inputs.on_host().images.shape
+        shape = inputs.images.shape if isinstance(inputs, GpuInputs) else inputs.on_host().images.shape
         profile_of(self.engine_manifest, BatchShape(shape[0], *shape[2:]))  # before memory or a context is made
         with self.gpu.current(), self.slots.slot() as slot:
-            return slot.run(batch or self._all_uploaded(inputs))
+            return slot.run(self._uploads.on_gpu(inputs))
 
     def postprocess(
         self, outputs: Outputs, geometries: Sequence[ImageGeometry], result_filter: ResultFilter | None = None
@@ -121,10 +111,6 @@ class TensorRtBackend(Backend):
             self._engine.close()
         self.gpu.release_idle()
 
-    def _pinned(self, part: Inputs) -> Pinned:
-        """Return an image in pinned memory; one that another writer wrote is copied."""
-        return part if isinstance(part, PinnedInputs | PinnedImage) else self._writer.from_inputs(part.on_host())
-
     def _filled(self, parts: Sequence[Pinned]) -> int:
         """Images of the batch with the blank ones."""
         if self.static_batch is not None:
@@ -133,11 +119,6 @@ class TensorRtBackend(Backend):
         count = sum(part.shape[0] for part in parts)
         filled = rounded_batch(count, self.largest_batch)
         return filled if takes(self.engine_manifest, BatchShape(filled, height, width)) else count
-
-    def _all_uploaded(self, inputs: Inputs) -> GpuInputs:
-        """Return exactly this batch on the GPU."""
-        part = self._pinned(inputs)
-        return uploaded(self.gpu, self._uploads, [part], part.shape[0])
 
 
 def runtime_library(flavour: Flavour) -> Any:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.serving.batch.shards import check_shard_size
 from condinst_deploy.shown_text import shown_value
@@ -31,6 +32,7 @@ class DetectionOptions:
     max_detections: int | None = None
     batch_size: int | None = None
     pixels: Literal["exact", "fast", "cuda"] = "exact"
+    precision: Precision | None = None
 
     def __post_init__(self) -> None:
         """Check what does not depend on the model: a mistake must not name the run of an output folder.
@@ -63,7 +65,8 @@ class DetectionOptions:
             classes=self.classes,
             max_detections=self.max_detections,
             batch_size=self.batch_size,
-            inputs=InputOptions(self.pixels),
+            inputs=InputOptions(self.pixels, keep_images=False),
+            precision=self.precision,
         )
 
 

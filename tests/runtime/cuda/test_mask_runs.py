@@ -11,17 +11,20 @@ import torch
 from condinst_deploy.contract import ImageGeometry, InstanceDetections, NetworkOutputs
 from condinst_deploy.errors import BackendError
 from condinst_deploy.kernels.runs_launch import LIMITS, Limits
+from condinst_deploy.model.config import SOI_STRIDES
+from condinst_deploy.model.mask_head import dynamic_mask_head
 from condinst_deploy.runtime.cuda.batches import GpuOutputs
 from condinst_deploy.runtime.cuda.gpu import Gpu, Stream
 from condinst_deploy.runtime.cuda.mask_runs import detections_from_gpu
 from condinst_deploy.runtime.cuda.memory import host_array
 from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
 from tests.support.mask_cases import SMALL, adversarial, blobs
-from tests.support.models import SLIM, manifest_of
+from tests.support.models import GOLDEN, SLIM, manifest_of
 from tests.support.runs_on_double import RUNS_ON_DOUBLE
 from tests.support.strict_driver import MisuseError, StrictDriver
 
 MANIFEST = manifest_of(SLIM)
+P5, P5_STRIDE = 2, 32
 
 
 def batch(logits: torch.Tensor, originals: list[tuple[int, int]]) -> tuple[NetworkOutputs, list[ImageGeometry]]:
@@ -186,3 +189,32 @@ def test_the_double_notices_a_wait_that_is_missing(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(Stream, "downloaded", early)
     with pytest.raises((MisuseError, BackendError, ValueError, IndexError)):
         found_on(gpu, outputs, geometries)
+
+
+def test_runs_of_adelaidets_own_mask_features_are_its_masks() -> None:
+    """Golden: mask features, the controller's output at P5, locations and masks, as AdelaiDet gave them."""
+    golden = np.load(GOLDEN / "adelaidet" / "coffee_seed0.npz")
+    at_p5 = np.flatnonzero(golden["im0_levels"] == P5)
+    points = golden["im0_locations"][at_p5]
+    x, y = ((points - P5_STRIDE // 2) / P5_STRIDE).astype(int).T
+    params = torch.from_numpy(golden["top_p5"][0][:, y, x].T[None])
+    soi = torch.full((1, len(at_p5)), SOI_STRIDES * P5_STRIDE, dtype=torch.float32)
+    logits = dynamic_mask_head(torch.from_numpy(golden["mask_feats"]), params, torch.from_numpy(points)[None], soi)
+    sizes = (tuple(golden[f"im0_{name}_hw"].tolist()) for name in ("original", "resized", "padded"))
+    geometry = ImageGeometry(*sizes)
+    scale = np.array([geometry.resized[1] / geometry.original[1], geometry.resized[0] / geometry.original[0]] * 2)
+    outputs = NetworkOutputs(
+        np.array([len(at_p5)], np.int32),
+        (golden["im0_boxes"][at_p5] * scale).astype(np.float32)[None],
+        golden["im0_scores"][at_p5][None],
+        np.zeros((1, len(at_p5)), np.int32),
+        logits.numpy(),
+    )
+    with a_gpu() as gpu:
+        (found,) = found_on(gpu, outputs, [geometry])
+        check([found], outputs, [geometry])
+    wanted = np.unpackbits(golden["im0_masks_packed"][at_p5], axis=2)[..., : geometry.original[1]].astype(bool)
+    ours = np.asarray(found.masks).astype(bool)
+    assert len(ours) == len(wanted) > 20
+    different = (ours != wanted).sum(axis=(1, 2))
+    assert (different <= np.maximum(1, 0.001 * wanted.sum(axis=(1, 2)))).all(), different

@@ -8,7 +8,7 @@ import pytest
 from condinst_deploy.contract import ImageGeometry
 from condinst_deploy.imaging import resize_tables
 from condinst_deploy.runtime.cuda import batches
-from condinst_deploy.runtime.cuda.batches import PinnedImage, PinnedInputs, PinnedWriter, uploaded
+from condinst_deploy.runtime.cuda.batches import PinnedImage, PinnedInputs, PinnedWriter, WaitingImage, uploaded
 from condinst_deploy.runtime.cuda.driver import CudaError
 from condinst_deploy.runtime.cuda.gpu import Gpu, Stream
 from condinst_deploy.runtime.preprocessing.batch import network_inputs
@@ -82,3 +82,32 @@ def test_another_pillow_leaves_resizing_to_pillow(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(batches, "tables_agree_with_pillow", lambda: False)
     check_resized_by_pillow(PinnedWriter(Gpu(StrictDriver())))
     assert resize_tables.tables_agree_with_pillow()
+
+
+def test_pinned_memory_is_bounded_however_many_images_wait() -> None:
+    """Images without room stay where they are, and are copied one after the other as earlier copies end."""
+    driver = StrictDriver(kernels=KERNELS)
+    largest = 40_000
+    gpu = Gpu(driver, most_pinned=2 * largest)
+    writer = PinnedWriter(gpu)
+    sizes = SIZES * 6
+    images = [noise_image(seed, *size) for seed, (size, _) in enumerate(sizes)]
+    geometries = [geometry_of(*each) for each in sizes]
+    parts = [writer.from_image(*each) for each in zip(images, geometries, strict=True)]
+    waiting = [part for part in parts if isinstance(part, WaitingImage)]
+    assert 0 < len(waiting) < len(parts)
+    np.testing.assert_array_equal(waiting[0].on_host().image_sizes, waiting[0].image_sizes)
+    with gpu.current():
+        stream = Stream(gpu)
+        for start in range(0, len(parts), 8):
+            batch = uploaded(gpu, stream, parts[start : start + 8], 8)
+            parts[start : start + 8] = [waiting[0]] * 8  # these are no longer held
+            want = network_inputs(images[start : start + 8], geometries[start : start + 8], 8)
+            for ours, theirs in zip(batch.on_host(), want, strict=True):
+                np.testing.assert_array_equal(ours, theirs, strict=True)
+            assert driver.allocated(pinned=True) <= 2 * largest + 8 * 18_432  # and what `on_host` downloads
+        del batch, parts
+        stream.close()
+    gpu.release_idle()
+    assert driver.misuses == []
+    assert (driver.allocated(), driver.allocated(pinned=True)) == (0, 0)

@@ -45,6 +45,35 @@ def test_exact_pixels_are_those_of_the_backends(size: tuple[int, int]) -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("pixels", ["exact", "fast"])
+def test_an_image_that_is_not_asked_for_is_not_held(pixels: Any) -> None:
+    image = noise_image(3, 40, 60)
+    without = preparation(pixels, geometry_of, HostWriter(), "cpu", keep_images=False)(image, "x")
+    held = way(pixels)(image, "x")
+    assert without.image is None
+    assert held.image is not None
+    assert without.geometry == held.geometry
+    np.testing.assert_array_equal(without.inputs.on_host().images, held.inputs.on_host().images)
+
+
+@pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
+def test_an_image_that_a_gpu_decoded_crosses_only_if_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(noise_image(3, 40, 60)).save(path)
+    monkeypatch.setattr(tensor, "jpeg_in_order", lambda gpu, data: jpeg_on(torch.device("cpu"), data))
+    held, without = (
+        tensor.TensorPreparation(geometry_of, "cuda:0", HostWriter(), keep_images=keeps)(path, "a")
+        for keeps in (True, False)
+    )
+    assert without.image is None
+    assert held.image is not None
+    assert held.image.shape == (40, 60, 3)
+    assert held.geometry == without.geometry
+    np.testing.assert_array_equal(held.inputs.on_host().images, without.inputs.on_host().images)
+
+
 def assert_close(found: Any, exact: Any, within: float) -> None:
     assert found.geometry == exact.geometry
     for ours, theirs in zip(found.inputs, exact.inputs, strict=True):
