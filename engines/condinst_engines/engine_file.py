@@ -20,7 +20,7 @@ from condinst_deploy.support.validation import printable
 from condinst_deploy.support.versions import installed_versions
 from condinst_engines.build_recipe import BuildRecipe
 from condinst_engines.builder_library import BuilderLibrary
-from condinst_engines.onnx_input import load_onnx, manifest_of
+from condinst_engines.onnx_input import load_onnx, manifest_of, with_lifted_constants
 from condinst_engines.plan_builder import (
     BuiltEngine,
     Surroundings,
@@ -115,7 +115,7 @@ def engine_from_onnx(
         OutputError: a file cannot be written.
         KeyboardInterrupt: Ctrl-C; nothing was written.
     """
-    proto = load_onnx(files.source)
+    proto = with_lifted_constants(load_onnx(files.source))
     model = manifest_of(proto, files.source)
     _check_unquantised(proto, files, surroundings)
     if model.precision != "float32":

@@ -6,11 +6,13 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
+from onnx_ir.convenience import get_const_tensor
 
 from condinst_deploy.contract import MANIFEST_KEY, ModelManifest
 from condinst_deploy.contract.artifacts import INT8_ONNX, ONNX
 from condinst_deploy.errors import ArtifactError, ConfigError
 from condinst_deploy.shown_text import first_line, shown, shown_value
+from condinst_engines.quantization.insert import QDQ
 
 DEFAULT_FOLDER = Path("export/build")
 """Default folder of condinst-export, relative to the current directory."""
@@ -71,6 +73,36 @@ def _texts(message: Any, place: str = "model") -> Iterator[tuple[str, str | byte
         elif field.type == field.TYPE_MESSAGE:
             for part in (value,) if hasattr(value, "ListFields") else value:
                 yield from _texts(part, inside)
+
+
+def with_lifted_constants(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A graph in which convolutions, Q and DQ read initializers, as condinst-export writes them.
+
+    Other tools leave Constant nodes, which quantisation and the policy would pass over.
+
+    Args:
+        proto: it is left as it is, and returned where there is nothing to lift.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    model = ir.from_proto(copy)
+    readers = [node for node in model.graph if node.op_type in ("Conv", *QDQ)]
+    read = dict.fromkeys(value for node in readers for value in node.inputs)
+    lifted = [value for value in read if value is not None and value.producer() is not None and _is_lifted(value)]
+    for value in lifted:
+        tensor, node = get_const_tensor(value), value.producer()
+        assert tensor is not None
+        assert node is not None
+        model.graph.remove(node)
+        shape = ir.Shape(tensor.numpy().shape)
+        made = ir.Value(name=value.name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+        value.replace_all_uses_with(made)
+        model.graph.register_initializer(made)
+    return ir.to_proto(model) if lifted else proto
+
+
+def _is_lifted(value: ir.Value) -> bool:
+    return not value.is_graph_output() and get_const_tensor(value) is not None
 
 
 def manifest_of(proto: onnx.ModelProto, path: Path) -> ModelManifest:

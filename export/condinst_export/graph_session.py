@@ -13,7 +13,10 @@ from condinst_deploy.support.onnx_runtime import onnx_runtime
 
 def holds_fp8(proto: onnx.ModelProto) -> bool:
     """Return whether a graph has FP8 tensors: ONNX Runtime 1.31 computes them wrong above basic optimisation."""
-    return any(entry.data_type == onnx.TensorProto.FLOAT8E4M3FN for entry in proto.graph.initializer)
+    attributes = [attribute for node in proto.graph.node for attribute in node.attribute]
+    tensors = [*proto.graph.initializer, *(attribute.t for attribute in attributes if attribute.HasField("t"))]
+    kinds = {tensor.data_type for tensor in tensors} | {a.i for a in attributes if a.name == "output_dtype"}
+    return onnx.TensorProto.FLOAT8E4M3FN in kinds
 
 
 def graph_session(proto: onnx.ModelProto, failed: Callable[[str], CondInstError], *, reuse_memory: bool = True) -> Any:

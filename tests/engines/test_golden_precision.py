@@ -36,6 +36,9 @@ from tests.support.models import GOLDEN, IMAGES, adelaidet_detections, golden_de
 
 NAMES = ("coffee", "astronaut")
 
+SLOW = 7200
+"""Seconds for a full-size model that runs with one thread on a busy machine."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -109,12 +112,14 @@ HALVES = [("float16", FLOAT16), ("bfloat16", BFLOAT16)]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(SLOW)
 @pytest.mark.parametrize(("precision", "target"), HALVES)
 def test_every_half_tensor_rounded(exported_r50: dict[str, Any], precision: Precision, target: Target) -> None:
     check_what_a_builder_gets(onnx.load(exported_r50["path"]), precision, target, 200)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(SLOW)
 @pytest.mark.parametrize(("precision", "target"), HALVES)
 def test_every_half_tensor_of_adelaidets_model_rounded(
     adelaidet_r50: onnx.ModelProto, precision: Precision, target: Target
@@ -123,6 +128,7 @@ def test_every_half_tensor_of_adelaidets_model_rounded(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(SLOW)
 def test_float16_gives_no_nan_or_infinity_in_any_tensor(float16: onnx.ModelProto, exported_r50: dict[str, Any]) -> None:
     """Every floating tensor of the graph is reduced to a sum, which is finite only if all its elements are."""
     graph = rounded(float16)
@@ -151,6 +157,7 @@ class BFloat16Model(CondInst):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(SLOW)
 def test_bfloat16_modules_of_pytorch(mmdet_checkpoint: Path) -> None:
     """Independent of the conversion and of ONNX Runtime; the mask head's layers alone are not rounded here."""
     loaded = load_model(mmdet_checkpoint)

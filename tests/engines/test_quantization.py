@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 from PIL import Image
+from typer.testing import CliRunner
 
 from condinst_deploy.contract import INPUTS
 from condinst_deploy.contract.engine_manifest import read_manifest
@@ -24,8 +25,9 @@ from condinst_deploy.model.fixed_slots import SCORE_THRESHOLD
 from condinst_engines import BuildOptions, BuildReports
 from condinst_engines.build_recipe import BuildRecipe, RtxSettings
 from condinst_engines.builder_library import BuilderLibrary
+from condinst_engines.cli.build_engine import main as build_command
 from condinst_engines.engine_builder import build_engine as build_file
-from condinst_engines.onnx_input import manifest_of
+from condinst_engines.onnx_input import manifest_of, with_lifted_constants
 from condinst_engines.plan_builder import build_plan, graph_for_builder, targets_of
 from condinst_engines.precision_policy import Policy, Precision, Quantized
 from condinst_engines.profiles import image_profile
@@ -56,6 +58,7 @@ from condinst_engines.quantization.report import (
 )
 from condinst_engines.quantization.requests import described_qdq
 from condinst_engines.rounding import rounded
+from condinst_export.graph_session import holds_fp8
 from condinst_export.quantization import u8s8
 from condinst_export.quantization.histograms import collected
 from condinst_export.quantization.images import ImageSet
@@ -254,10 +257,7 @@ def test_files_in_8_bits_are_recognised(small_graph: onnx.ModelProto) -> None:
     asymmetric = u8s8.quantized(small_graph, dict.fromkeys(("pixels", "active", "second"), WIDE), ())
     with pytest.raises(EngineError, match="uint8: TensorRT is symmetric"):
         described_qdq(asymmetric)
-    recipe = recipe_for("int8", ("86",), int8=("backbone.first*", "head.second*"))
-    model = ir.from_proto(small_graph)
-    insert_qdq(model, scales_for(small_graph, recipe), recipe.policy, "float16")
-    symmetric = ir.to_proto(model)
+    symmetric = symmetric_file(small_graph)
     assert described_qdq(symmetric) == "the file has Q/DQ already (6 nodes, 6 of int8)"
     shifted = next(e for e in symmetric.graph.initializer if e.name == "active_zero_point")
     shifted.CopyFrom(numpy_helper.from_array(np.array(3, dtype=np.int8), shifted.name))
@@ -265,12 +265,103 @@ def test_files_in_8_bits_are_recognised(small_graph: onnx.ModelProto) -> None:
         described_qdq(symmetric)
 
 
+def symmetric_file(proto: onnx.ModelProto) -> onnx.ModelProto:
+    recipe = recipe_for("int8", ("86",), int8=("backbone.first*", "head.second*"))
+    model = ir.from_proto(proto)
+    insert_qdq(model, scales_for(proto, recipe), recipe.policy, "float16")
+    return ir.to_proto(model)
+
+
+def with_constant_nodes(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph as other tools write it: a Constant node for every initializer."""
+    graph = onnx.ModelProto()
+    graph.CopyFrom(proto)
+    nodes = [
+        onnx.helper.make_node("Constant", [], [entry.name], value=entry, name=f"constants/{entry.name}")
+        for entry in graph.graph.initializer
+    ]
+    rest = list(graph.graph.node)
+    del graph.graph.initializer[:], graph.graph.node[:]
+    graph.graph.node.extend([*nodes, *rest])
+    onnx.checker.check_model(graph, full_check=True)
+    return graph
+
+
+def with_constant_zero_points(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with a Constant node for the zero point of every Q/DQ."""
+    graph = onnx.ModelProto()
+    graph.CopyFrom(proto)
+    names = {node.input[2] for node in graph.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
+    moved = [entry for entry in graph.graph.initializer if entry.name in names]
+    for entry in moved:
+        constant = onnx.helper.make_node("Constant", [], [entry.name], value=entry, name=f"Constant_{entry.name}")
+        graph.graph.node.insert(0, constant)
+        graph.graph.initializer.remove(entry)
+    return graph
+
+
+def test_constant_nodes_are_read_as_initializers_are(small_graph: onnx.ModelProto) -> None:
+    symmetric = symmetric_file(small_graph)
+    constants = with_constant_nodes(symmetric)
+    assert described_qdq(constants) == described_qdq(symmetric) == "the file has Q/DQ already (6 nodes, 6 of int8)"
+    assert asked_convolutions(constants) == asked_convolutions(symmetric)
+    assert set(asked_convolutions(constants).values()) == {"int8"}
+    asymmetric = u8s8.quantized(small_graph, dict.fromkeys(("pixels", "active", "second"), WIDE), ())
+    with pytest.raises(EngineError, match="uint8: TensorRT is symmetric"):
+        described_qdq(with_constant_nodes(asymmetric))
+    lifted = with_lifted_constants(constants)
+    left = {node.output[0] for node in lifted.graph.node if node.op_type == "Constant"}
+    assert left == {"first_weight", "second_weight", "shape"}  # no convolution, Q or DQ reads them
+    assert {entry.name for entry in lifted.graph.initializer} == {e.name for e in symmetric.graph.initializer} - left
+    assert with_lifted_constants(symmetric) is symmetric
+    plain = with_lifted_constants(with_constant_nodes(small_graph))
+    policy = Policy(int8=("backbone.first*", "head.second*"))
+    assert len(chosen_convolutions(ir.from_proto(plain), policy, "float16", "int8")) == 2
+
+
+def test_fp8_is_seen_wherever_a_file_keeps_it(small_graph: onnx.ModelProto) -> None:
+    recipe = recipe_for("fp8", ("89",), fp8=("backbone.first*", "head.second*"))
+    model = ir.from_proto(small_graph)
+    insert_qdq(model, scales_for(small_graph, recipe), recipe.policy, "float16")
+    fp8 = ir.to_proto(model)
+    assert holds_fp8(fp8)
+    assert holds_fp8(with_constant_nodes(fp8))
+    assert not holds_fp8(with_constant_nodes(symmetric_file(small_graph)))
+
+
+def test_a_zero_point_that_is_computed_is_refused_as_such(small_graph: onnx.ModelProto) -> None:
+    symmetric = symmetric_file(small_graph)
+    node = next(node for node in symmetric.graph.node if node.op_type == "QuantizeLinear")
+    copied = onnx.helper.make_node("Identity", [node.input[2]], ["computed"], name="copy")
+    node.input[2] = "computed"
+    symmetric.graph.node.insert(0, copied)
+    with pytest.raises(EngineError, match=f"node {node.name} has a zero point that is computed in the graph"):
+        described_qdq(symmetric)
+
+
+def test_without_zero_points_the_type_is_that_of_the_codes(small_graph: onnx.ModelProto) -> None:
+    graph = symmetric_file(small_graph)
+    for node in graph.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            del node.input[2]
+        if node.op_type == "QuantizeLinear":
+            node.attribute.append(onnx.helper.make_attribute("output_dtype", onnx.TensorProto.INT8))
+    onnx.checker.check_model(graph, full_check=True)
+    assert described_qdq(graph) == "the file has Q/DQ already (6 nodes, 6 of int8)"
+    assert set(asked_convolutions(graph).values()) == {"int8"}
+    for node in graph.graph.node:
+        if node.op_type == "QuantizeLinear":
+            del node.attribute[:]
+    with pytest.raises(EngineError, match="uint8: TensorRT is symmetric"):
+        described_qdq(graph)
+
+
 def test_a_file_with_qdq_is_recognised_by_fp16_and_proved(static_onnx: Path, tmp_path: Path) -> None:
     recipe, proto = recipe_for("int8", ("86",)), onnx.load(str(static_onnx))
     model = ir.from_proto(proto)
     insert_qdq(model, scales_for(proto, recipe), recipe.policy, "float16")
     source = tmp_path / "qdq.onnx"
-    onnx.save(ir.to_proto(model), str(source))
+    onnx.save(with_constant_zero_points(ir.to_proto(model)), str(source))
     notes: list[str] = []
     options = BuildOptions(flavour="rtx", sm=("86",), precision="float16", keep_onnx=tmp_path / "kept.onnx")
     path, manifest = build_file(source, tmp_path / "a.engine", options, BuildReports(on_note=notes.append))
@@ -390,7 +481,7 @@ def test_the_report_tells_what_8_bits_cost(
 ) -> None:
     recipe = recipe_for(kind, ("89",))
     nodes = chosen_convolutions(ir.from_proto(slim_proto), recipe.policy, "float16", kind)
-    histograms = collected(slim_proto, activations(nodes), held_out)
+    histograms = collected(slim_proto, activations(nodes), held_out, "max")
     scales = Scales(kind, {name: range_of(entry, "max", kind) for name, entry in histograms.tensors.items()})
 
     def simulated(some: Scales) -> onnx.ModelProto:
@@ -423,3 +514,29 @@ def test_groups_are_ranked_by_what_they_cost() -> None:
     costs = [GroupCost(n, 1, HeldOutAgreement(1, 9, 9, share, 0.9, iou)) for n, (share, iou) in shares.items()]
     assert [cost.group for cost in ranked(costs)] == ["b", "c", "a"]
     assert str(costs[1]) == "b (1 convolutions) alone: 90.0% matched, median mask IoU 0.9800"
+
+
+def test_the_command_writes_the_report_with_the_cost_of_each_group(static_onnx: Path, tmp_path: Path) -> None:
+    images, report = tmp_path / "photographs", tmp_path / "report"
+    images.mkdir()
+    for i, source in enumerate((*sorted(IMAGES.iterdir()), *sorted(IMAGES.iterdir()))):
+        Image.open(source).convert("RGB").resize((160 - 8 * i, 120)).save(images / f"{i}.png")
+    options = ["--int8", "--sm", "86", "--calibration", images, "--report", report, "--sensitivity"]
+    words = ["--onnx", static_onnx, "--out", tmp_path / "a.engine", "--flavour", "rtx", *options]
+    result = CliRunner().invoke(build_command, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    assert f"report: {report / 'report.html'}" in " ".join(result.stderr.split())
+    figures = json.loads((report / FIGURES).read_text(encoding="utf-8"))
+    record = read_manifest(tmp_path / "a.engine").quantization
+    assert record is not None
+    assert record.agreement is not None
+    assert figures["agreement"]["matched_share"] == record.agreement.matched_share
+    groups = [cost["group"] for cost in figures["sensitivity"]]
+    assert sum(cost["convolutions"] for cost in figures["sensitivity"]) == record.convolutions
+    assert "backbone.layer2" in groups
+    assert len(set(groups)) == len(groups)
+    lines = [line.strip() for line in result.stderr.splitlines() if " alone: " in line]
+    assert [line.split(" ", 1)[0] for line in lines] == groups  # the most expensive first, as in the file
+    page = (report / "report.html").read_text(encoding="utf-8")
+    assert "float32" in page
+    assert "int8" in page

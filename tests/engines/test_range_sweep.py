@@ -58,6 +58,7 @@ def test_a_random_model_is_within_range_and_agrees_with_float32(seed: int, slim_
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)  # 8 minutes of processor time; 42 minutes on a machine that was busy with other things
 def test_forty_random_models(exported: Callable[[str], onnx.ModelProto]) -> None:
     found = [outcome(random_model(exported(list(KINDS)[seed % len(KINDS)]), seed)) for seed in range(MODELS)]
     for each in found:

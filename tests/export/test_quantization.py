@@ -22,10 +22,10 @@ from condinst_deploy.support.validation import typed
 from condinst_engines.onnx_input import manifest_of as manifest_in
 from condinst_export.quantization import int8_file, u8s8
 from condinst_export.quantization.agreement import INT8_TOLERANCE, QuantizedTolerance
-from condinst_export.quantization.histograms import Histogram, collected
+from condinst_export.quantization.histograms import BINS, Histogram, collected
 from condinst_export.quantization.images import CalibrationImages
 from condinst_export.quantization.int8_file import int8_from_float32
-from condinst_export.quantization.options import METHODS, CalibrationOptions, calibration_from
+from condinst_export.quantization.options import METHODS, CalibrationOptions, Method, calibration_from
 from condinst_export.quantization.thresholds import (
     FORMATS,
     Format,
@@ -41,9 +41,9 @@ from tests.support.models import IMAGES
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def histogram_of(values: npt.NDArray[np.float64]) -> Histogram:
+def histogram_of(values: npt.NDArray[np.float64], method: Method) -> Histogram:
     reach = float(np.abs(values).max())
-    counts, edges = np.histogram(values, 1024, range=(-reach, reach))
+    counts, edges = np.histogram(values, BINS[method], range=(-reach, reach))
     return Histogram(counts, edges, float(values.min()), float(values.max()))
 
 
@@ -71,22 +71,32 @@ def int8(float32: tuple[onnx.ModelProto, ModelManifest], folder: Path) -> tuple[
 
 def test_a_uniform_tensor_keeps_its_whole_range() -> None:
     values = np.linspace(-1, 3, 20_001)
-    for method in ("max", "mse"):
-        found = range_of(histogram_of(values), method, "uint8")
+    for method in METHODS:
+        found = range_of(histogram_of(values, method), method, "uint8")
         assert (found.low, found.high) == pytest.approx((-1, 3), rel=0.03)
-    assert range_of(histogram_of(values), "max", "int8").magnitude == 3
+    assert range_of(histogram_of(values, "max"), "max", "int8").magnitude == 3
 
 
 @pytest.mark.parametrize("kind", ["uint8", "int8"])
 def test_methods_that_clip_lose_less_where_one_value_stands_far_out(kind: Format) -> None:
     values = np.abs(np.random.default_rng(0).normal(size=1_000_000))
     values[0] = 60
-    histogram = histogram_of(values)
-    found = {method: range_of(histogram, method, kind) for method in METHODS}
+    found = {method: range_of(histogram_of(values, method), method, kind) for method in METHODS}
     assert found["mse"].high < 0.9 * found["max"].high
     assert found["entropy"].high < 0.95 * found["max"].high
     errors = {m: float(((values - rounded(values, r, kind)) ** 2).sum()) for m, r in found.items()}
     assert errors["mse"] < errors["max"]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_zeros_of_a_relu_do_not_narrow_the_range_of_the_entropy_method(kind: Format) -> None:
+    """ONNX Runtime's own entropy method takes half of this range: it spreads the zeros over their code's bins."""
+    values = np.maximum(np.random.default_rng(0).normal(size=400_000), 0)
+    found = range_of(histogram_of(values, "entropy"), "entropy", kind)
+    assert found.high > 0.8 * values.max()
+    best = range_of(histogram_of(values, "mse"), "mse", kind)
+    errors = [float(((values - rounded(values, each, kind)) ** 2).sum()) for each in (found, best)]
+    assert errors[0] < 1.25 * errors[1]
 
 
 def test_a_tensor_of_zeros_has_a_scale() -> None:
@@ -119,7 +129,7 @@ def test_histograms_count_every_image_and_know_the_extremes() -> None:
     session = onnxruntime.InferenceSession(own.SerializeToString(), providers=["CPUExecutionProvider"])
     values = [session.run([name], dict(zip(INPUTS, batch, strict=True)))[0] for batch in batches]
     done: list[int] = []
-    found = collected(proto, [name], batches, done.append)
+    found = collected(proto, [name], batches, "max", done.append)
     assert done == [1, 2, 3]
     assert found.images == 3
     histogram = found.tensors[name]
@@ -205,6 +215,24 @@ def test_onnx_runtime_computes_the_convolutions_in_integers(
     assert operators.count("QLinearConv") == 108
 
 
+@pytest.mark.parametrize("method", ["entropy", "max"])
+def test_every_method_keeps_about_as_many_detections_as_the_default(
+    method: Method,
+    int8: tuple[onnx.ModelProto, ModelManifest],
+    float32: tuple[onnx.ModelProto, ModelManifest],
+    folder: Path,
+) -> None:
+    _, manifest = int8_from_float32(*float32, CalibrationOptions(folder, 6, method))
+    default, found = int8[1].quantization, manifest.quantization
+    assert default is not None
+    assert found is not None
+    assert found.method == method
+    assert default.agreement is not None
+    assert found.agreement is not None
+    assert found.agreement.reference == default.agreement.reference > 50
+    assert found.agreement.matched_share > default.agreement.matched_share - 0.1
+
+
 def test_the_manifest_tells_how_the_file_was_made(
     int8: tuple[onnx.ModelProto, ModelManifest], folder: Path, float32: tuple[onnx.ModelProto, ModelManifest]
 ) -> None:
@@ -222,6 +250,7 @@ def test_the_manifest_tells_how_the_file_was_made(
         float32[0],
         u8s8.activations(ir.from_proto(proto))[:0] or ["relu"],
         CalibrationImages(folder, manifest, 6).calibration,
+        "mse",
     )
     assert record.images_sha256 == again.images_sha256
 

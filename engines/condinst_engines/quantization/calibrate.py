@@ -97,7 +97,7 @@ def _measured(
 ) -> Quantization:
     options = request.calibration
     images = request.images(manifest).calibration
-    found = collected(proto, names, images, lambda done: on_share(done / len(images)))
+    found = collected(proto, names, images, options.method, lambda done: on_share(done / len(images)))
     ranges = {name: range_of(entry, options.method, request.kind).magnitude for name, entry in found.tensors.items()}
     return Quantization(
         scheme=request.kind,

@@ -11,9 +11,11 @@ from itertools import pairwise
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 
 from condinst_deploy.errors import EngineError
 from condinst_engines.precision_policy import WORDS_SHOWN
+from condinst_engines.quantization.codes import codes_type
 
 PROGRAM = re.compile(r"header \{\n  version = ")
 CONVOLUTION = re.compile(r'\n  corrltn=\{ name="(?P<name>[^"]*)" output=\{[^}]*\} input=\{"(?P<input>[^"]*)"')
@@ -34,16 +36,14 @@ def asked_convolutions(graph: onnx.ModelProto) -> dict[str, str]:
     Args:
         graph: functions inlined.
     """
-    makers = {name: node for node in graph.graph.node for name in node.output}
-    types = {entry.name: entry.data_type for entry in graph.graph.initializer}
     found = {}
-    for node in (node for node in graph.graph.node if node.op_type == "Conv"):
-        sources = [makers.get(name) for name in node.input[:2]]
-        codes = [s.input for s in sources if s is not None and s.op_type == "DequantizeLinear"]
-        if len(codes) == 2:
-            zero_point = codes[1][2] if len(codes[1]) > 2 else codes[1][0]
-            name = onnx.TensorProto.DataType.Name(types.get(zero_point, onnx.TensorProto.UINT8)).lower()
-            found[node.name] = "fp8" if name.startswith("float8e4m3fn") else name
+    for node in (node for node in ir.from_proto(graph).graph if node.op_type == "Conv"):
+        makers = [value.producer() if value is not None else None for value in node.inputs[:2]]
+        readers = [maker for maker in makers if maker is not None and maker.op_type == "DequantizeLinear"]
+        if len(readers) == 2:
+            kind = codes_type(readers[1])
+            name = "unknown" if kind is None else kind.name.lower()
+            found[node.name or ""] = "fp8" if name.startswith("float8e4m3fn") else name
     return found
 
 

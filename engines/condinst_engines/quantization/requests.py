@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Sequence
 
-import numpy as np
 import onnx
-from onnx import numpy_helper
+import onnx_ir as ir
 
 from condinst_deploy.errors import ConfigError, EngineError
 from condinst_engines.precision_policy import Quantized
+from condinst_engines.quantization.codes import codes_type, has_constant_zero_point, is_symmetric
 from condinst_engines.quantization.insert import QDQ
 
 LOWEST: dict[Quantized, int] = {"int8": 80, "fp8": 89}
@@ -38,29 +38,32 @@ def described_qdq(proto: onnx.ModelProto) -> str:
     Raises:
         EngineError: its Q/DQ is not what TensorRT can build.
     """
-    nodes = [node for node in proto.graph.node if node.op_type in QDQ]
+    nodes = [node for node in ir.from_proto(proto).graph if node.op_type in QDQ]
     if not nodes:
         return ""
-    values = {entry.name: entry for entry in proto.graph.initializer}
     kinds: Counter[str] = Counter()
     for node in nodes:
-        zero = values.get(node.input[2]) if len(node.input) > 2 else None
-        if zero is None and len(node.input) > 2:
+        if not has_constant_zero_point(node):
             raise EngineError(
-                f"node {node.name} has a zero point that is no constant; TensorRT needs constant ones of 0"
+                f"node {node.name} has a zero point that is computed in the graph; TensorRT needs constant ones of 0"
             )
-        kind = "uint8" if zero is None else onnx.TensorProto.DataType.Name(zero.data_type).lower()
-        if kind == "uint8":
+        kind = codes_type(node)
+        if kind is None:
+            raise EngineError(
+                f"node {node.name} has no zero point, and the type of what it reads is not in the file; write it with"
+                " zero points"
+            )
+        if kind == ir.DataType.UINT8:
             raise EngineError(
                 f"node {node.name} quantises to uint8: TensorRT is symmetric, and its parser would read uint8 as int8"
                 " without an error. A file of condinst-export --int8 is for CPUs;"
                 " build from the float32 file with --int8"
             )
-        if zero is not None and kind == "int8" and np.any(numpy_helper.to_array(zero)):
+        if kind == ir.DataType.INT8 and not is_symmetric(node):
             raise EngineError(
                 f"node {node.name} has a zero point that is not 0: TensorRT quantises symmetrically (its parser says"
                 " shiftIsAllZeros). Quantise symmetrically, or build from the float32 file with --int8"
             )
-        kinds[kind] += 1
+        kinds[kind.name.lower()] += 1
     counted = ", ".join(f"{count} of {kind}" for kind, count in kinds.items())
     return f"the file has Q/DQ already ({len(nodes)} nodes, {counted})"

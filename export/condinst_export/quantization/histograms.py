@@ -13,9 +13,14 @@ from condinst_deploy.errors import ExportError
 from condinst_deploy.support.onnx_runtime import onnx_runtime
 from condinst_export.graph_session import graph_session, with_outputs
 from condinst_export.quantization.images import InputsHash
+from condinst_export.quantization.options import Method
 
-BINS = 1024
-"""Bins of a tensor's histogram for the first image; a later image with larger values adds bins."""
+BINS: Mapping[Method, int] = {"max": 1024, "mse": 1024, "entropy": 8192}
+"""Bins of a tensor's histogram for the first image; a later image with larger values adds bins.
+
+The entropy method compares the spread inside each of 256 codes, and needs several bins for each. With 1024 bins it
+takes ranges that are too narrow (60 % of the detections of the model that ships were matched, with 8192 bins 91 %).
+"""
 
 MOST_ELEMENTS = 2**20
 """Elements of a tensor of one image that are counted; of a larger one every k-th, and the two extremes."""
@@ -50,6 +55,7 @@ def collected(
     proto: onnx.ModelProto,
     names: Sequence[str],
     images: Iterable[NetworkInputs],
+    method: Method,
     on_image: Callable[[int], None] = lambda done: None,
 ) -> Histograms:
     """Run a graph in float32 on images, and count the values of tensors.
@@ -58,6 +64,7 @@ def collected(
         proto: a float32 graph with the inputs of the contract; it is left as it is.
         names: tensors of float32.
         images: batches.
+        method: that will choose the ranges; it decides how fine the histograms are.
         on_image: called with the number of images that are done.
 
     Raises:
@@ -68,7 +75,7 @@ def collected(
         lambda reason: ExportError(f"ONNX Runtime cannot run the graph to calibrate it ({reason})"),
         reuse_memory=False,
     )
-    collector = histogram_collector(BINS)  # `collect_value` makes the histograms of every method
+    collector = _collector(BINS[method])
     digest, done = InputsHash(), 0
     for done, batch in enumerate(images, 1):
         digest.add(batch)
@@ -82,17 +89,12 @@ def collected(
     return Histograms(tensors, done, digest.hexdigest())
 
 
-def histogram_collector(bins: int, levels: int = 0) -> Any:
-    """ONNX Runtime's collector, with histograms that are symmetric around zero.
-
-    Args:
-        bins: of a tensor's first image.
-        levels: that its entropy method compares with; 0: the method is not used.
-    """
+def _collector(bins: int) -> Any:
+    """ONNX Runtime's collector, with histograms that are symmetric around zero."""
     onnx_runtime()  # with its telemetry off
     from onnxruntime.quantization.calibrate import HistogramCollector
 
-    return HistogramCollector("entropy", True, bins, levels, None, None)
+    return HistogramCollector("entropy", True, bins, 0, None, None)  # its own methods are not used
 
 
 def _counted(name: str, value: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

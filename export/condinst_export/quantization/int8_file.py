@@ -55,6 +55,7 @@ def int8_from_float32(
         proto,
         u8s8.activations(model, kept),
         images.calibration,
+        calibration.method,
         lambda done: on_stage(f"calibrating: {done} of {count} images"),
     )
     on_stage(f"choosing ranges by {calibration.method}")

@@ -1,7 +1,6 @@
 """Range of an 8-bit tensor, from its histogram."""
 
-import contextlib
-import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -9,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from condinst_export.quantization.histograms import Histogram, histogram_collector
+from condinst_export.quantization.histograms import Histogram
 from condinst_export.quantization.options import Method
 
 Format = Literal["uint8", "int8", "fp8"]
@@ -20,11 +19,11 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 LARGEST_FP8 = 448.0
 """Largest number of E4M3."""
 
-SHARES = np.linspace(0.2, 1.0, 81)
-"""Parts of the whole range among which the mean squared error decides."""
+SHARES = np.linspace(0.2, 1.0, 81)[::-1]
+"""Parts of the whole range among which the methods `mse` and `entropy` decide; of equals the widest is taken."""
 
-CODES = 256
-"""Number of 8-bit codes: the entropy method compares the histogram with one of this many levels."""
+LEAST_PROBABILITY = 1e-4
+"""Of all codes together, where the entropy method finds values that no code stands for: a divergence stays finite."""
 
 LEAST = 1e-12
 """Half a range at least: a tensor of zeros still needs a scale."""
@@ -49,37 +48,56 @@ def range_of(histogram: Histogram, method: Method, kind: Format) -> Range:
     Args:
         histogram: of its values.
         method: `max` keeps every value; `mse` has the least mean squared error; `entropy` keeps the distribution (the
-            least Kullback-Leibler divergence, by ONNX Runtime).
+            least Kullback-Leibler divergence).
         kind: the numbers that the range is cut into.
     """
     whole = Range(min(histogram.lowest, 0.0), max(histogram.highest, 0.0))
-    if method == "max":
+    if method == "max" or whole.magnitude <= LEAST:
         return whole
-    if method == "entropy":
-        return _by_entropy(histogram, whole, kind)
-    errors = [_squared_error(histogram, _shrunk(whole, share), kind) for share in SHARES]
-    return _shrunk(whole, float(SHARES[int(np.argmin(errors))]))
+    loss = _squared_error if method == "mse" else _divergence
+    return _with_least(loss, histogram, whole, kind)
+
+
+def _with_least(
+    loss: Callable[[Histogram, Range, Format], float], histogram: Histogram, whole: Range, kind: Format
+) -> Range:
+    losses = [loss(histogram, _shrunk(whole, share), kind) for share in SHARES]
+    return _shrunk(whole, float(SHARES[int(np.argmin(losses))]))
 
 
 def _shrunk(whole: Range, share: float) -> Range:
     return Range(whole.low * share, whole.high * share)
 
 
-def _by_entropy(histogram: Histogram, whole: Range, kind: Format) -> Range:
-    if whole.magnitude <= LEAST:
-        return whole
-    # bins are symmetric around zero, and uint8 spends no code on a side without values
-    levels = 2 * CODES if kind == "uint8" and whole.low == 0 else CODES
-    collector = histogram_collector(len(histogram.counts), levels)
-    entry = (histogram.counts, histogram.edges, np.float32(whole.low), np.float32(whole.high))
-    with contextlib.redirect_stdout(io.StringIO()):
-        low, high = collector.get_entropy_threshold(entry, levels)
-    return Range(min(float(low), 0.0), max(float(high), 0.0))
-
-
 def _squared_error(histogram: Histogram, candidate: Range, kind: Format) -> float:
     values = histogram.centres
     return float((histogram.counts * (values - rounded(values, candidate, kind)) ** 2).sum())
+
+
+def _divergence(histogram: Histogram, candidate: Range, kind: Format) -> float:
+    """Kullback-Leibler divergence of what is left in 8 bits from the histogram.
+
+    Values outside the range count at its ends. A code's values are taken as evenly spread over its bins. The bins next
+    to zero are left out: every range has a code for zero, and a Relu puts half of all values there, which would make
+    the narrowest range look best.
+    """
+    centres = histogram.centres
+    counts = np.where(np.abs(centres) < histogram.edges[1] - histogram.edges[0], 0, histogram.counts).astype(np.float64)
+    (inside,) = np.nonzero((centres >= candidate.low) & (centres <= candidate.high))
+    if not len(inside) or not counts[inside].any():
+        return float("inf")
+    first, last = int(inside[0]), int(inside[-1])
+    kept = counts[first : last + 1]
+    found = kept.copy()
+    found[0] += counts[:first].sum()
+    found[-1] += counts[last + 1 :].sum()
+    filled = found > 0
+    _, codes = np.unique(rounded(centres[first : last + 1], candidate, kind), return_inverse=True)
+    bins = np.maximum(np.bincount(codes, filled), 1)
+    spread = np.where(filled, (np.bincount(codes, kept) / bins)[codes], 0.0)
+    share, left = found / found.sum(), spread / spread.sum()
+    left = np.maximum(left, LEAST_PROBABILITY / len(left))
+    return float((share[filled] * np.log(share[filled] / left[filled])).sum())
 
 
 def affine(candidate: Range) -> tuple[float, int]:
