@@ -13,8 +13,8 @@ RAY := .ray
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env check-python check-disk check-onnxruntime install demo test lint typecheck format \
-	docs examples-node lean-env test-lean triton-env test-triton lint-docker test-slow test-gpu gpu-first ray-env ray-install test-ray \
+.PHONY: help env check-python check-disk check-onnxruntime install demo test lint typecheck kernels format \
+	docs examples-node lean-env test-lean engine-env test-engine triton-env test-triton lint-docker test-slow test-gpu gpu-first ray-env ray-install test-ray \
 	test-ray-slow check-tensorrt-api peers-env clean
 
 help: ## List the targets
@@ -71,7 +71,7 @@ demo: env ## Run the demo; WEIGHTS=checkpoint and IMAGES=folder to use your own
 	@$(BIN)/python -m demo.run $(if $(WEIGHTS),--weights "$$WEIGHTS") $(if $(IMAGES),--images "$$IMAGES")
 
 test: env lint typecheck examples-node ## Lint, check types, then run the tests
-	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 
 lint: env ## Check style, formatting and the directions of imports
 	@$(BIN)/ruff check
@@ -80,6 +80,9 @@ lint: env ## Check style, formatting and the directions of imports
 
 typecheck: env ## Check types with mypy
 	@$(BIN)/mypy
+
+kernels: env ## Compile the GPU kernels that the package contains, after a change of their sources
+	@$(BIN)/python -m condinst_deploy.kernels.build_shipped
 
 format: env ## Format the code and apply ruff's safe fixes
 	@$(BIN)/ruff check --fix --quiet || true
@@ -118,6 +121,21 @@ lean-env: env ## Create .lean: the wheel with the extras cpu and eval, and nothi
 test-lean: lean-env ## Test the lean runtime: no PyTorch, no exporter
 	@$(BIN)/pytest tests/test_lean_runtime.py
 
+ENGINE := .engine
+engine-env: env ## Create .engine: the wheel with the extra engine, and nothing else
+	@rm -rf build/wheel && $(BIN)/python -m build --wheel --no-isolation --outdir build/wheel . > /dev/null
+	@if [ "$$(cat $(ENGINE)/.stamp 2>/dev/null)" != "$(LEAN_HASH)" ]; then \
+		rm -rf $(ENGINE) && $(BIN)/python -m venv $(ENGINE) \
+			&& $(ENGINE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+				"$$(ls build/wheel/*.whl)[engine]" \
+			&& printf '%s\n' "$(LEAN_HASH)" > $(ENGINE)/.stamp; \
+	else \
+		$(ENGINE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall build/wheel/*.whl; \
+	fi
+
+test-engine: engine-env ## Test the runtime of engines without PyTorch, up to the first call of a GPU
+	@$(BIN)/pytest tests/test_engine_environment.py
+
 TRITON := .triton
 TRITON_HASH = $$(cat constraints-triton.txt | sha256sum | cut -d ' ' -f 1)
 triton-env: env ## Create .triton (400 MB): NVIDIA's Triton server for CPUs, and its client
@@ -140,7 +158,7 @@ lint-docker: env ## Check the Dockerfiles with hadolint (12 MB)
 	@$(HADOLINT)/bin/hadolint docker/*.Dockerfile
 
 test-slow: env ## Run the tests, the slow ones too
-	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --run-slow
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart=0 --run-slow
 
 test-gpu: env ## Run only the tests that need a GPU or TensorRT
 	@$(BIN)/pytest -m "gpu or tensorrt"

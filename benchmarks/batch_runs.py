@@ -36,8 +36,8 @@ from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.runtime.preprocessing.batch import network_inputs
 from condinst_deploy.serving.batch.driver import planned
 from condinst_deploy.serving.batch.options import BatchOptions, DetectionOptions
+from condinst_deploy.serving.batch.output_rows import Classes, ImageRow, arrow_table
 from condinst_deploy.serving.batch.parts import part_encoder
-from condinst_deploy.serving.batch.rows import Classes, ImageRow, arrow_table
 from condinst_deploy.serving.batch.shard_worker import ShardWorker
 from tests.support.batch_runs import COMMAND, command_environment, events_of, save_small_model, write_images
 from tests.support.exports import save_r50_checkpoint

@@ -12,45 +12,45 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.gpu_kernels import HEIGHT, ROTATION, SLOTS, WIDTH, timed
 from benchmarks.gpu_timing import captured, milliseconds
 from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest, NetworkOutputs, contiguous_ids
-from condinst_deploy.kernels import paste
+from condinst_deploy.kernels.extents import mask_extents
 from condinst_deploy.kernels.operations import fused_operations
+from condinst_deploy.kernels.runs import RunFinder
+from condinst_deploy.kernels.runs_launch import launches, run_starts
 from condinst_deploy.model.condinst import CondInst, Features, Instances
+from condinst_deploy.model.fixed_slots import FixedSlots
 from condinst_deploy.model.folding import fold_batch_norms
 from condinst_deploy.model.mask_paste import dense_probabilities
 from condinst_deploy.runtime.device_outputs import DeviceOutputs, on_host
-from condinst_deploy.runtime.device_postprocess import crop_rows, detections_from_device
+from condinst_deploy.runtime.device_postprocess import detections_from_device
+from condinst_deploy.runtime.mask_crops import mask_crops
 from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
-from condinst_export.graph import ExportGraph
 
 UNDECIDED = 5e-5
 """Probabilities this close to 0.5 may fall on either side."""
-DEVICE = "cuda"
 
 
-def masks(original: tuple[int, int]) -> dict[str, Any]:
+def masks(original: tuple[int, int], device: str = "cuda") -> dict[str, Any]:
     """From logits to compact masks: the two kernels alone, and all of the postprocessing on either side."""
     geometry = ImageGeometry.of(original, coco_manifest().preprocessing)
-    inputs = [ellipses(seed, geometry) for seed in range(ROTATION)]
+    inputs = [ellipses(seed, geometry, device) for seed in range(ROTATION)]
     (found,) = masks_on_device(filled_slots(inputs[0]), [geometry])
     require_dense_masks(inputs[0][0], geometry, found)
-    launch, moved = packing(inputs[0], geometry)
-    packed = timed(paste.launch_packed_masks, lambda seed: packing(ellipses(seed % ROTATION, geometry), geometry)[0])
+    runs = timed(found_runs, lambda seed: searching(ellipses(seed % ROTATION, geometry, device), geometry))
     outputs = [(filled_slots(logits), [geometry]) for logits in inputs]
     areas = found.masks.areas / (original[0] * original[1])
     return {
         "median_area": round(float(np.median(areas)), 4),
         "largest_area": round(float(areas.max()), 4),
-        "packed_bytes": launch[3].nbytes,
+        "runs_bytes": sum(runs_of_mask.nbytes for runs_of_mask in found.masks.runs),
         "logits_bytes": inputs[0].nbytes,
-        "extents_kernel": timed(paste.mask_extents, lambda seed: (ellipses(seed % ROTATION, geometry),)),
-        "packed_masks_kernel": packed,
-        "packed_masks_kernel_gb_per_s": round(moved / packed["graph"]["median_ms"] / 1e6, 1),
+        "extents_kernel": timed(mask_extents, lambda seed: (ellipses(seed % ROTATION, geometry, device),)),
+        "runs_kernels": runs,
         "postprocessing_on_the_gpu": milliseconds(masks_on_device, outputs, 50),
         "postprocessing_on_the_host": milliseconds(masks_on_host, outputs, 10),
     }
 
 
-def ellipses(seed: int, geometry: ImageGeometry) -> Tensor:
+def ellipses(seed: int, geometry: ImageGeometry, device: str = "cuda") -> Tensor:
     """Mask logits `(1, SLOTS, h, w)` in float16: areas of 5 % of the image in the median, the first of 35 %."""
     random = torch.Generator().manual_seed(seed)
     area = 0.05 * torch.exp(0.8 * torch.randn(SLOTS, generator=random)).clamp(max=6)  # of the image
@@ -64,15 +64,15 @@ def ellipses(seed: int, geometry: ImageGeometry) -> Tensor:
         for axis, (padded, resized) in enumerate(zip(geometry.padded, geometry.resized, strict=True))
     )
     smooth = 6 * (1 - y[:, :, None] - x[:, None, :])  # (SLOTS, h, w)
-    return (smooth + 0.3 * torch.randn(smooth.shape, generator=random))[None].half().to(DEVICE)
+    return (smooth + 0.3 * torch.randn(smooth.shape, generator=random))[None].half().to(device)
 
 
 def filled_slots(logits: Tensor) -> Instances:
     """Outputs whose slots all hold a detection with these masks."""
     batch, slots = logits.shape[:2]
-    scores = torch.linspace(0.9, 0.1, slots, device=DEVICE).expand(batch, slots).contiguous()
-    boxes = torch.tensor([0.0, 0.0, 8.0, 8.0], device=DEVICE).expand(batch, slots, 4).contiguous()
-    return Instances(torch.full((batch,), slots, device=DEVICE), boxes, scores, (scores * 0).int(), logits)
+    scores = torch.linspace(0.9, 0.1, slots, device=logits.device).expand(batch, slots).contiguous()
+    boxes = torch.tensor([0.0, 0.0, 8.0, 8.0], device=logits.device).expand(batch, slots, 4).contiguous()
+    return Instances(torch.full((batch,), slots, device=logits.device), boxes, scores, (scores * 0).int(), logits)
 
 
 def coco_manifest() -> ModelManifest:
@@ -94,19 +94,26 @@ def require_dense_masks(logits: Tensor, geometry: ImageGeometry, found: Instance
     """Equal to the references' dense masks, ten at a time."""
     for start in range(0, len(found), 10):
         probabilities = dense_probabilities(logits[start : start + 10].float(), geometry)
-        ours = torch.from_numpy(np.asarray(found.masks[start : start + 10])).to(DEVICE)
+        ours = torch.from_numpy(np.asarray(found.masks[start : start + 10])).to(probabilities.device)
         if bool(((ours != (probabilities > 0.5)) & ((probabilities - 0.5).abs() > UNDECIDED)).any()):
             raise RuntimeError("masks made on the device differ from the dense ones; nothing to time")
 
 
-def packing(logits: Tensor, geometry: ImageGeometry) -> tuple[tuple[Tensor, Tensor, int, Tensor], int]:
-    """Arguments of the second kernel's launch, and the bytes that it must move: logits of the extents, and crops."""
-    (extents,) = on_host(paste.mask_extents(logits)[0])
-    rows = crop_rows(extents, 0, np.arange(logits.shape[1]), geometry, logits)
-    table, tiles, starts = paste.crop_table(rows)
-    bits = torch.empty(int(starts[-1]), dtype=torch.uint8, device=DEVICE)
-    cells = ((extents[:, 1] - extents[:, 0] + 1) * (extents[:, 3] - extents[:, 2] + 1))[extents[:, 1] >= 0]
-    return (logits, table.to(DEVICE), tiles, bits), int(cells.sum()) * logits.element_size() + bits.nbytes
+def searching(logits: Tensor, geometry: ImageGeometry) -> tuple[RunFinder, Tensor, Tensor]:
+    """Arguments of `found_runs`: tables and memory on the GPU, and the room for the runs."""
+    (extents,) = on_host(mask_extents(logits))
+    found = mask_crops(extents, [np.arange(logits.shape[1])], [geometry], tuple(logits.shape))
+    (launch,) = launches(found)
+    finder = RunFinder(logits, launch, found.columns)
+    starts = run_starts(finder.count().cpu().numpy())
+    runs = torch.empty(int(starts[-1]), dtype=torch.int64, device=logits.device)
+    return finder, torch.from_numpy(starts).to(logits.device), runs
+
+
+def found_runs(finder: RunFinder, starts: Tensor, runs: Tensor) -> None:
+    """All four launches, without the host between them."""
+    finder.count()
+    finder.write(starts, runs)
 
 
 def network(batch: int, peak_tflops: float) -> dict[str, Any]:
@@ -149,7 +156,7 @@ class HalfCondInst(CondInst):
         return Features(wide, mask_feats.contiguous())
 
 
-def half_network() -> ExportGraph:
+def half_network() -> FixedSlots:
     torch.manual_seed(0)
     model = HalfCondInst().eval().cuda()
     assert model.head.cls_logits.bias is not None
@@ -157,10 +164,10 @@ def half_network() -> ExportGraph:
     fold_batch_norms(model)
     for part in (model.backbone, model.fpn, model.head, model.mask_branch):
         part.half().to(memory_format=torch.channels_last)
-    return ExportGraph(model, fused_operations()).eval().cuda()
+    return FixedSlots(model, fused_operations()).eval().cuda()
 
 
-def replayed(graph: ExportGraph, images: Tensor, sizes: Tensor) -> Callable[[Tensor], Instances]:
+def replayed(graph: FixedSlots, images: Tensor, sizes: Tensor) -> Callable[[Tensor], Instances]:
     """Images on the host -> outputs on the GPU, as one CUDA graph; they hold until the next call.
 
     Random weights give masks of 40 % of the frame, which no detector has: the masks are ellipses.
@@ -168,7 +175,7 @@ def replayed(graph: ExportGraph, images: Tensor, sizes: Tensor) -> Callable[[Ten
     own, batch = images.clone(), len(images)
     replay = captured(lambda: graph(own, sizes))
     geometry = ImageGeometry((HEIGHT, WIDTH), (HEIGHT, WIDTH), (HEIGHT, WIDTH))
-    outputs = filled_slots(torch.cat([ellipses(seed, geometry) for seed in range(batch)]))
+    outputs = filled_slots(torch.cat([ellipses(seed, geometry, str(images.device)) for seed in range(batch)]))
 
     def run(given: Tensor) -> Instances:
         own.copy_(given, non_blocking=True)

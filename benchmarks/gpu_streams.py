@@ -18,9 +18,10 @@ import torch
 from PIL import Image
 
 from condinst_deploy.benchmarking.memory import free_device_mb, resident_mb
+from condinst_deploy.contract import NetworkInputs
 from condinst_deploy.imaging.decode import EncodedImage
 from condinst_deploy.model.condinst import CondInst, Instances
-from condinst_deploy.runtime.backend import Outputs
+from condinst_deploy.runtime.backend import Backend, Outputs
 from condinst_deploy.runtime.device_outputs import DeviceOutputs
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.runtime.preprocessing.types import Inputs
@@ -30,6 +31,10 @@ ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "demo" / "shapes_slim.pth"
 SIZES = ROOT / "tests" / "runtime" / "tensorrt" / "image_sizes.json"
 SLOTS = 100
+BATCH = 8
+GFLOP = 462.9
+"""Of R-50 at 800x1344 with BatchNorm folded, as `benchmarks.gpu_network` counts."""
+
 FIRST, IMAGES = 300, 1500
 GROWTH_FIRST, GROWTH_LAST = 2_000, 10_000
 
@@ -110,7 +115,28 @@ def torch_stream() -> dict[str, Any]:
         return images_per_second(Predictor(backend), jpegs(200, seed=0)) | {"precision": backend.manifest.precision}
 
 
-def engine_stream() -> dict[str, Any]:
+def network_alone(backend: Backend, peak_tflops: float) -> dict[str, float]:
+    """A batch of eight that is on the GPU already, again and again: time, and share of the measured peak."""
+    inputs = backend.collate(
+        [
+            NetworkInputs(
+                np.random.default_rng(0).integers(0, 256, (BATCH, 3, 800, 1344), dtype=np.uint8),
+                np.full((BATCH, 2), (800, 1344), np.int32),
+            )
+        ]
+    )
+    seconds = 0.0
+    for runs in (20, 100):  # the first ones capture and warm up
+        started = time.perf_counter()
+        for _ in range(runs):
+            backend.forward(inputs)
+        backend.synchronize()
+        seconds = (time.perf_counter() - started) / runs
+    share = BATCH * GFLOP / 1e3 / seconds / peak_tflops
+    return {"network_batch_8_ms": round(1e3 * seconds, 3), "network_share_of_measured_peak": round(share, 4)}
+
+
+def engine_stream(peak_tflops: float) -> dict[str, Any]:
     """An engine of full TensorRT, built here.
 
     Raises:
@@ -131,7 +157,24 @@ def engine_stream() -> dict[str, Any]:
             found = images_per_second(predictor, jpegs(200, seed=0))
             assert isinstance(predictor.backend, TensorRtBackend)
             slots = [slot.contexts for slot in predictor.backend.slots.idle()]
+            found |= network_alone(predictor.backend, peak_tflops)
         return found | {"contexts_and_graphs": sum(s.made for s in slots), "replays": sum(s.replays for s in slots)}
+
+
+def onnxruntime_stream() -> dict[str, Any]:
+    """The exported file in float16 through ONNX Runtime's CUDA provider, inputs and outputs on the GPU."""
+    import onnx
+
+    from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
+    from condinst_engines.precision import converted
+    from condinst_export import export_model
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        export_model(saved_r50(folder), folder / "r50.onnx")
+        content = converted(onnx.load(folder / "r50.onnx"), "float16").SerializeToString()
+    with OnnxRuntimeBackend.from_bytes(content, "R-50 in float16", "cuda") as backend:
+        return images_per_second(Predictor(backend), jpegs(200, seed=0)) | {"note": backend.note}
 
 
 def eight_threads() -> dict[str, Any]:

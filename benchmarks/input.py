@@ -32,8 +32,9 @@ from PIL import Image, features
 from benchmarks.targets import Target, write_results
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.evaluation.agreement import agreement, merged
+from condinst_deploy.runtime.host_inputs import blank_inputs
 from condinst_deploy.runtime.predictor import Predictor
-from condinst_deploy.runtime.preprocessing.batch import HostWriter, blank_inputs
+from condinst_deploy.runtime.preprocessing.batch import HostWriter
 from condinst_deploy.runtime.preprocessing.factory import preparation
 from condinst_deploy.runtime.preprocessing.types import InputOptions, Pixels
 from tests.support.exports import save_r50_checkpoint

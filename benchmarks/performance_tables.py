@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.targets import Target, read_targets
-from condinst_deploy.benchmarking.tables import counted
+from condinst_deploy.shown_text import counted
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "performance.md"

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from condinst_deploy.benchmarking.tables import counted
+from condinst_deploy.shown_text import counted
 from condinst_deploy.support.atomic_write import atomic_path
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"

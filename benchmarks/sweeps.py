@@ -31,13 +31,13 @@ from benchmarks.targets import Target, rounded, write_results
 from condinst_deploy.benchmarking.process import ModelProcess
 from condinst_deploy.benchmarking.settings import cores_for
 from condinst_deploy.benchmarking.statistics import Ratio
-from condinst_deploy.benchmarking.tables import counted
 from condinst_deploy.benchmarking.worker import STAGES
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.model.config import MASK_STRIDE
 from condinst_deploy.model.mask_head import dynamic_mask_head
 from condinst_deploy.runtime.postprocess import masks_from_logits
 from condinst_deploy.runtime.preprocessing.batch import network_inputs
+from condinst_deploy.shown_text import counted
 from tests.support.dense_masks import dense_rles
 from tests.support.exports import exported, save_r50
 from tests.support.models import IMAGES

@@ -37,6 +37,10 @@ class BackendError(CondInstError):
     """A device, an execution provider or a library that was asked for and is not there."""
 
 
+class DeviceError(BackendError, ConfigError):
+    """A device that was asked for and that this machine does not have: an option to be changed."""
+
+
 class OutputError(CondInstError):
     """A result that cannot be written where it was asked to go."""
 

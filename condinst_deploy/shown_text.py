@@ -82,3 +82,8 @@ def _escaped(match: re.Match[str]) -> str:
     if unicodedata.category(character) not in _HIDDEN or character in _JOINERS:
         return character
     return ascii(character)[1:-1]
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and its noun, in the plural if it is not one: `1,024 images`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

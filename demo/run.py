@@ -18,7 +18,7 @@ from condinst_deploy.contract import DRAWN_ABOVE
 from condinst_deploy.data.shapes import ShapesConfig, generate_shapes
 from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE, Agreement, agreement, merged
 from condinst_deploy.evaluation.coco_metrics import average_precision, load_coco
-from condinst_deploy.imaging.decode import existing_sources
+from condinst_deploy.imaging.decode import ImageFile, existing_sources
 from condinst_deploy.imaging.drawing import SHEET_SIDE, write_sheet
 from condinst_export.cli import export
 
@@ -32,33 +32,40 @@ UNSEEN = 40
 DRAWN = 12
 
 
-def main() -> int:
+def main(output: Path = OUTPUT, unseen: int = UNSEEN) -> int:
     """Run the demonstration."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--weights", type=Path, help="your checkpoint; default: the slim model that ships")
     parser.add_argument("--images", type=Path, help="folder of images; default: generated, never seen in training")
     arguments = parser.parse_args()
     try:
-        agrees = demonstrate(arguments.weights or SHIPPED, arguments.images)
+        agrees = demonstrate(arguments.weights or SHIPPED, arguments.images, output, unseen)
     except CondInstError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
     return 0 if agrees else 1
 
 
-def demonstrate(weights: Path, images: Path | None) -> bool:
-    """Export, predict, compare with PyTorch, draw; whether the exported file agrees with PyTorch."""
+def demonstrate(weights: Path, images: Path | None, output: Path = OUTPUT, unseen: int = UNSEEN) -> bool:
+    """Export, predict, compare with PyTorch, draw; whether the exported file agrees with PyTorch.
+
+    Args:
+        weights: the checkpoint.
+        images: a folder; None: `unseen` generated images.
+        output: folder of everything that is written.
+        unseen: number of images to generate.
+    """
     if images is not None:
         existing_sources([str(images)])  # report a wrong folder before the long part
     print("1. condinst-export: checkpoint -> ONNX, verified against PyTorch")
-    model = OUTPUT / f"{weights.stem}.onnx"
+    model = output / f"{weights.stem}.onnx"
     export(weights=weights, out=model)
     annotations = None
     if images is None:
         config = replace(ShapesConfig(), val_seed=UNSEEN_SEED)
-        annotations = generate_shapes(OUTPUT / "unseen", "val", UNSEEN, config)
-        images = OUTPUT / "unseen" / "val"
-        print(f"\n{UNSEEN} images generated that the model has never seen: {images}")
+        annotations = generate_shapes(output / "unseen", "val", unseen, config)
+        images = output / "unseen" / "val"
+        print(f"\n{unseen} images generated that the model has never seen: {images}")
     paths = existing_sources([str(images)])
     print(f"\n2. Predictor({model.name!r}) on {len(paths)} images, beside the PyTorch model")
     results = list(compare(model, weights, paths))
@@ -71,19 +78,19 @@ def demonstrate(weights: Path, images: Path | None) -> bool:
         precision = average_precision(load_coco(annotations), entries, "segm")
         print(f"   mask AP {precision.ap:.3f}, AP50 {precision.ap50:.3f} on these {len(paths)} images")
     print("\n3. Look at the result:")
-    print(f"   {draw(results[:DRAWN])} (detections that score above {DRAWN_ABOVE})")
+    print(f"   {draw(results[:DRAWN], output)} (detections that score above {DRAWN_ABOVE})")
     return total.within(ONNX_TOLERANCE)
 
 
 class Result(NamedTuple):
     """Detections of the exported file in an image, and their agreement with the PyTorch model."""
 
-    image: Path
+    image: ImageFile
     found: InstanceDetections
     agreement: Agreement
 
 
-def compare(model: Path, weights: Path, images: Sequence[Path]) -> Iterator[Result]:
+def compare(model: Path, weights: Path, images: Sequence[ImageFile]) -> Iterator[Result]:
     """Both models on every image that can be read; the others are named."""
     with Predictor(model) as exported, Predictor(weights) as reference:
         both = zip(images, exported.stream(images), reference.stream(images), strict=True)
@@ -94,10 +101,10 @@ def compare(model: Path, weights: Path, images: Sequence[Path]) -> Iterator[Resu
             yield Result(image, found.detections, agreement(wanted.detections, found.detections))
 
 
-def draw(results: Sequence[Result]) -> Path:
+def draw(results: Sequence[Result], output: Path) -> Path:
     """A sheet of images with the detections that the model is sure of."""
     shown = [one.found.draw(one.image, longest_side=SHEET_SIDE) for one in results]
-    path = OUTPUT / "detections.jpg"
+    path = output / "detections.jpg"
     write_sheet(shown, path)
     return path
 

@@ -28,6 +28,6 @@ def observer(stage: str, images: Sequence[str]) -> Iterator[None]:
 
 with Predictor(sys.argv[1], observer=observer) as predictor:
     for prediction in predictor.stream(sys.argv[2]):
-        print(prediction.name, prediction.detections or prediction.error)
+        print(prediction.name, prediction.error or prediction.detections)
 for (stage, bound), count in sorted(counts.items()):
     print(f"{stage}: {count} images in at most {bound} s")

@@ -88,6 +88,14 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _signals_are_handled_as_before() -> Iterator[None]:
+    """A command that runs in this process changes its handlers; a later test's Ctrl-C would end the process."""
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    yield
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """On a busy machine a small network is many times slower with threads that wait for each other."""

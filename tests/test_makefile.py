@@ -55,3 +55,9 @@ def test_the_longest_test_files_start_first() -> None:
     runs = [line for line in (ROOT / "Makefile").read_text().splitlines() if "--dist loadfile" in line]
     assert len(runs) == 2
     assert all("--no-loadscope-reorder" in line for line in runs)
+
+
+def test_a_test_process_that_dies_ends_the_run() -> None:
+    """Where xdist replaces it, the run waits for ever for the tests that the dead process had."""
+    runs = [line for line in (ROOT / "Makefile").read_text().splitlines() if "--dist loadfile" in line]
+    assert all("--max-worker-restart=0" in line for line in runs)

@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from condinst_deploy.contract.artifacts import kind_of
 from condinst_deploy.data.shapes import ShapesConfig, image_of, scene_of
+from condinst_deploy.errors import ConfigError
 from condinst_deploy.imaging.decode import RGBArray, existing_sources, rgb_from
+from condinst_deploy.support.remote_files import is_url
 
 GENERATED = 4
 MOST = 64
@@ -22,8 +25,17 @@ def given_images(sources: Sequence[str]) -> list[Path]:
 
     Raises:
         ImageError: not one is there, a folder has no images, or a pattern matches nothing.
+        ConfigError: one is a URL, or a model by its name.
     """
-    return existing_sources(sources)[:MOST] if sources else []
+    models = [source for source in sources if kind_of(Path(source)) is not None]
+    if models:
+        raise ConfigError(
+            f"{models[0]} is a model by its name and was given as an image; expected --model or --against"
+        )
+    if any(map(is_url, sources)):
+        raise ConfigError("a URL was given as an image; expected files on the disk: a network would be timed, too")
+    files = existing_sources(sources) if sources else []
+    return [file for file in files if isinstance(file, Path)][:MOST]
 
 
 def generated_images(size: tuple[int, int], seed: int, count: int = GENERATED) -> list[RGBArray]:

@@ -11,6 +11,7 @@ from condinst_deploy.benchmarking.process import ModelProcess
 from condinst_deploy.benchmarking.settings import Settings, cores_for
 from condinst_deploy.benchmarking.statistics import Distribution, Ratio
 from condinst_deploy.benchmarking.worker import STAGES
+from condinst_deploy.contract.artifacts import precision_for
 
 END_TO_END = "end to end"
 
@@ -147,6 +148,7 @@ def _load(process: ModelProcess, images: dict[str, Any], settings: Settings) -> 
         images=images,
         batches=list(settings.batches),
         pixels=settings.pixels,
+        precision=precision_for(process.model, settings.precision),
     )
 
 

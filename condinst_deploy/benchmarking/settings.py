@@ -4,11 +4,22 @@ import os
 import re
 from dataclasses import dataclass
 
+from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.imaging.image_sizes import LONGEST_SIDE, MOST_PIXELS
 from condinst_deploy.runtime.preprocessing.types import InputOptions, Pixels
+from condinst_deploy.shown_text import shown, shown_value
+from condinst_deploy.support.option_types import check_types
 
 SETTLE = 0.02
 """Seconds between the turns of two models, until the threads of one have stopped spinning and sleep."""
+
+
+MOST_AT_ONCE = 1024
+"""Most images of a batch, and most threads that ask at once."""
+
+LARGEST = 2**31 - 1
+"""Largest number of calls, and largest seed."""
 
 
 @dataclass(frozen=True)
@@ -24,22 +35,30 @@ class Settings:
     size: tuple[int, int] = (800, 1333)  # height and width of generated images
     seed: int = 0  # of generated images
     pixels: Pixels = "exact"  # how images are decoded and resized
+    precision: Precision | None = None  # of the checkpoints' networks; None: float32
     settle: float = SETTLE  # seconds between the turns of two models
 
     def __post_init__(self) -> None:
-        """Check the ranges.
+        """Check types and ranges.
 
         Raises:
-            ConfigError: a number is too small, or a list is empty.
+            ConfigError: a value has a wrong type, a number is too small or too large, or a list is empty.
         """
+        check_types(self)
         InputOptions(self.pixels)
-        for name, values in (("batch", self.batches), ("concurrency", self.concurrency), ("size", self.size)):
-            if not values or min(values) < 1:
-                listed = ", ".join(map(str, values)) or "empty"
-                raise ConfigError(f"{name} is {listed}; expected numbers of at least 1")
+        for name, values, most in (
+            ("batch", self.batches, MOST_AT_ONCE),
+            ("concurrency", self.concurrency, MOST_AT_ONCE),
+            ("size", self.size, LONGEST_SIDE),
+        ):
+            if not values or not all(1 <= value <= most for value in values):
+                listed = shown(", ".join(map(str, values)), 60) or "empty"
+                raise ConfigError(f"{name} is {listed}; expected numbers of at least 1 and at most {most}")
+        if self.size[0] * self.size[1] > MOST_PIXELS:
+            raise ConfigError(f"size is {self.size[1]}x{self.size[0]}; expected at most {MOST_PIXELS} pixels")
         for name, value, least in (("repeat", self.repeat, 1), ("warmup", self.warmup, 0), ("seed", self.seed, 0)):
-            if value < least:
-                raise ConfigError(f"{name} is {value}; expected at least {least}")
+            if not least <= value <= LARGEST:
+                raise ConfigError(f"{name} is {shown_value(value)}; expected at least {least} and at most {LARGEST}")
 
 
 def numbers_from(text: str, option: str) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from condinst_deploy.benchmarking.measure import END_TO_END, Benchmark, ModelMetrics
+from condinst_deploy.shown_text import counted
 
 STAGE_NAMES = {
     "decode": "decode",
@@ -95,8 +96,3 @@ def _about_detections(benchmark: Benchmark) -> Iterator[str]:
 def milliseconds(value: float) -> str:
     """Four digits at least, no more decimals than they need."""
     return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
-
-
-def counted(number: int, noun: str) -> str:
-    """A number and its noun."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -21,6 +21,7 @@ from condinst_deploy.support.json_text import json_text
 
 if TYPE_CHECKING:
     from condinst_deploy.benchmarking.images import Batches, Source
+    from condinst_deploy.contract.precision import Precision
     from condinst_deploy.runtime.backend import Backend
     from condinst_deploy.runtime.observer import StageTimer
     from condinst_deploy.runtime.pipeline import Stages
@@ -47,7 +48,13 @@ class Worker:
         self._device_in_use: float | None = None
 
     def load(
-        self, model: str, device: str, images: dict[str, Any], batches: list[int], pixels: "Pixels" = "exact"
+        self,
+        model: str,
+        device: str,
+        images: dict[str, Any],
+        batches: list[int],
+        pixels: "Pixels" = "exact",
+        precision: "Precision | None" = None,
     ) -> dict[str, Any]:
         """Load the model, check which images can be read, and describe the model and the machine."""
         # imported here: their libraries count the cores of the process when they are imported
@@ -65,7 +72,7 @@ class Worker:
         self._memory["before_loading_mb"] = resident_mb()
         with self._device_memory_watched(str(torch_device(device))):
             started = time.perf_counter()
-            backend = self._backend = load_backend(model, device)
+            backend = self._backend = load_backend(model, device, precision=precision)
             seconds = time.perf_counter() - started
         self._memory["loaded_mb"] = resident_mb()
         self._timer = StageTimer(backend.synchronize)

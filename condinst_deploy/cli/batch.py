@@ -14,6 +14,7 @@ from rich.progress import Progress, TextColumn
 from condinst_deploy.cli.command import (
     FAILED,
     Pixels,
+    class_names,
     command_app,
     labelled,
     print_json,
@@ -22,6 +23,7 @@ from condinst_deploy.cli.command import (
     terminal,
 )
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.shown_text import counted
 from condinst_deploy.support.signals import exit_status
 
 if TYPE_CHECKING:
@@ -93,10 +95,11 @@ def batch(
     Exit status: 0 done, 1 an error or a shard without a part, 2 wrong usage, 130 interrupted by Ctrl-C, 143 by SIGTERM.
     """
     from condinst_deploy.serving.batch.options import SHARD_SIZE, BatchOptions, DetectionOptions
-    from condinst_deploy.serving.batch.storage import absolute
+    from condinst_deploy.support.remote_files import absolute
 
-    names = None if classes is None else tuple(name.strip() for name in classes.split(",") if name.strip())
-    detection = DetectionOptions(device, score_threshold, names, max_detections, batch_size, pixels.value)
+    detection = DetectionOptions(
+        device, score_threshold, class_names(classes), max_detections, batch_size, pixels.value
+    )
     size = SHARD_SIZE if shard_size is None else shard_size
     options = BatchOptions(
         absolute(source), model.absolute(), absolute(out), detection, output_format.value, size, column
@@ -184,9 +187,9 @@ def _run(plan: "Plan", placement: "RayOptions | None", outcome: Outcome) -> None
     where = (
         "in this process" if placement is None else f"on Ray{f' at {placement.address}' if placement.address else ''}"
     )
-    terminal.print(f"{_counted(plan.images, 'image')} in {_counted(plan.shards, 'shard')}, {options.model} {where}")
+    terminal.print(f"{counted(plan.images, 'image')} in {counted(plan.shards, 'shard')}, {options.model} {where}")
     if plan.finished:
-        terminal.print(f"finished before: {_counted(len(plan.finished), 'shard')}")
+        terminal.print(f"finished before: {counted(len(plan.finished), 'shard')}")
     with ExitStack() as stack:
         listeners: list[OnEvent] = [totals, stack.enter_context(_progress(plan))]
         folder = output_folder(options.out)
@@ -203,10 +206,6 @@ def _run(plan: "Plan", placement: "RayOptions | None", outcome: Outcome) -> None
             from condinst_deploy.serving.batch.ray_driver import run_on_ray
 
             run_on_ray(plan, placement, on_event)
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 @contextmanager

@@ -6,9 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from condinst_deploy.cli.command import Pixels, command_app, labelled, print_json, progress_bar, results_console
+from condinst_deploy.cli.command import (
+    Pixels,
+    Precision,
+    command_app,
+    labelled,
+    print_json,
+    progress_bar,
+    results_console,
+)
 from condinst_deploy.cli.progress import ProgressLines
-from condinst_deploy.contract.artifacts import check_there
+from condinst_deploy.contract.artifacts import check_precision_applies, check_there
+from condinst_deploy.shown_text import counted
 
 if TYPE_CHECKING:
     from condinst_deploy.benchmarking.measure import Benchmark, OnCall
@@ -48,6 +57,9 @@ def benchmark(
     pixels: Annotated[
         Pixels, typer.Option(help="How images are decoded and resized: exact, fast or cuda, as for condinst-predict.")
     ] = Pixels.EXACT,
+    precision: Annotated[
+        Precision | None, typer.Option(help="Of a checkpoint's network; other files have their own. Default: float32.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all metrics as JSON on standard output.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the metrics, too: a .png file (needs matplotlib).")] = None,
 ) -> None:
@@ -78,12 +90,14 @@ def benchmark(
         size=size_from(size),
         seed=seed,
         pixels=pixels.value,
+        precision=None if precision is None else precision.value,
     )
     if plot is not None:
         check_plot(plot)
     models = [model] if against is None else [model, against]
     for each in models:
         check_there(each)  # before the first one is loaded
+    check_precision_applies(models, settings.precision)
     with progress_bar() as progress:
         on_call = _on_call(progress, calls_of(len(models), settings))
         result = measure(models, given_images(images or []), settings, on_call)
@@ -110,7 +124,7 @@ def _on_call(progress: Any, calls: int) -> "OnCall":
 
 
 def _print(result: "Benchmark") -> None:
-    from condinst_deploy.benchmarking.tables import counted, memory_line, ratio_rows, remarks, serving_rows, stage_rows
+    from condinst_deploy.benchmarking.tables import memory_line, ratio_rows, remarks, serving_rows, stage_rows
 
     console = results_console()
     for metrics in result.models:

@@ -5,19 +5,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from condinst_deploy.cli.command import FAILED, command_app, labelled, print_json, print_line, progress_bar, terminal
-from condinst_deploy.errors import ConfigError
+from condinst_deploy.cli.command import (
+    FAILED,
+    class_names,
+    command_app,
+    labelled,
+    print_json,
+    print_line,
+    progress_bar,
+    terminal,
+)
+from condinst_deploy.errors import BackendError, ConfigError
 from condinst_deploy.serving.protocol import MODEL, RequestOptions
 from condinst_deploy.support.json_text import json_text
 
 if TYPE_CHECKING:
     from condinst_deploy.contract import InstanceDetections
+    from condinst_deploy.imaging.decode import ImageFile
     from condinst_deploy.serving.client.client import Client
 
 
 def client(
     url: Annotated[str, typer.Argument(help="Address of the server: http://host:port or grpc://host:port.")],
-    images: Annotated[list[str] | None, typer.Argument(help="Images, folders or patterns.", metavar="IMAGE...")] = None,
+    images: Annotated[
+        list[str] | None, typer.Argument(help="Images, folders, patterns, or URLs of them.", metavar="IMAGE...")
+    ] = None,
     model: Annotated[str, typer.Option(help="The model's name on the server.")] = MODEL,
     score_threshold: Annotated[float | None, typer.Option(help="Keep detections that score above it.")] = None,
     classes: Annotated[str | None, typer.Option(help="Class names to keep, with commas between them.")] = None,
@@ -39,8 +51,7 @@ def client(
     """
     from condinst_deploy.serving.client.client import Client
 
-    names = None if classes is None else tuple(name.strip() for name in classes.split(",") if name.strip())
-    options = RequestOptions(score_threshold, names, max_detections)
+    options = RequestOptions(score_threshold, class_names(classes), max_detections)
     with Client(url, model, timeout=timeout, retries=retries, in_flight=in_flight, options=options) as served:
         done = _healthy(served, as_json) if health else _detect(served, images or [], overlays, as_json)
     if not done:
@@ -86,12 +97,16 @@ def _detect(served: "Client", images: list[str], overlays: Path | None, as_json:
     return failed == 0
 
 
-def _draw(detections: "InstanceDetections", path: Path, out: Path) -> None:
+def _draw(detections: "InstanceDetections", path: "ImageFile", out: Path) -> None:
     from condinst_deploy.imaging.decode import rgb_from
     from condinst_deploy.support.atomic_write import atomic_path
 
+    image = rgb_from(path)
+    if image.shape[:2] != detections.masks.size:
+        height, width = detections.masks.size
+        raise BackendError(f"the server says that {path} has {width}x{height} pixels; expected those of the file")
     with atomic_path(out) as temporary:
-        detections.draw(rgb_from(path)).save(temporary, format="JPEG", quality=92)
+        detections.draw(image).save(temporary, format="JPEG", quality=92)
 
 
 main = command_app(client)

@@ -42,10 +42,30 @@ terminal = PlainConsole(stderr=True)
 P = ParamSpec("P")
 
 
+def class_names(text: str | None) -> tuple[str, ...] | None:
+    """The value of --classes: names with commas between them; None if it was not given.
+
+    Raises:
+        ConfigError: it names no class.
+    """
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise ConfigError(f"--classes is {text!r}; expected names of classes with commas between them")
+    return names
+
+
 class Pixels(StrEnum):
     """The values of `InputOptions.pixels`."""
 
     EXACT, FAST, CUDA = "exact", "fast", "cuda"
+
+
+class Precision(StrEnum):
+    """The values of `contract.precision.Precision`."""
+
+    FLOAT32, FLOAT16, BFLOAT16 = "float32", "float16", "bfloat16"
 
 
 class DescriptionColumn(ProgressColumn):

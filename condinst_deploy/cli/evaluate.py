@@ -11,6 +11,7 @@ from rich.table import Table
 
 from condinst_deploy.cli.command import (
     FAILED,
+    Precision,
     command_app,
     labelled,
     print_json,
@@ -59,6 +60,10 @@ def evaluate(
         bool, typer.Option("--fresh", help="Run all images again and ignore the results of earlier runs.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[
+        Precision | None,
+        typer.Option(help="Of the checkpoints' networks; other files have their own. Default: float32."),
+    ] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Compute AP with faster-coco-eval (extra eval).")] = False,
     ray: Annotated[bool, typer.Option("--ray", help="Run the models on Ray (extra ray), on this machine.")] = False,
     ray_address: Annotated[
@@ -77,7 +82,18 @@ def evaluate(
 
     Exit status: 0 done and gate passed, 1 gate failed or an error, 2 wrong usage, 130 interrupted.
     """
-    options = EvaluationOptions(out, device, batch_size, score_threshold, fast, fresh, gate, per_class, limit)
+    options = EvaluationOptions(
+        out,
+        device,
+        batch_size,
+        score_threshold,
+        fast,
+        fresh,
+        gate,
+        per_class,
+        limit,
+        precision=None if precision is None else precision.value,
+    )
     checked_sources(model or [], results or [], annotations, images, options)
     detector = _detector(ray, ray_address, ray_workers)
     # PyTorch takes seconds to import: only after the arguments were checked

@@ -10,6 +10,8 @@ import typer
 from condinst_deploy.cli.command import (
     FAILED,
     Pixels,
+    Precision,
+    class_names,
     command_app,
     labelled,
     print_json,
@@ -34,7 +36,9 @@ def predict(
     images: Annotated[
         list[str],
         typer.Argument(
-            metavar="IMG_OR_DIR...", help="Images, folders (with --recursive also their subfolders) or patterns."
+            metavar="IMG_OR_DIR...",
+            help="Images, folders (with --recursive also their subfolders), patterns, or URLs of them (s3://, gs://,"
+            " ...; extra urls).",
         ),
     ],
     model: Annotated[
@@ -72,6 +76,17 @@ def predict(
             " cuda: decoded and resized on the GPU, then copied to the host and back."
         ),
     ] = Pixels.EXACT,
+    precision: Annotated[
+        Precision | None, typer.Option(help="Of a checkpoint's network; other files have their own. Default: float32.")
+    ] = None,
+    canvas: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HEIGHTxWIDTH",
+            help="Pad images to the smallest of these sizes that holds them; repeat it. More images share a batch, and"
+            " results change a little. Default: each image to multiples of 32.",
+        ),
+    ] = None,
     overlays: Annotated[bool, typer.Option(help="Draw the detections on the images.")] = True,
     draw_threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Draw detections that score above it; the results keep all.")
@@ -101,6 +116,7 @@ def predict(
     draws images of the same names; images.json lists the images of this run.
     """
     # imported here, so that --help does not wait for the backends
+    from condinst_deploy.runtime.canvases import canvas_from
     from condinst_deploy.runtime.options import PredictorOptions
     from condinst_deploy.runtime.predict_files import PredictFilesOptions, predict_files
     from condinst_deploy.runtime.preprocessing.types import InputOptions
@@ -112,10 +128,12 @@ def predict(
         PredictorOptions(
             device=device,
             score_threshold=number,
-            classes=None if classes is None else _names(classes),
+            classes=class_names(classes),
             max_detections=max_detections,
             batch_size=batch_size,
             inputs=InputOptions(pixels.value),
+            precision=None if precision is None else precision.value,
+            canvases=tuple(canvas_from(text, "--canvas") for text in canvas) if canvas else None,
         ),
         FileOutputs(overlays, draw_threshold, frozenset(formats or ()), tolerance, instances, crops),
         per_class,
@@ -149,13 +167,6 @@ def _thresholds(asked: str | None, thresholds: Path | None, model: Path) -> "tup
         return None, read
     terminal.print(f"score threshold {read.overall:.3f}, the best of {read.source}")
     return read.overall, None
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise ConfigError(f"--classes is {text!r}; expected names of classes with commas between them")
-    return names
 
 
 def _number(text: str) -> float:

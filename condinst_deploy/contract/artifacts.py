@@ -1,8 +1,10 @@
 """Kinds of model files, by the ending of the file name."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ArtifactError, CheckpointError, CondInstError, ConfigError
 
 CHECKPOINT, ONNX, ENGINE = ".pth", ".onnx", ".engine"
@@ -29,6 +31,9 @@ def kind_of(path: Path) -> str | None:
 _NAMES = {CHECKPOINT: "a checkpoint (.pth)", ONNX: "an exported file (.onnx)", ENGINE: "an engine (.engine)"}
 
 
+UNKNOWN = "of an unknown kind"
+
+
 def check_kind(path: Path, kind: str, option: str) -> None:
     """Check by its name that a file is not of another kind than an option takes.
 
@@ -38,11 +43,45 @@ def check_kind(path: Path, kind: str, option: str) -> None:
         option: what the message calls the option.
 
     Raises:
-        ConfigError: it is of another kind.
+        ConfigError: it is of another kind, an image or a folder.
     """
+    if kind_of(path) != kind and (what := kind_words(path)) != UNKNOWN:
+        raise ConfigError(f"{option} is {path}, which is {what}; expected {_NAMES[kind]}")
+
+
+def kind_words(path: Path) -> str:
+    """What a file is by its name, or that it is a folder, in the words of messages."""
+    from condinst_deploy.imaging.decode import SUFFIXES  # commands that only show their help do not wait for Pillow
+
     found = kind_of(path)
-    if found is not None and found != kind:
-        raise ConfigError(f"{option} is {path}, which is {_NAMES[found]} by its name; expected {_NAMES[kind]}")
+    if os.path.isdir(path):  # noqa: PTH112  (Path.is_dir raises on names that no file can have)
+        return "a folder"
+    if found is not None:
+        return f"{_NAMES[found]} by its name"
+    return "an image by its name" if path.suffix.lower() in SUFFIXES else UNKNOWN
+
+
+def model_kind(path: Path) -> str:
+    """CHECKPOINT, ONNX or ENGINE by the file's name.
+
+    Raises:
+        ConfigError: it is an image or a folder, or its ending is not known.
+    """
+    kind = kind_of(path)
+    if kind is None:
+        raise ConfigError(f"{path} is {kind_words(path)}; expected a model, a file ending in {', '.join(KINDS)}")
+    return kind
+
+
+def check_json(path: Path, expected: str) -> None:
+    """Check that a file that is read as JSON is not a model, an image or a folder.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    what = kind_words(path)
+    if what != UNKNOWN:
+        raise ConfigError(f"{path} is {what}; expected {expected}")
 
 
 def check_there(path: Path, kind: str | None = None) -> None:
@@ -61,3 +100,21 @@ def check_there(path: Path, kind: str | None = None) -> None:
     error, message = _MISSING[kind]
     ending = path.suffix.lower() if kind_of(path) == kind else kind
     raise error(message.format(path=path, ending=ending))
+
+
+def precision_for(path: Path, precision: Precision | None) -> Precision | None:
+    """Return the precision to load a file with, where one is asked for several files: it is for checkpoints alone."""
+    return precision if kind_of(path) == CHECKPOINT else None
+
+
+def check_precision_applies(paths: Sequence[Path], precision: Precision | None) -> None:
+    """See that a precision that is asked for is for some of the files.
+
+    Raises:
+        ConfigError: none of them is a checkpoint.
+    """
+    if precision is not None and not any(kind_of(path) == CHECKPOINT for path in paths):
+        raise ConfigError(
+            f"precision {precision} is asked for, and no model is a checkpoint; other files have the precision that"
+            " they were made with"
+        )

@@ -14,7 +14,7 @@ from condinst_deploy.contract import Preprocessing
 from condinst_deploy.data.annotation_arrays import Images, Instance, Polygons, Record, Records
 from condinst_deploy.data.annotation_checks import Reason
 from condinst_deploy.data.coco import MIN_SIZE, CocoDataset
-from condinst_deploy.data.findings import ClassCount, DataReport, Finding
+from condinst_deploy.data.data_report import ClassCount, DataReport, Finding
 from condinst_deploy.data.learnable import learnable
 from condinst_deploy.imaging.image_sizes import Header, headers_of
 

@@ -23,16 +23,14 @@ from condinst_deploy.data.annotation_arrays import (
 from condinst_deploy.data.annotation_blocks import BLOCK, Known, block_of
 from condinst_deploy.data.annotation_checks import LeftOut, field_of, is_place, object_of
 from condinst_deploy.data.coco_file import coco_content, no_collection
-from condinst_deploy.errors import DataError, ImageError
+from condinst_deploy.errors import ConfigError, DataError, ImageError
 from condinst_deploy.imaging.decode import RGBArray, rgb_from
+from condinst_deploy.imaging.image_sizes import LONGEST_SIDE, MOST_PIXELS
 from condinst_deploy.masks import BoolArray
 from condinst_deploy.shown_text import shown_value
 
 MIN_SIZE = 32
 """Images with a side below so many pixels are not trained on."""
-
-LONGEST_SIDE, MOST_PIXELS = 65_535, 1 << 28
-"""Limits of an annotated image; pycocotools counts in 32 bits, and a mask takes a byte a pixel."""
 
 LARGEST_ID = (1 << 64) - 1
 
@@ -80,6 +78,7 @@ class CocoDataset:
         content: dict[str, Any] | None = None,
         limit: int | None = None,
         boxes_only: bool = False,
+        block: int = BLOCK,
     ) -> None:
         """Read and check the annotations, and see that every image is there.
 
@@ -92,6 +91,7 @@ class CocoDataset:
             content: what `coco_content` read from the file, if it was read already.
             limit: take the first so many images; the others need not be there.
             boxes_only: ignore segmentations; each object's mask is its box.
+            block: number of annotations that are checked together.
 
         Raises:
             DataError: the file is not in COCO's format, an annotation is malformed (named by its id), an image
@@ -110,7 +110,7 @@ class CocoDataset:
             rows = {image_id: row for row, image_id in enumerate(listed.ids.tolist())}
             known = Known(rows, listed.sizes, labels)
             entries = _boxed(content["annotations"]) if boxes_only else content["annotations"]
-            objects = self._collected(entries, known).arrays(len(rows))
+            objects = self._collected(entries, known, block).arrays(len(rows))
         self.all_records = Records(listed, objects, np.arange(len(rows)))
         kept = (listed.sizes.min(axis=1) >= min_size) & (keep_empty | (np.diff(objects.starts) > 0))
         chosen = np.flatnonzero(kept) if training else self.all_records.rows
@@ -161,12 +161,12 @@ class CocoDataset:
         pixels = "; COCO's numbers are pixels, not 0..1" if "within the first pixel" in counts else ""
         return f": annotations left out: {listed}{pixels}" if listed else ""
 
-    def _collected(self, annotations: list[dict[str, Any]], known: Known) -> ObjectCollector:
+    def _collected(self, annotations: list[dict[str, Any]], known: Known, size: int) -> ObjectCollector:
         """All objects to learn; what is not learnt is noted in `left_out`."""
         _by_id(annotations, "annotation", self.annotations)
         collector = ObjectCollector()
-        for first in range(0, len(annotations), BLOCK):
-            several = annotations[first : first + BLOCK]
+        for first in range(0, len(annotations), size):
+            several = annotations[first : first + size]
             block, others = block_of(several, first, known)
             collector.extend(block)
             for i in others:
@@ -265,6 +265,8 @@ def _images(entries: list[dict[str, Any]], folder: Path, path: Path) -> Images:
 
 
 def _check_present(paths: Iterable[Path], folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; expected the folder of the images")
     if not folder.is_dir():
         raise DataError(f"no folder of images at {folder}")
     missing = [path.name for path in paths if not path.is_file()]

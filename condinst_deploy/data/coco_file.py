@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from condinst_deploy.contract.artifacts import check_json
 from condinst_deploy.errors import DataError
 
 WHOLE = ("id", "image_id", "category_id", "height", "width")
@@ -20,8 +21,10 @@ def coco_content(path: Path) -> dict[str, Any]:
     """The lists of images, annotations and categories of a COCO-format file, in UTF-8, UTF-16 or UTF-32.
 
     Raises:
+        ConfigError: it is a model, an image or a folder.
         DataError: it cannot be read, or one of them is not a list of dictionaries.
     """
+    check_json(path, "a COCO annotation file (.json)")
     try:
         content: dict[str, Any] = _decoded_json(path.read_bytes())
     except OSError as e:

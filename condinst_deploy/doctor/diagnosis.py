@@ -8,7 +8,7 @@ from typing import Any
 from condinst_deploy.doctor.checks import Check
 from condinst_deploy.doctor.gpu import driver_check
 from condinst_deploy.doctor.libraries import Probe, library_checks
-from condinst_deploy.doctor.model_file import file_checks
+from condinst_deploy.doctor.model_file import check_model_file, file_checks
 from condinst_deploy.doctor.probes import probe as run_probe
 from condinst_deploy.doctor.system import system_checks
 
@@ -46,8 +46,11 @@ def diagnose(path: Path | None = None, probe: Probe = run_probe) -> Diagnosis:
         probe: runs one probe of `probe_worker`, by default in a process of its own.
 
     Raises:
-        ArtifactError, CheckpointError: the file is not there, or is of no known kind.
+        ArtifactError, CheckpointError: the file is not there.
+        ConfigError: it is of no known kind.
     """
+    if path is not None:
+        check_model_file(path)  # before the machine's checks, which take their time
     driver = driver_check()
     machine = (*system_checks(), driver, *library_checks(probe, bool(driver.details.get("gpus"))))
     if path is None:

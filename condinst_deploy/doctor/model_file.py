@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from condinst_deploy.contract.artifacts import CHECKPOINT, ENGINE, KINDS, ONNX, check_there, kind_of
+from condinst_deploy.contract.artifacts import CHECKPOINT, ENGINE, ONNX, check_there, model_kind
 from condinst_deploy.contract.engine_manifest import MODULES, EngineManifest, read_engine
 from condinst_deploy.doctor.checks import Check
 from condinst_deploy.doctor.libraries import Answer, Probe
@@ -20,6 +20,18 @@ WEIGHTS_IN_MEMORY = 4
 """Bytes of host memory that loading takes for every byte of the file: the file, its weights, a copy being packed."""
 
 
+def check_model_file(path: Path) -> str:
+    """Return the kind of a model file.
+
+    Raises:
+        ArtifactError, CheckpointError: the file is not there.
+        ConfigError: it is of no known kind.
+    """
+    kind = model_kind(path)
+    check_there(path)
+    return kind
+
+
 def file_checks(path: Path, probe: Probe, capabilities: Sequence[str]) -> list[Check]:
     """Check one model file.
 
@@ -29,12 +41,10 @@ def file_checks(path: Path, probe: Probe, capabilities: Sequence[str]) -> list[C
         capabilities: compute capabilities of the GPUs in this machine, for example `90`.
 
     Raises:
-        ArtifactError, CheckpointError: the file is not there, or is of no known kind.
+        ArtifactError, CheckpointError: the file is not there.
+        ConfigError: it is of no known kind.
     """
-    kind = kind_of(path)
-    if kind is None:
-        raise ArtifactError(f"{path} is of no known kind; expected a name ending in one of {', '.join(KINDS)}")
-    check_there(path)
+    kind = check_model_file(path)
     size = path.stat().st_size
     checks = [Check("needs", "ok", f"{NEEDS[kind]} ({size / 1e6:.1f} MB)", details={"kind": kind, "bytes": size})]
     checks += _memory(size)

@@ -11,18 +11,19 @@ SECONDS = 120.0
 """After this time a probe is ended; importing PyTorch from a cold disk takes up to half a minute."""
 
 
-def probe(name: str, argument: str = "", seconds: float = SECONDS) -> dict[str, Any]:
+def probe(name: str, argument: str = "", seconds: float = SECONDS, module: str = MODULE) -> dict[str, Any]:
     """The answer of one probe.
 
     Args:
         name: a key of `probe_worker.PROBES`.
         argument: what the probe takes, for example a module's name.
         seconds: time limit.
+        module: what runs in the process; it prints the answer as the last line.
 
     Returns:
         What the probe found; or `missing` (a library is not installed) or `failed`, each with the reason.
     """
-    command = [sys.executable, "-m", MODULE, name, argument]
+    command = [sys.executable, "-m", module, name, argument]
     environment = os.environ | {"CUDA_MODULE_LOADING": "LAZY"}
     try:
         done = subprocess.run(command, capture_output=True, timeout=seconds, check=False, env=environment)

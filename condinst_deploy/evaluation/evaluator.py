@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from condinst_deploy.contract.artifacts import precision_for
 from condinst_deploy.evaluation.coco_metrics import (
     CocoEvaluation,
     Entry,
@@ -25,6 +26,7 @@ from condinst_deploy.evaluation.sources import EvaluationOptions, Source, check_
 from condinst_deploy.runtime.coco_results import coco_results
 from condinst_deploy.runtime.observer import observed
 from condinst_deploy.runtime.predictor import Predictor
+from condinst_deploy.runtime.preprocessing.types import InputOptions
 from condinst_deploy.support.digests import sha256_of, sha256_of_text
 
 JOURNALS = "journals"
@@ -186,6 +188,8 @@ def _predictor(source: Source, options: EvaluationOptions) -> Predictor:
         score_threshold=options.score_threshold,
         batch_size=options.batch_size,
         observer=options.observer,
+        inputs=InputOptions(keep_images=False),
+        precision=precision_for(source.path, options.precision),
     )
 
 

@@ -148,7 +148,7 @@ def write_html(path: Path, evaluation: Evaluation, verdict: Verdict, per_class: 
         curve_ious=CURVE_IOUS,
     )
     with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")  # names of files need not be UTF-8
 
 
 def _cells(values: Sequence[float | None]) -> list[Cell]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
+from condinst_deploy.contract.artifacts import check_json
 from condinst_deploy.data.annotation_checks import checked_bbox, checked_segmentation, is_finite, merged_rle
 from condinst_deploy.data.coco_file import make_whole
 from condinst_deploy.errors import DataError
@@ -59,6 +60,7 @@ def by_image(entries: Iterable[Entry]) -> dict[int, list[Entry]]:
 
 
 def _entries(path: Path) -> list[Any]:
+    check_json(path, "a COCO results file (.json)")
     try:
         content = json.loads(path.read_bytes())
     except OSError as e:

@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from condinst_deploy.contract.artifacts import check_there
+from condinst_deploy.contract.artifacts import check_json, check_precision_applies, check_there
+from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ConfigError, DataError
 from condinst_deploy.runtime.observer import Observer
+from condinst_deploy.shown_text import shown_value
+from condinst_deploy.support.option_types import check_types
 
 REPORT, METRICS = "report.html", "figures.json"
 
@@ -34,6 +37,7 @@ class EvaluationOptions:
         per_class: also report the AP of each class.
         limit: take the first so many images; None: all.
         observer: called for each stage of the models and of the evaluation; None: no cost.
+        precision: of the checkpoints' networks; None: float32. Other files have their own.
     """
 
     out: Path = Path("evaluation")
@@ -46,13 +50,15 @@ class EvaluationOptions:
     per_class: bool = False
     limit: int | None = None
     observer: Observer | None = None
+    precision: Precision | None = None
 
     def __post_init__(self) -> None:
-        """Check the numbers.
+        """Check types and numbers.
 
         Raises:
-            ConfigError: one is outside its range.
+            ConfigError: a value has a wrong type or is outside its range.
         """
+        check_types(self)
         threshold = self.score_threshold
         if threshold is not None and not 0 <= threshold <= 1:  # NaN is neither
             raise ConfigError(f"score_threshold is {threshold:g}; expected 0 to 1")
@@ -60,6 +66,8 @@ class EvaluationOptions:
             raise ConfigError(f"batch_size is {self.batch_size}; expected at least 1")
         if self.gate is not None and not 0 <= self.gate <= 100:
             raise ConfigError(f"--gate is {self.gate:g}; expected 0 to 100 AP points")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"limit is {shown_value(self.limit)}; expected at least 1")
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
@@ -98,6 +106,7 @@ def checked_sources(
     """
     sources = [Source(path, is_model=True) for path in models] + [Source(path, is_model=False) for path in results]
     check_sources(sources, images, options.gate)
+    check_precision_applies(models, options.precision)
     check_outputs(sources, annotations, options.out)
     return sources
 
@@ -119,6 +128,8 @@ def check_sources(sources: Sequence[Source], images: Path | None, gate: float | 
     for source in sources:
         if source.is_model:
             check_there(source.path)
+        else:
+            check_json(source.path, "a COCO results file (.json)")
     missing = [str(source.path) for source in sources if not source.is_model and not source.path.is_file()]
     if missing:
         raise DataError(f"no results file at {', '.join(missing)}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from condinst_deploy.contract import ModelManifest, default_class_names
+from condinst_deploy.contract.artifacts import check_json
 from condinst_deploy.errors import ConfigError, DataError
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.digests import sha256_of
@@ -77,6 +78,7 @@ def load_thresholds(path: Path, model: Path) -> Thresholds:
 
 
 def _content(path: Path) -> dict[str, Any]:
+    check_json(path, EXPECTED.removeprefix("expected "))
     try:
         content = json.loads(path.read_bytes())
     except OSError as e:

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from glob import glob, has_magic
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePath
 from threading import Lock
 from typing import Any, BinaryIO
 
@@ -17,6 +17,8 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from condinst_deploy.errors import ImageError
+from condinst_deploy.imaging.image_urls import ImageUrl, images_behind
+from condinst_deploy.support.remote_files import entry_type, is_url, local_path, public_url
 
 RGBArray = npt.NDArray[np.uint8]
 
@@ -25,6 +27,9 @@ SUFFIXES = frozenset(
     | {".ppm", ".pgm", ".pnm", ".jp2", ".j2k", ".avif"}
 )
 """Endings of the files that are taken from a folder; upper and lower case are the same."""
+
+STORAGE_FAILURES = 3
+"""URLs that a storage may fail to answer for before it counts as out of reach."""
 
 ORIENTATION = 0x0112  # EXIF tag
 TURNS = {
@@ -59,11 +64,18 @@ class EncodedImage:
     content: bytes
 
 
+ImageFile = Path | ImageUrl
+"""A file that an image is read from."""
+
+
 def expand_sources(sources: Any, *, recursive: bool = False) -> list[Any]:
     """Return one entry for each image. Folders and glob patterns become their files, sorted; other entries are kept.
 
+    Texts that are URLs are taken as paths are; `file://` URLs become paths.
+
     Raises:
-        ImageError: a folder has no images, or a pattern matches nothing.
+        ImageError: a folder has no images, a pattern matches nothing, or a storage cannot be read.
+        ConfigError: a library for a URL is missing.
     """
     if not isinstance(sources, list | tuple):
         sources = [sources]
@@ -73,31 +85,47 @@ def expand_sources(sources: Any, *, recursive: bool = False) -> list[Any]:
         raise ImageError(f"{e.filename} cannot be looked up ({e.strerror})") from e
 
 
-def existing_sources(sources: Sequence[str], *, recursive: bool = False) -> list[Path]:
-    """Return the images of paths, folders and patterns. Some may be missing; reading them raises the error.
+def existing_sources(sources: Sequence[str], *, recursive: bool = False) -> list[ImageFile]:
+    """Return the images of paths, folders, patterns and URLs. Some may be missing; reading them raises the error.
 
     Raises:
-        ImageError: not one is there, a folder has no images, or a pattern matches nothing.
+        ImageError: not one is there, a folder has no images, a pattern matches nothing, or a storage cannot be read.
+        ConfigError: a library for a URL is missing.
     """
-    paths: list[Path] = expand_sources(list(sources), recursive=recursive)
-    if not any(path.exists() for path in paths):
-        raise ImageError(f"no image at {', '.join(map(str, paths[:3]))}; expected images, folders or patterns")
-    return paths
+    files: list[ImageFile] = expand_sources(list(sources), recursive=recursive)
+    if any(isinstance(file, Path) and file.exists() for file in files):
+        return files
+    failures: list[ImageError] = []
+    for url in (file.url for file in files if isinstance(file, ImageUrl)):
+        try:
+            if entry_type(url) is not None:
+                return files
+        except ImageError as e:
+            failures.append(e)
+            if len(failures) == STORAGE_FAILURES:
+                break
+    if failures:
+        raise failures[0]
+    raise ImageError(f"no image at {', '.join(map(str, files[:3]))}; expected images, folders, patterns or URLs")
 
 
 def _expanded(source: Any, recursive: bool) -> Iterator[Any]:
     if not isinstance(source, str | Path):
         yield source
         return
-    path = Path(source)
+    if isinstance(source, str) and is_url(source):
+        yield from images_behind(source, is_image_name, recursive=recursive)
+        return
+    path = local_path(source) if isinstance(source, str) else source
+    source = str(path)
     if path.is_dir():
         inside = path.rglob("*") if recursive else path.iterdir()
         found = sorted(p for p in inside if is_image_name(p) and not p.is_dir())
         if not found:
             raise ImageError(f"{path} has no images; expected files ending in {', '.join(sorted(SUFFIXES))}")
         yield from found
-    elif not path.exists() and has_magic(str(source)):
-        found = sorted(Path(p) for p in glob(str(source), recursive=True) if not Path(p).is_dir())  # noqa: PTH207
+    elif not path.exists() and has_magic(source):
+        found = sorted(Path(p) for p in glob(source, recursive=True) if not Path(p).is_dir())  # noqa: PTH207
         if not found:
             raise ImageError(f"nothing matches {source}")
         yield from found
@@ -105,7 +133,7 @@ def _expanded(source: Any, recursive: bool) -> Iterator[Any]:
         yield path
 
 
-def is_image_name(path: Path) -> bool:
+def is_image_name(path: PurePath) -> bool:
     """Return True if a folder's file is taken for an image; macOS writes notes on the file NAME into `._NAME`."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith("._")
 
@@ -114,8 +142,9 @@ def rgb_from(source: Any) -> RGBArray:
     """Decode or convert one image.
 
     Args:
-        source: a path; an `EncodedImage`; an array `(H, W)`, `(H, W, 1)`, `(H, W, 3)` RGB or `(H, W, 4)` RGBA, uint8,
-            uint16 or bool; a PIL image; or a tensor `(3, H, W)`, `(1, H, W)` or `(H, W)`, uint8.
+        source: a path or a URL; an `ImageUrl`; an `EncodedImage`; an array `(H, W)`, `(H, W, 1)`, `(H, W, 3)` RGB or
+            `(H, W, 4)` RGBA, uint8, uint16 or bool; a PIL image; or a tensor `(3, H, W)`, `(1, H, W)` or `(H, W)`,
+            uint8.
 
     Returns:
         `(H, W, 3)` uint8 RGB. EXIF orientation is applied; transparency is shown on white; 16 bits are
@@ -124,12 +153,9 @@ def rgb_from(source: Any) -> RGBArray:
     Raises:
         ImageError: it cannot be read or has a form that is not supported.
     """
-    if isinstance(source, str | Path):
-        with _reading(Path(source)) as stream:
+    if isinstance(source, str | Path | ImageUrl | EncodedImage):
+        with _reading(source) as stream:
             return _rgb_from_stream(stream)
-    if isinstance(source, EncodedImage):
-        with _named(source.name):
-            return _rgb_from_stream(BytesIO(source.content))
     if isinstance(source, Image.Image):
         try:
             return _rgb_from_pil(source)
@@ -167,13 +193,15 @@ def rgb_from_bytes(content: bytes, max_pixels: int | None = None) -> RGBArray:
         return _rgb_from_opened(image, stream)
 
 
-def jpeg_from(path: Path) -> bytes | None:
-    """Return the content of an upright RGB JPEG, which a JPEG decoder handles alone. Return None for other files.
+def jpeg_from(source: Any) -> bytes | None:
+    """Return the content of an upright RGB JPEG on the disk, which a JPEG decoder handles alone, else None.
 
     Raises:
-        ImageError: it cannot be read.
+        ImageError: the file cannot be read.
     """
-    with _reading(path) as stream, _opened(stream) as image:
+    if not isinstance(source, str | Path) or (isinstance(source, str) and is_url(source)):
+        return None
+    with _reading(source) as stream, _opened(stream) as image:
         data = _rgb_jpeg(image, stream)
         return None if data is None or orientation_of(image) in TURNS else data
 
@@ -196,8 +224,17 @@ def _rgb_from_opened(image: Image.Image, stream: BinaryIO) -> RGBArray:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[BinaryIO]:
+def _reading(source: str | ImageFile | EncodedImage) -> Iterator[BinaryIO]:
     """Open a file. Every error in the block becomes an `ImageError` that names the file."""
+    if isinstance(source, str) and is_url(source):
+        source = ImageUrl(source)
+    if isinstance(source, ImageUrl):
+        source = EncodedImage(str(source), source.content())
+    if isinstance(source, EncodedImage):
+        with _named(source.name):
+            yield BytesIO(source.content)
+        return
+    path = Path(source)
     with _named(str(path)):
         if not path.is_file():
             raise FileNotFoundError
@@ -284,4 +321,6 @@ def source_name(source: Any, position: int) -> str:
     """Return the name of an image in messages and result files: its path, or its position in the list."""
     if isinstance(source, EncodedImage):
         return source.name
-    return str(source) if isinstance(source, str | Path) else f"image {position}"
+    if isinstance(source, str):
+        return public_url(source)
+    return str(source) if isinstance(source, Path | ImageUrl) else f"image {position}"

@@ -10,6 +10,9 @@ from PIL import Image
 
 from condinst_deploy.imaging.decode import TURNS, orientation_of
 
+LONGEST_SIDE, MOST_PIXELS = 65_535, 1 << 28
+"""Limits of an annotated or a generated image; pycocotools counts in 32 bits, and a mask takes a byte a pixel."""
+
 THREADS = 8
 """Files that are read at the same time: reading waits for the disk."""
 

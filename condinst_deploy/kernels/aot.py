@@ -11,9 +11,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from condinst_deploy.kernels.extents import EXTENT_BLOCK, mask_extents_kernel
 from condinst_deploy.kernels.mask_head import launch_of
-from condinst_deploy.kernels.paste import EXTENT_BLOCK, TILE_BYTES, TILE_ROWS, mask_extents_kernel, packed_masks_kernel
-from condinst_deploy.kernels.select import select_instances_kernel, warps_of
+from condinst_deploy.kernels.resize import resize_kernel
+from condinst_deploy.kernels.resize_launch import TILE_INNER, TILE_OUTER, WARPS, ResizeNumbers
+from condinst_deploy.kernels.runs import changes_kernel, offsets_kernel, probabilities_kernel
+from condinst_deploy.kernels.runs_launch import SCAN, STRIP, TILE
+from condinst_deploy.kernels.select import chunk_of, select_instances_kernel, warps_of
 
 POINTERS = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16"}
 ALIGNMENT = 16
@@ -65,7 +69,7 @@ def select_source(threshold: float, block: int) -> KernelSource:
     """Instance selection for up to `block` candidates."""
     arguments = {"boxes": "*fp32", "scores": "*fp32", "labels": "*i32", "candidates": "i32", "slots": "i32"}
     arguments |= {"indices": "*i32", "count": "*i32"}
-    constants = {"THRESHOLD": threshold, "BLOCK": block}
+    constants = {"THRESHOLD": threshold, "BLOCK": block, "CHUNK": chunk_of(block)}
     exact = {"enable_fp_fusion": False}
     return KernelSource(select_instances_kernel, arguments, constants, warps_of(block), exact)
 
@@ -76,14 +80,45 @@ def extents_source(dtype: str) -> KernelSource:
     return KernelSource(mask_extents_kernel, arguments, {"BLOCK": EXTENT_BLOCK}, warps=4)
 
 
-def packed_masks_source(dtype: str) -> KernelSource:
-    """Bit-packed masks, for logits of one type.
-
-    No engine contains this kernel: tests compile it for every GPU without one. At run time Triton compiles it.
-    """
+def probabilities_source(dtype: str) -> KernelSource:
+    """Doubled probabilities of masks, for logits of one type."""
     arguments = {"logits": POINTERS[dtype], "crops": "*i64"}
-    arguments |= dict.fromkeys(("number", "height", "width"), "i32") | {"bits": "*u8"}
-    return KernelSource(packed_masks_kernel, arguments, {"ROWS": TILE_ROWS, "BYTES": TILE_BYTES}, warps=4)
+    arguments |= dict.fromkeys(("number", "height", "width"), "i32") | {"probabilities": "*fp32"}
+    exact = {"enable_fp_fusion": False}
+    return KernelSource(probabilities_kernel, arguments, {"TILE": TILE}, warps=4, options=exact)
+
+
+def changes_source(*, write: bool) -> KernelSource:
+    """Starts and ends of runs: counted, or written."""
+    arguments = {"probabilities": "*fp32", "crops": "*i64", "axes": "*fp64", "first": "*i32", "share": "*fp32"}
+    arguments |= {"number": "i32", "counts": "*i32", "offsets": "*i32", "starts": "*i64", "runs": "*i64"}
+    exact = {"enable_fp_fusion": False}
+    return KernelSource(changes_kernel, arguments, {"WRITE": write, "STRIP": STRIP}, warps=1, options=exact)
+
+
+def offsets_source() -> KernelSource:
+    """Places of the starts and ends of runs."""
+    arguments = {"crops": "*i64", "counts": "*i32", "offsets": "*i32", "totals": "*i32"}
+    return KernelSource(offsets_kernel, arguments, {"SCAN": SCAN}, warps=4)
+
+
+def resize_source() -> KernelSource:
+    """Exact resizing of one image."""
+    arguments = {"image": "*u8", "outer_table": "*i32", "inner_table": "*i32"}
+    arguments |= dict.fromkeys(ResizeNumbers._fields, "i32") | {"target": "*u8"}
+    return KernelSource(resize_kernel, arguments, {"OUTER": TILE_OUTER, "INNER": TILE_INNER}, WARPS)
+
+
+def shipped_sources() -> dict[str, KernelSource]:
+    """The kernels that the package contains as PTX, by the names under which engines load them."""
+    sources = {"resize_kernel": resize_source()}
+    for dtype in ("float32", "float16"):  # types of an engine's logits
+        sources |= {
+            f"mask_extents_{dtype}": extents_source(dtype),
+            f"probabilities_{dtype}": probabilities_source(dtype),
+        }
+    sources |= {"changes_counted": changes_source(write=False), "changes_written": changes_source(write=True)}
+    return sources | {"offsets": offsets_source()}
 
 
 def compiled(source: KernelSource, capability: int, ptx_version: int | None = None) -> CompiledKernel:

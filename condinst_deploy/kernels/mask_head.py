@@ -37,6 +37,12 @@ MOST_HIDDEN = 16
 
 
 @triton.jit
+def relu(x):
+    """NaN stays: the check for finite outputs must see it."""
+    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def mask_head_float32(
     feats, params, points, soi, slots, height, width, logits,
     CHANNELS: tl.constexpr, HIDDEN: tl.constexpr, TILE: tl.constexpr,
@@ -70,14 +76,14 @@ def mask_head_float32(
     for c in tl.static_range(CHANNELS):
         value = tl.load(image + c * pixels + pixel, inside, 0.0)
         hidden += tl.load(row + 2 + c, real, 0.0)[:, None] * value[None, :]
-    hidden = tl.maximum(hidden, 0.0)
+    hidden = relu(hidden)
 
     # the second layer's channels are used as soon as they are known
     logit = tl.load(own + b3) + tl.zeros((TILE,), tl.float32)
     for c in tl.static_range(HIDDEN):
         weights = tl.load(own + w2 + c * HIDDEN + channel, real, 0.0)
         second = tl.load(own + b2 + c) + tl.sum(weights[:, None] * hidden, axis=0)
-        logit += tl.load(own + w3 + c) * tl.maximum(second, 0.0)
+        logit += tl.load(own + w3 + c) * relu(second)
     tl.store(logits + instance * pixels + pixel, logit, inside)
 
 
@@ -133,12 +139,12 @@ def mask_head_half(
             real[None, :] & (lane < CHANNELS)[:, None],
             0.0,
         )  # (16 features, 16)
-        hidden = tl.maximum(tl.dot(values, weights1, term), 0.0).to(kind)  # (TILE, 16)
+        hidden = relu(tl.dot(values, weights1, term)).to(kind)  # (TILE, 16)
 
         block = (part[:, None] == part[None, :]) & real[None, :] & real[:, None]
         weights2 = tl.load(group + (own + w2 + channel * HIDDEN)[None, :] + channel[:, None], block, 0.0)  # (16, 16)
         bias2 = tl.load(group + own + b2 + channel, real, 0.0).to(tl.float32)[None, :]
-        hidden = tl.maximum(tl.dot(hidden, weights2, bias2 + tl.zeros((TILE, 16), tl.float32)), 0.0).to(kind)
+        hidden = relu(tl.dot(hidden, weights2, bias2 + tl.zeros((TILE, 16), tl.float32))).to(kind)
 
         column = real[:, None] & ((turn + part)[:, None] == lane[None, :])
         weights3 = tl.load(group + (own + w3 + channel)[:, None] + tl.zeros((16, GROUP), tl.int32), column, 0.0)

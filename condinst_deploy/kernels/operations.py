@@ -2,6 +2,7 @@
 
 import os
 from importlib.util import find_spec
+from shutil import which
 
 import torch
 
@@ -11,10 +12,24 @@ from condinst_deploy.model.operations import REFERENCE, Operations
 def kernels_run_on(device: torch.device) -> bool:
     """Return whether the kernels run on a device: on CUDA if Triton is installed, as with PyTorch's CUDA builds.
 
-    With `TRITON_INTERPRET=1` Triton runs them on a CPU, slowly; that is for tests.
+    Triton compiles its launchers in C at the first launch, so a C compiler must be there, too. With
+    `TRITON_INTERPRET=1` Triton runs the kernels on a CPU, slowly; that is for tests.
     """
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    return (device.type == "cuda" or interpreted) and find_spec("triton") is not None
+    return (interpreted or (device.type == "cuda" and compiler_present())) and find_spec("triton") is not None
+
+
+def compiler_present() -> bool:
+    """True if Triton finds a C compiler."""
+    return "CC" in os.environ or any(which(name) is not None for name in ("gcc", "clang"))
+
+
+def missing_for_kernels(device: torch.device) -> str:
+    """Return what the kernels lack on a GPU, for a model's note; "" if nothing, and on a CPU."""
+    if device.type != "cuda" or kernels_run_on(device):
+        return ""
+    lacks = "Triton" if find_spec("triton") is None else "a C compiler (gcc, clang or CC)"
+    return f"without the fused kernels, which need {lacks}"
 
 
 def operations_for(device: torch.device) -> Operations:

@@ -16,8 +16,8 @@ BoolArray = npt.NDArray[np.bool_]
 Runs = npt.NDArray[np.int64]
 Selector = int | slice | Sequence[int] | npt.NDArray[Any]
 
-GROUP = 16
-"""Masks that are encoded together: enough to make calls few, and so few that memory is bounded."""
+TOGETHER = 1 << 15
+"""Starts and ends of runs that are encoded at once: few enough to stay in the processor's cache."""
 
 
 class RLE(TypedDict):
@@ -65,8 +65,8 @@ class Masks:
         for runs in self.runs:
             if runs.dtype != np.int64 or runs.ndim != 1 or len(runs) % 2:
                 raise ConfigError(f"a mask's runs are {runs.dtype} {runs.shape}; expected int64 (2m,)")
-            if len(runs) and (runs[0] < 0 or runs[-1] > self.size[0] * self.size[1] or (runs[1:] <= runs[:-1]).any()):
-                raise ConfigError(f"a mask's runs do not rise from 0 to the {self.size[0]} * {self.size[1]} pixels")
+        if not _rising(self.runs, self.size[0] * self.size[1]):
+            raise ConfigError(f"a mask's runs do not rise from 0 to the {self.size[0]} * {self.size[1]} pixels")
 
     @classmethod
     def from_crops(cls, size: tuple[int, int], offsets: npt.NDArray[np.int64], crops: Sequence[BoolArray]) -> "Masks":
@@ -151,8 +151,8 @@ class Masks:
 
     def rle(self) -> list[RLE]:
         """COCO RLE of every mask, the same bytes as pycocotools' `encode` of the dense mask."""
-        groups = (self.runs[i : i + GROUP] for i in range(0, len(self), GROUP))
-        counts = (text for group in groups for text in counts_from_runs(group, self.size[0] * self.size[1]))
+        pixels = self.size[0] * self.size[1]
+        counts = (text for group in _groups(self.runs) for text in counts_from_runs(group, pixels))
         return [{"size": list(self.size), "counts": text} for text in counts]
 
     def polygons(self, tolerance: float = 0.0) -> list[list[npt.NDArray[np.float32]]]:
@@ -173,6 +173,33 @@ class Masks:
         if not 0 <= tolerance < float("inf"):
             raise ConfigError(f"the tolerance is {tolerance}; expected 0 or more pixels")
         return [[simplified(ring, tolerance) for ring in outlines(runs, self.size[0])] for runs in self.runs]
+
+
+def _rising(masks: Sequence[Runs], pixels: int) -> bool:
+    """True if the numbers of each mask rise from 0 or more to `pixels` at most."""
+    used = [runs for runs in masks if len(runs)]
+    return all(_rising_together(group, pixels) for group in _groups(used))
+
+
+def _rising_together(masks: Sequence[Runs], pixels: int) -> bool:
+    flat = np.concatenate(masks)
+    lasts = np.cumsum([len(runs) for runs in masks])
+    rises = flat[1:] > flat[:-1]
+    rises[lasts[:-1] - 1] = True  # from one mask to the next
+    firsts = np.append(0, lasts[:-1])
+    return bool(rises.all() and flat[firsts].min() >= 0 and flat[lasts - 1].max() <= pixels)
+
+
+def _groups(masks: Sequence[Runs]) -> Iterator[Sequence[Runs]]:
+    """Masks in order, some together."""
+    start, count = 0, 0
+    for i, runs in enumerate(masks):
+        count += len(runs)
+        if count >= TOGETHER:
+            yield masks[start : i + 1]
+            start, count = i + 1, 0
+    if start < len(masks):
+        yield masks[start:]
 
 
 def trimmed_crop(mask: BoolArray) -> tuple[tuple[int, int], BoolArray]:

@@ -141,18 +141,30 @@ def _with_weights(path: Path, config: CondInstConfig, state: Mapping[str, Any], 
     with torch.device("meta"):
         expected = CondInst(config).state_dict()
     tensors = _fitting(path, expected, state, table)
-    _check_size(path, expected, tensors)
+    check_stored(path, expected, tensors)
     model = CondInst(config)
     model.load_state_dict(tensors, strict=False)
     return model
 
 
-def _check_size(path: Path, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """Refuse a small file that describes a huge model: a stored tensor can repeat one number over any shape."""
+def check_stored(
+    path: Path, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], largest_unstored: int = LARGEST_UNSTORED
+) -> None:
+    """Refuse a small file that describes a huge model: a stored tensor can repeat one number over any shape.
+
+    Args:
+        path: the file, for the message.
+        expected: the model's weights; they may have no memory.
+        tensors: the file's.
+        largest_unstored: bytes of a model that may be larger than what its file holds.
+
+    Raises:
+        CheckpointError: the file holds less than a quarter of the model: weights may be stored in 16 or 8 bits.
+    """
     needed = sum(want.nbytes for want in expected.values())
     storages = (tensor.untyped_storage() for tensor in tensors.values())
     stored = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-    if needed > max(LARGEST_UNSTORED, 4 * stored):  # weights may be stored in 16 or 8 bits
+    if needed > max(largest_unstored, 4 * stored):
         raise CheckpointError(
             f"{path} holds {stored / 1e9:.1f} GB of numbers for a model of {needed / 1e9:.1f} GB; expected all of them"
         )

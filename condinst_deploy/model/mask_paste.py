@@ -1,6 +1,6 @@
 """The reference form of pasting masks: dense probabilities of the whole image, as both reference implementations have.
 
-`condinst_deploy.runtime.postprocess` and `condinst_deploy.kernels.paste` compute the same masks without dense pixels.
+`condinst_deploy.runtime.postprocess` and `condinst_deploy.kernels.runs` compute the same masks without dense pixels.
 """
 
 import torch.nn.functional as F

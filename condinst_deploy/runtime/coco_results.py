@@ -1,11 +1,12 @@
 """Result files: a COCO results list, written as it grows, and the images that it names."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from condinst_deploy.contract import InstanceDetections
+from condinst_deploy.imaging.decode import ImageFile
 from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.json_text import json_text
 
@@ -47,7 +48,7 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json_text(value, str(path), indent=1) + "\n", encoding="utf-8")
 
 
-def image_ids(paths: list[Path]) -> list[int]:
+def image_ids(paths: Sequence[ImageFile]) -> list[int]:
     """COCO image ids: the file names' numbers where all have one of their own (COCO's do), else 1, 2, ...
 
     A number of more than 63 bits is none: other readers of COCO's files have no room for it.

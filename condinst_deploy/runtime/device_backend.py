@@ -6,8 +6,9 @@ from functools import cached_property, partial
 import torch
 
 from condinst_deploy.runtime.backend import Backend
-from condinst_deploy.runtime.device_inputs import DeviceInputs, DeviceWriter, collated, inputs_on
+from condinst_deploy.runtime.device_inputs import DecodedInputs, DeviceInputs, DeviceWriter, collated, inputs_on
 from condinst_deploy.runtime.preprocessing.types import Inputs
+from condinst_deploy.runtime.torch_streams import own_stream
 
 
 class DeviceBackend(Backend):
@@ -24,7 +25,7 @@ class DeviceBackend(Backend):
 
     def collate(self, parts: Sequence[Inputs]) -> DeviceInputs:
         """Put prepared images together on the device."""
-        tensors = [part if isinstance(part, DeviceInputs) else self._on_device(part) for part in parts]
+        tensors = [part if isinstance(part, DeviceInputs | DecodedInputs) else self._on_device(part) for part in parts]
         return collated(tensors, self.static_batch, self.torch_device, self._upload_stream)
 
     def synchronize(self) -> None:
@@ -43,7 +44,7 @@ class DeviceBackend(Backend):
 
     @cached_property
     def _upload_stream(self) -> torch.cuda.Stream | None:
-        return torch.cuda.Stream(self.torch_device) if self.torch_device.type == "cuda" else None
+        return own_stream(self.torch_device) if self.torch_device.type == "cuda" else None
 
 
 def _indexed(device: torch.device) -> torch.device:

@@ -1,6 +1,7 @@
 """The network's input as tensors: on a device, or in host memory that a device can copy from without waiting."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -9,7 +10,13 @@ from torch import Tensor
 
 from condinst_deploy.contract import ImageGeometry, NetworkInputs
 from condinst_deploy.imaging.decode import RGBArray
+from condinst_deploy.imaging.resize import resized_image
+from condinst_deploy.imaging.resize_tables import tables_agree_with_pillow
+from condinst_deploy.kernels.operations import kernels_run_on
+from condinst_deploy.runtime.decoded_image import DecodedLayout
 from condinst_deploy.runtime.device_outputs import to_device
+from condinst_deploy.runtime.host_inputs import inputs_of_image
+from condinst_deploy.runtime.pinned_budget import PinnedBudget, PinnedShare
 
 
 class DeviceInputs(NamedTuple):
@@ -33,6 +40,11 @@ class DeviceInputs(NamedTuple):
         """Return the device of the images."""
         return self.images.device
 
+    @property
+    def shape(self) -> torch.Size:
+        """`(B, 3, H, W)`."""
+        return self.images.shape
+
     def taken(self) -> tuple[Tensor, Tensor]:
         """Return images and sizes for work on the current stream. The stream waits for them, the caller does not."""
         if self.ready is not None:
@@ -50,17 +62,74 @@ class DeviceInputs(NamedTuple):
         return NetworkInputs(images.cpu().numpy(), sizes.cpu().numpy())
 
 
+@dataclass(frozen=True, eq=False)
+class DecodedInputs:
+    """One image that `collated` resizes on the device."""
+
+    layout: DecodedLayout
+    memory: Tensor | None = None  # (N,) uint8 on the host, as `layout` says
+    image: RGBArray | None = None  # (H, W, 3) where it is not in such memory yet, because there was no room
+    share: PinnedShare | None = None  # of pinned memory, while this object lives
+
+    @property
+    def shape(self) -> torch.Size:
+        """`(1, 3, H, W)` of the resized and padded image."""
+        return torch.Size((1, 3, *self.layout.geometry.padded))
+
+    @property
+    def image_sizes(self) -> Tensor:
+        """`(1, 2)` int32."""
+        return _sizes(self.layout.geometry)
+
+    def on_host(self) -> NetworkInputs:
+        """Return the image resized by Pillow."""
+        if self.image is not None:
+            return inputs_of_image(self.image, self.layout.geometry)
+        assert self.memory is not None
+        return self.layout.on_host(self.memory.numpy())
+
+    def resize_into(self, target: Tensor) -> None:
+        """Copy the image to the device of `target (3, H, W)` and resize it there, on the current stream."""
+        # imported here: Triton takes a second, and what runs on a CPU has no use for it
+        from condinst_deploy.kernels.resize import resize_into
+
+        memory = self.memory
+        if memory is None:
+            assert self.image is not None
+            memory = _written(self.layout, self.image, pinned=target.is_cuda)
+        layout, there = self.layout, memory.to(target.device, non_blocking=True)
+        tables = layout.tables
+        image = there[: layout.image_bytes].view(*layout.geometry.original, 3)
+        rows, columns = (
+            there[start : start + table.nbytes].view(torch.int32).view(table.shape)
+            for start, table in ((layout.rows_at, tables.rows), (layout.columns_at, tables.columns))
+        )
+        resize_into(target, image, rows, columns, columns_first=tables.columns_first)
+
+
 class DeviceWriter:
     """The `InputWriter` of backends that read tensors.
 
-    For a GPU, images from the host are written into pinned memory, from which `collated` copies without waiting.
-    Images on the GPU stay there. PyTorch's allocators keep the memory and give it to a later image.
+    For a GPU, images from the host are written into pinned memory, from which `collated` copies without waiting; where
+    kernels run, they are resized on the GPU. Images on the GPU stay there. PyTorch's allocators keep the memory and
+    give it to a later image. Images beyond the budget of pinned memory are copied there by `collated`.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, budget: PinnedBudget | None = None) -> None:
+        self._device, self._budget = device, budget or PinnedBudget()
 
-    def from_array(self, resized: RGBArray, geometry: ImageGeometry) -> DeviceInputs:
+    def from_image(self, image: RGBArray, geometry: ImageGeometry) -> DeviceInputs | DecodedInputs:
+        """Write `(H, W, 3)` uint8 from the host."""
+        if kernels_run_on(self._device) and tables_agree_with_pillow():
+            layout = DecodedLayout.of(geometry)
+            share = self._budget.share(layout.nbytes)
+            if share is None:
+                return DecodedInputs(layout, image=image)
+            memory = _written(layout, image, pinned=self._device.type == "cuda")
+            return DecodedInputs(layout, memory, share=share)
+        return self._resized(resized_image(image, geometry.resized), geometry)
+
+    def _resized(self, resized: RGBArray, geometry: ImageGeometry) -> DeviceInputs:
         """Write `(h, w, 3)` uint8 from the host."""
         images = self._memory(geometry, on_device=False)
         (height, width), target = geometry.resized, images.numpy()
@@ -87,28 +156,34 @@ class DeviceWriter:
 
 
 def collated(
-    parts: Sequence[DeviceInputs], batch: int | None, device: torch.device, stream: torch.cuda.Stream | None = None
+    parts: Sequence[DeviceInputs | DecodedInputs],
+    batch: int | None,
+    device: torch.device,
+    stream: torch.cuda.Stream | None = None,
 ) -> DeviceInputs:
     """Put inputs of equal padded shape together on a device.
 
     Args:
-        parts: inputs of one image or more each, on the host or on the device.
+        parts: inputs of one image or more each, on the host or on the device. Decoded images are resized.
         batch: the number of images that the network takes; missing images are blank. None: as many as given.
         device: where the batch is made. The parts are not copied if they are a whole batch there already.
         stream: the stream of the copies. None: the current one.
     """
-    given = sum(len(part.images) for part in parts)
+    given = sum(part.shape[0] for part in parts)
     count = max(given, batch or 0)
-    if len(parts) == 1 and count == given and parts[0].device == device:
-        return parts[0]
-    height, width = parts[0].images.shape[2:]
+    whole = parts[0]
+    if count == whole.shape[0] and isinstance(whole, DeviceInputs) and whole.device == device:
+        return whole
+    height, width = whole.shape[2:]
     with torch.cuda.stream(stream):  # does nothing if the stream is None
         images = torch.empty((count, 3, height, width), dtype=torch.uint8, device=device)
         start = 0
         for part in parts:
-            source, _ = part.taken()
-            images[start : start + len(source)].copy_(source, non_blocking=True)
-            start += len(source)
+            if isinstance(part, DecodedInputs):
+                part.resize_into(images[start])
+            else:
+                images[start : start + part.shape[0]].copy_(part.taken()[0], non_blocking=True)
+            start += part.shape[0]
         images[given:] = 0
         blank = np.full((count - given, 2), (height, width), dtype=np.int32)
         sizes = np.concatenate([*(part.image_sizes.cpu().numpy() for part in parts), blank])
@@ -123,6 +198,12 @@ def inputs_on(inputs: NetworkInputs | DeviceInputs, device: torch.device) -> Dev
         return inputs
     images, sizes = inputs.taken()
     return DeviceInputs.of(images.to(device, non_blocking=True), sizes.to(device, non_blocking=True))
+
+
+def _written(layout: DecodedLayout, image: RGBArray, *, pinned: bool) -> Tensor:
+    memory = torch.empty(layout.nbytes, dtype=torch.uint8, pin_memory=pinned)
+    layout.write(memory.numpy(), image)
+    return memory
 
 
 def _sizes(geometry: ImageGeometry) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from condinst_deploy.contract import NetworkOutputs
 from condinst_deploy.model.condinst import Instances
 from condinst_deploy.runtime.postprocess import require_finite
+from condinst_deploy.runtime.torch_streams import own_stream
 
 
 class DeviceOutputs(NamedTuple):
@@ -60,6 +61,8 @@ class DeviceOutputs(NamedTuple):
         count, finite = on_host(tensors.num_detections, torch.isfinite(tensors.mask_logits[:images]).all())
         require_finite(bool(finite), precision)
         used = tensors.mask_logits[:, : int(count.max(initial=0))]
+        if used.dtype == torch.bfloat16:
+            used = used.float()  # numpy does not have the type
         return NetworkOutputs(count, *on_host(tensors.boxes, tensors.scores, tensors.labels, used))
 
 
@@ -70,8 +73,15 @@ def on_host(*tensors: Tensor) -> list[npt.NDArray[Any]]:
     copies = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
     for copy, tensor in zip(copies, tensors, strict=True):
         copy.copy_(tensor, non_blocking=True)
-    torch.cuda.current_stream(tensors[0].device).record_event().synchronize()
+    wait_for(torch.cuda.current_stream(tensors[0].device))
     return [copy.numpy() for copy in copies]
+
+
+def wait_for(stream: torch.cuda.Stream) -> None:
+    """Wait for the work of a stream without spinning."""
+    event = torch.cuda.Event(blocking=True)
+    stream.record_event(event)
+    event.synchronize()
 
 
 def to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
@@ -93,7 +103,7 @@ def side_stream(device: torch.device) -> Iterator[None]:
     try:
         stream = idle.pop()
     except IndexError:
-        stream = torch.cuda.Stream(device, priority=-1)  # runs before the network's work
+        stream = own_stream(device, priority=-1)  # runs before the network's work
     try:
         with torch.cuda.stream(stream):
             yield

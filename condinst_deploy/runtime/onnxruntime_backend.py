@@ -1,13 +1,23 @@
 """Backend `onnxruntime`: an exported file, on a CPU or through the CUDA provider."""
 
 import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from condinst_deploy.contract import INPUTS, MANIFEST_KEY, OUTPUTS, ModelManifest, NetworkOutputs
+from condinst_deploy.contract import (
+    INPUTS,
+    MANIFEST_KEY,
+    OUTPUTS,
+    ImageGeometry,
+    InstanceDetections,
+    ModelManifest,
+    NetworkOutputs,
+)
 from condinst_deploy.contract.artifacts import ONNX, check_there
-from condinst_deploy.errors import ArtifactError, BackendError
-from condinst_deploy.runtime.backend import Backend
+from condinst_deploy.errors import ArtifactError, BackendError, DeviceError
+from condinst_deploy.runtime.backend import Backend, Outputs
 from condinst_deploy.runtime.cores import CpuThreads, usable_cores
 from condinst_deploy.runtime.cpu_features import OVERFLOW_REMARK, products_may_overflow
 from condinst_deploy.runtime.devices import Device, driver_present, parsed_device
@@ -17,28 +27,52 @@ from condinst_deploy.runtime.onnxruntime_session import (
     check_static_shape,
     run_session,
 )
+from condinst_deploy.runtime.postprocess import ResultFilter
 from condinst_deploy.runtime.preprocessing.types import Inputs
 from condinst_deploy.shown_text import first_line
 from condinst_deploy.support.onnx_runtime import onnx_runtime
 from condinst_deploy.support.versions import installed_versions
+
+if TYPE_CHECKING:  # imported where a session runs on a GPU
+    from condinst_deploy.runtime.onnxruntime_cuda import CudaRuns, GpuPlace
 
 AVOID_OVERFLOW = "session.x64quantprecision"
 """Setting of a session: weights as uint8 instead of int8. Slower, and without the overflow of CPUs that lack VNNI."""
 
 NO_FOLDER = Path("/dev/null/no folder")
 
+THROUGH_THE_HOST = (
+    "cuda-bindings is not installed, so images are resized and masks are made on the host:"
+    " pip install 'condinst-deploy[gpu]'"
+)
+
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class OnnxRuntimeBackend(Backend):
-    """Runs an exported ONNX file. Loading fails if ONNX Runtime does not run it on the device that was asked for."""
+    """Runs an exported ONNX file. Loading fails if ONNX Runtime does not run it on the device that was asked for.
+
+    On a GPU with cuda-bindings, inputs and outputs stay on the GPU, in the form that engines have, too.
+    """
 
     name = "onnxruntime"
 
-    def __init__(self, session: Any, manifest: ModelManifest, device: str, file: str = "the model") -> None:
-        self._session, self._file = session, file
+    def __init__(
+        self,
+        session: Any,
+        manifest: ModelManifest,
+        device: str,
+        file: str = "the model",
+        on_gpu: "CudaRuns | None" = None,
+    ) -> None:
+        """`on_gpu`: the runs of the session on a GPU; None: inputs and outputs are on the host."""
+        self._session, self._file, self._on_gpu = session, file, on_gpu
         self.manifest = manifest
         self.device = device
+        if on_gpu is not None:
+            self.input_writer = on_gpu.uploads.writer
+        elif device != "cpu":
+            self.note = THROUGH_THE_HOST
 
     @classmethod
     def load(cls, path: Path, device: str = "auto", threads: CpuThreads | None = None) -> Self:
@@ -62,28 +96,67 @@ class OnnxRuntimeBackend(Backend):
         """Load a file; weights that are not in it are read from `folder` alone."""
         chosen = parsed_device(device, gpu_usable=_gpu_usable())
         if chosen.kind == "cuda" and not driver_present():
-            raise BackendError(
+            raise DeviceError(
                 f"device {device!r} was asked for, and no NVIDIA driver is loaded on this machine; use device='cpu'"
             )
-        session = opened_session(content, name, chosen, threads or CpuThreads(), folder)
-        manifest = _checked_manifest(session, name)
+        with ExitStack() as undone:
+            place = _gpu_place(chosen)
+            if place is not None:
+                undone.callback(place.close)
+            session = opened_session(content, name, chosen, threads or CpuThreads(), folder, place)
+            manifest = _checked_manifest(session, name)
+            on_gpu = _runs_on(place, session, manifest, name)
+            undone.pop_all()
         if manifest.quantization is not None and chosen.kind == "cpu" and products_may_overflow():
             warnings.warn(f"{name}: {OVERFLOW_REMARK}", stacklevel=2)
-        return cls(session, manifest, str(chosen), name)
+        return cls(session, manifest, str(chosen), name, on_gpu)
 
-    def forward(self, inputs: Inputs) -> NetworkOutputs:
-        """Run the network on one batch."""
+    def collate(self, parts: Sequence[Inputs]) -> Inputs:
+        """Put prepared images together; on a GPU they start to be copied there."""
+        return super().collate(parts) if self._on_gpu is None else self._on_gpu.collate(parts, self.static_batch)
+
+    def forward(self, inputs: Inputs) -> Outputs:
+        """Run the network on one batch; on a GPU the outputs stay there."""
         if self._session is None:
             raise BackendError("this model was closed; load it again")
+        if self._on_gpu is not None:
+            return self._on_gpu.run(inputs)
         feed = dict(zip(INPUTS, inputs.on_host(), strict=True))
         return NetworkOutputs(*run_session(self._session, OUTPUTS, feed, self._file))
+
+    def postprocess(
+        self, outputs: Outputs, geometries: Sequence[ImageGeometry], result_filter: ResultFilter | None = None
+    ) -> list[InstanceDetections]:
+        """Turn outputs of `forward` into detections in original pixels."""
+        if self._on_gpu is None or isinstance(outputs, NetworkOutputs):
+            return super().postprocess(outputs, geometries, result_filter)
+        return self._on_gpu.detections(outputs, geometries, result_filter or ResultFilter())
+
+    def synchronize(self) -> None:
+        """Wait until a GPU has finished the uploads and all runs."""
+        if self._on_gpu is not None:
+            self._on_gpu.synchronize()
+
+    def check_health(self) -> None:
+        """See that a GPU still works; see `Backend.check_health`."""
+        if self._on_gpu is not None:
+            self._on_gpu.check_health()
 
     def close(self) -> None:
         """Release the session and its memory."""
         self._session = None
+        if self._on_gpu is not None:
+            self._on_gpu.close()
 
 
-def opened_session(content: bytes, name: str, device: Device, threads: CpuThreads, folder: Path | None) -> Any:
+def opened_session(
+    content: bytes,
+    name: str,
+    device: Device,
+    threads: CpuThreads,
+    folder: Path | None,
+    place: "GpuPlace | None" = None,
+) -> Any:
     """Open a session on the device that was asked for; weights that are not in `content` are read from `folder` alone.
 
     Raises:
@@ -99,7 +172,8 @@ def opened_session(content: bytes, name: str, device: Device, threads: CpuThread
     if kind == "cuda":
         onnxruntime.preload_dlls()  # finds the CUDA libraries that PyTorch brought
     wanted = PROVIDERS[kind]
-    provider: Any = (wanted, {"device_id": device.index or 0, "use_tf32": 0}) if kind == "cuda" else wanted
+    stream = None if place is None else int(place.stream.handle)
+    provider: Any = (wanted, cuda_options(device.index, stream)) if kind == "cuda" else wanted
     try:
         session = onnxruntime.InferenceSession(content, session_options(threads, folder), providers=[provider])
     except Exception as e:  # the module's exceptions have no common base below Exception
@@ -108,11 +182,42 @@ def opened_session(content: bytes, name: str, device: Device, threads: CpuThread
             " it may be truncated or not an ONNX file: export the model again"
         ) from e
     if wanted not in session.get_providers():
-        raise BackendError(
+        raise DeviceError(
             f"{wanted} was asked for, but ONNX Runtime runs {name} on {', '.join(session.get_providers())};"
             " install onnxruntime-gpu and its CUDA libraries, or use device='cpu'"
         )
     return session
+
+
+def cuda_options(index: int, stream: int | None) -> dict[str, str]:
+    """Return the options of the CUDA provider that differ from its defaults.
+
+    Args:
+        index: number of the GPU.
+        stream: address of the stream that the session works on; None: one of the provider's.
+    """
+    options = {"device_id": str(index), "use_tf32": "0"}
+    # the default times all algorithms of a convolution for every new shape of the input, and images have many
+    options["cudnn_conv_algo_search"] = "HEURISTIC"
+    return options if stream is None else options | {"user_compute_stream": str(stream)}
+
+
+def _gpu_place(device: Device) -> "GpuPlace | None":
+    """Return where a session runs; None if its inputs and outputs are on the host."""
+    if device.kind == "cpu":
+        return None
+    from condinst_deploy.runtime.cuda.driver import bindings_present
+    from condinst_deploy.runtime.onnxruntime_cuda import GpuPlace
+
+    return GpuPlace.of(device.index) if bindings_present() else None
+
+
+def _runs_on(place: "GpuPlace | None", session: Any, manifest: ModelManifest, name: str) -> "CudaRuns | None":
+    if place is None:
+        return None
+    from condinst_deploy.runtime.onnxruntime_cuda import CudaRuns
+
+    return CudaRuns(place, session, manifest, name)
 
 
 def _gpu_usable() -> bool:

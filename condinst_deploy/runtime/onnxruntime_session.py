@@ -1,6 +1,6 @@
 """A session of ONNX Runtime: its graph is compared with the contract, and its runs can be stopped."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from condinst_deploy.contract import INPUTS, OUTPUTS, ModelManifest
@@ -11,6 +11,9 @@ from condinst_deploy.support.signals import Stopped, cancellable, received
 
 EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 """Setting of a session: where weights lie that are not in the model's file. Its default is the current folder."""
+
+DO_NOT_WAIT = "disable_synchronize_execution_providers"
+"""Setting of a run: return without waiting for the GPU."""
 
 FLOATS = ("tensor(float)", "tensor(float16)", "tensor(bfloat16)")
 
@@ -74,6 +77,21 @@ def run_session(session: Any, outputs: Sequence[str], feed: Mapping[str, Any], n
         BackendError: ONNX Runtime refuses the inputs, or fails.
         Stopped: it was stopped.
     """
+    results: list[Any] = _stoppable(lambda options: session.run(list(outputs), dict(feed), options), name)
+    return results
+
+
+def run_bound(session: Any, binding: Any, name: str) -> None:
+    """Run a network on bound inputs and outputs; the GPU may still work on the outputs. See `run_session`."""
+
+    def run(options: Any) -> None:
+        options.add_run_config_entry(DO_NOT_WAIT, "1")
+        session.run_with_iobinding(binding, options)
+
+    _stoppable(run, name)
+
+
+def _stoppable(run: Callable[[Any], Any], name: str) -> Any:
     options = onnx_runtime().RunOptions()
     stopped = False
 
@@ -83,7 +101,7 @@ def run_session(session: Any, outputs: Sequence[str], feed: Mapping[str, Any], n
 
     with cancellable(stop):
         try:
-            results: list[Any] = session.run(list(outputs), dict(feed), options)
+            results = run(options)
         except MemoryError:
             raise
         except Exception as e:  # the module's exceptions have no common base below Exception

@@ -7,6 +7,7 @@ from numbers import Integral, Real
 from typing import TypedDict
 
 from condinst_deploy.contract import ModelManifest
+from condinst_deploy.contract.precision import PRECISIONS, Precision
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.batching import BatchingLimits
@@ -54,6 +55,11 @@ class PredictorOptions:
             batch size of 1 the window is one image. None: 4 on a CPU. On a GPU then at most 64 images wait for others
             of their shape, none of them for more than 128 further images, and batches are complete after every 1,024.
         observer: called for each stage of each image or batch; None: no cost. See `condinst_deploy.runtime.observer`.
+        canvases: padded sizes (height, width) to which images are padded, each to the smallest that holds it; an image
+            that none holds keeps its own. Fewer padded shapes make fuller batches, and fewer shapes to capture.
+            GroupNorm sees the padding, so results change a little (docs/performance.md). None: to multiples of 32.
+        precision: of a checkpoint's network: "float32", "float16" or "bfloat16"; None: float32. Exported files and
+            engines have their own, and a backend that is loaded already, too.
     """
 
     device: str = "auto"
@@ -65,6 +71,8 @@ class PredictorOptions:
     threads: CpuThreads | None = None
     window_batches: int | None = None
     observer: Observer | None = None
+    precision: Precision | None = None
+    canvases: Sequence[tuple[int, int]] | None = None
 
     def __post_init__(self) -> None:
         """Check what does not depend on the model.
@@ -77,6 +85,8 @@ class PredictorOptions:
             raise ConfigError(f"batch_size is {self.batch_size}; expected at least 1")
         if self.window_batches is not None and self.window_batches < 1:
             raise ConfigError(f"window_batches is {self.window_batches}; expected at least 1")
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise ConfigError(f"precision is {shown_value(self.precision)}; expected one of {', '.join(PRECISIONS)}")
 
     def _check_types(self) -> None:
         none = type(None)
@@ -118,6 +128,8 @@ class PredictorKeywords(TypedDict, total=False):
     threads: CpuThreads | None
     window_batches: int | None
     observer: Observer | None
+    precision: Precision | None
+    canvases: Sequence[tuple[int, int]] | None
 
 
 def batch_size_for(backend: Backend, asked: int | None) -> int:

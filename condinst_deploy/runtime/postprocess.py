@@ -105,7 +105,7 @@ def require_finite(finite: bool, precision: str = "float32") -> None:
     raise BackendError(
         f"the network gives NaN or infinity in {precision} on this image; build the engine again with"
         " condinst-build-engine --calibration FOLDER and images like this one in the folder, so that the range check"
-        " sees them (condinst-inspect shows what it saw), or run the model in float32"
+        " sees them (condinst-inspect shows what it saw), or run the model in float32; a checkpoint also in bfloat16"
     )
 
 
@@ -167,6 +167,14 @@ def detections_with_masks(
     ]
 
 
+def masks_from_runs(
+    runs: Iterator[Runs], kept: Sequence[npt.NDArray[np.int64]], geometries: Sequence[ImageGeometry]
+) -> list[Masks]:
+    """Masks of the kept slots of each image, given the runs of all in order."""
+    images = zip(geometries, kept, strict=True)
+    return [Masks(geometry.original, tuple(next(runs) for _ in slots)) for geometry, slots in images]
+
+
 def _kept(
     outputs: SlotOutputs, i: int, geometry: ImageGeometry, manifest: ModelManifest, result_filter: ResultFilter
 ) -> tuple[npt.NDArray[np.int64], Float32]:
@@ -180,19 +188,22 @@ def _kept(
     return kept, boxes[kept]
 
 
-def masks_from_logits(logits: npt.NDArray[Any], kept: npt.NDArray[np.int64], geometry: ImageGeometry) -> Masks:
+def masks_from_logits(
+    logits: npt.NDArray[Any], kept: npt.NDArray[np.int64], geometry: ImageGeometry, strip: int = STRIP
+) -> Masks:
     """Binary masks of the slots `kept`.
 
     Args:
         logits: `(K, h, w)` at stride 8 of the (batch's) padded size.
         kept: `(n,)` slots.
         geometry: sizes of the image.
+        strip: values of a mask that are worked on at a time, in whole columns and at least one.
     """
     height, width = (2 * side for side in logits.shape[1:])
     rows = composed_resampling(height, geometry.resized[0], geometry.original[0])
     columns = composed_resampling(width, geometry.resized[1], geometry.original[1])
     with np.errstate(over="ignore"):  # of the exponential: the sigmoid is 0 then
-        return Masks(geometry.original, tuple(_runs(logits[slot], rows, columns) for slot in kept))
+        return Masks(geometry.original, tuple(_runs(logits[slot], rows, columns, strip) for slot in kept))
 
 
 @dataclass(frozen=True)
@@ -227,10 +238,19 @@ class Resampling:
         """`(original,)` weight of the probability behind `first`; that of `first` is the rest."""
         return (self.places - self.first).astype(np.float32)
 
+    @property
+    def step(self) -> float:
+        """Pixels between two probabilities."""
+        return UPSAMPLED_STRIDE * (self.original / self.resized)
+
+    @property
+    def start(self) -> float:
+        """The pixel, not a whole one, at the first probability."""
+        return (UPSAMPLED_STRIDE // 2 + 0.5) * (self.original / self.resized) - 0.5
+
     def pixels(self, places: Float64) -> Float64:
         """The inverse: pixels, not whole ones, at `places`; `original`, that is none, where no pixel reaches."""
-        scale = self.original / self.resized
-        pixels = places * (UPSAMPLED_STRIDE * scale) + ((UPSAMPLED_STRIDE // 2 + 0.5) * scale - 0.5)
+        pixels = places * self.step + self.start
         pixels[places > self.places[-1]] = self.original
         return pixels
 
@@ -241,7 +261,7 @@ def composed_resampling(n: int, resized: int, original: int) -> Resampling:
     return Resampling(n, resized, original)
 
 
-def _runs(logits: npt.NDArray[Any], rows: Resampling, columns: Resampling) -> Runs:
+def _runs(logits: npt.NDArray[Any], rows: Resampling, columns: Resampling, strip: int) -> Runs:
     """Runs of one instance's mask, given its logits `(h, w)`."""
     positive = logits > 0
     in_rows, in_columns = np.asarray(positive.any(axis=1)), np.asarray(positive.any(axis=0))
@@ -252,7 +272,8 @@ def _runs(logits: npt.NDArray[Any], rows: Resampling, columns: Resampling) -> Ru
     probabilities = _probabilities(logits, window_y, window_x)
     changes = [none]
     # logit k is probability 2k + 1, and down a column there is a 0 before the window's first
-    for pixels in _strips(pixels_beside(in_columns, columns), probabilities.shape[1]):
+    beside, step = pixels_beside(in_columns, columns), max(1, strip // probabilities.shape[1])
+    for pixels in (beside[start : start + step] for start in range(0, len(beside), step)):
         values = _resampled(probabilities, columns.first[pixels] - (2 * window_x[0] + 1), columns.share[pixels])
         column, place = _crossings(values)
         y = _boundaries(rows.pixels(place + 2 * window_y[0]), rows.original)
@@ -291,11 +312,6 @@ def pixels_beside(any_positive: Bool, axis: Resampling) -> npt.NDArray[np.int64]
     reached = np.append(False, any_positive)  # of logit k at k + 1
     reached[:-1] |= any_positive
     return np.flatnonzero(reached.take(axis.logit + 1))
-
-
-def _strips(pixels: npt.NDArray[np.int64], height: int) -> Iterator[npt.NDArray[np.int64]]:
-    step = max(1, STRIP // height)
-    return (pixels[start : start + step] for start in range(0, len(pixels), step))
 
 
 def _resampled(probabilities: Float32, first: npt.NDArray[np.int64], share: Float32) -> Float32:

@@ -1,14 +1,14 @@
 """Predict files: a model file and images in, a folder of COCO results, overlays and label files out."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from condinst_deploy.contract import ModelManifest
 from condinst_deploy.contract.artifacts import check_there, kind_of
 from condinst_deploy.errors import CondInstError, ConfigError
-from condinst_deploy.imaging.decode import existing_sources
+from condinst_deploy.imaging.decode import ImageFile, existing_sources
 from condinst_deploy.imaging.fonts import without_glyphs
 from condinst_deploy.runtime.coco_results import coco_results, write_json
 from condinst_deploy.runtime.label_files import Format, write_text
@@ -17,6 +17,7 @@ from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.runtime.recording import Destination, FileOutputs, Recorded, record
 from condinst_deploy.support.atomic_write import check_writable
 from condinst_deploy.support.folder_lock import locked_folder
+from condinst_deploy.support.option_types import check_types
 
 RESULTS_FILE, IMAGES_FILE, CLASSES_FILE = "detections.json", "images.json", "yolo/classes.txt"
 
@@ -46,6 +47,14 @@ class PredictFilesOptions:
     outputs: FileOutputs = field(default_factory=FileOutputs)
     thresholds: LabelThresholds | None = None
     recursive: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the types.
+
+        Raises:
+            ConfigError: a value has a wrong type.
+        """
+        check_types(self)
 
 
 @dataclass(frozen=True)
@@ -91,21 +100,22 @@ def predict_files(
 
     Args:
         model: model file (.pth, .onnx, .engine).
-        images: files, folders or patterns.
+        images: files, folders, patterns, or URLs of them (extra `urls`).
         options: how images are predicted, and what is written.
         reports: functions that are called while images are predicted.
 
     Raises:
         ArtifactError, CheckpointError, BackendError, ConfigError: the model cannot be used so.
-        ImageError: no image is there.
+        ImageError: no image is there, or a storage cannot be read.
         OutputError: a file cannot be written, or another run writes into the folder.
     """
     options, reports = options or PredictFilesOptions(), reports or PredictFilesReports()
     paths = _images([images] if isinstance(images, str | Path) else images, options.recursive)
-    model, out = Path(model), options.out
+    model, out = Path(model), Path(options.out)
     check_there(model)
     check_writable(out / RESULTS_FILE)
-    with Predictor(model, options.predictor) as predictor:
+    inputs = replace(options.predictor.inputs, keep_images=True)  # files are made of the images
+    with Predictor(model, options.predictor, inputs=inputs) as predictor:
         reports.on_start(predictor, len(paths))
         _note_missing_glyphs(predictor.class_names, options.outputs, reports)
         manifest = predictor.manifest
@@ -121,7 +131,7 @@ def predict_files(
     )
 
 
-def _images(given: Sequence[str | Path], recursive: bool) -> list[Path]:
+def _images(given: Sequence[str | Path], recursive: bool) -> list[ImageFile]:
     for path in map(Path, given):
         if kind_of(path) is not None:
             raise ConfigError(f"{path} is a model by its name and was given as an image; expected --model {path}")

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, NoReturn, Unpack
 
 from condinst_deploy.contract import InstanceDetections, ModelManifest
-from condinst_deploy.contract.artifacts import CHECKPOINT, ENGINE, KINDS, ONNX, kind_of
-from condinst_deploy.errors import ArtifactError, BackendError, CondInstError, ConfigError
-from condinst_deploy.imaging.decode import SUFFIXES, expand_sources
+from condinst_deploy.contract.artifacts import CHECKPOINT, ENGINE, ONNX, model_kind
+from condinst_deploy.contract.precision import Precision
+from condinst_deploy.errors import BackendError, CondInstError, ConfigError
+from condinst_deploy.imaging.decode import expand_sources
 from condinst_deploy.runtime.backend import Backend
+from condinst_deploy.runtime.canvases import on_canvases
 from condinst_deploy.runtime.cores import CpuThreads
 from condinst_deploy.runtime.options import (
     PredictorKeywords,
@@ -108,7 +110,7 @@ class Predictor(AbstractContextManager["Predictor"]):
         """Detect instances.
 
         Args:
-            images: one or a list of: path, folder, glob pattern, RGB `uint8 (H, W, 3)` array, PIL image,
+            images: one or a list of: path, folder, glob pattern, URL of these, RGB `uint8 (H, W, 3)` array, PIL image,
                 `uint8 (3, H, W)` tensor. An empty list is fine.
 
         Returns:
@@ -163,29 +165,34 @@ class Predictor(AbstractContextManager["Predictor"]):
         self.close()
 
 
-def load_backend(path: str | Path, device: str = "auto", threads: CpuThreads | None = None) -> Backend:
+def load_backend(
+    path: str | Path, device: str = "auto", threads: CpuThreads | None = None, precision: Precision | None = None
+) -> Backend:
     """Load a model file with the backend of its kind.
 
     Raises:
-        ArtifactError: the kind of file is unknown.
-        BackendError: a library is not installed.
-        ConfigError: threads are given for a file that is not an exported one.
+        BackendError: a library or the device is missing.
+        ConfigError: the kind of file is unknown, threads are given for a file that is not an exported one, or a
+            precision for one that is no checkpoint.
     """
     path = Path(path)
-    kind = kind_of(path)
-    if kind is None:
-        what = "an image by its name" if path.suffix.lower() in SUFFIXES else "of an unknown kind"
-        raise ArtifactError(f"{path} is {what}; expected a model, a file ending in {', '.join(KINDS)}")
+    kind = model_kind(path)
     if threads is not None and kind != ONNX:
         raise ConfigError(
             f"threads is given for {path}; only .onnx models take it. Use torch.set_num_threads for a checkpoint"
+        )
+    if precision is not None and kind != CHECKPOINT:
+        raise ConfigError(
+            f"precision is given for {path}; only checkpoints take it. An engine has the precision that it was built"
+            " with, and an exported file that of the export"
         )
     module, name = BACKENDS[kind].split(":")
     try:
         load: Callable[..., Backend] = getattr(import_module(module), name).load
     except ModuleNotFoundError as e:
         raise BackendError(f"{path}: {missing_library(e) or e}") from e
-    return load(path, device) if threads is None else load(path, device, threads)
+    given = {"threads": threads, "precision": precision}
+    return load(path, device, **{name: value for name, value in given.items() if value is not None})
 
 
 def stages_of(backend: Backend, options: PredictorOptions) -> Stages:
@@ -198,8 +205,11 @@ def stages_of(backend: Backend, options: PredictorOptions) -> Stages:
     inputs = options.inputs
     size = batch_size_for(backend, options.batch_size)
     limits = batching_for(backend.device, size, options.window_batches)
+    geometry_of = backend.geometry if options.canvases is None else on_canvases(backend, options.canvases)
     return Stages(
-        prepare=preparation(inputs.pixels, backend.geometry, backend.input_writer, backend.device, options.observer),
+        prepare=preparation(
+            inputs.pixels, geometry_of, backend.input_writer, backend.device, options.observer, inputs.keep_images
+        ),
         collate=backend.collate,
         forward=backend.forward,
         postprocess=partial(backend.postprocess, result_filter=result_filter_for(backend.manifest, options)),
@@ -214,16 +224,16 @@ def stages_of(backend: Backend, options: PredictorOptions) -> Stages:
 
 
 def _loaded(path: str | Path, options: PredictorOptions) -> Backend:
-    return load_backend(path, options.device, options.threads)
+    return load_backend(path, options.device, options.threads, options.precision)
 
 
 def _checked(backend: Backend, options: PredictorOptions) -> Backend:
     """Refuse options of loading for a backend that is loaded already."""
     asked = "cuda:0" if options.device == "cuda" else options.device
-    if asked not in ("auto", backend.device) or options.threads is not None:
+    if asked not in ("auto", backend.device) or options.threads is not None or options.precision is not None:
         raise ConfigError(
-            f"device is {options.device!r} and threads is {options.threads} for a backend that is loaded on"
-            f" {backend.device}; give these options where it is loaded"
+            f"device is {options.device!r}, threads is {options.threads} and precision is {options.precision} for a"
+            f" backend that is loaded on {backend.device}; give these options where it is loaded"
         )
     return backend
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from condinst_deploy.contract import DRAWN_ABOVE, InstanceDetections
 from condinst_deploy.errors import CondInstError
+from condinst_deploy.imaging.decode import ImageFile
 from condinst_deploy.imaging.encode import write_overlay, write_png
 from condinst_deploy.runtime.coco_results import ResultsWriter, image_ids
 from condinst_deploy.runtime.cores import usable_cores
@@ -27,6 +28,7 @@ from condinst_deploy.runtime.label_files import (
 )
 from condinst_deploy.runtime.pipeline import Prediction
 from condinst_deploy.runtime.predictor import Predictor
+from condinst_deploy.support.option_types import check_types
 from condinst_deploy.support.signals import whole_steps
 from condinst_deploy.support.validation import Limits, check_number
 
@@ -58,11 +60,12 @@ class FileOutputs:
     crops: bool = False
 
     def __post_init__(self) -> None:
-        """Check the numbers.
+        """Check types and numbers.
 
         Raises:
-            ConfigError: one is out of its range.
+            ConfigError: a value has a wrong type or is out of its range.
         """
+        check_types(self)
         check_number("draw_threshold", self.draw_threshold, Limits(0, 1))
         check_number("tolerance", self.tolerance, Limits(0))
 
@@ -107,7 +110,7 @@ OnImage = Callable[[CondInstError | None], None]
 class _Image:
     """Return the name of an image in the results."""
 
-    path: Path
+    path: ImageFile
     image_id: int
     stem: str  # of its files
 
@@ -123,7 +126,7 @@ class _ImageFiles:
 
 def record(
     predictor: Predictor,
-    paths: Sequence[Path],
+    paths: Sequence[ImageFile],
     destination: Destination,
     writer: ResultsWriter,
     on_image: OnImage = lambda error: None,
@@ -152,8 +155,8 @@ def record(
     return recorded
 
 
-def _named(paths: Sequence[Path]) -> Iterator[_Image]:
-    for path, image_id, stem in zip(paths, image_ids(list(paths)), file_stems(paths), strict=True):
+def _named(paths: Sequence[ImageFile]) -> Iterator[_Image]:
+    for path, image_id, stem in zip(paths, image_ids(paths), file_stems(paths), strict=True):
         yield _Image(path, image_id, stem)
 
 
@@ -221,8 +224,9 @@ def _written(image: _Image, prediction: Prediction, destination: Destination) ->
 def _save_labels(image: _Image, found: InstanceDetections, destination: Destination) -> None:
     folder, outputs = destination.folder, destination.outputs
     if Format.LABELME in outputs.formats:
-        # labelme looks for the image from the folder of its file
-        where = os.path.relpath(image.path.absolute(), (folder / LABELME).absolute())
+        where = str(image.path)
+        if isinstance(image.path, Path):  # labelme looks for the image from the folder of its file
+            where = os.path.relpath(image.path.absolute(), (folder / LABELME).absolute())
         write_labelme(folder / LABELME / f"{image.stem}.json", found, where, outputs.tolerance)
     if Format.YOLO in outputs.formats:
         write_text(folder / YOLO / f"{image.stem}.txt", yolo_text(found, outputs.tolerance))
@@ -230,7 +234,7 @@ def _save_labels(image: _Image, found: InstanceDetections, destination: Destinat
         write_png(folder / INSTANCES / f"{image.stem}.png", instance_image(found))
 
 
-def file_stems(paths: Sequence[Path]) -> Iterator[str]:
+def file_stems(paths: Sequence[ImageFile]) -> Iterator[str]:
     """A name for each image's files; equal stems from different folders get a number.
 
     The stem `classes` gets one, too: classes.txt beside YOLO's files has the class names.

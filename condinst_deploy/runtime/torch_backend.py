@@ -1,45 +1,71 @@
-"""Backend `torch`: the PyTorch reference model, from a checkpoint."""
+"""Backend `torch`: a checkpoint, as the PyTorch reference model in float32 or as a network in half precision."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 import torch
+from torch import Tensor
 
 from condinst_deploy.contract import NetworkOutputs
-from condinst_deploy.errors import BackendError, ConfigError
-from condinst_deploy.kernels.operations import kernels_run_on, operations_for
+from condinst_deploy.contract.precision import PRECISIONS, Precision
+from condinst_deploy.errors import BackendError, ConfigError, DeviceError
+from condinst_deploy.kernels.operations import kernels_run_on, missing_for_kernels, operations_for
 from condinst_deploy.model.checkpoints import LoadedModel, load_model
 from condinst_deploy.model.condinst import CondInst, Instances
+from condinst_deploy.model.half import HalfNetwork
 from condinst_deploy.runtime.backend import Outputs
 from condinst_deploy.runtime.device_backend import DeviceBackend
 from condinst_deploy.runtime.device_outputs import DeviceOutputs, on_host
 from condinst_deploy.runtime.preprocessing.types import Inputs
+from condinst_deploy.runtime.torch_graphs import Capturer, GraphedNetwork, capturer_for
+
+SMALLEST_BFLOAT16 = (8, 0)
+"""Compute capability from which on GPUs have bfloat16."""
 
 
 class TorchBackend(DeviceBackend):
-    """Runs the PyTorch reference model, with which other backends are compared.
+    """Runs a checkpoint in PyTorch.
 
-    On a GPU with Triton, the two special operations are the fused kernels, and masks are made on the GPU.
+    In float32 it is the reference model, with which other backends are compared. In half precision it is the network
+    with fixed slots, with BatchNorm folded into convolutions; on a GPU, frequent shapes run as CUDA graphs. On a GPU
+    with Triton, the two special operations are the fused kernels, and masks are made on the GPU.
     """
 
     name = "torch"
 
-    def __init__(self, loaded: LoadedModel, device: torch.device) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        device: torch.device,
+        precision: Precision = "float32",
+        capturer: Capturer | None = None,
+    ) -> None:
+        """`capturer` makes CUDA graphs of a network in half precision; None: no graphs."""
         super().__init__(device)
         loaded.model.operations = operations_for(device)
         self._model: CondInst | None = loaded.model.to(device)
-        self.manifest = loaded.manifest
-        self.note = loaded.note
+        self.manifest = replace(loaded.manifest, precision=precision)
+        self.note = "; ".join(filter(None, (loaded.note, missing_for_kernels(device))))
+        self._half: GraphedNetwork | None = None
+        if precision != "float32":
+            network = HalfNetwork(loaded.model, loaded.model.operations, precision).to(device).eval()
+            self._half = GraphedNetwork(network, capturer)
+        elif device.type == "cuda":
+            # float32 means float32 here. Set once: a guard around each run is not safe with threads
+            torch.backends.cudnn.allow_tf32 = False
 
     @classmethod
-    def load(cls, path: Path, device: str = "auto") -> Self:
+    def load(cls, path: Path, device: str = "auto", precision: Precision = "float32") -> Self:
         """Load a checkpoint (see `load_model`)."""
         chosen = torch_device(device)
-        return cls(load_model(path), chosen)
+        check_precision(precision, chosen)
+        return cls(load_model(path), chosen, precision, capturer_for(chosen))
 
     @property
     def model(self) -> CondInst:
-        """The reference model.
+        """The model; in half precision its convolutions are converted.
 
         Raises:
             BackendError: the backend was closed.
@@ -50,16 +76,26 @@ class TorchBackend(DeviceBackend):
 
     def close(self) -> None:
         """Release the model and its memory."""
-        self._model = None
+        if self._half is not None:
+            self._half.close()
+        self._model = self._half = None
 
     def forward(self, inputs: Inputs) -> Outputs:
         """Run the network. On a GPU with Triton the outputs stay on the device."""
+        model, half = self.model, self._half  # another thread may close the backend
         images, sizes = self._on_device(inputs).taken()
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # float32 means float32 here
-            outputs: Instances = self.model(images, sizes)
+        outputs = self._run(model if half is None else half, images, sizes)
         if kernels_run_on(self.torch_device):
             return DeviceOutputs.of(outputs)
         return NetworkOutputs(*on_host(*outputs))
+
+    @staticmethod
+    @torch.no_grad()
+    def _run(network: Callable[[Tensor, Tensor], Instances], images: Tensor, sizes: Tensor) -> Instances:
+        outputs = network(images, sizes)
+        return outputs._replace(
+            num_detections=outputs.num_detections.to(torch.int32), labels=outputs.labels.to(torch.int32)
+        )
 
 
 def torch_device(device: str) -> torch.device:
@@ -67,7 +103,7 @@ def torch_device(device: str) -> torch.device:
 
     Raises:
         ConfigError: the name is unknown.
-        BackendError: PyTorch does not see the device.
+        DeviceError: PyTorch does not see the device.
     """
     if device == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
@@ -78,9 +114,26 @@ def torch_device(device: str) -> torch.device:
     if chosen.type not in ("cpu", "cuda"):
         raise ConfigError(f"device {device!r} is not supported; expected auto, cpu, cuda or cuda:N")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise BackendError(
+        raise DeviceError(
             f"device {device!r} was asked for; PyTorch sees {torch.cuda.device_count()} CUDA devices."
             " Use device='cpu', or check the driver with nvidia-smi"
         )
     # "cuda" means the first GPU in every backend, not the current one of the thread
     return torch.device("cuda", chosen.index or 0) if chosen.type == "cuda" else chosen
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """See that a precision is known, and that a GPU has it.
+
+    Raises:
+        BackendError: it is not, or has not.
+    """
+    if precision not in PRECISIONS:
+        raise BackendError(f"precision {precision!r} is unknown; expected one of {', '.join(PRECISIONS)}")
+    if precision == "bfloat16" and device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        if capability < SMALLEST_BFLOAT16:
+            raise BackendError(
+                f"the GPU has compute capability {capability[0]}.{capability[1]}, and bfloat16 needs 8.0;"
+                " use precision='float16'"
+            )

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.suggestions import did_you_mean
 
 IMAGE = "IMAGE"
@@ -42,6 +43,9 @@ MANIFEST_PARAMETER = "condinst_manifest"
 
 PARAMETERS = ("score_threshold", "classes", "max_detections", "masks")
 MaskForm = Literal["rle", "dense", "none"]
+LARGEST_COUNT = 1_000_000
+"""Of `max_detections`; Triton's parameters are 64-bit numbers."""
+
 LONGEST_TEXT = 10_000
 """Characters of a parameter's text."""
 
@@ -64,8 +68,8 @@ class RequestOptions:
         threshold = self.score_threshold
         if threshold is not None and not (math.isfinite(threshold) and 0 <= threshold <= 1):
             raise ConfigError(f"score_threshold is {threshold}; expected a number from 0 to 1")
-        if self.max_detections is not None and self.max_detections < 1:
-            raise ConfigError(f"max_detections is {self.max_detections}; expected at least 1")
+        if self.max_detections is not None and not 1 <= self.max_detections <= LARGEST_COUNT:
+            raise ConfigError(f"max_detections is {shown_value(self.max_detections)}; expected 1 to {LARGEST_COUNT}")
         if self.masks not in get_args(MaskForm):
             raise ConfigError(f"masks is {self.masks!r:.40}; expected one of {', '.join(get_args(MaskForm))}")
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.serving.batch.options import DetectionOptions
-from condinst_deploy.serving.batch.parquet_rows import ImageSource, sources_of_table
-from condinst_deploy.serving.batch.rows import Classes, ImageRow, arrow_table
+from condinst_deploy.serving.batch.output_rows import Classes, ImageRow, arrow_table
+from condinst_deploy.serving.batch.parquet_inputs import ImageSource, sources_of_table
 from condinst_deploy.serving.batch.shard_worker import rows_of
 from condinst_deploy.serving.ray_session import RayOptions, check_ray
 
@@ -39,8 +39,9 @@ def detect_dataset(
         ray_options: `workers` (None: 1), `gpus_per_worker` (None: 0) and `cpus_per_worker`; there is no `address`.
 
     Returns:
-        A dataset with a row for each image: the columns of `condinst_deploy.serving.batch.rows` but for `position`,
-        and the columns of `dataset` but for that of the images. Images that cannot be read have `error` and `reason`.
+        A dataset with a row for each image: the columns of `condinst_deploy.serving.batch.output_rows` but for
+        `position`, and the columns of `dataset` but for that of the images. Images that cannot be read have `error`
+        and `reason`.
 
     Raises:
         BackendError: Ray is not installed.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from condinst_deploy.contract.artifacts import precision_for
 from condinst_deploy.errors import DataError, ImageError
 from condinst_deploy.evaluation.coco_metrics import Entry
 from condinst_deploy.evaluation.evaluator import Run
@@ -13,9 +14,9 @@ from condinst_deploy.evaluation.provenance import images_with_states, run_settin
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.serving.batch.driver import Plan, planned
 from condinst_deploy.serving.batch.options import BatchOptions, DetectionOptions
+from condinst_deploy.serving.batch.output_rows import coco_entries, read_part
 from condinst_deploy.serving.batch.ray_driver import run_on_ray
 from condinst_deploy.serving.batch.reporting import Event, OnEvent, Totals
-from condinst_deploy.serving.batch.rows import coco_entries, read_part
 from condinst_deploy.serving.ray_session import RayOptions
 from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.digests import sha256_of_text
@@ -59,7 +60,12 @@ class RayDetector:
             input=str(_written_list(folder, ground_truth.paths)),
             model=source.absolute(),
             out=str(folder.absolute()),
-            detection=DetectionOptions(options.device, options.score_threshold, batch_size=options.batch_size),
+            detection=DetectionOptions(
+                options.device,
+                options.score_threshold,
+                batch_size=options.batch_size,
+                precision=precision_for(source, options.precision),
+            ),
             shard_size=-(-SHARD // window) * window,
         )
         with planned(batch) as plan:

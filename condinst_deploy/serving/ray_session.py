@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from condinst_deploy.errors import BackendError, ConfigError
-from condinst_deploy.shown_text import first_line
+from condinst_deploy.shown_text import first_line, shown_value
 from condinst_deploy.support.signals import kept_sigterm
 
 OBJECT_STORE = 128 * 1024 * 1024
@@ -57,7 +57,7 @@ class RayOptions:
             ConfigError: a value is out of range.
         """
         if self.workers is not None and not 1 <= self.workers <= 100_000:
-            raise ConfigError(f"workers is {self.workers}; expected at least 1")
+            raise ConfigError(f"workers is {shown_value(self.workers)}; expected 1 to 100000")
         # Ray takes "" and "local" for an order to start processes, which would listen on every network interface
         if self.address is not None and self.address != "auto" and not _ADDRESS.fullmatch(self.address):
             raise ConfigError(

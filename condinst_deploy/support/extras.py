@@ -1,7 +1,7 @@
 """Optional libraries, and the extra of this package that brings each; a missing one is one line with the command."""
 
 EXTRAS = {
-    "fsspec": "ray",
+    "fsspec": "urls",
     "faster_coco_eval": "eval",
     "jinja2": "eval",
     "matplotlib": "train",

@@ -185,12 +185,13 @@ def _problem(value: object) -> str | None:
         return "a finite number"
     if isinstance(value, int) and value.bit_length() > 63:
         return "a whole number of at most 64 bits"
-    if isinstance(value, str) and not _is_unicode(value):
+    if isinstance(value, str) and not is_unicode(value):
         return "text in Unicode, without lone surrogates"
     return None
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Return False for a text with lone surrogates, as names of files that are not UTF-8 have."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

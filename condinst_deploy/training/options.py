@@ -5,6 +5,11 @@ from pathlib import Path
 
 from condinst_deploy.contract.artifacts import CHECKPOINT, check_kind, check_there
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.support.option_types import check_types
+from condinst_deploy.support.validation import is_unicode, shortened
+
+PLACES = ("train_annotations", "train_images", "val_annotations", "val_images")
+"""Names of the places of the data in a recipe."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +53,20 @@ class TrainOptions:
 
         Raises:
             CheckpointError: the file of weights or of the backbone does not exist.
-            ConfigError: two options name different beginnings.
+            ConfigError: a value has a wrong type, or two options name different beginnings.
         """
+        check_types(self)
+        for name, place in self.places.items():
+            if not is_unicode(place):
+                raise ConfigError(f"{name} is {shortened(place)}; the recipe of the run names it: expected UTF-8")
         for option, start in (("--weights", self.weights), ("--backbone", self.backbone)):
             if start is not None and not (option == "--backbone" and str(start) == "torchvision"):
                 check_kind(Path(start), CHECKPOINT, option)
-                check_there(start, CHECKPOINT)
+                check_there(Path(start), CHECKPOINT)
         if self.weights is not None and self.backbone is not None:
             raise ConfigError("--weights and --backbone both say what to begin with; give one of them")
 
     @property
     def places(self) -> dict[str, str]:
         """Return the given paths of the data, by their names in the recipe."""
-        names = ("train_annotations", "train_images", "val_annotations", "val_images")
-        return {name: str(path) for name in names if (path := getattr(self, name)) is not None}
+        return {name: str(path) for name in PLACES if (path := getattr(self, name)) is not None}

@@ -17,7 +17,7 @@ from condinst_deploy.support.atomic_write import check_writable
 from condinst_deploy.support.folder_lock import locked_folder
 from condinst_deploy.training import trainer
 from condinst_deploy.training.history import Record
-from condinst_deploy.training.options import TrainOptions
+from condinst_deploy.training.options import PLACES, TrainOptions
 from condinst_deploy.training.preview import Preview, preview
 from condinst_deploy.training.ranks import ALONE, Ranks, connected, device_of, ranks_from_environment
 from condinst_deploy.training.recipe import Recipe, load_recipe, sizes_named
@@ -187,7 +187,8 @@ def _changed(recipe: Recipe, options: TrainOptions, reports: Reports) -> Recipe:
 
 def _with_data(recipe: Recipe, options: TrainOptions, reports: Reports) -> Recipe:
     """The recipe with the places of its data; the generated set is generated unless it is there."""
-    if recipe.data.shapes:
+    places: dict[str, Any] = options.places
+    if recipe.data.shapes and len(places) < len(PLACES):
         config, report = ShapesConfig(), reports.on_generated
         train = generate_shapes(SHAPES_FOLDER, "train", TRAIN_COUNT, config, report)
         val = generate_shapes(SHAPES_FOLDER, "val", VAL_COUNT, config, report)
@@ -199,7 +200,6 @@ def _with_data(recipe: Recipe, options: TrainOptions, reports: Reports) -> Recip
             val_images=str(SHAPES_FOLDER / "val"),
         )
         recipe = replace(recipe, data=data)
-    places: dict[str, Any] = options.places
     return replace(recipe, data=replace(recipe.data, **places))
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.support.option_types import check_types
 from condinst_engines.build_recipe import BuildRecipe, load_recipe
 from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.precision_policy import Precision, Quantized
@@ -65,6 +66,14 @@ class BuildOptions:
     keep_policy: Path | None = None
     keep_onnx: Path | None = None
     log: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check the types; the recipe checks the values.
+
+        Raises:
+            ConfigError: a value has a wrong type.
+        """
+        check_types(self)
 
 
 def recipe_of(options: BuildOptions, library: BuilderLibrary) -> BuildRecipe:

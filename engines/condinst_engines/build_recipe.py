@@ -37,7 +37,7 @@ class BuildRecipe:
 
     precision: Precision = "float32"
     quantization: Quantization = "none"  # int8 and fp8: convolutions in 8 bits, everything else by `precision`
-    batches: tuple[str, ...] = ("1:1:8",)  # MIN:OPT:MAX images, a profile each; its sides are the model's own
+    batches: tuple[str, ...] = ("1:8:8",)  # MIN:OPT:MAX images, a profile each; its sides are the model's own
     profiles: tuple[str, ...] = ()  # MIN:OPT:MAX of the images, sides and all; they take the place of batches
     optimization_level: int = 3  # 0 quick to 5 thorough
     workspace_gb: float = 0.0  # largest scratch memory of a layer, GiB; 0: all of the GPU's

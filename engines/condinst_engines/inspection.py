@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from condinst_deploy.contract import MANIFEST_KEY, ModelManifest
-from condinst_deploy.contract.artifacts import CHECKPOINT, ENGINE, KINDS, ONNX, kind_of
+from condinst_deploy.contract.artifacts import CHECKPOINT, ENGINE, ONNX, model_kind
 from condinst_deploy.contract.engine_manifest import EngineManifest, read_engine
 from condinst_deploy.errors import ArtifactError, BackendError
 from condinst_engines.builder_library import load_builder_library
@@ -25,11 +25,10 @@ def inspect_file(path: Path) -> dict[str, Any]:
         `kind` and `path`, and what is known of a file of that kind.
 
     Raises:
-        ArtifactError, CheckpointError: it cannot be read, or is of no known kind.
+        ArtifactError, CheckpointError: it cannot be read.
+        ConfigError: it is of no known kind.
     """
-    kind = kind_of(path)
-    if kind is None:
-        raise ArtifactError(f"{path} is of no known kind; expected a name ending in one of {', '.join(KINDS)}")
+    kind = model_kind(path)
     describe = {CHECKPOINT: _checkpoint, ONNX: _onnx, ENGINE: _engine}[kind]
     return describe(path)
 

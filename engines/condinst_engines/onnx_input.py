@@ -94,7 +94,8 @@ def with_lifted_constants(proto: onnx.ModelProto) -> onnx.ModelProto:
         assert tensor is not None
         assert node is not None
         model.graph.remove(node)
-        made = ir.Value(name=value.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+        shape = ir.Shape(tensor.numpy().shape)
+        made = ir.Value(name=value.name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
         value.replace_all_uses_with(made)
         model.graph.register_initializer(made)
     return ir.to_proto(model) if lifted else proto

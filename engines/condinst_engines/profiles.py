@@ -64,7 +64,7 @@ def profiles_for(manifest: ModelManifest, recipe: BuildRecipe, texts: Sequence[s
     return asked or tuple(model_profile(manifest, batches_from_text(text)) for text in recipe.batches)
 
 
-def model_profile(manifest: ModelManifest, batches: tuple[int, int, int] = (1, 1, 8)) -> EngineProfile:
+def model_profile(manifest: ModelManifest, batches: tuple[int, int, int] = (1, 8, 8)) -> EngineProfile:
     """Every size that the model's own resizing makes, tuned for landscape.
 
     A long image's short side can be anything down to the padding, so sides begin there.

@@ -8,6 +8,7 @@ from condinst_deploy.contract import Family
 from condinst_deploy.contract.artifacts import CHECKPOINT, INT8_ONNX, ONNX, check_kind, check_there
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.shown_text import shown_value
+from condinst_deploy.support.option_types import check_types
 from condinst_export.quantization.options import CalibrationOptions
 
 DEFAULT_FOLDER = Path("export/build")
@@ -44,8 +45,10 @@ class ExportOptions:
         """Check the fixed shape, and that options of INT8 files come with a calibration.
 
         Raises:
-            ConfigError: a size is not positive or not a multiple of 32, or there is no calibration.
+            ConfigError: a value has a wrong type, a size is not positive or not a multiple of 32, or there is no
+                calibration.
         """
+        check_types(self)
         if self.keep_float and self.int8 is None:
             raise ConfigError("--keep-float is for INT8 files; give --int8 and --calibration, too")
         if self.static_shape is None:

@@ -16,11 +16,11 @@ from condinst_deploy.imaging.decode import RGBArray, rgb_from
 from condinst_deploy.model.candidates import ranked_by
 from condinst_deploy.model.checkpoints import LoadedModel
 from condinst_deploy.model.condinst import CondInst
+from condinst_deploy.model.fixed_slots import SCORE_THRESHOLD
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_deploy.runtime.preprocessing.batch import network_inputs
 from condinst_deploy.runtime.torch_backend import TorchBackend
-from condinst_export.graph import SCORE_THRESHOLD
 
 FEWEST, MOST = 10, 60
 """Number of (location, class) pairs that may pass when the threshold is lowered to get detections."""

@@ -86,6 +86,13 @@ def test_two_models_get_every_image_in_turn_in_changing_order(log: list[Asked]) 
     assert ratios.stages["end to end"] == Ratio(0.4, 0.3333, 0.4)
 
 
+def test_a_precision_is_for_checkpoints_alone(log: list[Asked], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NETWORK_SECONDS, "fast.pth", 1.0)
+    measure([Path("fast.pth"), Path("slow")], [], Settings(precision="float16", repeat=1, settle=0.0), lambda *_: None)
+    loaded = {name: arguments["precision"] for name, verb, arguments in log if verb == "load"}
+    assert loaded == {"fast.pth": "float16", "slow": None}
+
+
 @pytest.mark.parametrize(
     ("warmup", "numbers"), [(0, []), (1, [0, 2]), (2, [0, 2, 0, 2]), (5, [0, 2, 0, 2, 0]), (3, [0, 2, 0, 2])]
 )

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from benchmarks import gpu_network
 from condinst_deploy.model.condinst import Instances
+from condinst_deploy.model.fixed_slots import FixedSlots
 from condinst_deploy.model.operations import REFERENCE
-from condinst_export.graph import ExportGraph
 from tests.support.models import SLIM
 
 
@@ -21,13 +21,13 @@ def measured_once() -> dict[str, Any]:
         called.extend(type(call(*each)).__name__ for each in inputs)
         return {"median_ms": 1e-4}
 
-    small = {"HEIGHT": 64, "WIDTH": 96, "SLOTS": 3, "ROTATION": 1, "DEVICE": "cpu", "milliseconds": once}
+    small = {"HEIGHT": 64, "WIDTH": 96, "SLOTS": 3, "ROTATION": 1, "milliseconds": once}
 
     def timed(call: Any, make: Any, runs: int = 1) -> dict[str, Any]:
         return {"graph": once(call, [make(0)])}
 
     vars(gpu_network).update(small | {"timed": timed})
-    found = gpu_network.masks((30, 40))
+    found = gpu_network.masks((30, 40), "cpu")
     graph, sizes = half_graph(), torch.tensor([[64, 96]] * 2, dtype=torch.int32)
     seen: list[Instances] = []
 
@@ -46,10 +46,10 @@ def measured_once() -> dict[str, Any]:
     }
 
 
-def half_graph() -> ExportGraph:
+def half_graph() -> FixedSlots:
     model = gpu_network.HalfCondInst(replace(SLIM, selection=replace(SLIM.selection, max_detections=3))).eval()
     assert model.head.cls_logits.bias is not None
     torch.nn.init.constant_(model.head.cls_logits.bias, -2.0)
     for part in (model.backbone, model.fpn, model.head, model.mask_branch):
         part.half().to(memory_format=torch.channels_last)
-    return ExportGraph(model, REFERENCE).eval()
+    return FixedSlots(model, REFERENCE).eval()

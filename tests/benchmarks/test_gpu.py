@@ -15,11 +15,11 @@ from benchmarks import gpu_streams, gpu_timing
 from benchmarks.targets import Target
 from condinst_deploy.contract import ImageGeometry
 from condinst_deploy.imaging.decode import rgb_from
+from condinst_deploy.model.fixed_slots import FixedSlots
 from condinst_deploy.model.folding import fold_batch_norms
 from condinst_deploy.model.mask_head import dynamic_mask_head
 from condinst_deploy.model.operations import REFERENCE
 from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
-from condinst_export.graph import ExportGraph
 from tests.support.interpreter import ROOT, interpreted
 from tests.support.mask_cases import outputs_with
 from tests.support.models import SLIM, noise_image, seeded_model
@@ -37,10 +37,8 @@ def kernels() -> ModuleType:
 
 
 @pytest.fixture
-def network(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    module = importlib.import_module("benchmarks.gpu_network")
-    monkeypatch.setattr(module, "DEVICE", "cpu")
-    return module
+def network() -> ModuleType:
+    return importlib.import_module("benchmarks.gpu_network")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -68,7 +66,7 @@ def test_the_fixed_slots_that_it_times_find_what_the_model_finds() -> None:
     sizes = torch.tensor([[96, 128], [80, 120]], dtype=torch.int32)
     want = model(images, sizes)
     with torch.no_grad():
-        got = ExportGraph(model, REFERENCE)(images, sizes)
+        got = FixedSlots(model, REFERENCE)(images, sizes)
     assert got.num_detections.tolist() == want.num_detections.tolist()
     assert int(want.num_detections.min()) > 2
     assert got.labels.tolist() == want.labels.tolist()
@@ -85,10 +83,9 @@ def test_it_goes_from_images_and_from_logits_to_masks_on_both_sides() -> None:
     assert min(found["detections"]) > 0
     masks = found["masks"]
     assert 0.01 < masks["median_area"] < masks["largest_area"] < 0.6
-    assert masks["packed_bytes"] > 0
-    assert masks["packed_masks_kernel_gb_per_s"] > 0
+    assert masks["runs_bytes"] > 0
     assert set(found["ends"]) == {"with_masks_on_the_gpu", "with_masks_on_the_host"}
-    # packing and extents, either side of the postprocessing, then the ends
+    # runs and extents, either side of the postprocessing, then the ends
     assert found["called"] == ["NoneType", "Tensor", "list", "list", "list", "list"]
 
 
@@ -213,8 +210,9 @@ def test_times_become_the_targets_that_were_asked_for(benchmark: ModuleType) -> 
         "selection": {"batch 1": {"fused": times(0.2)}, "batch 8": {"fused": times(0.31)}},
         "network, batch 1": {"median_ms": 2.5} | ends,
         "network, batch 8": {"share_of_measured_peak": 0.45},
-        "masks, 1333x800": {"packed_masks_kernel": times(0.059), "postprocessing_on_the_gpu": {"median_ms": 1}},
+        "masks, 1333x800": {"runs_kernels": times(0.059), "postprocessing_on_the_gpu": {"median_ms": 1}},
         "stream, PyTorch": {"images_per_s": 499.0},
+        "stream, engine": {"images_per_s": 501.0, "network_share_of_measured_peak": 0.44},
         "eight threads": {"other": 0},
         "growth": {"gpu_grown_mb": 2, "host_grown_mb": 65},
     }
@@ -222,7 +220,14 @@ def test_times_become_the_targets_that_were_asked_for(benchmark: ModuleType) -> 
     targets = [target for each in chosen for target in each.targets(found[each.name])]
     heads, selections = [True, False], [True, False]
     networks, masks = [None, False, None, True], [True, None]
-    assert [target.met for target in targets] == heads + selections + networks + masks + [False, True, True, False]
+    assert [target.met for target in targets] == heads + selections + networks + masks + [
+        False,
+        True,
+        False,
+        True,
+        True,
+        False,
+    ]
     assert targets[0].measured == pytest.approx(11.9)
 
 
@@ -255,3 +260,26 @@ def test_the_streams_images_are_jpegs_of_mixed_sizes() -> None:
 def test_the_streams_masks_have_the_areas_that_it_says() -> None:
     areas = (gpu_streams.ellipse_logits(100, 150)[0] > 0).float().mean((1, 2))
     assert 0.03 < float(areas.median()) < 0.08
+
+
+def test_the_network_alone_has_its_time_and_share_of_the_peak(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    clock = iter([0.0, 0.4, 1.0, 2.0])  # the second pair: 100 runs in a second
+
+    class Counting:
+        def collate(self, parts: Any) -> Any:
+            assert parts[0].images.shape == (8, 3, 800, 1344)
+            return parts
+
+        def forward(self, inputs: Any) -> None:
+            calls.append("forward")
+
+        def synchronize(self) -> None:
+            calls.append("synchronize")
+
+    monkeypatch.setattr("benchmarks.gpu_streams.time.perf_counter", lambda: next(clock))
+    found = gpu_streams.network_alone(Counting(), 740.64)  # type: ignore[arg-type]
+    assert calls == [*["forward"] * 20, "synchronize", *["forward"] * 100, "synchronize"]
+    assert found == {"network_batch_8_ms": 10.0, "network_share_of_measured_peak": 0.5}

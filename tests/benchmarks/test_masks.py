@@ -22,21 +22,18 @@ def test_its_set_has_the_extents_that_the_targets_speak_of() -> None:
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few instances on one small image."""
-    monkeypatch.setattr(masks, "ORIGINALS", {"tiny": (60, 80)})
-    monkeypatch.setattr(masks, "INSTANCES", 2)
-    monkeypatch.setattr(masks, "MANY", 3)
+def made_up_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
     # a process of its own does not see what is patched here
     monkeypatch.setattr(masks, "peak_of", lambda form, case: float(len(case.kind)))
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("made_up_peaks")
 def test_it_writes_its_metrics_beside_the_targets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "masks.json"
-    monkeypatch.setattr("sys.argv", ["masks", "--originals", "tiny", "--rounds", "1", "--out", str(out)])
+    few = ["--originals", "80x60", "--instances", "2", "--many", "3", "--rounds", "1"]
+    monkeypatch.setattr("sys.argv", ["masks", *few, "--out", str(out)])
     masks.main()
     written = json.loads(out.read_text())
     assert [row["kind"] for row in written["rows"]] == ["objects", "full frame"]
@@ -44,10 +41,10 @@ def test_it_writes_its_metrics_beside_the_targets(
         assert row["wrong pixels"] == row["rles unlike pycocotools"] == 0
         assert row["speedup"] > 0
     targets = {target["name"]: target for target in written["targets"]}
-    assert targets["paste and RLE, objects, tiny: dense / ours"]["target"] == "at least 20"
+    assert targets["paste and RLE, objects, 80x60: dense / ours"]["target"] == "at least 20"
     # of the memory that is given above: as many MB as the name of the kind has letters, for all forms
-    assert targets["peak extra memory, full frame, tiny: ours / dense"]["measured"] == 1
-    assert targets["peak extra memory, full frame, tiny: ours / dense"]["met"] is False
+    assert targets["peak extra memory, full frame, 80x60: ours / dense"]["measured"] == 1
+    assert targets["peak extra memory, full frame, 80x60: ours / dense"]["met"] is False
     assert "full frame" in capsys.readouterr().out
 
 

@@ -171,5 +171,14 @@ def test_completion_names_the_options() -> None:
     assert "--score-threshold" in done.stdout, done.stderr
 
 
+@pytest.mark.skipif(not Path("/bin/bash").exists(), reason="the script is made for the shell that calls")
+def test_the_completion_of_the_shell_in_use_is_shown() -> None:
+    code = "import sys; sys.argv[0] = 'condinst-predict'; from condinst_deploy.cli.predict import main; main()"
+    command = ["/bin/bash", "-c", '"$0" -c "$1" --show-completion; exit $?', sys.executable, code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "complete -o default -F _condinst_predict_completion condinst-predict" in done.stdout
+
+
 def test_the_package_lists_its_names_before_they_are_imported() -> None:
     assert set(condinst_deploy.__all__) <= set(dir(condinst_deploy))

@@ -252,10 +252,11 @@ def test_a_checkpoint_is_described(slim_checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("x.txt", "of no known kind"), ("x.onnx", "no model at"), ("x.engine", "no engine")]
+    ("name", "reason", "status"),
+    [("x.txt", "of an unknown kind; expected a model", 2), ("x.onnx", "no model at", 1), ("x.engine", "no engine", 1)],
 )
-def test_a_file_that_cannot_be_described_is_said(name: str, reason: str, tmp_path: Path) -> None:
-    assert reason in error_of(run(inspect, tmp_path / name))
+def test_a_file_that_cannot_be_described_is_said(name: str, reason: str, status: int, tmp_path: Path) -> None:
+    assert reason in error_of(run(inspect, tmp_path / name), status)
 
 
 def test_two_files_are_compared_on_images(folder: Path) -> None:

@@ -96,6 +96,16 @@ def test_two_models_give_a_table_metrics_results_and_a_report(
     assert Path("evaluation/report.html").read_text().startswith("<!doctype html>")
 
 
+def test_a_precision_is_for_the_checkpoints_among_the_models(
+    data: tuple[Path, Path], slim_checkpoint: Path, slim_onnx: Path
+) -> None:
+    models = ("--model", slim_checkpoint, "--model", slim_onnx)
+    done = run(data, *models, "--precision", "bfloat16", "--limit", "1")
+    assert done.exit_code == 0, done.output
+    notes = [side["note"] for side in metrics()["sides"]]
+    assert notes == ["torch on cpu, bfloat16", "onnxruntime on cpu, float32"]
+
+
 def test_json_alone_is_on_standard_output(data: tuple[Path, Path], slim_checkpoint: Path) -> None:
     done = run(data, "--model", slim_checkpoint, "--json", "--limit", "2", "--out", "new/folder")
     assert json.loads(done.stdout) == metrics(Path("new/folder"))
@@ -404,6 +414,7 @@ def test_cocos_own_ids_are_in_the_results(tmp_path: Path) -> None:
         (("--results", "val.json", "--score-threshold", "nan"), "score_threshold is nan; expected 0 to 1", 2),
         (("--results", "val.json", "--score-threshold", "7"), "score_threshold is 7; expected 0 to 1", 2),
         (("--results", "val.json", "--batch-size", "0"), "batch_size is 0; expected at least 1", 2),
+        (("--results", "val.json", "--precision", "float16"), "no model is a checkpoint", 2),
         (("--model", "none.pth", "--images", "pictures"), "no checkpoint at none.pth", 1),
         (("--model", "{model}", "--images", "pictures", "--score-threshold", "0.01"), "score_threshold is 0.01", 2),
         (("--model", "{model}", "--images", "pictures", "--out", "val.json"), "val.json", 1),
@@ -460,3 +471,13 @@ def test_wrong_usage_exits_with_two() -> None:
 def test_every_side_has_a_name_of_its_own(paths: list[str], names: list[str]) -> None:
     assert unique_names([Path(path) for path in paths]) == names
     assert len({results_path(Path(), name) for name in names}) == len(names)
+
+
+def test_results_whose_name_is_not_utf8_are_evaluated(tmp_path: Path) -> None:
+    annotations, _ = small_coco.written(tmp_path)
+    path = tmp_path / b"r\xff\xfe.json".decode("utf-8", "surrogateescape")
+    path.write_text(json.dumps(small_coco.results()))
+    done = evaluate("--annotations", annotations, "--results", path)
+    assert done.exit_code == 0, done.stderr
+    assert r"r\udcff\udcfe.json" in Path("evaluation/report.html").read_text(encoding="utf-8")
+    assert r"r\udcff\udcfe.json" in done.stdout

@@ -122,7 +122,7 @@ def test_a_mistyped_path_leaves_earlier_results_alone(slim_checkpoint: Path, tmp
     done = predict("nope.png", "--model", slim_checkpoint, "--device", "cpu", cwd=tmp_path)
     assert (done.returncode, error_line(done)) == (
         1,
-        "error: no image at nope.png; expected images, folders or patterns",
+        "error: no image at nope.png; expected images, folders, patterns or URLs",
     )
     assert (tmp_path / "results" / "detections.json").read_text() == "[1]"
 
@@ -187,7 +187,8 @@ def test_no_image_s_files_are_called_as_the_list_of_classes() -> None:
         (("empty", "--model", "{model}"), "empty has no images", 1),
         (("none*.jpg", "--model", "{model}"), "nothing matches none*.jpg", 1),
         (("pictures", "--model", "none.pth"), "no checkpoint at none.pth", 1),
-        (("pictures", "--model", "pictures/a.png"), "pictures/a.png is an image by its name; expected a model", 1),
+        (("pictures", "--model", "pictures/a.png"), "pictures/a.png is an image by its name; expected a model", 2),
+        (("pictures", "--model", "text.txt"), "text.txt is of an unknown kind; expected a model", 2),
         (("pictures", "m.onnx", "--model", "{model}"), "m.onnx is a model by its name and was given as an image", 2),
         (
             ("pictures", "--model", "{model}", "--classes", "class a,class x"),
@@ -198,6 +199,8 @@ def test_no_image_s_files_are_called_as_the_list_of_classes() -> None:
         (("pictures", "--model", "{model}", "--score-threshold", "best"), "takes its numbers from --thresholds", 2),
         (("pictures", "--model", "{model}", "--classes", " ,,"), "--classes is ' ,,'; expected names of classes", 2),
         (("pictures", "--model", "{model}", "--format", "yolo", "--tolerance", "inf"), "tolerance is inf", 2),
+        (("pictures", "--model", "{model}", "--canvas", "800"), "--canvas is '800'; expected HEIGHTxWIDTH", 2),
+        (("pictures", "--model", "{model}", "--canvas", "100x96"), "positive multiples of 32", 2),
         (("pictures", "--model", "{model}", "--device", "gpu"), "device 'gpu' is unknown", 2),
         (("pictures", "--model", "{model}", "--thresholds", "f.json"), "--thresholds is for --score-threshold best", 2),
         (("pictures", "--model", "{model}", "--classes", "Class A"), "class c. Did you mean 'class a'?", 2),

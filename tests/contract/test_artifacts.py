@@ -4,9 +4,24 @@ from pathlib import Path
 
 import pytest
 
-from condinst_deploy.contract.artifacts import CHECKPOINT, ENGINE, ONNX, check_kind, check_there, kind_of
+from condinst_deploy.contract.artifacts import (
+    CHECKPOINT,
+    ENGINE,
+    ONNX,
+    check_kind,
+    check_precision_applies,
+    check_there,
+    kind_of,
+    precision_for,
+)
+from condinst_deploy.data.coco_file import coco_content
+from condinst_deploy.doctor.model_file import file_checks
+from condinst_deploy.doctor.probes import probe
 from condinst_deploy.errors import ArtifactError, CheckpointError, ConfigError
-from condinst_deploy.runtime.predictor import BACKENDS
+from condinst_deploy.evaluation.sources import Source, check_sources
+from condinst_deploy.evaluation.threshold_file import load_thresholds
+from condinst_deploy.runtime.predictor import BACKENDS, load_backend
+from condinst_engines.inspection import inspect_file
 
 
 @pytest.mark.parametrize(
@@ -55,3 +70,41 @@ def test_a_file_of_another_kind_is_named() -> None:
         check_kind(Path("m.plan"), CHECKPOINT, "--weights")
     check_kind(Path("m.pt"), CHECKPOINT, "--weights")
     check_kind(Path("m.dat"), ONNX, "--onnx")
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("a.png", "an image by its name"), ("m.onnx", r"an exported file \(\.onnx\) by its name"), ("folder", "a folder")],
+)
+def test_files_of_the_wrong_kind_are_wrong_usage_wherever_they_are_read(
+    name: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=f"^{name} is {what}; expected a COCO annotation file"):
+        coco_content(Path(name))
+    with pytest.raises(ConfigError, match=f"^{name} is {what}; expected the figures.json of condinst-eval"):
+        load_thresholds(Path(name), Path("m.onnx"))
+    with pytest.raises(ConfigError, match=f"^{name} is {what}; expected a COCO results file"):
+        check_sources((Source(Path(name), is_model=False),), None, None)
+    with pytest.raises(ConfigError, match=f"^--weights is {name}, which is {what}; expected a checkpoint"):
+        check_kind(Path(name), CHECKPOINT, "--weights")
+
+
+@pytest.mark.parametrize(("name", "what"), [("a.png", "an image by its name"), ("x.txt", "of an unknown kind")])
+def test_what_is_no_model_is_wrong_usage_for_every_reader_of_models(name: str, what: str) -> None:
+    def diagnosed(path: Path) -> object:
+        return file_checks(path, probe, ())
+
+    for read in (load_backend, inspect_file, diagnosed):
+        with pytest.raises(ConfigError, match=f"^{name} is {what}; expected a model, a file ending in .pth"):
+            read(Path(name))
+
+
+def test_a_precision_is_for_checkpoints_alone() -> None:
+    assert precision_for(Path("a.PTH"), "float16") == "float16"
+    assert precision_for(Path("a.onnx"), "float16") is None
+    check_precision_applies([Path("a.onnx"), Path("a.pt")], "float16")
+    check_precision_applies([Path("a.onnx")], None)
+    with pytest.raises(ConfigError, match="precision float16 is asked for, and no model is a checkpoint"):
+        check_precision_applies([Path("a.onnx"), Path("a.engine")], "float16")

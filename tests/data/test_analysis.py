@@ -12,7 +12,7 @@ from PIL import Image
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.data.analysis import analyse
 from condinst_deploy.data.coco import CocoDataset
-from condinst_deploy.data.findings import DataReport
+from condinst_deploy.data.data_report import DataReport
 from condinst_deploy.data.learnable import learnable
 from condinst_deploy.errors import DataError
 from condinst_deploy.imaging.image_sizes import header_of, headers_of

@@ -9,7 +9,7 @@ import pytest
 
 from condinst_deploy.data import annotation_checks, coco
 from condinst_deploy.data.annotation_arrays import Block, Record
-from condinst_deploy.data.annotation_blocks import Known, block_of
+from condinst_deploy.data.annotation_blocks import BLOCK, Known, block_of
 from condinst_deploy.data.annotation_checks import LeftOut
 from condinst_deploy.data.coco import CocoDataset
 from condinst_deploy.errors import DataError
@@ -95,8 +95,8 @@ def plain(record: Record) -> Any:
     return record._replace(instances=[]), instances
 
 
-def values_of(path: Path) -> tuple[list[Any], list[LeftOut], int]:
-    data = CocoDataset(path, None, training=False)
+def values_of(path: Path, block: int = BLOCK) -> tuple[list[Any], list[LeftOut], int]:
+    data = CocoDataset(path, None, training=False, block=block)
     return [plain(record) for record in data.all_records], data.left_out, data.dropped_parts
 
 
@@ -106,8 +106,7 @@ def test_objects_are_those_of_the_checks_one_by_one(
 ) -> None:
     drawn = np.random.default_rng(block).integers(0, len(ODD), 300)
     path = written(tmp_path, [SOUND | ODD[kind] | {"id": 1000 - i} for i, kind in enumerate(drawn.tolist())])
-    monkeypatch.setattr(coco, "BLOCK", block)
-    got = values_of(path)
+    got = values_of(path, block)
     one_by_one(monkeypatch)
     assert got == values_of(path)
     records, left_out, dropped = got

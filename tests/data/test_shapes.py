@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from condinst_deploy.data import shapes
 from condinst_deploy.data.coco import CocoDataset, masks_at
 from condinst_deploy.data.shapes import (
     VAL_COUNT,
     VALIDATION_SHA256,
+    VERSION,
     Scene,
     Shape,
     ShapesConfig,
     coco_document,
+    fingerprint_of,
     generate_shapes,
     image_of,
     rasterised,
@@ -241,9 +242,9 @@ def test_objects_that_do_not_fit_and_empty_sets_are_refused(tmp_path: Path) -> N
         generate_shapes(tmp_path, "val", 0)
 
 
-def test_a_new_version_of_the_generator_makes_sets_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_version_of_the_generator_makes_sets_again(tmp_path: Path) -> None:
     generate_shapes(tmp_path, "val", 1)
-    monkeypatch.setattr(shapes, "VERSION", shapes.VERSION + 1)
+    (tmp_path / "val.stamp").write_text(fingerprint_of("val", 1, ShapesConfig(), VERSION - 1))
     made: list[int] = []
     generate_shapes(tmp_path, "val", 1, on_progress=lambda i, _: made.append(i))
     assert made == [1]

@@ -11,12 +11,11 @@ from tests.support.models import noise_image
 
 
 @pytest.fixture
-def exports(slim_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+def exports(slim_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Exported files; the checkpoint stands for its export, which has tests of its own."""
     done: list[Path] = []
     monkeypatch.setattr(run, "export", lambda weights, out: done.append(weights))
     monkeypatch.setattr(run, "Predictor", lambda path: Predictor(slim_checkpoint, device="cpu"))
-    monkeypatch.setattr(run, "OUTPUT", tmp_path / "output")
     return done
 
 
@@ -28,7 +27,7 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_go_on(
     for i, name in enumerate(("a.png", "c.png")):
         Image.fromarray(noise_image(i, 90, 120)).save(images / name)
     (images / "b.png").write_bytes((images / "a.png").read_bytes()[:500])
-    assert run.demonstrate(slim_checkpoint, images)
+    assert run.demonstrate(slim_checkpoint, images, tmp_path / "output")
     out = capsys.readouterr().out
     assert f"skipped: {images / 'b.png'} cannot be decoded" in out
     assert exports == [slim_checkpoint]
@@ -39,7 +38,7 @@ def test_images_that_are_not_there_are_told_before_the_export(
     exports: list[Path], slim_checkpoint: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ImageError, match=r"no image at .*nope"):
-        run.demonstrate(slim_checkpoint, tmp_path / "nope")
+        run.demonstrate(slim_checkpoint, tmp_path / "nope", tmp_path / "output")
     assert not exports
 
 
@@ -48,7 +47,7 @@ def test_without_any_readable_image_there_is_nothing_to_show(
 ) -> None:
     (tmp_path / "a.png").write_text("no image")
     with pytest.raises(ImageError, match="none of the 1 images"):
-        run.demonstrate(slim_checkpoint, tmp_path / "a.png")
+        run.demonstrate(slim_checkpoint, tmp_path / "a.png", tmp_path / "output")
     assert len(exports) == 1
 
 
@@ -64,9 +63,8 @@ def test_the_shipped_model_runs_on_generated_images_and_has_to_agree_with_pytorc
 ) -> None:
     files = {".onnx": {"shipped": run.SHIPPED, "slim": slim_checkpoint}[other], ".pth": run.SHIPPED}
     monkeypatch.setattr(run, "Predictor", lambda path: Predictor(files[path.suffix], device="cpu"))
-    monkeypatch.setattr(run, "UNSEEN", 3)
     monkeypatch.setattr("sys.argv", ["demo"])
-    assert run.main() == status
+    assert run.main(tmp_path / "output", unseen=3) == status
     assert exports == [run.SHIPPED]
     out = capsys.readouterr().out
     assert "3 images generated that the model has never seen" in out

@@ -24,7 +24,7 @@ from condinst_deploy.doctor.libraries import (
 )
 from condinst_deploy.doctor.model_file import file_checks, run_check
 from condinst_deploy.doctor.system import available_memory, system_checks
-from condinst_deploy.errors import ArtifactError
+from condinst_deploy.errors import ArtifactError, ConfigError
 from tests.support.engines import MANIFEST, PLAN
 
 H100 = "NVIDIA H100 80GB HBM3, 9.0, 81559, 80000, 580.65.06\n"
@@ -220,10 +220,18 @@ def test_a_file_larger_than_memory_is_a_warning(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_file_of_no_known_kind_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"expected a name ending in one of \.pth"):
+    with pytest.raises(ConfigError, match=r"expected a model, a file ending in \.pth"):
         file_checks(tmp_path / "model.bin", answers, [])
     with pytest.raises(ArtifactError, match="no model at"):
         file_checks(tmp_path / "model.onnx", answers, [])
+
+
+def test_a_file_is_looked_for_before_the_machine_is_examined(tmp_path: Path) -> None:
+    def probe(name: str, argument: str = "") -> dict[str, Any]:
+        raise AssertionError(name)
+
+    with pytest.raises(ArtifactError, match="no model at"):
+        diagnose(tmp_path / "model.onnx", probe)
 
 
 def test_why_a_model_does_not_run_is_passed_on() -> None:

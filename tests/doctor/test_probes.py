@@ -1,13 +1,14 @@
 """Probes answer with values, whatever their library does."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from condinst_deploy.doctor import probe_worker, probes
+from condinst_deploy.doctor import probe_worker
 from condinst_deploy.doctor.probes import probe
 
 FAKE = """
@@ -28,17 +29,19 @@ print('{"version": "1.0"}')
 """
 
 
+probe_fake = partial(probe, module="fake_worker")
+
+
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "fake_worker.py").write_text(FAKE)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(probes, "MODULE", "fake_worker")
 
 
 @pytest.mark.usefixtures("fake")
 def test_the_last_line_is_the_answer() -> None:
-    assert probe("good") == {"version": "1.0"}
+    assert probe_fake("good") == {"version": "1.0"}
 
 
 @pytest.mark.usefixtures("fake")
@@ -51,12 +54,12 @@ def test_the_last_line_is_the_answer() -> None:
     ],
 )
 def test_a_process_that_ends_without_an_answer_is_a_finding(name: str, reason: str) -> None:
-    assert probe(name) == {"failed": reason}
+    assert probe_fake(name) == {"failed": reason}
 
 
 @pytest.mark.usefixtures("fake")
 def test_a_library_that_hangs_is_a_finding() -> None:
-    assert probe("hang", seconds=0.5) == {"failed": "no answer within 0.5 s"}
+    assert probe_fake("hang", seconds=0.5) == {"failed": "no answer within 0.5 s"}
 
 
 def test_a_python_that_cannot_be_started_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from condinst_deploy.data.shapes import ShapesConfig, image_of, scene_of
 from condinst_deploy.errors import EngineError
 from condinst_deploy.evaluation.agreement import Agreement, agreement, merged
 from condinst_deploy.imaging.decode import RGBArray
+from condinst_deploy.model.fixed_slots import SCORE_THRESHOLD
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_engines.onnx_input import manifest_of
@@ -25,7 +26,6 @@ from condinst_engines.ranges.check import RangeCheck
 from condinst_engines.ranges.decide import Setting
 from condinst_engines.ranges.images import RangeImages
 from condinst_engines.rounding import rounded
-from condinst_export.graph import SCORE_THRESHOLD
 from tests.support.models import noise_image
 
 LARGEST_FACTOR = 30.0

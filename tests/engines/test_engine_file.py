@@ -158,9 +158,15 @@ def test_a_wider_engine_of_the_other_flavour_is_named_so(rtx: BuilderLibrary) ->
 
 
 def test_ctrl_c_leaves_nothing(source: Path, rtx: BuilderLibrary, tmp_path: Path) -> None:
-    surroundings = Surroundings(on_progress=lambda *_: signal.raise_signal(signal.SIGINT))
+    pressed: list[str] = []
+
+    def press(share: float, phase: str) -> None:
+        if not pressed:
+            pressed.append(phase)
+            signal.raise_signal(signal.SIGINT)
+
     with pytest.raises(KeyboardInterrupt):
-        engine_from_onnx(EngineFiles(source), FP16, rtx, surroundings)
+        engine_from_onnx(EngineFiles(source), FP16, rtx, Surroundings(on_progress=press))
     assert files_below(tmp_path) == ["export/build/small.v2.onnx"]
 
 

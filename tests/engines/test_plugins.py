@@ -10,8 +10,10 @@ import pytest
 
 from condinst_deploy.errors import EngineError
 from condinst_deploy.kernels.aot import KernelSource, mask_head_source, resources_of, select_source
+from condinst_deploy.kernels.ptx import parameters_of, without_hidden_parameters
+from condinst_deploy.kernels.select import warps_of
 from condinst_engines.plugins import mask_head, select
-from condinst_engines.plugins.ptx import parameters_of, plugin_kernel, without_hidden_parameters
+from condinst_engines.plugins.ptx import plugin_kernel
 
 SOURCES = {
     "mask head, float32": mask_head_source("float32", 8, 8),
@@ -157,7 +159,7 @@ def test_the_selection_plugin_says_its_shapes_and_launch() -> None:
     assert [output.shape_expr for output in outputs] == [(3, 100), (3,)]
     assert {output.dtype.name for output in outputs} == {"INT32"}
     name, ptx, launch, numbers = trtp.found["condinst::SelectInstances aot_impl"](*inputs, *attributes, outputs, 0)
-    assert (launch.grid_x, launch.grid_y, launch.block_x) == (3, 1, 256)
+    assert (launch.grid_x, launch.grid_y, launch.block_x) == (3, 1, 32 * warps_of(8192))
     assert numbers == [5000, 100]
     assert len(parameters_of(ptx)) == len(inputs) + len(numbers) + len(outputs)
     # the threshold is a constant of the kernel: the float32 nearest to 0.6

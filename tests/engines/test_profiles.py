@@ -51,7 +51,7 @@ def test_an_impossible_profile_is_refused_with_its_text(text: str, reason: str) 
 
 def test_the_default_covers_what_the_models_own_resizing_makes() -> None:
     profile = model_profile(replace(manifest_of(SLIM), preprocessing=Preprocessing()))
-    assert profile == image_profile((1, 3, 32, 32), (1, 3, 800, 1344), (8, 3, 1344, 1344))
+    assert profile == image_profile((1, 3, 32, 32), (8, 3, 800, 1344), (8, 3, 1344, 1344))
 
 
 @pytest.mark.parametrize("family", ["mmdet", "adelaidet"])
@@ -86,7 +86,7 @@ def test_batches_come_from_the_recipe_and_sides_from_the_model() -> None:
 
 def test_the_default_of_a_model_for_small_images_is_small() -> None:
     small = replace(manifest_of(SLIM), preprocessing=Preprocessing(short_side=100, long_side=200))
-    assert model_profile(small) == image_profile((1, 3, 32, 32), (1, 3, 128, 224), (8, 3, 224, 224))
+    assert model_profile(small) == image_profile((1, 3, 32, 32), (8, 3, 128, 224), (8, 3, 224, 224))
 
 
 def test_a_file_of_fixed_shapes_takes_no_profile() -> None:

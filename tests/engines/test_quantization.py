@@ -21,6 +21,7 @@ from condinst_deploy.contract import INPUTS
 from condinst_deploy.contract.engine_manifest import read_manifest
 from condinst_deploy.contract.quantization import HeldOutAgreement
 from condinst_deploy.errors import ArtifactError, ConfigError, EngineError
+from condinst_deploy.model.fixed_slots import SCORE_THRESHOLD
 from condinst_engines import BuildOptions, BuildReports
 from condinst_engines.build_recipe import BuildRecipe, RtxSettings
 from condinst_engines.builder_library import BuilderLibrary
@@ -57,7 +58,6 @@ from condinst_engines.quantization.report import (
 )
 from condinst_engines.quantization.requests import described_qdq
 from condinst_engines.rounding import rounded
-from condinst_export.graph import SCORE_THRESHOLD
 from condinst_export.graph_session import holds_fp8
 from condinst_export.quantization import u8s8
 from condinst_export.quantization.histograms import collected

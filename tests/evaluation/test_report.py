@@ -52,17 +52,23 @@ class Checker(HTMLParser):
         super().__init__()
         self.addresses: list[str] = []
         self.open: list[str] = []
+        self.classes: list[str] = []  # of the open tags
+        self.tables: list[bool] = []  # whether each scrolls in a box of its own
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.addresses += [value or "" for name, value in attributes if name in ("src", "href", "xlink:href")]
         if tag not in ("meta", "img", "br", "wbr"):
             self.open.append(tag)
+            self.classes.append(dict(attributes).get("class") or "")
+        if tag == "table":
+            self.tables.append(any("scroll" in classes.split() for classes in self.classes))
 
     def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         pass
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+        self.classes.pop()
 
 
 def page(folder: Path, evaluation: Evaluation, verdict: Verdict | None = None, per_class: bool = True) -> str:
@@ -83,6 +89,16 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path: Path) -> None:
     assert set(re.findall(r"https?://[^\"' <]+", text)) == {"http://www.w3.org/2000/svg"}
     assert 'name="viewport"' in text
     assert "prefers-color-scheme: dark" in text
+
+
+def test_on_a_phone_wide_tables_scroll_and_the_page_does_not(tmp_path: Path) -> None:
+    text = page(tmp_path, evaluated(tmp_path, small_coco.results(), moved()))
+    checker = Checker()
+    checker.feed(text)
+    assert len(checker.tables) >= 4
+    assert all(checker.tables)
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
+    assert ".scroll { overflow-x: auto;" in text
 
 
 def test_every_figure_is_on_the_page(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from condinst_deploy.contract import Selection
 from condinst_deploy.model.candidates import candidates_from_levels
 from condinst_deploy.model.condinst import Instances
 from condinst_deploy.model.config import SIZES_OF_INTEREST, STRIDES, CondInstConfig
+from condinst_deploy.model.fixed_slots import AllCandidates, FixedSlots, Neighbourhoods, ParamsAt
 from condinst_deploy.model.head import LevelOutputs, level_points
 from condinst_deploy.model.operations import REFERENCE
-from condinst_export.graph import AllCandidates, ExportGraph, Neighbourhoods, ParamsAt
 from tests.support.models import SLIM, SLIM_ADELAIDET, noise_image, seeded_model
 from tests.support.operations import CandidateCase, candidate_cases
 
@@ -66,7 +66,7 @@ def test_a_level_that_is_not_finite_spoils_no_other_level(
 ) -> None:
     """The finest level, which has most instances, against the same level with no class that passes."""
     model = seeded_model(config)
-    graph = ExportGraph(model, REFERENCE)
+    graph = FixedSlots(model, REFERENCE)
     image = torch.from_numpy(noise_image(0, 128, 224)).permute(2, 0, 1)[None]
     size = torch.tensor([[128, 224]], dtype=torch.int32)
     features = model.features_before_controller(model.normalize(image, size))

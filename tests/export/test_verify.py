@@ -13,7 +13,7 @@ from condinst_deploy.errors import VerificationError
 from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.config import CondInstConfig
-from condinst_export.graph import SCORE_THRESHOLD
+from condinst_deploy.model.fixed_slots import SCORE_THRESHOLD
 from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
 from condinst_export.verify import CaseResult, verify_onnx
 from tests.support.models import SLIM, SLIM_KINDS, SlimFiles, manifest_of, seeded_model

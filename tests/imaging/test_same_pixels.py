@@ -114,6 +114,7 @@ def data_set(path: Path, size: tuple[int, int]) -> CocoDataset:
 def assert_same_pixels(path: Path) -> Any:
     """Compare the decoded image and the network's input of both sides; return the decoded image."""
     inferred = preparation("exact", geometry_of, HostWriter(), "cpu")(path, path.name)
+    assert inferred.image is not None
     sample = data_set(path, (inferred.image.shape[0], inferred.image.shape[1]))[0]
     np.testing.assert_array_equal(sample.image, inferred.image)
     batch = collate([resized(sample, PREPROCESSING)], PREPROCESSING.pad_divisor)

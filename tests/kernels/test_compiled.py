@@ -6,10 +6,13 @@ import pytest
 
 from condinst_deploy.kernels.aot import (
     KernelSource,
+    changes_source,
     compiled,
     extents_source,
     mask_head_source,
-    packed_masks_source,
+    offsets_source,
+    probabilities_source,
+    resize_source,
     resources_of,
     select_source,
     target_of,
@@ -27,11 +30,16 @@ SOURCES = {
     "select, 8192": select_source(0.6, MOST_CANDIDATES),
     "select, 1024": select_source(0.6, 1024),
     "mask extents, float16": extents_source("float16"),
-    "packed masks, float32": packed_masks_source("float32"),
-    "packed masks, float16": packed_masks_source("float16"),
-    "packed masks, bfloat16": packed_masks_source("bfloat16"),
+    "probabilities, float32": probabilities_source("float32"),
+    "probabilities, float16": probabilities_source("float16"),
+    "probabilities, bfloat16": probabilities_source("bfloat16"),
+    "changes, counted": changes_source(write=False),
+    "changes, written": changes_source(write=True),
+    "offsets": offsets_source(),
+    "resize": resize_source(),
 }
-NO_SPILLS = (80, 90)
+NO_SPILLS = (80, 90, 100, 120)
+SMALL = ("mask extents", "probabilities", "changes", "offsets", "resize")  # spill nowhere
 LARGEST_SHARED = 48 << 10  # what a launch gets without asking for more
 PAIRS = [
     (name, capability)
@@ -50,16 +58,20 @@ def test_a_kernel_compiles_and_fits(
     record_testsuite_property(f"{name}, sm {capability}", f"{resources}, {kernel.shared_bytes} bytes shared")
     assert kernel.shared_bytes <= LARGEST_SHARED
     assert resources.registers * kernel.threads <= 65536
-    if capability in NO_SPILLS:
+    if capability in NO_SPILLS or name.startswith(SMALL):
         assert resources.spilled_bytes == 0
 
 
 @pytest.mark.parametrize("capability", [80, 90])
-def test_packed_masks_take_no_memory_but_registers(capability: int) -> None:
-    """Nothing between logits and bits is kept: neither in shared memory nor in spilled registers."""
-    kernel = compiled(SOURCES["packed masks, float16"], capability)
-    assert kernel.shared_bytes == 0
-    assert ".f64" not in kernel.ptx
+def test_runs_are_compiled_as_they_are_written(capability: int) -> None:
+    """A fused multiply-add would move values off the host's, and a pixel at 0.5 to the other side."""
+    assert "div.rn.f32" in compiled(SOURCES["probabilities, float16"], capability).ptx
+    for name in ("changes, counted", "changes, written"):
+        kernel = compiled(SOURCES[name], capability)
+        assert kernel.shared_bytes == 0
+        assert "fma." not in kernel.ptx
+        assert "div.rn.f64" in kernel.ptx
+        assert "div.full" not in kernel.ptx
 
 
 @pytest.mark.parametrize("width", ["mask head", "mask head, 16 hidden"])

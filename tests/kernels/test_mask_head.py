@@ -52,6 +52,20 @@ def test_the_kernel_gives_the_reference_logits(results: dict[Any, Tensor], dtype
     check(results[dtype, number], case, dtype, hidden)
 
 
+def test_nan_in_a_feature_is_in_the_logits_of_its_pixel() -> None:
+    """The check for finite outputs must see it, whatever ReLUs are behind it."""
+    calls = []
+    for dtype in TOLERANCES:
+        feats, *others = arguments(CASES[0][1], dtype)
+        feats = feats.clone()
+        feats[0, 3, 1, 2] = float("nan")
+        calls.append(("mask_head", (feats, *others, 8)))
+    for logits in interpreted(calls):
+        broken = torch.isnan(logits[0])
+        assert broken[:, 1, 2].all()
+        assert int(broken.sum()) == len(broken)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize(("hidden", "case"), CASES, ids=str)

@@ -26,6 +26,18 @@ def test_kernels_run_on_a_gpu_and_where_triton_interprets(monkeypatch: pytest.Mo
     assert operations.kernels_run_on(torch.device("cpu"))
 
 
+def test_without_a_c_compiler_a_gpu_gets_the_references_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda:0")
+    assert operations.missing_for_kernels(gpu) == ""
+    monkeypatch.setattr(operations, "which", lambda name: None)
+    monkeypatch.delenv("CC", raising=False)
+    assert operations_for(gpu) is REFERENCE
+    assert "need a C compiler" in operations.missing_for_kernels(gpu)
+    assert operations.missing_for_kernels(torch.device("cpu")) == ""
+    monkeypatch.setenv("CC", "/opt/cc")
+    assert operations.kernels_run_on(gpu)
+
+
 def test_without_triton_a_gpu_gets_the_references(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operations, "find_spec", lambda name: None)
     assert operations_for(torch.device("cuda")) is REFERENCE

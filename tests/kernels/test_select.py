@@ -1,5 +1,7 @@
 """The selection kernel against the PyTorch reference, over the operation's table of cases: indices are equal."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -8,7 +10,16 @@ from condinst_deploy.model.select import select_instances
 from tests.support.interpreter import interpreted
 from tests.support.operations import THRESHOLD, SelectCase, select_cases
 
-CASES = select_cases()
+
+def with_nan() -> SelectCase:
+    """The first score and one in the middle are NaN: they are no candidates, and those behind them are."""
+    case = next(each for each in select_cases() if each.name == "rising scores")
+    scores = case.scores.clone()
+    scores[0, [0, 6]] = float("nan")
+    return replace(case, name="NaN among the scores", scores=scores)
+
+
+CASES = [*select_cases(), with_nan()]
 
 
 def arguments(case: SelectCase) -> tuple[Tensor, Tensor, Tensor, float, int]:

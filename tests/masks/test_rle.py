@@ -43,6 +43,27 @@ def completed(lengths: list[int], pixels: int) -> list[int]:
     return [*lengths, left] if left else lengths
 
 
+@pytest.mark.parametrize("large", [0.0, 0.02, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_numbers_of_many_characters_may_be_few_or_all(large: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    masks = []
+    for size in (0, 1, 2, 0, 3, 200, 4, 5, 301, 0):
+        lengths = rng.integers(1, 500, size)
+        at = rng.random(size) < large
+        lengths[at] = rng.integers(1, 1 << rng.integers(1, 26, at.sum()))
+        masks.append(lengths.tolist())
+    pixels = max(sum(lengths) for lengths in masks)
+    texts = [coco_counts(completed(lengths, pixels)) if lengths else coco_counts([pixels]) for lengths in masks]
+    assert counts_from_runs([runs_of(lengths) for lengths in masks], pixels) == texts
+
+
+def test_masks_of_no_runs_are_zeros() -> None:
+    none = np.zeros(0, dtype=np.int64)
+    assert counts_from_runs([none, none], 12) == [coco_counts([12])] * 2
+    assert counts_from_runs([], 12) == []
+
+
 @given(lengths_of_all_magnitudes())
 @settings(deadline=None, derandomize=True, max_examples=200)
 def test_run_lengths_come_back(lengths: list[int]) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from condinst_deploy.contract import Selection
 from condinst_deploy.errors import CheckpointError, OutputError
 from condinst_deploy.model import checkpoints
-from condinst_deploy.model.checkpoints import load_model, save_model
+from condinst_deploy.model.checkpoints import LARGEST_UNSTORED, check_stored, load_model, save_model
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.config import CondInstConfig
 from tests.support.checkpoints import assert_same_outputs, assert_same_weights, own_content, saved
@@ -110,16 +111,27 @@ def test_a_file_that_describes_a_large_network_is_refused_before_memory_is_taken
     assert built == [torch.device("meta")]
 
 
-def test_tensors_that_repeat_one_number_do_not_make_a_large_model_of_a_small_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    state = {key: torch.ones((), dtype=value.dtype).expand(value.shape) for key, value in WEIGHTS.items()}
-    path = saved(tmp_path / "model.pth", own_content(state_dict=state))
-    load_model(path)  # small enough to be no harm
-    monkeypatch.setattr(checkpoints, "LARGEST_UNSTORED", 1 << 20)
+def test_tensors_that_repeat_one_number_do_not_make_a_large_model_of_a_small_file(tmp_path: Path) -> None:
+    load_model(saved(tmp_path / "model.pth", own_content(state_dict=repeated(WEIGHTS))))  # small enough to be no harm
+    config = replace(TINY, base_width=512)
+    with torch.device("meta"):
+        state = CondInst(config).state_dict()
+    assert sum(value.nbytes for value in state.values()) > LARGEST_UNSTORED
+    path = saved(tmp_path / "large.pth", own_content(config=config.to_dict(), state_dict=repeated(state)))
+    assert path.stat().st_size < 1 << 20
     with pytest.raises(CheckpointError, match=r"holds 0\.0 GB of numbers for a model of"):
         load_model(path)
-    load_model(saved(path, own_content(state_dict={key: value.half() for key, value in WEIGHTS.items()})))
+
+
+def test_weights_of_half_the_size_are_all_numbers_of_a_model(tmp_path: Path) -> None:
+    check_stored(tmp_path, WEIGHTS, {key: value.half() for key, value in WEIGHTS.items()}, largest_unstored=0)
+    with pytest.raises(CheckpointError, match="expected all of them"):
+        check_stored(tmp_path, WEIGHTS, repeated(WEIGHTS), largest_unstored=0)
+
+
+def repeated(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of the same shapes and types, of one stored number each."""
+    return {key: torch.ones((), dtype=value.dtype, device="cpu").expand(value.shape) for key, value in state.items()}
 
 
 @pytest.mark.parametrize("value", [1e300, -1e39])

@@ -9,9 +9,10 @@ import torch
 
 from condinst_deploy.contract import ImageGeometry, NetworkInputs, NetworkOutputs, Preprocessing
 from condinst_deploy.imaging.resize import resized_image
-from condinst_deploy.runtime.device_inputs import DeviceInputs, DeviceWriter, collated, inputs_on
+from condinst_deploy.runtime.device_inputs import DecodedInputs, DeviceWriter, collated, inputs_on
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.runtime.preprocessing.batch import HostWriter, network_inputs, stacked
+from condinst_deploy.runtime.preprocessing.types import Inputs
 from condinst_deploy.runtime.torch_backend import TorchBackend
 from tests.support.gpu_work import occupy
 from tests.support.models import noise_image
@@ -24,33 +25,32 @@ SMALL = Preprocessing(short_side=64, long_side=112)
 SIZES = [(40, 60), (60, 40), (64, 64), (1, 40), (200, 3)]
 
 
-def resized(seed: int, size: tuple[int, int]) -> tuple[Any, ImageGeometry]:
-    geometry = ImageGeometry.of(size, SMALL)
-    return resized_image(noise_image(seed, *size), geometry.resized), geometry
+def image_of(seed: int, size: tuple[int, int]) -> tuple[Any, ImageGeometry]:
+    return noise_image(seed, *size), ImageGeometry.of(size, SMALL)
 
 
-def assert_same(found: NetworkInputs | DeviceInputs, expected: NetworkInputs) -> None:
+def assert_same(found: Inputs, expected: NetworkInputs) -> None:
     for ours, theirs in zip(found.on_host(), expected, strict=True):
         np.testing.assert_array_equal(ours, theirs, strict=True)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_tensor_has_the_values_of_the_host_form(size: tuple[int, int]) -> None:
-    image, geometry = resized(0, size)
-    expected = HostWriter().from_array(image, geometry)
-    as_tensor = torch.from_numpy(image.copy()).permute(2, 0, 1)
+    image, geometry = image_of(0, size)
+    expected = HostWriter().from_image(image, geometry)
+    as_tensor = torch.from_numpy(resized_image(image, geometry.resized).copy()).permute(2, 0, 1)
     torch.empty(1, 3, *geometry.padded, dtype=torch.uint8).fill_(255)  # freed memory that is not zero
     for writer in (HostWriter(), DeviceWriter(CPU)):
-        assert_same(writer.from_array(image, geometry), expected)
+        assert_same(writer.from_image(image, geometry), expected)
         assert_same(writer.from_tensor(as_tensor, geometry), expected)
     assert_same(expected, network_inputs([noise_image(0, *size)], [geometry]))
 
 
 @pytest.mark.parametrize("batch", [None, 3, 5])
 def test_a_batch_of_tensors_has_the_values_of_a_batch_on_the_host(batch: int | None) -> None:
-    images = [resized(seed, (40, 60 - seed)) for seed in range(3)]
-    expected = stacked([HostWriter().from_array(*image) for image in images], batch)
-    found = collated([DeviceWriter(CPU).from_array(*image) for image in images], batch, CPU)
+    images = [image_of(seed, (40, 60 - seed)) for seed in range(3)]
+    expected = stacked([HostWriter().from_image(*image) for image in images], batch)
+    found = collated([DeviceWriter(CPU).from_image(*image) for image in images], batch, CPU)
     assert_same(found, expected)
     assert len(found.images) == (batch or 3)
     assert found.ready is None
@@ -58,7 +58,7 @@ def test_a_batch_of_tensors_has_the_values_of_a_batch_on_the_host(batch: int | N
 
 
 def test_one_image_that_is_a_whole_batch_is_not_copied() -> None:
-    part = DeviceWriter(CPU).from_array(*resized(0, (40, 60)))
+    part = DeviceWriter(CPU).from_image(*image_of(0, (40, 60)))
     assert collated([part], None, CPU) is part
     assert collated([part], 1, CPU) is part
     assert collated([part], 2, CPU) is not part
@@ -66,7 +66,7 @@ def test_one_image_that_is_a_whole_batch_is_not_copied() -> None:
 
 
 def test_arrays_become_tensors_of_the_same_memory_on_a_cpu() -> None:
-    arrays = HostWriter().from_array(*resized(0, (40, 60)))
+    arrays = HostWriter().from_image(*image_of(0, (40, 60)))
     found = inputs_on(arrays, CPU)
     assert_same(found, arrays)
     assert found.images.data_ptr() == arrays.images.ctypes.data
@@ -89,20 +89,22 @@ def test_a_backend_gives_the_same_for_arrays_and_tensors(batch_size: int, slim_c
 
 
 def test_a_batch_may_have_arrays_and_tensors(slim_checkpoint: Path) -> None:
-    images = [resized(seed, (40, 60)) for seed in range(2)]
+    images = [image_of(seed, (40, 60)) for seed in range(2)]
     with TorchBackend.load(slim_checkpoint, "cpu") as backend:
-        mixed = backend.collate([HostWriter().from_array(*images[0]), backend.input_writer.from_array(*images[1])])
-    assert_same(mixed, stacked([HostWriter().from_array(*image) for image in images]))
+        mixed = backend.collate([HostWriter().from_image(*images[0]), backend.input_writer.from_image(*images[1])])
+    assert_same(mixed, stacked([HostWriter().from_image(*image) for image in images]))
 
 
 @pytest.mark.gpu
 def test_images_cross_to_the_gpu_from_pinned_memory_and_stay_there() -> None:
     gpu = torch.device("cuda", torch.cuda.current_device())
-    image, geometry = resized(0, (40, 60))
-    expected = HostWriter().from_array(image, geometry)
-    from_host = DeviceWriter(gpu).from_array(image, geometry)
-    assert from_host.images.is_pinned()
-    as_tensor = torch.from_numpy(image.copy()).permute(2, 0, 1)
+    image, geometry = image_of(0, (40, 60))
+    expected = HostWriter().from_image(image, geometry)
+    from_host = DeviceWriter(gpu).from_image(image, geometry)
+    assert isinstance(from_host, DecodedInputs)
+    assert from_host.memory is not None
+    assert from_host.memory.is_pinned()
+    as_tensor = torch.from_numpy(resized_image(image, geometry.resized).copy()).permute(2, 0, 1)
     on_gpu = DeviceWriter(gpu).from_tensor(as_tensor.to(gpu), geometry)
     assert (on_gpu.device, on_gpu.ready is None) == (gpu, False)
     stream = torch.cuda.Stream(gpu)
@@ -115,9 +117,9 @@ def test_images_cross_to_the_gpu_from_pinned_memory_and_stay_there() -> None:
 def test_inputs_can_be_taken_on_another_stream() -> None:
     """The upload stream is busy. The stream that reads waits for it; the host does not."""
     gpu = torch.device("cuda", torch.cuda.current_device())
-    image, geometry = resized(0, (40, 60))
+    image, geometry = image_of(0, (40, 60))
     upload, reader = torch.cuda.Stream(gpu), torch.cuda.Stream(gpu)
-    part = DeviceWriter(gpu).from_array(image, geometry)
+    part = DeviceWriter(gpu).from_image(image, geometry)
     with torch.cuda.stream(upload):
         occupy(50_000_000)
     batch = collated([part, part], None, gpu, upload)

@@ -25,14 +25,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", ["model.txt", "model", "model.engine.bak", "."])
 def test_a_file_of_an_unknown_kind_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(
-        ArtifactError,
+        ConfigError,
         match=r"unknown kind; expected .* \.pth, \.pt, \.onnx, \.engine, \.plan",
     ):
         Predictor(tmp_path / name)
 
 
 def test_an_image_given_as_model_is_called_so(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"street\.JPG is an image by its name; expected a model, .* \.onnx"):
+    with pytest.raises(ConfigError, match=r"street\.JPG is an image by its name; expected a model, .* \.onnx"):
         Predictor(tmp_path / "street.JPG")
 
 

@@ -42,7 +42,7 @@ def test_threads_do_not_change_what_is_found(slim_onnx: Path) -> None:
     for threads in (CpuThreads(1), CpuThreads(2, spin=False)):
         with OnnxRuntimeBackend.load(slim_onnx, "cpu", threads) as backend:
             inputs, _ = host_batch(backend, [noise_image(0, 96, 128)])
-            found.append(backend.forward(inputs))
+            found.append(backend.forward(inputs).on_host())
     assert found[0].num_detections[0] > 0
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-4)

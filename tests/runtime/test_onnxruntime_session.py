@@ -88,7 +88,7 @@ def inputs(side: int = 64) -> NetworkInputs:
 
 
 def test_a_graph_of_the_contract_is_accepted() -> None:
-    assert loaded(graph(outputs())).forward(inputs()).scores.shape == (1, SLOTS)
+    assert loaded(graph(outputs())).forward(inputs()).on_host().scores.shape == (1, SLOTS)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_weights_outside_the_file_come_from_beside_it_and_from_nowhere_else(
     onnx.save(proto, str(home / "m.onnx"), save_as_external_data=True, location="w.bin", size_threshold=0)
     (other / "w.bin").write_bytes(bytes(len((home / "w.bin").read_bytes())))
     monkeypatch.chdir(other)
-    found = OnnxRuntimeBackend.load(home / "m.onnx", "cpu").forward(inputs()).scores
+    found = OnnxRuntimeBackend.load(home / "m.onnx", "cpu").forward(inputs()).on_host().scores
     assert found.tolist() == values["scores"].tolist()
     (home / "w.bin").unlink()
     with pytest.raises(CondInstError, match=r"m\.onnx"):

@@ -56,9 +56,8 @@ def found(made: Stages, sources: Any) -> list[Any]:
 
 
 def ours() -> list[str]:
-    """Names of the pipelines' threads that live; the one that hears signals belongs to the process."""
-    names = [thread.name for thread in threading.enumerate()]
-    return [name for name in names if name.startswith("condinst-") and name != "condinst-signals"]
+    """Names of the pipelines' threads that live."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("condinst-")]
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from condinst_deploy.model.mask_paste import dense_probabilities
 from condinst_deploy.model.resample import aligned_bilinear
 from condinst_deploy.runtime import postprocess
 from condinst_deploy.runtime.postprocess import (
+    STRIP,
     ResultFilter,
     composed_resampling,
     detections_from_outputs,
@@ -27,10 +28,10 @@ from tests.support.mask_cases import BEYOND, SMALL, UNDECIDED, adversarial, blob
 from tests.support.models import SLIM_ADELAIDET, manifest_of
 
 
-def check_equal(logits: torch.Tensor, geometry: ImageGeometry) -> int:
+def check_equal(logits: torch.Tensor, geometry: ImageGeometry, strip: int = STRIP) -> int:
     """Compare with the dense masks; returns how many pixels are set."""
     probabilities = dense_probabilities(logits, geometry).numpy()
-    masks = masks_from_logits(logits.numpy(), np.arange(len(logits)), geometry)
+    masks = masks_from_logits(logits.numpy(), np.arange(len(logits)), geometry, strip)
     dense = np.asarray(masks)
     assert dense.shape == probabilities.shape
     wrong = (dense != (probabilities > 0.5)) & (np.abs(probabilities - 0.5) > UNDECIDED)
@@ -110,10 +111,9 @@ def test_masks_equal_the_dense_computation_on_random_images(
 
 
 @pytest.mark.parametrize("original", [(96, 160), (30, 50), (300, 500)])
-def test_strips_of_a_large_mask_join_without_a_seam(original: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postprocess, "STRIP", 64)  # one to three columns
+def test_strips_of_a_large_mask_join_without_a_seam(original: tuple[int, int]) -> None:
     logits = torch.cat((blobs(11, 4, 12, 20), torch.full((1, 12, 20), 5.0)))
-    assert check_equal(logits, ImageGeometry.of(original, SMALL)) > 0
+    assert check_equal(logits, ImageGeometry.of(original, SMALL), strip=64) > 0  # one to three columns
 
 
 def test_specks_far_apart_cost_no_columns_between_them() -> None:

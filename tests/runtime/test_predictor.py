@@ -15,9 +15,9 @@ from condinst_deploy.contract import InstanceDetections, Selection
 from condinst_deploy.errors import ConfigError, ImageError
 from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE, agreement
 from condinst_deploy.model.checkpoints import load_model, save_model
+from condinst_deploy.model.fixed_slots import SCORE_THRESHOLD
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_deploy.runtime.predictor import Predictor, load_backend
-from condinst_export.graph import SCORE_THRESHOLD
 from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
 from tests.support.models import SLIM, manifest_of, noise_image, seeded_model
 from tests.support.predictions import BACKENDS, IMAGE, MIXED, SAME_PADDED, assert_equal, assert_well_formed

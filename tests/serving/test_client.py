@@ -2,10 +2,16 @@
 
 import io
 import json
+import os
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +21,6 @@ from PIL import Image
 from condinst_deploy import BackendError, CondInstError, ConfigError, ImageError, InstanceDetections
 from condinst_deploy.masks import Masks
 from condinst_deploy.serving import Client
-from condinst_deploy.serving.client import client as client_module
 from condinst_deploy.serving.client.health import check_health
 from condinst_deploy.serving.client.transport import ServerUnavailable
 from condinst_deploy.serving.client.wire import HEADER
@@ -55,9 +60,8 @@ def in_turn(*answers: Answer) -> Behaviour:
     return lambda number, path, body: answers[number] if number < len(answers) else good()
 
 
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "FIRST_PAUSE", 0.0)
+client_at_once = partial(Client, pauses=(0.0, 0.0))
+"""A client that does not wait before it repeats a request."""
 
 
 def inferences(server: FakeServer) -> int:
@@ -88,14 +92,14 @@ def test_no_instances_are_an_answer() -> None:
 
 @pytest.mark.parametrize("failure", [DROP, refusal(503), refusal(429), refusal(502), refusal(504)])
 def test_what_was_not_answered_is_asked_again(failure: Answer) -> None:
-    with fake_server(in_turn(failure, failure), MANIFEST) as server, Client(server.url, retries=2) as client:
+    with fake_server(in_turn(failure, failure), MANIFEST) as server, client_at_once(server.url, retries=2) as client:
         assert len(client([IMAGE])) == 1
     assert inferences(server) == 3
 
 
 def test_a_cut_off_answer_is_asked_again() -> None:
     cut = Answer(body=b"{}", headers={"Content-Length": "100", "Connection": "close"})
-    with fake_server(in_turn(cut), MANIFEST) as server, Client(server.url, retries=1, timeout=5) as client:
+    with fake_server(in_turn(cut), MANIFEST) as server, client_at_once(server.url, retries=1, timeout=5) as client:
         assert len(client([IMAGE])) == 1
     assert inferences(server) == 2
 
@@ -104,7 +108,7 @@ def test_a_cut_off_answer_is_asked_again() -> None:
 def test_retries_have_an_end(failure: Answer, retries: int) -> None:
     with (
         fake_server(lambda *_: failure, MANIFEST) as server,
-        Client(server.url, retries=retries) as client,
+        client_at_once(server.url, retries=retries) as client,
         pytest.raises(ServerUnavailable, match=r"does not answer|is busy or not ready \(503\): the reason"),
     ):
         client([IMAGE])
@@ -113,11 +117,10 @@ def test_retries_have_an_end(failure: Answer, retries: int) -> None:
 
 def test_pauses_double_and_have_a_longest(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(client_module, "FIRST_PAUSE", 0.5)
     monkeypatch.setattr(time, "sleep", pauses.append)
     with (
         fake_server(lambda *_: refusal(503), MANIFEST) as server,
-        Client(server.url, retries=6, in_flight=1) as client,
+        Client(server.url, retries=6, in_flight=1, pauses=(0.5, 5.0)) as client,
         pytest.raises(ServerUnavailable),
     ):
         client([IMAGE])
@@ -130,7 +133,7 @@ def test_pauses_double_and_have_a_longest(monkeypatch: pytest.MonkeyPatch) -> No
 def test_what_was_refused_or_failed_inside_is_not_asked_again(failure: Answer, error: type[CondInstError]) -> None:
     with (
         fake_server(lambda *_: failure, MANIFEST) as server,
-        Client(server.url, retries=5) as client,
+        client_at_once(server.url, retries=5) as client,
         pytest.raises(error, match="the reason"),
     ):
         client([IMAGE])
@@ -144,7 +147,7 @@ def test_a_server_that_takes_too_long_is_a_server_that_does_not_answer() -> None
         release.wait(30)
         return good()
 
-    with fake_server(late, MANIFEST) as server, Client(server.url, retries=1, timeout=0.2) as client:
+    with fake_server(late, MANIFEST) as server, client_at_once(server.url, retries=1, timeout=0.2) as client:
         with pytest.raises(ServerUnavailable, match=r"does not answer \(no answer in time\)"):
             client([IMAGE])
         release.set()
@@ -154,12 +157,12 @@ def test_a_server_that_takes_too_long_is_a_server_that_does_not_answer() -> None
 def test_nobody_listens() -> None:
     with fake_server(good, MANIFEST) as server:
         pass
-    with Client(server.url, retries=1) as client, pytest.raises(ServerUnavailable, match="Connection refused"):
+    with client_at_once(server.url, retries=1) as client, pytest.raises(ServerUnavailable, match="Connection refused"):
         client([IMAGE])
 
 
 def test_unloading_and_loading_are_never_repeated() -> None:
-    with fake_server(lambda *_: refusal(503), MANIFEST) as server, Client(server.url, retries=5) as client:
+    with fake_server(lambda *_: refusal(503), MANIFEST) as server, client_at_once(server.url, retries=5) as client:
         found = check_health(client.transport)
     assert not found.answers
     assert [path for path in server.paths if "/repository/" in path] == [
@@ -355,11 +358,106 @@ def test_a_model_of_somebody_else_is_one_line(config: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "localhost:8000", "ftp://x", "http://", "http://x:port", "http://x:99999", "http://[::1"]
+    "url",
+    [
+        *("", "localhost:8000", "ftp://x", "http://", "http://x:port", "http://x:99999", "http://[::1"),
+        *("http:// ", "http://a b", "http://x\r\nHost: y", "http://\udcff", "http://x/" + "y" * 3000),
+        *(f"http://{'a' * 64}.org", "grpc://", "grpc://[::1", "grpc://a b"),
+    ],
 )
 def test_an_address_that_is_none_is_one_line(url: str) -> None:
-    with pytest.raises(ConfigError, match="is not an address"):
+    with pytest.raises(ConfigError, match="is not an address") as told:
         Client(url)
+    assert len(str(told.value)) < 400
+
+
+@pytest.mark.parametrize("url", ["http://x/ü", "http://x?a=1", "http://x#a"])
+def test_what_an_address_cannot_have_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="has a query, a fragment or a path that is not ASCII"):
+        Client(url)
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_a_password_is_refused_and_not_repeated(scheme: str) -> None:
+    with pytest.raises(ConfigError, match="a user name or a password, which are not sent") as told:
+        Client(f"{scheme}://user:secret@host:1")
+    assert "secret" not in str(told.value)
+
+
+@pytest.mark.parametrize("model", ["", "a\nb", "\udcff", "x" * 300])
+def test_a_name_that_no_model_has_is_refused(model: str) -> None:
+    with pytest.raises(ConfigError, match="expected the name of a model on the server"):
+        Client("http://localhost:1", model)
+
+
+def test_numbers_of_thousands_of_digits_are_one_line() -> None:
+    with pytest.raises(ConfigError, match="retries a whole number of"):
+        Client("http://localhost:1", retries=10**5000)
+    with pytest.raises(ConfigError, match="max_detections is a whole number of"):
+        RequestOptions(max_detections=10**5000)
+
+
+def test_an_image_that_is_a_pipe_or_a_device_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with fake_server(good, MANIFEST) as server, Client(server.url) as client:
+        found = list(client.stream([tmp_path / "pipe.jpg", "/dev/zero", tmp_path, IMAGE]))
+    expected = "is a folder, a device or a pipe; expected an image file"
+    assert [expected in str(one.error) for one in found] == [True, True, True, False]
+    assert inferences(server) == 1
+
+
+@contextmanager
+def dripping(first: bytes, drop: bytes) -> Iterator[str]:
+    """The address of a server that sends `first`, and then `drop` again and again, as long as the block runs."""
+    done = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=drip, args=(listener.accept()[0],), daemon=True).start()
+
+    def drip(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.recv(10_000)
+            connection.sendall(first)
+            while not done.wait(0.02):
+                connection.sendall(drop)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        done.set()
+
+
+@pytest.mark.parametrize(
+    ("first", "drop"),
+    [
+        (b"HTTP/1.1 200 OK\r\nX: ", b"y"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b"x"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    ],
+    ids=["header", "body", "continue"],
+)
+def test_a_server_that_sends_a_byte_now_and_then_does_not_answer(first: bytes, drop: bytes) -> None:
+    with (
+        dripping(first, drop) as url,
+        Client(url, retries=0, timeout=0.3) as client,
+        pytest.raises(ServerUnavailable, match=r"does not answer \(no answer in time\)"),
+    ):
+        client([IMAGE])
+
+
+def test_the_time_of_a_request_is_not_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def answer(number: int, path: str, body: bytes) -> Answer:
+        now[0] += 15.0
+        return good()
+
+    monkeypatch.setattr("condinst_deploy.serving.client.http.time", SimpleNamespace(monotonic=lambda: now[0]))
+    with fake_server(answer, MANIFEST) as server, Client(server.url, retries=0, timeout=20, in_flight=1) as client:
+        assert len(client([IMAGE] * 3)) == 3  # 45 s on one connection
+    assert inferences(server) == 3
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,15 @@ def test_overlays_are_drawn_on_the_images(images: Path, tmp_path: Path) -> None:
         assert overlay.size == (32, 24)
 
 
+def test_an_overlay_needs_the_size_that_the_file_has(images: Path, tmp_path: Path) -> None:
+    Image.fromarray(noise_image(0, 48, 64)).save(images / "1.png")
+    with fake_server(one_instance, MANIFEST) as server:
+        result = run(server.url, images, "--overlays", tmp_path / "found")
+    assert result.exit_code == 1
+    assert "1.png has 32x24 pixels; expected those of the file" in " ".join(result.stderr.split())
+    assert [path.name for path in (tmp_path / "found").iterdir()] == ["000001_0.jpg"]
+
+
 def test_an_image_that_is_refused_is_named_and_the_status_is_1(images: Path) -> None:
     (images / "2.png").write_text("no image")
 
@@ -103,6 +112,7 @@ def test_health_is_a_sentence_or_json_and_a_status(images: Path) -> None:
         (["nowhere", "a.jpg"], "is not an address"),
         (["http://127.0.0.1:1", "a.jpg", "--score-threshold", "2"], "expected a number from 0 to 1"),
         (["http://127.0.0.1:1", "a.jpg", "--in-flight", "0"], "1 to 1,024 images in flight"),
+        (["http://127.0.0.1:1", "a.jpg", "--classes", " ,"], "expected names of classes with commas between them"),
     ],
 )
 def test_wrong_usage_is_status_2(arguments: list[str], reason: str) -> None:
@@ -132,10 +142,16 @@ def test_a_repository_is_written_with_its_limits(slim_onnx: Path, tmp_path: Path
     assert "| 2,000,000 |" in guide
 
 
-@pytest.mark.parametrize("option", [("--layout", "two"), ("--cuda-graphs",), ("--instances", "0")])
+MANY_DIGITS = "9" * 4299
+OPTIONS = [("--layout", "two"), ("--cuda-graphs",), ("--instances", "0")]
+OPTIONS += [(name, MANY_DIGITS) for name in ("--max-image-mb", "--max-megapixels", "--max-queue", "--max-batch")]
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option[0])
 def test_options_of_a_repository_that_cannot_be_used(option: tuple[str, ...], slim_onnx: Path, tmp_path: Path) -> None:
     arguments = ["--model", str(slim_onnx), "--out", str(tmp_path / "repo"), *option]
     result = CliRunner().invoke(repository_command, arguments)
     assert result.exit_code == 2
     assert result.stderr.startswith("error: ")
+    assert len(result.stderr) < 300
     assert not (tmp_path / "repo").exists()

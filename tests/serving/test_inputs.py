@@ -9,7 +9,7 @@ import pytest
 from condinst_deploy.errors import CondInstError, ConfigError, DataError
 from condinst_deploy.serving.batch.inputs import LONGEST_LINE, BatchInput, open_input
 from condinst_deploy.serving.batch.shards import PathSpan, shards_of
-from condinst_deploy.serving.batch.storage import read_image
+from condinst_deploy.support.remote_files import read_image
 
 
 def paths_of(source: BatchInput) -> list[str]:

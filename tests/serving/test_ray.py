@@ -17,8 +17,8 @@ from condinst_deploy.serving import detect_dataset
 from condinst_deploy.serving.batch.driver import Plan, planned
 from condinst_deploy.serving.batch.options import BatchOptions, DetectionOptions
 from condinst_deploy.serving.batch.reporting import Event, Totals
-from condinst_deploy.serving.batch.storage import local_path
 from condinst_deploy.serving.ray_session import RayOptions, worker_count
+from condinst_deploy.support.remote_files import local_path
 from tests.support.batch_runs import (
     assert_each_image_once,
     batch_command,
@@ -111,7 +111,7 @@ def test_two_thousand_images_have_one_row_each(small_onnx: Path, tmp_path: Path)
     (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in paths))
     _, events = run_on_two(options_of(tmp_path / "list.txt", small_onnx, tmp_path / "out", shard_size=100))
     assert_each_image_once(tmp_path / "out", paths)
-    from condinst_deploy.serving.batch.rows import read_part
+    from condinst_deploy.serving.batch.output_rows import read_part
 
     rows = [row for part in sorted((tmp_path / "out").glob("part-*")) for row in read_part(str(part))]
     assert {row.position for row in rows if row.error == "damaged"} == set(damaged)
@@ -212,7 +212,7 @@ def test_the_number_of_workers_follows_the_cluster(ray: Any) -> None:
 def test_a_dataset_gets_the_detections_of_the_batch_run(
     ray: Any, ten_images: list[Path], small_onnx: Path, tmp_path: Path
 ) -> None:
-    from condinst_deploy.serving.batch.rows import read_part
+    from condinst_deploy.serving.batch.output_rows import read_part
 
     run_in_process(options_of(ten_images[0].parent, small_onnx, tmp_path, shard_size=10))
     expected = {row.path: row for row in read_part(str(tmp_path / "part-00000000.parquet"))}
@@ -242,7 +242,7 @@ def test_a_dataset_of_paths_on_two_workers(ray: Any, ten_images: list[Path], sma
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"workers": 0}, "workers is 0; expected at least 1"),
+        ({"workers": 0}, "workers is 0; expected 1 to 100000"),
         ({"gpus_per_worker": 1.5}, "gpus_per_worker is 1.5; expected 0, a part of 1"),
         ({"gpus_per_worker": float("nan")}, "gpus_per_worker is nan"),
         ({"cpus_per_worker": 0.0}, "cpus_per_worker is 0; expected more than 0"),

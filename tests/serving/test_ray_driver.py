@@ -237,7 +237,7 @@ def test_a_killed_driver_costs_at_most_a_shard_of_each_worker_twenty_times(
 
 
 def test_from_a_bucket_to_a_bucket_with_ray_and_without(s3: Any, ray: Any, small_onnx: Path, tmp_path: Path) -> None:
-    from condinst_deploy.serving.batch.rows import read_part
+    from condinst_deploy.serving.batch.output_rows import read_part
 
     paths = write_images(tmp_path / "images", 20, damaged=[3])
     s3.mkdir("runs")
@@ -265,6 +265,32 @@ def test_from_a_bucket_to_a_bucket_with_ray_and_without(s3: Any, ray: Any, small
     for row, same in zip(rows, local, strict=True):
         if row.detections is not None and same.detections is not None:
             assert row.detections.to_coco(1) == same.detections.to_coco(1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_cluster_outlives_a_driver_and_serves_the_next_one(
+    number: signal.Signals, ray: Any, small_onnx: Path, tmp_path: Path
+) -> None:
+    paths, out = write_images(tmp_path / "images", 200), tmp_path / "out"
+    address, cpus = ray.get_runtime_context().gcs_address, ray.available_resources()["CPU"]
+    arguments = [*arguments_of(tmp_path / "images", small_onnx, out), "--address", address]
+    with subprocess.Popen(
+        [*COMMAND, *arguments], env=command_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        wait_until(lambda: done_shards(out) >= 3, process)
+        process.send_signal(number)
+        _, reported = process.communicate(timeout=SECONDS)
+    assert process.returncode in (128 + number, -number)
+    assert number == signal.SIGKILL or "the same command continues the run" in reported
+    assert "Traceback" not in reported
+    wait_until(lambda: bool(ray.available_resources().get("CPU") == cpus))  # its workers are gone
+    finished = {path.name: path.stat().st_mtime_ns for path in out.glob("part-*")}
+    assert 3 <= len(finished) < len(paths) // SHARD
+    done = batch_command(*arguments, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["parts_before"] == len(finished)
+    assert_each_image_once(out, paths)
+    assert {name: (out / name).stat().st_mtime_ns for name in finished} == finished
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "[::1]:9"])

@@ -12,7 +12,7 @@ import pytest
 from condinst_deploy.errors import BackendError, CondInstError, ConfigError, OutputError
 from condinst_deploy.serving.batch import ray_driver
 from condinst_deploy.serving.batch.driver import planned
-from condinst_deploy.serving.batch.ray_driver import Failure, run_on_ray
+from condinst_deploy.serving.batch.ray_driver import NOTICE_SECONDS, Failure, run_on_ray
 from condinst_deploy.serving.batch.reporting import Event
 from condinst_deploy.serving.batch.shard_worker import ShardReport
 from condinst_deploy.serving.batch.shards import Shard
@@ -105,7 +105,9 @@ def run(
 ) -> Callable[..., tuple[StandIn, list[Event], CondInstError | None]]:
     """Run shards of one image on the stand-in; returns it, the events, and the error that ended the run."""
 
-    def run(script: Script, shards: int = 4, **options: Any) -> tuple[StandIn, list[Event], CondInstError | None]:
+    def run(
+        script: Script, shards: int = 4, notice_seconds: float = NOTICE_SECONDS, **options: Any
+    ) -> tuple[StandIn, list[Event], CondInstError | None]:
         stand_in, events = StandIn(script), list[Event]()
 
         @contextmanager
@@ -117,7 +119,7 @@ def run(
         batch = options_of(tmp_path / "list.txt", small_model, tmp_path / "out", format="coco", shard_size=1)
         with planned(batch) as plan:
             try:
-                run_on_ray(plan, RayOptions(**{"workers": 2} | options), events.append)
+                run_on_ray(plan, RayOptions(**{"workers": 2} | options), events.append, notice_seconds)
             except CondInstError as e:
                 return stand_in, events, e
         return stand_in, events, None
@@ -201,15 +203,14 @@ def test_errors_that_no_other_worker_can_mend_end_the_run(run: Any) -> None:
     assert (of_kind(events, "lost"), len(stand_in.given)) == ([], 2)
 
 
-def test_a_wait_for_room_is_told(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_driver, "NOTICE_SECONDS", 0.0)
+def test_a_wait_for_room_is_told(run: Any) -> None:
     calls: list[int] = []
 
     def script(number: int, shard: Shard | None) -> Any:
         calls.append(number)
         return NotImplemented if len(calls) < 6 else works(number, shard)
 
-    _, events, error = run(script, cpus_per_worker=3.0)
+    _, events, error = run(script, notice_seconds=0.0, cpus_per_worker=3.0)
     assert error is None
     reported = [event.reason for event in events if event.kind == "waiting"]
     assert set(reported) == {"no worker is ready yet; each needs 3 CPUs and 0 GPUs, and the cluster has 2 and 0"}

@@ -1,6 +1,8 @@
 """Model repositories: their files, the server's configuration, and what is refused."""
 
 import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -195,3 +197,12 @@ def test_a_model_beside_the_settings_is_named_without_a_folder(slim_onnx: Path, 
     values = json.loads(path.read_text())
     path.write_text(json.dumps(values | {"model": "../../../etc/passwd"}))
     assert ServerSettings.read(path.parent).model == "passwd"
+
+
+def test_a_model_whose_name_is_no_text_is_served(slim_onnx: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"a\xff`\n# b.onnx")
+    shutil.copyfile(slim_onnx, tmp_path / name)
+    out = write_repository(tmp_path / name, tmp_path / "repo")
+    assert (out / "README.md").read_text().startswith("# Model repository of a\\udcff\\n# b.onnx\n\n")
+    assert ServerSettings.read(out / "condinst/1").model == name
+    assert (out / "condinst/1" / name).stat().st_size == slim_onnx.stat().st_size

@@ -111,6 +111,18 @@ def test_no_requests_and_no_detections_are_fine(service: ImageService) -> None:
     assert (len(answer.detections), answer.counts) == (0, [])
 
 
+def test_an_image_without_detections_beside_others_is_an_answer(predictor: Predictor, slim_onnx: Path) -> None:
+    images = [noise_image(seed, 96, 128) for seed in range(4)]
+    best = [float(found.scores[0]) for found in predictor(images)]
+    with Predictor(slim_onnx, device="cpu", batch_size=4, score_threshold=min(best)) as strict:
+        wanted = strict(images)
+        answers = ImageService(strict).answers([ImageRequest(png(seed)) for seed in range(4)])
+    assert [len(found) == 0 for found in wanted] == [score == min(best) for score in best]
+    for answer, found in zip(answers, wanted, strict=True):
+        assert isinstance(answer, Answer)
+        assert same(answer.detections, found)
+
+
 def test_limits_are_whole_numbers_above_zero() -> None:
     for wrong in (0, -1, 2.5, True, 2**60):
         with pytest.raises(ConfigError, match="image_bytes is"):

@@ -20,6 +20,7 @@ from pycocotools.coco import COCO
 from condinst_deploy.errors import BackendError, CondInstError, ConfigError, DataError, ImageError, OutputError
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.serving.batch.driver import planned, run_here
+from condinst_deploy.serving.batch.options import DetectionOptions
 from condinst_deploy.serving.batch.reporting import Event, EventLog, Totals, status_line
 from condinst_deploy.serving.batch.shard_worker import ShardWorker
 from condinst_deploy.serving.batch.storage import LocalFolder, UrlFolder
@@ -82,7 +83,7 @@ def test_a_coco_part_loads_in_pycocotools(ten_images: list[Path], small_model: P
 
 def test_parquet_parts_give_back_the_same_detections(ten_images: list[Path], small_model: Path, tmp_path: Path) -> None:
     pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
-    from condinst_deploy.serving.batch.rows import read_part
+    from condinst_deploy.serving.batch.output_rows import read_part
 
     run_in_process(options_of(ten_images[0].parent, small_model, tmp_path, shard_size=70))
     assert_each_image_once(tmp_path, ten_images)
@@ -222,6 +223,73 @@ def test_a_file_that_the_disk_does_not_give_is_unreadable(small_model: Path, tmp
         ("broken.jpg", "unreadable"),
         ("nowhere.jpg", "missing"),
     ]
+
+
+def test_pipes_and_circles_of_links_are_rows_with_reasons(
+    ten_images: list[Path], small_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    os.mkfifo(tmp_path / "in" / "a.jpg")  # opening it would wait for ever
+    (tmp_path / "in" / "b.jpg").symlink_to("b.jpg")
+    (tmp_path / "in" / "c.jpg").symlink_to("/dev/zero")
+    (tmp_path / "in" / "d.jpg").symlink_to(ten_images[0])
+    run_in_process(options_of(tmp_path / "in", small_model, tmp_path / "out", format="coco"))
+    content = coco_part(tmp_path / "out", 0)
+    assert [(entry["id"], entry["error"]) for entry in content["errors"]] == [(i, "unreadable") for i in (1, 2, 3)]
+    assert [entry["id"] for entry in content["images"]] == [4]
+
+
+def test_a_pipe_in_place_of_the_lock_is_not_waited_for(
+    ten_images: list[Path], small_model: Path, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / ".lock")
+    options = options_of(ten_images[0].parent, small_model, tmp_path, format="coco")
+    with planned(options), pytest.raises(ConfigError, match="another run writes into"), planned(options):
+        pass
+
+
+@pytest.mark.parametrize("text", ["", "file://", "FILE://"])
+def test_an_empty_path_is_not_the_current_folder(text: str, small_model: Path, tmp_path: Path) -> None:
+    for options in (options_of(text, small_model, tmp_path), options_of(tmp_path, small_model, text)):
+        with pytest.raises(ConfigError, match="expected the path or URL of a file or folder"), planned(options):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"score_threshold": float("nan")}, "score_threshold is nan; expected a number from 0 to 1"),
+        ({"score_threshold": 1.5}, "score_threshold is 1.5"),
+        ({"max_detections": 0}, "max_detections is 0; expected 1 to 1000000"),
+        ({"batch_size": 10**5000}, "batch_size is a whole number of"),
+        ({"classes": ()}, "classes names no class"),
+    ],
+)
+def test_options_that_fit_no_model_are_refused(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        DetectionOptions(**changes)
+
+
+def test_a_column_of_images_that_are_files_is_refused(
+    ten_images: list[Path], small_model: Path, tmp_path: Path
+) -> None:
+    options = options_of(ten_images[0].parent, small_model, tmp_path, format="coco", column="image")
+    with pytest.raises(ConfigError, match=r"--column is for Parquet files, and .* is none; leave it out"):
+        run_in_process(options)
+
+
+def test_a_run_that_fails_before_its_first_part_does_not_keep_the_folder(
+    ten_images: list[Path], small_model: Path, tmp_path: Path
+) -> None:
+    wrong = options_of(ten_images[0].parent, small_model, tmp_path, format="coco", max_detections=101)
+    with pytest.raises(ConfigError, match="max_detections is 101"):
+        run_in_process(wrong)
+    assert not (tmp_path / "run.json").exists()
+    run_in_process(options_of(ten_images[0].parent, small_model, tmp_path, format="coco"))
+    with pytest.raises(ConfigError, match="belongs to another run"):
+        run_in_process(wrong)
+    assert len(parts(tmp_path)) == 3
+    assert (tmp_path / "run.json").exists()
 
 
 def test_inputs_without_images_and_outputs_in_place_of_inputs_are_refused(small_model: Path, tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from PIL import Image
 
 from condinst_deploy import ConfigError, ImageError, InstanceDetections, Predictor
 from condinst_deploy.serving import Client
-from condinst_deploy.serving.client import client as client_module
 from condinst_deploy.serving.client.health import check_health
 from condinst_deploy.serving.client.transport import ServerUnavailable
 from condinst_deploy.serving.protocol import BOXES, MASKS, MODEL, RequestOptions
@@ -214,17 +213,13 @@ def test_a_killed_process_is_found_and_its_model_loaded_again(server: Server) ->
         assert len(client([noise_image(0, 64, 64)])) == 1
 
 
-def test_a_full_queue_is_said_at_once_and_clients_try_again(
-    slim_onnx: Path, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(client_module, "FIRST_PAUSE", 0.02)
-    monkeypatch.setattr(client_module, "LONGEST_PAUSE", 0.5)
+def test_a_full_queue_is_said_at_once_and_clients_try_again(slim_onnx: Path, layout: Layout, tmp_path: Path) -> None:
     options = RepositoryOptions(layout=layout, max_batch=1, delay_ms=0, limits=Limits(queued_requests=1))
     images = [noise_image(seed, 96, 128) for seed in range(24)]
     with running(write_repository(slim_onnx, tmp_path / "repo", options), tmp_path) as server:
         with Client(server.http, in_flight=12, retries=0) as client, pytest.raises(ServerUnavailable, match="busy"):
             client(images)
-        with Client(server.http, in_flight=12, retries=100) as client:
+        with Client(server.http, in_flight=12, retries=100, pauses=(0.02, 0.5)) as client:
             assert len(client(images)) == 24
 
 

@@ -85,7 +85,7 @@ def events_of(folder: Path) -> list[dict[str, Any]]:
 
 def positions_and_paths(folder: Path) -> list[tuple[int, str]]:
     """Of all rows of all Parquet parts, in the order of the parts."""
-    from condinst_deploy.serving.batch.rows import read_part
+    from condinst_deploy.serving.batch.output_rows import read_part
 
     return [(row.position, row.path) for part in sorted(folder.glob("part-*")) for row in read_part(str(part))]
 

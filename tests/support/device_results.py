@@ -9,6 +9,7 @@ from torch import Tensor
 
 from condinst_deploy.contract import ImageGeometry, InstanceDetections
 from condinst_deploy.errors import BackendError
+from condinst_deploy.kernels.runs_launch import LIMITS, Limits
 from condinst_deploy.masks import Masks
 from condinst_deploy.model.condinst import Instances
 from condinst_deploy.runtime.device_outputs import DeviceOutputs
@@ -26,7 +27,11 @@ Parts = dict[str, Any]
 
 
 def results_on_device(
-    tensors: tuple[Tensor, ...], sizes: list[Sizes], family: str = "mmdet", limit: int | None = None
+    tensors: tuple[Tensor, ...],
+    sizes: list[Sizes],
+    family: str = "mmdet",
+    limit: int | None = None,
+    limits: Limits = LIMITS,
 ) -> list[Parts] | str:
     """`detections_from_device`, or the message of the error that it raised.
 
@@ -35,6 +40,7 @@ def results_on_device(
         sizes: of each image.
         family: the model's.
         limit: detections of an image.
+        limits: of the kernels.
     """
     outputs, manifest = (
         DeviceOutputs.of(Instances(*tensors)),
@@ -42,7 +48,7 @@ def results_on_device(
     )
     geometries = [ImageGeometry(*each) for each in sizes]
     try:
-        found = detections_from_device(outputs, geometries, manifest, ResultFilter(max_detections=limit))
+        found = detections_from_device(outputs, geometries, manifest, ResultFilter(max_detections=limit), limits)
     except BackendError as e:
         return str(e)
     return [_parts(each) for each in found]

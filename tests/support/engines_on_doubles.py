@@ -12,10 +12,13 @@ from condinst_deploy.contract.engine_manifest import EngineManifest
 from condinst_deploy.runtime.cuda.gpu import Gpu
 from condinst_deploy.runtime.tensorrt.backend import TensorRtBackend
 from tests.support.engine_manifests import engine_manifest, image_profile
+from tests.support.resize_on_double import resize_on_double
+from tests.support.runs_on_double import RUNS_ON_DOUBLE
 from tests.support.strict_driver import StrictDriver
 from tests.support.strict_engine import StrictEngine
 
 LARGEST = 256
+KERNELS_ON_DOUBLE = {"resize_kernel": resize_on_double, **RUNS_ON_DOUBLE}
 
 
 def manifest_of_onnx(path: Path, *profiles: Any) -> EngineManifest:
@@ -39,6 +42,7 @@ def engine_backend(
         changes: fields of `StrictEngine`.
     """
     chosen, made = manifest or manifest_of_onnx(onnx), driver or StrictDriver()
+    made.kernels |= KERNELS_ON_DOUBLE
     engine = StrictEngine(made, chosen, onnx, slots=chosen.model.selection.max_detections, **changes)
     backend = TensorRtBackend(engine, chosen, Gpu(made))  # type: ignore[arg-type]
     try:

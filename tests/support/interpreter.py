@@ -51,20 +51,20 @@ def _multiply_bfloat16_as_float32() -> None:
 
 
 def _run(calls: list[tuple[str, tuple[Any, ...]]]) -> list[Any]:
-    from condinst_deploy.kernels import paste
+    from condinst_deploy.kernels import extents, runs
     from condinst_deploy.kernels.mask_head import LAUNCHES, fused_mask_head
     from condinst_deploy.kernels.select import fused_select_instances, select_instances_kernel
     from tests.support.device_results import predicted, results_on_device
 
     # none was compiled: what runs is the kernels' own text
     kernels = [select_instances_kernel, *(launch.kernel for launch in LAUNCHES.values())]
-    kernels += [paste.mask_extents_kernel, paste.packed_masks_kernel]
+    kernels += [extents.mask_extents_kernel, runs.probabilities_kernel, runs.changes_kernel, runs.offsets_kernel]
     assert all(type(kernel).__name__ == "InterpretedFunction" for kernel in kernels)
     _multiply_bfloat16_as_float32()
     forms: dict[str, Any] = {
         "mask_head": fused_mask_head,
         "select": fused_select_instances,
-        "extents": paste.mask_extents,
+        "extents": extents.mask_extents,
         "results": results_on_device,
         "predicted": predicted,
     }

@@ -17,7 +17,7 @@ import ctypes
 import threading
 import zlib
 from bisect import bisect_right, insort
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,6 +31,7 @@ from tests.support.strict_state import (
     EventState,
     GraphState,
     Kernels,
+    Launch,
     Span,
     StreamState,
     Work,
@@ -58,11 +59,11 @@ class StrictDriver(Driver):
         data: bool = True,
         capability: tuple[int, int] = (9, 0),
         memory: int = 1 << 36,
-        kernels: Kernels | None = None,
+        kernels: "Mapping[str, Launch] | None" = None,
     ) -> None:
         self.failure: str | None = None
         self._data, self._capability, self._free_bytes = data, capability, memory
-        self._kernels = kernels or {}
+        self.kernels: Kernels = dict(kernels or {})
         self._lock = threading.RLock()
         self._current = threading.local()
         self._allocations: dict[int, Allocation] = {}
@@ -441,13 +442,13 @@ class StrictDriver(Driver):
             name = self._functions[function]
             if not all(1 <= side <= limit for side, limit in zip(grid, (2**31 - 1, 65535, 65535), strict=True)):
                 self._misuse(f"{name} is launched with the grid {grid}")
-            if name not in self._kernels:
+            if name not in self.kernels:
                 self._misuse(f"{name} is launched, and the double does not know it")
             values = [value for value, _ in arguments]
             for (value, kind), bits in ((argument, 31) for argument in arguments):
                 if kind == "i32" and not -(2**bits) <= value < 2**bits:
                     self._misuse(f"{name} gets {value} as a number of 32 bits")
-            touched, run = self._kernels[name](grid, values)
+            touched, run = self.kernels[name](grid, values)
             self.give(stream, Work(name, tuple(touched), run if self._data else None))
 
     # ---- what a test looks at

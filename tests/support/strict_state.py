@@ -79,7 +79,10 @@ class GraphState:
     destroyed: bool = False
 
 
-Kernels = dict[str, Callable[[tuple[int, int, int], list[int]], tuple[list[Span], Callable[[], None] | None]]]
+Launch = Callable[[tuple[int, int, int], list[int]], tuple[list[Span], Callable[[], None] | None]]
+"""(Grid, values of the arguments) -> what a launch touches, and its implementation."""
+
+Kernels = dict[str, Launch]
 """Name -> (grid, values of the arguments) -> what a launch touches, and its implementation."""
 
 

@@ -9,8 +9,12 @@ import numpy.typing as npt
 
 from condinst_deploy.contract import ImageGeometry, NetworkInputs, NetworkOutputs
 from condinst_deploy.imaging.decode import RGBArray
-from condinst_deploy.runtime.cuda.gpu import Event, Gpu, Stream
+from condinst_deploy.imaging.resize import resized_image
+from condinst_deploy.imaging.resize_tables import tables_agree_with_pillow
+from condinst_deploy.runtime.cuda.gpu import Event, Gpu, Kernel, Stream
 from condinst_deploy.runtime.cuda.memory import Block, GpuArray, host_array
+from condinst_deploy.runtime.decoded_image import DecodedLayout
+from condinst_deploy.runtime.host_inputs import inputs_of_image
 from condinst_deploy.runtime.postprocess import require_finite
 
 if TYPE_CHECKING:
@@ -33,6 +37,57 @@ class PinnedInputs:
     def on_host(self) -> NetworkInputs:
         """Return arrays in the pinned memory."""
         return NetworkInputs(self.pixels, self.image_sizes)
+
+
+@dataclass(frozen=True, eq=False)
+class PinnedImage:
+    """One decoded image in pinned memory, which the GPU resizes."""
+
+    block: Block
+    layout: DecodedLayout
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(1, 3, H, W)` of the resized and padded image."""
+        return (1, 3, *self.layout.geometry.padded)
+
+    @property
+    def image_sizes(self) -> npt.NDArray[np.int32]:
+        """`(1, 2)`."""
+        return np.array([self.layout.geometry.resized], dtype=np.int32)
+
+    def on_host(self) -> NetworkInputs:
+        """Return the image resized by Pillow."""
+        return self.layout.on_host(host_array(self.block))
+
+
+@dataclass(frozen=True, eq=False)
+class WaitingImage:
+    """One decoded image that is not in pinned memory yet, because there was no room; the upload finds some."""
+
+    image: RGBArray  # (H, W, 3)
+    layout: DecodedLayout
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(1, 3, H, W)` of the resized and padded image."""
+        return (1, 3, *self.layout.geometry.padded)
+
+    @property
+    def image_sizes(self) -> npt.NDArray[np.int32]:
+        """`(1, 2)`."""
+        return np.array([self.layout.geometry.resized], dtype=np.int32)
+
+    def on_host(self) -> NetworkInputs:
+        """Return the image resized by Pillow."""
+        return inputs_of_image(self.image, self.layout.geometry)
+
+    def pinned(self, gpu: Gpu) -> PinnedImage:
+        """Copy the image to pinned memory, which may be waited for. The GPU is current."""
+        return written_image(gpu, self.image, self.layout)
+
+
+Pinned = PinnedInputs | PinnedImage | WaitingImage
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,12 +137,27 @@ class GpuOutputs:
 
 
 class PinnedWriter:
-    """The `InputWriter` of engines: resized images are written into pinned memory, from which the GPU copies."""
+    """The `InputWriter` of engines: images are written into pinned memory, from which the GPU copies.
+
+    The GPU resizes them, if it can run the kernel.
+    """
 
     def __init__(self, gpu: Gpu) -> None:
         self._gpu = gpu
+        with gpu.current():
+            self._resizes = tables_agree_with_pillow() and resize_kernel(gpu) is not None
 
-    def from_array(self, resized: RGBArray, geometry: ImageGeometry) -> PinnedInputs:
+    def from_image(self, image: RGBArray, geometry: ImageGeometry) -> Pinned:
+        """Write `(H, W, 3)` uint8."""
+        if self._resizes:
+            layout = DecodedLayout.of(geometry)
+            if not self._gpu.pinned.has_room(layout.nbytes):
+                return WaitingImage(image, layout)  # the uploads of earlier batches make room
+            with self._gpu.current():
+                return written_image(self._gpu, image, layout)
+        return self._resized(resized_image(image, geometry.resized), geometry)
+
+    def _resized(self, resized: RGBArray, geometry: ImageGeometry) -> PinnedInputs:
         """Write `(h, w, 3)` uint8."""
         shape = (1, 3, *geometry.padded)
         with self._gpu.current():
@@ -109,23 +179,30 @@ class PinnedWriter:
 
     def from_tensor(self, resized: "Tensor", geometry: ImageGeometry) -> PinnedInputs:
         """Write `(3, h, w)` uint8 from any device."""
-        return self.from_array(resized.cpu().numpy().transpose(1, 2, 0), geometry)
+        return self._resized(resized.cpu().numpy().transpose(1, 2, 0), geometry)
 
 
-def uploaded(gpu: Gpu, stream: Stream, parts: Sequence[PinnedInputs], batch: int) -> GpuInputs:
+def uploaded(gpu: Gpu, stream: Stream, parts: Sequence[Pinned], batch: int) -> GpuInputs:
     """Start to copy images of equal padded shape into a batch; the caller does not wait.
 
     Args:
         gpu: where to.
         stream: of the copies.
-        parts: images in pinned memory.
+        parts: images in pinned memory. Decoded images are resized.
         batch: images of the batch; those beyond `parts` are blank.
     """
     shape = parts[0].shape[1:]
     images = gpu.memory.taken(batch * int(np.prod(shape)), stream).array((batch, *shape), "uint8")
     given = 0
+    decoded = []  # blocks on the GPU
     for part in parts:
-        stream.upload(images.rows(given, given + part.shape[0]), part.block)
+        target = images.rows(given, given + part.shape[0])
+        if isinstance(part, WaitingImage):
+            decoded.append(_pinned_and_resized(gpu, stream, part, target))
+        elif isinstance(part, PinnedImage):
+            decoded.append(_resized_on(gpu, stream, part, target))
+        else:
+            stream.upload(target, part.block)
         given += part.shape[0]
     stream.fill(images.rows(given, batch), 0)
     sizes = np.full((batch, 2), shape[1:], dtype=np.int32)
@@ -135,6 +212,43 @@ def uploaded(gpu: Gpu, stream: Stream, parts: Sequence[PinnedInputs], batch: int
     on_gpu = gpu.memory.taken(sizes.nbytes, stream).array(sizes.shape, "int32")
     stream.upload(on_gpu, table)
     done = stream.record()
-    for block in (table, images.owner, on_gpu.owner, *(part.block for part in parts)):
+    for block in (table, images.owner, on_gpu.owner, *decoded, *_blocks(parts)):
         block.used_until(done)
     return GpuInputs(gpu, images, on_gpu, done)
+
+
+def written_image(gpu: Gpu, image: RGBArray, layout: DecodedLayout) -> PinnedImage:
+    """Copy a decoded image `(H, W, 3)` to pinned memory, with its coefficients. The GPU is current."""
+    block = gpu.pinned.taken(layout.nbytes)
+    layout.write(host_array(block), image)
+    return PinnedImage(block, layout)
+
+
+def _blocks(parts: Sequence[Pinned]) -> list[Block]:
+    return [part.block for part in parts if not isinstance(part, WaitingImage)]
+
+
+def resize_kernel(gpu: Gpu) -> Kernel | None:
+    """Return the kernel of `kernels/resize.py`; None if the GPU cannot run it. The GPU is current."""
+    return gpu.kernel("resize_kernel")
+
+
+def _pinned_and_resized(gpu: Gpu, stream: Stream, image: WaitingImage, target: GpuArray) -> Block:
+    """`_resized_on` for an image that is not in pinned memory; the next one may get its memory behind the copy."""
+    now = image.pinned(gpu)
+    block = _resized_on(gpu, stream, now, target)
+    now.block.used_until(stream.record())
+    return block
+
+
+def _resized_on(gpu: Gpu, stream: Stream, image: PinnedImage, target: GpuArray) -> Block:
+    """Copy an image to the GPU and resize it into `target (1, 3, H, W)`. Returns the memory of the copy."""
+    kernel, layout = resize_kernel(gpu), image.layout
+    assert kernel is not None  # the writer makes such images only where there is one
+    block = gpu.memory.taken(layout.nbytes, stream)
+    stream.upload(block.array((layout.nbytes,), "uint8"), image.block)
+    numbers = layout.numbers
+    rows, columns = block.address + layout.rows_at, block.address + layout.columns_at
+    outer, inner = (columns, rows) if layout.tables.columns_first else (rows, columns)
+    kernel.launch(stream, numbers.grid, block.address, outer, inner, *numbers, target.address)
+    return block

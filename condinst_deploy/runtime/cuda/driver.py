@@ -7,7 +7,7 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from condinst_deploy.errors import BackendError
+from condinst_deploy.errors import BackendError, DeviceError
 
 Handle = Any
 """Handle of a stream, event, graph, module or function; `int(handle)` is its address for other libraries."""
@@ -178,7 +178,7 @@ class CudaDriver:
         _initialised(self._cuda)
         count = self._call("cuDeviceGetCount")
         if index >= count:
-            raise BackendError(
+            raise DeviceError(
                 f"device cuda:{index} was asked for; the driver sees {count} GPUs. Use device='cpu', or check with"
                 " nvidia-smi"
             )
@@ -318,6 +318,15 @@ class CudaDriver:
             raise error
 
 
+def bindings_present() -> bool:
+    """True if `cuda.bindings` is installed."""
+    try:
+        cuda_bindings()
+    except BackendError:
+        return False
+    return True
+
+
 def cuda_bindings() -> Any:
     """Return the module `cuda.bindings.driver`.
 
@@ -335,6 +344,6 @@ def _initialised(cuda: Any) -> None:
     try:
         (status,) = cuda.cuInit(0)
     except (RuntimeError, OSError) as e:  # the bindings do not find the driver's library
-        raise BackendError("no NVIDIA driver is loaded on this machine; check with nvidia-smi") from e
+        raise DeviceError("no NVIDIA driver is loaded on this machine; check with nvidia-smi") from e
     if status != cuda.CUresult.CUDA_SUCCESS:
         raise BackendError(f"the NVIDIA driver cannot be used ({status.name}); check with nvidia-smi")

@@ -11,8 +11,10 @@ from threading import Lock
 from typing import Any, Self
 
 from condinst_deploy.errors import BackendError
+from condinst_deploy.kernels.shipped import LOWEST_CAPABILITY, ShippedKernel, shipped_kernel
 from condinst_deploy.runtime.cuda.driver import CudaDriver, CudaError, Driver, Handle
 from condinst_deploy.runtime.cuda.memory import GpuArray, MemoryPool, host_array
+from condinst_deploy.runtime.pinned_budget import MOST_PINNED
 
 PROBE = b"condinst"
 
@@ -26,11 +28,13 @@ class Gpu:
         pinned: of the host, from which the GPU copies.
     """
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, most_pinned: int = MOST_PINNED) -> None:
         self.driver = driver
         self.memory = MemoryPool(driver.allocate, driver.free)
-        self.pinned = MemoryPool(driver.allocate_pinned, driver.free_pinned)
+        self.pinned = MemoryPool(driver.allocate_pinned, driver.free_pinned, most_pinned)
         self._side_streams: deque[Stream] = deque()
+        self._kernels: dict[str, Kernel | None] = {}
+        self._kernels_lock = Lock()
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -61,6 +65,29 @@ class Gpu:
                 stream = Stream(self, urgent=True)
             yield stream  # after an error its work may still run: the stream is left to it
             self._side_streams.append(stream)
+
+    def kernel(self, name: str) -> "Kernel | None":
+        """Load a kernel of the package (`kernels/shipped.py`); this GPU is current. It stays loaded.
+
+        Returns:
+            None if this GPU, or its driver, cannot run it.
+        """
+        with self._kernels_lock:
+            if name not in self._kernels:
+                self._kernels[name] = self._loaded(shipped_kernel(name))
+            return self._kernels[name]
+
+    def _loaded(self, shipped: ShippedKernel) -> "Kernel | None":
+        major, minor = self.driver.capability()
+        if 10 * major + minor < LOWEST_CAPABILITY:
+            return None
+        try:
+            module = self.driver.load_module(shipped.ptx + b"\0")
+            return Kernel(self, shipped, self.driver.function(module, shipped.name))
+        except CudaError as e:
+            if e.sticky:
+                raise
+            return None  # the driver is too old for this PTX
 
     def check(self) -> None:
         """Send some bytes to the GPU and back.
@@ -136,6 +163,19 @@ class Graph:
     def close(self) -> None:
         """Release it; it must not be running."""
         self._gpu.driver.destroy_graph(self._handle)
+
+
+class Kernel:
+    """A kernel that is loaded."""
+
+    def __init__(self, gpu: Gpu, shipped: ShippedKernel, function: Handle) -> None:
+        self._gpu, self._shipped, self._function = gpu, shipped, function
+
+    def launch(self, stream: "Stream", grid: tuple[int, int, int], *values: int) -> None:
+        """Start it on a stream. The memory of its arguments must stay until the work is over."""
+        arguments = list(zip(values, self._shipped.arguments, strict=True))
+        shared = self._shipped.shared_bytes
+        self._gpu.driver.launch(self._function, grid, self._shipped.threads, shared, stream.handle, arguments)
 
 
 class Stream:

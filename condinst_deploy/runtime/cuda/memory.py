@@ -71,6 +71,11 @@ class GpuArray:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
+    @staticmethod
+    def size_of(shape: tuple[int, ...], dtype: str) -> int:
+        """Bytes of an array."""
+        return prod(shape) * np.dtype(dtype).itemsize
+
     @property
     def nbytes(self) -> int:
         """Size in bytes."""
@@ -85,8 +90,16 @@ class GpuArray:
 class MemoryPool:
     """Blocks of sizes that differ by an eighth. Threads may share it."""
 
-    def __init__(self, allocate: Callable[[int], int], free: Callable[[int], None]) -> None:
-        self._allocate, self._free = allocate, free
+    def __init__(self, allocate: Callable[[int], int], free: Callable[[int], None], limit: int | None = None) -> None:
+        """Take memory from these functions.
+
+        Args:
+            allocate: size in bytes -> address.
+            free: releases it.
+            limit: bytes above which idle memory is waited for and used again, or freed, before there is more. The pool
+                exceeds it only by blocks that are in use all at once. None: no limit.
+        """
+        self._allocate, self._free, self._limit = allocate, free, limit
         self._idle: dict[int, deque[tuple[int, list[Done]]]] = {}  # size -> address and uses, the oldest first
         # `Block.__del__` may run at any time, in any thread, also while this thread holds the lock
         self._returned: deque[tuple[int, int, list[Done]]] = deque()
@@ -108,7 +121,7 @@ class MemoryPool:
         wanted = size_of_block(size)
         with self._lock:
             self._sort_returned()
-            found = self._reused(wanted, stream is None)
+            found = self._reused(wanted, stream is None) or self._within_limit(wanted)
             if found is None:
                 found = self._new(wanted), []
         address, uses = found
@@ -118,6 +131,13 @@ class MemoryPool:
             else:
                 stream.wait(use)
         return Block(self, address, wanted)
+
+    def has_room(self, size: int) -> bool:
+        """True if memory of this size keeps all that is in use within the limit. Another thread may take it first."""
+        with self._lock:
+            self._sort_returned()
+            idle = sum(each * len(blocks) for each, blocks in self._idle.items())
+            return self._limit is None or self.allocated - idle + size_of_block(size) <= self._limit
 
     def give_back(self, address: int, size: int, uses: list[Done]) -> None:
         """Take memory back; called by `Block`."""
@@ -142,6 +162,18 @@ class MemoryPool:
         if at_once and len(idle) < MOST_IDLE and not all(use.done() for use in idle[0][1]):
             return None
         return idle.popleft()
+
+    def _within_limit(self, size: int) -> tuple[int, list[Done]] | None:
+        """Make room below the limit: by the oldest idle block of the size, or by freeing those of other sizes."""
+        if self._limit is None or self.allocated + size <= self._limit:
+            return None
+        idle = self._idle.get(size)
+        if idle:
+            return idle.popleft()
+        for other in sorted(self._idle, reverse=True):  # few large blocks are freed faster than many small ones
+            while self._idle[other] and self.allocated + size > self._limit:
+                self._release(other, *self._idle[other].popleft())
+        return None
 
     def _new(self, size: int) -> int:
         try:
@@ -168,11 +200,14 @@ class MemoryPool:
     def _release_idle(self) -> None:
         for size, idle in self._idle.items():
             for address, uses in idle:
-                for use in uses:
-                    use.synchronize()
-                self._free(address)
-                self.allocated -= size
+                self._release(size, address, uses)
         self._idle.clear()
+
+    def _release(self, size: int, address: int, uses: list[Done]) -> None:
+        for use in uses:
+            use.synchronize()
+        self._free(address)
+        self.allocated -= size
 
 
 def size_of_block(size: int) -> int:

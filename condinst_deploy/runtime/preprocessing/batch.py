@@ -8,6 +8,7 @@ import numpy as np
 from condinst_deploy.contract import ImageGeometry, ModelManifest, NetworkInputs, Preprocessing
 from condinst_deploy.imaging.decode import RGBArray
 from condinst_deploy.imaging.resize import resized_image
+from condinst_deploy.runtime.host_inputs import blank_inputs, inputs_of_image, inputs_of_resized, write_resized
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,15 +17,13 @@ if TYPE_CHECKING:
 class HostWriter:
     """The `InputWriter` of backends that read numpy arrays."""
 
-    def from_array(self, resized: RGBArray, geometry: ImageGeometry) -> NetworkInputs:
-        """Write `(h, w, 3)` uint8."""
-        inputs = blank_inputs(1, *geometry.padded)
-        _write(inputs, 0, resized, geometry)
-        return inputs
+    def from_image(self, image: RGBArray, geometry: ImageGeometry) -> NetworkInputs:
+        """Resize `(H, W, 3)` uint8 with Pillow, and write it."""
+        return inputs_of_image(image, geometry)
 
     def from_tensor(self, resized: "Tensor", geometry: ImageGeometry) -> NetworkInputs:
         """Write `(3, h, w)` uint8 from any device."""
-        return self.from_array(resized.cpu().numpy().transpose(1, 2, 0), geometry)
+        return inputs_of_resized(resized.cpu().numpy().transpose(1, 2, 0), geometry)
 
 
 def network_inputs(
@@ -43,7 +42,7 @@ def network_inputs(
     width = max(geometry.padded[1] for geometry in geometries)
     inputs = blank_inputs(batch or len(images), height, width)
     for i, (image, geometry) in enumerate(zip(images, geometries, strict=True)):
-        _write(inputs, i, resized_image(image, geometry.resized), geometry)
+        write_resized(inputs, i, resized_image(image, geometry.resized), geometry)
     return inputs
 
 
@@ -63,12 +62,6 @@ def inputs_of_one(
     return network_inputs([image], [geometry], static[0] if static else None), geometry
 
 
-def blank_inputs(batch: int, height: int, width: int) -> NetworkInputs:
-    """Return black images that fill the network's input."""
-    pixels = np.zeros((batch, 3, height, width), dtype=np.uint8)
-    return NetworkInputs(pixels, np.full((batch, 2), (height, width), dtype=np.int32))
-
-
 def stacked(parts: Sequence[NetworkInputs], batch: int | None = None) -> NetworkInputs:
     """Concatenate inputs of equal padded shape. The values are those of images that were prepared together.
 
@@ -82,9 +75,3 @@ def stacked(parts: Sequence[NetworkInputs], batch: int | None = None) -> Network
     if len(parts) == 1:
         return parts[0]
     return NetworkInputs(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-
-
-def _write(inputs: NetworkInputs, i: int, resized: RGBArray, geometry: ImageGeometry) -> None:
-    height, width = geometry.resized
-    inputs.images[i, :, :height, :width] = resized.transpose(2, 0, 1)  # (h, w, 3) -> (3, h, w)
-    inputs.image_sizes[i] = height, width

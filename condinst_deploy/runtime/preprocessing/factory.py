@@ -6,7 +6,12 @@ from condinst_deploy.runtime.preprocessing.types import GeometryOf, InputWriter,
 
 
 def preparation(
-    pixels: Pixels, geometry_of: GeometryOf, writer: InputWriter, device: str, observer: Observer | None = None
+    pixels: Pixels,
+    geometry_of: GeometryOf,
+    writer: InputWriter,
+    device: str,
+    observer: Observer | None = None,
+    keep_images: bool = True,
 ) -> Prepare:
     """Return the function that prepares images.
 
@@ -16,14 +21,15 @@ def preparation(
         writer: `Backend.input_writer` of the model.
         device: `Backend.device` of the model. `pixels="cuda"` uses it if it is a GPU.
         observer: called for the stages "decode" and "resize".
+        keep_images: as of `InputOptions`.
 
     Raises:
         BackendError: `pixels` is "cuda" and PyTorch sees no GPU.
     """
     if pixels == "exact":
-        return ExactPreparation(geometry_of, writer, observer)
+        return ExactPreparation(geometry_of, writer, observer, keep_images)
     # imported here, because exact preparation does not need PyTorch
     from condinst_deploy.runtime.preprocessing.tensor import TensorPreparation, gpu_beside
 
     place = gpu_beside(device) if pixels == "cuda" else "cpu"
-    return TensorPreparation(geometry_of, place, writer, observer)
+    return TensorPreparation(geometry_of, place, writer, observer, keep_images)

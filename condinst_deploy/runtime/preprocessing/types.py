@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 from condinst_deploy.contract import ImageGeometry, NetworkInputs
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.imaging.decode import RGBArray
+from condinst_deploy.support.option_types import check_types
 
 if TYPE_CHECKING:  # it imports PyTorch, and arguments are checked before PyTorch is imported
     from torch import Tensor
@@ -29,6 +30,7 @@ class InputOptions:
 
     pixels: Pixels = "exact"
     workers: int | None = None  # threads that decode and resize; None: see `PredictorOptions.inputs`
+    keep_images: bool = True  # whether `Prediction.image` holds the decoded image; without, less memory is held
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -36,6 +38,7 @@ class InputOptions:
         Raises:
             ConfigError: a value is not allowed.
         """
+        check_types(self)
         if self.pixels not in get_args(Pixels):
             raise ConfigError(f"pixels is {self.pixels!r}; expected one of {', '.join(get_args(Pixels))}")
         if self.workers is not None and self.workers < 1:
@@ -45,7 +48,7 @@ class InputOptions:
 class Prepared(NamedTuple):
     """An image that is ready for the network."""
 
-    image: RGBArray  # (H, W, 3) uint8, upright
+    image: RGBArray | None  # (H, W, 3) uint8, upright; None: it is not asked for
     geometry: ImageGeometry
     inputs: Inputs  # a batch of this image alone, in the backend's memory
 
@@ -53,12 +56,15 @@ class Prepared(NamedTuple):
 class InputWriter(Protocol):
     """Writes resized images into the memory that a backend reads its input from.
 
-    Each call allocates the memory of one image, `(1, 3, H, W)` uint8 with the padded size of the geometry, and writes
-    the image and zeros around it. Threads may call a writer at the same time.
+    The input of one image is `(1, 3, H, W)` uint8 with the padded size of the geometry: the image, and zeros around it.
+    Threads may call a writer at the same time.
     """
 
-    def from_array(self, resized: RGBArray, geometry: ImageGeometry) -> Inputs:
-        """Write `(h, w, 3)` uint8 from the host."""
+    def from_image(self, image: RGBArray, geometry: ImageGeometry) -> Inputs:
+        """Resize `(H, W, 3)` uint8 from the host to Pillow's bytes, and write it.
+
+        A writer for a GPU may leave the resizing to the GPU: `Backend.collate` then writes into the batch.
+        """
 
     def from_tensor(self, resized: "Tensor", geometry: ImageGeometry) -> Inputs:
         """Write `(3, h, w)` uint8 from any device. A tensor on the backend's GPU does not cross to the host."""

@@ -7,12 +7,14 @@ from typing import Any, Self
 
 from condinst_deploy.contract import ImageGeometry, InstanceDetections
 from condinst_deploy.contract.engine_manifest import MODULES, EngineManifest, Flavour, read_engine
-from condinst_deploy.errors import ArtifactError, BackendError
+from condinst_deploy.errors import ArtifactError, BackendError, DeviceError
 from condinst_deploy.runtime.backend import Backend, Outputs
 from condinst_deploy.runtime.batching import rounded_batch
-from condinst_deploy.runtime.cuda.batches import GpuInputs, GpuOutputs, PinnedInputs, PinnedWriter, uploaded
-from condinst_deploy.runtime.cuda.gpu import Gpu, Stream, shared_gpu
+from condinst_deploy.runtime.cuda.batches import GpuInputs, GpuOutputs, Pinned
+from condinst_deploy.runtime.cuda.gpu import Gpu, shared_gpu
+from condinst_deploy.runtime.cuda.mask_runs import detections_from_gpu
 from condinst_deploy.runtime.devices import driver_present, parsed_device
+from condinst_deploy.runtime.gpu_uploads import Uploads
 from condinst_deploy.runtime.postprocess import ResultFilter
 from condinst_deploy.runtime.preprocessing.types import Inputs
 from condinst_deploy.runtime.tensorrt.engine import Engine
@@ -38,10 +40,9 @@ class TensorRtBackend(Backend):
         self.engine_manifest = manifest
         self.manifest = manifest.model
         self.largest_batch = largest_batch(manifest)
-        self.input_writer = self._writer = PinnedWriter(gpu)
+        self._uploads = Uploads(gpu)
+        self.input_writer = self._uploads.writer
         self.slots = SlotPool(lambda: Slot(gpu, manifest, engine.context, engine.graph_limits), SLOTS)
-        with gpu.current():
-            self._uploads = Stream(gpu)
         self._closed = False
 
     @classmethod
@@ -50,7 +51,7 @@ class TensorRtBackend(Backend):
         plan, manifest = read_engine(path)
         chosen = parsed_device(device, gpu_usable=driver_present())
         if chosen.kind != "cuda":
-            raise BackendError(
+            raise DeviceError(
                 f"{path} is an engine and needs an NVIDIA GPU, and device={device!r} means cpu here;"
                 " run the exported ONNX file on a CPU instead"
             )
@@ -66,9 +67,8 @@ class TensorRtBackend(Backend):
 
     def collate(self, parts: Sequence[Inputs]) -> GpuInputs:
         """Start to copy prepared images to the GPU; partial batches are filled up with blank images."""
-        pinned = [self._pinned(part) for part in parts]
-        with self.gpu.current():
-            return uploaded(self.gpu, self._uploads, pinned, self._filled(pinned))
+        pinned = [self._uploads.pinned(part) for part in parts]
+        return self._uploads.started(pinned, self._filled(pinned))
 
     def forward(self, inputs: Inputs) -> Outputs:
         """Start the network; the outputs stay on the GPU.
@@ -76,18 +76,17 @@ class TensorRtBackend(Backend):
         Raises:
             BackendError: no profile has the shape, the engine was closed, or it could not run.
         """
-        batch = inputs if isinstance(inputs, GpuInputs) else None
-        shape = batch.images.shape if batch is not None else inputs.on_host().images.shape
+        shape = inputs.images.shape if isinstance(inputs, GpuInputs) else inputs.on_host().images.shape
         profile_of(self.engine_manifest, BatchShape(shape[0], *shape[2:]))  # before memory or a context is made
         with self.gpu.current(), self.slots.slot() as slot:
-            return slot.run(batch or self._all_uploaded(inputs))
+            return slot.run(self._uploads.on_gpu(inputs))
 
     def postprocess(
         self, outputs: Outputs, geometries: Sequence[ImageGeometry], result_filter: ResultFilter | None = None
     ) -> list[InstanceDetections]:
         """Turn outputs of `forward` into detections in original pixels."""
         if isinstance(outputs, GpuOutputs):
-            outputs = outputs.on_host(len(geometries), self.manifest.precision)
+            return detections_from_gpu(outputs, geometries, self.manifest, result_filter or ResultFilter())
         return super().postprocess(outputs, geometries, result_filter)
 
     def synchronize(self) -> None:
@@ -112,11 +111,7 @@ class TensorRtBackend(Backend):
             self._engine.close()
         self.gpu.release_idle()
 
-    def _pinned(self, part: Inputs) -> PinnedInputs:
-        """Return an image in pinned memory; one that another writer wrote is copied."""
-        return part if isinstance(part, PinnedInputs) else self._writer.from_inputs(part.on_host())
-
-    def _filled(self, parts: Sequence[PinnedInputs]) -> int:
+    def _filled(self, parts: Sequence[Pinned]) -> int:
         """Images of the batch with the blank ones."""
         if self.static_batch is not None:
             return self.static_batch
@@ -124,11 +119,6 @@ class TensorRtBackend(Backend):
         count = sum(part.shape[0] for part in parts)
         filled = rounded_batch(count, self.largest_batch)
         return filled if takes(self.engine_manifest, BatchShape(filled, height, width)) else count
-
-    def _all_uploaded(self, inputs: Inputs) -> GpuInputs:
-        """Return exactly this batch on the GPU."""
-        part = self._pinned(inputs)
-        return uploaded(self.gpu, self._uploads, [part], part.shape[0])
 
 
 def runtime_library(flavour: Flavour) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 from condinst_deploy.contract.engine_manifest import EngineManifest
 from condinst_deploy.errors import OutputError
-from condinst_deploy.runtime.tensorrt.hot_shapes import HotLimits
+from condinst_deploy.runtime.hot_shapes import HotLimits
 from condinst_deploy.support.atomic_write import atomic_path
 
 CACHE_SUFFIX = ".runtime_cache"

@@ -12,9 +12,9 @@ from condinst_deploy.errors import BackendError
 from condinst_deploy.runtime.cuda.batches import GpuInputs, GpuOutputs
 from condinst_deploy.runtime.cuda.gpu import Gpu, Stream
 from condinst_deploy.runtime.cuda.memory import Block, GpuArray
+from condinst_deploy.runtime.hot_shapes import HotLimits
 from condinst_deploy.runtime.tensorrt.context_pool import CapturedRun, ContextPool, SlotMemory
 from condinst_deploy.runtime.tensorrt.execution_context import ExecutionContext
-from condinst_deploy.runtime.tensorrt.hot_shapes import HotLimits
 from condinst_deploy.runtime.tensorrt.shapes import BatchShape, profile_of
 
 GROWTH = 1.25

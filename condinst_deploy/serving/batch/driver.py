@@ -9,14 +9,15 @@ from condinst_deploy.contract.artifacts import check_there
 from condinst_deploy.errors import ArtifactError, ConfigError, DataError, ImageError
 from condinst_deploy.serving.batch.inputs import BatchInput, open_input
 from condinst_deploy.serving.batch.options import BatchOptions
-from condinst_deploy.serving.batch.parquet_rows import pyarrow
+from condinst_deploy.serving.batch.parquet_inputs import pyarrow
 from condinst_deploy.serving.batch.parts import finished_parts
 from condinst_deploy.serving.batch.reporting import Event, OnEvent
-from condinst_deploy.serving.batch.run_manifest import RunManifest, claim, run_manifest
+from condinst_deploy.serving.batch.run_manifest import RunManifest, claimed, run_manifest
 from condinst_deploy.serving.batch.shard_worker import Job, ShardWorker
 from condinst_deploy.serving.batch.shards import Shard, shard_count, shards_of
-from condinst_deploy.serving.batch.storage import absolute, output_folder, public_url
+from condinst_deploy.serving.batch.storage import output_folder
 from condinst_deploy.support.digests import sha256_of
+from condinst_deploy.support.remote_files import absolute, public_url
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,13 +81,15 @@ def planned(options: BatchOptions) -> Iterator[Plan]:
     if absolute(options.out).rstrip("/") == absolute(options.input).rstrip("/"):
         raise ConfigError(f"--out {public_url(options.out)} is the input; name another folder")
     out, source = output_folder(options.out), open_input(options.input, options.out)
+    if options.column is not None and source.kind != "parquet":
+        raise ConfigError(f"--column is for Parquet files, and {public_url(options.input)} is none; leave it out")
     fingerprint = source.fingerprint()
     if fingerprint.images == 0:
         raise ImageError(f"{public_url(options.input)} names no images")
     model_sha256 = sha256_of(options.model)
     manifest = run_manifest(options, model_sha256, source.kind, fingerprint)
-    with out.locked():
-        job = Job(options, model_sha256, claim(out, manifest))
+    with out.locked(), claimed(out, manifest) as run_sha256:
+        job = Job(options, model_sha256, run_sha256)
         finished = finished_parts(out, options.format, shard_count(manifest.images, options.shard_size))
         yield Plan(job, manifest, source, finished)
 

@@ -11,19 +11,20 @@ from typing import NamedTuple, TextIO
 from condinst_deploy.errors import CondInstError, ConfigError, DataError, ImageError
 from condinst_deploy.imaging.decode import SUFFIXES, is_image_name
 from condinst_deploy.serving.batch.shards import PathSpan, RowSpan, Span
-from condinst_deploy.serving.batch.storage import (
-    PART_PREFIX,
+from condinst_deploy.serving.batch.storage import PART_PREFIX
+from condinst_deploy.shown_text import first_line
+from condinst_deploy.support.digests import sha256_of_text
+from condinst_deploy.support.remote_files import (
     StoredFile,
     absolute,
     filesystem_of,
+    is_pattern,
     is_url,
     joined,
     list_files,
     local_path,
     public_url,
 )
-from condinst_deploy.shown_text import first_line
-from condinst_deploy.support.digests import sha256_of_text
 
 PARQUET = frozenset({".parquet", ".pq"})
 LISTS = frozenset({".txt", ".lst", ".list"})
@@ -139,7 +140,7 @@ class ParquetInput(BatchInput):
         return ((f"{file.path}\t{file.size}\t{file.state}\t{count}", count) for file, count in self._counted())
 
     def _counted(self) -> Iterator[tuple[StoredFile, int]]:
-        from condinst_deploy.serving.batch.parquet_rows import row_count
+        from condinst_deploy.serving.batch.parquet_inputs import row_count
 
         return ((file, row_count(file.path)) for file in self._files)
 
@@ -157,7 +158,7 @@ def open_input(text: str, out: str | None = None) -> BatchInput:
     """
     name = text if is_url(text) else str(local_path(text))
     suffix = Path(name).suffix.lower()
-    single = not has_magic(name) or (not is_url(name) and Path(name).exists())  # a folder may be called [1]
+    single = not is_pattern(name) if is_url(name) else not has_magic(name) or Path(name).exists()  # a folder [1]
     if single and suffix in LISTS:
         _check_there(name)
         return ListInput(name)
@@ -228,7 +229,7 @@ def _stored(name: str) -> StoredFile:
         return StoredFile(name, int(info.get("size") or 0), str(info.get("ETag") or info.get("mtime") or ""))
     try:
         status = os.stat(name)  # noqa: PTH116
-    except FileNotFoundError:  # a link that leads nowhere becomes a row with an error
+    except OSError:  # a link that leads nowhere, or in a circle, becomes a row with an error
         return StoredFile(name, 0, "")
     return StoredFile(name, status.st_size, str(status.st_mtime_ns))
 

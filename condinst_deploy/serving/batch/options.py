@@ -5,8 +5,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.serving.batch.shards import check_shard_size
+from condinst_deploy.shown_text import shown_value
 
 if TYPE_CHECKING:
     from condinst_deploy.runtime.predictor import Predictor
@@ -15,6 +17,9 @@ Format = Literal["parquet", "coco"]
 
 SHARD_SIZE = 512
 """Images of a shard; docs/scaling.md derives it."""
+
+LARGEST_COUNT = 1_000_000
+"""Of instances of an image, and of images of a batch."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,22 @@ class DetectionOptions:
     max_detections: int | None = None
     batch_size: int | None = None
     pixels: Literal["exact", "fast", "cuda"] = "exact"
+    precision: Precision | None = None
+
+    def __post_init__(self) -> None:
+        """Check what does not depend on the model: a mistake must not name the run of an output folder.
+
+        Raises:
+            ConfigError: a value cannot be used with any model.
+        """
+        if self.score_threshold is not None and not 0 <= self.score_threshold <= 1:
+            raise ConfigError(f"score_threshold is {self.score_threshold}; expected a number from 0 to 1")
+        for name in ("max_detections", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= LARGEST_COUNT:
+                raise ConfigError(f"{name} is {shown_value(value)}; expected 1 to {LARGEST_COUNT}")
+        if self.classes is not None and not self.classes:
+            raise ConfigError("classes names no class; expected at least one, or None for all")
 
     def load(self, model: Path) -> "Predictor":
         """Load a model with these options.
@@ -44,7 +65,8 @@ class DetectionOptions:
             classes=self.classes,
             max_detections=self.max_detections,
             batch_size=self.batch_size,
-            inputs=InputOptions(self.pixels),
+            inputs=InputOptions(self.pixels, keep_images=False),
+            precision=self.precision,
         )
 
 

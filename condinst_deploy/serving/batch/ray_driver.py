@@ -82,8 +82,14 @@ class ShardActor:
             return Failure(BackendError, reason_of(e).removeprefix("error: "))
 
 
-def run_on_ray(plan: Plan, ray_options: RayOptions, on_event: OnEvent) -> None:
+def run_on_ray(plan: Plan, ray_options: RayOptions, on_event: OnEvent, notice_seconds: float = NOTICE_SECONDS) -> None:
     """Run all pending shards on Ray.
+
+    Args:
+        plan: of the run.
+        ray_options: where, and how many workers.
+        on_event: called with what happens.
+        notice_seconds: between two messages while no worker is ready.
 
     Raises:
         BackendError: Ray or the cluster is not there.
@@ -101,7 +107,8 @@ def run_on_ray(plan: Plan, ray_options: RayOptions, on_event: OnEvent) -> None:
         pinned = here and resources["num_gpus"] == 0
         if here and resources["num_gpus"] > ray.cluster_resources().get("GPU", 0):
             raise ConfigError(f"--gpus-per-worker {resources['num_gpus']:g}: Ray sees fewer GPUs on this machine")
-        pool = _Pool(ray, plan.job, resources, on_event, _core_sets(count, resources["num_cpus"]) if pinned else None)
+        core_sets = _core_sets(count, resources["num_cpus"]) if pinned else None
+        pool = _Pool(ray, plan.job, resources, on_event, core_sets, notice_seconds)
         try:
             pool.request(count)
             pool.run(_Queue(deque([_Try(first)]), shards))
@@ -148,6 +155,7 @@ class _Pool:
     resources: dict[str, float]
     on_event: OnEvent
     core_sets: list[tuple[int, ...]] | None  # that no worker has; None: workers are not bound to cores
+    notice_seconds: float
     loading: dict[Any, _Worker] = field(default_factory=dict)  # by reference to the result of `load`
     idle: list[_Worker] = field(default_factory=list)
     busy: dict[Any, tuple[_Worker, _Try]] = field(default_factory=dict)  # by reference to the report
@@ -208,7 +216,7 @@ class _Pool:
         now = time.monotonic()
         if self.busy or self.idle:
             self.noticed_at = now
-        elif now - self.noticed_at >= NOTICE_SECONDS:
+        elif now - self.noticed_at >= self.notice_seconds:
             self.noticed_at, there = now, self.ray.cluster_resources()
             self.on_event(
                 Event(

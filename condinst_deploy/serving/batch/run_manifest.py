@@ -1,17 +1,20 @@
 """The manifest of a run: what its rows depend on. Another run cannot write into the same folder."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from condinst_deploy.contract.versioned import versioned_values
-from condinst_deploy.errors import ArtifactError, ConfigError
+from condinst_deploy.errors import ArtifactError, CondInstError, ConfigError
 from condinst_deploy.serving.batch.inputs import Fingerprint
 from condinst_deploy.serving.batch.options import BatchOptions
-from condinst_deploy.serving.batch.storage import PART_PREFIX, OutputFolder, public_url
+from condinst_deploy.serving.batch.storage import PART_PREFIX, OutputFolder
 from condinst_deploy.shown_text import shown, shown_value
 from condinst_deploy.support.digests import sha256_of_bytes, sha256_of_text
 from condinst_deploy.support.json_text import json_text
+from condinst_deploy.support.remote_files import public_url
 from condinst_deploy.support.versions import installed_versions
 
 FILE = "run.json"
@@ -39,7 +42,7 @@ class RunManifest:
 
 def run_manifest(options: BatchOptions, model_sha256: str, kind: str, fingerprint: Fingerprint) -> RunManifest:
     """Describe a run."""
-    from condinst_deploy.serving.batch.rows import VERSION as ROWS
+    from condinst_deploy.serving.batch.output_rows import VERSION as ROWS
 
     return RunManifest(
         version=VERSION,
@@ -81,6 +84,23 @@ def claim(out: OutputFolder, manifest: RunManifest) -> str:
             f"{anew}"
         )
     return sha256_of_bytes(content)
+
+
+@contextmanager
+def claimed(out: OutputFolder, manifest: RunManifest) -> Iterator[str]:
+    """Claim a folder for the block; see `claim`.
+
+    If the block fails before its first part, a new manifest is removed again, so that a class that the model does not
+    have, for example, can be corrected in the next command. A folder of which others are not kept away keeps it.
+    """
+    was_there = out.exists(FILE)
+    run_sha256 = claim(out, manifest)
+    try:
+        yield run_sha256
+    except CondInstError:
+        if not was_there and not _has_parts(out):
+            out.withdraw(FILE)
+        raise
 
 
 def _has_parts(out: OutputFolder) -> bool:

@@ -17,21 +17,14 @@ from condinst_deploy.errors import ArtifactError, BackendError, ConfigError, Ima
 from condinst_deploy.imaging.decode import EncodedImage
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.serving.batch.options import BatchOptions
-from condinst_deploy.serving.batch.parquet_rows import ImageSource, sources_of_rows
+from condinst_deploy.serving.batch.output_rows import Classes, ErrorKind, ImageRow
+from condinst_deploy.serving.batch.parquet_inputs import ImageSource, sources_of_rows
 from condinst_deploy.serving.batch.parts import is_whole, part_encoder, part_name
-from condinst_deploy.serving.batch.rows import Classes, ErrorKind, ImageRow
 from condinst_deploy.serving.batch.run_manifest import FILE
 from condinst_deploy.serving.batch.shards import PathSpan, Shard, Span
-from condinst_deploy.serving.batch.storage import (
-    ATTEMPTS,
-    OutputFolder,
-    is_url,
-    output_folder,
-    public_url,
-    read_image,
-)
-from condinst_deploy.shown_text import first_line
+from condinst_deploy.serving.batch.storage import OutputFolder, output_folder
 from condinst_deploy.support.digests import sha256_of, sha256_of_bytes
+from condinst_deploy.support.remote_files import image_content, is_url, public_url
 
 READERS = 8
 """Files behind URLs that are read at the same time; twice as many are held."""
@@ -263,21 +256,12 @@ def _opened(source: ImageSource) -> _Loaded:
 
 
 def _downloaded(url: str) -> _Loaded:
-    shown = public_url(url)
-    for attempt in range(ATTEMPTS):
-        try:
-            return _Loaded(url, EncodedImage(shown, read_image(url)))
-        except FileNotFoundError:
-            return _Loaded(url, None, "missing", f"no image at {shown}")
-        except ImageError as e:
-            return _Loaded(url, None, "damaged", str(e))
-        except (ConfigError, PermissionError) as e:  # another attempt would end the same way
-            return _Loaded(url, None, "unreadable", f"{shown} cannot be read ({first_line(e)})")
-        except Exception as e:  # each storage library has exceptions of its own
-            reason = first_line(e)
-        if attempt + 1 < ATTEMPTS:
-            time.sleep(0.5 * 2**attempt)
-    return _Loaded(url, None, "unreadable", f"{shown} cannot be read ({reason})")
+    try:
+        return _Loaded(url, EncodedImage(public_url(url), image_content(url)))
+    except ImageError as e:
+        cause = e.__cause__
+        kind: ErrorKind = "missing" if isinstance(cause, FileNotFoundError) else "unreadable" if cause else "damaged"
+        return _Loaded(url, None, kind, str(e))
 
 
 def _unread(image: _Loaded, position: int) -> ImageRow:
@@ -291,8 +275,11 @@ def _undecoded(image: _Loaded, position: int, error: ImageError) -> ImageRow:
         if isinstance(cause, OSError) and cause.errno is not None:  # of the disk; Pillow's own errors have none
             kind = "unreadable"
         try:
-            with image.source.open("rb"):
-                pass
+            if not image.source.is_file() and image.source.exists():
+                kind = "unreadable"  # a folder, a device, a pipe, which would be waited for
+            else:
+                with image.source.open("rb"):
+                    pass
         except FileNotFoundError:
             kind = "missing"
         except (OSError, ValueError):  # no permission; a name that no file can have

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.shown_text import shown_value
 
 LARGEST_SHARD = 100_000
 """Images; the rows of a shard are held in memory until its part is written."""
@@ -61,7 +62,7 @@ def check_shard_size(size: int) -> None:
         ConfigError: it is out of range.
     """
     if not 1 <= size <= LARGEST_SHARD:
-        raise ConfigError(f"the shard size is {size}; expected 1 to {LARGEST_SHARD} images")
+        raise ConfigError(f"the shard size is {shown_value(size)}; expected 1 to {LARGEST_SHARD} images")
 
 
 def shard_count(images: int, size: int) -> int:

@@ -1,128 +1,23 @@
-"""Folders of outputs and contents of images, on the local disk or behind any URL that fsspec knows."""
+"""Folders of outputs, on the local disk or behind any URL that fsspec knows."""
 
 import errno
 import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from condinst_deploy.errors import ConfigError, ImageError, OutputError
+from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.shown_text import first_line
 from condinst_deploy.support.atomic_write import atomic_path
+from condinst_deploy.support.remote_files import filesystem_of, is_url, local_path, public_url
 
 PART_PREFIX = "part-"
 """The names of parts begin with it."""
 
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
 """Protocols of which an upload becomes visible whole or not at all, so that no rename is needed."""
-
-LARGEST_IMAGE = 256 * 1024 * 1024
-"""Bytes of the largest image file that is read from a URL."""
-
-ATTEMPTS = 3
-"""Times that a file is read before it counts as unreadable."""
-
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
-_CREDENTIALS = re.compile(r"(?<=://)[^/@]*@")
-
-
-class StoredFile(NamedTuple):
-    """A file of a listing."""
-
-    path: str  # path or URL
-    size: int  # bytes
-    state: str  # entity tag or time of the last change; empty if the storage tells neither
-
-
-def is_url(text: str) -> bool:
-    """Return True for a URL that fsspec opens. `file://` URLs are local paths."""
-    return _SCHEME.match(text) is not None and not text.lower().startswith("file://")
-
-
-def local_path(text: str) -> Path:
-    """Return the path of a local file or of a `file://` URL."""
-    return Path(text[len("file://") :] if text.lower().startswith("file://") else text)
-
-
-def absolute(text: str) -> str:
-    """Return a local path or pattern from the root on; workers have other working folders. URLs stay as they are."""
-    return text if is_url(text) else os.path.abspath(local_path(text))  # noqa: PTH100  (without links)
-
-
-def public_url(text: str) -> str:
-    """Remove a user name and a password from a URL: manifests and messages must not hold them."""
-    return _CREDENTIALS.sub("", text) if is_url(text) else text
-
-
-def filesystem_of(url: str) -> tuple[Any, str]:
-    """Return the fsspec file system of a URL, and the path inside it.
-
-    Raises:
-        ConfigError: fsspec or the library of the protocol is missing, or the protocol is unknown.
-    """
-    try:
-        import fsspec
-    except ImportError as e:
-        raise ConfigError(f"{public_url(url)} needs fsspec: pip install fsspec, or give a local path") from e
-    # "::" is part of a name here; fsspec takes it for a chain of file systems
-    place = url.partition("::")[0].rpartition("/")[0] if "::" in url else url
-    try:
-        filesystem, path = fsspec.core.url_to_fs(place)
-    except (ImportError, ValueError) as e:
-        raise ConfigError(f"{public_url(url)} cannot be opened ({e}); expected a URL that fsspec knows") from e
-    return filesystem, path if place == url else f"{path.rstrip('/')}{url[len(place) :]}"
-
-
-def list_files(url: str, pattern: bool) -> list[StoredFile]:
-    """List the files below a folder URL, or those that match a glob pattern, sorted by path.
-
-    Args:
-        url: of a folder or a pattern.
-        pattern: whether it is a pattern.
-
-    Raises:
-        ImageError: the storage cannot be listed.
-    """
-    filesystem, path = filesystem_of(url)
-    try:
-        found = filesystem.glob(path, detail=True) if pattern else filesystem.find(path, detail=True)
-    except Exception as e:  # each storage library has exceptions of its own
-        raise ImageError(f"{public_url(url)} cannot be listed ({first_line(e)})") from e
-    protocol = url.split("://", 1)[0]
-    entries = (entry for entry in found.values() if entry.get("type") == "file")
-    return sorted(
-        StoredFile(f"{protocol}://{_name(entry)}", int(entry.get("size") or 0), _state(entry)) for entry in entries
-    )
-
-
-def joined(folder: str, name: str) -> str:
-    """Return the path or URL of a name in a list or a table; relative ones start at its folder."""
-    if is_url(name):
-        return name
-    path = name.removeprefix("file://")  # no Path: it keeps the names of folders and files in a table of its own
-    return path if path.startswith("/") or not folder else f"{folder}/{path}"
-
-
-def read_image(url: str) -> bytes:
-    """Read the content of an image file behind a URL.
-
-    Raises:
-        FileNotFoundError: no file is there.
-        ImageError: the file is too large.
-    """
-    filesystem, path = filesystem_of(url)
-    try:
-        content: bytes = filesystem.cat_file(path, start=0, end=LARGEST_IMAGE + 1)
-    except Exception:  # object stores refuse a range of an empty object
-        if not _is_empty(filesystem, path):
-            raise
-        return b""
-    if len(content) > LARGEST_IMAGE:
-        raise ImageError(f"{public_url(url)} has more than {LARGEST_IMAGE} bytes; expected an image file")
-    return content
 
 
 class FileEnds(NamedTuple):
@@ -187,13 +82,16 @@ class OutputFolder(ABC):
         """Keep other drivers away, as far as the storage can."""
         yield
 
+    def withdraw(self, name: str) -> None:  # noqa: B027  (most storages do nothing)
+        """Remove a file that this process wrote, where `locked` keeps other drivers away; else it stays."""
+
 
 class LocalFolder(OutputFolder):
     """A folder on a disk."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(str(folder))
-        self.path = folder
+        self.path, self._exclusive = folder, False
 
     def files(self) -> Iterator[tuple[str, int]]:
         """Names and sizes of the files in the folder."""
@@ -253,7 +151,9 @@ class LocalFolder(OutputFolder):
 
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            stream = (self.path / ".lock").open("ab")
+            # without O_NONBLOCK a pipe in its place would be waited for
+            flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+            stream = os.fdopen(os.open(self.path / ".lock", flags, 0o666), "rb")
         except OSError as e:
             raise OutputError(
                 f"{self.path} cannot be written ({e.strerror or e}); choose another place with --out"
@@ -261,6 +161,7 @@ class LocalFolder(OutputFolder):
         with stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._exclusive = True
             except OSError as e:
                 if e.errno in (errno.EWOULDBLOCK, errno.EACCES):
                     raise ConfigError(f"another run writes into {self.path}; wait for it, or name another --out") from e
@@ -268,7 +169,16 @@ class LocalFolder(OutputFolder):
                 raise OutputError(f"{self.path} cannot be written (Permission denied); choose another place with --out")
             for leftover in self.path.glob(f".{PART_PREFIX}*.partial"):
                 leftover.unlink(missing_ok=True)
-            yield
+            try:
+                yield
+            finally:
+                self._exclusive = False
+
+    def withdraw(self, name: str) -> None:
+        """Remove a file that this process wrote, if the folder is locked."""
+        if self._exclusive:
+            with suppress(OSError):
+                (self.path / name).unlink()
 
     def _unreadable(self, name: str, error: OSError) -> OutputError:
         return OutputError(
@@ -295,7 +205,7 @@ class UrlFolder(OutputFolder):
                 return
         for entry in entries:
             if entry.get("type") == "file":
-                yield _name(entry).rsplit("/", 1)[-1], int(entry.get("size") or 0)
+                yield str(entry["name"]).rsplit("/", 1)[-1], int(entry.get("size") or 0)
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a file, None if there is none."""
@@ -356,21 +266,3 @@ def output_folder(text: str) -> OutputFolder:
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out {folder} is a file; expected the name of a folder")
     return LocalFolder(folder)
-
-
-def _name(entry: dict[str, Any]) -> str:
-    return str(entry["name"])
-
-
-def _is_empty(filesystem: Any, path: str) -> bool:
-    try:
-        return bool(filesystem.info(path).get("size") == 0)
-    except Exception:  # each storage library has exceptions of its own
-        return False
-
-
-def _state(entry: dict[str, Any]) -> str:
-    for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "created"):
-        if entry.get(key) is not None:
-            return str(entry[key]).strip('"')
-    return ""

@@ -17,6 +17,7 @@ from PIL import Image
 from condinst_deploy.contract import InstanceDetections, ModelManifest
 from condinst_deploy.errors import ArtifactError, BackendError, CondInstError, ConfigError, ImageError
 from condinst_deploy.imaging.decode import expand_sources, rgb_from, source_name
+from condinst_deploy.imaging.image_urls import ImageUrl
 from condinst_deploy.masks import RLE, Masks
 from condinst_deploy.runtime.pipeline import Prediction
 from condinst_deploy.serving.client.transport import ServerUnavailable, Transport
@@ -31,10 +32,18 @@ from condinst_deploy.serving.protocol import (
     SCORES,
     RequestOptions,
 )
+from condinst_deploy.shown_text import shown_value
+from condinst_deploy.support.remote_files import is_url
 
 T = TypeVar("T")
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
-"""Seconds before the first repetition; each further one waits twice as long, up to the longest."""
+LONGEST_NAME = 255
+"""Characters of a model's name."""
+
+LARGEST_FILE = 2**31 - 1
+"""Bytes of an image's file; gRPC carries no more in a message."""
+
+PAUSES = 0.1, 5.0
+"""Seconds before the first repetition, and the most; each further one waits twice as long."""
 
 
 class Client(AbstractContextManager["Client"]):
@@ -55,6 +64,7 @@ class Client(AbstractContextManager["Client"]):
         retries: int = 3,
         in_flight: int = 4,
         options: RequestOptions | None = None,
+        pauses: tuple[float, float] = PAUSES,
     ) -> None:
         """Take the address; the server is asked when it is needed.
 
@@ -66,6 +76,7 @@ class Client(AbstractContextManager["Client"]):
                 that it refused, and one that failed inside the model, is not repeated.
             in_flight: images that `stream` has on the way at once.
             options: thresholds, classes and limits of every request; None: the model's own.
+            pauses: seconds before the first repetition, and the most; each further one waits twice as long.
 
         Raises:
             ConfigError: an argument cannot be used.
@@ -73,10 +84,13 @@ class Client(AbstractContextManager["Client"]):
         """
         if not 0 < timeout <= 86_400 or not 0 <= retries <= 100 or not 1 <= in_flight <= 1024:
             raise ConfigError(
-                f"timeout is {timeout}, retries {retries}, in_flight {in_flight}; expected up to 86,400 seconds,"
+                f"timeout is {shown_value(timeout)}, retries {shown_value(retries)}, in_flight"
+                f" {shown_value(in_flight)}; expected up to 86,400 seconds,"
                 " 0 to 100 retries, 1 to 1,024 images in flight"
             )
-        self.model, self._retries, self._in_flight = model, retries, in_flight
+        if not model or not model.isprintable() or len(model) > LONGEST_NAME:
+            raise ConfigError(f"the model is {shown_value(model)}; expected the name of a model on the server")
+        self.model, self._retries, self._in_flight, self._pauses = model, retries, in_flight, pauses
         self._options = options or RequestOptions()
         self.transport = transport_for(url, timeout)
         self._manifest: ModelManifest | None = None
@@ -141,13 +155,13 @@ class Client(AbstractContextManager["Client"]):
 
     def _repeated(self, ask: Callable[[], T]) -> T:
         """Ask again where that is safe: inference changes nothing on the server."""
-        pause = FIRST_PAUSE
+        pause, longest = self._pauses
         for _ in range(self._retries):
             try:
                 return ask()
             except ServerUnavailable:
                 time.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                pause = min(2 * pause, longest)
         return ask()
 
 
@@ -159,7 +173,7 @@ def transport_for(url: str, timeout: float) -> Transport:
         BackendError: the extra for gRPC is not installed.
     """
     # imported here: a client of one kind does not need the libraries of the other
-    if url.startswith("grpc://"):
+    if url.lower().startswith("grpc://"):
         from condinst_deploy.serving.client.grpc import GrpcTransport
 
         return GrpcTransport(url, timeout)
@@ -176,14 +190,26 @@ def encoded(source: Any) -> bytes:
     """
     if isinstance(source, bytes):
         return source
+    if isinstance(source, str) and is_url(source):
+        source = ImageUrl(source)
+    if isinstance(source, ImageUrl):
+        return source.content()
     if isinstance(source, str | Path):
-        try:
-            return Path(source).read_bytes()
-        except (OSError, ValueError) as e:
-            raise ImageError(f"{source} cannot be read ({getattr(e, 'strerror', None) or e})") from e
+        return _content_of(Path(source))
     content = io.BytesIO()
     Image.fromarray(rgb_from(source)).save(content, "PNG", compress_level=1)
     return content.getvalue()
+
+
+def _content_of(path: Path) -> bytes:
+    try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for, and a device may have no end
+            raise ImageError(f"{path} is a folder, a device or a pipe; expected an image file")
+        if path.stat().st_size > LARGEST_FILE:
+            raise ImageError(f"{path} has {path.stat().st_size} bytes; expected at most {LARGEST_FILE}")
+        return path.read_bytes()
+    except (OSError, ValueError) as e:
+        raise ImageError(f"{path} cannot be read ({getattr(e, 'strerror', None) or e})") from e
 
 
 def detections_from_reply(reply: Reply, manifest: ModelManifest) -> InstanceDetections:

@@ -3,12 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from condinst_deploy.errors import BackendError, ConfigError
-from condinst_deploy.serving.client.transport import ServerUnavailable
+from condinst_deploy.serving.client.transport import ServerUnavailable, address_of
 from condinst_deploy.serving.client.wire import Reply
 from condinst_deploy.serving.protocol import IMAGE
 
@@ -26,9 +25,7 @@ class GrpcTransport:
             ConfigError: the address cannot be used.
             BackendError: the extra is not installed.
         """
-        parts = urlsplit(url)
-        if not parts.hostname:
-            raise ConfigError(f"{url!r:.100} is not an address; expected grpc://host:port")
+        parts = address_of(url, "grpc")
         try:
             from tritonclient import grpc
             from tritonclient.utils import InferenceServerException

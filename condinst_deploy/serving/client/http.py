@@ -1,21 +1,86 @@
 """HTTP transport with the standard library: a connection for each thread, kept open."""
 
 import http.client
+import io
 import json
+import math
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from threading import Lock, local
-from typing import Any
-from urllib.parse import quote, urlsplit
+from typing import Any, Literal
+from urllib.parse import quote
 
 from condinst_deploy.errors import BackendError, ConfigError
-from condinst_deploy.serving.client.transport import ServerUnavailable
+from condinst_deploy.serving.client.transport import ServerUnavailable, address_of
 from condinst_deploy.serving.client.wire import HEADER, LARGEST_ANSWER, Reply, reply_of, request_body
 
 BUSY = (429, 502, 503, 504)
 REASON_CHARACTERS = 500
 DIGITS = 10
 """Of the largest length in a header; `int` refuses endless ones."""
+
+
+class _HttpConnection(http.client.HTTPConnection):
+    """A connection on which a request ends in time, also if the server sends a byte now and then."""
+
+    ends = math.inf  # of the request, by `time.monotonic`
+
+    def connect(self) -> None:
+        """Connect; what is sent and received is timed."""
+        super().connect()
+        self.sock = _TimedSocket(self.sock, self)
+
+
+class _HttpsConnection(http.client.HTTPSConnection, _HttpConnection):
+    """The same with TLS."""
+
+
+class _TimedSocket:
+    """As much of a socket as `http.client` uses; each operation has the time that is left of the request."""
+
+    def __init__(self, connected: socket.socket, connection: _HttpConnection) -> None:
+        self._socket, self._connection = connected, connection
+
+    def limit(self) -> None:
+        """Give the next operation the time that is left.
+
+        Raises:
+            TimeoutError: none is left.
+        """
+        left = self._connection.ends - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._socket.settimeout(left)
+
+    def sendall(self, data: bytes) -> None:
+        """Send all of it."""
+        self.limit()
+        self._socket.sendall(data)
+
+    def makefile(self, mode: Literal["rb"]) -> io.BufferedReader:
+        """A stream of what is received; the socket stays open until it is closed, too."""
+        return io.BufferedReader(_TimedStream(self, self._socket.makefile(mode, buffering=0)))
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+
+class _TimedStream(io.RawIOBase):
+    def __init__(self, timed: _TimedSocket, stream: socket.SocketIO) -> None:
+        self._timed, self._stream = timed, stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._timed.limit()
+        return self._stream.readinto(buffer)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 class HttpTransport:
@@ -27,17 +92,12 @@ class HttpTransport:
         Raises:
             ConfigError: the address cannot be used.
         """
-        try:
-            parts = urlsplit(url)
-            self._host, self._port = parts.hostname, parts.port
-        except ValueError as e:
-            raise ConfigError(f"{url!r:.100} is not an address ({e}); expected http://host:port") from e
-        if parts.scheme not in ("http", "https") or not self._host:
-            raise ConfigError(f"{url!r:.100} is not an address; expected http://host:port or grpc://host:port")
-        self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        parts = address_of(url, "http", "https")
+        self._host, self._port = parts.hostname, parts.port
+        self._kind = _HttpsConnection if parts.scheme == "https" else _HttpConnection
         self._prefix, self._timeout, self.url = parts.path.rstrip("/"), timeout, url
         self._local, self._lock = local(), Lock()
-        self._open: list[http.client.HTTPConnection] = []
+        self._open: list[_HttpConnection] = []
 
     def infer(self, model: str, content: bytes, parameters: Mapping[str, str | int], outputs: Sequence[str]) -> Reply:
         """Ask a model about one encoded image; see `Transport`."""
@@ -82,6 +142,7 @@ class HttpTransport:
     ) -> tuple[bytes, int | None]:
         """Body of an answer, and the length of its JSON part if the server says so."""
         connection = self._connection()
+        connection.ends = time.monotonic() + self._timeout
         try:
             connection.request(verb, self._prefix + path, body, dict(headers or {}))
             answer = connection.getresponse()
@@ -100,8 +161,8 @@ class HttpTransport:
         length = answer.getheader(HEADER) or ""
         return content, int(length) if length.isdecimal() and len(length) <= DIGITS else None
 
-    def _connection(self) -> http.client.HTTPConnection:
-        found: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
+    def _connection(self) -> "_HttpConnection":
+        found: _HttpConnection | None = getattr(self._local, "connection", None)
         if found is None:
             assert self._host is not None
             found = self._kind(self._host, self._port, timeout=self._timeout)

@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
+from urllib.parse import SplitResult, urlsplit
 
-from condinst_deploy.errors import BackendError
+from condinst_deploy.errors import BackendError, ConfigError
 from condinst_deploy.serving.client.wire import Reply
+
+LONGEST_ADDRESS = 2000
+"""Characters of an address."""
 
 
 class ServerUnavailable(BackendError):
@@ -43,3 +47,27 @@ class Transport(Protocol):
 
     def close(self) -> None:
         """Close connections."""
+
+
+def address_of(url: str, *schemes: str) -> SplitResult:
+    """The parts of a server's address, `scheme://host:port` and perhaps a path in front of the server's own.
+
+    Raises:
+        ConfigError: it is not one of these schemes, or not an address at all.
+    """
+    expected = " or ".join(f"{scheme}://host:port" for scheme in schemes)
+    if len(url) > LONGEST_ADDRESS or not url.isprintable() or " " in url:
+        raise ConfigError(f"{url[:100]!r} is not an address; expected {expected}, without spaces and controls")
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+        (host or "").encode("idna")
+    except ValueError as e:  # the port is no number, a part of the host's name is too long
+        raise ConfigError(f"{url[:100]!r} is not an address ({e}); expected {expected}") from e
+    if "@" in parts.netloc:  # it is not quoted: it has a password
+        raise ConfigError(f"an address has a user name or a password, which are not sent; expected {expected}")
+    if parts.scheme not in schemes or not host:
+        raise ConfigError(f"{url[:100]!r} is not an address; expected {expected}")
+    if parts.query or parts.fragment or not parts.path.isascii():
+        raise ConfigError(f"{url[:100]!r} has a query, a fragment or a path that is not ASCII; expected {expected}")
+    return parts

@@ -6,6 +6,7 @@ from condinst_deploy.contract import ModelManifest
 from condinst_deploy.contract.engine_manifest import EngineManifest
 from condinst_deploy.serving.protocol import MODEL, NETWORK
 from condinst_deploy.serving.triton.settings import RepositoryOptions
+from condinst_deploy.shown_text import shown
 
 CONTAINER = "nvcr.io/nvidia/tritonserver:26.10-py3"
 
@@ -62,7 +63,7 @@ def repository_guide(
             f" {', '.join(engine.targets)}: the server needs this version and one of these GPUs."
         )
     return TEMPLATE.format(
-        model=model.name.replace("`", ""),
+        model=shown(model.name).replace("`", ""),
         layout=options.layout,
         served=MODEL,
         network=network,

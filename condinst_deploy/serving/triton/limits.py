@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.shown_text import shown_value
 
 LARGEST = 2**40
 
@@ -26,7 +27,7 @@ class Limits:
         for field in fields(self):
             value = getattr(self, field.name)
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST:
-                raise ConfigError(f"{field.name} is {value!r:.40}; expected a whole number from 1 to 2^40")
+                raise ConfigError(f"{field.name} is {shown_value(value)}; expected a whole number from 1 to 2^40")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -2,9 +2,7 @@
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +10,14 @@ from typing import Any
 from condinst_deploy.contract import INPUTS, ModelManifest
 from condinst_deploy.contract.artifacts import ENGINE, KINDS, ONNX, check_there, kind_of
 from condinst_deploy.contract.engine_manifest import EngineManifest, manifest_path, read_engine
-from condinst_deploy.errors import ArtifactError, ConfigError, OutputError
+from condinst_deploy.errors import ArtifactError, ConfigError
 from condinst_deploy.runtime.predictor import load_backend
 from condinst_deploy.serving.protocol import MODEL, NETWORK
 from condinst_deploy.serving.triton.config_text import config_text
 from condinst_deploy.serving.triton.configurations import image_model_config, network_model_config
 from condinst_deploy.serving.triton.guide import repository_guide
 from condinst_deploy.serving.triton.settings import SETTINGS_FILE, RepositoryOptions, ServerSettings
+from condinst_deploy.support.atomic_folder import atomic_folder
 
 SHIM = '''"""The model that Triton's Python backend loads; the package condinst_deploy has the code."""
 
@@ -54,23 +53,8 @@ def write_repository(model: Path, out: Path, options: RepositoryOptions | None =
     engine = read_engine(model)[1] if kind == ENGINE else None
     manifest = engine.model if engine else _onnx_manifest(model)
     options = _fitting(options, manifest, engine)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"{out} exists and is not an empty folder; name a new one, or remove it first")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{out.name[:50]}.", suffix=".partial", dir=out.parent))
-    except OSError as e:
-        raise OutputError(f"{out} cannot be written ({e.strerror or e}); choose another place") from e
-    try:
+    with atomic_folder(out) as draft:
         _write(draft, model, manifest, engine, options)
-        draft.chmod(0o755)
-        with suppress(FileNotFoundError):
-            out.rmdir()
-        draft.rename(out)
-    except OSError as e:
-        raise OutputError(f"{out} cannot be written ({e.strerror or e}); choose another place") from e
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return out.absolute()
 
 
@@ -119,7 +103,9 @@ def _write(
         _copy_model(model, draft / MODEL / str(options.version), model.name)
     else:
         _write_network(draft / NETWORK, model, manifest, engine, options)
-    (draft / "README.md").write_text(repository_guide(model, manifest, engine, options), encoding="utf-8")
+    (draft / "README.md").write_text(
+        repository_guide(model, manifest, engine, options), encoding="utf-8", errors="backslashreplace"
+    )
 
 
 def _write_network(

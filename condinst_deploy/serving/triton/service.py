@@ -79,7 +79,9 @@ class ImageService:
         arrays = [image for image in images if not isinstance(image, CondInstError)]
         try:
             predictions = list(self._predictor.stream(arrays)) if len(arrays) != 1 else []
-            found = [p.detections or p.error for p in predictions] if predictions else self._predictor(arrays)
+            # no detections are false, and an answer
+            streamed = [p.error if p.detections is None else p.detections for p in predictions]
+            found = streamed if predictions else self._predictor(arrays)
         except CondInstError as e:
             return [image if isinstance(image, CondInstError) else e for image in images]
         results = iter(found)

@@ -10,6 +10,7 @@ from condinst_deploy.contract import ModelManifest
 from condinst_deploy.errors import ArtifactError, ConfigError
 from condinst_deploy.runtime.cores import CpuThreads, usable_cores
 from condinst_deploy.serving.triton.limits import Limits
+from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.json_text import json_text
 
 Layout = Literal["single", "ensemble"]
@@ -57,7 +58,7 @@ class RepositoryOptions:
         for name, largest in ranges.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
-                raise ConfigError(f"{name} is {value!r}; expected a whole number from 1 to {largest}")
+                raise ConfigError(f"{name} is {shown_value(value)}; expected a whole number from 1 to {largest}")
         if not 0 <= self.delay_ms <= LONGEST_DELAY_MS:
             raise ConfigError(f"delay_ms is {self.delay_ms}; expected 0 to {LONGEST_DELAY_MS:g} milliseconds")
 

@@ -123,3 +123,26 @@ def test_an_array_must_fit_its_block() -> None:
             block.array((4, 65), "float32")
         with pytest.raises(ValueError, match="do not fill"):
             stream.copy(array, array.rows(0, 2))
+
+
+def test_memory_above_the_limit_is_waited_for_or_freed_before_there_is_more() -> None:
+    driver = StrictDriver()
+    gpu = Gpu(driver, most_pinned=4 * 4096)
+    with gpu.current(), Stream(gpu) as stream:
+        there = gpu.memory.taken(4096, stream).array((4096,), "uint8")
+        for _ in range(20):
+            host = gpu.pinned.taken(4096)
+            host_array(host)[:] = 5
+            stream.upload(there, host)
+            host.used_until(stream.record())
+            del host
+        assert driver.allocated(pinned=True) == 4 * 4096  # the host waited for the oldest copy
+        large = gpu.pinned.taken(3 * 4096)  # and freed idle memory of another size
+        assert driver.allocated(pinned=True) == 4 * 4096
+        assert not gpu.pinned.has_room(2 * 4096)
+        beyond = gpu.pinned.taken(2 * 4096)  # all is in use: a batch must not wait for itself
+        assert driver.allocated(pinned=True) == 5 * 4096
+        del large, beyond
+        assert gpu.pinned.has_room(4 * 4096)
+        assert not gpu.pinned.has_room(5 * 4096)
+    assert driver.misuses == []

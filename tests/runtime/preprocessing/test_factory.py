@@ -1,5 +1,7 @@
 """The ways to prepare an image, compared with each other."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,7 +14,9 @@ from condinst_deploy.cli import command as cli
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.errors import BackendError, ConfigError, ImageError
 from condinst_deploy.imaging.decode import rgb_from
-from condinst_deploy.runtime.preprocessing.batch import HostWriter, blank_inputs, network_inputs, stacked
+from condinst_deploy.runtime.host_inputs import blank_inputs
+from condinst_deploy.runtime.preprocessing import tensor
+from condinst_deploy.runtime.preprocessing.batch import HostWriter, network_inputs, stacked
 from condinst_deploy.runtime.preprocessing.factory import preparation
 from condinst_deploy.runtime.preprocessing.tensor import jpeg_on
 from condinst_deploy.runtime.preprocessing.types import InputOptions, InputWriter, Pixels, Prepare
@@ -39,6 +43,35 @@ def test_exact_pixels_are_those_of_the_backends(size: tuple[int, int]) -> None:
     np.testing.assert_array_equal(found.image, image)
     for ours, theirs in zip(found.inputs.on_host(), expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("pixels", ["exact", "fast"])
+def test_an_image_that_is_not_asked_for_is_not_held(pixels: Any) -> None:
+    image = noise_image(3, 40, 60)
+    without = preparation(pixels, geometry_of, HostWriter(), "cpu", keep_images=False)(image, "x")
+    held = way(pixels)(image, "x")
+    assert without.image is None
+    assert held.image is not None
+    assert without.geometry == held.geometry
+    np.testing.assert_array_equal(without.inputs.on_host().images, held.inputs.on_host().images)
+
+
+@pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
+def test_an_image_that_a_gpu_decoded_crosses_only_if_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(noise_image(3, 40, 60)).save(path)
+    monkeypatch.setattr(tensor, "jpeg_in_order", lambda gpu, data: jpeg_on(torch.device("cpu"), data))
+    held, without = (
+        tensor.TensorPreparation(geometry_of, "cuda:0", HostWriter(), keep_images=keeps)(path, "a")
+        for keeps in (True, False)
+    )
+    assert without.image is None
+    assert held.image is not None
+    assert held.image.shape == (40, 60, 3)
+    assert held.geometry == without.geometry
+    np.testing.assert_array_equal(held.inputs.on_host().images, without.inputs.on_host().images)
 
 
 def assert_close(found: Any, exact: Any, within: float) -> None:
@@ -125,3 +158,39 @@ def test_options_that_there_are_not_are_refused(options: dict[str, Any], reason:
 
 def test_the_command_offers_what_there_is() -> None:
     assert {way.value for way in cli.Pixels} == set(get_args(Pixels))
+
+
+class StreamDouble:
+    """A stream that notes what is asked of it."""
+
+    def __init__(self, name: str, order: list[str]) -> None:
+        self.name, self.order = name, order
+
+    def synchronize(self) -> None:
+        self.order.append(f"wait for {self.name}")
+
+
+def test_a_gpus_decoder_gets_idle_memory_and_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its stream waits for no other: the memory's stream is idle before and after, and the reader keeps the memory."""
+    order: list[str] = []
+    current = [StreamDouble("the reader", order)]
+
+    class Pixels:
+        def record_stream(self, stream: StreamDouble) -> None:
+            order.append(f"kept for {stream.name}")
+
+    @contextmanager
+    def own_stream(gpu: torch.device) -> Iterator[None]:
+        current.append(StreamDouble("the memory", order))
+        yield
+        current.pop()
+
+    def decode(gpu: torch.device, data: bytes) -> Pixels:
+        order.append(f"decode beside {current[-1].name}")
+        return Pixels()
+
+    monkeypatch.setattr(tensor, "side_stream", own_stream)
+    monkeypatch.setattr(tensor, "jpeg_on", decode)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda gpu: current[-1])
+    tensor.jpeg_in_order(torch.device("cuda:0"), b"")
+    assert order == ["wait for the memory", "decode beside the memory", "wait for the memory", "kept for the reader"]

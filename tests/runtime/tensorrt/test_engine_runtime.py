@@ -13,9 +13,9 @@ from condinst_deploy.contract import InstanceDetections
 from condinst_deploy.errors import BackendError
 from condinst_deploy.runtime.cuda.batches import GpuOutputs
 from condinst_deploy.runtime.cuda.driver import CudaError
+from condinst_deploy.runtime.hot_shapes import HotLimits
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_deploy.runtime.predictor import Predictor
-from condinst_deploy.runtime.tensorrt.hot_shapes import HotLimits
 from tests.support.batches import host_batch
 from tests.support.engine_manifests import image_profile, with_fixed_shape
 from tests.support.engines_on_doubles import engine_backend, manifest_of_onnx

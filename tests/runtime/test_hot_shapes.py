@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from condinst_deploy.runtime.tensorrt.hot_shapes import HotLimits, HotShapes
+from condinst_deploy.runtime.hot_shapes import HotLimits, HotShapes
 
 
 def heated(shapes: Iterable[str], limits: HotLimits) -> list[tuple[int, str, str | None]]:

@@ -5,7 +5,7 @@ import pytest
 
 from condinst_deploy.errors import ConfigError, DataError
 from condinst_deploy.serving.batch.inputs import open_input
-from condinst_deploy.serving.batch.parquet_rows import ImageSource, sources_of_rows, sources_of_table
+from condinst_deploy.serving.batch.parquet_inputs import ImageSource, sources_of_rows, sources_of_table
 from condinst_deploy.serving.batch.shards import RowSpan
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from condinst_deploy.errors import CondInstError, ConfigError, DataError
-from condinst_deploy.serving.batch.storage import ATTEMPTS, filesystem_of, is_url, joined, public_url
 from condinst_deploy.shown_text import first_line, shown
+from condinst_deploy.support.remote_files import ATTEMPTS, filesystem_of, is_url, joined, public_url
 
 CONTENTS = ("image", "bytes", "image_bytes", "content", "jpg", "png")
 PATHS = ("path", "file_name", "image_path", "url", "uri")

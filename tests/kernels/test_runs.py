@@ -1,4 +1,4 @@
-"""Masks made on the device, kernels and what is around them, against the references' dense computation."""
+"""Masks made on the device, kernels and what is around them: the host's bytes, and the references' dense masks."""
 
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from condinst_deploy.contract import ImageGeometry, InstanceDetections, NetworkOutputs
-from condinst_deploy.kernels.paste import mask_extents
+from condinst_deploy.kernels import runs_launch
+from condinst_deploy.kernels.extents import mask_extents
+from condinst_deploy.kernels.runs_launch import Limits
 from condinst_deploy.model.condinst import Instances
 from condinst_deploy.model.mask_paste import dense_probabilities
 from condinst_deploy.runtime import device_postprocess
 from condinst_deploy.runtime.device_outputs import DeviceOutputs
-from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
+from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs, masks_from_logits
 from condinst_deploy.runtime.torch_backend import TorchBackend
 from tests.support.batches import host_batch
 from tests.support.device_results import Parts, Sizes, detections_of, predicted, results_on_device
@@ -170,6 +172,13 @@ def check_extents(extents: Tensor) -> None:
         assert found[4] == 0
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_masks_are_the_hosts_byte_for_byte(results: dict[str, Any], case: Case) -> None:
+    for logits, sizes, parts in zip(case.logits, case.sizes, results[str(case)], strict=True):
+        host = masks_from_logits(logits.float().numpy(), np.arange(len(logits)), geometry_of(sizes))
+        assert detections_of(parts, sizes[0]).masks.rle() == host.rle()
+
+
 def test_extents_are_those_of_the_positive_logits(results: dict[str, Any]) -> None:
     check_extents(results["extents"])
 
@@ -225,21 +234,24 @@ def test_a_backend_goes_from_images_to_masks_on_the_device(results: dict[str, An
     check_predicted(slim_checkpoint, results["predicted"])
 
 
-def test_a_batch_that_is_too_large_crosses_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_postprocess, "LARGEST_CROSSING", 100)
-    sides = [(10, 40), (10, 41), (1, 1), (99, 99), (0, 0), (4, 8)]  # 50, 60, 1, 1287, 0, 4 bytes
-    rows = np.array([[0, 0, 0, *side, 1, 1, 1, 1] for side in sides])
-    turns = [(turn.start, turn.stop) for turn in device_postprocess.crossings(rows)]
-    assert turns == [(0, 1), (1, 3), (3, 4), (4, 6)]
-    assert list(device_postprocess.crossings(rows[:0])) == []
+def test_a_batch_that_is_too_large_goes_in_turns() -> None:
+    limits = Limits(scratch=400)
+    sides = [(5, 10), (5, 11), (1, 1), (99, 99), (0, 0), (4, 8)]  # rows and columns of probabilities
+    crops = np.array([[0, 0, 0, *side, 0, 1, 0, 1] for side in sides])
+    columns = runs_launch.ColumnTables(np.zeros(1, dtype=np.int32), np.zeros(1, dtype=np.float32))
+    found = runs_launch.MaskCrops(crops, np.zeros((6, 3)), columns)
+    turns = [launch.table[:, runs_launch.ROWS].tolist() for launch in runs_launch.launches(found, limits)]
+    assert turns == [[5], [5, 1], [99], [0, 4]]
+    nothing = runs_launch.MaskCrops(crops[:0], np.zeros((0, 3)), columns)
+    assert list(runs_launch.launches(nothing, limits)) == []
 
 
-def test_an_image_too_large_for_the_kernel_is_made_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_too_large_for_the_kernels_is_made_on_the_host() -> None:
     """On a CPU a launch would fail, so this result is the host's."""
-    monkeypatch.setattr(device_postprocess, "LARGEST_PRODUCT", 192 * 96)
+    limits = Limits(changes=192 * (2 * 8 + 4) - 1)
     outputs = outputs_with([[0.0, 0.0, 8.0, 8.0]])
     sizes = ((128, 192), (64, 96), (64, 96))
-    found = results_on_device(tuple(torch.from_numpy(array) for array in outputs), [sizes])
+    found = results_on_device(tuple(torch.from_numpy(array) for array in outputs), [sizes], limits=limits)
     assert not isinstance(found, str)
     assert len(detections_of(found[0], sizes[0])) == 1
 
@@ -267,9 +279,9 @@ def test_a_backend_on_a_gpu_gives_what_it_gives_on_a_cpu(slim_checkpoint: Path) 
 
 
 @pytest.mark.gpu
-def test_crops_that_cross_in_turns_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_postprocess, "LARGEST_CROSSING", 64)
-    check(CASES[0], results_on_device(*CASES[0].call("cuda")))
+def test_masks_that_are_made_in_turns_are_the_same() -> None:
+    tensors, sizes = CASES[0].call("cuda")
+    check(CASES[0], results_on_device(tensors, sizes, limits=Limits(scratch=64)))
 
 
 @pytest.mark.gpu

@@ -29,7 +29,7 @@ import numpy as np
 from condinst_deploy.contract import InstanceDetections
 from condinst_deploy.errors import DataError
 from condinst_deploy.masks import RLE, Masks
-from condinst_deploy.serving.batch.parquet_rows import parquet_file, pyarrow
+from condinst_deploy.serving.batch.parquet_inputs import parquet_file, pyarrow
 from condinst_deploy.support.json_text import json_text
 
 VERSION = 1

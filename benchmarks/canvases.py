@@ -1,0 +1,107 @@
+"""What a few canvases give and cost: batches of a stream of mixed sizes, and agreement with images padded to 32.
+
+    python -m benchmarks.canvases [--images 100] [--out benchmarks/results/canvases.json]
+
+Batches: the recorded mix of sizes (tests/runtime/tensorrt/image_sizes.json) through the batching policy of a GPU. Cost:
+detections of the model that ships on images of the shapes set, padded to a canvas and to multiples of 32, on a CPU.
+"""
+
+import argparse
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.targets import Target, write_results
+from condinst_deploy.contract import ImageGeometry, Preprocessing
+from condinst_deploy.data.shapes import ShapesConfig, image_of, scene_of
+from condinst_deploy.evaluation.agreement import Agreement, agreement, merged
+from condinst_deploy.runtime.batching import BatchingPolicy
+from condinst_deploy.runtime.canvases import Canvas, smallest
+from condinst_deploy.runtime.options import batching_for
+from condinst_deploy.runtime.predictor import Predictor
+
+ROOT = Path(__file__).parents[1]
+MIX = ROOT / "tests/runtime/tensorrt/image_sizes.json"
+CHECKPOINT = ROOT / "demo/shapes_slim.pth"
+CANVASES: tuple[Canvas, ...] = ((800, 1088), (800, 1216), (800, 1344), (1088, 800), (1216, 800), (1344, 800))
+"""For the published sizes of inference, 800 and 1333: 4:3, 3:2 and the longest, either way up."""
+
+THRESHOLDS = (0.0, 0.3)
+"""Scores above which detections are compared: all of them, and those that are drawn."""
+
+SLACK = (32, 64)
+"""Pixels by which a canvas is larger than an image's own padded size, on both sides."""
+
+DRAWN, BATCH = 20_000, 8
+MIN_BOX_IOU = 0.9
+
+
+def batches_of(canvases: Sequence[Canvas]) -> dict[str, Any]:
+    """Padded shapes, mean batch and padded pixels of a stream."""
+    rows = json.loads(MIX.read_text())["sizes"]
+    policy = BatchingPolicy[int](batching_for("cuda:0", BATCH, None))
+    made: list[int] = []
+    shapes, pixels = set(), 0
+    for width, height, _ in random.Random(0).choices(rows, [row[2] for row in rows], k=DRAWN):
+        own = ImageGeometry.of((height, width), Preprocessing()).padded
+        padded = smallest(canvases, own)
+        shapes.add(padded)
+        pixels += padded[0] * padded[1]
+        made += map(len, policy.add(padded, 0))
+    made += map(len, policy.flush())
+    return {"shapes": len(shapes), "mean_batch": float(np.mean(made)), "pixels": pixels}
+
+
+def costs(count: int) -> dict[int, list[Agreement]]:
+    """Pixels of slack -> agreement with images padded to multiples of 32, above each of `THRESHOLDS`."""
+    config = ShapesConfig()
+    images = [image_of(scene_of(config, "val", i), config, "val", i) for i in range(count)]
+    with Predictor(CHECKPOINT, device="cpu") as reference:
+        expected = [reference(image)[0] for image in images]
+        owns = [reference.backend.geometry(image).padded for image in images]
+        backend, found = reference.backend, {}
+        for slack in SLACK:
+            compared: list[list[Agreement]] = [[] for _ in THRESHOLDS]
+            for own, image, want in zip(owns, images, expected, strict=True):
+                other = Predictor(backend, canvases=[(own[0] + slack, own[1] + slack)])(image)[0]
+                for above, entries in zip(THRESHOLDS, compared, strict=True):
+                    kept = want[want.scores > above], other[other.scores > above]
+                    entries.append(agreement(kept[0], kept[1], MIN_BOX_IOU))
+            found[slack] = [merged(entries) for entries in compared]
+    return found
+
+
+def main() -> None:
+    """Measure, print, and write JSON where asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    given = parser.parse_args()
+    own, few = batches_of(()), batches_of(CANVASES)
+    targets = [
+        Target.without("padded shapes, multiples of 32", own["shapes"], "shapes"),
+        Target.without(f"padded shapes, {len(CANVASES)} canvases", few["shapes"], "shapes"),
+        Target.without("mean batch of 8, multiples of 32", own["mean_batch"], "images"),
+        Target.without(f"mean batch of 8, {len(CANVASES)} canvases", few["mean_batch"], "images"),
+        Target.without("pixels that the network computes, canvases", few["pixels"] / own["pixels"], "times"),
+    ]
+    for slack, agreements in costs(given.images).items():
+        for above, found in zip(THRESHOLDS, agreements, strict=True):
+            name = f"canvas {slack} px larger on both sides, scores above {above:g}"
+            targets += [
+                Target.without(f"matched, {name}", 100 * found.matched_share, "%"),
+                Target.without(f"median mask IoU, {name}", float(np.median(found.mask_ious)), ""),
+                Target.without(f"median error of a score, {name}", float(np.median(found.score_errors)), ""),
+            ]
+    for target in targets:
+        print(f"{target.name}: {target.measured:g} {target.unit}")
+    if given.out is not None:
+        write_results(given.out, targets, {"images": given.images, "canvases": CANVASES})
+
+
+if __name__ == "__main__":
+    main()

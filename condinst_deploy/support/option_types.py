@@ -1,0 +1,97 @@
+"""Types of options that are given from Python: a wrong one is one line at the start, not an error of Python later."""
+
+from collections.abc import Callable
+from enum import Enum
+from functools import cache
+from numbers import Integral, Real
+from os import PathLike
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from condinst_deploy.errors import ConfigError
+from condinst_deploy.support.validation import shortened
+
+_PLAIN: dict[Any, tuple[Any, str]] = {
+    bool: (bool, "True or False"),
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "text"),
+    type(None): (type(None), "None"),
+    Path: ((str, PathLike), "a path"),
+}
+"""Type of a field -> types that are taken for it, and what a message calls it."""
+
+
+def check_types(options: Any) -> None:
+    """Check the values of a dataclass against the types of its fields.
+
+    Numbers of NumPy are numbers, texts are paths, and lists are taken for tuples. The ranges are not checked here.
+
+    Raises:
+        ConfigError: a value has another type.
+    """
+    options_type: Any = type(options)
+    for name, kind in _types_of(options_type).items():
+        value = getattr(options, name)
+        if not _fits(value, kind):
+            raise ConfigError(f"{name} is {shortened(value)}; expected {_words(kind)}")
+
+
+@cache
+def _types_of(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin, inside = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_fits(value, option) for option in inside)
+    if origin is Literal:  # which of them is checked where the value is used
+        return isinstance(value, tuple({type(choice) for choice in inside}))
+    if origin is Callable:
+        return callable(value)
+    if origin in (tuple, frozenset):
+        return _fits_inside(value, origin, inside)
+    if origin is not None:
+        container: Any = origin
+        return isinstance(value, container)
+    return _is_one(value, kind)
+
+
+def _fits_inside(value: Any, origin: Any, inside: tuple[Any, ...]) -> bool:
+    if not isinstance(value, (tuple, list) if origin is tuple else (frozenset, set)):
+        return False
+    if origin is tuple and inside[-1] is not Ellipsis:
+        return len(value) == len(inside) and all(map(_fits, value, inside))
+    return all(_fits(part, inside[0]) for part in value)
+
+
+def _is_one(value: Any, kind: Any) -> bool:
+    if kind in _PLAIN:
+        return isinstance(value, _PLAIN[kind][0]) and (kind is bool or not isinstance(value, bool))
+    if not isinstance(kind, type):
+        return True  # Any
+    if issubclass(kind, Enum):
+        return value in list(kind)
+    try:
+        return isinstance(value, kind)
+    except TypeError:
+        return True  # a protocol, whose methods are looked for when they are called
+
+
+def _words(kind: Any) -> str:
+    origin, inside = get_origin(kind), get_args(kind)
+    if kind in _PLAIN:
+        return _PLAIN[kind][1]
+    if origin in (Union, UnionType):
+        return " or ".join(_words(option) for option in inside)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, inside))}"
+    if origin is Callable:
+        return "a function"
+    if origin is tuple and inside[-1] is not Ellipsis:
+        return f"a tuple: {', '.join(map(_words, inside))}"
+    if origin in (tuple, frozenset):
+        return f"a {origin.__name__}, of each part {_words(inside[0])}"
+    return getattr(kind, "__name__", str(kind))
