@@ -57,7 +57,7 @@ def test_fp16_without_a_name_builds_the_only_exported_file(folder: Path) -> None
     assert result.stdout == f"{path}\n"
     assert "precision: float16, as asked; layers by the typed network:" in result.stderr
     assert "in float16" in result.stderr
-    assert "profile 0: images from 1x3x32x32 to 8x3x224x224, tuned for 1x3x128x224" in result.stderr
+    assert "profile 0: images from 1x3x32x32 to 8x3x224x224, tuned for 8x3x128x224" in result.stderr
     assert read_engine(path)[1].precision == "float16"
 
 
