@@ -9,6 +9,7 @@ from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.serving.batch.shards import check_shard_size
 from condinst_deploy.shown_text import shown_value
+from condinst_deploy.support.option_types import check_types
 
 if TYPE_CHECKING:
     from condinst_deploy.runtime.predictor import Predictor
@@ -38,8 +39,9 @@ class DetectionOptions:
         """Check what does not depend on the model: a mistake must not name the run of an output folder.
 
         Raises:
-            ConfigError: a value cannot be used with any model.
+            ConfigError: a value has another type, or cannot be used with any model.
         """
+        check_types(self)
         if self.score_threshold is not None and not 0 <= self.score_threshold <= 1:
             raise ConfigError(f"score_threshold is {self.score_threshold}; expected a number from 0 to 1")
         for name in ("max_detections", "batch_size"):
@@ -86,8 +88,10 @@ class BatchOptions:
         """Check the values.
 
         Raises:
-            ConfigError: a value is not one of those that there are.
+            ConfigError: a value has another type, or is not one of those that there are.
         """
+        check_types(self)
+        object.__setattr__(self, "model", Path(self.model))  # a text is a path, too
         check_shard_size(self.shard_size)
         if self.format not in get_args(Format):
             raise ConfigError(f"the format is {self.format!r}; expected one of {', '.join(get_args(Format))}")
