@@ -237,7 +237,9 @@ def test_pipes_and_circles_of_links_are_rows_with_reasons(
     content = coco_part(tmp_path / "out", 0)
     assert [(entry["id"], entry["error"]) for entry in content["errors"]] == [(i, "unreadable") for i in (1, 2, 3)]
     for entry in (content["errors"][0], content["errors"][2]):
-        assert entry["reason"].startswith(f"{entry['file_name']}: it is a pipe, a socket or a device, which is not read")
+        assert entry["reason"].startswith(
+            f"{entry['file_name']}: it is a pipe, a socket or a device, which is not read"
+        )
     assert [entry["id"] for entry in content["images"]] == [4]
 
 
