@@ -121,8 +121,9 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, content: bytes) -> None:
 def test_a_footer_whose_number_of_rows_is_false_is_one_line(rows: int, shown: str, tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     written(path, {"bytes": [bytes([i]) for i in range(25)]}, row_group_size=10)
-    content, number = path.read_bytes(), (lambda n: bytes([2 * n if n >= 0 else -2 * n - 1]))  # of Thrift
-    before, after = (b"\x16" + number(n) + b"\x19" for n in (25, rows))  # a number and then a list: the row groups
+    content = path.read_bytes()
+    # in Thrift, a number (twice, less one if negative) and then a list, which is that of the row groups
+    before, after = (bytes([0x16, 2 * n if n >= 0 else -2 * n - 1, 0x19]) for n in (25, rows))
     assert content.count(before) == 1
     path.write_bytes(content.replace(before, after))
     assert pq.ParquetFile(path).metadata.num_rows == rows

@@ -40,9 +40,10 @@ def test_no_option_takes_an_object_of_another_kind(options: Any, name: str) -> N
 
 @pytest.mark.parametrize("name", [field.name for field in fields(BatchOptions)])
 def test_no_option_of_a_batch_run_takes_an_object_of_another_kind(name: str) -> None:
+    values: dict[str, Any] = {"input": "images", "model": Path("m.onnx"), "out": "out"}
     for value in (object(), b"x", {"a": 1}, 1j, [[[object()]]]):
         with pytest.raises(ConfigError, match=f"{name} is .*; expected "):
-            BatchOptions(**{"input": "images", "model": Path("m.onnx"), "out": "out", name: value})
+            BatchOptions(**{**values, name: value})
 
 
 @pytest.mark.parametrize(
