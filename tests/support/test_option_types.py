@@ -1,8 +1,9 @@
 """Options of a wrong type are errors of ours at the start, whichever they are."""
 
+import json
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -83,6 +84,18 @@ def test_what_means_the_same_is_taken() -> None:
     PredictFilesOptions(Path("out"), PredictorOptions(device="cpu"))
     BuildOptions(recipe="data_centre", sm=("86",), workspace_gb=4)
     BatchOptions("images", "m.onnx", "out", DetectionOptions(classes=["cat"]))  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_can_be_written_into_the_manifest_of_a_batch_run() -> None:
+    recorded = []
+    for number in (np.int64, int):
+        threshold = 0.25 if number is int else np.float32(0.25)
+        values: dict[str, Any] = {"max_detections": number(3), "score_threshold": threshold}
+        detection, size = DetectionOptions(**values), cast(int, number(5))
+        recorded.append(
+            json.dumps(BatchOptions("images", Path("m.onnx"), "out", detection, shard_size=size).recorded())
+        )
+    assert recorded[0] == recorded[1]
 
 
 def test_places_of_a_training_set_can_be_written_into_its_recipe() -> None:

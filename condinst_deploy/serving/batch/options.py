@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import numpy as np
+
 from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.serving.batch.shards import check_shard_size
@@ -98,12 +100,17 @@ class BatchOptions:
 
     def recorded(self) -> dict[str, Any]:
         """The options that the rows depend on, as JSON values."""
-        options = asdict(self.detection)
+        options = {name: _plain(value) for name, value in asdict(self.detection).items()}
         classes: Sequence[str] | None = self.detection.classes
         return {
             **options,
             "classes": None if classes is None else list(classes),
             "format": self.format,
-            "shard_size": self.shard_size,
+            "shard_size": _plain(self.shard_size),
             "column": self.column,
         }
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers are taken as options, and JSON has none of them."""
+    return value.item() if isinstance(value, np.generic) else value
