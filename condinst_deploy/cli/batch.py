@@ -110,7 +110,7 @@ def batch(
 
     outcome = Outcome(out)
     try:
-        with planned(options) as plan:
+        with planned(options, terminal.print) as plan:
             outcome.begin(plan)
             _run(plan, placement, outcome)
     except KeyboardInterrupt:

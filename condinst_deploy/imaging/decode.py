@@ -237,6 +237,8 @@ def _reading(source: str | ImageFile | EncodedImage) -> Iterator[BinaryIO]:
     path = Path(source)
     with _named(str(path)):
         if not path.is_file():
+            if path.exists() and not path.is_dir():
+                raise ImageError("it is a pipe, a socket or a device, which is not read; expected an image file")
             raise FileNotFoundError
         with path.open("rb") as stream:
             yield stream

@@ -4,17 +4,21 @@ A dataset's own scheduling applies: there are no shards, parts or manifests, and
 `condinst-batch` has these.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from condinst_deploy.errors import ConfigError
+from condinst_deploy.contract.artifacts import check_there
+from condinst_deploy.errors import ArtifactError, ConfigError
 from condinst_deploy.serving.batch.options import DetectionOptions
-from condinst_deploy.serving.batch.output_rows import Classes, ImageRow, arrow_table
-from condinst_deploy.serving.batch.parquet_inputs import ImageSource, sources_of_table
+from condinst_deploy.serving.batch.output_rows import Classes, ImageRow, arrow_schema, arrow_table
+from condinst_deploy.serving.batch.parquet_inputs import ImageSource, image_column, pyarrow, sources_of_table
 from condinst_deploy.serving.batch.shard_worker import rows_of
 from condinst_deploy.serving.ray_session import RayOptions, check_ray
+from condinst_deploy.shown_text import shown_value
+from condinst_deploy.support.option_types import check_types
 
 ROWS = 64
 """Rows that a worker is given at a time."""
@@ -45,23 +49,68 @@ def detect_dataset(
 
     Raises:
         BackendError: Ray is not installed.
-        ConfigError: an address was given: the dataset knows its cluster.
+        ArtifactError, CheckpointError: there is no such model.
+        ConfigError: an argument has another type; the dataset has no column of images, or one that the result would
+            have twice; an address was given: the dataset knows its cluster. Where Ray does not know the columns yet,
+            its workers find out about them, and the error is in Ray's.
     """
+    request = _Request(Path(model) if isinstance(model, str) else model, column, detection, ray_options)
     check_ray()
-    from ray.data import ActorPoolStrategy
+    from ray.data import ActorPoolStrategy, Dataset
 
-    options = ray_options or RayOptions()
+    if not isinstance(dataset, Dataset):
+        raise ConfigError(f"dataset is {shown_value(dataset)}; expected a ray.data.Dataset")
+    options = request.ray_options or RayOptions()
     if options.address is not None:
         raise ConfigError(f"address is {options.address}; a dataset runs where ray.init() connected to")
+    check_there(request.model)
+    if not request.model.is_file():
+        raise ArtifactError(f"no model at {request.model}; expected a checkpoint, an .onnx file or an engine")
+    _check_columns(dataset, column)
     return dataset.map_batches(
         DatasetDetector,
-        fn_constructor_args=(Path(model).absolute(), column, detection or DetectionOptions()),
+        fn_constructor_args=(request.model.absolute(), column, detection or DetectionOptions()),
         batch_format="pyarrow",
         batch_size=ROWS,
         compute=ActorPoolStrategy(size=options.workers or 1),
         num_gpus=options.gpus_per_worker or 0,
         num_cpus=options.cpus_per_worker,
     )
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Arguments of `detect_dataset`, with their types checked."""
+
+    model: Path
+    column: str | None
+    detection: DetectionOptions | None
+    ray_options: RayOptions | None
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+
+def _check_columns(dataset: Any, column: str | None) -> None:
+    """Check the columns of a dataset, if they are known without work."""
+    known = dataset.schema(fetch_if_missing=False)
+    schema = None if known is None else known.base_schema
+    if isinstance(schema, pyarrow().Schema) and schema.names:  # an empty dataset may have no columns
+        _kept_columns(schema.names, image_column(schema, column, "the dataset"))
+
+
+def _kept_columns(names: Sequence[str], images: str) -> list[str]:
+    """The columns that the result has, too.
+
+    Raises:
+        ConfigError: the result has another column of such a name.
+    """
+    own = {name for name in arrow_schema(Classes((), ())).names if name != "position"}
+    kept = [name for name in names if name not in (images, "path")]
+    for name in kept:
+        if name in own:
+            raise ConfigError(f"the dataset has a column {name!r}, and so have the results; rename it")
+    return kept
 
 
 class DatasetDetector:
@@ -78,16 +127,11 @@ class DatasetDetector:
         Raises:
             ConfigError: the table has no column of images, or has one that the result would have twice.
         """
-        image_column, sources = sources_of_table(table, self._column, "the dataset")
+        images, sources = sources_of_table(table, self._column, "the dataset")
+        kept = _kept_columns(table.column_names, images)  # before the work
         found = arrow_table(list(self._rows(iter(sources))), self._classes).drop_columns(["position"])
-        kept = [name for name in table.column_names if name != image_column]
         for name in kept:
-            if name == "path" or name not in found.column_names:
-                continue
-            raise ConfigError(f"the dataset has a column {name!r}, and so have the results; rename it")
-        for name in kept:
-            if name != "path":
-                found = found.append_column(name, table.column(name))
+            found = found.append_column(name, table.column(name))
         return found
 
     def _rows(self, sources: Iterator[ImageSource]) -> Iterator[ImageRow]:

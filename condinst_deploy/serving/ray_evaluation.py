@@ -1,11 +1,12 @@
 """Models of an evaluation on Ray: the same detections as in one process, from many."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from condinst_deploy.contract import InstanceDetections
 from condinst_deploy.contract.artifacts import precision_for
 from condinst_deploy.errors import DataError, ImageError
 from condinst_deploy.evaluation.coco_metrics import Entry
@@ -14,7 +15,8 @@ from condinst_deploy.evaluation.provenance import images_with_states, run_settin
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.serving.batch.driver import Plan, planned
 from condinst_deploy.serving.batch.options import BatchOptions, DetectionOptions
-from condinst_deploy.serving.batch.output_rows import coco_entries, read_part
+from condinst_deploy.serving.batch.output_rows import ImageRow, coco_entries, read_part
+from condinst_deploy.serving.batch.parts import part_name
 from condinst_deploy.serving.batch.ray_driver import run_on_ray
 from condinst_deploy.serving.batch.reporting import Event, OnEvent, Totals
 from condinst_deploy.serving.ray_session import RayOptions
@@ -69,7 +71,7 @@ class RayDetector:
             shard_size=-(-SHARD // window) * window,
         )
         with planned(batch) as plan:
-            run_on_ray(plan, self.options, _listener(plan, name, run))
+            run_on_ray(plan, self.options, _listener(plan, folder, name, run))
             entries = _entries(folder, run, category_ids)
         return entries, settings | {"pictures": sha256_of_text(repr(states))}, plan.finished_images
 
@@ -86,7 +88,7 @@ def _written_list(folder: Path, paths: Sequence[Path]) -> Path:
     return path.absolute()
 
 
-def _listener(plan: Plan, name: str, run: Run) -> OnEvent:
+def _listener(plan: Plan, folder: Path, name: str, run: Run) -> OnEvent:
     totals = Totals()
     run.on_progress(name, plan.finished_images, plan.images)
 
@@ -94,6 +96,9 @@ def _listener(plan: Plan, name: str, run: Run) -> OnEvent:
         totals(event)
         if event.kind == "failed":
             raise DataError(f"{name}: {totals.failed_shards[-1]}")
+        if event.report is not None and event.report.failed:
+            for _ in _read(folder / part_name(event.report.index, "parquet")):
+                pass  # to the image that cannot be read
         run.on_progress(name, plan.finished_images + totals.images, plan.images)
 
     return on_event
@@ -103,10 +108,21 @@ def _entries(folder: Path, run: Run, category_ids: Sequence[int]) -> list[Entry]
     """Results of all images with the data set's ids, in its order."""
     ground_truth, entries = run.ground_truth, list[Entry]()
     for part in sorted(folder.glob("part-*.parquet")):
-        for row in read_part(str(part)):
+        for row, detections in _read(part):
             image_id = ground_truth.image_ids[row.position]
-            if row.detections is None:
-                raise ImageError(row.reason or f"{row.path} cannot be read")
-            ground_truth.check_size(row.path, row.detections.masks.size, image_id)
+            ground_truth.check_size(row.path, detections.masks.size, image_id)
             entries += [{**entry, "image_id": image_id} for entry in coco_entries(row, category_ids)]
     return entries
+
+
+def _read(part: Path) -> Iterator[tuple[ImageRow, InstanceDetections]]:
+    """Read a part; one with an image that could not be read is removed, so that the next run reads the image again.
+
+    Raises:
+        ImageError: there is such an image.
+    """
+    for row in read_part(str(part)):
+        if row.detections is None:
+            part.unlink()
+            raise ImageError(row.reason or f"{row.path} cannot be read")
+        yield row, row.detections

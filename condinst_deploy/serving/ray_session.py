@@ -19,6 +19,7 @@ from typing import Any
 
 from condinst_deploy.errors import BackendError, ConfigError
 from condinst_deploy.shown_text import first_line, shown_value
+from condinst_deploy.support.option_types import check_types
 from condinst_deploy.support.signals import kept_sigterm
 
 OBJECT_STORE = 128 * 1024 * 1024
@@ -54,8 +55,9 @@ class RayOptions:
         """Check the values.
 
         Raises:
-            ConfigError: a value is out of range.
+            ConfigError: a value has another type, or is out of range.
         """
+        check_types(self)
         if self.workers is not None and not 1 <= self.workers <= 100_000:
             raise ConfigError(f"workers is {shown_value(self.workers)}; expected 1 to 100000")
         # Ray takes "" and "local" for an order to start processes, which would listen on every network interface

@@ -36,6 +36,11 @@ def test_any_range_of_rows_is_read(tmp_path: Path, group: int) -> None:
         ({"image": [{"bytes": b"1", "path": "a.jpg"}]}, None, ("a.jpg", b"1")),
         ({"image": [{"bytes": None, "path": "a.jpg"}, {"bytes": b"", "path": None}]}, None, ("a.jpg", None)),
         ({"image": [{"bytes": b"1", "path": None}], "name": ["x"]}, None, ("x", b"1")),
+        (
+            {"image": pa.array([{"bytes": None, "path": 7}], pa.struct({"bytes": pa.binary(), "path": pa.int64()}))},
+            None,
+            ("7", b""),
+        ),
         ({"data": pa.array([b"1"], pa.large_binary()), "id": [7]}, "data", ("7", b"1")),
         ({"image": pa.array([None], pa.binary()), "id": [7]}, None, ("7", b"")),
         ({"image": [3], "url": ["s3://b/a.jpg"]}, None, ("s3://b/a.jpg", None)),
@@ -61,6 +66,8 @@ def test_columns_of_contents_of_paths_and_of_both(columns: Any, column: str | No
         ),
         ({"image": [{"bytes": 5, "path": "x"}]}, None, r"has no column of images: its columns are image \(struct<"),
         ({"image": [{"bytes": "text"}]}, "image", "has no column of images"),
+        ({"image": [{"bytes": {"bytes": b"1"}}]}, "image", "has no column of images"),
+        ({"image": [[b"1"]]}, "image", "has no column of images"),
         ({f"column{i}": [1] for i in range(50)}, None, r"column19 \(int64\) and 30 more; name one"),
         ({"path": ["x"]}, "image", "has no column 'image'; its columns are path"),
         ({"image": [1.5]}, "image", "has no column of images"),
@@ -108,6 +115,20 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(DataError, match="cannot be read as Parquet") as reported:
         open_input(str(path)).fingerprint()
     assert "\n" not in str(reported.value)
+
+
+@pytest.mark.parametrize(("rows", "shown"), [(20, "20"), (30, "30"), (-1, "-1")])
+def test_a_footer_whose_number_of_rows_is_false_is_one_line(rows: int, shown: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    written(path, {"bytes": [bytes([i]) for i in range(25)]}, row_group_size=10)
+    content = path.read_bytes()
+    # in Thrift, a number (twice, less one if negative) and then a list, which is that of the row groups
+    before, after = (bytes([0x16, 2 * n if n >= 0 else -2 * n - 1, 0x19]) for n in (25, rows))
+    assert content.count(before) == 1
+    path.write_bytes(content.replace(before, after))
+    assert pq.ParquetFile(path).metadata.num_rows == rows
+    with pytest.raises(DataError, match=f"is damaged: its footer says {shown} rows, and its row groups have 25"):
+        open_input(str(path)).fingerprint()
 
 
 def damaged_group(folder: Path, group: int) -> str:

@@ -242,6 +242,43 @@ def test_a_dataset_of_paths_on_two_workers(ray: Any, ten_images: list[Path], sma
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
+        ({"column": "nope"}, "the dataset has no column 'nope'; its columns are path, tag"),
+        ({"column": "tag"}, r"the dataset has no column of images: its columns are path \(string\), tag \(int64\)"),
+        ({"column": 3}, "column is 3; expected text or None"),
+        ({"model": "nothing.onnx"}, "nothing.onnx"),
+        ({"model": 3}, "model is 3; expected a path"),
+        ({"detection": {"device": "cpu"}}, r"detection is \{.*; expected DetectionOptions or None"),
+        ({"ray_options": 2}, "ray_options is 2; expected RayOptions or None"),
+        ({"dataset": ["a.jpg"]}, r"dataset is \['a.jpg'\]; expected a ray.data.Dataset"),
+    ],
+)
+def test_a_dataset_that_cannot_be_used_is_refused_at_the_call(
+    changes: dict[str, Any], reason: str, ray: Any, small_onnx: Path
+) -> None:
+    dataset = ray.data.from_items([{"path": "a.jpg", "tag": 1}])
+    with pytest.raises(CondInstError, match=reason):
+        detect_dataset(**{"dataset": dataset, "model": small_onnx, **changes})
+
+
+def test_a_column_that_the_results_have_too_is_refused_at_the_call(ray: Any, small_onnx: Path) -> None:
+    dataset = ray.data.from_items([{"path": "a.jpg", "boxes": 1}])
+    with pytest.raises(ConfigError, match="the dataset has a column 'boxes', and so have the results; rename it"):
+        detect_dataset(dataset, small_onnx)
+
+
+def test_images_of_a_dataset_that_cannot_be_read_are_rows_with_reasons(ray: Any, small_onnx: Path) -> None:
+    rows = [{"file": path} for path in ("/nope.jpg", None, "", "/tmp")]
+    detection = DetectionOptions("cpu")
+    found = detect_dataset(ray.data.from_items(rows), small_onnx, column="file", detection=detection).take_all()
+    assert [row["error"] for row in found] == ["missing", "damaged", "missing", "unreadable"]
+    assert all(row["reason"] for row in found)
+    empty = ray.data.from_items([{"file": "x"}]).filter(lambda row: row["file"] != "x")
+    assert detect_dataset(empty, small_onnx, column="file", detection=detection).take_all() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
         ({"workers": 0}, "workers is 0; expected 1 to 100000"),
         ({"gpus_per_worker": 1.5}, "gpus_per_worker is 1.5; expected 0, a part of 1"),
         ({"gpus_per_worker": float("nan")}, "gpus_per_worker is nan"),

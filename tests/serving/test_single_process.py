@@ -30,11 +30,19 @@ from tests.support.batch_runs import (
     batch_command,
     command_environment,
     options_of,
+    positions_and_paths,
     run_in_process,
     write_images,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+NOT_UTF8 = {
+    # Arrow's text has no lone surrogates, and JSON's has
+    "parquet": [rb"caf\\udce9.jpg", rb"none\\udce9.jpg", rb"\\udce9.jpg"],
+    "coco": [rb"caf\udce9.jpg", rb"none\udce9.jpg", rb"\udce9.jpg"],
+}
 
 
 def coco_part(folder: Path, index: int) -> dict[str, Any]:
@@ -236,7 +244,30 @@ def test_pipes_and_circles_of_links_are_rows_with_reasons(
     run_in_process(options_of(tmp_path / "in", small_model, tmp_path / "out", format="coco"))
     content = coco_part(tmp_path / "out", 0)
     assert [(entry["id"], entry["error"]) for entry in content["errors"]] == [(i, "unreadable") for i in (1, 2, 3)]
+    for entry in (content["errors"][0], content["errors"][2]):
+        assert entry["reason"].startswith(
+            f"{entry['file_name']}: it is a pipe, a socket or a device, which is not read"
+        )
     assert [entry["id"] for entry in content["images"]] == [4]
+
+
+@pytest.mark.parametrize("form", ["parquet", "coco"])
+def test_names_in_a_list_that_are_no_utf8_are_written_escaped(
+    form: str, ten_images: list[Path], small_model: Path, tmp_path: Path
+) -> None:
+    if form == "parquet":
+        pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.jpg")).write_bytes(ten_images[0].read_bytes())
+    (tmp_path / "list.txt").write_bytes(b"caf\xe9.jpg\nnone\xe9.jpg\nmemory://none/\xe9.jpg\n")
+    _, events = run_in_process(options_of(tmp_path / "list.txt", small_model, tmp_path / "out", format=form))
+    (report,) = (event.report for event in events if event.report is not None)
+    assert (report.images, report.failed) == (3, 2)
+    if form == "coco":
+        content = coco_part(tmp_path / "out", 0)
+        names = [entry["file_name"] for entry in content["images"] + content["errors"]]
+    else:
+        names = [path for _, path in positions_and_paths(tmp_path / "out")]
+    assert [name.rsplit("/", 1)[-1].encode("unicode_escape").lower() for name in names] == NOT_UTF8[form]
 
 
 def test_a_pipe_in_place_of_the_lock_is_not_waited_for(
@@ -349,12 +380,12 @@ def test_of_two_drivers_the_second_one_sees_the_first_ones_manifest(
 
     def read_too_early(self: UrlFolder, name: str) -> bytes | None:
         calls.append(name)
-        return None if len(calls) == 1 else read(self, name)
+        return None if calls.count("run.json") == 1 else read(self, name)
 
     monkeypatch.setattr(UrlFolder, "read", read_too_early)
     with pytest.raises(ConfigError, match="race/out belongs to another run"), planned(second):
         pass
-    assert calls == ["run.json"] * 2
+    assert [name for name in calls if name != ".lock"] == ["run.json"] * 2
 
 
 def test_events_after_a_kill_in_the_middle_of_a_line_are_lines(tmp_path: Path) -> None:

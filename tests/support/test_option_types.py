@@ -1,8 +1,9 @@
 """Options of a wrong type are errors of ours at the start, whichever they are."""
 
+import json
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,13 +16,15 @@ from condinst_deploy.runtime.options import PredictorOptions
 from condinst_deploy.runtime.predict_files import PredictFilesOptions
 from condinst_deploy.runtime.preprocessing.types import InputOptions
 from condinst_deploy.runtime.recording import FileOutputs
+from condinst_deploy.serving.batch.options import BatchOptions, DetectionOptions
+from condinst_deploy.serving.ray_session import RayOptions
 from condinst_deploy.training.options import TrainOptions
 from condinst_engines import BuildOptions
 from condinst_export.options import ExportOptions
 
 CLASSES = (
-    BuildOptions, EvaluationOptions, ExportOptions, FileOutputs, InputOptions, PredictFilesOptions, Settings,
-    TrainOptions,
+    BuildOptions, DetectionOptions, EvaluationOptions, ExportOptions, FileOutputs, InputOptions, PredictFilesOptions,
+    RayOptions, Settings, TrainOptions,
 )  # fmt: skip
 UNCHECKED = {"thresholds"}  # a protocol
 
@@ -36,9 +39,22 @@ def test_no_option_takes_an_object_of_another_kind(options: Any, name: str) -> N
             options(**{name: value})
 
 
+@pytest.mark.parametrize("name", [field.name for field in fields(BatchOptions)])
+def test_no_option_of_a_batch_run_takes_an_object_of_another_kind(name: str) -> None:
+    values: dict[str, Any] = {"input": "images", "model": Path("m.onnx"), "out": "out"}
+    for value in (object(), b"x", {"a": 1}, 1j, [[[object()]]]):
+        with pytest.raises(ConfigError, match=f"{name} is .*; expected "):
+            BatchOptions(**{**values, name: value})
+
+
 @pytest.mark.parametrize(
     ("options", "values", "message"),
     [
+        (DetectionOptions, {"classes": "cat"}, "classes is 'cat'; expected a tuple, of each part text or None"),
+        (DetectionOptions, {"max_detections": 2.5}, "max_detections is 2.5; expected a whole number or None"),
+        (RayOptions, {"workers": 2.5}, "workers is 2.5; expected a whole number or None"),
+        (RayOptions, {"workers": True}, "workers is True; expected a whole number or None"),
+        (RayOptions, {"cpus_per_worker": "1"}, "cpus_per_worker is '1'; expected a number"),
         (EvaluationOptions, {"batch_size": 2.5}, "batch_size is 2.5; expected a whole number or None"),
         (EvaluationOptions, {"score_threshold": "0.5"}, "score_threshold is '0.5'; expected a number or None"),
         (EvaluationOptions, {"limit": -1}, "limit is -1; expected at least 1"),
@@ -67,6 +83,19 @@ def test_what_means_the_same_is_taken() -> None:
     FileOutputs(formats=frozenset({Format.YOLO}), tolerance=1)
     PredictFilesOptions(Path("out"), PredictorOptions(device="cpu"))
     BuildOptions(recipe="data_centre", sm=("86",), workspace_gb=4)
+    BatchOptions("images", "m.onnx", "out", DetectionOptions(classes=["cat"]))  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_can_be_written_into_the_manifest_of_a_batch_run() -> None:
+    recorded = []
+    for number in (np.int64, int):
+        threshold = 0.25 if number is int else np.float32(0.25)
+        values: dict[str, Any] = {"max_detections": number(3), "score_threshold": threshold}
+        detection, size = DetectionOptions(**values), cast(int, number(5))
+        recorded.append(
+            json.dumps(BatchOptions("images", Path("m.onnx"), "out", detection, shard_size=size).recorded())
+        )
+    assert recorded[0] == recorded[1]
 
 
 def test_places_of_a_training_set_can_be_written_into_its_recipe() -> None:

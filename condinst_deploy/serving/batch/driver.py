@@ -15,7 +15,7 @@ from condinst_deploy.serving.batch.reporting import Event, OnEvent
 from condinst_deploy.serving.batch.run_manifest import RunManifest, claimed, run_manifest
 from condinst_deploy.serving.batch.shard_worker import Job, ShardWorker
 from condinst_deploy.serving.batch.shards import Shard, shard_count, shards_of
-from condinst_deploy.serving.batch.storage import output_folder
+from condinst_deploy.serving.batch.storage import OnWait, OutputFolder, output_folder
 from condinst_deploy.support.digests import sha256_of
 from condinst_deploy.support.remote_files import absolute, public_url
 
@@ -27,6 +27,7 @@ class Plan:
     job: Job
     manifest: RunManifest
     input: BatchInput
+    out: OutputFolder
     finished: frozenset[int]  # indices of shards
 
     @property
@@ -51,6 +52,7 @@ class Plan:
 
         Raises:
             DataError: the input has another number of images than before.
+            ConfigError: another driver took over the output, because this one did not run for a time.
         """
         images = 0
         for shard in shards_of(self.input.spans(), self.job.options.shard_size):
@@ -58,6 +60,7 @@ class Plan:
             if images > self.images:
                 break
             if shard.index not in self.finished:
+                self.out.check_locked()
                 yield shard
         if images != self.images:
             raise DataError(
@@ -67,8 +70,12 @@ class Plan:
 
 
 @contextmanager
-def planned(options: BatchOptions) -> Iterator[Plan]:
+def planned(options: BatchOptions, on_wait: OnWait = lambda line: None) -> Iterator[Plan]:
     """Look at the input and at what an earlier run left, and keep other drivers away from the output.
+
+    Args:
+        options: of the run.
+        on_wait: called with a line before a wait for another driver that may be dead.
 
     Raises:
         CondInstError: model, input or output cannot be used, or the output belongs to another run.
@@ -88,10 +95,10 @@ def planned(options: BatchOptions) -> Iterator[Plan]:
         raise ImageError(f"{public_url(options.input)} names no images")
     model_sha256 = sha256_of(options.model)
     manifest = run_manifest(options, model_sha256, source.kind, fingerprint)
-    with out.locked(), claimed(out, manifest) as run_sha256:
+    with out.locked(on_wait), claimed(out, manifest) as run_sha256:
         job = Job(options, model_sha256, run_sha256)
         finished = finished_parts(out, options.format, shard_count(manifest.images, options.shard_size))
-        yield Plan(job, manifest, source, finished)
+        yield Plan(job, manifest, source, out, finished)
 
 
 def run_here(plan: Plan, on_event: OnEvent) -> None:

@@ -5,10 +5,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import numpy as np
+
 from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.serving.batch.shards import check_shard_size
 from condinst_deploy.shown_text import shown_value
+from condinst_deploy.support.option_types import check_types
 
 if TYPE_CHECKING:
     from condinst_deploy.runtime.predictor import Predictor
@@ -38,8 +41,9 @@ class DetectionOptions:
         """Check what does not depend on the model: a mistake must not name the run of an output folder.
 
         Raises:
-            ConfigError: a value cannot be used with any model.
+            ConfigError: a value has another type, or cannot be used with any model.
         """
+        check_types(self)
         if self.score_threshold is not None and not 0 <= self.score_threshold <= 1:
             raise ConfigError(f"score_threshold is {self.score_threshold}; expected a number from 0 to 1")
         for name in ("max_detections", "batch_size"):
@@ -86,20 +90,27 @@ class BatchOptions:
         """Check the values.
 
         Raises:
-            ConfigError: a value is not one of those that there are.
+            ConfigError: a value has another type, or is not one of those that there are.
         """
+        check_types(self)
+        object.__setattr__(self, "model", Path(self.model))  # a text is a path, too
         check_shard_size(self.shard_size)
         if self.format not in get_args(Format):
             raise ConfigError(f"the format is {self.format!r}; expected one of {', '.join(get_args(Format))}")
 
     def recorded(self) -> dict[str, Any]:
         """The options that the rows depend on, as JSON values."""
-        options = asdict(self.detection)
+        options = {name: _plain(value) for name, value in asdict(self.detection).items()}
         classes: Sequence[str] | None = self.detection.classes
         return {
             **options,
             "classes": None if classes is None else list(classes),
             "format": self.format,
-            "shard_size": self.shard_size,
+            "shard_size": _plain(self.shard_size),
             "column": self.column,
         }
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers are taken as options, and JSON has none of them."""
+    return value.item() if isinstance(value, np.generic) else value

@@ -71,9 +71,21 @@ def _opened(name: str) -> BinaryIO:
 
 
 def row_count(name: str) -> int:
-    """Number of rows of a Parquet file, from its footer."""
+    """Number of rows of a Parquet file, from its footer.
+
+    Raises:
+        DataError: it cannot be read, or contradicts itself.
+    """
     with parquet_file(name) as file:
-        return int(file.metadata.num_rows)
+        metadata = file.metadata
+        rows, groups = int(metadata.num_rows), map(metadata.row_group, range(metadata.num_row_groups))
+        held = sum(max(0, int(group.num_rows)) for group in groups)
+    if rows != held:
+        raise DataError(
+            f"{public_url(name)} is damaged: its footer says {rows:,} rows, and its row groups have {held:,}; write the"
+            " file again, or leave it out"
+        )
+    return rows
 
 
 def sources_of_rows(name: str, first: int, count: int, column: str | None) -> Iterator[ImageSource]:
@@ -103,6 +115,15 @@ def sources_of_table(table: Any, column: str | None, where: str) -> tuple[str, l
     """
     columns = _columns(table.schema, column, where)
     return columns.image, list(_sources(table, columns, "row ", 0))
+
+
+def image_column(schema: Any, column: str | None, where: str) -> str:
+    """The name of the column of images of a schema of Arrow.
+
+    Raises:
+        ConfigError: no column has images, or two columns have its name.
+    """
+    return _columns(schema, column, where).image
 
 
 class _Columns(NamedTuple):
@@ -140,7 +161,11 @@ def _listed(names: list[str]) -> str:
 def _is_content(types: Any, kind: Any) -> bool:
     if types.is_struct(kind):
         parts = [kind.field(i) for i in range(kind.num_fields)]
-        return any(part.name == "bytes" and _is_content(types, part.type) for part in parts)
+        return any(part.name == "bytes" and _is_binary(types, part.type) for part in parts)
+    return _is_binary(types, kind)
+
+
+def _is_binary(types: Any, kind: Any) -> bool:
     kind = kind.value_type if types.is_dictionary(kind) else kind
     checks = (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary)
     return any(check(kind) for check in checks)
@@ -213,7 +238,8 @@ def _sources(table: Any, columns: _Columns, prefix: str, first: int) -> Iterator
     for row, (value, label) in enumerate(zip(values, labels, strict=True), start=first):
         if isinstance(value, dict):  # a struct, as Hugging Face's datasets has images
             label = value.get("path") or (label if label is not value else None)
-            value = value["bytes"] if value["bytes"] is not None else value.get("path")
+            path = value.get("path")
+            value = value["bytes"] if value["bytes"] is not None or not isinstance(path, str) else path
         unnamed = f"{prefix}{row}"
         if isinstance(value, str):
             yield ImageSource(value or unnamed, None)

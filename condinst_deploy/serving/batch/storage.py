@@ -3,12 +3,13 @@
 import errno
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from condinst_deploy.errors import ConfigError, OutputError
+from condinst_deploy.serving.batch.object_lock import ObjectLock
 from condinst_deploy.shown_text import first_line
 from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.remote_files import filesystem_of, is_url, local_path, public_url
@@ -18,6 +19,9 @@ PART_PREFIX = "part-"
 
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
 """Protocols of which an upload becomes visible whole or not at all, so that no rename is needed."""
+
+
+OnWait = Callable[[str], None]
 
 
 class FileEnds(NamedTuple):
@@ -77,13 +81,27 @@ class OutputFolder(ABC):
             OutputError: the file cannot be read.
         """
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other drivers away, as far as the storage can."""
-        yield
+    @abstractmethod
+    def locked(self, on_wait: OnWait) -> AbstractContextManager[None]:
+        """Keep other drivers away.
+
+        Args:
+            on_wait: called with a line before a wait for a driver that may be dead.
+
+        Raises:
+            ConfigError: another driver writes into the folder.
+            OutputError: the folder cannot be used.
+        """
+
+    def check_locked(self) -> None:  # noqa: B027  (locks of disks are not lost)
+        """See that no other driver has taken the lock.
+
+        Raises:
+            ConfigError: one has.
+        """
 
     def withdraw(self, name: str) -> None:  # noqa: B027  (most storages do nothing)
-        """Remove a file that this process wrote, where `locked` keeps other drivers away; else it stays."""
+        """Remove a file that this process wrote, where no other driver can have it; else it stays."""
 
 
 class LocalFolder(OutputFolder):
@@ -137,7 +155,7 @@ class LocalFolder(OutputFolder):
             raise self._unreadable(name, e) from e
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, on_wait: OnWait) -> Iterator[None]:
         """Lock the folder, and remove temporary files of processes that were killed.
 
         A file in it is locked and not the folder itself, because NFS, which clusters share, cannot lock folders. On a
@@ -194,6 +212,7 @@ class UrlFolder(OutputFolder):
         self._filesystem, path = filesystem_of(url)
         self._path = path.rstrip("/")
         self._uploads_whole = url.split("://", 1)[0].lower() in OBJECT_STORES
+        self._lock: ObjectLock | None = None
 
     def files(self) -> Iterator[tuple[str, int]]:
         """Names and sizes of the files in the folder."""
@@ -236,15 +255,41 @@ class UrlFolder(OutputFolder):
 
     def create(self, name: str, content: bytes) -> bool:
         """Write a new file; returns False if another process was quicker, where the object store tells."""
-        if self._uploads_whole:
-            try:
-                self._filesystem.pipe_file(f"{self._path}/{name}", content, mode="create")
-                return True
-            except FileExistsError:
-                return False
-            except Exception:  # not every store and library has this; others cannot be told apart from it
-                pass
-        return super().create(name, content)
+        created = self.create_new(name, content)
+        return super().create(name, content) if created is None else created
+
+    def create_new(self, name: str, content: bytes) -> bool | None:
+        """Write a new file; False if there is one, None (and nothing is written) if the storage cannot tell."""
+        if not self._uploads_whole:
+            return None
+        try:
+            self._filesystem.pipe_file(f"{self._path}/{name}", content, mode="create")
+            return True
+        except FileExistsError:
+            return False
+        except Exception:  # not every store and library has this; others cannot be told apart from it
+            return None
+
+    def remove(self, name: str) -> None:
+        """Remove a file.
+
+        Raises:
+            OutputError: it cannot be removed.
+        """
+        with self._storage_errors():
+            self._filesystem.rm_file(f"{self._path}/{name}")
+
+    @contextmanager
+    def locked(self, on_wait: OnWait) -> Iterator[None]:
+        """Keep other drivers away by a lock object; see `object_lock`."""
+        self._lock = ObjectLock(self)
+        with self._lock.held(on_wait):
+            yield
+
+    def check_locked(self) -> None:
+        """See that no other driver has taken the lock."""
+        if self._lock is not None:
+            self._lock.check()
 
     def ends(self, name: str, count: int) -> FileEnds | None:
         """Return the first and last bytes of a file; None if uploads are always whole."""
