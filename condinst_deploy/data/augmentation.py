@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import functional
 from condinst_deploy.contract.settings import SIDE
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.targets import ImageTargets
+from condinst_deploy.support.option_types import check_types
 from condinst_deploy.support.validation import Limits, check_number
 
 DRAWS = 8
@@ -41,6 +42,7 @@ class Augmentation:
         Raises:
             ConfigError: one is outside its range.
         """
+        check_types(self, "augment.")
         for name in ("brightness", "contrast", "saturation"):
             check_number(f"augment.{name}", getattr(self, name), SHARE)
         check_number("augment.hue", self.hue, HUE)
