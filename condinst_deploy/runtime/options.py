@@ -156,7 +156,8 @@ def result_filter_for(manifest: ModelManifest, options: PredictorOptions) -> Res
     if score_threshold is not None and not own.lowest_score <= score_threshold <= 1:
         raise ConfigError(
             f"score_threshold is {shown_value(score_threshold)}; the model was made with"
-            f" {_rounded_up(own.lowest_score)} and can only be raised from there, up to 1. Export it again with --score-threshold for a lower one"
+            f" {_rounded_up(own.lowest_score)} and can only be raised from there, up to"
+            " 1. Export it again with --score-threshold for a lower one"
         )
     if max_detections is not None and not 1 <= max_detections <= own.max_detections:
         raise ConfigError(
