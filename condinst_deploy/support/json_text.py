@@ -62,7 +62,8 @@ def _whole(text: str) -> int:
     digits = len(text.lstrip("-"))
     if digits <= DIGITS_READ:
         return int(text)
-    return (-1 if text.startswith("-") else 1) * 10 ** min(digits - 1, LONGEST_WHOLE)
+    size = int(10 ** min(digits - 1, LONGEST_WHOLE))
+    return -size if text.startswith("-") else size
 
 
 def finite_or_none(value: float) -> float | None:
