@@ -62,7 +62,7 @@ def _whole(text: str) -> int:
     digits = len(text.lstrip("-"))
     if digits <= DIGITS_READ:
         return int(text)
-    size = int(10 ** min(digits - 1, LONGEST_WHOLE))
+    size: int = 10 ** min(digits - 1, LONGEST_WHOLE)
     return -size if text.startswith("-") else size
 
 
