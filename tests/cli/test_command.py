@@ -139,8 +139,9 @@ def test_a_working_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
 
 
 COMMANDS = [
-    "condinst_deploy.cli.benchmark", "condinst_deploy.cli.doctor", "condinst_deploy.cli.evaluate",
-    "condinst_deploy.cli.predict", "condinst_deploy.cli.train", "condinst_engines.cli.build_engine",
+    "condinst_deploy.cli.batch", "condinst_deploy.cli.benchmark", "condinst_deploy.cli.client",
+    "condinst_deploy.cli.doctor", "condinst_deploy.cli.evaluate", "condinst_deploy.cli.predict",
+    "condinst_deploy.cli.train", "condinst_deploy.cli.triton_repo", "condinst_engines.cli.build_engine",
     "condinst_engines.cli.compare", "condinst_engines.cli.inspect", "condinst_export.cli",
 ]  # fmt: skip
 

@@ -63,5 +63,5 @@ def test_what_is_no_json_says_why() -> None:
         json_value("[" * 100_000)
     with pytest.raises(ValueError, match="nested too deeply"):
         json_value("[" + "1" * 5_000 + "," + "[" * 100_000)
-    with pytest.raises(ValueError, match="Expecting value"):
+    with pytest.raises(ValueError, match="Expecting property name"):
         json_value("{1")
