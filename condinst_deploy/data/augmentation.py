@@ -46,8 +46,6 @@ class Augmentation:
         for name in ("brightness", "contrast", "saturation"):
             check_number(f"augment.{name}", getattr(self, name), SHARE)
         check_number("augment.hue", self.hue, HUE)
-        if len(self.scale) != 2:
-            raise ConfigError(f"augment.scale has {len(self.scale)} entries; expected a list of 2 numbers")
         for i, factor in enumerate(self.scale):
             check_number(f"augment.scale[{i}]", factor, SCALE)
         if self.scale[0] > self.scale[1]:

@@ -110,8 +110,6 @@ class OptimizerSettings:
         check_number("optimizer.average_decay", self.average_decay, DECAY_RATE)
         if self.clip_norm is not None:
             check_number("optimizer.clip_norm", self.clip_norm, Limits(0, open=True))
-        if len(self.betas) != 2:
-            raise ConfigError(f"optimizer.betas has {len(self.betas)} entries; expected a list of 2 numbers")
         for i, beta in enumerate(self.betas):
             check_number(f"optimizer.betas[{i}]", beta, DECAY_RATE)
         for name in UNUSED[self.kind]:
