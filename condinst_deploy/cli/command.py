@@ -1,6 +1,7 @@
 """Shared parts of all commands: literal output, one line for an error, the exit status."""
 
 import inspect
+import os
 from collections.abc import Callable
 from enum import StrEnum
 from functools import wraps
@@ -147,6 +148,9 @@ def command_app(function: Callable[P, None]) -> Command:
     @wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         kwargs.pop(VERSION.name, None)
+        if _folder_is_gone():  # MKL would end the process in the middle of the work, with a line of its own
+            _show_error("the current folder was deleted; change to one that exists")
+            raise typer.Exit(FAILED)
         try:
             function(*args, **kwargs)
         except CondInstError as e:
@@ -169,6 +173,14 @@ def command_app(function: Callable[P, None]) -> Command:
     app = Command(add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command(context_settings={"help_option_names": ["-h", "--help"]})(guarded)
     return app
+
+
+def _folder_is_gone() -> bool:
+    try:
+        os.getcwd()  # noqa: PTH109  (Path.cwd is the same)
+    except OSError:
+        return True
+    return False
 
 
 def _show_error(message: str) -> None:

@@ -1,9 +1,9 @@
 """JSON manifests that name the version of their format."""
 
-import json
 from typing import Any
 
 from condinst_deploy.errors import ArtifactError
+from condinst_deploy.support.json_text import json_value
 from condinst_deploy.support.validation import shortened
 
 
@@ -19,13 +19,9 @@ def versioned_values(text: str, version: int, remedy: str) -> dict[str, Any]:
         ArtifactError: the text is not JSON, or of another version.
     """
     try:
-        values = json.loads(text)
-    except RecursionError as e:
-        raise ArtifactError(f"the manifest is not JSON that can be read (nested too deeply); {remedy}") from e
-    except json.JSONDecodeError as e:
-        raise ArtifactError(f"the manifest is not JSON ({e}); {remedy}") from e
-    except ValueError as e:  # Python refuses integers of thousands of digits
-        raise ArtifactError(f"the manifest is not JSON that can be read (an integer is too long); {remedy}") from e
+        values = json_value(text)
+    except ValueError as e:
+        raise ArtifactError(f"the manifest is not JSON that can be read ({e}); {remedy}") from e
     return checked_version(values, version, remedy)
 
 

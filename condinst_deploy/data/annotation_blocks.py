@@ -1,6 +1,7 @@
 """Ordinary annotations of a COCO file, checked many at once; anything else is left to the checks one by one."""
 
 import math
+import sys
 from array import array
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -28,6 +29,9 @@ CLOSE = 0.999
 
 NUMBERS = {int, float}
 """Types of JSON's numbers; true and false are none."""
+
+NOT_IGNORED = (0, None)
+"""Values of `ignore` of an ordinary object; 0.0 and false are equal to the first."""
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -93,8 +97,8 @@ def _seems_plain(annotation: dict[str, Any], known: Known) -> bool:
         and type(crowd) is int
         and type(area) in NUMBERS
         and crowd == 0
-        and not get("ignore")
-        and 0 < area < math.inf
+        and get("ignore", 0) in NOT_IGNORED
+        and 0 < area <= sys.float_info.max  # a whole number can be larger
         and len(box) == 4
         and NUMBERS.issuperset(map(type, box))
         and max(map(abs, box)) <= FARTHEST_BOX

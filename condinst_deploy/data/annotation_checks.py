@@ -40,9 +40,13 @@ def object_of(annotation: dict[str, Any], known: Known, where: str) -> Instance 
     """
     image_id, category_id = (field_of(annotation, key, int, where) for key in ("image_id", "category_id"))
     if image_id not in known.rows:
-        raise DataError(f"{where} has image_id {shown_value(image_id)}, which no image has")
+        raise DataError(
+            f"{where} has image_id {shown_value(image_id)}, which no image has; expected an id of the file's"
+        )
     if category_id not in known.labels:
-        raise DataError(f"{where} has category_id {shown_value(category_id)}, which no category has")
+        raise DataError(
+            f"{where} has category_id {shown_value(category_id)}, which no category has; expected an id of its own"
+        )
     rows, columns = known.sizes[known.rows[image_id]].tolist()
     size = (rows, columns)
     x, y, width, height = checked_bbox(annotation.get("bbox"), where)
@@ -52,7 +56,7 @@ def object_of(annotation: dict[str, Any], known: Known, where: str) -> Instance 
     box, parts = (x, y, x + width, y + height), annotation.get("segmentation")
     if is_crowd(annotation, where):
         return LeftOut(annotation["id"], "crowd")
-    if annotation.get("ignore"):
+    if annotation.get("ignore") is not None and _flag(annotation, "ignore", where):
         return LeftOut(annotation["id"], "marked ignore")
     reason = _unlearnable_box(box, size) or ("without area" if area <= 0 else None)
     if reason is None and isinstance(parts, list) and parts and all(is_degenerate(part) for part in parts):
@@ -79,9 +83,13 @@ def is_crowd(annotation: dict[str, Any], where: str) -> bool:
     Raises:
         DataError: `iscrowd` is neither 0 nor 1; `where` says whose it is.
     """
-    value = annotation.get("iscrowd", 0)
+    return _flag(annotation, "iscrowd", where)
+
+
+def _flag(annotation: dict[str, Any], name: str, where: str) -> bool:
+    value = annotation.get(name, 0)
     if (not is_finite(value) and not isinstance(value, bool)) or value not in (0, 1):
-        raise DataError(f"{where} has iscrowd {shown_value(value)}; expected 0 or 1")
+        raise DataError(f"{where} has {name} {shown_value(value)}; expected 0 or 1")
     return bool(value)
 
 
@@ -116,7 +124,9 @@ def checked_segmentation(value: Any, size: tuple[int, int], where: str) -> Segme
     if isinstance(value, list) and value:
         parts = [part for part in value if not is_degenerate(part)]
         if not parts:
-            raise DataError(f"{where} has polygons of fewer than six numbers alone, which have no area")
+            raise DataError(
+                f"{where} has polygons of fewer than six numbers alone, which have no area; expected six or more"
+            )
         polygons = tuple(_polygon(part, size, where) for part in parts)
         _check_length(polygons, size, where)
         return polygons
@@ -146,9 +156,15 @@ def _polygon(part: Any, size: tuple[int, int], where: str) -> npt.NDArray[np.flo
     try:
         polygon = np.array(part, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as e:
-        raise DataError(f"{where} has a polygon that is not a list of numbers: {shown_value(part)}") from e
-    if not (np.abs(polygon) <= FARTHEST * max(size)).all():
-        raise DataError(f"{where} has a polygon with a number that is not finite or far outside the image")
+        raise DataError(
+            f"{where} has a polygon that is not a list of numbers: {shown_value(part)}; expected numbers alone"
+        ) from e
+    far = ~(np.abs(polygon) <= FARTHEST * max(size))  # NaN, too
+    if far.any():
+        raise DataError(
+            f"{where} has a polygon with a number that is not finite or far outside the image,"
+            f" {shown_value(part[int(far.argmax())])}; expected at most {FARTHEST * max(size)}"
+        )
     return polygon
 
 
@@ -168,13 +184,19 @@ def _check_length(polygons: Polygons, size: tuple[int, int], where: str) -> None
 def _rle(value: dict[str, Any], size: tuple[int, int], where: str) -> RLE:
     height, width = size
     if value.get("size") != [height, width]:
-        raise DataError(f"{where} has an RLE of size {shown_value(value.get('size'))}; its image is {[height, width]}")
+        raise DataError(
+            f"{where} has an RLE of size {shown_value(value.get('size'))}; its image is"
+            f" {[height, width]}: expected the same"
+        )
     counts = value.get("counts")
     runs = _runs(counts)
     pixels = height * width
     # each run first: the sum of larger ones could pass what an int64 holds, and come round
     if runs is None or not len(runs) or runs.min() < 0 or runs.max() > pixels or runs.sum() != pixels:
-        raise DataError(f"{where} has a damaged RLE; expected runs that add up to {height} * {width} pixels")
+        raise DataError(
+            f"{where} has a damaged RLE with counts {shown_value(counts)}; expected runs that add up to"
+            f" {height} * {width} pixels"
+        )
     if isinstance(counts, str):
         return {"size": [height, width], "counts": counts.encode()}
     compressed: RLE = coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)

@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import functional
 from condinst_deploy.contract.settings import SIDE
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.targets import ImageTargets
+from condinst_deploy.support.option_types import check_types
 from condinst_deploy.support.validation import Limits, check_number
 
 DRAWS = 8
@@ -41,11 +42,10 @@ class Augmentation:
         Raises:
             ConfigError: one is outside its range.
         """
+        check_types(self, "augment.")
         for name in ("brightness", "contrast", "saturation"):
             check_number(f"augment.{name}", getattr(self, name), SHARE)
         check_number("augment.hue", self.hue, HUE)
-        if len(self.scale) != 2:
-            raise ConfigError(f"augment.scale has {len(self.scale)} entries; expected a list of 2 numbers")
         for i, factor in enumerate(self.scale):
             check_number(f"augment.scale[{i}]", factor, SCALE)
         if self.scale[0] > self.scale[1]:

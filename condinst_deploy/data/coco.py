@@ -244,7 +244,7 @@ def _by_id(entries: list[dict[str, Any]], kind: str, path: Path) -> dict[int, di
             raise DataError(f"{where} has id {shown_value(entry['id'])}; expected a number of 64 bits")
     twice = [str(i) for i, count in Counter(entry["id"] for entry in entries).items() if count > 1]
     if twice:
-        raise DataError(f"{path}: {kind} ids are not unique: {_listed(twice)}")
+        raise DataError(f"{path}: {kind} ids are not unique: {_listed(twice)}; expected each of them once")
     return {entry["id"]: entry for entry in entries}
 
 

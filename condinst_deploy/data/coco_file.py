@@ -1,7 +1,6 @@
 """Files in COCO's format, read into lists of images, annotations and categories."""
 
 import gc
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any
 
 from condinst_deploy.contract.artifacts import check_json
 from condinst_deploy.errors import DataError
+from condinst_deploy.shown_text import shown_value
+from condinst_deploy.support.json_text import json_value
 
 WHOLE = ("id", "image_id", "category_id", "height", "width")
 """Fields of COCO's format that are whole numbers."""
@@ -26,29 +27,42 @@ def coco_content(path: Path) -> dict[str, Any]:
     """
     check_json(path, "a COCO annotation file (.json)")
     try:
-        content: dict[str, Any] = _decoded_json(path.read_bytes())
+        content = _decoded_json(path.read_bytes())
     except OSError as e:
         raise DataError(f"{path} cannot be read ({e.strerror or e}); expected a COCO-format JSON file") from e
-    except (ValueError, RecursionError) as e:
+    except ValueError as e:
         raise DataError(f"{path} is not JSON ({e}); expected a COCO-format file") from e
+    return _checked_lists(content, path)
+
+
+def _checked_lists(content: Any, path: Path) -> dict[str, Any]:
+    """The content, with its lists of objects checked and ids made whole."""
+    if not isinstance(content, dict):
+        raise DataError(
+            f"{path} has no list 'images': it is {shown_value(content)}; expected COCO's format, an object with the"
+            " lists images, annotations and categories"
+        )
     for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise DataError(f"{path} is not in COCO's format: it has no list {key!r}")
-        if not all(isinstance(entry, dict) for entry in content[key]):
-            raise DataError(f"{path} is not in COCO's format: {key!r} has entries that are not objects")
-        make_whole(content[key])
+        entries = content.get(key)
+        if not isinstance(entries, list):
+            found = f"is {shown_value(entries)}" if key in content else "is missing"
+            raise DataError(f"{path} has no list {key!r}: it {found}; expected a list of objects, as in COCO's format")
+        if not all(isinstance(entry, dict) for entry in entries):
+            i, other = next((i, entry) for i, entry in enumerate(entries) if not isinstance(entry, dict))
+            raise DataError(f"{path} has {key}[{i}] {shown_value(other)}; expected an object, as in COCO's format")
+        make_whole(entries)
     return content
 
 
 def _decoded_json(text: bytes) -> Any:
-    """Return the value of `json.loads`, in a quarter of its time for texts that msgspec accepts."""
+    """Return `json_value`, in a quarter of its time for texts that msgspec accepts."""
     import msgspec  # not for commands that read no annotations
 
     with no_collection():
         try:
             return msgspec.json.decode(text)
-        except (msgspec.DecodeError, RecursionError):  # NaN, byte order marks, UTF-16; or what is wrong with it
-            return json.loads(text)
+        except (msgspec.DecodeError, ValueError, RecursionError):  # NaN, byte order marks, UTF-16, long numbers; or
+            return json_value(text)  # what is wrong with it
 
 
 def make_whole(entries: Iterable[dict[str, Any]]) -> None:

@@ -23,6 +23,7 @@ from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.masks import BoolArray, Masks, trimmed_crop
 from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.json_text import json_text
+from condinst_deploy.support.option_types import check_types
 
 Split = Literal["train", "val"]
 Outline = npt.NDArray[np.float64]  # (m, 2) x, y
@@ -66,6 +67,7 @@ class ShapesConfig:
         Raises:
             ConfigError: a range is empty, does not fit the image, or the splits share a seed.
         """
+        check_types(self)
         if not 1 <= self.objects[0] <= self.objects[1] <= 100:
             raise ConfigError(f"objects are {self.objects}; expected fewest and most in 1..100")
         if not 4 <= self.sides[0] <= self.sides[1] <= self.size:

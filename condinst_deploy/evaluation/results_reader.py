@@ -1,6 +1,5 @@
 """COCO results files, ours or from anywhere, read with checks."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from condinst_deploy.errors import DataError
 from condinst_deploy.evaluation.coco_metrics import Entry, Kind
 from condinst_deploy.evaluation.ground_truth import GroundTruth
 from condinst_deploy.shown_text import shown_value
+from condinst_deploy.support.json_text import json_value
 
 KINDS: dict[str, Kind] = {"bbox": "bbox", "segmentation": "segm"}
 """Key of an entry -> what it lets be evaluated."""
@@ -37,7 +37,8 @@ def read_results(path: Path, ground_truth: GroundTruth) -> list[Entry]:
         where = f"{path}: entry {position}"
         if not keys or _keys(entry) != keys:
             wanted_keys = " and ".join(sorted(map(repr, keys))) or "'bbox', 'segmentation' or both"
-            raise DataError(f"{where} is no detection like the others; expected an object with {wanted_keys}")
+            found = "" if isinstance(entry, dict) else f" but {shown_value(entry)}"
+            raise DataError(f"{where} is no detection like the others{found}; expected an object with {wanted_keys}")
         _check_ids(entry, where, known, categories, ground_truth.annotations)
         if not is_finite(entry.get("score")):
             raise DataError(f"{where} has score {shown_value(entry.get('score'))}; expected a finite number")
@@ -62,14 +63,15 @@ def by_image(entries: Iterable[Entry]) -> dict[int, list[Entry]]:
 def _entries(path: Path) -> list[Any]:
     check_json(path, "a COCO results file (.json)")
     try:
-        content = json.loads(path.read_bytes())
+        content = json_value(path.read_bytes())
     except OSError as e:
         raise DataError(f"{path} cannot be read ({e.strerror or e}); expected a COCO results file") from e
-    except (ValueError, RecursionError) as e:
+    except ValueError as e:
         raise DataError(f"{path} is not JSON ({e}); expected a COCO results file") from e
     if not isinstance(content, list):
         raise DataError(
-            f"{path} holds no list; expected a COCO results file: [{{'image_id': 42, 'category_id': 18, ...}}, ...]"
+            f"{path} holds no list but {shown_value(content)}; expected a COCO results file:"
+            " [{'image_id': 42, 'category_id': 18, ...}, ...]"
         )
     return content
 

@@ -1,5 +1,6 @@
 """Sources and options of an evaluation, and checks of both before anything long begins."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ConfigError, DataError
 from condinst_deploy.runtime.observer import Observer
 from condinst_deploy.shown_text import shown_value
+from condinst_deploy.support.digests import sha256_of_bytes
+from condinst_deploy.support.file_names import fitting_stem
 from condinst_deploy.support.option_types import check_types
 
 REPORT, METRICS = "report.html", "figures.json"
@@ -153,7 +156,10 @@ def check_outputs(sources: Sequence[Source], annotations: Path, out: Path) -> No
 
 
 def _file_stem(name: str) -> str:
-    return name.replace("/", "_")
+    stem = name.replace("/", "_")
+    if fitting_stem(stem) == stem:
+        return stem
+    return fitting_stem(stem, f"-{sha256_of_bytes(os.fsencode(stem))[:12]}")  # long names stay apart
 
 
 def _same_file(a: Path, b: Path) -> bool:

@@ -1,15 +1,15 @@
 """Thresholds read from the `figures.json` of an evaluation, for the model that they were found with."""
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from condinst_deploy.contract import ModelManifest, default_class_names
 from condinst_deploy.contract.artifacts import check_json
 from condinst_deploy.errors import ConfigError, DataError
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.digests import sha256_of
+from condinst_deploy.support.json_text import json_value
+from condinst_deploy.support.validation import Limits, check_number, known_part, typed
 
 EXPECTED = "expected the figures.json of condinst-eval with this model"
 
@@ -50,6 +50,52 @@ class Thresholds:
         return tuple(self.overall if threshold is None else threshold for threshold in found)
 
 
+@dataclass(frozen=True)
+class _Point:
+    """A threshold of the file; None: the evaluation found no object."""
+
+    threshold: float | None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None:
+            check_number("threshold", self.threshold, Limits(0, 1))
+
+
+@dataclass(frozen=True)
+class _Points:
+    overall: _Point
+    per_class: tuple[_Point, ...]
+
+
+@dataclass(frozen=True)
+class _Model:
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class _Settings:
+    model: _Model | None = None  # results files have none
+
+
+@dataclass(frozen=True)
+class _Side:
+    name: str
+    settings: _Settings = field(default_factory=_Settings)
+    thresholds: _Points | None = None  # 0.1.0 wrote none
+
+    @property
+    def digest(self) -> str | None:
+        return self.settings.model.sha256 if self.settings.model is not None else None
+
+
+@dataclass(frozen=True)
+class _Metrics:
+    """As much of `figures.json` as thresholds need."""
+
+    sides: tuple[_Side, ...]
+
+
 def load_thresholds(path: Path, model: Path) -> Thresholds:
     """Read the thresholds of a model: those of the side with the same file, else of the only side.
 
@@ -57,56 +103,33 @@ def load_thresholds(path: Path, model: Path) -> Thresholds:
         ConfigError: no side is the model's, and there are several.
         DataError: the file cannot be read or is no such file.
     """
-    sides = [side for side in _list(_content(path), "sides", path) if isinstance(side, dict)]
+    sides = _sides(path)
     if not sides:
         raise DataError(f"{path} has no sides; {EXPECTED}")
     digest = sha256_of(model)
-    same = [side for side in sides if _digest(side) == digest]
+    same = [side for side in sides if side.digest == digest]
     if not same and len(sides) > 1:
-        names = ", ".join(shown_value(side.get("name")) for side in sides[:5])
+        names = ", ".join(shown_value(side.name) for side in sides[:5])
         raise ConfigError(f"{path} has thresholds of {names}, and none of them is {model}; {EXPECTED}")
     side = same[0] if same else sides[0]
-    points = side.get("thresholds")
-    if not isinstance(points, dict) or not isinstance(points.get("overall"), dict):
+    if side.thresholds is None:
         raise DataError(f"{path} has no thresholds; {EXPECTED}, of a version that finds them (0.2.0 and later)")
-    overall = _threshold(points["overall"], path)
+    overall = side.thresholds.overall.threshold
     if overall is None:
         raise ConfigError(f"{path} has no best threshold: the evaluation found no object; {EXPECTED}")
-    entries = [entry for entry in _list(points, "per_class", path) if isinstance(entry, dict)]
-    classes = tuple((str(entry.get("name")), _threshold(entry, path)) for entry in entries)
-    return Thresholds(str(side.get("name")), bool(same), overall, classes)
+    classes = tuple((point.name, point.threshold) for point in side.thresholds.per_class)
+    return Thresholds(side.name, bool(same), overall, classes)
 
 
-def _content(path: Path) -> dict[str, Any]:
+def _sides(path: Path) -> tuple[_Side, ...]:
     check_json(path, EXPECTED.removeprefix("expected "))
     try:
-        content = json.loads(path.read_bytes())
+        content = json_value(path.read_bytes())
     except OSError as e:
         raise DataError(f"{path} cannot be read ({e.strerror or e}); {EXPECTED}") from e
-    except (ValueError, RecursionError) as e:
-        raise DataError(f"{path} is not JSON; {EXPECTED}") from e
-    if not isinstance(content, dict):
-        raise DataError(f"{path} holds no object; {EXPECTED}")
-    return content
-
-
-def _list(content: dict[str, Any], key: str, path: Path) -> list[Any]:
-    value = content.get(key)
-    if not isinstance(value, list):
-        raise DataError(f"{path} has no list {key!r}; {EXPECTED}")
-    return value
-
-
-def _digest(side: dict[str, Any]) -> object:
-    settings = side.get("settings")
-    model = settings.get("model") if isinstance(settings, dict) else None
-    return model.get("sha256") if isinstance(model, dict) else None
-
-
-def _threshold(point: dict[str, Any], path: Path) -> float | None:
-    value = point.get("threshold")
-    if value is None:
-        return None
-    if type(value) not in (int, float) or not 0 <= value <= 1:  # NaN and infinity are outside, too
-        raise DataError(f"{path} has a threshold of {shown_value(value)}; expected a number from 0 to 1")
-    return float(value)
+    except ValueError as e:
+        raise DataError(f"{path} is not JSON ({e}); {EXPECTED}") from e
+    try:
+        return typed(known_part(content, _Metrics), _Metrics).sides
+    except ConfigError as e:
+        raise DataError(f"{path}: {e}; {EXPECTED}") from e

@@ -15,6 +15,7 @@ from condinst_deploy.contract import Family, check_family
 from condinst_deploy.model.boxinst import ColourRules, pairs_in_all
 from condinst_deploy.model.config import MASK_STRIDE
 from condinst_deploy.model.targets import Assignment, ImageTargets, Locations, assign, locations_at
+from condinst_deploy.support.option_types import check_types
 from condinst_deploy.support.validation import Limits, check_choice, check_number
 
 NormaliserKind = Literal["reference", "global"]
@@ -49,6 +50,7 @@ class LossSettings:
         Raises:
             ConfigError: the family or the kind of normalisers is unknown, or a cap is no positive number.
         """
+        check_types(self, "losses.")
         check_family(self.family)
         check_choice("losses.normalisers", self.normalisers, NormaliserKind)
         check_choice("losses.kind", self.kind, LossKind)

@@ -5,6 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.shown_text import shown_value
+from condinst_deploy.support.option_types import check_types
+
+MOST_THREADS = 4096
+"""Threads that one network may be given; each takes memory for its stack."""
 
 
 @dataclass(frozen=True)
@@ -15,13 +20,17 @@ class CpuThreads:
     spin: bool = True  # busy-wait for the next operator: faster alone, slower if other programs use the cores
 
     def __post_init__(self) -> None:
-        """Check the number.
+        """Check types and the number.
 
         Raises:
-            ConfigError: it is less than 1.
+            ConfigError: a value has a wrong type, or the number is not 1 to `MOST_THREADS`.
         """
-        if self.count is not None and self.count < 1:
-            raise ConfigError(f"the number of threads is {self.count}; expected at least 1, or None for all cores")
+        check_types(self)
+        if self.count is not None and not 1 <= self.count <= MOST_THREADS:
+            raise ConfigError(
+                f"the number of threads is {shown_value(self.count)}; expected 1 to {MOST_THREADS:,}, or None for all"
+                " cores"
+            )
 
 
 def usable_cores(root: Path = Path("/")) -> int:

@@ -1,9 +1,9 @@
 """Options of `Predictor`, and how they go together with a model."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Context
-from numbers import Integral, Real
+from numbers import Integral
 from typing import TypedDict
 
 from condinst_deploy.contract import ModelManifest
@@ -16,9 +16,10 @@ from condinst_deploy.runtime.observer import Observer
 from condinst_deploy.runtime.postprocess import ResultFilter
 from condinst_deploy.runtime.preprocessing.types import InputOptions
 from condinst_deploy.shown_text import shown_value
+from condinst_deploy.support.option_types import check_types
 from condinst_deploy.support.suggestions import did_you_mean
 
-Classes = Sequence[str | int] | str | int
+Classes = Collection[str | int] | str | int
 
 WINDOW_BATCHES = 4
 
@@ -78,42 +79,15 @@ class PredictorOptions:
         """Check what does not depend on the model.
 
         Raises:
-            ConfigError: a value is not allowed.
+            ConfigError: a value has a wrong type or is not allowed.
         """
-        self._check_types()
+        check_types(self)
         if self.batch_size is not None and self.batch_size < 1:
-            raise ConfigError(f"batch_size is {self.batch_size}; expected at least 1")
+            raise ConfigError(f"batch_size is {shown_value(self.batch_size)}; expected at least 1")
         if self.window_batches is not None and self.window_batches < 1:
-            raise ConfigError(f"window_batches is {self.window_batches}; expected at least 1")
+            raise ConfigError(f"window_batches is {shown_value(self.window_batches)}; expected at least 1")
         if self.precision is not None and self.precision not in PRECISIONS:
             raise ConfigError(f"precision is {shown_value(self.precision)}; expected one of {', '.join(PRECISIONS)}")
-
-    def _check_types(self) -> None:
-        none = type(None)
-        expected: dict[str, tuple[type, ...]] = {
-            "device": (str,),
-            "score_threshold": (Real, none),
-            "classes": (Iterable, Integral, none),
-            "max_detections": (Integral, none),
-            "batch_size": (Integral, none),
-            "inputs": (InputOptions,),
-            "threads": (CpuThreads, none),
-            "window_batches": (Integral, none),
-        }
-        for name, types in expected.items():
-            value = getattr(self, name)
-            if not isinstance(value, types) or isinstance(value, bool):
-                words = " or ".join(_WORDS.get(kind, kind.__name__) for kind in types)
-                raise ConfigError(f"{name} is {shown_value(value)}; expected {words}")
-
-
-_WORDS: dict[type, str] = {
-    str: "text",
-    Real: "a number",
-    Integral: "a whole number",
-    Iterable: "names or labels",
-    type(None): "None",
-}
 
 
 class PredictorKeywords(TypedDict, total=False):
@@ -181,12 +155,13 @@ def result_filter_for(manifest: ModelManifest, options: PredictorOptions) -> Res
     own, score_threshold, max_detections = manifest.selection, options.score_threshold, options.max_detections
     if score_threshold is not None and not own.lowest_score <= score_threshold <= 1:
         raise ConfigError(
-            f"score_threshold is {score_threshold}; the model was made with {_rounded_up(own.lowest_score)} and can"
-            " only be raised from there, up to 1. Export it again with --score-threshold for a lower one"
+            f"score_threshold is {shown_value(score_threshold)}; the model was made with"
+            f" {_rounded_up(own.lowest_score)} and can only be raised from there, up to"
+            " 1. Export it again with --score-threshold for a lower one"
         )
     if max_detections is not None and not 1 <= max_detections <= own.max_detections:
         raise ConfigError(
-            f"max_detections is {max_detections}; expected 1 to {own.max_detections}, the model's own."
+            f"max_detections is {shown_value(max_detections)}; expected 1 to {own.max_detections}, the model's own."
             " Export it again with --max-detections for more"
         )
     classes = options.classes
@@ -206,5 +181,5 @@ def _label(names: Sequence[str], wanted: str | int) -> int:
     if wanted in names:
         return names.index(str(wanted))
     raise ConfigError(
-        f"the model has no class {wanted!r}; its classes are {', '.join(names)}{did_you_mean(wanted, names)}"
+        f"the model has no class {shown_value(wanted)}; its classes are {', '.join(names)}{did_you_mean(wanted, names)}"
     )

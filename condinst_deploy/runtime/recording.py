@@ -28,15 +28,13 @@ from condinst_deploy.runtime.label_files import (
 )
 from condinst_deploy.runtime.pipeline import Prediction
 from condinst_deploy.runtime.predictor import Predictor
+from condinst_deploy.support.file_names import fitting_stem
 from condinst_deploy.support.option_types import check_types
 from condinst_deploy.support.signals import whole_steps
 from condinst_deploy.support.validation import Limits, check_number
 
 OVERLAYS, LABELME, YOLO, INSTANCES, CROPS = "overlays", "labelme", "yolo", "instances", "crops"
 """Folders below that of the run."""
-
-LONGEST_STEM = 240
-"""Bytes of a written file's name without its suffix; file systems take 255."""
 
 
 @dataclass(frozen=True)
@@ -241,16 +239,9 @@ def file_stems(paths: Sequence[ImageFile]) -> Iterator[str]:
     """
     used: set[str] = {"classes"}
     for path in paths:
-        name, number = _fitting(path.stem), 1
+        name, number = fitting_stem(path.stem), 1
         while name in used:
             number += 1
-            name = _fitting(path.stem, f"_{number}")
+            name = fitting_stem(path.stem, f"_{number}")
         used.add(name)
         yield name
-
-
-def _fitting(stem: str, ending: str = "") -> str:
-    """A name that is not too long for a file system, with place for a suffix."""
-    if len(os.fsencode(stem + ending)) <= LONGEST_STEM:
-        return stem + ending
-    return os.fsdecode(os.fsencode(stem)[: LONGEST_STEM - len(ending)].decode("utf-8", "ignore")) + ending

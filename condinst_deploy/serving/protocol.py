@@ -14,13 +14,13 @@ of an image of H x W pixels:
 | `MASKS` | UINT8 | `(1, n, H, W)` | dense masks, 0 or 1; only with the parameter `masks` = `dense` |
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.shown_text import shown_value
+from condinst_deploy.support.option_types import check_types
 from condinst_deploy.support.suggestions import did_you_mean
 
 IMAGE = "IMAGE"
@@ -63,11 +63,12 @@ class RequestOptions:
         """Check the values.
 
         Raises:
-            ConfigError: a value is out of range.
+            ConfigError: a value has a wrong type or is out of range.
         """
+        check_types(self)
         threshold = self.score_threshold
-        if threshold is not None and not (math.isfinite(threshold) and 0 <= threshold <= 1):
-            raise ConfigError(f"score_threshold is {threshold}; expected a number from 0 to 1")
+        if threshold is not None and not 0 <= threshold <= 1:  # NaN is neither
+            raise ConfigError(f"score_threshold is {shown_value(threshold)}; expected a number from 0 to 1")
         if self.max_detections is not None and not 1 <= self.max_detections <= LARGEST_COUNT:
             raise ConfigError(f"max_detections is {shown_value(self.max_detections)}; expected 1 to {LARGEST_COUNT}")
         if self.masks not in get_args(MaskForm):

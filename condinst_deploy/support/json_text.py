@@ -1,4 +1,4 @@
-"""The one place where JSON is written: what is no JSON is never written."""
+"""JSON that is written and read: what is no JSON is never written; what cannot be read gives one clear reason."""
 
 import json
 import math
@@ -6,6 +6,12 @@ from typing import Any
 
 from condinst_deploy.errors import OutputError
 from condinst_deploy.shown_text import shown
+
+DIGITS_READ = 4_000
+"""Digits of a whole number that Python reads in every configuration."""
+
+LONGEST_WHOLE = 10_000
+"""Digits that a longer number is taken to have."""
 
 
 def json_text(value: Any, what: str, *, indent: int | None = None, sort_keys: bool = False) -> str:
@@ -28,6 +34,36 @@ def json_text(value: Any, what: str, *, indent: int | None = None, sort_keys: bo
         raise OutputError(
             f"{what} cannot be written as JSON: {where or 'it'} is {number}; expected finite numbers"
         ) from e
+
+
+def json_value(text: str | bytes) -> Any:
+    """The value of a JSON text.
+
+    A whole number of more digits than Python reads becomes the least one of so many digits. No setting's range has
+    it, so that the check of the setting names its place.
+
+    Raises:
+        ValueError: the text is not JSON, or is nested too deeply; the message says which.
+    """
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except RecursionError as e:
+        raise ValueError("nested too deeply") from e
+    except ValueError:  # a number of thousands of digits
+        try:
+            return json.loads(text, parse_int=_whole)
+        except RecursionError as e:
+            raise ValueError("nested too deeply") from e
+
+
+def _whole(text: str) -> int:
+    digits = len(text.lstrip("-"))
+    if digits <= DIGITS_READ:
+        return int(text)
+    size: int = 10 ** min(digits - 1, LONGEST_WHOLE)
+    return -size if text.startswith("-") else size
 
 
 def finite_or_none(value: float) -> float | None:

@@ -1,13 +1,13 @@
 """Types of options that are given from Python: a wrong one is one line at the start, not an error of Python later."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 from functools import cache
 from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.support.validation import shortened
@@ -23,10 +23,14 @@ _PLAIN: dict[Any, tuple[Any, str]] = {
 """Type of a field -> types that are taken for it, and what a message calls it."""
 
 
-def check_types(options: Any) -> None:
+def check_types(options: Any, where: str = "") -> None:
     """Check the values of a dataclass against the types of its fields.
 
     Numbers of NumPy are numbers, texts are paths, and lists are taken for tuples. The ranges are not checked here.
+
+    Args:
+        options: the dataclass.
+        where: what stands before a field's name in messages, as "optimizer.".
 
     Raises:
         ConfigError: a value has another type.
@@ -35,7 +39,7 @@ def check_types(options: Any) -> None:
     for name, kind in _types_of(options_type).items():
         value = getattr(options, name)
         if not _fits(value, kind):
-            raise ConfigError(f"{name} is {shortened(value)}; expected {_words(kind)}")
+            raise ConfigError(f"{where}{name} is {shortened(value)}; expected {_words(kind)}")
 
 
 @cache
@@ -53,8 +57,12 @@ def _fits(value: Any, kind: Any) -> bool:
         return callable(value)
     if origin in (tuple, frozenset):
         return _fits_inside(value, origin, inside)
-    if origin is not None:
+    if origin in (Sequence, Collection):  # texts are neither, and of a mapping's keys nobody thinks
         container: Any = origin
+        several = isinstance(value, container) and not isinstance(value, str | bytes | Mapping)
+        return several and all(_fits(part, inside[0]) for part in value)
+    if origin is not None:
+        container = origin
         return isinstance(value, container)
     return _is_one(value, kind)
 
@@ -73,11 +81,10 @@ def _is_one(value: Any, kind: Any) -> bool:
     if not isinstance(kind, type):
         return True  # Any
     if issubclass(kind, Enum):
-        return value in list(kind)
-    try:
-        return isinstance(value, kind)
-    except TypeError:
-        return True  # a protocol, whose methods are looked for when they are called
+        return isinstance(value, str | int | kind) and value in list(kind)
+    if Protocol in kind.__bases__:
+        return all(hasattr(value, name) for name in vars(kind) if not name.startswith("_"))
+    return isinstance(value, kind)
 
 
 def _words(kind: Any) -> str:
@@ -92,6 +99,7 @@ def _words(kind: Any) -> str:
         return "a function"
     if origin is tuple and inside[-1] is not Ellipsis:
         return f"a tuple: {', '.join(map(_words, inside))}"
-    if origin in (tuple, frozenset):
-        return f"a {origin.__name__}, of each part {_words(inside[0])}"
+    if origin in (tuple, frozenset, Sequence, Collection):
+        name = "list" if origin in (Sequence, Collection) else origin.__name__
+        return f"a {name}, of each part {_words(inside[0])}"
     return getattr(kind, "__name__", str(kind))

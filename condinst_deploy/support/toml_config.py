@@ -1,5 +1,6 @@
 """Read recipes: a TOML file becomes a frozen dataclass; settings that it does not name keep their default."""
 
+import re
 import tomllib
 from collections.abc import Iterator
 from importlib.resources.abc import Traversable
@@ -64,7 +65,16 @@ def _read(name: str, folder: Traversable) -> tuple[Path, dict[str, Any]]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise ConfigError(f"{path} cannot be read as a recipe ({e})") from e
     except (ValueError, RecursionError) as e:  # Python refuses integers of thousands of digits
-        raise ConfigError(f"{path} cannot be read as a recipe (an integer is too long, or nesting too deep)") from e
+        if isinstance(e, RecursionError):
+            raise ConfigError(f"{path} cannot be read as a recipe: it is nested too deeply") from e
+        raise ConfigError(f"{path}: {_longest_number(path)}; expected a whole number of at most 64 bits") from e
+
+
+def _longest_number(path: Path) -> str:
+    """Setting and length of the first number that Python does not read."""
+    found = re.search(r"(?:([^\s=]+)[ \t]*=[ \t]*\[?)?[^\n]*?([0-9_]{4000,})", path.read_text(encoding="utf-8-sig"))
+    name, digits = (found[1] or "a setting", len(found[2])) if found else ("a setting", 4000)
+    return f"{name[:60]} is a whole number of {digits} digits"
 
 
 def _base(default: T, name: object, folder: Traversable) -> T:

@@ -115,6 +115,19 @@ def typed(values: object, kind: type[T], where: str = "") -> T:
         raise ConfigError(_message(_refused(_Place(values, kind, where)), str(e))) from e
 
 
+def known_part(values: object, kind: Any) -> object:
+    """Plain data without the settings that a dataclass, or one inside it, does not have.
+
+    For files that later versions and other programs extend; `typed` refuses what it does not know.
+    """
+    table, origin, args = _table_type(kind), get_origin(kind), get_args(kind)
+    if table is not None and isinstance(values, dict):
+        return {name: known_part(values[name], own) for name, own in _hints(table).items() if name in values}
+    if origin is tuple and args[-1] is Ellipsis and isinstance(values, list | tuple):
+        return [known_part(each, args[0]) for each in values]
+    return values
+
+
 def merged(default: T, values: object, where: str = "") -> T:
     """`default`, a dataclass, with the settings that `values` names; tables are merged recursively.
 

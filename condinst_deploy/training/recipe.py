@@ -12,6 +12,7 @@ from condinst_deploy.data.augmentation import Augmentation
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.config import CondInstConfig
 from condinst_deploy.model.loss_plan import LossSettings
+from condinst_deploy.support.option_types import check_types
 from condinst_deploy.support.toml_config import named_settings, recipe_from_toml
 from condinst_deploy.support.validation import Limits, check_choice, check_number, merged
 
@@ -71,8 +72,9 @@ class DataSettings:
         """Check the numbers.
 
         Raises:
-            ConfigError: one is outside its range.
+            ConfigError: one has a wrong type or is outside its range.
         """
+        check_types(self, "data.")
         check_number("data.workers", self.workers, Limits(0, MOST_WORKERS, whole=True))
         check_number("data.prefetch", self.prefetch, Limits(1, MOST_WORKERS, whole=True))
         check_number("data.group", self.group, Limits(1, MOST_IN_BATCH, whole=True))
@@ -99,6 +101,7 @@ class OptimizerSettings:
         Raises:
             ConfigError: the kind is unknown, a number is outside its range, or the kind does not use a setting.
         """
+        check_types(self, "optimizer.")
         check_choice("optimizer.kind", self.kind, OptimizerKind)
         for name in ("learning_rate", "muon_factor"):
             check_number(f"optimizer.{name}", getattr(self, name), Limits(0, open=True))
@@ -107,8 +110,6 @@ class OptimizerSettings:
         check_number("optimizer.average_decay", self.average_decay, DECAY_RATE)
         if self.clip_norm is not None:
             check_number("optimizer.clip_norm", self.clip_norm, Limits(0, open=True))
-        if len(self.betas) != 2:
-            raise ConfigError(f"optimizer.betas has {len(self.betas)} entries; expected a list of 2 numbers")
         for i, beta in enumerate(self.betas):
             check_number(f"optimizer.betas[{i}]", beta, DECAY_RATE)
         for name in UNUSED[self.kind]:
@@ -138,6 +139,7 @@ class ScheduleSettings:
         Raises:
             ConfigError: a number is outside its range, or the decay is unknown.
         """
+        check_types(self, "schedule.")
         check_number("schedule.iterations", self.iterations, Limits(1, MOST_ITERATIONS, whole=True))
         check_number("schedule.batch_size", self.batch_size, Limits(1, MOST_IN_BATCH, whole=True))
         check_number("schedule.warmup_iterations", self.warmup_iterations, Limits(0, MOST_ITERATIONS, whole=True))
@@ -185,8 +187,9 @@ class StartSettings:
         """Check the numbers.
 
         Raises:
-            ConfigError: one is outside its range.
+            ConfigError: one has a wrong type or is outside its range.
         """
+        check_types(self, "start.")
         check_number("start.frozen_stages", self.frozen_stages, Limits(0, 5, whole=True))
         check_number("start.controller_std", self.controller_std, Limits(0))
         check_number("start.box_bias", self.box_bias, Limits())
@@ -207,8 +210,9 @@ class ExecutionSettings:
         """Check the values.
 
         Raises:
-            ConfigError: one is outside its range.
+            ConfigError: one has a wrong type or is outside its range.
         """
+        check_types(self, "execution.")
         check_choice("execution.precision", self.precision, Precision)
         check_number("execution.accumulate", self.accumulate, Limits(1, MOST_IN_BATCH, whole=True))
         check_number("execution.timeout", self.timeout, Limits(1, 86_400))
@@ -245,6 +249,7 @@ class Recipe:
             ConfigError: losses and model are of different families, the late iterations do not fit, or a number is
                 outside its range.
         """
+        check_types(self)
         for name, limits in NUMBERS.items():
             check_number(name, getattr(self, name), limits)
         for name in ("short_sides", "late_short_sides"):

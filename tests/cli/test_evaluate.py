@@ -24,6 +24,7 @@ from condinst_deploy.runtime import observer
 from condinst_deploy.runtime.observer import DECODE, NETWORK, StageTimer
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_deploy.runtime.torch_backend import TorchBackend
+from condinst_deploy.support.atomic_write import atomic_path
 from tests.support import small_coco
 from tests.support.models import SLIM, manifest_of, noise_image, seeded_model
 
@@ -471,6 +472,18 @@ def test_wrong_usage_exits_with_two() -> None:
 def test_every_side_has_a_name_of_its_own(paths: list[str], names: list[str]) -> None:
     assert unique_names([Path(path) for path in paths]) == names
     assert len({results_path(Path(), name) for name in names}) == len(names)
+
+
+def test_results_of_models_with_the_longest_names_can_be_written(tmp_path: Path) -> None:
+    long = ["n" * 245 + f"{number}.onnx" for number in range(3)] + ["ü" * 124 + ".onnx"]
+    names = unique_names([*map(Path, long), Path("a") / long[0]])
+    written = {results_path(tmp_path, name) for name in names}
+    assert len(written) == 5
+    for path in written:
+        with atomic_path(path) as temporary:
+            temporary.write_text("[]")
+        assert path.name.endswith(".results.json")
+    assert results_path(tmp_path, "m.onnx").name == "m.onnx.results.json"
 
 
 def test_results_whose_name_is_not_utf8_are_evaluated(tmp_path: Path) -> None:

@@ -86,9 +86,20 @@ def test_manifest_that_is_not_json_is_refused(text: str) -> None:
         ModelManifest.from_json(text)
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"version":' + "1" * 5000 + "}"], ids=["deep", "a long integer"])
-def test_json_that_python_cannot_read_is_refused_in_one_line(text: str) -> None:
-    with pytest.raises(ArtifactError, match=r"is not JSON that can be read .*export the model again") as refused:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, r"is not JSON that can be read \(nested too deeply\); export the model again"),
+        ('{"version":' + "1" * 5000 + "}", r"version <whole number of 16607 bits>; .*export the model again"),
+        (
+            MANIFEST.to_json().replace("{", '{"max_detections": -' + "1" * 5000 + ",", 1),
+            r"max_detections is <whole number of 16607 bits>; expected",
+        ),
+    ],
+    ids=["deep", "a long version", "a long integer"],
+)
+def test_json_that_python_cannot_read_is_refused_in_one_line(text: str, message: str) -> None:
+    with pytest.raises(ArtifactError, match=message) as refused:
         ModelManifest.from_json(text)
     assert len(str(refused.value)) < 200
 

@@ -126,7 +126,7 @@ def test_the_same_numbers_give_the_same_example() -> None:
         ({"brightness": 1.5}, r"augment\.brightness is 1\.5; expected a number from 0 to 1"),
         ({"hue": 0.6}, r"augment\.hue is 0\.6"),
         ({"scale": (1.2, 0.8)}, r"augment\.scale is \[1\.2, 0\.8\]; expected the least factor first"),
-        ({"scale": (1.0,)}, r"augment\.scale has 1 entries"),
+        ({"scale": (1.0,)}, r"augment\.scale is \(1\.0,\); expected a tuple: a number, a number"),
         ({"scale": (0.0, 1.0)}, r"augment\.scale\[0\] is 0\.0"),
         ({"crop": -1}, r"augment\.crop is -1"),
     ],

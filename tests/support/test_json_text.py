@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from condinst_deploy.errors import OutputError
-from condinst_deploy.support.json_text import finite_or_none, json_text
+from condinst_deploy.support.json_text import finite_or_none, json_text, json_value
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,3 +49,19 @@ def test_all_json_is_written_by_this_function(package: str) -> None:
         if isinstance(node, ast.Attribute) and node.attr in ("dump", "dumps") and ast.unparse(node.value) == "json"
     ]
     assert writers == []
+
+
+def test_a_number_that_python_does_not_read_has_as_many_digits() -> None:
+    digits = 5_000
+    found = json_value('{"a": -' + "7" * digits + ', "b": 12, "c": [0.5]}')
+    assert found == {"a": -(10 ** (digits - 1)), "b": 12, "c": [0.5]}
+    assert json_value("1" * 10**6) == 10**10_000
+
+
+def test_what_is_no_json_says_why() -> None:
+    with pytest.raises(ValueError, match="nested too deeply"):
+        json_value("[" * 100_000)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        json_value("[" + "1" * 5_000 + "," + "[" * 100_000)
+    with pytest.raises(ValueError, match="Expecting property name"):
+        json_value("{1")

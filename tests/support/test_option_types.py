@@ -1,5 +1,6 @@
 """Options of a wrong type are errors of ours at the start, whichever they are."""
 
+import contextlib
 import json
 from dataclasses import fields
 from pathlib import Path
@@ -9,34 +10,70 @@ import numpy as np
 import pytest
 
 from condinst_deploy.benchmarking.settings import Settings
+from condinst_deploy.data.augmentation import Augmentation
+from condinst_deploy.data.shapes import ShapesConfig
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.evaluation.sources import EvaluationOptions
+from condinst_deploy.model.loss_plan import LossSettings
+from condinst_deploy.runtime.cores import CpuThreads
 from condinst_deploy.runtime.label_files import Format
 from condinst_deploy.runtime.options import PredictorOptions
 from condinst_deploy.runtime.predict_files import PredictFilesOptions
 from condinst_deploy.runtime.preprocessing.types import InputOptions
 from condinst_deploy.runtime.recording import FileOutputs
+from condinst_deploy.serving import Client
 from condinst_deploy.serving.batch.options import BatchOptions, DetectionOptions
+from condinst_deploy.serving.protocol import RequestOptions
 from condinst_deploy.serving.ray_session import RayOptions
+from condinst_deploy.serving.triton.settings import RepositoryOptions
 from condinst_deploy.training.options import TrainOptions
+from condinst_deploy.training.recipe import (
+    DataSettings,
+    ExecutionSettings,
+    OptimizerSettings,
+    Recipe,
+    ScheduleSettings,
+    StartSettings,
+)
 from condinst_engines import BuildOptions
 from condinst_export.options import ExportOptions
+from condinst_export.quantization.options import CalibrationOptions
 
 CLASSES = (
-    BuildOptions, DetectionOptions, EvaluationOptions, ExportOptions, FileOutputs, InputOptions, PredictFilesOptions,
-    RayOptions, Settings, TrainOptions,
+    Augmentation, BuildOptions, CalibrationOptions, CpuThreads, DataSettings, EvaluationOptions, ExecutionSettings,
+    ExportOptions, FileOutputs, InputOptions, LossSettings, OptimizerSettings, PredictFilesOptions, PredictorOptions,
+    Recipe, RepositoryOptions, RequestOptions, ScheduleSettings, Settings, ShapesConfig, StartSettings, TrainOptions,
+    DetectionOptions, RayOptions,
 )  # fmt: skip
-UNCHECKED = {"thresholds"}  # a protocol
+NEEDED: dict[Any, dict[str, Any]] = {CalibrationOptions: {"folder": Path(__file__).parent}}
 
 
 @pytest.mark.parametrize(
-    ("options", "name"),
-    [(options, field.name) for options in CLASSES for field in fields(options) if field.name not in UNCHECKED],
+    ("options", "name"), [(options, field.name) for options in CLASSES for field in fields(options)]
 )
 def test_no_option_takes_an_object_of_another_kind(options: Any, name: str) -> None:
     for value in (object(), b"x", {"a": 1}, 1j, [[[object()]]]):
         with pytest.raises(ConfigError, match=f"{name} is .*; expected "):
-            options(**{name: value})
+            options(**NEEDED.get(options, {}) | {name: value})
+
+
+@pytest.mark.parametrize("name", ["url", "model", "timeout", "retries", "in_flight", "options", "pauses"])
+def test_a_client_takes_no_object_of_another_kind(name: str) -> None:
+    arguments: dict[str, Any] = {"url": "http://127.0.0.1:1"}
+    for value in (object(), b"x", {"a": 1}, 1j, [[[object()]]]):
+        with pytest.raises(ConfigError, match=f"{name} is .*; expected "):
+            Client(**arguments | {name: value})
+
+
+@pytest.mark.parametrize("name", ["batch_size", "window_batches", "max_detections", "score_threshold"])
+def test_a_number_of_thousands_of_digits_is_described(name: str) -> None:
+    several: tuple[Any, ...] = (PredictorOptions, RequestOptions)
+    for options in several:
+        if name in {field.name for field in fields(options)}:
+            with contextlib.suppress(ConfigError):  # a model may have to decide
+                options(**{name: -(10**5000)})
+    with pytest.raises(ConfigError, match=r"the number of threads is a whole number of .* bits; expected 1 to 4,096"):
+        CpuThreads(10**5000)
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(BatchOptions)])
@@ -68,6 +105,18 @@ def test_no_option_of_a_batch_run_takes_an_object_of_another_kind(name: str) -> 
         (ExportOptions, {"static_shape": "1x800x1344"}, "static_shape is '1x800x1344'; expected a tuple"),
         (BuildOptions, {"sm": "86"}, "sm is '86'; expected a tuple, of each part text or None"),
         (BuildOptions, {"workspace_gb": "4"}, "workspace_gb is '4'; expected a number or None"),
+        (CpuThreads, {"count": 2.5}, "count is 2.5; expected a whole number or None"),
+        (CpuThreads, {"spin": 1}, "spin is 1; expected True or False"),
+        (RequestOptions, {"classes": "cat"}, "classes is 'cat'; expected a tuple, of each part text or None"),
+        (RequestOptions, {"score_threshold": "0.5"}, "score_threshold is '0.5'; expected a number or None"),
+        (CalibrationOptions, {"folder": ".", "images": "9"}, "images is '9'; expected a whole number"),
+        (RepositoryOptions, {"delay_ms": "5"}, "delay_ms is '5'; expected a number"),
+        (PredictorOptions, {"canvases": [(800,)]}, "canvases is [(800,)]; expected a list, of each part a tuple"),
+        (PredictorOptions, {"classes": {"cat": 1}}, "classes is {'cat': 1}; expected a list, of each part text or a"),
+        (PredictorOptions, {"observer": "timer"}, "observer is 'timer'; expected a function or None"),
+        (OptimizerSettings, {"betas": 0.9}, "optimizer.betas is 0.9; expected a tuple: a number, a number"),
+        (StartSettings, {"norm_eval": "no"}, "start.norm_eval is 'no'; expected True or False"),
+        (PredictFilesOptions, {"thresholds": 0.5}, "thresholds is 0.5; expected LabelThresholds or None"),
         (PredictFilesOptions, {"predictor": "m.onnx"}, "predictor is 'm.onnx'; expected PredictorOptions"),
     ],
 )
@@ -84,6 +133,9 @@ def test_what_means_the_same_is_taken() -> None:
     PredictFilesOptions(Path("out"), PredictorOptions(device="cpu"))
     BuildOptions(recipe="data_centre", sm=("86",), workspace_gb=4)
     BatchOptions("images", "m.onnx", "out", DetectionOptions(classes=["cat"]))  # type: ignore[arg-type]
+    PredictorOptions(classes={"cat"}, canvases=[[800, 1344]], max_detections=np.int64(3))  # type: ignore[list-item,arg-type]
+    PredictorOptions(classes=np.array([1, 2]))
+    assert CalibrationOptions(".").folder == Path()  # type: ignore[arg-type]
 
 
 def test_numbers_of_numpy_can_be_written_into_the_manifest_of_a_batch_run() -> None:

@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from condinst_deploy.errors import ConfigError
-from condinst_deploy.support.validation import Limits, check_choice, check_number, merged, printable, shortened, typed
+from condinst_deploy.support.validation import (
+    Limits,
+    check_choice,
+    check_number,
+    known_part,
+    merged,
+    printable,
+    shortened,
+    typed,
+)
 
 
 @dataclass(frozen=True)
@@ -134,6 +143,18 @@ def test_of_many_unknown_settings_the_first_twenty_are_named_and_the_others_coun
     with pytest.raises(ConfigError, match=r"unknown settings s0, s1, .*s19 and 980 more; expected") as refused:
         typed(values, Outer)
     assert "s20" not in str(refused.value)
+
+
+def test_of_200_000_unknown_settings_the_rest_is_a_number() -> None:
+    with pytest.raises(ConfigError, match=r"unknown settings s0, .*s19 and 199980 more; expected") as refused:
+        typed({"name": "x"} | {f"s{i}": i for i in range(200_000)}, Outer)
+    assert len(str(refused.value)) < 400
+
+
+def test_settings_that_later_versions_add_can_be_left_out() -> None:
+    values = {"name": "x", "new": "\ud800", "inner": {"count": 2, "new": 1}, "others": [{"new": {}}, 3]}
+    assert known_part(values, Outer) == {"name": "x", "inner": {"count": 2}, "others": [{}, 3]}
+    assert known_part(7, Outer) == 7
 
 
 def deep(levels: int) -> Any:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -33,6 +34,7 @@ from condinst_deploy.serving.protocol import (
     RequestOptions,
 )
 from condinst_deploy.shown_text import shown_value
+from condinst_deploy.support.option_types import check_types
 from condinst_deploy.support.remote_files import is_url
 
 T = TypeVar("T")
@@ -44,6 +46,32 @@ LARGEST_FILE = 2**31 - 1
 
 PAUSES = 0.1, 5.0
 """Seconds before the first repetition, and the most; each further one waits twice as long."""
+
+
+@dataclass(frozen=True)
+class _Arguments:
+    """The arguments of a client, checked."""
+
+    url: str
+    model: str
+    timeout: float
+    retries: int
+    in_flight: int
+    options: RequestOptions | None
+    pauses: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if not 0 < self.timeout <= 86_400 or not 0 <= self.retries <= 100 or not 1 <= self.in_flight <= 1024:
+            raise ConfigError(
+                f"timeout is {shown_value(self.timeout)}, retries {shown_value(self.retries)}, in_flight"
+                f" {shown_value(self.in_flight)}; expected up to 86,400 seconds,"
+                " 0 to 100 retries, 1 to 1,024 images in flight"
+            )
+        if not all(0 <= pause <= 86_400 for pause in self.pauses):
+            raise ConfigError(f"pauses is {shown_value(self.pauses)}; expected two numbers of seconds, 0 to 86,400")
+        if not self.model or not self.model.isprintable() or len(self.model) > LONGEST_NAME:
+            raise ConfigError(f"the model is {shown_value(self.model)}; expected the name of a model on the server")
 
 
 class Client(AbstractContextManager["Client"]):
@@ -82,14 +110,7 @@ class Client(AbstractContextManager["Client"]):
             ConfigError: an argument cannot be used.
             BackendError: the extra for gRPC is not installed.
         """
-        if not 0 < timeout <= 86_400 or not 0 <= retries <= 100 or not 1 <= in_flight <= 1024:
-            raise ConfigError(
-                f"timeout is {shown_value(timeout)}, retries {shown_value(retries)}, in_flight"
-                f" {shown_value(in_flight)}; expected up to 86,400 seconds,"
-                " 0 to 100 retries, 1 to 1,024 images in flight"
-            )
-        if not model or not model.isprintable() or len(model) > LONGEST_NAME:
-            raise ConfigError(f"the model is {shown_value(model)}; expected the name of a model on the server")
+        _Arguments(url, model, timeout, retries, in_flight, options, pauses)
         self.model, self._retries, self._in_flight, self._pauses = model, retries, in_flight, pauses
         self._options = options or RequestOptions()
         self.transport = transport_for(url, timeout)

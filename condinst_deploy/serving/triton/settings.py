@@ -12,6 +12,7 @@ from condinst_deploy.runtime.cores import CpuThreads, usable_cores
 from condinst_deploy.serving.triton.limits import Limits
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.json_text import json_text
+from condinst_deploy.support.option_types import check_types
 
 Layout = Literal["single", "ensemble"]
 """single: one model with `Predictor` inside. ensemble: the network is a model of its own that the outer one asks."""
@@ -42,8 +43,9 @@ class RepositoryOptions:
         """Check the values.
 
         Raises:
-            ConfigError: a value cannot be used.
+            ConfigError: a value has a wrong type or cannot be used.
         """
+        check_types(self)
         for name, allowed in (("layout", get_args(Layout)), ("network_backend", get_args(NetworkBackend))):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
@@ -60,7 +62,9 @@ class RepositoryOptions:
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
                 raise ConfigError(f"{name} is {shown_value(value)}; expected a whole number from 1 to {largest}")
         if not 0 <= self.delay_ms <= LONGEST_DELAY_MS:
-            raise ConfigError(f"delay_ms is {self.delay_ms}; expected 0 to {LONGEST_DELAY_MS:g} milliseconds")
+            raise ConfigError(
+                f"delay_ms is {shown_value(self.delay_ms)}; expected 0 to {LONGEST_DELAY_MS:g} milliseconds"
+            )
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.support.option_types import check_types
 
 Method = Literal["entropy", "mse", "max"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -32,8 +33,11 @@ class CalibrationOptions:
         """Check the values.
 
         Raises:
-            ConfigError: the folder is none, the count is less than 1, or the method is unknown.
+            ConfigError: a value has a wrong type, the folder is none, the count is less than 1, or the method is
+                unknown.
         """
+        check_types(self)
+        object.__setattr__(self, "folder", Path(self.folder))  # text is taken, too
         if not self.folder.is_dir():
             raise ConfigError(f"--calibration is {self.folder}; expected a folder of images")
         if self.images < 1:
