@@ -33,7 +33,7 @@ def test_threads_reach_the_session(
 
 @pytest.mark.parametrize("count", [0, -1])
 def test_no_threads_is_an_error(count: int) -> None:
-    with pytest.raises(ConfigError, match=f"the number of threads is {count}; expected at least 1"):
+    with pytest.raises(ConfigError, match=f"the number of threads is {count}; expected 1 to 4,096"):
         CpuThreads(count)
 
 

@@ -46,7 +46,7 @@ def test_a_predictor_cannot_be_pickled_and_says_what_to_do(predictor: Predictor)
         ({"max_detections": 2.5}, "max_detections is 2.5; expected a whole number or None"),
         ({"batch_size": True}, "batch_size is True; expected a whole number or None"),
         ({"batch_size": "4"}, "batch_size is '4'"),
-        ({"classes": 1.5}, "classes is 1.5; expected names or labels or a whole number or None"),
+        ({"classes": 1.5}, "classes is 1.5; expected a list, of each part text or a whole number"),
         ({"inputs": "exact"}, "inputs is 'exact'; expected InputOptions"),
         ({"threads": 4}, "threads is 4; expected CpuThreads or None"),
     ],

@@ -49,10 +49,17 @@ def test_classes_are_chosen_by_name_or_label(
         assert_equal(predictor([IMAGE])[0], every[np.isin(every.labels, sorted(labels))])
 
 
-@pytest.mark.parametrize("unknown", ["class d", "", "Class a", 3, -1, 1.5])
+@pytest.mark.parametrize("unknown", ["class d", "", "Class a", 3, -1])
 def test_an_unknown_class_is_an_error_that_lists_the_classes(unknown: Any, slim_onnx: Path) -> None:
     with pytest.raises(ConfigError, match=f"no class {unknown!r}; its classes are class a, class b, class c"):
         Predictor(slim_onnx, device="cpu", classes=["class a", unknown])
+
+
+def test_a_class_of_a_wrong_type_is_an_error(slim_onnx: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"classes is \['class a', 1\.5\]; expected a list, of each part text or a whole"
+    ):
+        Predictor(slim_onnx, device="cpu", classes=["class a", 1.5])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 100])
