@@ -47,8 +47,6 @@ def detections_from_device(
         require_finite(not extents[: len(geometries), :, -1].any(), manifest.precision)
 
         def masks_of(kept: list[IntArray]) -> list[Masks]:
-            if not kept:
-                return []
             found = mask_crops(extents, kept, geometries, tuple(logits.shape))
             return masks_from_runs(_runs(tensors.mask_logits, found, limits), kept, geometries)
 

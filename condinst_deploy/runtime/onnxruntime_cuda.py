@@ -152,8 +152,4 @@ class CudaRuns:
             "labels": ((batch, slots), "int32"),
             "mask_logits": (planes, self._logits),
         }
-        return {name: self._array(*shapes[name]) for name in OUTPUTS}
-
-    def _array(self, shape: tuple[int, ...], dtype: str) -> GpuArray:
-        nbytes = GpuArray.size_of(shape, dtype)
-        return self._gpu.memory.taken(nbytes, self._stream).array(shape, dtype)
+        return {name: self._gpu.memory.array(*shapes[name], self._stream) for name in OUTPUTS}

@@ -153,7 +153,7 @@ def detections_with_masks(
     """
     check_slots(outputs, len(geometries), manifest)
     kept = [_kept(outputs, i, geometry, manifest, result_filter) for i, geometry in enumerate(geometries)]
-    masks = masks_of([slots for slots, _ in kept])
+    masks = masks_of([slots for slots, _ in kept]) if kept else []
     return [
         InstanceDetections(
             boxes=boxes,

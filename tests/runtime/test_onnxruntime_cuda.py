@@ -30,7 +30,7 @@ from condinst_deploy.runtime.predictor import Predictor
 from tests.support.batches import host_batch
 from tests.support.engines_on_doubles import KERNELS_ON_DOUBLE
 from tests.support.models import noise_image
-from tests.support.predictions import assert_equal
+from tests.support.predictions import assert_about_equal, assert_equal
 from tests.support.strict_driver import StrictDriver
 from tests.support.strict_session import StrictBinding, StrictSession
 
@@ -70,11 +70,7 @@ def expected(slim_onnx: Path) -> list[InstanceDetections]:
 
 def check(found: list[InstanceDetections], expected: list[InstanceDetections]) -> None:
     for ours, theirs in zip(found, expected, strict=True):
-        assert len(ours) == len(theirs) > 0
-        np.testing.assert_allclose(ours.boxes, theirs.boxes, atol=1e-2)
-        np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-4)
-        np.testing.assert_array_equal(ours.labels, theirs.labels)
-        assert np.mean(np.asarray(ours.masks) != np.asarray(theirs.masks)) < 1e-3
+        assert_about_equal(ours, theirs)
 
 
 def test_a_stream_finds_what_the_cpu_finds(slim_onnx: Path, expected: list[InstanceDetections]) -> None:

@@ -40,10 +40,9 @@ class PinnedInputs:
 
 
 @dataclass(frozen=True, eq=False)
-class PinnedImage:
-    """One decoded image in pinned memory, which the GPU resizes."""
+class _DecodedImage:
+    """One decoded image, which the GPU resizes."""
 
-    block: Block
     layout: DecodedLayout
 
     @property
@@ -55,6 +54,13 @@ class PinnedImage:
     def image_sizes(self) -> npt.NDArray[np.int32]:
         """`(1, 2)`."""
         return np.array([self.layout.geometry.resized], dtype=np.int32)
+
+
+@dataclass(frozen=True, eq=False)
+class PinnedImage(_DecodedImage):
+    """A decoded image in pinned memory."""
+
+    block: Block
 
     def on_host(self) -> NetworkInputs:
         """Return the image resized by Pillow."""
@@ -62,21 +68,10 @@ class PinnedImage:
 
 
 @dataclass(frozen=True, eq=False)
-class WaitingImage:
-    """One decoded image that is not in pinned memory yet, because there was no room; the upload finds some."""
+class WaitingImage(_DecodedImage):
+    """A decoded image that is not in pinned memory yet, because there was no room; the upload finds some."""
 
     image: RGBArray  # (H, W, 3)
-    layout: DecodedLayout
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """`(1, 3, H, W)` of the resized and padded image."""
-        return (1, 3, *self.layout.geometry.padded)
-
-    @property
-    def image_sizes(self) -> npt.NDArray[np.int32]:
-        """`(1, 2)`."""
-        return np.array([self.layout.geometry.resized], dtype=np.int32)
 
     def on_host(self) -> NetworkInputs:
         """Return the image resized by Pillow."""
@@ -152,7 +147,7 @@ class PinnedWriter:
         if self._resizes:
             layout = DecodedLayout.of(geometry)
             if not self._gpu.pinned.has_room(layout.nbytes):
-                return WaitingImage(image, layout)  # the uploads of earlier batches make room
+                return WaitingImage(layout, image)  # the uploads of earlier batches make room
             with self._gpu.current():
                 return written_image(self._gpu, image, layout)
         return self._resized(resized_image(image, geometry.resized), geometry)
@@ -192,7 +187,7 @@ def uploaded(gpu: Gpu, stream: Stream, parts: Sequence[Pinned], batch: int) -> G
         batch: images of the batch; those beyond `parts` are blank.
     """
     shape = parts[0].shape[1:]
-    images = gpu.memory.taken(batch * int(np.prod(shape)), stream).array((batch, *shape), "uint8")
+    images = gpu.memory.array((batch, *shape), "uint8", stream)
     given = 0
     decoded = []  # blocks on the GPU
     for part in parts:
@@ -209,7 +204,7 @@ def uploaded(gpu: Gpu, stream: Stream, parts: Sequence[Pinned], batch: int) -> G
     sizes[:given] = np.concatenate([part.image_sizes for part in parts])
     table = gpu.pinned.taken(sizes.nbytes)
     host_array(table)[: sizes.nbytes] = sizes.view(np.uint8).ravel()
-    on_gpu = gpu.memory.taken(sizes.nbytes, stream).array(sizes.shape, "int32")
+    on_gpu = gpu.memory.array(sizes.shape, "int32", stream)
     stream.upload(on_gpu, table)
     done = stream.record()
     for block in (table, images.owner, on_gpu.owner, *decoded, *_blocks(parts)):
@@ -221,7 +216,7 @@ def written_image(gpu: Gpu, image: RGBArray, layout: DecodedLayout) -> PinnedIma
     """Copy a decoded image `(H, W, 3)` to pinned memory, with its coefficients. The GPU is current."""
     block = gpu.pinned.taken(layout.nbytes)
     layout.write(host_array(block), image)
-    return PinnedImage(block, layout)
+    return PinnedImage(layout, block)
 
 
 def _blocks(parts: Sequence[Pinned]) -> list[Block]:

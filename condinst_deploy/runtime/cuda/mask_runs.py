@@ -81,8 +81,6 @@ def detections_from_gpu(
         require_finite(not extents[: len(geometries), :, -1].any(), manifest.precision)
 
         def masks_of(kept: list[IntArray]) -> list[Masks]:
-            if not kept:
-                return []
             return masks_from_runs(finder.runs(mask_crops(extents, kept, geometries, logits.shape)), kept, geometries)
 
         return detections_with_masks(SlotOutputs(*slots), geometries, manifest, result_filter, masks_of)
@@ -135,8 +133,7 @@ class _RunFinder:
         kernel.launch(self._stream, (programs, 1, 1), *values)
 
     def _room(self, shape: tuple[int, ...], dtype: str) -> GpuArray:
-        nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        return self._gpu.memory.taken(nbytes, self._stream).array(shape, dtype)
+        return self._gpu.memory.array(shape, dtype, self._stream)
 
     def _uploaded(self, arrays: Sequence[npt.NDArray[Any]]) -> list[GpuArray]:
         """Start to copy arrays to the GPU, all of them together."""

@@ -132,6 +132,10 @@ class MemoryPool:
                 stream.wait(use)
         return Block(self, address, wanted)
 
+    def array(self, shape: tuple[int, ...], dtype: str, stream: Waiting | None = None) -> GpuArray:
+        """Return memory for an array; see `taken`."""
+        return self.taken(GpuArray.size_of(shape, dtype), stream).array(shape, dtype)
+
     def has_room(self, size: int) -> bool:
         """True if memory of this size keeps all that is in use within the limit. Another thread may take it first."""
         with self._lock:

@@ -136,8 +136,7 @@ class Slot:
     def _outputs(self, own: list[GpuArray], inputs: GpuInputs) -> GpuOutputs:
         copies = []
         for array in own:
-            block = self._gpu.memory.taken(array.nbytes, self._stream)
-            copies.append(block.array(array.shape, array.dtype.name))
+            copies.append(self._gpu.memory.array(array.shape, array.dtype.name, self._stream))
             self._stream.copy(copies[-1], array)
         done = self._stream.record()
         for used in (*copies, inputs.images, inputs.image_sizes):
