@@ -32,6 +32,14 @@ def ten_images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return write_images(tmp_path_factory.mktemp("ten"), 10, damaged=[5])
 
 
+@pytest.fixture(params=["parquet", "coco"])
+def form(request: pytest.FixtureRequest) -> str:
+    """Format of the parts."""
+    if request.param == "parquet":
+        pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
 def s3() -> Iterator[Any]:
     """A file system of an S3 server of this process that listens on loopback; the environment names the server."""

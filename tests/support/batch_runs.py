@@ -93,3 +93,8 @@ def positions_and_paths(folder: Path) -> list[tuple[int, str]]:
 def assert_each_image_once(folder: Path, paths: Sequence[Path]) -> None:
     assert positions_and_paths(folder) == list(enumerate(map(str, paths)))
     assert not list(folder.glob(".part-*"))
+
+
+def parts(folder: Path) -> list[str]:
+    """Return the names of the parts in a folder."""
+    return sorted(path.name for path in folder.glob("part-*"))
