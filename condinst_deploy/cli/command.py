@@ -69,6 +69,33 @@ class Precision(StrEnum):
     FLOAT32, FLOAT16, BFLOAT16 = "float32", "float16", "bfloat16"
 
 
+CanvasOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--canvas",
+        metavar="HEIGHTxWIDTH",
+        help="Pad images to the smallest of these sizes that holds them; repeat it. More images share a batch, and"
+        " a GPU captures fewer shapes. Results change, because the network's norms see the padding: 95 % of the"
+        " detections above 0.3 had a counterpart (docs/performance.md). Default: each image to multiples of 32.",
+    ),
+]
+"""Option of every command that has a predictor; `canvases_of` reads its value."""
+
+
+def canvases_of(texts: list[str] | None) -> tuple[tuple[int, int], ...] | None:
+    """Return `PredictorOptions.canvases` of --canvas.
+
+    Raises:
+        ConfigError: a text is no size.
+    """
+    if not texts:
+        return None
+    # imported here, so that --help does not wait for it
+    from condinst_deploy.runtime.canvases import canvas_from
+
+    return tuple(canvas_from(text, "--canvas") for text in texts)
+
+
 class DescriptionColumn(ProgressColumn):
     """Description of the current work, printed literally: rich's own column would interpret it as markup."""
 

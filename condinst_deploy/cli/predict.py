@@ -9,8 +9,10 @@ import typer
 
 from condinst_deploy.cli.command import (
     FAILED,
+    CanvasOption,
     Pixels,
     Precision,
+    canvases_of,
     class_names,
     command_app,
     labelled,
@@ -73,20 +75,13 @@ def predict(
         Pixels,
         typer.Option(
             help="exact: decoded and resized as by the references. fast: resized values may differ by 1."
-            " cuda: decoded and resized on the GPU, then copied to the host and back."
+            " cuda: decoded and resized on a GPU by PyTorch, JPEGs of several threads together; values differ more."
         ),
     ] = Pixels.EXACT,
     precision: Annotated[
         Precision | None, typer.Option(help="Of a checkpoint's network; other files have their own. Default: float32.")
     ] = None,
-    canvas: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="HEIGHTxWIDTH",
-            help="Pad images to the smallest of these sizes that holds them; repeat it. More images share a batch, and"
-            " results change a little. Default: each image to multiples of 32.",
-        ),
-    ] = None,
+    canvas: CanvasOption = None,
     overlays: Annotated[bool, typer.Option(help="Draw the detections on the images.")] = True,
     draw_threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Draw detections that score above it; the results keep all.")
@@ -116,7 +111,6 @@ def predict(
     draws images of the same names; images.json lists the images of this run.
     """
     # imported here, so that --help does not wait for the backends
-    from condinst_deploy.runtime.canvases import canvas_from
     from condinst_deploy.runtime.options import PredictorOptions
     from condinst_deploy.runtime.predict_files import PredictFilesOptions, predict_files
     from condinst_deploy.runtime.preprocessing.types import InputOptions
@@ -133,7 +127,7 @@ def predict(
             batch_size=batch_size,
             inputs=InputOptions(pixels.value),
             precision=None if precision is None else precision.value,
-            canvases=tuple(canvas_from(text, "--canvas") for text in canvas) if canvas else None,
+            canvases=canvases_of(canvas),
         ),
         FileOutputs(overlays, draw_threshold, frozenset(formats or ()), tolerance, instances, crops),
         per_class,

@@ -43,6 +43,10 @@ TURNS = {
 }
 """Orientation -> the transposition that makes the image upright."""
 
+END_OF_JPEG = b"\xff\xd9"
+LAST_BYTES = 1024
+"""In which the end of a JPEG is looked for; some programs write something behind it."""
+
 _opening = Lock()
 """Held while a warning is silenced, because Python's warning filters belong to the process and not to a thread."""
 
@@ -62,6 +66,20 @@ class EncodedImage:
 
     name: str  # what messages call it
     content: bytes
+
+
+@dataclass(frozen=True)
+class Jpeg:
+    """The content of an upright RGB JPEG, and its size from the header."""
+
+    content: bytes
+    height: int
+    width: int
+
+    @property
+    def pixels(self) -> int:
+        """Number of pixels."""
+        return self.height * self.width
 
 
 ImageFile = Path | ImageUrl
@@ -193,17 +211,21 @@ def rgb_from_bytes(content: bytes, max_pixels: int | None = None) -> RGBArray:
         return _rgb_from_opened(image, stream)
 
 
-def jpeg_from(source: Any) -> bytes | None:
-    """Return the content of an upright RGB JPEG on the disk, which a JPEG decoder handles alone, else None.
+def jpeg_from(source: Any) -> Jpeg | None:
+    """Return an upright RGB JPEG of the disk or of memory, which a JPEG decoder handles alone, else None.
+
+    A JPEG without its end is None, too: decoders of a GPU may fill up what lacks.
 
     Raises:
         ImageError: the file cannot be read.
     """
-    if not isinstance(source, str | Path) or (isinstance(source, str) and is_url(source)):
+    if not isinstance(source, str | Path | EncodedImage) or (isinstance(source, str) and is_url(source)):
         return None
     with _reading(source) as stream, _opened(stream) as image:
         data = _rgb_jpeg(image, stream)
-        return None if data is None or orientation_of(image) in TURNS else data
+        if data is None or END_OF_JPEG not in data[-LAST_BYTES:] or orientation_of(image) in TURNS:
+            return None
+        return Jpeg(data, image.height, image.width)
 
 
 def _rgb_from_stream(stream: BinaryIO) -> RGBArray:

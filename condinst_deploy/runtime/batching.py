@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 Item = TypeVar("Item")
 
@@ -17,12 +17,14 @@ class BatchingLimits:
         most_waiting: images that wait at a time; above it, the largest partial batch runs. None: no limit but the
             section.
         longest_wait: images that may follow an image before its partial batch runs. None: no limit but the section.
+        most_bytes: bytes of an image and those that follow it, at which its partial batch runs. None: no limit.
     """
 
     batch_size: int
     section: int
     most_waiting: int | None = None
     longest_wait: int | None = None
+    most_bytes: int | None = None
 
     @property
     def most_held(self) -> int:
@@ -30,34 +32,49 @@ class BatchingLimits:
         return min(self.section, self.longest_wait or self.section)
 
 
+class _Group(NamedTuple, Generic[Item]):
+    """Images of one shape that wait."""
+
+    first: int  # position of the first one
+    bytes_before: int  # of all images before it
+    items: list[Item]
+
+
 class BatchingPolicy(Generic[Item]):
     """Puts images of equal padded shape together, in the order in which they come.
 
-    The batches depend on nothing but the limits and the sequence of shapes.
+    The batches depend on nothing but the limits and the sequence of shapes and sizes.
     """
 
     def __init__(self, limits: BatchingLimits) -> None:
         self._limits = limits
         self._position = 0
+        self._bytes = 0  # of all images so far
         self._waiting = 0
         # in the order of their first images, so the first group has waited longest
-        self._groups: dict[Hashable, tuple[int, list[Item]]] = {}
+        self._groups: dict[Hashable, _Group[Item]] = {}
 
-    def add(self, shape: Hashable, item: Item) -> list[list[Item]]:
+    def add(self, shape: Hashable, item: Item, size: int = 0) -> list[list[Item]]:
         """Take the next image.
+
+        Args:
+            shape: padded shape.
+            item: the image.
+            size: bytes that it holds.
 
         Returns:
             The batches that run now, in this order.
         """
         batches = self._overdue()
-        _, group = self._groups.setdefault(shape, (self._position, []))
-        group.append(item)
+        group = self._groups.setdefault(shape, _Group(self._position, self._bytes, []))
+        group.items.append(item)
         self._waiting += 1
-        if len(group) == self._limits.batch_size:
+        self._bytes += size
+        if len(group.items) == self._limits.batch_size:
             batches.append(self._taken(shape))
         elif self._waiting > (self._limits.most_waiting or self._limits.section):
             batches.append(self._taken(self._largest()))
-        return batches + self._advanced()
+        return batches + self._too_large() + self._advanced()
 
     def skip(self) -> list[list[Item]]:
         """Count an image that is in no batch, because it cannot be read."""
@@ -69,8 +86,15 @@ class BatchingPolicy(Generic[Item]):
 
     def _overdue(self) -> list[list[Item]]:
         limit = self._limits.longest_wait or self._limits.section
-        old = [shape for shape, (first, _) in self._groups.items() if self._position - first >= limit]
+        old = [shape for shape, group in self._groups.items() if self._position - group.first >= limit]
         return [self._taken(shape) for shape in old]
+
+    def _too_large(self) -> list[list[Item]]:
+        limit = self._limits.most_bytes
+        if limit is None:
+            return []
+        large = [shape for shape, group in self._groups.items() if self._bytes - group.bytes_before >= limit]
+        return [self._taken(shape) for shape in large]
 
     def _advanced(self) -> list[list[Item]]:
         self._position += 1
@@ -78,12 +102,12 @@ class BatchingPolicy(Generic[Item]):
 
     def _largest(self) -> Hashable:
         """The shape of most images; of several, the one that has waited longest."""
-        return max(self._groups, key=lambda shape: len(self._groups[shape][1]))
+        return max(self._groups, key=lambda shape: len(self._groups[shape].items))
 
     def _taken(self, shape: Hashable) -> list[Item]:
-        _, group = self._groups.pop(shape)
-        self._waiting -= len(group)
-        return group
+        items = self._groups.pop(shape).items
+        self._waiting -= len(items)
+        return items
 
 
 def rounded_batch(images: int, largest: int | None) -> int:

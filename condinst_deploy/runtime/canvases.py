@@ -6,7 +6,7 @@ from dataclasses import replace
 from numbers import Integral
 from typing import cast
 
-from condinst_deploy.contract import ImageGeometry
+from condinst_deploy.contract import ImageGeometry, ModelManifest
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.imaging.decode import RGBArray
 from condinst_deploy.runtime.backend import Backend
@@ -17,6 +17,11 @@ Canvas = tuple[int, int]
 """Height and width of a padded image."""
 
 
+def geometry_for(backend: Backend, canvases: Sequence[Canvas] | None) -> GeometryOf:
+    """Return `backend.geometry`, on these canvases if there are any (`on_canvases`)."""
+    return backend.geometry if canvases is None else on_canvases(backend, canvases)
+
+
 def on_canvases(backend: Backend, canvases: Sequence[Canvas]) -> GeometryOf:
     """Return `backend.geometry` with images padded to the smallest canvas that holds them.
 
@@ -25,18 +30,27 @@ def on_canvases(backend: Backend, canvases: Sequence[Canvas]) -> GeometryOf:
     Raises:
         ConfigError: a canvas is not two multiples of the model's divisor, or the model has a fixed size.
     """
-    if backend.manifest.static_shape is not None:
-        raise ConfigError(
-            f"canvases are given for a model of the fixed size {'x'.join(map(str, backend.manifest.static_shape[1:]))};"
-            " it pads all images to that size already"
-        )
-    chosen = _checked(canvases, backend.manifest.preprocessing.pad_divisor)
+    chosen = canvases_for(backend.manifest, canvases)
 
     def geometry_of(image: RGBArray) -> ImageGeometry:
         geometry = backend.geometry(image)
         return replace(geometry, padded=smallest(chosen, geometry.padded))
 
     return geometry_of
+
+
+def canvases_for(manifest: ModelManifest, canvases: Sequence[Canvas]) -> list[Canvas]:
+    """Return canvases that a model takes.
+
+    Raises:
+        ConfigError: a canvas is not two multiples of the model's divisor, or the model has a fixed size.
+    """
+    if manifest.static_shape is not None:
+        raise ConfigError(
+            f"canvases are given for a model of the fixed size {'x'.join(map(str, manifest.static_shape[1:]))};"
+            " it pads all images to that size already"
+        )
+    return _checked(canvases, manifest.preprocessing.pad_divisor)
 
 
 def smallest(canvases: Sequence[Canvas], padded: Canvas) -> Canvas:

@@ -14,7 +14,7 @@ from condinst_deploy.runtime.batching import BatchingLimits
 from condinst_deploy.runtime.cores import CpuThreads, usable_cores
 from condinst_deploy.runtime.observer import Observer
 from condinst_deploy.runtime.postprocess import ResultFilter
-from condinst_deploy.runtime.preprocessing.types import InputOptions
+from condinst_deploy.runtime.preprocessing.types import InputOptions, Pixels
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.option_types import check_types
 from condinst_deploy.support.suggestions import did_you_mean
@@ -31,6 +31,9 @@ LONGEST_WAIT = 128
 
 MOST_FINISHERS = 3
 """Threads that make detections beside a network on a GPU, which is faster than one of them."""
+
+MOST_PREPARING = 16
+"""Threads that prepare images beside a GPU."""
 
 SECTION = 1024
 """Images on a GPU after which all partial batches run. A larger section makes few batches larger."""
@@ -137,13 +140,16 @@ def finishing_threads(device: str) -> int:
     return min(MOST_FINISHERS, usable_cores()) if device.startswith("cuda") else 1
 
 
-def preparing_threads(device: str) -> int:
+def preparing_threads(device: str, pixels: Pixels = "exact") -> int:
     """Return the number of threads that prepare images.
 
-    A thread prepares about 40 images a second. A network on the same cores is far slower, and needs the cores.
+    A thread prepares about 40 images a second. A network on the same cores is far slower, and needs the cores. Threads
+    whose images are decoded on a GPU wait for it together, so that there may be more of them than cores.
     """
     cores = usable_cores()
-    return min(cores, 16) if device.startswith("cuda") else max(1, cores // 8)
+    if pixels == "cuda":
+        return MOST_PREPARING
+    return min(cores, MOST_PREPARING) if device.startswith("cuda") else max(1, cores // 8)
 
 
 def result_filter_for(manifest: ModelManifest, options: PredictorOptions) -> ResultFilter:

@@ -9,8 +9,9 @@
 | `finishers` | postprocess earlier batches |
 
 Pillow, libjpeg-turbo, numpy and the backends release Python's lock while they compute. Memory is bounded: at most
-`Stages.max_in_flight` images are between the iterable and the consumer, and `finishers` batches and two more are
-between the start of the network and the end of the postprocessing.
+`Stages.max_in_flight` images are between the iterable and the consumer, fewer where they are large
+(`runtime/held_images.py`), and `finishers` batches and two more are between the start of the network and the end of the
+postprocessing.
 """
 
 from collections import deque
@@ -25,6 +26,7 @@ from condinst_deploy.contract import ImageGeometry, InstanceDetections
 from condinst_deploy.errors import ImageError
 from condinst_deploy.imaging.decode import RGBArray, source_name
 from condinst_deploy.runtime.batching import BatchingLimits, BatchingPolicy
+from condinst_deploy.runtime.held_images import HeldImages, decoded_bytes
 from condinst_deploy.runtime.observer import BATCH, NETWORK, POSTPROCESS, Observer, observed
 from condinst_deploy.runtime.preprocessing.types import Inputs, Prepare, Prepared
 from condinst_deploy.support.signals import cancel, received
@@ -63,13 +65,14 @@ class Stages:
     finishers: int = 1
     most_waiting: int | None = None  # see `BatchingLimits`
     longest_wait: int | None = None
+    most_bytes: int | None = None  # of decoded images that are held; None: no limit but their number
     enter_thread: Callable[[], None] | None = None  # called first in each thread; it must not fail
     observer: Observer | None = None  # called for all stages but `prepare`, which calls it itself
 
     @property
     def batching(self) -> BatchingLimits:
         """The limits of batches."""
-        return BatchingLimits(self.batch_size, self.window, self.most_waiting, self.longest_wait)
+        return BatchingLimits(self.batch_size, self.window, self.most_waiting, self.longest_wait, self.most_bytes)
 
     @property
     def max_in_flight(self) -> int:
@@ -167,15 +170,16 @@ class _Pipeline:
         self._network_thread: int | None = None
         self._failure: BaseException | None = None  # of a thread; errors of single images are not here
         self._policy = BatchingPolicy[_Image](stages.batching)  # only the batcher's thread uses it
+        self._held = HeldImages(stages.most_bytes)
 
     def run(self, images: Iterable[Any]) -> Iterator[Prediction]:
         """Take images and yield results: each step takes at least one image, and more until a result is ready."""
-        sources, pending = enumerate(images), deque[Future[Prediction]]()
+        sources, pending = enumerate(images), deque[tuple[int, Future[Prediction]]]()
         failed: Exception | None = None
         more = True
         while more or pending:
             taken = 0
-            while more and len(pending) < self._stages.max_in_flight and not (taken and pending[0].done()):
+            while more and len(pending) < self._stages.max_in_flight and not (taken and pending[0][1].done()):
                 try:
                     position, source = next(sources)
                 except StopIteration:
@@ -183,14 +187,20 @@ class _Pipeline:
                 except Exception as e:
                     more, failed = False, e
                 else:
-                    pending.append(self._take(source, position))
+                    pending.append((position, self._take(source, position)))
                     taken += 1
                 if not more:
                     self._submit(self._batcher, self._flush)
             if pending:
-                yield self._result(pending.popleft())
+                yield self._given(*pending.popleft())
         if failed is not None:
             raise failed
+
+    def _given(self, position: int, pending: Future[Prediction]) -> Prediction:
+        """Wait for a result that goes to the consumer, who then holds its image."""
+        prediction = self._result(pending)
+        self._held.given(position)
+        return prediction
 
     def _result(self, pending: Future[Prediction]) -> Prediction:
         """Wait for a result, or for the failure of a thread that would have made it.
@@ -218,6 +228,7 @@ class _Pipeline:
 
     def close(self) -> None:
         """Cancel waiting work, let the threads finish their current work, and end them."""
+        self._held.close()
         executors = (self._network, self._finisher, self._batcher, self._workers)
         for executor in executors:
             executor.shutdown(wait=False, cancel_futures=True)
@@ -234,9 +245,20 @@ class _Pipeline:
 
     def _take(self, source: Any, position: int) -> Future[Prediction]:
         name, result = source_name(source, position), Future[Prediction]()
-        prepared = self._workers.submit(_prepared, self._stages.prepare, source, name)
+        prepared = self._workers.submit(self._prepare, source, name, position)
         self._submit(self._batcher, self._place, name, prepared, result)
         return result
+
+    def _prepare(self, source: Any, name: str, position: int) -> Prepared:
+        """Prepare an image when there is room for it. Runs in a worker's thread."""
+        self._held.begin(position)
+        size = 0
+        try:
+            prepared = _prepared(self._stages.prepare, source, name)
+            size = decoded_bytes(prepared.geometry)
+            return prepared
+        finally:
+            self._held.decoded(position, size)
 
     def _place(self, name: str, prepared: Future[Prepared], result: Future[Prediction]) -> None:
         """Add the next image to the images of its padded shape. Runs in the batcher's thread."""
@@ -249,7 +271,8 @@ class _Pipeline:
             result.set_exception(e)
             batches = self._policy.skip()
         else:
-            batches = self._policy.add(image.prepared.geometry.padded, image)
+            geometry = image.prepared.geometry
+            batches = self._policy.add(geometry.padded, image, decoded_bytes(geometry))
         for batch in batches:
             self._batch(batch)
 

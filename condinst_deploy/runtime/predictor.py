@@ -14,8 +14,9 @@ from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import BackendError, CondInstError, ConfigError
 from condinst_deploy.imaging.decode import expand_sources
 from condinst_deploy.runtime.backend import Backend
-from condinst_deploy.runtime.canvases import on_canvases
+from condinst_deploy.runtime.canvases import geometry_for
 from condinst_deploy.runtime.cores import CpuThreads
+from condinst_deploy.runtime.held_images import MOST_HELD
 from condinst_deploy.runtime.options import (
     PredictorKeywords,
     PredictorOptions,
@@ -131,10 +132,11 @@ class Predictor(AbstractContextManager["Predictor"]):
 
         Decoding, network and postprocessing run in parallel, in threads that start with the first result. The threads
         end with the generator: when it is exhausted, closed (`contextlib.closing`) or left by an exception. At most
-        `max_in_flight` images are held. The iterable is only used in the caller's thread. A result waits until its
-        batch is full, its wait ends (`PredictorOptions.window_batches`) or the iterable ends. With `batch_size` 1 it
-        waits for one more image of a slow source; with larger batches for up to `max_in_flight` images, because images
-        of other padded shapes may come between.
+        `max_in_flight` images are held, and fewer if they are large: 2 GiB of decoded images, and those that are being
+        decoded. The iterable is only used in the caller's thread. A result waits until its batch is full, its wait ends
+        (`PredictorOptions.window_batches`) or the iterable ends. With `batch_size` 1 it waits for one more image of a
+        slow source; with larger batches for up to `max_in_flight` images, because images of other padded shapes may
+        come between.
 
         An image that cannot be read yields a `Prediction` with its error, and the stream continues. An error of the
         model or of the iterable is raised after the results before it.
@@ -205,7 +207,7 @@ def stages_of(backend: Backend, options: PredictorOptions) -> Stages:
     inputs = options.inputs
     size = batch_size_for(backend, options.batch_size)
     limits = batching_for(backend.device, size, options.window_batches)
-    geometry_of = backend.geometry if options.canvases is None else on_canvases(backend, options.canvases)
+    geometry_of = geometry_for(backend, options.canvases)
     return Stages(
         prepare=preparation(
             inputs.pixels, geometry_of, backend.input_writer, backend.device, options.observer, inputs.keep_images
@@ -217,7 +219,8 @@ def stages_of(backend: Backend, options: PredictorOptions) -> Stages:
         window=limits.section,
         most_waiting=limits.most_waiting,
         longest_wait=limits.longest_wait,
-        workers=inputs.workers or preparing_threads(backend.device),
+        most_bytes=MOST_HELD,
+        workers=inputs.workers or preparing_threads(backend.device, inputs.pixels),
         finishers=finishing_threads(backend.device),
         observer=options.observer,
     )

@@ -29,7 +29,10 @@ def preparation(
     if pixels == "exact":
         return ExactPreparation(geometry_of, writer, observer, keep_images)
     # imported here, because exact preparation does not need PyTorch
+    from condinst_deploy.runtime.preprocessing.jpeg_batches import jpeg_batches_of
     from condinst_deploy.runtime.preprocessing.tensor import TensorPreparation, gpu_beside
 
-    place = gpu_beside(device) if pixels == "cuda" else "cpu"
-    return TensorPreparation(geometry_of, place, writer, observer, keep_images)
+    if pixels == "fast":
+        return TensorPreparation(geometry_of, "cpu", writer, observer, keep_images)
+    gpu = gpu_beside(device)
+    return TensorPreparation(geometry_of, gpu, writer, observer, keep_images, jpeg_batches_of(gpu))

@@ -1,7 +1,5 @@
 """The ways to prepare an image, compared with each other."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,12 +11,12 @@ from PIL import Image
 from condinst_deploy.cli import command as cli
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.errors import BackendError, ConfigError, ImageError
-from condinst_deploy.imaging.decode import rgb_from
+from condinst_deploy.imaging.decode import Jpeg, rgb_from
 from condinst_deploy.runtime.host_inputs import blank_inputs
 from condinst_deploy.runtime.preprocessing import tensor
 from condinst_deploy.runtime.preprocessing.batch import HostWriter, network_inputs, stacked
 from condinst_deploy.runtime.preprocessing.factory import preparation
-from condinst_deploy.runtime.preprocessing.tensor import jpeg_on
+from condinst_deploy.runtime.preprocessing.jpeg_batches import JpegBatches, jpegs_on
 from condinst_deploy.runtime.preprocessing.types import InputOptions, InputWriter, Pixels, Prepare
 from tests.support.models import IMAGES, noise_image
 
@@ -57,14 +55,19 @@ def test_an_image_that_is_not_asked_for_is_not_held(pixels: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
-def test_an_image_that_a_gpu_decoded_crosses_only_if_it_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_image_that_a_gpu_decoded_crosses_only_if_it_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     Image.fromarray(noise_image(3, 40, 60)).save(path)
-    monkeypatch.setattr(tensor, "jpeg_in_order", lambda gpu, data: jpeg_on(torch.device("cpu"), data))
+
+    class Decoder(JpegBatches):
+        def __init__(self) -> None:
+            pass
+
+        def decoded(self, jpeg: Jpeg) -> torch.Tensor:
+            return jpegs_on(torch.device("cpu"), [jpeg.content])[0]
+
     held, without = (
-        tensor.TensorPreparation(geometry_of, "cuda:0", HostWriter(), keep_images=keeps)(path, "a")
+        tensor.TensorPreparation(geometry_of, "cpu", HostWriter(), keep_images=keeps, jpegs=Decoder())(path, "a")
         for keeps in (True, False)
     )
     assert without.image is None
@@ -98,11 +101,11 @@ def test_nearly_all_fast_pixels_of_a_photograph_are_exact() -> None:
     assert (exact != fast).mean() < 0.005
 
 
-@pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")  # of torchvision's, see `jpeg_on`
+@pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")  # of torchvision's, see `jpegs_on`
 def test_a_jpeg_is_decoded_where_it_is_needed(tmp_path: Path) -> None:
     path = tmp_path / "x.jpg"
     Image.fromarray(noise_image(0, 50, 70)).save(path, quality=90)
-    pixels = jpeg_on(torch.device("cpu"), path.read_bytes())
+    (pixels,) = jpegs_on(torch.device("cpu"), [path.read_bytes()])
     np.testing.assert_array_equal(pixels.permute(1, 2, 0).numpy(), rgb_from(path))
 
 
@@ -158,39 +161,3 @@ def test_options_that_there_are_not_are_refused(options: dict[str, Any], reason:
 
 def test_the_command_offers_what_there_is() -> None:
     assert {way.value for way in cli.Pixels} == set(get_args(Pixels))
-
-
-class StreamDouble:
-    """A stream that notes what is asked of it."""
-
-    def __init__(self, name: str, order: list[str]) -> None:
-        self.name, self.order = name, order
-
-    def synchronize(self) -> None:
-        self.order.append(f"wait for {self.name}")
-
-
-def test_a_gpus_decoder_gets_idle_memory_and_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its stream waits for no other: the memory's stream is idle before and after, and the reader keeps the memory."""
-    order: list[str] = []
-    current = [StreamDouble("the reader", order)]
-
-    class Pixels:
-        def record_stream(self, stream: StreamDouble) -> None:
-            order.append(f"kept for {stream.name}")
-
-    @contextmanager
-    def own_stream(gpu: torch.device) -> Iterator[None]:
-        current.append(StreamDouble("the memory", order))
-        yield
-        current.pop()
-
-    def decode(gpu: torch.device, data: bytes) -> Pixels:
-        order.append(f"decode beside {current[-1].name}")
-        return Pixels()
-
-    monkeypatch.setattr(tensor, "side_stream", own_stream)
-    monkeypatch.setattr(tensor, "jpeg_on", decode)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda gpu: current[-1])
-    tensor.jpeg_in_order(torch.device("cuda:0"), b"")
-    assert order == ["wait for the memory", "decode beside the memory", "wait for the memory", "kept for the reader"]
