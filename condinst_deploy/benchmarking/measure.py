@@ -149,6 +149,7 @@ def _load(process: ModelProcess, images: dict[str, Any], settings: Settings) -> 
         batches=list(settings.batches),
         pixels=settings.pixels,
         precision=precision_for(process.model, settings.precision),
+        canvases=settings.canvases,
     )
 
 

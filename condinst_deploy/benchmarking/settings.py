@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from condinst_deploy.contract.precision import Precision
@@ -37,6 +38,7 @@ class Settings:
     pixels: Pixels = "exact"  # how images are decoded and resized
     precision: Precision | None = None  # of the checkpoints' networks; None: float32
     settle: float = SETTLE  # seconds between the turns of two models
+    canvases: Sequence[tuple[int, int]] | None = None  # padded sizes, as of `PredictorOptions`
 
     def __post_init__(self) -> None:
         """Check types and ranges.

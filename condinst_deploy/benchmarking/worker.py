@@ -55,6 +55,7 @@ class Worker:
         batches: list[int],
         pixels: "Pixels" = "exact",
         precision: "Precision | None" = None,
+        canvases: Sequence[Sequence[int]] | None = None,
     ) -> dict[str, Any]:
         """Load the model, check which images can be read, and describe the model and the machine."""
         # imported here: their libraries count the cores of the process when they are imported
@@ -62,6 +63,7 @@ class Worker:
         from condinst_deploy.benchmarking.machine import machine
         from condinst_deploy.benchmarking.memory import resident_mb
         from condinst_deploy.errors import ImageError
+        from condinst_deploy.runtime.canvases import geometry_for
         from condinst_deploy.runtime.observer import StageTimer
         from condinst_deploy.runtime.options import PredictorOptions
         from condinst_deploy.runtime.predictor import Predictor, load_backend
@@ -76,14 +78,16 @@ class Worker:
             seconds = time.perf_counter() - started
         self._memory["loaded_mb"] = resident_mb()
         self._timer = StageTimer(backend.synchronize)
+        padded_to = None if canvases is None else [(height, width) for height, width in canvases]
         for batch in batches:  # refuses what the model cannot take, before anything is timed
-            options = PredictorOptions(batch_size=batch, inputs=InputOptions(pixels))
+            options = PredictorOptions(batch_size=batch, inputs=InputOptions(pixels), canvases=padded_to)
             self._predictors[batch] = Predictor(backend, options)
             self._timed[batch] = Predictor(backend, options, observer=self._timer)
+        geometry_of = geometry_for(backend, padded_to)
         usable, padded, skipped = [], [], []
         for source in sources:
             try:
-                padded.append(backend.geometry(_decoded(source)).padded)
+                padded.append(geometry_of(_decoded(source)).padded)
                 usable.append(source)
             except ImageError as e:
                 skipped.append(str(e))

@@ -13,7 +13,9 @@ from rich.progress import Progress, TextColumn
 
 from condinst_deploy.cli.command import (
     FAILED,
+    CanvasOption,
     Pixels,
+    canvases_of,
     class_names,
     command_app,
     labelled,
@@ -73,6 +75,7 @@ def batch(
     pixels: Annotated[Pixels, typer.Option(help="How images are decoded and resized; see condinst-predict.")] = (
         Pixels.EXACT
     ),
+    canvas: CanvasOption = None,
     ray: Annotated[bool, typer.Option("--ray", help="Run on Ray, also without the options below.")] = False,
     address: Annotated[
         str | None, typer.Option(help="Ray cluster, HOST:PORT or 'auto'. Default: processes on this machine.")
@@ -98,7 +101,13 @@ def batch(
     from condinst_deploy.support.remote_files import absolute
 
     detection = DetectionOptions(
-        device, score_threshold, class_names(classes), max_detections, batch_size, pixels.value
+        device,
+        score_threshold,
+        class_names(classes),
+        max_detections,
+        batch_size,
+        pixels.value,
+        canvases=canvases_of(canvas),
     )
     size = SHARD_SIZE if shard_size is None else shard_size
     options = BatchOptions(

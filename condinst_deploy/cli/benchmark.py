@@ -7,8 +7,10 @@ import typer
 from rich.table import Table
 
 from condinst_deploy.cli.command import (
+    CanvasOption,
     Pixels,
     Precision,
+    canvases_of,
     command_app,
     labelled,
     print_json,
@@ -60,6 +62,7 @@ def benchmark(
     precision: Annotated[
         Precision | None, typer.Option(help="Of a checkpoint's network; other files have their own. Default: float32.")
     ] = None,
+    canvas: CanvasOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all metrics as JSON on standard output.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the metrics, too: a .png file (needs matplotlib).")] = None,
 ) -> None:
@@ -91,6 +94,7 @@ def benchmark(
         seed=seed,
         pixels=pixels.value,
         precision=None if precision is None else precision.value,
+        canvases=canvases_of(canvas),
     )
     if plot is not None:
         check_plot(plot)

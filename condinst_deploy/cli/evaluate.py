@@ -11,7 +11,9 @@ from rich.table import Table
 
 from condinst_deploy.cli.command import (
     FAILED,
+    CanvasOption,
     Precision,
+    canvases_of,
     command_app,
     labelled,
     print_json,
@@ -64,6 +66,7 @@ def evaluate(
         Precision | None,
         typer.Option(help="Of the checkpoints' networks; other files have their own. Default: float32."),
     ] = None,
+    canvas: CanvasOption = None,
     fast: Annotated[bool, typer.Option("--fast", help="Compute AP with faster-coco-eval (extra eval).")] = False,
     ray: Annotated[bool, typer.Option("--ray", help="Run the models on Ray (extra ray), on this machine.")] = False,
     ray_address: Annotated[
@@ -93,6 +96,7 @@ def evaluate(
         per_class,
         limit,
         precision=None if precision is None else precision.value,
+        canvases=canvases_of(canvas),
     )
     checked_sources(model or [], results or [], annotations, images, options)
     detector = _detector(ray, ray_address, ray_workers)

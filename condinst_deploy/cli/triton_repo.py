@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from condinst_deploy.cli.command import command_app, print_json, print_line, terminal
+from condinst_deploy.cli.command import CanvasOption, canvases_of, command_app, print_json, print_line, terminal
 from condinst_deploy.contract.artifacts import check_there
 from condinst_deploy.serving.triton.limits import Limits
 
@@ -27,6 +27,7 @@ def triton_repo(
     cuda_graphs: Annotated[
         bool, typer.Option("--cuda-graphs", help="Backend tensorrt: capture the shapes that the engine is tuned for.")
     ] = False,
+    canvas: CanvasOption = None,
     model_version: Annotated[int, typer.Option(help="Number of the version's folder.")] = 1,
     max_image_mb: Annotated[int, typer.Option(help="Largest encoded image, MiB.")] = Limits.image_bytes >> 20,
     max_megapixels: Annotated[int, typer.Option(help="Largest image, millions of pixels.")] = 100,
@@ -50,6 +51,7 @@ def triton_repo(
         delay_ms=delay_ms,
         network_backend=network_backend,  # type: ignore[arg-type]
         cuda_graphs=cuda_graphs,
+        canvases=canvases_of(canvas),
         version=model_version,
         limits=limits,
     )

@@ -190,6 +190,7 @@ def _predictor(source: Source, options: EvaluationOptions) -> Predictor:
         observer=options.observer,
         inputs=InputOptions(keep_images=False),
         precision=precision_for(source.path, options.precision),
+        canvases=options.canvases,
     )
 
 

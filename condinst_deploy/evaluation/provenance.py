@@ -42,6 +42,8 @@ def run_settings(
         "annotations": ground_truth.sha256,
         "code": code_digest(Path(condinst_deploy.__file__).parent),
         "versions": versions(LIBRARIES),
+        # journals of runs without canvases stay valid
+        **({} if options.canvases is None else {"canvases": [list(map(int, each)) for each in options.canvases]}),
     }
 
 

@@ -41,6 +41,8 @@ class EvaluationOptions:
         limit: take the first so many images; None: all.
         observer: called for each stage of the models and of the evaluation; None: no cost.
         precision: of the checkpoints' networks; None: float32. Other files have their own.
+        canvases: padded sizes of the models' images, as of `PredictorOptions`. Metrics and agreement then show what
+            they cost. None: to multiples of 32.
     """
 
     out: Path = Path("evaluation")
@@ -54,6 +56,7 @@ class EvaluationOptions:
     limit: int | None = None
     observer: Observer | None = None
     precision: Precision | None = None
+    canvases: Sequence[tuple[int, int]] | None = None
 
     def __post_init__(self) -> None:
         """Check types and numbers.

@@ -67,6 +67,7 @@ class RayDetector:
                 options.score_threshold,
                 batch_size=options.batch_size,
                 precision=precision_for(source, options.precision),
+                canvases=options.canvases,
             ),
             shard_size=-(-SHARD // window) * window,
         )

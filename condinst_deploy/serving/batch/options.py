@@ -36,6 +36,7 @@ class DetectionOptions:
     batch_size: int | None = None
     pixels: Literal["exact", "fast", "cuda"] = "exact"
     precision: Precision | None = None
+    canvases: Sequence[tuple[int, int]] | None = None
 
     def __post_init__(self) -> None:
         """Check what does not depend on the model: a mistake must not name the run of an output folder.
@@ -71,6 +72,7 @@ class DetectionOptions:
             batch_size=self.batch_size,
             inputs=InputOptions(self.pixels, keep_images=False),
             precision=self.precision,
+            canvases=self.canvases,
         )
 
 
@@ -102,9 +104,11 @@ class BatchOptions:
         """The options that the rows depend on, as JSON values."""
         options = {name: _plain(value) for name, value in asdict(self.detection).items()}
         classes: Sequence[str] | None = self.detection.classes
+        canvases = self.detection.canvases
         return {
             **options,
             "classes": None if classes is None else list(classes),
+            "canvases": None if canvases is None else [list(map(int, canvas)) for canvas in canvases],
             "format": self.format,
             "shard_size": _plain(self.shard_size),
             "column": self.column,

@@ -13,7 +13,8 @@ CONTAINER = "nvcr.io/nvidia/tritonserver:26.10-py3"
 TEMPLATE = """# Model repository of {model}
 
 Layout `{layout}`: clients ask the model `{served}`.{network} Batches of up to {max_batch} images of equal padded shape
-are formed inside, within {delay_ms:g} ms. Input, outputs and parameters: `condinst_deploy/serving/protocol.py`.
+are formed inside, within {delay_ms:g} ms.{padding}
+Input, outputs and parameters: `condinst_deploy/serving/protocol.py`.
 
 {family}, {classes} classes, {precision}, at most {slots} instances an image.{engine}
 
@@ -56,6 +57,8 @@ def repository_guide(
     ensemble = options.layout == "ensemble"
     network = f" The network is the model `{NETWORK}`, backend `{options.network_backend}`." if ensemble else ""
     drain = " A server does not wait for requests inside the two models: what is under way at SIGTERM is lost."
+    canvases = ", ".join(f"{height}x{width}" for height, width in options.canvases or ())
+    padding = f" Images are padded to {canvases} (`--canvas`), which changes results a little." if canvases else ""
     built = ""
     if engine is not None:
         built = (
@@ -69,6 +72,7 @@ def repository_guide(
         network=network,
         max_batch=options.max_batch,
         delay_ms=options.delay_ms,
+        padding=padding,
         family=manifest.family,
         classes=len(manifest.class_names),
         precision=manifest.precision,

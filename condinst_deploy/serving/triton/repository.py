@@ -11,6 +11,7 @@ from condinst_deploy.contract import INPUTS, ModelManifest
 from condinst_deploy.contract.artifacts import ENGINE, KINDS, ONNX, check_there, kind_of
 from condinst_deploy.contract.engine_manifest import EngineManifest, manifest_path, read_engine
 from condinst_deploy.errors import ArtifactError, ConfigError
+from condinst_deploy.runtime.canvases import canvases_for
 from condinst_deploy.runtime.predictor import load_backend
 from condinst_deploy.serving.protocol import MODEL, NETWORK
 from condinst_deploy.serving.triton.config_text import config_text
@@ -65,6 +66,8 @@ def _onnx_manifest(path: Path) -> ModelManifest:
 
 def _fitting(options: RepositoryOptions, manifest: ModelManifest, engine: EngineManifest | None) -> RepositoryOptions:
     """Options limited to what the file takes; what cannot work is refused."""
+    if options.canvases is not None:
+        options = replace(options, canvases=tuple(canvases_for(manifest, options.canvases)))
     if engine is not None and options.device != "cuda":
         raise ConfigError("an engine runs on a GPU: give --device cuda")
     if options.layout == "ensemble":
@@ -126,7 +129,13 @@ def _write_network(
 
 def _settings(model: str, manifest: ModelManifest, options: RepositoryOptions) -> ServerSettings:
     return ServerSettings(
-        manifest, model, options.device, options.max_batch, instances=options.instances, limits=options.limits
+        manifest,
+        model,
+        options.device,
+        options.max_batch,
+        instances=options.instances,
+        canvases=options.canvases,
+        limits=options.limits,
     )
 
 

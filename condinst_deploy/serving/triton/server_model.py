@@ -61,7 +61,9 @@ class ImageModel:
         settings = settings_of(arguments)
         self._name, self._metrics = arguments["model_name"], StageMetrics(arguments["model_name"])
         backend = loaded(arguments, settings) if settings.model else NetworkBackend(settings.manifest, ask_network)
-        self._predictor = Predictor(backend, batch_size=settings.max_batch, observer=self._metrics)
+        self._predictor = Predictor(
+            backend, batch_size=settings.max_batch, observer=self._metrics, canvases=settings.canvases
+        )
         self._service = ImageService(self._predictor, settings.limits)
         if settings.model:  # another model may not be loaded yet
             self._predictor([np.full((*CANARY, 3), 128, dtype=np.uint8)])

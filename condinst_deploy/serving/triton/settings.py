@@ -1,7 +1,7 @@
 """Settings of a model repository, and of the code inside the server."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -36,6 +36,7 @@ class RepositoryOptions:
     delay_ms: float = 5.0  # how long a request waits for others of its padded shape
     network_backend: NetworkBackend = "python"  # layout `ensemble` only
     cuda_graphs: bool = False  # of the server's TensorRT backend, for the shapes that the engine is tuned for
+    canvases: Sequence[tuple[int, int]] | None = None  # padded sizes, as of `PredictorOptions`
     version: int = 1  # number of the version's folder
     limits: Limits = field(default_factory=Limits)
 
@@ -76,6 +77,7 @@ class ServerSettings:
     device: str
     max_batch: int
     instances: int = 1  # that share the cores, where the network runs on the CPU
+    canvases: Sequence[tuple[int, int]] | None = None
     limits: Limits = field(default_factory=Limits)
 
     @property
@@ -103,7 +105,12 @@ class ServerSettings:
                 device=str(values["device"]),
                 max_batch=int(values["max_batch"]),
                 instances=max(1, int(values["instances"])),
+                canvases=_canvases(values.get("canvases")),
                 limits=Limits(**values["limits"]),
             )
         except (OSError, ValueError, KeyError, TypeError, ArtifactError, ConfigError) as e:
             raise ArtifactError(f"{path} cannot be used ({e}); write it again with condinst-triton-repo") from e
+
+
+def _canvases(value: Any) -> tuple[tuple[int, int], ...] | None:
+    return None if value is None else tuple((int(height), int(width)) for height, width in value)
