@@ -17,15 +17,20 @@ class HotLimits:
 
     Attributes:
         most: hot shapes at a time.
-        warm_up: images in whose runs each shape becomes hot when it comes for the second time.
-        pause: images between two shapes that become hot later.
+        warm_up: images in whose runs a shape becomes hot when its size of image comes for the second time, in whatever
+            batch: other batches of a frequent size follow.
+        credit: shapes that may become hot soon after the warm-up, when it is known which ones are frequent.
+        gap: images between two of them, at least.
+        pause: images for each further one.
         hotter: how many times as frequent as the coldest hot shape a shape must be to take its place.
         memory: runs after which all counts are halved, so that shapes of long ago do not count.
     """
 
-    most: int = 72
-    warm_up: int = 1080
-    pause: int = 1200
+    most: int = 96
+    warm_up: int = 1000
+    credit: int = 10
+    gap: int = 150
+    pause: int = 2800
     hotter: float = 2.0
     memory: int = 4096
 
@@ -36,26 +41,33 @@ class HotShapes(Generic[Key]):
     def __init__(self, limits: HotLimits) -> None:
         self._limits = limits
         self._counts: Counter[Key] = Counter()
+        self._sizes: Counter[Hashable] = Counter()  # in the warm-up
         self._runs = 0
         self._images = 0
         self._changed = 0  # images when a shape became hot last
+        self._late = 0  # shapes that became hot behind the warm-up
         self._hot: dict[Key, None] = {}  # a set that keeps its order
 
     def __contains__(self, key: Key) -> bool:
         return key in self._hot
 
-    def came(self, key: Key, images: int) -> bool:
-        """Count a run of this many images. True if the shape shall become hot now; then call `heat`."""
+    def came(self, key: Key, images: int, size: Hashable) -> bool:
+        """Count a run. True if its shape shall become hot now; then call `heat`.
+
+        Args:
+            key: the shape of the batch.
+            images: in the batch.
+            size: of the images, which batches of other numbers of images have, too.
+        """
         self._runs += 1
         self._images += images
         if self._runs % self._limits.memory == 0:
             self._counts = Counter({each: count // 2 for each, count in self._counts.items() if count > 1})
         self._counts[key] += 1
-        if key in self._hot or self._counts[key] < 2:
-            return False
-        if self._images <= self._limits.warm_up:
-            return len(self._hot) < self._limits.most
-        return self._images - max(self._changed, self._limits.warm_up) >= self._limits.pause and self._is_next(key)
+        if self._warming_up:
+            self._sizes[size] += 1
+            return key not in self._hot and self._sizes[size] > 1 and len(self._hot) < self._limits.most
+        return key not in self._hot and self._counts[key] > 1 and self._may_change() and self._is_next(key)
 
     def heat(self, key: Key) -> Key | None:
         """Make a shape hot.
@@ -68,7 +80,17 @@ class HotShapes(Generic[Key]):
             del self._hot[coldest]
         self._hot[key] = None
         self._changed = self._images
+        self._late += not self._warming_up
         return coldest
+
+    @property
+    def _warming_up(self) -> bool:
+        return self._images <= self._limits.warm_up
+
+    def _may_change(self) -> bool:
+        limits = self._limits
+        allowed = limits.credit + (self._images - limits.warm_up) / limits.pause
+        return self._images - self._changed >= limits.gap and self._late + 1 <= allowed
 
     def _is_next(self, key: Key) -> bool:
         """True if a shape is about the most frequent of those that are not hot, and there is room for it."""

@@ -26,7 +26,7 @@ WINDOW_BATCHES = 4
 MOST_WAITING = 64
 """Images that wait for others of their padded shape on a GPU, at a time."""
 
-LONGEST_WAIT = 128
+LONGEST_WAIT = 192
 """Images that may follow an image before its partial batch runs, on a GPU."""
 
 MOST_FINISHERS = 3
@@ -57,7 +57,7 @@ class PredictorOptions:
         window_batches: `stream` makes batches of equal padded shape among this many batches of images. A larger window
             finds more full batches of images of many sizes; a result waits longer, and more images are held. With a
             batch size of 1 the window is one image. None: 4 on a CPU. On a GPU then at most 64 images wait for others
-            of their shape, none of them for more than 128 further images, and batches are complete after every 1,024.
+            of their shape, none of them for more than 192 further images, and batches are complete after every 1,024.
         observer: called for each stage of each image or batch; None: no cost. See `condinst_deploy.runtime.observer`.
         canvases: padded sizes (height, width) to which images are padded, each to the smallest that holds it; an image
             that none holds keeps its own. Fewer padded shapes make fuller batches, and fewer shapes to capture.

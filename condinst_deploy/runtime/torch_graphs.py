@@ -96,7 +96,7 @@ class GraphedNetwork:
 
     def _graph_of(self, images: Tensor, image_sizes: Tensor) -> ShapeGraph | None:
         shape = images.shape
-        wanted = self._hot.came(shape, shape[0])  # counts the run, too
+        wanted = self._hot.came(shape, shape[0], shape[2:])  # counts the run, too
         if wanted:
             self._capture(images, image_sizes)
         return self._graphs.get(shape)

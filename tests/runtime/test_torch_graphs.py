@@ -104,7 +104,7 @@ def test_a_capture_that_fails_is_the_last_one() -> None:
 
 def test_a_shape_gives_way_to_a_hotter_one_when_its_graph_does_not_run() -> None:
     capturer = DoubleCapturer()
-    network = GraphedNetwork(Network(), capturer, HotLimits(most=1, warm_up=4, pause=1, hotter=1.5))
+    network = GraphedNetwork(Network(), capturer, HotLimits(most=1, warm_up=4, gap=0, pause=1, hotter=1.5))
     for seed in range(2):
         network(*batch(seed, side=4))
     waits = capturer.waits

@@ -65,7 +65,8 @@ class ContextPool:
 
     def wants_graph(self, shape: BatchShape) -> bool:
         """Count a run of a shape. True if it shall be captured now."""
-        return self._limits is not None and self._hot.came(shape, shape.batch)
+        size = (shape.height, shape.width)
+        return self._limits is not None and self._hot.came(shape, shape.batch, size)
 
     def for_capture(self, profile: int | None) -> ExecutionContext:
         """A new context for a graph."""

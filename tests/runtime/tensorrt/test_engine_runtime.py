@@ -167,7 +167,7 @@ def test_a_capture_that_fails_is_the_last_one_and_loses_no_result(
 
 
 def test_the_coldest_graph_gives_way(slim_onnx: Path) -> None:
-    limits = HotLimits(most=1, warm_up=2, pause=1, hotter=2)
+    limits = HotLimits(most=1, warm_up=2, gap=0, pause=1, hotter=2)
     with engine_backend(slim_onnx, graph_limits=limits) as (backend, driver, _):
         predictor = Predictor(backend, batch_size=1)
         for i in (0, 0, 1, 1, 1, 1, 1, 0):

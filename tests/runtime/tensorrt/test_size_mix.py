@@ -114,6 +114,8 @@ def test_few_contexts_and_graphs_are_made_once_the_stream_has_settled(
     record, backend, _ = run
     (slot,) = backend.slots.idle()
     record_testsuite_property("contexts and graphs", f"{record.made_early} early, {slot.contexts.made} in all")
+    record_testsuite_property("images in a batch", f"{IMAGES / len(record.batches):.2f}")
+    record_testsuite_property("replayed", f"{slot.contexts.replays / len(record.batches):.3f}")
     assert slot.contexts.made - record.made_early <= MOST_MADE
 
 
