@@ -3,12 +3,17 @@
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 
+import numpy as np
 import torch
 
+from condinst_deploy.errors import BackendError
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.device_inputs import DecodedInputs, DeviceInputs, DeviceWriter, collated, inputs_on
+from condinst_deploy.runtime.device_outputs import on_host, side_stream, to_device
 from condinst_deploy.runtime.preprocessing.types import Inputs
 from condinst_deploy.runtime.torch_streams import own_stream
+
+PROBE = np.frombuffer(b"condinst", dtype=np.uint8).copy()
 
 
 class DeviceBackend(Backend):
@@ -32,6 +37,23 @@ class DeviceBackend(Backend):
         """Wait until the device has finished all work."""
         if self.torch_device.type == "cuda":
             torch.cuda.synchronize(self.torch_device)
+
+    def check_health(self) -> None:
+        """Send some bytes to the GPU and back; see `Backend.check_health`.
+
+        Raises:
+            BackendError: the GPU does not work.
+        """
+        if self.torch_device.type != "cuda":
+            return
+        try:
+            with side_stream(self.torch_device):
+                (found,) = on_host(to_device(PROBE, self.torch_device))
+        except RuntimeError as e:  # an error that stays comes back from every call
+            reason = str(e).partition("\n")[0]
+            raise BackendError(f"the GPU does not work in this process any more ({reason}); start a new process") from e
+        if not np.array_equal(found, PROBE):
+            raise BackendError("the GPU does not give back the bytes that it was given; check it with nvidia-smi")
 
     def thread_initializer(self) -> Callable[[], None] | None:
         """Return a function that makes the caller's GPU current in another thread; CUDA keeps one per thread."""

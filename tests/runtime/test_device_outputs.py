@@ -1,6 +1,8 @@
 """Outputs that stay on the device that made them."""
 
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ import torch
 from condinst_deploy.contract import NetworkOutputs
 from condinst_deploy.errors import BackendError
 from condinst_deploy.model.condinst import Instances
+from condinst_deploy.runtime import device_backend
+from condinst_deploy.runtime.device_backend import DeviceBackend
 from condinst_deploy.runtime.device_outputs import DeviceOutputs, side_stream, to_device
 from condinst_deploy.runtime.torch_backend import TorchBackend
 from tests.support.batches import host_batch
@@ -100,3 +104,34 @@ def test_inputs_cross_behind_work_that_the_caller_does_not_wait_for() -> None:
     crossed = to_device(array, torch.device("cuda"))
     assert not torch.cuda.current_stream().query()
     np.testing.assert_array_equal(crossed.cpu().numpy(), array)
+
+
+class GpuBackend(DeviceBackend):
+    """A backend on a GPU, without a network."""
+
+    name = "torch"
+    load = forward = None  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        super().__init__(torch.device("cuda", 0))
+
+
+def test_a_gpu_that_failed_is_named_by_the_health_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(array: Any, device: torch.device) -> Any:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be ...")
+
+    monkeypatch.setattr(device_backend, "side_stream", lambda device: nullcontext())
+    backend = GpuBackend()
+    monkeypatch.setattr(device_backend, "to_device", lambda array, device: torch.from_numpy(array))
+    backend.check_health()
+    monkeypatch.setattr(device_backend, "to_device", lambda array, device: torch.zeros(len(array)))
+    with pytest.raises(BackendError, match="does not give back the bytes"):
+        backend.check_health()
+    monkeypatch.setattr(device_backend, "to_device", fail)
+    with pytest.raises(BackendError, match=r"any more \(CUDA error: an illegal memory access was encountered\); start"):
+        backend.check_health()
+
+
+@pytest.mark.gpu
+def test_a_gpu_that_works_passes_the_health_call() -> None:
+    GpuBackend().check_health()
