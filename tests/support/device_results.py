@@ -1,5 +1,6 @@
 """Detections made where the logits are, taken apart into tensors that travel between processes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from condinst_deploy.contract import ImageGeometry, InstanceDetections
+from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest
 from condinst_deploy.errors import BackendError
 from condinst_deploy.kernels.runs_launch import LIMITS, Limits
 from condinst_deploy.masks import Masks
@@ -31,6 +32,7 @@ def results_on_device(
     sizes: list[Sizes],
     family: str = "mmdet",
     limit: int | None = None,
+    num_classes: int = SLIM.num_classes,
     limits: Limits = LIMITS,
 ) -> list[Parts] | str:
     """`detections_from_device`, or the message of the error that it raised.
@@ -40,12 +42,10 @@ def results_on_device(
         sizes: of each image.
         family: the model's.
         limit: detections of an image.
+        num_classes: the model's.
         limits: of the kernels.
     """
-    outputs, manifest = (
-        DeviceOutputs.of(Instances(*tensors)),
-        manifest_of(SLIM_ADELAIDET if family != "mmdet" else SLIM),
-    )
+    outputs, manifest = DeviceOutputs.of(Instances(*tensors)), _manifest(family, num_classes)
     geometries = [ImageGeometry(*each) for each in sizes]
     try:
         found = detections_from_device(outputs, geometries, manifest, ResultFilter(max_detections=limit), limits)
@@ -64,14 +64,20 @@ def predicted(checkpoint: str, images: list[Tensor], limit: int, device: str = "
         return [_parts(each) for each in backend.postprocess(outputs, geometries, ResultFilter(max_detections=limit))]
 
 
-def detections_of(parts: Parts, size: tuple[int, int], family: str = "mmdet") -> InstanceDetections:
+def detections_of(
+    parts: Parts, size: tuple[int, int], family: str = "mmdet", num_classes: int = SLIM.num_classes
+) -> InstanceDetections:
     """Return the detections that the parts were taken from."""
-    manifest = manifest_of(SLIM_ADELAIDET if family != "mmdet" else SLIM)
+    manifest = _manifest(family, num_classes)
     crops = tuple(crop.numpy() for crop in parts["crops"])
     boxes, scores, labels, offsets = (parts[name].numpy() for name in ("boxes", "scores", "labels", "offsets"))
     return InstanceDetections(
         boxes, scores, labels, Masks.from_crops(size, offsets, crops), manifest.class_names, manifest.category_ids
     )
+
+
+def _manifest(family: str, num_classes: int) -> ModelManifest:
+    return manifest_of(replace(SLIM_ADELAIDET if family != "mmdet" else SLIM, num_classes=num_classes))
 
 
 def _parts(found: InstanceDetections) -> Parts:
