@@ -22,6 +22,7 @@ from condinst_deploy.cli.command import (
     progress_bar,
     terminal,
 )
+from condinst_deploy.cli.progress import ProgressLines
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.shown_text import counted
 from condinst_deploy.support.signals import exit_status
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from condinst_deploy.serving.batch.driver import Plan
     from condinst_deploy.serving.batch.reporting import Event, OnEvent, Totals
     from condinst_deploy.serving.ray_session import RayOptions
-
-LINE_SECONDS = 30.0
-"""Between two lines where there is no terminal to draw a bar on."""
 
 
 class Format(StrEnum):
@@ -212,21 +210,18 @@ def _run(plan: "Plan", placement: "RayOptions | None", outcome: Outcome) -> None
 def _progress(plan: "Plan") -> Iterator["OnEvent"]:
     """A bar on a terminal, else lines; both with images per second and the time that is left."""
     with progress_bar(TextColumn("{task.fields[status]}", markup=False)) as progress:
-        yield _teller(plan, progress)
+        yield _shown_events(plan, progress)
 
 
-def _teller(plan: "Plan", progress: Progress) -> "Callable[[Event], None]":
-    from condinst_deploy.serving.batch.reporting import status_line
-
-    task = progress.add_task("images", total=plan.images, completed=plan.finished_images, status="")
-    began: float | None = None  # when the first worker was ready
-    shown_at, now_done = time.monotonic(), 0
+def _shown_events(plan: "Plan", progress: Progress) -> "Callable[[Event], None]":
+    """Return a listener that prints events and moves the bar."""
+    task = progress.add_task("", total=plan.images, completed=plan.finished_images, status="images")
+    lines, done = ProgressLines(), plan.finished_images
 
     def on_event(event: "Event") -> None:
-        nonlocal began, shown_at, now_done
-        now = time.monotonic()
+        nonlocal done
         if event.kind == "ready":
-            began = began or now
+            lines.update("images", done, plan.images)  # the rate counts from the first worker that is ready
             terminal.print(f"worker {event.worker} is ready: {event.reason or ''}")
         elif event.kind == "waiting":
             terminal.print(event.reason or "")
@@ -239,14 +234,8 @@ def _teller(plan: "Plan", progress: Progress) -> "Callable[[Event], None]":
             text = what if event.kind == "lost" else f"shard {event.shard} is left out"
             terminal.print(labelled(f"{text}:", "yellow", event.reason or ""))
         elif event.report is not None:
-            now_done += event.report.images
-            status = status_line(
-                plan.finished_images + now_done, plan.images, now_done / max(now - (began or now), 1e-9)
-            )
-            progress.update(task, completed=plan.finished_images + now_done, status=status)
-            if not terminal.is_terminal and now - shown_at >= LINE_SECONDS:
-                terminal.print(status)
-                shown_at = now
+            done += event.report.images
+            progress.update(task, completed=done, status=lines.update("images", done, plan.images))
 
     return on_event
 

@@ -1,7 +1,7 @@
-"""ONNX -> plan: the precision is written into the graph, functions are inlined, the builder does the rest.
+"""ONNX graph -> plan in memory: write the precision into the graph, inline functions, run TensorRT's builder.
 
-One code path for both flavours. TensorRT for RTX builds for named GPUs without one; full TensorRT builds on
-the GPU that the engine is for.
+Both flavours use the same code. TensorRT for RTX needs no GPU and builds for the GPUs that are named; full TensorRT
+builds on the GPU that the engine is for.
 """
 
 import time

@@ -14,8 +14,8 @@ from condinst_export.quantization.options import IMAGES
 
 if TYPE_CHECKING:
     from condinst_deploy.contract.engine_manifest import EngineManifest
+    from condinst_engines.build_engine_file import BuildReports
     from condinst_engines.builder_library import BuilderLibrary
-    from condinst_engines.engine_builder import BuildReports
     from condinst_engines.precision_policy import Precision, Quantized
 
 
@@ -123,8 +123,8 @@ def build_engine(
     precision = _precision(float32=fp32, float16=fp16, bfloat16=bf16)
     quantization = _quantization(precision, int8=int8, fp8=fp8)
     # PyTorch takes seconds to import: not for --help
+    from condinst_engines.build_engine_file import build_engine as build
     from condinst_engines.build_options import BuildOptions
-    from condinst_engines.engine_builder import build_engine as build
 
     options = BuildOptions(
         recipe=recipe,
@@ -177,7 +177,7 @@ def _quantization(precision: "Precision | None", **asked: bool) -> "Quantized | 
 
 
 def _reports(progress: Progress) -> "BuildReports":
-    from condinst_engines.engine_builder import BuildReports
+    from condinst_engines.build_engine_file import BuildReports
 
     task, lines = progress.add_task("reading the graph", total=1.0), ProgressLines()
 

@@ -1,4 +1,4 @@
-"""Build an engine from an exported file: options and files are checked, then the builder runs."""
+"""`build_engine`: check options and files, then build an engine (`plan_builder.py`) and write it (`engine_file.py`)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
