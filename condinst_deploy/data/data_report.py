@@ -5,10 +5,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from condinst_deploy.errors import DataError
-from condinst_deploy.shown_text import shown
-
-NAME_LENGTH = 80
-"""Characters of a name that are shown."""
 
 NAMED = 5
 """Number of entries that a finding lists."""
@@ -33,7 +29,7 @@ class Finding:
     @classmethod
     def of(cls, what: str, advice: str, names: Sequence[object]) -> "Finding":
         """All that were found, by name."""
-        return cls(what, advice, len(names), tuple(shown(name, NAME_LENGTH) for name in names[:NAMED]))
+        return cls(what, advice, len(names), tuple(shown(name) for name in names[:NAMED]))
 
     def __str__(self) -> str:
         more = ", ..." if self.count > len(self.named) else ""
@@ -89,8 +85,7 @@ class DataReport:
         found = self.errors + (self.warnings if strict else ())
         if found:
             raise DataError(
-                f"{shown(self.annotations, NAME_LENGTH)} cannot be trained on: "
-                + "; ".join(str(each) for each in found)
+                f"{shown(self.annotations)} cannot be trained on: " + "; ".join(str(each) for each in found)
             )
 
     def text(self) -> str:
@@ -106,12 +101,15 @@ class DataReport:
         return asdict(self) | {"objects": self.objects}
 
 
+def shown(value: object) -> str:
+    """A value of a file as text of one line: what does not print is escaped, and long text is cut."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value)[:81])
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def _table(classes: Sequence[ClassCount]) -> list[str]:
     rows: list[tuple[str, ...]] = [("class", "images", "objects", "small", "medium", "large")]
-    rows += [
-        (shown(c.name, NAME_LENGTH), *(str(n) for n in (c.images, c.objects, c.small, c.medium, c.large)))
-        for c in classes
-    ]
+    rows += [(shown(c.name), *(str(n) for n in (c.images, c.objects, c.small, c.medium, c.large))) for c in classes]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join([row[0].ljust(widths[0]), *(n.rjust(width) for n, width in zip(row[1:], widths[1:], strict=True))])
