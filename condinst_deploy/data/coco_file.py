@@ -35,6 +35,12 @@ def coco_content(path: Path) -> dict[str, Any]:
     return _checked_lists(content, path)
 
 
+def has_masks(content: dict[str, Any]) -> bool:
+    """Return whether what `coco_content` read has masks: no annotation at all, or one with a `segmentation`."""
+    annotations = content["annotations"]
+    return not annotations or any(annotation.get("segmentation") for annotation in annotations)
+
+
 def _checked_lists(content: Any, path: Path) -> dict[str, Any]:
     """The content, with its lists of objects checked and ids made whole."""
     if not isinstance(content, dict):
