@@ -54,7 +54,7 @@ def batch(
         Format, typer.Option("--format", help="parquet: a row for each image. coco: COCO data sets with scores.")
     ] = Format.PARQUET,
     shard_size: Annotated[
-        int | None, typer.Option(help="Images of a part; what a worker that dies has to do again. Default: 512.")
+        int | None, typer.Option(help="Images of a part. If a worker dies, its part is repeated. Default: 512.")
     ] = None,
     column: Annotated[
         str | None, typer.Option(help="Parquet input: column of contents or paths. Default: the first known name.")
@@ -64,7 +64,7 @@ def batch(
         float | None, typer.Option(help="Keep scores above it; at least the model's own.")
     ] = None,
     classes: Annotated[str | None, typer.Option(help="Class names to keep, separated by commas. Default: all.")] = None,
-    max_detections: Annotated[int | None, typer.Option(help="Keep the best so many of an image.")] = None,
+    max_detections: Annotated[int | None, typer.Option(help="Most detections of an image; the best are kept.")] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Images of equal padded shape run at once. Default: 1 on a CPU, 8 on a GPU.")
     ] = None,
@@ -76,10 +76,11 @@ def batch(
         str | None, typer.Option(help="Ray cluster, HOST:PORT or 'auto'. Default: processes on this machine.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Workers on Ray. Default: as many as there is room for.")
+        int | None, typer.Option(min=1, help="Workers on Ray. Default: as many as the cluster has room for.")
     ] = None,
     gpus_per_worker: Annotated[
-        float | None, typer.Option(help="GPUs of a worker, 0.5 for two on a GPU. Default: 1 where there are any.")
+        float | None,
+        typer.Option(help="GPUs of a worker; 0.5 puts two workers on a GPU. Default: 1 if there are GPUs."),
     ] = None,
     cpus_per_worker: Annotated[float | None, typer.Option(help="CPU cores of a worker. Default: 1.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on standard output.")] = False,

@@ -21,7 +21,7 @@ COMPILERS = ("cc", "gcc", "clang")
 
 
 def system_checks(folder: Path = Path(), root: Path = Path("/")) -> list[Check]:
-    """Check what the operating system tells.
+    """Check what the operating system reports.
 
     Args:
         folder: where results would be written; the free space of its disk is checked.

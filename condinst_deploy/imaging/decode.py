@@ -29,7 +29,7 @@ SUFFIXES = frozenset(
 """Endings of the files that are taken from a folder; upper and lower case are the same."""
 
 STORAGE_FAILURES = 3
-"""URLs that a storage may fail to answer for before it counts as out of reach."""
+"""Failed URLs after which a storage counts as not reachable."""
 
 ORIENTATION = 0x0112  # EXIF tag
 TURNS = {

@@ -1,4 +1,4 @@
-"""Folders that are there whole or not at all."""
+"""Write folders atomically."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, after a crash and a power cut, too."""
+"""Write files atomically, also if the process crashes or the power fails."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""Types of options that are given from Python: a wrong one is one line at the start, not an error of Python later."""
+"""Check the types of options from Python, so that a wrong type is a one-line error at the start."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum

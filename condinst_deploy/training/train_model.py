@@ -1,4 +1,4 @@
-"""Train a model: recipe and data in, a folder with checkpoint, model, curves and metrics out."""
+"""Train a model: recipe and data -> a folder with checkpoint, model, curves and metrics."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace

@@ -97,5 +97,5 @@ def _log_file(path: Path | None, on_note: Callable[[str], None]) -> Iterator[Tex
     finally:
         try:
             opened.close()
-        except OSError as e:  # the engine is worth more than its log
+        except OSError as e:  # a log that fails must not lose the engine
             on_note(f"the log {path} is not complete ({e.strerror or e})")

@@ -275,7 +275,7 @@ def _add_profiles(
 def _apply(recipe: BuildRecipe, config: "tensorrt.IBuilderConfig", flavour: BuilderLibrary) -> None:
     trt = flavour.trt
     config.builder_optimization_level = recipe.optimization_level
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that an inspector tells types of layers
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the engine inspector lists types of layers
     if recipe.workspace_gb:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(recipe.workspace_gb * GIB))
     flags = {"REFIT": recipe.refit or recipe.strip_weights, "STRIP_PLAN": recipe.strip_weights}

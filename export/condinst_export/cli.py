@@ -38,7 +38,7 @@ def export(
     score_threshold: Annotated[
         float | None,
         typer.Option(
-            help="What a candidate's class probability (AdelaiDet: times centerness) must be above, 0 to 1."
+            help="Keep candidates whose class probability (AdelaiDet: times centerness) is above it, 0 to 1."
             " Default: the model's, 0.05."
         ),
     ] = None,
@@ -58,7 +58,7 @@ def export(
         ),
     ] = None,
     class_names: Annotated[
-        Path | None, typer.Option(help="Text file with one class name a line, where the checkpoint has none.")
+        Path | None, typer.Option(help="Text file with one class name a line, for a checkpoint without names.")
     ] = None,
     int8: Annotated[
         bool,
