@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
