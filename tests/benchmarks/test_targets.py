@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.machine import machine
 from benchmarks.targets import Target, read_targets, write_results
 
 METRICS = [
@@ -46,3 +47,8 @@ def test_another_form_has_no_targets(content: object, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps(content))
     assert read_targets(path) == []
+
+
+def test_a_machine_without_git_has_no_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine(())["commit"] == ""
