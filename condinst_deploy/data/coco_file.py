@@ -9,6 +9,7 @@ from typing import Any
 from condinst_deploy.contract.artifacts import check_json
 from condinst_deploy.errors import DataError
 from condinst_deploy.shown_text import shown_value
+from condinst_deploy.support.input_files import read_file
 from condinst_deploy.support.json_text import json_value
 
 WHOLE = ("id", "image_id", "category_id", "height", "width")
@@ -27,7 +28,7 @@ def coco_content(path: Path) -> dict[str, Any]:
     """
     check_json(path, "a COCO annotation file (.json)")
     try:
-        content = _decoded_json(path.read_bytes())
+        content = _decoded_json(read_file(path))
     except OSError as e:
         raise DataError(f"{path} cannot be read ({e.strerror or e}); expected a COCO-format JSON file") from e
     except ValueError as e:

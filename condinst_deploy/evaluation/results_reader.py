@@ -13,6 +13,7 @@ from condinst_deploy.errors import DataError
 from condinst_deploy.evaluation.coco_metrics import Entry, Kind
 from condinst_deploy.evaluation.ground_truth import GroundTruth
 from condinst_deploy.shown_text import shown_value
+from condinst_deploy.support.input_files import read_file
 from condinst_deploy.support.json_text import json_value
 
 KINDS: dict[str, Kind] = {"bbox": "bbox", "segmentation": "segm"}
@@ -63,7 +64,7 @@ def by_image(entries: Iterable[Entry]) -> dict[int, list[Entry]]:
 def _entries(path: Path) -> list[Any]:
     check_json(path, "a COCO results file (.json)")
     try:
-        content = json_value(path.read_bytes())
+        content = json_value(read_file(path))
     except OSError as e:
         raise DataError(f"{path} cannot be read ({e.strerror or e}); expected a COCO results file") from e
     except ValueError as e:
