@@ -52,6 +52,7 @@ def run(main: Callable[[], object]) -> NoReturn:
     except (KeyboardInterrupt, OSError, MemoryError) as e:
         status = FAILED
         say(reason_of(e))
+        drop_unwritable_output()
     except ModuleNotFoundError as e:
         line = missing_library(e)
         if line is None:
@@ -151,6 +152,14 @@ def leave(status: int) -> NoReturn:
             sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def drop_unwritable_output() -> None:
+    """Redirect standard output to /dev/null if it takes no text, after an error was said: it is said once."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        _close_stdout()
 
 
 def _close_stdout() -> None:

@@ -98,9 +98,10 @@ def test_what_libraries_log_and_warn_of_is_shown_in_one_line() -> None:
     assert done.stderr.splitlines() == [SHOWN, f"warning: {SHOWN}"]
 
 
-def test_a_full_standard_output_is_one_line() -> None:
+@pytest.mark.parametrize("code", [PRINTS, PRINTS.replace("print_line", "print_json")])
+def test_a_full_standard_output_is_one_line(code: str) -> None:
     with Path("/dev/full").open("w") as full:
-        command = [sys.executable, "-c", PRINTS.format("x") + "command_app(f)()"]
+        command = [sys.executable, "-c", code.format("x") + "command_app(f)()"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
@@ -139,6 +140,17 @@ def test_no_file_gets_the_number_of_a_closed_standard_stream(
     done = subprocess.run(shell, cwd=tmp_path, capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (status, out, err)
     assert (tmp_path / "own.txt").exists() == (status == 0)
+
+
+@pytest.mark.parametrize("option", ["--version", "--help", "--show-completion"])
+def test_a_full_standard_output_is_one_line_for_every_option(option: str) -> None:
+    code = "from condinst_deploy.support.launch import command\ncommand('condinst_engines.cli.inspect')()"
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-c", code, option]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_reader_that_has_enough_is_no_error() -> None:
