@@ -158,6 +158,8 @@ def _hooks(progress: Progress, detector: "Detector | None") -> "EvaluationHooks"
         terminal.print(
             f"{len(ground_truth)} images, {len(ground_truth.class_names)} classes: {ground_truth.annotations}"
         )
+        if not ground_truth.has_masks:
+            terminal.print("it has no masks: boxes alone are evaluated")
 
     def on_stage(stage: str) -> None:
         progress.update(stages, description=stage, visible=True)

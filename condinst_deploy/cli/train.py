@@ -95,6 +95,7 @@ def train(
     )
     listen_for_preemption()
     # PyTorch takes seconds to import: only after the arguments were checked
+    from condinst_deploy.training.history import average_precision_text
     from condinst_deploy.training.train_model import check as check_run
     from condinst_deploy.training.train_model import train as train_model
 
@@ -115,7 +116,7 @@ def train(
     if as_json:
         print_json({"out": str(trained.folder), **metrics})
     else:
-        print_line(f"mask AP {metrics['segm/ap']:.4f}, box AP {metrics['bbox/ap']:.4f}: {trained.folder}")
+        print_line(f"{average_precision_text(metrics)}: {trained.folder}")
 
 
 def _print_preview(preview: "Preview", as_json: bool) -> None:
@@ -186,10 +187,9 @@ class _Shown:
             terminal.print(f"iteration {iteration} of {self._total}: {shown}{pace[pace.find(',') :]}")
 
     def _evaluation(self, record: "Record") -> None:
-        terminal.print(
-            f"iteration {record['iteration']:.0f}: mask AP {record['segm/ap']:.4f} (AP50 {record['segm/ap50']:.4f}),"
-            f" box AP {record['bbox/ap']:.4f}"
-        )
+        from condinst_deploy.training.history import average_precision_text
+
+        terminal.print(f"iteration {record['iteration']:.0f}: {average_precision_text(record)}")
 
     def _interrupted(self, iteration: int, folder: Path) -> None:
         self.stopped = f"stopped at iteration {iteration}, saved {folder}/last.pth; --resume goes on"

@@ -63,6 +63,7 @@ class CocoDataset:
         paths: file of each image.
         records: the images with their objects; in arrays, which processes share.
         all_records: also those that are not trained on, in the file's order.
+        boxes_only: whether each object's mask is its box.
         left_out: annotations that are no objects to learn.
         dropped_parts: polygons of fewer than six numbers that were taken out of objects with others.
     """
@@ -98,6 +99,7 @@ class CocoDataset:
                 is missing (named), or nothing is left.
         """
         self.annotations = annotations
+        self.boxes_only = boxes_only
         self.left_out: list[LeftOut] = []
         self.dropped_parts = 0
         with no_collection():
@@ -109,7 +111,7 @@ class CocoDataset:
             labels = {category_id: label for label, category_id in enumerate(self.category_ids)}
             rows = {image_id: row for row, image_id in enumerate(listed.ids.tolist())}
             known = Known(rows, listed.sizes, labels)
-            entries = _boxed(content["annotations"]) if boxes_only else content["annotations"]
+            entries = boxes_as_masks(content["annotations"]) if boxes_only else content["annotations"]
             objects = self._collected(entries, known, block).arrays(len(rows))
         self.all_records = Records(listed, objects, np.arange(len(rows)))
         kept = (listed.sizes.min(axis=1) >= min_size) & (keep_empty | (np.diff(objects.starts) > 0))
@@ -184,7 +186,7 @@ class CocoDataset:
         return collector
 
 
-def _boxed(annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def boxes_as_masks(annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Annotations with their boxes as polygons; boxes that are none are left as they are, to be named later."""
     return [
         annotation | {"segmentation": [_rectangle(*box)]}

@@ -110,6 +110,12 @@ def _check_numbers(annotations: list[dict[str, Any]], path: Path) -> None:
                 )
 
 
+def has_masks(content: dict[str, Any]) -> bool:
+    """Return whether what `coco_content` read has masks: no annotation at all, or one with a `segmentation`."""
+    annotations = content["annotations"]
+    return not annotations or any(annotation.get("segmentation") for annotation in annotations)
+
+
 def _checked_lists(content: Any, path: Path) -> dict[str, Any]:
     """The content, with its lists of objects checked and ids made whole."""
     if not isinstance(content, dict):

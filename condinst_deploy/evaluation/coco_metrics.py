@@ -15,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from condinst_deploy.contract import InstanceDetections
 from condinst_deploy.data.annotation_checks import checked_segmentation, is_crowd, merged_rle
+from condinst_deploy.data.coco import boxes_as_masks
 from condinst_deploy.data.coco_file import coco_content
 from condinst_deploy.errors import BackendError
 from condinst_deploy.runtime.pipeline import Prediction
@@ -148,7 +149,7 @@ def evaluate_coco(
     return CocoEvaluation(whole, per_class, _curves(precision, np.asarray(evaluation.params.iouThrs)))
 
 
-def load_coco(annotations: Path, content: dict[str, Any] | None = None) -> COCO:
+def load_coco(annotations: Path, content: dict[str, Any] | None = None, boxes_only: bool = False) -> COCO:
     """A COCO annotation file without pycocotools' remarks, and ready for its evaluation.
 
     `iscrowd` and `area` may be missing. Ids are renumbered from 1: pycocotools takes a match with the annotation of
@@ -157,6 +158,7 @@ def load_coco(annotations: Path, content: dict[str, Any] | None = None) -> COCO:
     Args:
         annotations: the file.
         content: what `coco_content` read from it, with images and ids that `CocoDataset` accepted; None: read it.
+        boxes_only: ignore segmentations; each object's mask is its box. Only boxes can be evaluated.
 
     Raises:
         DataError: an object's segmentation is missing or damaged. Those that are no training targets (crowds, tiny
@@ -166,9 +168,10 @@ def load_coco(annotations: Path, content: dict[str, Any] | None = None) -> COCO:
     ground_truth = COCO()
     ground_truth.dataset = {name: content[name] for name in ("images", "categories")}
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+    entries = boxes_as_masks(content["annotations"]) if boxes_only else content["annotations"]
     ground_truth.dataset["annotations"] = [
         _object(entry, number, sizes[entry["image_id"]], f"{annotations}: annotation {entry.get('id')}")
-        for number, entry in enumerate(content["annotations"], start=1)
+        for number, entry in enumerate(entries, start=1)
     ]
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth.createIndex()

@@ -196,7 +196,7 @@ def _predictor(source: Source, options: EvaluationOptions) -> Predictor:
 def _side(source: Source, name: str, run: Run) -> tuple[Side, list[Entry]]:
     found = _run_model(source, name, run) if source.is_model else _read(source, run)
     coco: dict[Kind, CocoEvaluation] = {}
-    kinds = kinds_of(found.entries)
+    kinds = kinds_of(found.entries, run.ground_truth)
     for done, kind in enumerate(kinds):
         run.on_progress(f"{name}: average precision", done, len(kinds))
         scope = Scope(run.ground_truth.image_ids, run.options.fast)

@@ -9,7 +9,7 @@ from pycocotools.coco import COCO
 
 from condinst_deploy.contract import ModelManifest, default_class_names
 from condinst_deploy.data.coco import CocoDataset
-from condinst_deploy.data.coco_file import coco_content
+from condinst_deploy.data.coco_file import coco_content, has_masks
 from condinst_deploy.errors import ConfigError, DataError
 from condinst_deploy.evaluation.coco_metrics import load_coco
 from condinst_deploy.support.digests import sha256_of
@@ -28,6 +28,7 @@ class GroundTruth:
         coco: what pycocotools read, all images.
         image_ids: the images to evaluate, in the file's order.
         paths: file of each of them.
+        has_masks: whether the objects have masks; else boxes alone are evaluated.
         has_images: whether the files are there; not where results files alone are evaluated.
         class_names: in the order of the ids.
         category_ids: the data set's id of each class, rising; 1..90 with gaps for COCO.
@@ -38,6 +39,7 @@ class GroundTruth:
     coco: COCO
     image_ids: tuple[int, ...]
     paths: tuple[Path, ...]
+    has_masks: bool
     has_images: bool
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
@@ -92,7 +94,7 @@ class GroundTruth:
 
 
 def load_ground_truth(annotations: Path, images: Path | None, limit: int | None = None) -> GroundTruth:
-    """Read a data set to evaluate on.
+    """Read a data set to evaluate on. If no object has a mask, boxes alone can be evaluated.
 
     Args:
         annotations: COCO-format JSON.
@@ -106,8 +108,9 @@ def load_ground_truth(annotations: Path, images: Path | None, limit: int | None 
     if limit is not None and limit < 1:
         raise ConfigError(f"the limit is {limit}; expected at least 1 image")
     content = coco_content(annotations)
-    data = CocoDataset(annotations, images, training=False, content=content, limit=limit)
-    coco = load_coco(annotations, content)
+    masks = has_masks(content)
+    data = CocoDataset(annotations, images, training=False, content=content, limit=limit, boxes_only=not masks)
+    coco = load_coco(annotations, content, boxes_only=not masks)
     objects = coco.loadAnns(coco.getAnnIds(imgIds=list(data.image_ids), iscrowd=False)) if coco.anns else []
     if not objects:
         raise DataError(
@@ -120,6 +123,7 @@ def load_ground_truth(annotations: Path, images: Path | None, limit: int | None 
         coco=coco,
         image_ids=data.image_ids,
         paths=tuple(data.paths),
+        has_masks=masks,
         has_images=images is not None,
         class_names=data.class_names,
         category_ids=data.category_ids,

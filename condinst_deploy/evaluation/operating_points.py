@@ -2,7 +2,7 @@
 
 Detections are matched as COCO's evaluation matches them at an IoU of 0.5: for each image and class the detections, by
 falling score and at most 100, take the annotated object of the highest IoU that is still free; a detection on a crowd
-does not count. Masks are compared where the results have masks, else boxes.
+does not count. Masks are compared if the results and the data set have masks, else boxes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -83,7 +83,7 @@ def operating_points(entries: Sequence[Entry], ground_truth: GroundTruth, lowest
         ground_truth: the data set.
         lowest: the threshold that the results were made with; no lower one is recommended.
     """
-    kind = kinds_of(entries)[-1]
+    kind = kinds_of(entries, ground_truth)[-1]
     found = by_image(entries)
     images = [_matched_image(found.get(i, ()), i, kind, ground_truth) for i in ground_truth.image_ids]
     none = np.zeros(0)

@@ -47,9 +47,10 @@ def read_results(path: Path, ground_truth: GroundTruth) -> list[Entry]:
     return kept
 
 
-def kinds_of(entries: Sequence[Entry]) -> tuple[Kind, ...]:
-    """Return which types of results can be evaluated: boxes, masks or both; both if there are no results."""
-    return tuple(kind for key, kind in KINDS.items() if not entries or key in entries[0])
+def kinds_of(entries: Sequence[Entry], ground_truth: GroundTruth) -> tuple[Kind, ...]:
+    """Return which types of results can be evaluated: those that the data set has, and the results if there are any."""
+    annotated = [(key, kind) for key, kind in KINDS.items() if kind == "bbox" or ground_truth.has_masks]
+    return tuple(kind for key, kind in annotated if not entries or key in entries[0])
 
 
 def by_image(entries: Iterable[Entry]) -> dict[int, list[Entry]]:

@@ -18,6 +18,24 @@ LOSSES = ("cls", "box", "centerness", "mask", "semantic", "pairwise")
 Record = dict[str, float]
 
 
+def is_evaluation(record: Record) -> bool:
+    """Return whether a record has average precision."""
+    return "bbox/ap" in record
+
+
+def score_of(record: Record) -> float:
+    """Return the metric of an evaluation that selects the best model: mask AP, or box AP if there are no masks."""
+    return record.get("segm/ap", record["bbox/ap"])
+
+
+def average_precision_text(record: Record) -> str:
+    """Return the average precision of an evaluation in words."""
+    box = f"box AP {record['bbox/ap']:.4f}"
+    if "segm/ap" not in record:
+        return f"{box} (AP50 {record['bbox/ap50']:.4f})"
+    return f"mask AP {record['segm/ap']:.4f} (AP50 {record['segm/ap50']:.4f}), {box}"
+
+
 class _NoScalars:
     """Replacement for TensorBoard's writer that writes nothing."""
 
@@ -150,10 +168,11 @@ def draw_curves(records: list[Record], path: Path) -> None:
     losses.set(title="losses", xlabel="iteration", ylim=(0, None))
     if steps:
         losses.legend()
-    evaluations = [record for record in records if "segm/ap" in record]
     for kind, label in (("bbox", "box AP"), ("segm", "mask AP")):
-        points = [r[f"{kind}/ap"] for r in evaluations]
-        precision.plot([r["iteration"] for r in evaluations], points, marker="o", label=label)
+        evaluations = [record for record in records if f"{kind}/ap" in record]
+        points = [record[f"{kind}/ap"] for record in evaluations]
+        if points or kind == "bbox":
+            precision.plot([record["iteration"] for record in evaluations], points, marker="o", label=label)
     precision.set(title="validation", xlabel="iteration", ylim=(0, 1))
     precision.legend()
     with atomic_path(path) as temporary:

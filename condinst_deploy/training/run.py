@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,10 @@ class TrainingRun:
             return self.losses
         if self._wrapped is None:
             # each process keeps its norms' statistics until they are averaged
-            self._wrapped = DistributedDataParallel(self.losses, broadcast_buffers=False)
+            known = signature(DistributedDataParallel).parameters
+            name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before 2.13
+            own_statistics: dict[str, Any] = {name: False}
+            self._wrapped = DistributedDataParallel(self.losses, **own_statistics)
         return self._wrapped
 
     def _exchange(self, last: bool) -> AbstractContextManager[None]:

@@ -148,6 +148,8 @@ def _prepared(
             f"--num-classes is {options.num_classes}; the data set has {chosen.model.num_classes} classes"
         )
     reports.on_data(sets)
+    if sets.val.boxes_only:
+        reports.on_note(f"{sets.val.annotations} has no masks: box AP alone is measured, and selects the best model")
     ranks.on_first(lambda: _look_at(sets.train, chosen, options.strict, reports))
     run = ranks.in_each(lambda: _started(chosen, sets, folder, options, place))
     if run.note:

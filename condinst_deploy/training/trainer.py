@@ -10,9 +10,10 @@ from signal import SIGTERM
 
 from condinst_deploy.contract import ModelManifest
 from condinst_deploy.data.coco import CocoDataset
+from condinst_deploy.data.coco_file import coco_content, has_masks
 from condinst_deploy.data.transforms import TrainingBatch
 from condinst_deploy.errors import ConfigError, DataError, DistributedError, OutputError
-from condinst_deploy.evaluation.coco_metrics import Entry, average_precision, detect_all, load_coco
+from condinst_deploy.evaluation.coco_metrics import Entry, Kind, average_precision, detect_all, load_coco
 from condinst_deploy.imaging.drawing import SHEET_SIDE, write_sheet
 from condinst_deploy.model.checkpoints import LoadedModel, save_model
 from condinst_deploy.model.losses import Losses
@@ -20,7 +21,7 @@ from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.runtime.torch_backend import TorchBackend
 from condinst_deploy.support.signals import Interruption, Stopped, received, whole_steps
 from condinst_deploy.training.batches import batches
-from condinst_deploy.training.history import History, Record, draw_curves
+from condinst_deploy.training.history import History, Record, draw_curves, is_evaluation, score_of
 from condinst_deploy.training.recipe import Recipe
 from condinst_deploy.training.recipe_file import write_recipe
 from condinst_deploy.training.run import TrainingRun
@@ -28,9 +29,6 @@ from condinst_deploy.training.store import BEST, CheckpointStore
 
 MODEL, CURVES, SHEET, RECIPE = "model.pth", "curves.png", "predictions.jpg", "recipe.toml"
 IMAGES_SHOWN = 12
-
-SCORE = "segm/ap"
-"""Metric that selects the best model."""
 
 
 @dataclass(frozen=True)
@@ -69,20 +67,39 @@ def open_sets(recipe: Recipe) -> Sets:
             "the recipe names no data: set data.train_annotations, train_images, val_annotations and val_images,"
             " in the recipe or on the command line"
         )
-    train = CocoDataset(
-        Path(data.train_annotations),
-        Path(data.train_images),
-        training=True,
-        keep_empty=data.keep_empty,
-        boxes_only=recipe.losses.kind == "boxinst",
+    train = _training_set(recipe)
+    content = coco_content(Path(data.val_annotations))
+    val = CocoDataset(
+        Path(data.val_annotations),
+        Path(data.val_images),
+        training=False,
+        content=content,
+        boxes_only=not has_masks(content),
     )
-    val = CocoDataset(Path(data.val_annotations), Path(data.val_images), training=False)
     if (train.category_ids, train.class_names) != (val.category_ids, val.class_names):
         raise DataError(
             f"{data.train_annotations} has the classes {_listed(train)}; {data.val_annotations} has {_listed(val)}:"
             " expected the same names and ids"
         )
     return Sets(train, val)
+
+
+def _training_set(recipe: Recipe) -> CocoDataset:
+    data, boxes_only = recipe.data, recipe.losses.kind == "boxinst"
+    content = coco_content(Path(data.train_annotations))
+    if not boxes_only and not has_masks(content):
+        raise DataError(
+            f"{data.train_annotations} has no masks: no annotation has a segmentation; expected polygons or RLEs, or"
+            ' losses.kind = "boxinst" in the recipe, which learns from boxes'
+        )
+    return CocoDataset(
+        Path(data.train_annotations),
+        Path(data.train_images),
+        training=True,
+        keep_empty=data.keep_empty,
+        boxes_only=boxes_only,
+        content=content,
+    )
 
 
 def manifest_for(recipe: Recipe, sets: Sets) -> ModelManifest:
@@ -203,8 +220,7 @@ class _Training:
         """Evaluate; keep the model if it is the best so far."""
         run = self.run
         record = evaluate(run, self.sets, self.reports)
-        best = max((r[SCORE] for r in self.history.records if SCORE in r), default=-1.0)
-        if record[SCORE] > best:
+        if score_of(record) > max(self._scores(), default=-1.0):
             self._first(lambda: save_model(self.folder / BEST, run.evaluated, run.manifest))
         self._first(lambda: self.history.add(record))
         if not run.ranks.first:
@@ -213,22 +229,26 @@ class _Training:
         self.reports.on_evaluation(record)
         return record
 
+    def _scores(self) -> list[float]:
+        return [score_of(record) for record in self.history.records if is_evaluation(record)]
+
     def _has_enough(self) -> bool:
         """Return whether the run ends early; a resumed run also counts the evaluations before it."""
         patience = self.run.recipe.patience
-        scores = [record[SCORE] for record in self.history.records if SCORE in record]
+        scores = self._scores()
         stale = len(scores) - 1 - scores.index(max(scores)) if scores else 0
         enough = 0 < patience <= stale
         if enough:
+            name = "box AP" if self.sets.val.boxes_only else "mask AP"
             self.reports.on_note(
-                f"stopped at iteration {self.run.iteration}: {stale} evaluations without a better mask AP;"
+                f"stopped at iteration {self.run.iteration}: {stale} evaluations without a better {name};"
                 f" the best model is {self.folder / BEST}"
             )
         return enough
 
     def _last_evaluation(self) -> Record | None:
         """The evaluation of this iteration, where a run ends early right after it."""
-        records = [record for record in self.history.records if SCORE in record]
+        records = [record for record in self.history.records if is_evaluation(record)]
         return records[-1] if records and records[-1]["iteration"] == self.run.iteration else None
 
     def _first(self, function: Callable[[], object]) -> None:
@@ -238,6 +258,8 @@ class _Training:
 
 def evaluate(run: TrainingRun, sets: Sets, reports: Reports) -> Record:
     """Average precision on the validation set, on a 0..1 scale; each process detects in its share of the images.
+
+    If the validation set has no masks, that of boxes alone.
 
     Raises:
         ImageError: an image cannot be read.
@@ -257,9 +279,10 @@ def evaluate(run: TrainingRun, sets: Sets, reports: Reports) -> Record:
 
 
 def _metrics(iteration: int, sets: Sets, results: list[Entry]) -> Record:
-    ground_truth = load_coco(sets.val.annotations)
+    ground_truth = load_coco(sets.val.annotations, boxes_only=sets.val.boxes_only)
     record: Record = {"iteration": iteration}
-    for kind in ("bbox", "segm"):
+    kinds: tuple[Kind, ...] = ("bbox",) if sets.val.boxes_only else ("bbox", "segm")
+    for kind in kinds:
         for name, value in average_precision(ground_truth, results, kind)._asdict().items():
             record[f"{kind}/{name}"] = value
     return record

@@ -346,6 +346,28 @@ def test_the_gate_fails_where_masks_cannot_be_compared(tmp_path: Path) -> None:
     assert "gate passed: no box AP differs by more than 0.1 points" in done.stderr
 
 
+@pytest.mark.parametrize("absent", [None, []], ids=["missing", "empty"])
+def test_a_data_set_without_masks_is_evaluated_by_its_boxes(absent: object, tmp_path: Path) -> None:
+    annotations, _ = small_coco.written(tmp_path)
+    content = json.loads(Path(annotations).read_text())
+    for annotation in content["annotations"]:
+        annotation["segmentation"] = absent
+        if absent is None:
+            del annotation["segmentation"]
+    Path("boxes.json").write_text(json.dumps(content))
+    Path("found.json").write_text(json.dumps(small_coco.results()))
+    sides = []
+    for file in (annotations, "boxes.json"):
+        done = evaluate("--annotations", file, "--results", "found.json", "--fresh")
+        assert done.exit_code == 0, done.output
+        sides.append(metrics()["sides"][0])
+    assert "it has no masks: boxes alone are evaluated" in done.stderr
+    assert sides[1]["box"] == sides[0]["box"]
+    assert "mask" in sides[0]
+    assert "mask" not in sides[1]
+    assert sides[1]["thresholds"]["of"] == "box"
+
+
 def test_results_files_from_anywhere_with_a_gate(tmp_path: Path) -> None:
     annotations, _ = small_coco.written(tmp_path)
     good, bad = small_coco.results(), small_coco.results()

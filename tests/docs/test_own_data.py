@@ -62,7 +62,7 @@ def test_the_commands_lead_to_a_server(tmp_path: Path, monkeypatch: pytest.Monke
         if "--check" in arguments:
             assert [path.name for path in (tmp_path / "runs" / "mine").iterdir()] == ["examples.jpg"]
             assert "4 iterations, each image 1." in done.stdout
-    for path in ("runs/mine/best.pth", "evaluation/report.html", "found/results.json", "repository/README.md"):
+    for path in ("runs/mine/best.pth", "evaluation/report.html", "found/detections.json", "repository/README.md"):
         assert (tmp_path / path).is_file(), path
     monkeypatch.setenv("MODEL", str(tmp_path / "mine.onnx"))
     image = next(path for path in sorted((tmp_path / "val").iterdir()) if path.suffix in (".png", ".jpg"))

@@ -46,20 +46,20 @@ def test_both_kinds_of_metrics_come_from_a_full_file(
     content: list[Any], ground_truth: GroundTruth, tmp_path: Path
 ) -> None:
     entries = read_results(saved(tmp_path, content), ground_truth)
-    assert kinds_of(entries) == ("bbox", "segm")
+    assert kinds_of(entries, ground_truth) == ("bbox", "segm")
     assert sum(map(len, by_image(entries).values())) == len(content)
 
 
 def test_boxes_alone_give_the_metrics_of_boxes(ground_truth: GroundTruth, tmp_path: Path) -> None:
     entries = read_results(saved(tmp_path, without("segmentation")), ground_truth)
-    assert kinds_of(entries) == ("bbox",)
+    assert kinds_of(entries, ground_truth) == ("bbox",)
     expected = evaluate_coco(ground_truth.coco, small_coco.results(), "bbox").metrics
     assert evaluate_coco(ground_truth.coco, entries, "bbox").metrics == expected
 
 
 def test_masks_alone_bring_their_boxes(ground_truth: GroundTruth, tmp_path: Path) -> None:
     entries = read_results(saved(tmp_path, without("bbox")), ground_truth)
-    assert kinds_of(entries) == ("bbox", "segm")
+    assert kinds_of(entries, ground_truth) == ("bbox", "segm")
     assert [entry["bbox"] for entry in entries][3] == [40, 40, 50, 31]
     expected = evaluate_coco(ground_truth.coco, small_coco.results(), "segm").metrics
     assert evaluate_coco(ground_truth.coco, entries, "segm").metrics == expected

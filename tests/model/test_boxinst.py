@@ -25,8 +25,10 @@ from condinst_deploy.model.boxinst import (
 from condinst_deploy.model.loss_plan import LossSettings, Part, normalisers_of, plan_step, sums_of
 from condinst_deploy.model.losses import LossRules, losses_of, projection_loss
 from condinst_deploy.model.targets import ImageTargets
+from condinst_deploy.training.options import TrainOptions
 from condinst_deploy.training.recipe import DataSettings, Recipe, ScheduleSettings, StartSettings
 from condinst_deploy.training.run import new_run
+from condinst_deploy.training.train_model import train as train_model
 from condinst_deploy.training.trainer import Reports, manifest_for, open_sets, train
 from tests.support.models import SLIM, TINY, seeded_model
 
@@ -238,4 +240,33 @@ def test_training_needs_no_masks_in_the_annotations(tmp_path: Path) -> None:
     pairwise = [record["loss/pairwise"] for record in records if "loss/pairwise" in record]
     assert pairwise[0] == 0
     assert all(value > 0 for value in pairwise[1:])
+    assert "segm/ap" in records[-1]
+
+
+def test_a_validation_set_without_masks_selects_by_box_ap(tmp_path: Path) -> None:
+    annotations = generate_shapes(tmp_path, "train", 2)
+    content = json.loads(annotations.read_text())
+    for annotation in content["annotations"]:
+        annotation["segmentation"] = []
+    boxes, images = tmp_path / "boxes.json", str(tmp_path / "train")
+    boxes.write_text(json.dumps(content))
+    recipe = Recipe(
+        model=replace(TINY, preprocessing=replace(TINY.preprocessing, short_side=64, long_side=64)),
+        data=DataSettings(str(boxes), images, str(boxes), images, workers=0),
+        schedule=ScheduleSettings(iterations=2, batch_size=2, warmup_iterations=0, steps=()),
+        start=StartSettings(frozen_stages=0),
+        losses=LossSettings(kind="boxinst", pairwise_warmup=2),
+        short_sides=(64,),
+        tensorboard=False,
+        evaluate_every=1,
+    )
+    with pytest.raises(DataError, match=r'boxes\.json has no masks: .* losses\.kind = "boxinst"'):
+        open_sets(replace(recipe, losses=LossSettings()))
+    notes: list[str] = []
+    folder = tmp_path / "run"
+    trained = train_model(recipe, TrainOptions(out=folder), Reports(on_note=notes.append))
+    assert f"{boxes} has no masks: box AP alone is measured, and selects the best model" in notes
+    assert {name.split("/")[0] for name in trained.metrics} == {"iteration", "bbox"}
+    assert (folder / "best.pth").exists()
+    assert (folder / "curves.png").exists()
     assert (tmp_path / "run" / "model.pth").is_file()
