@@ -15,12 +15,11 @@
 CPU time of the process is taken, where it can be, because it does not depend on what else the machine does.
 """
 
-import argparse
 import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from statistics import median
@@ -29,7 +28,8 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
-from benchmarks.targets import Target, write_results
+from benchmarks.targets import Target, parser_of, write_results
+from benchmarks.timing import median_ms, spent
 from condinst_deploy.imaging.decode import rgb_from
 from condinst_deploy.model.checkpoints import save_model
 from condinst_deploy.runtime.predictor import Predictor
@@ -51,13 +51,6 @@ DRIVER_ROWS = (2_000, 20_000)
 SHARD = 16
 
 
-def cpu_seconds(work: Callable[[], object]) -> float:
-    """CPU time of all threads of this process."""
-    started = time.process_time()
-    work()
-    return time.process_time() - started
-
-
 def worker_overhead(model: Path, images: Path, batch_size: int, rounds: int, folder: Path) -> dict[str, Any]:
     """CPU seconds of a shard, and of the predictor alone on its images, in turn."""
     options = BatchOptions(str(images), model, str(folder), DetectionOptions("cpu", batch_size=batch_size))
@@ -77,7 +70,7 @@ def worker_overhead(model: Path, images: Path, batch_size: int, rounds: int, fol
 
         pairs = []
         for _ in range(rounds + 1):
-            pairs.append((cpu_seconds(lambda: alone(worker.predictor)), cpu_seconds(whole)))
+            pairs.append((spent(lambda: alone(worker.predictor), time.process_time), spent(whole, time.process_time)))
     ratios = [shard_time / work - 1 for work, shard_time in pairs[1:]]  # the first round warms up
     per_image = [work / len(paths) for work, _ in pairs[1:]]
     return {
@@ -107,22 +100,13 @@ def stages(model: Path, image: Path, rounds: int = 9) -> dict[str, Any]:
             "file": image.name,
             "pixels": list(pixels.shape[:2]),
             "detections": len(found),
-            "decode_ms": milliseconds(lambda: rgb_from(image), rounds),
-            "resize_ms": milliseconds(lambda: network_inputs([pixels], [geometry]), rounds),
-            "row_ms": round(milliseconds(lambda: rows(64), rounds) / 64, 4),
+            "decode_ms": round(median_ms(lambda: rgb_from(image), rounds), 4),
+            "resize_ms": round(median_ms(lambda: network_inputs([pixels], [geometry]), rounds), 4),
+            "row_ms": round(median_ms(lambda: rows(64), rounds) / 64, 4),
             "bytes_in": image.stat().st_size,
             # without compression, which only rows of different images would show
-            "bytes_out": int(sum(pyarrow_bytes(arrow_table([ImageRow(0, str(image), found)], classes)))),
+            "bytes_out": int(arrow_table([ImageRow(0, str(image), found)], classes).nbytes),
         }
-
-
-def pyarrow_bytes(table: Any) -> list[int]:
-    return [column.nbytes for column in table.columns]
-
-
-def milliseconds(work: Callable[[], object], rounds: int) -> float:
-    work()
-    return round(1000 * median(cpu_seconds(work) for _ in range(rounds)), 4)
 
 
 def driver_memory(model: Path, folder: Path, rows: int) -> dict[str, Any]:
@@ -217,7 +201,7 @@ def copies(image: Path, folder: Path, count: int) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, out=False)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=5)
     parsed = parser.parse_args(arguments)

@@ -6,7 +6,6 @@ Batches: the recorded mix of sizes (tests/runtime/tensorrt/image_sizes.json) thr
 detections of the model that ships on images of the shapes set, padded to a canvas and to multiples of 32, on a CPU.
 """
 
-import argparse
 import json
 import random
 from collections.abc import Sequence
@@ -15,14 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.targets import Target, write_results
+from benchmarks.accuracy import accuracy_of, shapes_images
+from benchmarks.targets import Target, parser_of, write_results
 from condinst_deploy.contract import ImageGeometry, Preprocessing
-from condinst_deploy.data.shapes import ShapesConfig, image_of, scene_of
 from condinst_deploy.evaluation.agreement import Agreement, agreement, merged
 from condinst_deploy.runtime.batching import BatchingPolicy
 from condinst_deploy.runtime.canvases import Canvas, smallest
 from condinst_deploy.runtime.options import batching_for
 from condinst_deploy.runtime.predictor import Predictor
+from condinst_export.quantization.agreement import MIN_BOX_IOU
 
 ROOT = Path(__file__).parents[1]
 MIX = ROOT / "tests/runtime/tensorrt/image_sizes.json"
@@ -37,7 +37,6 @@ SLACK = (32, 64)
 """Pixels by which a canvas is larger than an image's own padded size, on both sides."""
 
 DRAWN, BATCH = 20_000, 8
-MIN_BOX_IOU = 0.9
 
 
 def batches_of(canvases: Sequence[Canvas]) -> dict[str, Any]:
@@ -58,8 +57,7 @@ def batches_of(canvases: Sequence[Canvas]) -> dict[str, Any]:
 
 def costs(count: int) -> dict[int, list[Agreement]]:
     """Pixels of slack -> agreement with images padded to multiples of 32, above each of `THRESHOLDS`."""
-    config = ShapesConfig()
-    images = [image_of(scene_of(config, "val", i), config, "val", i) for i in range(count)]
+    images = shapes_images(count)
     with Predictor(CHECKPOINT, device="cpu") as reference:
         expected = [reference(image)[0] for image in images]
         owns = [reference.backend.geometry(image).padded for image in images]
@@ -77,9 +75,8 @@ def costs(count: int) -> dict[int, list[Agreement]]:
 
 def main() -> None:
     """Measure, print, and write JSON where asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--images", type=int, default=100)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
     given = parser.parse_args()
     own, few = batches_of(()), batches_of(CANVASES)
     targets = [
@@ -92,15 +89,13 @@ def main() -> None:
     for slack, agreements in costs(given.images).items():
         for above, found in zip(THRESHOLDS, agreements, strict=True):
             name = f"canvas {slack} px larger on both sides, scores above {above:g}"
+            cost = accuracy_of(found)
             targets += [
-                Target.without(f"matched, {name}", 100 * found.matched_share, "%"),
-                Target.without(f"median mask IoU, {name}", float(np.median(found.mask_ious)), ""),
-                Target.without(f"median error of a score, {name}", float(np.median(found.score_errors)), ""),
+                Target.without(f"matched, {name}", 100 * cost["matched_share"], "%"),
+                Target.without(f"median mask IoU, {name}", cost["median_mask_iou"], ""),
+                Target.without(f"median error of a score, {name}", cost["median_score_error"], ""),
             ]
-    for target in targets:
-        print(f"{target.name}: {target.measured:g} {target.unit}")
-    if given.out is not None:
-        write_results(given.out, targets, {"images": given.images, "canvases": CANVASES})
+    write_results(given.out, targets, {"images": given.images, "canvases": CANVASES})
 
 
 if __name__ == "__main__":

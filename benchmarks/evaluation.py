@@ -6,17 +6,14 @@
 Both print JSON; `benchmarks/results/` holds what was committed. Images, masks and weights are made from seeds.
 """
 
-import argparse
 import json
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from benchmarks.machine import machine
+from benchmarks.targets import parser_of
 from condinst_deploy.benchmarking.memory import peak_mb
 from condinst_deploy.evaluation import evaluator
 from condinst_deploy.evaluation.coco_metrics import Kind, Scope, evaluate_coco
@@ -53,7 +50,7 @@ LABELS = {
 
 def main() -> None:
     """Run one of the two measurements."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, out=False)
     parser.add_argument("what", choices=("files", "overhead"))
     parser.add_argument("--images", type=int, help="how many; default: 5000 for files, 24 for overhead")
     arguments = parser.parse_args()
@@ -69,33 +66,33 @@ def files(folder: Path, images: int = IMAGES) -> dict[str, Any]:
     """Seconds and peak memory of writing and reading made-up results, and of evaluating them."""
     pool = [made_up_detections(seed) for seed in range(POOL)]
     ground_truth = made_up_ground_truth(folder, pool, images)
-    seconds: Costs = {}
-    with _clock(seconds, "encode (RLE)"):
+    timer = StageTimer()
+    with timer("encode (RLE)", ()):
         for i in range(images):
             pool[i % POOL].to_coco(1)
     made_up = [found.to_coco(0) for found in pool]
-    with _clock(seconds, "write results (JSON)"), coco_results(folder / "results.json") as writer:
+    with timer("write results (JSON)", ()), coco_results(folder / "results.json") as writer:
         for i, image_id in enumerate(ground_truth.image_ids):
             writer.add_entries(entry | {"image_id": image_id} for entry in made_up[i % POOL])
-    with _clock(seconds, "read results (JSON and checks)"):
+    with timer("read results (JSON and checks)", ()):
         entries = read_results(folder / "results.json", ground_truth)
     peak = _peak_gib()
     assert len(entries) == images * EACH
     finished = [(image_id, "") for image_id in ground_truth.image_ids]
-    with _clock(seconds, "write journal"), Journal(folder, "x", {}, finished, window=1) as journal:
+    with timer("write journal", ()), Journal(folder, "x", {}, finished, window=1) as journal:
         for i, image_id in enumerate(ground_truth.image_ids):
             journal.add(image_id, entries[i * EACH : (i + 1) * EACH])
     kinds: tuple[Kind, ...] = ("bbox", "segm")
     for fast in (False, True):
         if fast and find_spec("faster_coco_eval") is None:
             continue
-        with _clock(seconds, f"box and mask AP, {'faster-coco-eval' if fast else 'pycocotools'}"):
+        with timer(f"box and mask AP, {'faster-coco-eval' if fast else 'pycocotools'}", ()):
             for kind in kinds:
                 evaluate_coco(ground_truth.coco, entries, kind, Scope(fast=fast))
     return {
         "detections": len(entries),
         "results_mb": round((folder / "results.json").stat().st_size / 1e6, 1),
-        "seconds": _rounded(seconds),
+        "seconds": seconds_of(timer),
         "peak_gib_written_and_read": peak,
         "peak_gib_evaluated": _peak_gib(),
     }
@@ -106,61 +103,36 @@ def overhead(folder: Path, images: int) -> dict[str, Any]:
     annotations, checkpoint, exported = cut_photographs(folder, images), folder / "r50.pth", folder / "r50.onnx"
     save_r50(checkpoint, exported)
     ground_truth = load_ground_truth(annotations, folder / "images")
-    seconds: Costs = {}
     timer = StageTimer()
     options = EvaluationOptions(folder / "out", observer=timer)
     for warm_up in (checkpoint, exported):
         with Predictor(warm_up) as model:
             model(ground_truth.paths[0])
-    with _clock(seconds, "all"):
+    with timer("all", ()):
         sources = [Source(checkpoint, is_model=True), Source(exported, is_model=True)]
         evaluation = evaluate(sources, ground_truth, options, lambda *_: None)
-        with _clock(seconds, "report"):
+        with timer("report", ()):
             write_html(folder / "out" / "report.html", evaluation, Verdict(), per_class=False)
-    whole = seconds.pop("all")
-    for each in timer.take():
-        label = LABELS[each.stage]
-        seconds[label] = seconds.get(label, Cost()) + Cost(each.seconds, each.cpu_seconds)
-    network = seconds[LABELS[observer.NETWORK]]
+    seconds = seconds_of(timer)
+    whole, network = seconds.pop("all"), seconds[LABELS[observer.NETWORK]]
     return {
         "pictures": images,
         "detections": [side.detections for side in evaluation.sides],
         "network_input": "800x1067 padded to 800x1088",
-        "seconds": _rounded(seconds),
-        "all": whole.rounded(),
+        "seconds": seconds,
+        "all": whole,
         # stages work at the same time and add up to more than all; this is what the network does not cover
-        "overhead_share_of_wall": round(1 - network.wall / whole.wall, 4),
+        "overhead_share_of_wall": round(1 - network["wall"] / whole["wall"], 4),
     }
 
 
-class Cost(NamedTuple):
-    """Seconds of a stage, of the thread that runs it; processor time does not grow with what else the machine does."""
-
-    wall: float = 0.0
-    cpu: float = 0.0
-
-    def __add__(self, other: tuple[float, ...]) -> "Cost":  # type: ignore[override]
-        return Cost(*(a + b for a, b in zip(self, other, strict=True)))
-
-    def rounded(self) -> dict[str, float]:
-        return {name: round(value, 2) for name, value in self._asdict().items()}
-
-
-Costs = dict[str, Cost]
-
-
-@contextmanager
-def _clock(seconds: Costs, stage: str) -> Iterator[None]:
-    started = time.perf_counter(), time.thread_time()
-    try:
-        yield
-    finally:
-        spent = Cost(time.perf_counter() - started[0], time.thread_time() - started[1])
-        seconds[stage] = seconds.get(stage, Cost()) + spent
-
-
-def _rounded(seconds: Costs) -> dict[str, dict[str, float]]:
-    return {stage: cost.rounded() for stage, cost in seconds.items()}
+def seconds_of(timer: StageTimer) -> dict[str, dict[str, float]]:
+    """Label -> wall time, and CPU time of the stage's thread, which other work of the machine does not change."""
+    totals: dict[str, list[float]] = {}
+    for each in timer.take():
+        wall, cpu = totals.get(LABELS.get(each.stage, each.stage), (0.0, 0.0))
+        totals[LABELS.get(each.stage, each.stage)] = [wall + each.seconds, cpu + each.cpu_seconds]
+    return {stage: {"wall": round(wall, 2), "cpu": round(cpu, 2)} for stage, (wall, cpu) in totals.items()}
 
 
 def _peak_gib() -> float:

@@ -13,10 +13,8 @@ What `pixels="fast"` (and "cuda", where there is a GPU) costs in agreement is me
 weights in two photographs.
 """
 
-import argparse
 import json
 import tempfile
-import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -29,7 +27,9 @@ import simplejpeg
 import torch
 from PIL import Image, features
 
-from benchmarks.targets import Target, write_results
+from benchmarks.accuracy import accuracy_of
+from benchmarks.targets import Target, parser_of, write_results
+from benchmarks.timing import Turns, ratio
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.evaluation.agreement import agreement, merged
 from condinst_deploy.runtime.host_inputs import blank_inputs
@@ -54,6 +54,7 @@ ORIGINALS = {"1080p": ((1920, 1080), 15), "12 MP": ((4000, 3000), 5)}
 """Width and height, and how many rounds."""
 
 SEED = 0
+OURS = "ours, exact"
 
 
 class Scene(NamedTuple):
@@ -66,8 +67,7 @@ class Scene(NamedTuple):
 
 def main() -> None:
     """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="file for the results")
+    parser = parser_of(__doc__)
     parser.add_argument("--no-agreement", action="store_true", help="leave out what the options cost in agreement")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -81,8 +81,7 @@ def main() -> None:
             results["agreement"] = agreements(Path(folder))
             print(json.dumps(results["agreement"], indent=1))
     results["libjpeg_turbo_of_pillow"] = features.version("libjpeg_turbo")
-    if arguments.out is not None:
-        write_results(arguments.out, targets_of(results), results)
+    write_results(arguments.out, targets_of(results), results)
 
 
 def targets_of(results: dict[str, Any]) -> list[Target]:
@@ -257,21 +256,17 @@ def measured(scene: Scene, made: dict[str, Candidate], rounds: int) -> dict[str,
     """Equality with plain Pillow, then times; the candidates take turns, so that all meet the same machine."""
     ground_truth = made["Pillow"]()
     equality = {name: compared(run(), ground_truth) for name, run in made.items()}  # this warms up, too
-    wall: dict[str, list[float]] = {name: [] for name in made}
-    cpu: dict[str, list[float]] = {name: [] for name in made}
-    for _ in range(rounds):
-        for name, run in made.items():
-            started = time.perf_counter(), time.process_time()
-            run()
-            wall[name].append(time.perf_counter() - started[0])
-            cpu[name].append(time.process_time() - started[1])
+    turns = Turns(made)
+    for _ in turns.rounds(rounds):
+        pass
+    wall, cpu = turns.wall, turns.cpu
     table = {
         name: equality[name]
         | {
             "ms": milliseconds(wall[name]),
             "cpu_ms": milliseconds(cpu[name]),
-            "speed_of_ours": paired(wall, name),
-            "speed_of_ours_by_cpu": paired(cpu, name),
+            "speed_of_ours": round(ratio(wall[name], wall[OURS]), 3),
+            "speed_of_ours_by_cpu": round(ratio(cpu[name], cpu[OURS]), 3),
         }
         for name in made
     }
@@ -295,12 +290,6 @@ def milliseconds(seconds: list[float]) -> float:
     return round(1000 * median(seconds), 2)
 
 
-def paired(seconds: dict[str, list[float]], name: str) -> float:
-    """Median over the rounds of the candidate's time divided by ours: above 1 ours is faster."""
-    pairs = zip(seconds[name], seconds["ours, exact"], strict=True)
-    return round(median(theirs / own for theirs, own in pairs), 3)
-
-
 def show(name: str, result: dict[str, Any]) -> None:
     print(f"\n{name} -> {result['network'][0]}x{result['network'][1]}")
     print(f"{'':28}{'ms':>8}{'CPU ms':>8}{'ours':>7}{'by CPU':>8}{'max diff':>10}{'equal':>9}")
@@ -322,15 +311,10 @@ def agreements(folder: Path) -> dict[str, Any]:
     for pixels in options:
         with Predictor(checkpoint, device="cpu", inputs=InputOptions(pixels)) as predictor:
             found[pixels] = predictor(images)
-    metrics: dict[str, Any] = {}
-    for pixels in options[1:]:
-        total = merged(agreement(*pair) for pair in zip(found["exact"], found[pixels], strict=True))
-        metrics[pixels] = total.summary() | {
-            "matched_share": total.matched_share,
-            "median_box_error_px": float(np.median(total.box_errors)),
-            "median_mask_iou": float(np.median(total.mask_ious)),
-        }
-    return metrics
+    return {
+        pixels: accuracy_of(merged(agreement(*pair) for pair in zip(found["exact"], found[pixels], strict=True)))
+        for pixels in options[1:]
+    }
 
 
 if __name__ == "__main__":

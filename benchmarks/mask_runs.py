@@ -10,10 +10,8 @@ time of the one thread: medians over rounds that take turns among copies of the 
 the cache.
 """
 
-import argparse
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.masks import ORIGINALS, Case
-from benchmarks.targets import Target, write_results
+from benchmarks.targets import Target, parser_of, write_results
 from condinst_deploy.contract import ImageGeometry
 from condinst_deploy.kernels.runs_launch import runs_of_masks
 from condinst_deploy.masks import Masks
@@ -41,8 +39,7 @@ Turn = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]
 
 def main() -> None:
     """Measure, print, and write JSON where asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser = parser_of(__doc__)
     parser.add_argument("--originals", nargs="+", choices=ORIGINALS, default=list(LIMITS))
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--interpret", action="store_true", help="run the kernels in Triton's interpreter")
@@ -51,8 +48,7 @@ def main() -> None:
     for original in arguments.originals:
         rows.append(row(Case("objects", original), arguments.rounds, interpret=arguments.interpret))
         print(rows[-1], flush=True)
-    if arguments.out:
-        write_results(arguments.out, targets_of(rows), {"rows": rows})
+    write_results(arguments.out, targets_of(rows), {"rows": rows})
 
 
 def targets_of(rows: list[dict[str, Any]]) -> list[Target]:

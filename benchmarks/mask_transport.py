@@ -7,33 +7,28 @@ are those of the server's answer: an RLE has 4 bytes for its length, a crop 16 b
 making the bytes from `Masks` takes, without the network; medians of the rounds.
 """
 
-import argparse
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from functools import partial
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from benchmarks.masks import INSTANCES, NETWORK, SEED, objects, ours
+from benchmarks.masks import INSTANCES, SEED, Case, ours
 from benchmarks.serving_tables import transport_table
-from benchmarks.targets import Target, write_results
-from condinst_deploy.contract import ImageGeometry, Preprocessing
+from benchmarks.targets import Target, parser_of, write_results
+from benchmarks.timing import Turns
 from condinst_deploy.masks import Masks
 
-SIZES = {"640x480": (480, 640), "1920x1080": (1080, 1920), "4000x3000": (3000, 4000)}
+SIZES = ("640x480", "1920x1080", "4000x3000")
 LENGTH, WINDOW = 4, 16
 """Bytes of a text's length, and of a crop's window as four integers."""
 
 
-def masks_of(size: tuple[int, int], instances: int = INSTANCES) -> Masks:
-    """Masks of an image of `(height, width)`."""
-    geometry = ImageGeometry.of(size, Preprocessing(), canvas=NETWORK)
-    frame = tuple(-(-side // 8) for side in geometry.resized)
-    logits = np.full((instances, NETWORK[0] // 8, NETWORK[1] // 8), -8, dtype=np.float32)
-    logits[:, : frame[0], : frame[1]] = objects(np.random.default_rng(SEED), instances, (frame[0], frame[1]))
-    return ours(logits, geometry)
+def masks_of(size: str, instances: int = INSTANCES) -> Masks:
+    """Masks of an image of `WIDTHxHEIGHT`."""
+    case = Case("objects", size, instances)
+    return ours(case.logits(), case.geometry)
 
 
 def rle_bytes(masks: Masks) -> int:
@@ -61,16 +56,14 @@ FORMS: dict[str, Callable[[Masks], int]] = {
 def rows_of(rounds: int) -> list[dict[str, Any]]:
     """Bytes and CPU milliseconds of every form at every size."""
     rows = []
-    for name, size in SIZES.items():
-        masks, spent = masks_of(size), {form: list[float]() for form in FORMS}
+    for name in SIZES:
+        masks = masks_of(name)
         found = {form: make(masks) for form, make in FORMS.items()}  # warms up
-        for _ in range(rounds):
-            for form, make in FORMS.items():
-                started = time.process_time()
-                make(masks)
-                spent[form].append(1000 * (time.process_time() - started))
+        turns = Turns({form: partial(make, masks) for form, make in FORMS.items()})
+        for _ in turns.rounds(rounds):
+            pass
         rows += [
-            {"size": name, "form": form, "bytes": found[form], "cpu_ms": round(median(spent[form]), 2)}
+            {"size": name, "form": form, "bytes": found[form], "cpu_ms": round(1000 * median(turns.cpu[form]), 2)}
             for form in FORMS
         ]
     return rows
@@ -78,16 +71,14 @@ def rows_of(rounds: int) -> list[dict[str, Any]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the table and write JSON where asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="file for the results")
+    parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parsed = parser.parse_args(arguments)
     rows = rows_of(parsed.rounds)
     targets = [
         Target.without(f"{INSTANCES} masks of {row['size']} as {row['form']}", row["bytes"] / 1e3, "KB") for row in rows
     ]
-    if parsed.out:
-        write_results(parsed.out, targets, {"seed": SEED, "instances": INSTANCES, "rows": rows})
+    write_results(parsed.out, targets, {"seed": SEED, "instances": INSTANCES, "rows": rows})
     print(transport_table({"rows": rows}))
 
 

@@ -9,7 +9,6 @@ memory, and no less time. Every figure is a median over rounds in which the side
 a process of its own, above what it had before. Equality is counted in pixels.
 """
 
-import argparse
 import ctypes
 import multiprocessing
 import statistics
@@ -24,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.targets import Target, write_results
+from benchmarks.targets import Target, parser_of, write_results
 from condinst_deploy.benchmarking.memory import peak_mb, resident_mb
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.masks import Masks
@@ -101,8 +100,7 @@ def full_frame(rng: np.random.Generator, count: int, frame: tuple[int, int]) -> 
 
 def main() -> None:
     """Measure, print a table, and write JSON where asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser = parser_of(__doc__)
     parser.add_argument("--originals", nargs="+", default=list(ORIGINALS), help="sizes, as 640x480")
     parser.add_argument("--instances", type=int, default=INSTANCES)
     parser.add_argument("--many", type=int, default=MANY, help="instances whose peak memory is measured")
@@ -115,10 +113,9 @@ def main() -> None:
         print(f"  {rows[-1]}", flush=True)
     many = peak_of("ours", Case("objects", arguments.originals[-1], arguments.many))
     print(table(rows), f"peak memory of {arguments.many} on {arguments.originals[-1]}: {many:.0f} MB", sep="\n")
-    if arguments.out:
-        what = f"extra memory of {arguments.many} on {arguments.originals[-1]}"
-        many_target = Target.at_most(what, many, MB_OF_MANY, "MB")
-        write_results(arguments.out, [*targets_of(rows), many_target], {"seed": SEED, "rows": rows})
+    what = f"extra memory of {arguments.many} on {arguments.originals[-1]}"
+    many_target = Target.at_most(what, many, MB_OF_MANY, "MB")
+    write_results(arguments.out, [*targets_of(rows), many_target], {"seed": SEED, "rows": rows})
 
 
 def targets_of(rows: list[dict[str, Any]]) -> list[Target]:

@@ -18,7 +18,6 @@ anything is timed all sides in float32 must find the same 100 instances. How man
 recorded, and says little: weights made from a seed are no trained model's.
 """
 
-import argparse
 import json
 import random
 import sys
@@ -33,7 +32,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from benchmarks.network_side import HEIGHT, INT8, WIDTH, Side
-from benchmarks.targets import Target, write_results
+from benchmarks.targets import Target, parser_of, write_results
+from benchmarks.timing import ratio
 from condinst_deploy.benchmarking.process import ModelProcess
 from condinst_deploy.benchmarking.settings import cores_for
 from condinst_deploy.errors import ConfigError
@@ -113,20 +113,19 @@ def measured(started: Mapping[Side, ModelProcess], rounds: int, plan: Mapping[Wo
     return seconds
 
 
-def ratio(seconds: Mapping[Side, list[float]], reference: Side, side: Side = "onnxruntime") -> float:
+def share(seconds: Mapping[Side, list[float]], reference: Side, side: Side = "onnxruntime") -> float:
     """Median of the rounds' ratios, a side's time over the reference's."""
-    pairs = zip(seconds[side], seconds[reference], strict=True)
-    return median(ours / theirs for ours, theirs in pairs)
+    return ratio(seconds[side], seconds[reference])
 
 
 def targets_of(seconds: Seconds) -> list[Target]:
     network, image = seconds["network"], seconds["image"]
     eager = "times eager PyTorch"
     return [
-        Target.at_most("network, 800x1344, 100 instances", ratio(network, "eager"), NETWORK_TARGET, eager),
-        Target.without("network beside eager with channels last", ratio(network, "eager, channels last"), eager),
-        Target.without("network beside threads that sleep", ratio(network, "onnxruntime, sleeping"), "times its time"),
-        Target.at_most("image to RLE, 1333x800", ratio(image, "eager"), IMAGE_TARGET, f"{eager} and dense masks"),
+        Target.at_most("network, 800x1344, 100 instances", share(network, "eager"), NETWORK_TARGET, eager),
+        Target.without("network beside eager with channels last", share(network, "eager, channels last"), eager),
+        Target.without("network beside threads that sleep", share(network, "onnxruntime, sleeping"), "times its time"),
+        Target.at_most("image to RLE, 1333x800", share(image, "eager"), IMAGE_TARGET, f"{eager} and dense masks"),
     ]
 
 
@@ -136,7 +135,7 @@ def int8_targets_of(seconds: Seconds) -> list[Target]:
         "network": ("network, 800x1344", INT8_NETWORK_TARGET),
         "image": ("image to RLE, 1333x800", INT8_IMAGE_TARGET),
     }
-    found = {name: (ratio(seconds[work], "onnxruntime", INT8), limit) for work, (name, limit) in limits.items()}
+    found = {name: (share(seconds[work], "onnxruntime", INT8), limit) for work, (name, limit) in limits.items()}
     unit = "times the float32 file"
     if products_may_overflow():
         return [Target.without(f"INT8 file without VNNI, {name}", value, unit) for name, (value, _) in found.items()]
@@ -144,11 +143,10 @@ def int8_targets_of(seconds: Seconds) -> list[Target]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--threads", type=int, default=2, help="threads of either side, a core each (2)")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--int8", action="store_true", help="the INT8 file beside the float32 file, and nothing else")
-    parser.add_argument("--out", type=Path, help="file for the results")
     arguments = parser.parse_args()
     try:
         cores = cores_for(arguments.threads)
@@ -164,15 +162,12 @@ def main() -> None:
             metrics = check(started)
             seconds = measured(started, arguments.rounds, plan)
     targets = int8_targets_of(seconds) if arguments.int8 else targets_of(seconds)
-    for target in targets:
-        print(f"{target.name}: {target.measured} {target.unit}; {target.target or 'no target'}")
     medians = {
         work: {side: round(median(times), 4) for side, times in sides.items()} for work, sides in seconds.items()
     }
     print(json.dumps(medians, indent=1))
     metrics |= {"weights": "seed 0", "threads": arguments.threads, "rounds": arguments.rounds}
-    if arguments.out is not None:
-        write_results(arguments.out, targets, metrics | {"median_seconds": medians, "seconds": seconds})
+    write_results(arguments.out, targets, metrics | {"median_seconds": medians, "seconds": seconds})
 
 
 if __name__ == "__main__":

@@ -8,21 +8,19 @@ whose targets are shown, or one of the sweeps. What is not measured yet says so,
 """
 
 import argparse
-import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.markdown import RESULTS, content_of, measured_on, table
 from benchmarks.targets import Target, read_targets
-from condinst_deploy.shown_text import counted
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "performance.md"
-RESULTS = Path(__file__).parent / "results"
 BLOCK = re.compile(r"(<!-- figures: (\S+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
 
 VERDICTS = {True: "met", False: "**missed**", None: ""}
@@ -42,10 +40,10 @@ def table_of(name: str, results: Path) -> str:
     path = results / f"{file}.json"
     if not path.is_file():
         return f"*Not measured yet: `python -m benchmarks.{file} --out benchmarks/results/{file}.json`.*"
-    content = json.loads(path.read_text(encoding="utf-8"))
-    table = SWEEPS[sweep](content) if sweep else target_table(read_targets(path))
+    content = content_of(path)
+    shown = SWEEPS[sweep](content) if sweep else target_table(read_targets(path))
     plot = f"![The same as plots](images/sweep_{sweep}.png)\n\n" if sweep else ""
-    return f"{table}\n\n{plot}{measured_on(content, path.name)}"
+    return f"{shown}\n\n{plot}{measured_on(content, path.name)}"
 
 
 def target_table(targets: Sequence[Target]) -> str:
@@ -56,21 +54,7 @@ def target_table(targets: Sequence[Target]) -> str:
         (target.name, f"{target.measured:g} {target.unit}".strip(), target.target, VERDICTS[target.met])
         for target in targets
     )
-    return _table(("figure", "measured", "target", ""), rows)
-
-
-def measured_on(content: Metrics, file: str) -> str:
-    """The line below a table: machine, load, libraries, commit."""
-    machine = content.get("machine")
-    if not isinstance(machine, dict):
-        return f"*`benchmarks/results/{file}`; the machine was not recorded.*"
-    where = machine.get("gpu") or machine.get("processor") or "unknown processor"
-    said = [f"`benchmarks/results/{file}`", str(where)]
-    said += [counted(machine[f"{noun}s"], noun) for noun in ("core", "thread") if f"{noun}s" in machine]
-    said += [f"load {machine['load_average']} at the end"] if "load_average" in machine else []
-    said += [f"{name} {version}" for name, version in sorted(machine.get("versions", {}).items())]
-    said += [f"commit {machine['commit']}"] if machine.get("commit") else []
-    return f"*{', '.join(said)}.*"
+    return table(("figure", "measured", "target", ""), rows)
 
 
 def instance_table(content: Metrics) -> str:
@@ -124,7 +108,7 @@ HEADINGS = {
 
 
 def _columns(rows: Rows, keys: Sequence[str]) -> str:
-    return _table([HEADINGS.get(key, key) for key in keys], ([_cell(row[key]) for key in keys] for row in rows))
+    return table([HEADINGS.get(key, key) for key in keys], ([_cell(row[key]) for key in keys] for row in rows))
 
 
 def _fits(rows: Rows, over: str, names: dict[str, str], unit: str) -> str:
@@ -141,11 +125,6 @@ def linear_fit(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, fl
     residue = np.asarray(y) - (slope * np.asarray(x) + intercept)
     spread = np.asarray(y) - np.mean(y)
     return float(slope), float(intercept), float(1 - (residue @ residue) / (spread @ spread))
-
-
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = (headings, ["---"] * len(headings), *rows)
-    return "\n".join(f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in line)}|" for line in lines)
 
 
 def _cell(value: Any) -> str:

@@ -1,7 +1,7 @@
 """Accuracy of half precision: detections of converted graphs against those of the float32 graph.
 
-    python benchmarks/precision.py --onnx model.onnx --images tests/golden/images --out benchmarks/results/x.json
-    python benchmarks/precision.py --onnx shapes.onnx --annotations val.json --images val [--calibration train]
+    python -m benchmarks.precision --onnx model.onnx --images tests/golden/images --out benchmarks/results/x.json
+    python -m benchmarks.precision --onnx shapes.onnx --annotations val.json --images val [--calibration train]
 
 With `--annotations` (COCO format) mask and box AP are measured, too. `--calibration DIR` adds the INT8 file for CPUs
 and the graphs of INT8 and FP8 engines, with every half tensor rounded. `--other FILE.onnx` adds another tool's graph.
@@ -9,19 +9,17 @@ float16 runs in ONNX Runtime as it is, and float16 and bfloat16 with every half 
 (`condinst_engines.rounding`). Both are the graphs that a builder gets: the range check has handled them.
 """
 
-import argparse
 import json
-import platform
-import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx.inliner
 
+from benchmarks.accuracy import accuracy_of
+from benchmarks.targets import parser_of, write_results
 from condinst_deploy.contract import InstanceDetections
 from condinst_deploy.contract.engine_ranges import CheckedRanges
 from condinst_deploy.evaluation.agreement import agreement, merged
@@ -29,7 +27,6 @@ from condinst_deploy.evaluation.coco_metrics import Kind, average_precision, loa
 from condinst_deploy.imaging.decode import expand_sources
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.support.validation import typed
-from condinst_deploy.support.versions import installed_versions
 from condinst_engines.build_recipe import BuildRecipe
 from condinst_engines.onnx_input import manifest_of
 from condinst_engines.plan_builder import graph_for_builder
@@ -41,11 +38,9 @@ from condinst_engines.ranges.check import RangeCheck
 from condinst_engines.ranges.decide import Setting
 from condinst_engines.ranges.images import RangeImages
 from condinst_engines.rounding import rounded
+from condinst_export.quantization.agreement import MIN_BOX_IOU
 from condinst_export.quantization.int8_file import int8_from_float32
 from condinst_export.quantization.options import CalibrationOptions
-
-MIN_BOX_IOU = 0.9
-
 
 HALVES: tuple[Precision, ...] = ("float16", "bfloat16")
 
@@ -109,21 +104,16 @@ def sources_of(images: Path, annotations: Path | None) -> list[Any]:
 
 
 def agreement_with(reference: list[InstanceDetections], found: list[InstanceDetections]) -> dict[str, Any]:
-    total = merged(agreement(a, b, MIN_BOX_IOU) for a, b in zip(reference, found, strict=True))
-    return total.summary() | {
-        "matched_share": total.matched / max(total.reference_count, 1),
-        "median_mask_iou": float(np.median(total.mask_ious)) if total.matched else None,
-    }
+    return accuracy_of(merged(agreement(a, b, MIN_BOX_IOU) for a, b in zip(reference, found, strict=True)))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--onnx", type=Path, required=True)
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--annotations", type=Path)
     parser.add_argument("--other", type=Path, action="append", default=[])
     parser.add_argument("--calibration", type=Path)
-    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     images = sources_of(arguments.images, arguments.annotations)
     reference: list[InstanceDetections] = []
@@ -139,21 +129,9 @@ def main() -> None:
                 row |= average_precisions(found, arguments.annotations)
         rows.append(row)
         print(json.dumps(row), flush=True)
-    if arguments.out:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        libraries = installed_versions(("onnx", "onnxruntime-gpu", "numpy"))
-        result = {
-            "model": arguments.onnx.name,
-            "pictures": len(images),
-            "min_box_iou": MIN_BOX_IOU,
-            "machine": platform.machine(),
-            "commit": commit,
-            "libraries": libraries,
-            "rows": rows,
-            "ranges": {precision: asdict(checked) for precision, checked in ranges.items()},
-        }
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    about = {"model": arguments.onnx.name, "pictures": len(images), "min_box_iou": MIN_BOX_IOU, "rows": rows}
+    checked = {precision: asdict(each) for precision, each in ranges.items()}
+    write_results(arguments.out, [], about | {"ranges": checked}, ("onnx", "onnxruntime-gpu", "numpy"))
 
 
 if __name__ == "__main__":

@@ -11,17 +11,17 @@ assumptions until somebody measures them.
 The simulation draws lives of workers, which do shards until they die, and counts the work that is done twice.
 """
 
-import argparse
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-RESULTS = Path(__file__).parent / "results" / "batch_runs.json"
+from benchmarks.markdown import RESULTS, content_of, table
+from benchmarks.targets import parser_of
+
+BATCH_RUNS = RESULTS / "batch_runs.json"
 DAY = 86_400
 BILLION = 1e9
 SHARD_SIZES = (16, 64, 256, 512, 1024, 4096, 16_384)
@@ -63,9 +63,9 @@ class Site:
                 raise SystemExit(f"error: {field.name} is {getattr(self, field.name)}; expected more than 0")
 
 
-def measured_from(path: Path = RESULTS) -> Measured:
+def measured_from(path: Path = BATCH_RUNS) -> Measured:
     """Metrics of a results file of `benchmarks.batch_runs`."""
-    values: dict[str, Any] = json.loads(path.read_text())
+    values = content_of(path)
     stages = values["stages"]
     return Measured(
         decode_ms=stages["decode_ms"],
@@ -209,16 +209,10 @@ def tables(measured: Measured, site: Site, counts: Sequence[int]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def table(head: Sequence[str], rows: Iterator[list[str]] | list[list[str]]) -> str:
-    """A table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables for the given assumptions."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="of benchmarks.batch_runs")
+    parser = parser_of(__doc__, out=False)
+    parser.add_argument("--results", type=Path, default=BATCH_RUNS, help="of benchmarks.batch_runs")
     parser.add_argument("--servers", type=int, nargs="+", default=[1, 4, 16, 64, 256])
     for field in fields(Site):
         kind = type(field.default)

@@ -7,26 +7,22 @@ benchmarks/results/mask_runs.json. Bytes follow from the sizes. What a GPU and i
 nothing of this toolkit has run on one. Cores and threads are those of the aims, an H100 or H200 with 16 cores.
 """
 
-import argparse
-import json
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import numpy as np
 
-from benchmarks.targets import Target, write_results
+from benchmarks.markdown import RESULTS, content_of
+from benchmarks.targets import Target, parser_of, write_results
+from benchmarks.timing import median_ms
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.imaging.decode import EncodedImage, rgb_from
 from condinst_deploy.runtime.decoded_image import DecodedLayout
 from condinst_deploy.runtime.options import MOST_FINISHERS
 from tests.support.photographs import photograph
 
-RESULTS = Path(__file__).parent / "results"
 ORIGINALS = {"640x480": (640, 480), "1333x800": (1333, 800), "4000x3000": (4000, 3000)}
 MASKS = {"640x480": "1333x800", "1333x800": "1333x800", "4000x3000": "4000x3000"}
 """Original -> the row of mask_runs.json that stands for it; that of a smaller one is a bound."""
@@ -73,24 +69,15 @@ def measured(original: str, folder: Path) -> dict[str, float]:
     image = rgb_from(encoded)
     layout = DecodedLayout.of(ImageGeometry.of((image.shape[0], image.shape[1]), Preprocessing()))
     memory = np.zeros(layout.nbytes, np.uint8)
-    rows = json.loads((RESULTS / "mask_runs.json").read_text())["rows"]
+    rows = content_of(RESULTS / "mask_runs.json")["rows"]
     masks = next(row for row in rows if row["original"] == MASKS[original])
     return {
-        "decode_ms": _median_ms(lambda: rgb_from(encoded)),
-        "copy_ms": _median_ms(lambda: layout.write(memory, image)),
+        "decode_ms": median_ms(lambda: rgb_from(encoded), ROUNDS, time.thread_time),
+        "copy_ms": median_ms(lambda: layout.write(memory, image), ROUNDS, time.thread_time),
         "masks_ms": masks["median_ms"],
         "up_bytes": float(layout.nbytes),
         "down_bytes": float(masks["crossing_bytes"]),
     }
-
-
-def _median_ms(work: Callable[[], Any]) -> float:
-    times = []
-    for _ in range(ROUNDS):
-        started = time.thread_time()
-        work()
-        times.append(1e3 * (time.thread_time() - started))
-    return median(times)
 
 
 def targets_of(parts: dict[str, dict[str, float]]) -> list[Target]:
@@ -111,16 +98,12 @@ def targets_of(parts: dict[str, dict[str, float]]) -> list[Target]:
 
 def main() -> None:
     """Measure, print, and write JSON where asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser = parser_of(__doc__)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         parts = {original: measured(original, Path(folder)) for original in ORIGINALS}
     targets = targets_of(parts)
-    for target in targets:
-        print(f"{target.name}: {target.measured:g} {target.unit}")
-    if given.out is not None:
-        write_results(given.out, targets, {"parts": parts, "estimates": vars(ESTIMATES)})
+    write_results(given.out, targets, {"parts": parts, "estimates": vars(ESTIMATES)})
 
 
 if __name__ == "__main__":

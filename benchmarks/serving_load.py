@@ -18,7 +18,6 @@ are JPEGs of one size (uniform) or of six sizes (mixed); the slim model with see
 Every answer is compared with the predictor's: one that is lost, doubled or another image's ends the benchmark.
 """
 
-import argparse
 import http.client
 import json
 import os
@@ -38,7 +37,7 @@ from urllib.request import urlopen
 import numpy as np
 from PIL import Image
 
-from benchmarks.targets import Target, write_results
+from benchmarks.targets import Target, parser_of, write_results
 from condinst_deploy.imaging.decode import EncodedImage
 from condinst_deploy.model.checkpoints import save_model
 from condinst_deploy.runtime.cores import CpuThreads
@@ -352,8 +351,7 @@ def targets_of(loads: Sequence[Load], alone: Sequence[dict[str, Any]]) -> list[T
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="file for the results")
+    parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--bar-rounds", type=int, default=6, help="further rounds, at the concurrency of the target")
     parser.add_argument("--requests", type=int, default=96)
@@ -367,8 +365,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         plan = Plan(parsed.rounds, parsed.requests, parsed.bar_rounds)
         loads, alone = measured(model, folder, plan)
     targets = targets_of(loads, alone)
-    if parsed.out:
-        write_results(parsed.out, targets, {"predictors": alone, "loads": [asdict(load) for load in loads]})
+    write_results(parsed.out, targets, {"predictors": alone, "loads": [asdict(load) for load in loads]})
     print(json.dumps([asdict(target) for target in targets], indent=1))
 
 

@@ -3,7 +3,6 @@
 python -m benchmarks.serving_tables            # write the document and the plot anew
 """
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,13 +11,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.performance_tables import measured_on
+from benchmarks.markdown import RESULTS, content_of, measured_on, table
 from condinst_deploy.support.atomic_write import atomic_path
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "serving.md"
 PLOT = ROOT / "docs" / "images" / "serving_load.png"
-RESULTS = Path(__file__).parent / "results"
 BLOCK = re.compile(r"(<!-- (load|transport) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 
 Results = dict[str, Any]
@@ -32,7 +30,7 @@ def filled(document: str, results: Path = RESULTS) -> str:
         path = results / file
         if not path.is_file():
             return f"{found[1]}*Not measured yet.*\n{found[3]}"
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = content_of(path)
         return f"{found[1]}\n{make(content)}\n\n{measured_on(content, file)}\n\n{found[3]}"
 
     return BLOCK.sub(block, document)
@@ -125,11 +123,6 @@ def distinct_levels(results: Results) -> list[int]:
     return sorted({load["concurrency"] for load in results["loads"]})
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rows))
-
-
 def draw_load(results: Results, path: Path) -> None:
     """Draw throughput and latency over the number of images in flight."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -156,7 +149,7 @@ def main() -> None:
     """Write document and plot."""
     with atomic_path(DOCUMENT) as temporary:
         temporary.write_text(filled(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
-    draw_load(json.loads((RESULTS / "serving_load.json").read_text(encoding="utf-8")), PLOT)
+    draw_load(content_of(RESULTS / "serving_load.json"), PLOT)
 
 
 if __name__ == "__main__":

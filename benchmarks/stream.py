@@ -14,15 +14,14 @@ in each. At each batch size, turn by turn:
 Every way first runs a batch that does not count, and all have to find as many detections in the same images.
 """
 
-import argparse
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.targets import Target, write_results
+from benchmarks.targets import Target, parser_of, write_results
+from benchmarks.timing import Turns, ratio
 from condinst_deploy.runtime.coco_results import coco_results
 from condinst_deploy.runtime.pipeline import predicted
 from condinst_deploy.runtime.predictor import Predictor
@@ -41,8 +40,7 @@ NETWORK, FOLDER, SERIAL, COMMAND = "network", "folder", "one after the other", "
 
 def main() -> None:
     """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="file for the results")
+    parser = parser_of(__doc__)
     parser.add_argument("--model", type=Path, help="an exported model instead of R-50 with seeded weights")
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
@@ -58,8 +56,7 @@ def main() -> None:
                 left_out = () if batch == arguments.batches[0] else (SERIAL,)
                 results[f"batch {batch}"] = measured(predictor, paths, folder, arguments.rounds, left_out)
                 show(batch, results[f"batch {batch}"])
-    if arguments.out is not None:
-        write_results(arguments.out, targets_of(results, arguments.batches), results)
+    write_results(arguments.out, targets_of(results, arguments.batches), results)
 
 
 def targets_of(results: dict[str, Any], batches: Sequence[int]) -> list[Target]:
@@ -118,24 +115,19 @@ def measured(
     # on one batch: what is slow the first time depends on the batch's shape, not on how many there are
     warming = ways(predictor, paths[: predictor.batch_size], folder)
     check_found({name: warming[name]() for name in timed})
-    wall: dict[str, list[float]] = {name: [] for name in timed}
-    cpu: dict[str, list[float]] = {name: [] for name in timed}
-    found: dict[str, int] = {}
-    for number in range(rounds):
-        # forwards, then backwards, so that a machine that drifts favours none
-        for name in list(timed)[:: 1 if number % 2 == 0 else -1]:
-            started = time.perf_counter(), time.process_time()
-            found[name] = timed[name]()
-            wall[name].append(time.perf_counter() - started[0])
-            cpu[name].append(time.process_time() - started[1])
-            print(f"  round {number + 1}: {name} {wall[name][-1]:.1f} s", flush=True)
-        check_found(found)
+    turns, found = Turns(timed), dict[str, int]()
+    for number, name, count in turns.rounds(rounds):
+        found[name] = count
+        print(f"  round {number + 1}: {name} {turns.wall[name][-1]:.1f} s", flush=True)
+        if len(found) == len(timed):
+            check_found(found)
+    wall, cpu = turns.wall, turns.cpu
     return {
         name: {
             "seconds": [round(value, 3) for value in wall[name]],
             "pictures_per_second": round(len(paths) / median(wall[name]), 3),
-            "share_of_the_networks_throughput": paired(wall, name),
-            "the_same_from_cpu_time": paired(cpu, name),
+            "share_of_the_networks_throughput": round(ratio(wall[NETWORK], wall[name]), 3),
+            "the_same_from_cpu_time": round(ratio(cpu[NETWORK], cpu[name]), 3),
             "found": found[name],
         }
         for name in timed
@@ -147,11 +139,6 @@ def check_found(found: Mapping[str, int]) -> None:
     counts = {name: count for name, count in found.items() if name != NETWORK}
     if len(set(counts.values())) != 1:
         raise RuntimeError(f"the ways find different numbers of detections in the same images: {counts}")
-
-
-def paired(seconds: dict[str, list[float]], name: str) -> float:
-    """Median over the rounds of the network's time divided by this one's."""
-    return round(median(alone / whole for alone, whole in zip(seconds[NETWORK], seconds[name], strict=True)), 3)
 
 
 def show(batch: int, rows: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ seconds an image it has few repeats. Batches up to eight are run with the slim m
 blobs at the network's stride; the dense reference takes them in chunks, so that its memory stays bounded.
 """
 
-import argparse
 import json
 import sys
 import tempfile
@@ -27,7 +26,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from benchmarks.performance_tables import instance_table, network_table, original_table, target_table
-from benchmarks.targets import Target, rounded, write_results
+from benchmarks.targets import Target, parser_of, rounded, write_results
+from benchmarks.timing import spent
 from condinst_deploy.benchmarking.process import ModelProcess
 from condinst_deploy.benchmarking.settings import cores_for
 from condinst_deploy.benchmarking.statistics import Ratio
@@ -128,13 +128,7 @@ def peak(plan: Plan, threads: int) -> Row:
 def _best(call: Callable[[], object], repeat: int) -> float:
     """The least of several times: a peak is what nothing disturbs."""
     call()
-    return min(_seconds(call) for _ in range(2 * repeat))
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
+    return min(spent(call) for _ in range(2 * repeat))
 
 
 def instances(count: int, plan: Plan) -> Row:
@@ -148,7 +142,7 @@ def original(size: tuple[int, int], plan: Plan) -> Row:
     """Resizing an image of this size, and masks to RLE at it."""
     image = np.random.default_rng(plan.seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     geometry = ImageGeometry.of(size, Preprocessing())
-    resize = median(_seconds(lambda: network_inputs([image], [geometry])) for _ in range(plan.repeat))
+    resize = median(spent(lambda: network_inputs([image], [geometry])) for _ in range(plan.repeat))
     row = {"height": size[0], "width": size[1], "megapixels": rounded(size[0] * size[1] / 1e6)}
     return row | {"resize_ms": _ms(resize)} | _beside_dense(blobs(SLOTS, plan.seed, geometry), geometry, plan)
 
@@ -168,8 +162,8 @@ def _beside_dense(logits: Float32, geometry: ImageGeometry, plan: Plan) -> Row:
 
     ours()  # places of rows and columns among the probabilities are found once for a size
     pairs = plan.repeat if len(logits) * pixels < SLOW_PIXELS else 1
-    compact, full = zip(*((_seconds(ours), _seconds(dense)) for _ in range(pairs)), strict=True)
-    more = [_seconds(ours) for _ in range(plan.repeat)]
+    compact, full = zip(*((spent(ours), spent(dense)) for _ in range(pairs)), strict=True)
+    more = [spent(ours) for _ in range(plan.repeat)]
     return {
         "masks_ms": _ms(median((*compact, *more))),
         "dense_ms": _ms(median(full)),
@@ -187,7 +181,7 @@ def _mask_head(count: int, plan: Plan) -> float:
         return dynamic_mask_head(feats, params, points, soi)
 
     call()
-    return _ms(median(_seconds(call) for _ in range(plan.repeat)))
+    return _ms(median(spent(call) for _ in range(plan.repeat)))
 
 
 def blobs(count: int, seed: int, geometry: ImageGeometry) -> Float32:
@@ -263,7 +257,7 @@ def targets_of(metrics: dict[str, Any]) -> list[Target]:
 
 def main() -> int:
     """Measure, or draw what was measured."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, out=False)
     parser.add_argument("what", nargs="?", choices=("measure", "plot"), default="measure")
     parser.add_argument("--out", type=Path, default=OUT, help="the results file, written or drawn")
     arguments = parser.parse_args()

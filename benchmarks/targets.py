@@ -7,6 +7,7 @@
 target, or where this machine cannot decide about it.
 """
 
+import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -55,9 +56,22 @@ def results_of(
     return {"machine": machine(packages), "targets": [asdict(target) for target in targets]} | metrics
 
 
-def write_results(path: Path, targets: Sequence[Target], metrics: dict[str, Any]) -> None:
-    """A results file."""
-    write_json(path, results_of(targets, metrics))
+def write_results(
+    path: Path | None, targets: Sequence[Target], metrics: dict[str, Any], packages: Sequence[str] = PACKAGES
+) -> None:
+    """Print the targets, and write a results file if a path is given."""
+    for target in targets:
+        print(f"{target.name}: {target.measured:g} {target.unit}; {target.target or 'no target'}")
+    if path is not None:
+        write_json(path, results_of(targets, metrics, packages))
+
+
+def parser_of(doc: str | None, *, out: bool = True) -> argparse.ArgumentParser:
+    """A parser whose help is a module's docstring; `out` adds `--out`."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if out:
+        parser.add_argument("--out", type=Path, help="file for the results")
+    return parser
 
 
 def read_targets(path: Path) -> list[Target]:

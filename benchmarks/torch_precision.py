@@ -6,25 +6,20 @@ Images are those of the shapes set's validation split. It runs on a CPU, where P
 the fused kernels take the place of the reference's two operations, and results differ by their rounding.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-
-from benchmarks.machine import machine
+from benchmarks.accuracy import accuracy_of, shapes_images
+from benchmarks.targets import parser_of, write_results
 from condinst_deploy.contract.precision import Precision
-from condinst_deploy.data.shapes import ShapesConfig, image_of, scene_of
 from condinst_deploy.evaluation.agreement import Agreement, agreement, merged
+from condinst_deploy.imaging.decode import RGBArray
 from condinst_deploy.runtime.predictor import Predictor
+from condinst_export.quantization.agreement import MIN_BOX_IOU
 
-MIN_BOX_IOU = 0.9
 
-
-def compared(checkpoint: Path, precision: Precision, images: Sequence[np.ndarray[Any, Any]]) -> Agreement:
+def compared(checkpoint: Path, precision: Precision, images: Sequence[RGBArray]) -> Agreement:
     """Detections of all images, one image a batch."""
     with (
         Predictor(checkpoint, device="cpu") as reference,
@@ -33,39 +28,19 @@ def compared(checkpoint: Path, precision: Precision, images: Sequence[np.ndarray
         return merged(agreement(reference(image)[0], other(image)[0], MIN_BOX_IOU) for image in images)
 
 
-def figures(found: Agreement) -> dict[str, Any]:
-    """What is written of a comparison."""
-    return {
-        "reference_detections": found.reference_count,
-        "other_detections": found.other_count,
-        "matched_share": round(found.matched_share, 4),
-        "median_mask_iou": round(float(np.median(found.mask_ious)), 4),
-        "median_box_error_px": round(float(np.median(found.box_errors)), 3),
-        "median_score_error": round(float(np.median(found.score_errors)), 5),
-    }
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--precision", action="append", choices=("float16", "bfloat16"))
-    parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    config = ShapesConfig()
-    images = [image_of(scene_of(config, "val", i), config, "val", i) for i in range(given.images)]
+    images = shapes_images(given.images)
     results = {
-        precision: figures(compared(given.checkpoint, precision, images))
+        precision: accuracy_of(compared(given.checkpoint, precision, images))
         for precision in given.precision or ("bfloat16", "float16")
     }
-    text = json.dumps(
-        {"machine": machine(), "torch": torch.__version__, "images": given.images, "min_box_iou": MIN_BOX_IOU}
-        | results,
-        indent=2,
-    )
-    print(text)
-    if given.out is not None:
-        given.out.write_text(text + "\n", encoding="utf-8")
+    print(json.dumps(results, indent=2))
+    write_results(given.out, [], {"images": given.images, "min_box_iou": MIN_BOX_IOU} | results)
 
 
 if __name__ == "__main__":

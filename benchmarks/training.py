@@ -7,7 +7,6 @@
 It prints JSON; `benchmarks/results/` holds what was committed. Images and weights are made from seeds.
 """
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -22,13 +21,14 @@ from typing import Any
 import torch
 
 from benchmarks.machine import machine
+from benchmarks.targets import parser_of
 from condinst_deploy.benchmarking.memory import peak_mb
 from condinst_deploy.data.coco import CocoDataset
 from condinst_deploy.data.shapes import generate_shapes
 from condinst_deploy.training.batches import batches
 from condinst_deploy.training.ranks import Ranks
 from condinst_deploy.training.recipe import DataSettings, Recipe, load_recipe
-from condinst_deploy.training.run import new_run
+from condinst_deploy.training.run_start import new_run
 from condinst_deploy.training.trainer import manifest_for, open_sets
 from tests.support.coco_sized import TRAIN_IMAGES, TRAIN_OBJECTS, cut_photographs, made_up_annotations
 from tests.support.processes import in_processes
@@ -39,7 +39,7 @@ IMAGES = 64
 
 def main() -> None:
     """Run one of the measurements."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, out=False)
     parser.add_argument("what", choices=("steps", "annotations", "loader"))
     parser.add_argument("--rounds", type=int, default=5, help="steps: pairs of measurements, one after the other")
     parser.add_argument("--images", type=int, default=64, help="loader: how many")

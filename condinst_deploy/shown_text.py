@@ -71,6 +71,9 @@ class _Short(reprlib.Repr):
         for kind in (dict, list, tuple, set, frozenset, str, bytes, int):
             if isinstance(x, kind) and type(x) is not bool:
                 return str(getattr(self, f"repr_{kind.__name__}")(x, level))
+        without_own: Any = object.__repr__
+        if type(x).__repr__ is without_own:  # the default names an address in memory
+            return f"<{type(x).__name__}>"
         return str(super().repr_instance(x, level))
 
 

@@ -32,6 +32,7 @@ LONGEST_FILES = (
     "training/test_ranks.py",
     "model/test_golden_adelaidet_losses.py",
     "engines/test_golden_precision.py",
+    "engines/test_quantized_builds.py",
     "engines/test_quantization.py",
     "export/test_golden_adelaidet.py",
     "engines/test_rewrites.py",

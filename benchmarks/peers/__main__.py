@@ -8,7 +8,6 @@ Every side is a process of its own, and they take turns: side after side gets th
 wait for input, each after a pause in which the threads of the side before stop spinning.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -34,7 +33,7 @@ from benchmarks.peers.sides import (
     peers_versions,
     started,
 )
-from benchmarks.targets import write_results
+from benchmarks.targets import parser_of, write_results
 from condinst_deploy.benchmarking.settings import SETTLE
 from condinst_deploy.errors import CondInstError, ConfigError
 
@@ -130,8 +129,7 @@ def show(metrics: Mapping[str, Any]) -> None:
 def main() -> int:
     """Measure, show, and write what was asked for."""
     usual = Settings()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="file for the results")
+    parser = parser_of(__doc__)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=usual.sides, help="default: all")
     parser.add_argument("--rounds", type=int, default=usual.rounds, help=f"after the first; default: {usual.rounds}")
     parser.add_argument("--images", type=int, choices=(1, 2, 3), default=usual.images, help="how many; default: all 3")
@@ -144,8 +142,7 @@ def main() -> int:
     )
     try:
         metrics = measured(settings)
-        if arguments.out is not None:
-            write_results(arguments.out, targets(metrics["ratios"]), metrics)
+        write_results(arguments.out, targets(metrics["ratios"]), metrics)
     except CondInstError as e:
         terminal.print(f"error: {e}", markup=False, soft_wrap=True)
         return 2 if isinstance(e, ConfigError) else 1

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
+from benchmarks.accuracy import accuracy_of
 from benchmarks.peers.child import ENCODE, MASKS, NETWORK, STAGES
 from benchmarks.peers.inputs import NATIVE, size_of
 from benchmarks.peers.sides import OURS
@@ -104,9 +105,7 @@ def agreements(reference: Mapping[str, Any], other: Mapping[str, Any]) -> dict[s
     compared = {}
     for image in reference:
         sides = instances_from_coco(reference[image]), instances_from_coco(other[image])
-        agreement = agreement_of(*sides, matched_pairs(*sides))
-        middle = float(median(agreement.mask_ious.tolist())) if agreement.matched else None
-        compared[image] = agreement.summary() | {"median_mask_iou": middle}
+        compared[image] = accuracy_of(agreement_of(*sides, matched_pairs(*sides)))
     return compared
 
 

@@ -31,7 +31,7 @@ def machine(libraries: Sequence[str] = LIBRARIES, device: str = "cuda") -> dict[
 
 
 def _processor() -> str:
-    """The processor's name where Linux tells it, and its kind."""
+    """The processor's name, if Linux gives it, and its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

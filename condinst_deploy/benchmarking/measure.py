@@ -186,7 +186,7 @@ def _timed_shapes(contestant: _Contestant, settings: Settings) -> list[int]:
 
 def _served(contestant: _Contestant, settings: Settings, on_call: OnCall) -> Iterator[ServingMetrics]:
     ask = contestant.process.ask
-    # so many of each shape one after the other: every thread has it, at the same time as the others
+    # enough calls of each shape in a row that all threads run it at the same time
     each = min(settings.warmup, WARM)
     for batch in settings.batches:
         for threads, calls in zip(settings.concurrency, _served_calls(settings), strict=True):

@@ -1,4 +1,4 @@
-"""An image of a benchmark: where the time goes, and what more threads bring."""
+"""Plot of a benchmark: the time of each stage, and throughput by number of threads."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

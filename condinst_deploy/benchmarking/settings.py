@@ -89,7 +89,7 @@ def cores_for(threads: int | None) -> tuple[int, ...]:
     """The first `threads` cores that this process may use; None: all of them.
 
     Raises:
-        ConfigError: there are not so many.
+        ConfigError: this process may use fewer cores.
     """
     usable = sorted(os.sched_getaffinity(0))
     if threads is not None and not 1 <= threads <= len(usable):

@@ -14,7 +14,7 @@ STAGE_NAMES = {
 }
 
 FEW_CALLS = 100
-"""Below so many the 99th percentile is a matter of the slowest call alone."""
+"""With fewer calls the 99th percentile is the slowest call."""
 
 SAME_WORK = 0.05
 """Share by which two models' detections may differ in number without a remark."""

@@ -112,7 +112,7 @@ class Worker:
             return timed_call(stages, self._timer, sources)
 
     def serve(self, batch: int, threads: int, numbers: list[int]) -> dict[str, Any]:
-        """Time calls of one predictor, shared by so many threads; each call ends with the masks' RLEs.
+        """Time calls of one predictor that `threads` threads share; each call ends with the masks' RLEs.
 
         Thread k of n makes the batches k, k + n, ... of `numbers`.
         """

@@ -22,6 +22,7 @@ from condinst_deploy.cli.command import (
     progress_bar,
     terminal,
 )
+from condinst_deploy.cli.progress import ProgressLines
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.shown_text import counted
 from condinst_deploy.support.signals import exit_status
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from condinst_deploy.serving.batch.driver import Plan
     from condinst_deploy.serving.batch.reporting import Event, OnEvent, Totals
     from condinst_deploy.serving.ray_session import RayOptions
-
-LINE_SECONDS = 30.0
-"""Between two lines where there is no terminal to draw a bar on."""
 
 
 class Format(StrEnum):
@@ -56,7 +54,7 @@ def batch(
         Format, typer.Option("--format", help="parquet: a row for each image. coco: COCO data sets with scores.")
     ] = Format.PARQUET,
     shard_size: Annotated[
-        int | None, typer.Option(help="Images of a part; what a worker that dies has to do again. Default: 512.")
+        int | None, typer.Option(help="Images of a part. If a worker dies, its part is repeated. Default: 512.")
     ] = None,
     column: Annotated[
         str | None, typer.Option(help="Parquet input: column of contents or paths. Default: the first known name.")
@@ -66,7 +64,7 @@ def batch(
         float | None, typer.Option(help="Keep scores above it; at least the model's own.")
     ] = None,
     classes: Annotated[str | None, typer.Option(help="Class names to keep, separated by commas. Default: all.")] = None,
-    max_detections: Annotated[int | None, typer.Option(help="Keep the best so many of an image.")] = None,
+    max_detections: Annotated[int | None, typer.Option(help="Most detections of an image; the best are kept.")] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Images of equal padded shape run at once. Default: 1 on a CPU, 8 on a GPU.")
     ] = None,
@@ -78,10 +76,11 @@ def batch(
         str | None, typer.Option(help="Ray cluster, HOST:PORT or 'auto'. Default: processes on this machine.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Workers on Ray. Default: as many as there is room for.")
+        int | None, typer.Option(min=1, help="Workers on Ray. Default: as many as the cluster has room for.")
     ] = None,
     gpus_per_worker: Annotated[
-        float | None, typer.Option(help="GPUs of a worker, 0.5 for two on a GPU. Default: 1 where there are any.")
+        float | None,
+        typer.Option(help="GPUs of a worker; 0.5 puts two workers on a GPU. Default: 1 if there are GPUs."),
     ] = None,
     cpus_per_worker: Annotated[float | None, typer.Option(help="CPU cores of a worker. Default: 1.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on standard output.")] = False,
@@ -212,21 +211,18 @@ def _run(plan: "Plan", placement: "RayOptions | None", outcome: Outcome) -> None
 def _progress(plan: "Plan") -> Iterator["OnEvent"]:
     """A bar on a terminal, else lines; both with images per second and the time that is left."""
     with progress_bar(TextColumn("{task.fields[status]}", markup=False)) as progress:
-        yield _teller(plan, progress)
+        yield _shown_events(plan, progress)
 
 
-def _teller(plan: "Plan", progress: Progress) -> "Callable[[Event], None]":
-    from condinst_deploy.serving.batch.reporting import status_line
-
-    task = progress.add_task("images", total=plan.images, completed=plan.finished_images, status="")
-    began: float | None = None  # when the first worker was ready
-    shown_at, now_done = time.monotonic(), 0
+def _shown_events(plan: "Plan", progress: Progress) -> "Callable[[Event], None]":
+    """Return a listener that prints events and moves the bar."""
+    task = progress.add_task("", total=plan.images, completed=plan.finished_images, status="images")
+    lines, done = ProgressLines(), plan.finished_images
 
     def on_event(event: "Event") -> None:
-        nonlocal began, shown_at, now_done
-        now = time.monotonic()
+        nonlocal done
         if event.kind == "ready":
-            began = began or now
+            lines.update("images", done, plan.images)  # the rate counts from the first worker that is ready
             terminal.print(f"worker {event.worker} is ready: {event.reason or ''}")
         elif event.kind == "waiting":
             terminal.print(event.reason or "")
@@ -239,14 +235,8 @@ def _teller(plan: "Plan", progress: Progress) -> "Callable[[Event], None]":
             text = what if event.kind == "lost" else f"shard {event.shard} is left out"
             terminal.print(labelled(f"{text}:", "yellow", event.reason or ""))
         elif event.report is not None:
-            now_done += event.report.images
-            status = status_line(
-                plan.finished_images + now_done, plan.images, now_done / max(now - (began or now), 1e-9)
-            )
-            progress.update(task, completed=plan.finished_images + now_done, status=status)
-            if not terminal.is_terminal and now - shown_at >= LINE_SECONDS:
-                terminal.print(status)
-                shown_at = now
+            done += event.report.images
+            progress.update(task, completed=done, status=lines.update("images", done, plan.images))
 
     return on_event
 

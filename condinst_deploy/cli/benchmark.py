@@ -36,9 +36,10 @@ def benchmark(
     against: Annotated[
         Path | None, typer.Option(help="A second model file: both are timed in turn, and the ratios of times shown.")
     ] = None,
-    batch: Annotated[str, typer.Option(help="Images a run of the network; several with commas: 1,2,4.")] = "1",
+    batch: Annotated[str, typer.Option(help="Batch size; several are separated by commas: 1,2,4.")] = "1",
     concurrency: Annotated[
-        str, typer.Option(help="Threads that ask one predictor at once, for throughput; several with commas: 1,2.")
+        str,
+        typer.Option(help="Threads that share one predictor, for throughput; several are separated by commas: 1,2."),
     ] = "1",
     repeat: Annotated[int, typer.Option(help="Timed calls of each setting.")] = 20,
     warmup: Annotated[
@@ -52,13 +53,14 @@ def benchmark(
         ),
     ] = None,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of generated images.")] = "1333x800",
-    seed: Annotated[int, typer.Option(help="Of generated images.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of generated images.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     pixels: Annotated[
         Pixels, typer.Option(help="How images are decoded and resized: exact, fast or cuda, as for condinst-predict.")
     ] = Pixels.EXACT,
     precision: Annotated[
-        Precision | None, typer.Option(help="Of a checkpoint's network; other files have their own. Default: float32.")
+        Precision | None,
+        typer.Option(help="Precision of a checkpoint's network; other files have their own. Default: float32."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all metrics as JSON on standard output.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the metrics, too: a .png file (needs matplotlib).")] = None,

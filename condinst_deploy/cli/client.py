@@ -32,11 +32,11 @@ def client(
     ] = None,
     model: Annotated[str, typer.Option(help="The model's name on the server.")] = MODEL,
     score_threshold: Annotated[float | None, typer.Option(help="Keep detections that score above it.")] = None,
-    classes: Annotated[str | None, typer.Option(help="Class names to keep, with commas between them.")] = None,
-    max_detections: Annotated[int | None, typer.Option(help="Keep the best so many of an image.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Class names to keep, separated by commas. Default: all.")] = None,
+    max_detections: Annotated[int | None, typer.Option(help="Most detections of an image; the best are kept.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that one request may take.")] = 60.0,
     retries: Annotated[int, typer.Option(help="Repetitions of a request that was not answered.")] = 3,
-    in_flight: Annotated[int, typer.Option(help="Images on the way at once.")] = 4,
+    in_flight: Annotated[int, typer.Option(help="Requests in flight.")] = 4,
     overlays: Annotated[Path | None, typer.Option(help="Folder for images with the detections drawn on them.")] = None,
     health: Annotated[
         bool, typer.Option("--health", help="Run one inference; load the models again if it fails. Needs no images.")

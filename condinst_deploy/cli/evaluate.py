@@ -37,18 +37,18 @@ def evaluate(
     annotations: Annotated[Path, typer.Option(help="COCO annotation file with the ground truth.")],
     model: Annotated[
         list[Path] | None,
-        typer.Option(help="Model file (checkpoint, .onnx, ...); give it several times. The first is the reference."),
+        typer.Option(help="Model file (checkpoint, .onnx, ...); repeat it for several. The first is the reference."),
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the annotated images; models need it.")] = None,
     results: Annotated[
         list[Path] | None,
-        typer.Option(help="COCO results file from anywhere; several times, too. They come after the models."),
+        typer.Option(help="COCO results file from any framework; repeat it for several. Models come first."),
     ] = None,
     gate: Annotated[
         float | None, typer.Option(help="Fail when an AP differs from the reference's by more; AP points, 0 to 100.")
     ] = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Show the AP of each class, too.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Take the first so many images.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Number of images to evaluate, from the first on.")] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Images of equal padded shape run at once. Default: 1 on a CPU, 8 on a GPU.")
     ] = None,
@@ -62,7 +62,7 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[
         Precision | None,
-        typer.Option(help="Of the checkpoints' networks; other files have their own. Default: float32."),
+        typer.Option(help="Precision of the checkpoints' networks; other files have their own. Default: float32."),
     ] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Compute AP with faster-coco-eval (extra eval).")] = False,
     ray: Annotated[bool, typer.Option("--ray", help="Run the models on Ray (extra ray), on this machine.")] = False,
@@ -70,7 +70,7 @@ def evaluate(
         str | None, typer.Option(help="Run the models on this Ray cluster: HOST:PORT, or 'auto'.")
     ] = None,
     ray_workers: Annotated[
-        int | None, typer.Option(min=1, help="Workers on Ray. Default: as many as there is room for.")
+        int | None, typer.Option(min=1, help="Workers on Ray. Default: as many as the cluster has room for.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all metrics as JSON on standard output.")] = False,
 ) -> None:

@@ -65,7 +65,7 @@ def predict(
         Path | None, typer.Option(help="figures.json of condinst-eval with this model, for --score-threshold.")
     ] = None,
     classes: Annotated[str | None, typer.Option(help="Class names to keep, separated by commas. Default: all.")] = None,
-    max_detections: Annotated[int | None, typer.Option(help="Keep the best so many of an image.")] = None,
+    max_detections: Annotated[int | None, typer.Option(help="Most detections of an image; the best are kept.")] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Images of equal padded shape run at once. Default: 1 on a CPU, 8 on a GPU.")
     ] = None,
@@ -77,7 +77,8 @@ def predict(
         ),
     ] = Pixels.EXACT,
     precision: Annotated[
-        Precision | None, typer.Option(help="Of a checkpoint's network; other files have their own. Default: float32.")
+        Precision | None,
+        typer.Option(help="Precision of a checkpoint's network; other files have their own. Default: float32."),
     ] = None,
     canvas: Annotated[
         list[str] | None,
@@ -98,12 +99,15 @@ def predict(
         ),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(min=0, help="Pixels that polygons of labelme and yolo may lie beside the outline.")
+        float,
+        typer.Option(min=0, help="Largest distance of labelme's and yolo's polygons from the outline, in pixels."),
     ] = TOLERANCE,
     instances: Annotated[
-        bool, typer.Option("--instances", help="Write PNGs of 16 bits: k where the image's k-th detection is.")
+        bool, typer.Option("--instances", help="Write 16-bit PNGs: the value k marks the pixels of the k-th detection.")
     ] = False,
-    crops: Annotated[bool, typer.Option("--crops", help="Cut out each detection; outside its mask is clear.")] = False,
+    crops: Annotated[
+        bool, typer.Option("--crops", help="Write each detection as an image that is transparent outside its mask.")
+    ] = False,
     recursive: Annotated[bool, typer.Option("--recursive", help="Take the images of subfolders, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on standard output.")] = False,
 ) -> None:

@@ -21,12 +21,17 @@ class ProgressLines:
         self._begun: dict[str, tuple[float, int]] = {}  # time, and what was done before
         self._stage = ""
 
-    def update(self, what: str, done: int, total: int) -> None:
-        """Take how much of a task is done; what its first call says was done before it began."""
+    def update(self, what: str, done: int, total: int) -> str:
+        """Take how much of a task is done and return its line, printed or not.
+
+        What the first call of a task reports was done before the task began.
+        """
         now = self._clock()
         begun, before = self._begun.setdefault(what, (now, done))
+        line = progress_line(what, done, total, done - before, now - begun)
         if self._show and now - self._shown_at >= self._seconds:
-            self._print(progress_line(what, done, total, done - before, now - begun))
+            self._print(line)
+        return line
 
     def share(self, what: str, share: float) -> None:
         """Take which share of a task, 0 to 1, is done."""

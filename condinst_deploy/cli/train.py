@@ -45,18 +45,16 @@ def train(
             " which fetches its ImageNet weights."
         ),
     ] = None,
-    num_classes: Annotated[int | None, typer.Option(help="Check that the data set has so many classes.")] = None,
+    num_classes: Annotated[int | None, typer.Option(help="Number of classes that the data set must have.")] = None,
     iterations: Annotated[int | None, typer.Option(help="Length of the run, instead of the recipe's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed, instead of the recipe's.")] = None,
-    strict: Annotated[
-        bool, typer.Option(help="Refuse what is odd in the training data, too, not only what cannot be right.")
-    ] = False,
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the folder of the run.")] = False,
+    strict: Annotated[bool, typer.Option(help="Refuse training data with warnings, not only with errors.")] = False,
+    resume: Annotated[bool, typer.Option(help="Continue from the last checkpoint in the folder of the run.")] = False,
     check: Annotated[
         bool,
         typer.Option(
             "--check",
-            help="Do not train: look at recipe and data, draw examples with masks, estimate time and memory.",
+            help="Do not train: check recipe and data, draw examples with masks, estimate time and memory.",
         ),
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",

@@ -14,6 +14,9 @@ CHECKPOINT, ONNX, ENGINE = ".pth", ".onnx", ".engine"
 INT8_ONNX = f".int8{ONNX}"
 """Ending of quantised files for CPUs. Engines are built from float32 files: commands that look for one skip these."""
 
+EXPORT_FOLDER = Path("export/build")
+"""Folder that condinst-export writes to and condinst-build-engine looks in, relative to the current directory."""
+
 KINDS = {CHECKPOINT: CHECKPOINT, ".pt": CHECKPOINT, ONNX: ONNX, ENGINE: ENGINE, ".plan": ENGINE}
 """Ending of a file name, in lower case -> kind."""
 

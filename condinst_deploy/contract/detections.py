@@ -1,4 +1,4 @@
-"""Instances found in an image, in the forms that users want them in."""
+"""Instances found in an image, and conversions to other formats."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -17,11 +17,12 @@ from condinst_deploy.contract.engine_ranges import CheckedRanges
 from condinst_deploy.contract.quantization import Quantization
 from condinst_deploy.contract.versioned import versioned_values
 from condinst_deploy.errors import ArtifactError, ConfigError
+from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.digests import sha256_of_bytes
 from condinst_deploy.support.input_files import read_file, read_text
 from condinst_deploy.support.json_text import json_text
-from condinst_deploy.support.validation import shortened, typed
+from condinst_deploy.support.validation import typed
 
 Flavour = Literal["tensorrt", "rtx"]
 MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
@@ -127,7 +128,7 @@ class EngineManifest:
         """
         if self.flavour not in get_args(Flavour):
             raise ArtifactError(
-                f"the engine's flavour is {shortened(self.flavour)}; this release knows {get_args(Flavour)}"
+                f"the engine's flavour is {shown_value(self.flavour)}; this release knows {get_args(Flavour)}"
             )
         if not self.targets or not self.tensors:
             raise ArtifactError("the engine's manifest names no target or no tensor; build the engine again")

@@ -9,8 +9,9 @@ from condinst_deploy.contract.quantization import Quantization
 from condinst_deploy.contract.settings import LARGEST_SIDE, Family, Preprocessing, Selection
 from condinst_deploy.contract.versioned import checked_version, versioned_values
 from condinst_deploy.errors import ArtifactError, ConfigError
+from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.json_text import json_text
-from condinst_deploy.support.validation import printable, shortened, typed
+from condinst_deploy.support.validation import printable, typed
 
 MANIFEST_VERSION = 1
 MANIFEST_KEY = "condinst_deploy"
@@ -53,7 +54,7 @@ class ModelManifest:
             )
         wrong = [name for name, right in self._checks().items() if not right]
         if wrong:
-            received = ", ".join(f"{name} is {shortened(attrgetter(name)(self))}" for name in wrong)
+            received = ", ".join(f"{name} is {shown_value(attrgetter(name)(self))}" for name in wrong)
             raise ArtifactError(f"in the manifest {received}, which this release cannot use; {REMEDY}")
 
     def _checks(self) -> dict[str, bool]:

@@ -3,8 +3,8 @@
 from typing import Any
 
 from condinst_deploy.errors import ArtifactError
+from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.json_text import json_value
-from condinst_deploy.support.validation import shortened
 
 
 def versioned_values(text: str, version: int, remedy: str) -> dict[str, Any]:
@@ -29,5 +29,5 @@ def checked_version(values: Any, version: int, remedy: str) -> dict[str, Any]:
     """The entries, if they are a dictionary of the right version (see `versioned_values`)."""
     found = values.get("version") if isinstance(values, dict) else None
     if not isinstance(values, dict) or type(found) is not int or found != version:
-        raise ArtifactError(f"the manifest has version {shortened(found)}; this release reads {version}: {remedy}")
+        raise ArtifactError(f"the manifest has version {shown_value(found)}; this release reads {version}: {remedy}")
     return values

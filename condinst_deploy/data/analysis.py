@@ -1,4 +1,4 @@
-"""A look at a whole training set before the first step: what cannot be right, what is odd, what is left out."""
+"""Analysis of a training set before the first step: errors, warnings, and what is left out."""
 
 from array import array
 from collections import Counter, defaultdict

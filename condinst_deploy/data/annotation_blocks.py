@@ -15,7 +15,7 @@ BLOCK = 20_000
 """Annotations that are checked together: some 20 MB."""
 
 FARTHEST = 10
-"""Polygons may leave the image by so many times its longer side; rasterising takes memory for all of it."""
+"""Largest distance of a polygon from its image, in longer sides of the image; rasterising needs memory for it."""
 
 FARTHEST_BOX = 1e9
 """Largest number of a box, in pixels."""

@@ -30,7 +30,7 @@ from condinst_deploy.masks import BoolArray
 from condinst_deploy.shown_text import shown_value
 
 MIN_SIZE = 32
-"""Images with a side below so many pixels are not trained on."""
+"""Least side in pixels of an image that is trained on."""
 
 LARGEST_ID = (1 << 64) - 1
 
@@ -90,7 +90,7 @@ class CocoDataset:
             keep_empty: keep images without instances all the same.
             min_size: shortest side of an image to train on, in pixels.
             content: what `coco_content` read from the file, if it was read already.
-            limit: take the first so many images; the others need not be there.
+            limit: number of images, from the first on; the others need not exist.
             boxes_only: ignore segmentations; each object's mask is its box.
             block: number of annotations that are checked together.
 

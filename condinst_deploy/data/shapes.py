@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from condinst_deploy.data.shape_outlines import OUTLINES, between, cut_in_two, rasterised, turned, whole_between
 from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.masks import BoolArray, Masks, trimmed_crop
 from condinst_deploy.support.atomic_write import atomic_path
@@ -26,8 +27,6 @@ from condinst_deploy.support.json_text import json_text
 from condinst_deploy.support.option_types import check_types
 
 Split = Literal["train", "val"]
-Outline = npt.NDArray[np.float64]  # (m, 2) x, y
-GridOutline = npt.NDArray[np.int64]  # (m, 2) x, y in 1/16 pixel
 PixelArray = npt.NDArray[np.int16]
 
 CLASS_NAMES = ("ellipse", "rectangle", "star")
@@ -42,7 +41,6 @@ VALIDATION_SHA256 = "4401b8a4ffb14a741ba018cc1fb8a34fcf3a7dd1197af6f5638e023f908
 VERSION = 1
 """Version of the generator; sets of another version are generated again."""
 
-GRID = 16  # outlines lie on multiples of 1/16 pixel
 TRIES = 20  # proposals for each object wanted; a crowded image ends with fewer objects
 SPLIT_SIDE = 36  # objects with a longer side below so many pixels stay in one part
 
@@ -156,7 +154,7 @@ def scene_of(config: ShapesConfig, split: Split, index: int) -> Scene:
         ConfigError: fewer objects than the least find room.
     """
     rng = _random(config, split, index, 0)
-    wanted = _whole(rng, *config.objects)
+    wanted = whole_between(rng, *config.objects)
     owner = np.full((config.size, config.size), -1, dtype=np.int8)
     shapes: list[Shape] = []
     for _ in range(wanted * TRIES):
@@ -265,15 +263,6 @@ def _random(config: ShapesConfig, split: Split, index: int, stream: int) -> np.r
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, index, stream))))
 
 
-def _between(rng: np.random.Generator, low: float, high: float) -> float:
-    return low + (high - low) * rng.random()
-
-
-def _whole(rng: np.random.Generator, low: int, high: int) -> int:
-    """A whole number in low..high; `random` alone places objects, the steadiest of NumPy's streams."""
-    return low + int(rng.random() * (high - low + 1))
-
-
 def _leaves_enough(shape: Shape, shapes: list[Shape], owner: npt.NDArray[np.int8], min_visible: float) -> bool:
     """Return whether every shape stays visible enough with `shape` in front."""
     covered = np.bincount(owner[shape.window][shape.mask] + 1, minlength=len(shapes) + 1)[1:]
@@ -286,84 +275,18 @@ def _leaves_enough(shape: Shape, shapes: list[Shape], owner: npt.NDArray[np.int8
 
 def _proposal(config: ShapesConfig, rng: np.random.Generator) -> Shape | None:
     """A random object inside the image; None if its box has other sides than wanted."""
-    label = _whole(rng, 0, len(CLASS_NAMES) - 1)
+    label = whole_between(rng, 0, len(CLASS_NAMES) - 1)
     low, high = config.sides
-    longer = _between(rng, low, high)
-    shorter = max(low, longer * _between(rng, 0.45, 1.0))
-    mask = rasterised(_turned(_OUTLINES[label](rng) * (longer, shorter), rng))
+    longer = between(rng, low, high)
+    shorter = max(low, longer * between(rng, 0.45, 1.0))
+    mask = rasterised(turned(OUTLINES[label](rng) * (longer, shorter), rng))
     if rng.random() < config.two_parts and longer >= SPLIT_SIDE:
-        mask = _cut_in_two(mask, rng)
+        mask = cut_in_two(mask, rng)
     mask = trimmed_crop(mask)[1]
     if not (mask.size and low <= min(mask.shape) and max(mask.shape) <= high):
         return None
-    top, left = (_whole(rng, 0, config.size - side) for side in mask.shape)
+    top, left = (whole_between(rng, 0, config.size - side) for side in mask.shape)
     return Shape(label, top, left, mask)
-
-
-def _ellipse(rng: np.random.Generator) -> Outline:
-    """Outline in -0.5..0.5, as those below."""
-    return _on_circle(40) / 2
-
-
-def _rectangle(rng: np.random.Generator) -> Outline:
-    return np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
-
-
-def _star(rng: np.random.Generator) -> Outline:
-    """A star of four to six rays, or an L."""
-    if rng.random() < 0.4:
-        x, y = _between(rng, -0.2, 0.0), _between(rng, -0.2, 0.0)
-        return np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, y), (x, y), (x, 0.5), (-0.5, 0.5)])
-    points = _on_circle(2 * _whole(rng, 4, 6))  # (2 * rays, 2)
-    points[1::2] *= _between(rng, 0.4, 0.55)
-    return np.asarray((points - points.min(axis=0)) / np.ptp(points, axis=0) - 0.5)
-
-
-def _on_circle(count: int) -> Outline:
-    angles = np.arange(count) * (math.tau / count)
-    return np.stack((np.cos(angles), np.sin(angles)), axis=1)
-
-
-_OUTLINES = (_ellipse, _rectangle, _star)
-
-
-def _turned(outline: Outline, rng: np.random.Generator) -> GridOutline:
-    """Turn an outline in pixels by any angle and put it on the grid, with nothing below 0."""
-    angle = _between(rng, 0.0, math.tau)
-    cos, sin = math.cos(angle), math.sin(angle)
-    points: GridOutline = np.rint(outline @ np.array([(cos, sin), (-sin, cos)]) * GRID).astype(np.int64)
-    points += (_whole(rng, 0, GRID - 1), _whole(rng, 0, GRID - 1)) - points.min(axis=0)
-    return points
-
-
-def rasterised(outline: GridOutline) -> BoolArray:
-    """Pixels `(h, w)` whose centres are inside a polygon `(m, 2)` of x, y >= 0 on the grid, exactly (even-odd)."""
-    width, height = (int(side) for side in -(-outline.max(axis=0) // GRID))
-    following = np.roll(outline, -1, axis=0)
-    upward = outline[:, 1] < following[:, 1]
-    x1, y1 = np.where(upward[:, None], outline, following).T
-    x2, y2 = np.where(upward[:, None], following, outline).T
-    centres = np.arange(height)[:, None] * GRID + GRID // 2  # (h, 1)
-    row, edge = np.nonzero((y1 <= centres) & (centres < y2))
-    rise = (y2 - y1)[edge]
-    crossing = x1[edge] * rise + (centres[row, 0] - y1[edge]) * (x2 - x1)[edge]  # x times rise
-    column = (crossing - GRID // 2 * rise) // (GRID * rise) + 1  # first centre right of the crossing
-    flips = np.bincount(row * (width + 1) + column, minlength=height * (width + 1)).reshape(height, width + 1)
-    return np.asarray(np.cumsum(flips, axis=1)[:, :width] % 2 == 1)
-
-
-def _cut_in_two(mask: BoolArray, rng: np.random.Generator) -> BoolArray:
-    """Take a band out of a mask; the mask itself where that would not leave two parts of size."""
-    height, width = mask.shape
-    longest = max(mask.shape)
-    angle = _between(rng, 0.0, math.pi)
-    across, down = round(64 * math.cos(angle)), round(64 * math.sin(angle))
-    ys, xs = np.arange(height)[:, None] * 2 + 1 - height, np.arange(width) * 2 + 1 - width  # half pixels
-    distance = across * xs + down * ys - int(128 * longest * _between(rng, -0.1, 0.1))  # 1/128 pixel
-    half = int(64 * max(4.0, longest * _between(rng, 0.08, 0.14)))
-    before, after = mask & (distance < -half), mask & (distance > half)
-    least = min(np.count_nonzero(before), np.count_nonzero(after))
-    return before | after if 4 * least >= np.count_nonzero(mask) else mask
 
 
 def _colours(rng: np.random.Generator, count: int, contrast: int) -> PixelArray:
@@ -379,7 +302,7 @@ def _colours(rng: np.random.Generator, count: int, contrast: int) -> PixelArray:
 
 def _blotches(rng: np.random.Generator, size: int) -> PixelArray:
     """Smooth random field `(3, size, size)` in -128..127."""
-    cells = _whole(rng, 3, 10)
+    cells = whole_between(rng, 3, 10)
     coarse = rng.integers(-128, 128, (3, cells + 1, cells + 1)).astype(np.float32)
     position = np.arange(size)[:, None] * 16 * cells // size  # 1/16 cell
     weights = (16 - np.abs(position - 16 * np.arange(cells + 1))).clip(0).astype(np.float32)  # linear interpolation
@@ -393,12 +316,12 @@ def _surface(
     """Texture `(3, h, w)` of a window of the image."""
     strengths = rng.integers(-48, 49, (3, 1, 1), dtype=np.int16)
     surface = (blotches[:, *window] * strengths) // 128 + colour[:, None, None]
-    kind = _whole(rng, 0, 3)
+    kind = whole_between(rng, 0, 3)
     if kind < 2:
         return np.asarray(surface)  # half of all are plain
     y, x = np.ogrid[window]
     a, b = int(rng.integers(-8, 9)), int(rng.integers(1, 9))
-    width = _whole(rng, 3, 12) * math.isqrt(a * a + b * b)
+    width = whole_between(rng, 3, 12) * math.isqrt(a * a + b * b)
     marks = (a * x + b * y) // width % 2
     if kind == 3:
         marks ^= (b * x - a * y) // width % 2

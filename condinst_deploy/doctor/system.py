@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from condinst_deploy.doctor.checks import Check
-from condinst_deploy.runtime.cores import usable_cores
+from condinst_deploy.runtime.cores import system_text, usable_cores
 from condinst_deploy.runtime.cpu_features import VNNI, cpu_flags
 
 MIN_PYTHON = (3, 11)
@@ -21,7 +21,7 @@ COMPILERS = ("cc", "gcc", "clang")
 
 
 def system_checks(folder: Path = Path(), root: Path = Path("/")) -> list[Check]:
-    """Check what the operating system tells.
+    """Check what the operating system reports.
 
     Args:
         folder: where results would be written; the free space of its disk is checked.
@@ -67,10 +67,10 @@ def available_memory(root: Path = Path("/")) -> int | None:
     Returns:
         None if the system does not tell.
     """
-    meminfo = dict(line.split(":", 1) for line in _text(root / "proc/meminfo").splitlines() if ":" in line)
+    meminfo = dict(line.split(":", 1) for line in system_text(root / "proc/meminfo").splitlines() if ":" in line)
     kilobytes = meminfo.get("MemAvailable", "").split()
     free = [int(kilobytes[0]) * 1024] if kilobytes and kilobytes[0].isdecimal() else []
-    limit, used = (_text(root / "sys/fs/cgroup" / name) for name in ("memory.max", "memory.current"))
+    limit, used = (system_text(root / "sys/fs/cgroup" / name) for name in ("memory.max", "memory.current"))
     if limit.isdecimal() and used.isdecimal():
         free.append(max(0, int(limit) - int(used)))
     return min(free, default=None)
@@ -92,10 +92,3 @@ def _compiler() -> Check:
     if path is None:
         return Check("C compiler", "absent", "none", "Triton builds a launcher with one at the first launch on a GPU")
     return Check("C compiler", "ok", path, details={"path": path})
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
-        return ""

@@ -74,7 +74,7 @@ def evaluate(
         hooks: functions that the evaluation calls.
 
     Raises:
-        CondInstError: a model, an image, an annotation file or a results file cannot be used; the kind tells which.
+        CondInstError: a model, an image, an annotation file or a results file cannot be used; the subclass says which.
     """
     options, hooks = options or EvaluationOptions(), hooks or EvaluationHooks()
     annotations, folder = Path(annotations), None if images is None else Path(images)

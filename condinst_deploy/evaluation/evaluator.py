@@ -1,4 +1,4 @@
-"""An evaluation from end to end: models and results files in, metrics and comparisons out."""
+"""An evaluation from end to end: models and results files -> metrics and comparisons."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing

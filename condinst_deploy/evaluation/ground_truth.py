@@ -99,7 +99,7 @@ def load_ground_truth(annotations: Path, images: Path | None, limit: int | None 
     Args:
         annotations: COCO-format JSON.
         images: folder of the images; None: only results files will be evaluated, the images are not needed.
-        limit: take the first so many images.
+        limit: number of images, from the first on.
 
     Raises:
         ConfigError: the limit is below 1.

@@ -16,7 +16,7 @@ from condinst_deploy.support.digests import sha256_of_text
 from condinst_deploy.support.json_text import json_text
 
 SYNC_SECONDS = 1.0
-"""A power cut costs the images of so many seconds; a killed process costs none that was finished."""
+"""A power cut loses the images of at most this many seconds; a killed process loses no finished image."""
 
 Image = tuple[int, str]
 """An image's id in the data set, and the state of its file: another state is another image."""

@@ -39,7 +39,7 @@ class EvaluationOptions:
         fresh: run all images again and ignore the journals of earlier runs.
         gate: largest difference of an AP from the reference's, in points from 0 to 100; None: no gate.
         per_class: also report the AP of each class.
-        limit: take the first so many images; None: all.
+        limit: number of images, from the first on; None: all.
         observer: called for each stage of the models and of the evaluation; None: no cost.
         precision: of the checkpoints' networks; None: float32. Other files have their own.
     """
@@ -75,7 +75,7 @@ class EvaluationOptions:
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
-    """File names, with as much of the folders as tells them apart, and a number where that is not enough.
+    """File names, with as many folders as are needed to make them different, and a number if that is not enough.
 
     They stay unique as parts of file names, too (`results_path`).
     """

@@ -29,7 +29,7 @@ SUFFIXES = frozenset(
 """Endings of the files that are taken from a folder; upper and lower case are the same."""
 
 STORAGE_FAILURES = 3
-"""URLs that a storage may fail to answer for before it counts as out of reach."""
+"""Failed URLs after which a storage counts as not reachable."""
 
 ORIENTATION = 0x0112  # EXIF tag
 TURNS = {
@@ -206,6 +206,19 @@ def jpeg_from(source: Any) -> bytes | None:
         return None if data is None or orientation_of(image) in TURNS else data
 
 
+def file_content(path: str | Path, most: int) -> bytes:
+    """Return the bytes of an image file on the disk; they are not decoded.
+
+    Raises:
+        ImageError: the file cannot be read, it has more than `most` bytes, or it is a pipe, a socket or a device.
+    """
+    with _reading(Path(path)) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > most:
+            raise ImageError(f"the file has {size} bytes; expected at most {most}")
+        return stream.read()
+
+
 def _rgb_from_stream(stream: BinaryIO) -> RGBArray:
     with _opened(stream) as image:
         return _rgb_from_opened(image, stream)
@@ -237,7 +250,9 @@ def _reading(source: str | ImageFile | EncodedImage) -> Iterator[BinaryIO]:
     path = Path(source)
     with _named(str(path)):
         if not path.is_file():
-            if path.exists() and not path.is_dir():
+            if path.is_dir():
+                raise ImageError("it is a folder; expected an image file")
+            if path.exists():
                 raise ImageError("it is a pipe, a socket or a device, which is not read; expected an image file")
             raise FileNotFoundError
         with path.open("rb") as stream:
@@ -258,6 +273,8 @@ def _named(name: str) -> Iterator[None]:
     except Image.DecompressionBombError as e:
         raise ImageError(f"{name} is too large to be decoded safely ({e})") from e
     except Exception as e:  # Pillow's decoders raise errors of any kind on damaged files
+        if isinstance(e, OSError) and e.errno is not None:  # of the system; Pillow's own have no number
+            raise ImageError(f"{name} cannot be read ({e.strerror})") from e
         raise ImageError(f"{name} cannot be decoded ({e}); it may be truncated or damaged") from e
 
 

@@ -117,7 +117,7 @@ def _scaled_image(image: npt.NDArray[np.uint8], longest_side: int | None) -> tup
 
 
 def _scaled_mask(crop: BoolArray, window: Window, scale: float, border: int) -> tuple[tuple[int, int], BoolArray]:
-    """Return where the drawn mask begins, `(y, x)`, and the mask with an empty border of so many pixels.
+    """Return where the drawn mask begins, `(y, x)`, and the mask with an empty border of that many pixels.
 
     The first pixel may lie outside the image, as far as the border.
     """

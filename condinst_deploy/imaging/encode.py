@@ -1,4 +1,4 @@
-"""Arrays -> image files, whole or not at all."""
+"""Arrays -> image files, written atomically."""
 
 from pathlib import Path
 

@@ -65,7 +65,7 @@ class ColumnTables(NamedTuple):
 
 
 class MaskCrops(NamedTuple):
-    """What the kernels are told about the masks of a batch."""
+    """Inputs of the kernels about the masks of a batch."""
 
     crops: IntArray  # (n, 9)
     axes: npt.NDArray[np.float64]  # (n, 3) pixels between two rows of probabilities, pixel of the first, last place

@@ -16,9 +16,10 @@ from condinst_deploy.model.config import CondInstConfig
 from condinst_deploy.model.published_checkpoints import published_model, unwrapped
 from condinst_deploy.model.safe_load import load_checkpoint_file
 from condinst_deploy.model.weight_names import KEY_TABLES, KeyTable, renamed
+from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.digests import sha256_of
-from condinst_deploy.support.validation import printable, shortened
+from condinst_deploy.support.validation import printable
 
 OWN_FORMAT = "condinst-deploy"
 
@@ -127,9 +128,9 @@ def _own_entries(content: dict[str, Any]) -> tuple[CondInstConfig, ModelManifest
         raise ConfigError(f"it has no entry {', '.join(missing)}")
     manifest, state = content["manifest"], content["state_dict"]
     if not isinstance(manifest, str):
-        raise ConfigError(f"manifest is {shortened(manifest)}; expected text")
+        raise ConfigError(f"manifest is {shown_value(manifest)}; expected text")
     if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
-        raise ConfigError(f"state_dict is {shortened(state)}; expected a dictionary of tensors with their names")
+        raise ConfigError(f"state_dict is {shown_value(state)}; expected a dictionary of tensors with their names")
     return CondInstConfig.from_dict(content["config"]), ModelManifest.from_json(manifest), state
 
 

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from condinst_deploy.contract import Family, Preprocessing, Selection
 from condinst_deploy.errors import ConfigError
-from condinst_deploy.support.validation import Limits, check_choice, check_number, shortened, typed
+from condinst_deploy.shown_text import shown_value
+from condinst_deploy.support.validation import Limits, check_choice, check_number, typed
 
 STRIDES = (8, 16, 32, 64, 128)
 """Strides of P3..P7, in network pixels."""
@@ -81,12 +82,12 @@ class CondInstConfig:
             ConfigError: a field has a value that no network can be built from.
         """
         if type(self.depth) is not int or self.depth not in BLOCKS:
-            raise ConfigError(f"ResNet depth is {shortened(self.depth)}; expected one of {sorted(BLOCKS)}")
+            raise ConfigError(f"ResNet depth is {shown_value(self.depth)}; expected one of {sorted(BLOCKS)}")
         for name, most in LIMITS.items():
             check_number(name, getattr(self, name), Limits(1, most, whole=True))
         for name in ("stride_in_1x1", "semantic_head"):
             if type(getattr(self, name)) is not bool:
-                raise ConfigError(f"{name} is {shortened(getattr(self, name))}; expected true or false")
+                raise ConfigError(f"{name} is {shown_value(getattr(self, name))}; expected true or false")
         check_choice("neck", self.neck, Neck)
         if self.preprocessing.family != self.selection.family:
             raise ConfigError(
@@ -96,7 +97,7 @@ class CondInstConfig:
         # with one channel a group, a level of one cell would have nothing to normalise over
         if not FPN_CHANNELS.hold(self.fpn_channels) or self.fpn_channels % NORM_GROUPS:
             raise ConfigError(
-                f"fpn_channels is {shortened(self.fpn_channels)}; the towers' GroupNorm needs a multiple of"
+                f"fpn_channels is {shown_value(self.fpn_channels)}; the towers' GroupNorm needs a multiple of"
                 f" {NORM_GROUPS}, {FPN_CHANNELS.least} to {FPN_CHANNELS.most}"
             )
 

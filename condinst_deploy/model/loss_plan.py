@@ -35,7 +35,7 @@ class LossSettings:
     """
 
     max_masks: int | None = 300  # drawn at random; None: all
-    masks_per_image: int | None = None  # instead: the best so many of an image, shared evenly over its instances
+    masks_per_image: int | None = None  # instead: most masks of an image, shared evenly over its instances
     family: Family = "mmdet"
     normalisers: NormaliserKind = "reference"  # "global": also the mask and semantic losses' are means over processes
     kind: LossKind = "condinst"  # "boxinst": masks are learnt from boxes and colours

@@ -16,7 +16,8 @@ from condinst_deploy.model.config import BLOCKS, CondInstConfig, hidden_width
 from condinst_deploy.model.mmdet_config import own_selection
 from condinst_deploy.model.safe_load import Inert
 from condinst_deploy.model.weight_names import ADELAIDET_BACKBONE, renamed
-from condinst_deploy.support.validation import printable, shortened
+from condinst_deploy.shown_text import shown_value
+from condinst_deploy.support.validation import printable
 
 MARKERS: dict[Family, str] = {"mmdet": "bbox_head.controller.weight", "adelaidet": "controller.weight"}
 """A key that every CondInst model of the family has, and no other model."""
@@ -136,7 +137,7 @@ def weights_in(content: Mapping[Any, Any]) -> dict[str, Any]:
     # settings may lie under one of the names, too, and are fewer
     chosen = max(entries, key=len, default=content)
     # a file can have keys of any type, and as large as it likes
-    return {key if isinstance(key, str) else shortened(key): value for key, value in chosen.items()}
+    return {key if isinstance(key, str) else shown_value(key): value for key, value in chosen.items()}
 
 
 def unwrapped(state: Mapping[str, Any]) -> tuple[dict[str, Any], str]:

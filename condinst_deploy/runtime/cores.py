@@ -52,12 +52,12 @@ def usable_cores(root: Path = Path("/")) -> int:
 def _siblings(root: Path, cpu: int) -> str:
     """The CPUs that are threads of one core with `cpu`; the same text for each of them."""
     own = str(cpu)
-    return _text(root / "sys/devices/system/cpu" / f"cpu{cpu}" / "topology/thread_siblings_list") or own
+    return system_text(root / "sys/devices/system/cpu" / f"cpu{cpu}" / "topology/thread_siblings_list") or own
 
 
 def _groups(root: Path) -> list[Path]:
     """The folders of this process' control group and of those around it, each of which can have a quota."""
-    unified = (line[3:] for line in _text(root / "proc/self/cgroup").splitlines() if line.startswith("0::"))
+    unified = (line[3:] for line in system_text(root / "proc/self/cgroup").splitlines() if line.startswith("0::"))
     mount = root / "sys/fs/cgroup"
     inside = mount / next(unified, "/").lstrip("/")
     return [folder for folder in (inside, *inside.parents) if folder.is_relative_to(mount)]
@@ -65,13 +65,14 @@ def _groups(root: Path) -> list[Path]:
 
 def _quota(path: Path) -> float | None:
     """Cores' worth of time; None: no limit."""
-    match _text(path).split():
+    match system_text(path).split():
         case [quota, period] if quota.isdecimal() and period.isdecimal() and int(period) > 0:
             return int(quota) / int(period)
     return None
 
 
-def _text(path: Path) -> str:
+def system_text(path: Path) -> str:
+    """Return the content of a file of /proc or /sys; empty if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, ValueError):

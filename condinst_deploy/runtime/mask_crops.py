@@ -1,4 +1,4 @@
-"""What the kernels that find runs of masks are told: the part of each mask that can be set, and how it is resampled.
+"""Inputs of the kernels that find runs of masks: the part of each mask that can be set, and how it is resampled.
 
 It has no PyTorch: engines and the torch backend use it.
 """

@@ -110,7 +110,7 @@ def batch_size_for(backend: Backend, asked: int | None) -> int:
     """Return the batch size of a predictor.
 
     Raises:
-        ConfigError: the model does not take so many images.
+        ConfigError: the model takes fewer images.
     """
     static, largest = backend.static_batch, backend.largest_batch
     if static is not None:

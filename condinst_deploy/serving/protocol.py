@@ -56,7 +56,7 @@ class RequestOptions:
 
     score_threshold: float | None = None  # keep scores above it; None: the model's own
     classes: tuple[str, ...] | None = None  # names to keep; None: all
-    max_detections: int | None = None  # keep the best so many; None: the model's own
+    max_detections: int | None = None  # most detections of an image; None: the model's own
     masks: MaskForm = "rle"
 
     def __post_init__(self) -> None:

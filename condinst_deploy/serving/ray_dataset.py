@@ -1,4 +1,4 @@
-"""Detections of a Ray Dataset, for those who have one already.
+"""Run detection on a Ray Dataset.
 
 A dataset's own scheduling applies: there are no shards, parts or manifests, and a run that was stopped starts again.
 `condinst-batch` has these.
@@ -43,8 +43,8 @@ def detect_dataset(
         ray_options: `workers` (None: 1), `gpus_per_worker` (None: 0) and `cpus_per_worker`; there is no `address`.
 
     Returns:
-        A dataset with a row for each image: the columns of `condinst_deploy.serving.batch.output_rows` but for
-        `position`, and the columns of `dataset` but for that of the images. Images that cannot be read have `error`
+        A dataset with a row for each image: the columns of `condinst_deploy.serving.batch.output_rows` except
+        `position`, and the columns of `dataset` except the images'. Images that cannot be read have `error`
         and `reason`.
 
     Raises:

@@ -1,8 +1,7 @@
-"""Folders that are there whole or not at all."""
+"""Write folders atomically."""
 
 import fcntl
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -11,9 +10,7 @@ from glob import escape
 from pathlib import Path
 
 from condinst_deploy.errors import OutputError
-
-_TEMPORARY = re.compile(r"\..{1,200}\.[0-9a-f]{16}\.partial", re.DOTALL)
-"""Names of temporary folders. Each is locked as long as its process lives."""
+from condinst_deploy.support.atomic_write import TEMPORARY_NAME, name_start
 
 
 @contextmanager
@@ -58,13 +55,12 @@ def _check_free(path: Path) -> None:
 
 
 def _beginning(path: Path) -> str:
-    name = os.fsencode(path.name)[:100].decode("utf-8", "ignore")
-    return f".{name or 'folder'}."
+    return f".{name_start(path.name)}."
 
 
 def _remove_leftovers(path: Path) -> None:
     for other in path.parent.glob(f"{escape(_beginning(path))}*.partial"):
-        if _TEMPORARY.fullmatch(other.name):
+        if TEMPORARY_NAME.fullmatch(other.name):
             with suppress(OSError):  # it is locked, of another user, or gone
                 _remove_stale(other)
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, after a crash and a power cut, too."""
+"""Write files atomically, also if the process crashes or the power fails."""
 
 import errno
 import fcntl
@@ -13,8 +13,8 @@ from pathlib import Path
 
 from condinst_deploy.errors import ConfigError, OutputError
 
-_TEMPORARY = re.compile(r"\..{1,200}\.[0-9a-f]{16}\.partial", re.DOTALL)
-"""Names of temporary files. Each is locked as long as its process lives."""
+TEMPORARY_NAME = re.compile(r"\..{1,200}\.[0-9a-f]{16}\.partial", re.DOTALL)
+"""Names of temporary files and folders. Each is locked as long as its process lives."""
 
 _open: set[Path] = set()
 """Temporary files of this process, for `remove_own`."""
@@ -85,8 +85,8 @@ def only_writer(path: Path) -> Iterator[None]:
     except (OSError, ValueError) as e:
         raise _unwritable(path, e) from e
     try:
-        for other in path.parent.glob(f".{escape(_start(path.name))}.*.partial"):
-            if other not in _open and _TEMPORARY.fullmatch(other.name) and _is_locked(other):
+        for other in path.parent.glob(f".{escape(name_start(path.name))}.*.partial"):
+            if other not in _open and TEMPORARY_NAME.fullmatch(other.name) and _is_locked(other):
                 raise ConfigError(f"another run is writing {path}; wait for it, or name another file with --out")
         yield
     finally:
@@ -135,7 +135,7 @@ def remove_leftovers(folder: Path) -> None:
     """Remove temporary files of killed runs of this user from a folder; those of living runs are locked, and stay."""
     with suppress(OSError):  # a folder that cannot be read is no reason to fail
         for path in folder.iterdir():
-            if _TEMPORARY.fullmatch(path.name):
+            if TEMPORARY_NAME.fullmatch(path.name):
                 with suppress(OSError):
                     _remove_stale(path)
 
@@ -167,7 +167,7 @@ def _created(path: Path) -> tuple[Path, int]:
     """A new temporary file beside `path`, open and locked."""
     while True:
         # only the start of the name: one of full length leaves no room for more
-        temporary = path.parent / f".{_start(path.name)}.{secrets.token_hex(8)}.partial"
+        temporary = path.parent / f".{name_start(path.name)}.{secrets.token_hex(8)}.partial"
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         _open.add(temporary)
         with suppress(OSError):  # a file system without locks, on which leftovers stay
@@ -179,7 +179,8 @@ def _created(path: Path) -> tuple[Path, int]:
         os.close(descriptor)
 
 
-def _start(name: str) -> str:
+def name_start(name: str) -> str:
+    """Return the first characters of a name, short enough for a temporary name that begins with them."""
     return os.fsencode(name)[:100].decode("utf-8", "ignore") or "file"
 
 

@@ -1,4 +1,4 @@
-"""JSON that is written and read: what is no JSON is never written; what cannot be read gives one clear reason."""
+"""Write and read JSON: invalid values are never written, and text that cannot be parsed gives one clear reason."""
 
 import json
 import math

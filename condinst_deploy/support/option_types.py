@@ -1,4 +1,4 @@
-"""Types of options that are given from Python: a wrong one is one line at the start, not an error of Python later."""
+"""Check the types of options from Python, so that a wrong type is a one-line error at the start."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
 from condinst_deploy.errors import ConfigError
-from condinst_deploy.support.validation import shortened
+from condinst_deploy.shown_text import shown_value
 
 _PLAIN: dict[Any, tuple[Any, str]] = {
     bool: (bool, "True or False"),
@@ -39,7 +39,7 @@ def check_types(options: Any, where: str = "") -> None:
     for name, kind in _types_of(options_type).items():
         value = getattr(options, name)
         if not _fits(value, kind):
-            raise ConfigError(f"{where}{name} is {shortened(value)}; expected {_words(kind)}")
+            raise ConfigError(f"{where}{name} is {shown_value(value)}; expected {_words(kind)}")
 
 
 @cache

@@ -29,7 +29,7 @@ class StoredFile(NamedTuple):
 
     path: str  # path or URL
     size: int  # bytes
-    state: str  # entity tag or time of the last change; empty if the storage tells neither
+    state: str  # entity tag or time of the last change; empty if the storage gives neither
 
 
 def is_url(text: str) -> bool:

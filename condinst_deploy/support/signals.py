@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a job is stopped at a moment when nothing is half done, and a second signal ends it at once.
+"""Ctrl-C and SIGTERM: a job stops between two whole steps, and a second signal ends it immediately.
 
 A command calls `listen` before it imports anything large. From then on both signals raise `Stopped`, a
 `KeyboardInterrupt`, in the main thread. Python raises it only between two of its own instructions. A second thread

@@ -1,4 +1,4 @@
-"""Suggestions for names that were not quite right."""
+"""Suggestions for misspelt names."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.input_files import read_text
 from condinst_deploy.support.json_text import DIGITS_READ
 from condinst_deploy.support.suggestions import did_you_mean
-from condinst_deploy.support.validation import merged, shortened
+from condinst_deploy.support.validation import merged
 
 T = TypeVar("T")
 
@@ -104,7 +105,7 @@ def _longest_number(text: str) -> str:
 
 def _base(default: T, name: object, folder: Traversable) -> T:
     if not isinstance(name, str):
-        raise ConfigError(f"base is {shortened(name)}; expected the name of a recipe in quotes")
+        raise ConfigError(f"base is {shown_value(name)}; expected the name of a recipe in quotes")
     return recipe_from_toml(default, str(_packaged(name, folder)), folder)
 
 
@@ -113,7 +114,7 @@ def _packaged(name: str, folder: Traversable) -> Path:
     known = {path.stem: path for path in sorted(Path(str(folder)).glob("*.toml"))}
     if name not in known:
         raise ConfigError(
-            f"no recipe {shortened(name)}; the package has {', '.join(known)}. Or give a file ending in .toml"
+            f"no recipe {shown_value(name)}; the package has {', '.join(known)}. Or give a file ending in .toml"
             f"{did_you_mean(name, known)}"
         )
     return known[name]

@@ -6,7 +6,6 @@ not finite, integers of more than 64 bits, text that is not Unicode, and deep ne
 """
 
 import math
-import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import cache
@@ -14,6 +13,7 @@ from types import UnionType
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.suggestions import did_you_mean
 
 T = TypeVar("T")
@@ -23,8 +23,6 @@ DEEPEST = 16
 
 NAMES_SHOWN = 20
 """Unknown settings that a message lists; it counts the others."""
-
-PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
 
 _WORDS: dict[Any, tuple[str, str]] = {
     bool: ("true or false", "values true or false"),
@@ -69,29 +67,6 @@ class Limits:
             return f"{number} {'above' if self.open else 'of at least'} {self.least}"
         upper = f"to below {self.most}" if self.below else f"to {self.most}"
         return f"{number} {'above' if self.open else 'from'} {self.least} {upper}"
-
-
-class _Short(reprlib.Repr):
-    """Representations of a few dozen characters, whatever the value is."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlevel, self.maxstring, self.maxother = 2, 60, 60
-        self.maxlist = self.maxtuple = self.maxdict = 4
-
-    def repr1(self, x: Any, level: int) -> str:
-        if not isinstance(x, PLAIN):
-            return f"<{type(x).__name__}>"  # the representation of a foreign object can be long, or fail
-        return super().repr1(x, level)
-
-    def repr_int(self, x: int, level: int) -> str:
-        # Python refuses to print integers of thousands of digits
-        return repr(x) if x.bit_length() <= 128 else f"<whole number of {x.bit_length()} bits>"
-
-
-def shortened(value: object) -> str:
-    """A value as messages show it: shortened, and never an error."""
-    return _Short().repr(value)
 
 
 def typed(values: object, kind: type[T], where: str = "") -> T:
@@ -149,7 +124,7 @@ def check_number(name: str, value: object, limits: Limits) -> None:
         ConfigError: it is not a finite number inside the limits.
     """
     if not limits.hold(value):
-        raise ConfigError(f"{name} is {shortened(value)}; expected {limits}")
+        raise ConfigError(f"{name} is {shown_value(value)}; expected {limits}")
 
 
 def check_choice(name: str, value: object, kind: Any) -> None:
@@ -189,7 +164,7 @@ def _check_plain(values: object, where: str) -> None:
                 seen.add(id(value))
                 left += ((child, name, depth + 1) for child, name in _contents(value, place))
         elif problem := _problem(value):
-            raise ConfigError(f"{_shown_place(place)} is {shortened(value)}; expected {problem}")
+            raise ConfigError(f"{_shown_place(place)} is {shown_value(value)}; expected {problem}")
 
 
 def _problem(value: object) -> str | None:
@@ -222,7 +197,7 @@ def _contents(value: dict[Any, Any] | list[Any] | tuple[Any, ...], where: str) -
 
 
 def _joined(where: str, key: object) -> str:
-    name = key if isinstance(key, str) and key.isidentifier() and len(key) <= 60 else shortened(key)
+    name = key if isinstance(key, str) and key.isidentifier() and len(key) <= 60 else shown_value(key)
     return f"{where}.{name}" if where else str(name)
 
 
@@ -301,7 +276,7 @@ def _message(place: _Place, reason: str) -> str:
         missing = [_joined(where, name) for name in required if name not in value]
         # otherwise a check of the dataclass refused what has the right types
         return f"{', '.join(missing)} is missing" if missing else f"{_shown_place(where)} cannot be used ({reason})"
-    return f"{_shown_place(where)} is {shortened(value)}; expected {_expected(kind)}"
+    return f"{_shown_place(where)} is {shown_value(value)}; expected {_expected(kind)}"
 
 
 def _expected(kind: Any, several: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""A moving average of the weights: it is evaluated and exported in the place of the weights that learn."""
+"""A moving average of the weights, which is evaluated and exported instead of the trained weights."""
 
 import copy
 

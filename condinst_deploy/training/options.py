@@ -5,8 +5,9 @@ from pathlib import Path
 
 from condinst_deploy.contract.artifacts import CHECKPOINT, check_kind, check_there
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.option_types import check_types
-from condinst_deploy.support.validation import is_unicode, shortened
+from condinst_deploy.support.validation import is_unicode
 
 PLACES = ("train_annotations", "train_images", "val_annotations", "val_images")
 """Names of the places of the data in a recipe."""
@@ -58,7 +59,7 @@ class TrainOptions:
         check_types(self)
         for name, place in self.places.items():
             if not is_unicode(place):
-                raise ConfigError(f"{name} is {shortened(place)}; the recipe of the run names it: expected UTF-8")
+                raise ConfigError(f"{name} is {shown_value(place)}; the recipe of the run names it: expected UTF-8")
         for option, start in (("--weights", self.weights), ("--backbone", self.backbone)):
             if start is not None and not (option == "--backbone" and str(start) == "torchvision"):
                 check_kind(Path(start), CHECKPOINT, option)

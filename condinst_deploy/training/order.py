@@ -1,4 +1,4 @@
-"""The endless row of images that a run sees, decided by the seed alone."""
+"""The endless sequence of images that a run trains on, decided by the seed alone."""
 
 from collections.abc import Iterator
 from typing import NamedTuple

@@ -241,7 +241,7 @@ class Recipe:
     evaluate_every: int = 10_000  # iterations; 0: only at the end
     checkpoint_every: int = 1_000
     log_every: int = 20
-    keep_checkpoints: int = 2  # last.pth, and so many less one before it
+    keep_checkpoints: int = 2  # last.pth and the ones before it
     patience: int = 0  # evaluations without a better mask AP after which the run ends; 0: it never ends early
     tensorboard: bool = True  # write scalars for TensorBoard
 

@@ -1,4 +1,4 @@
-"""Train a model: recipe and data in, a folder with checkpoint, model, curves and metrics out."""
+"""Train a model: recipe and data -> a folder with checkpoint, model, curves and metrics."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from condinst_deploy.data.analysis import analyse
 from condinst_deploy.data.coco import CocoDataset
 from condinst_deploy.data.shapes import TRAIN_COUNT, VAL_COUNT, ShapesConfig, generate_shapes
 from condinst_deploy.errors import ConfigError
-from condinst_deploy.model.checkpoints import load_model
+from condinst_deploy.model.checkpoints import LoadedModel, load_model
 from condinst_deploy.runtime.torch_backend import torch_device
 from condinst_deploy.support.atomic_write import check_writable
 from condinst_deploy.support.folder_lock import locked_folder
@@ -21,8 +21,9 @@ from condinst_deploy.training.options import PLACES, TrainOptions
 from condinst_deploy.training.preview import Preview, preview
 from condinst_deploy.training.ranks import ALONE, Ranks, connected, device_of, ranks_from_environment
 from condinst_deploy.training.recipe import Recipe, load_recipe, sizes_named
-from condinst_deploy.training.run import TrainingRun, fine_tuning_run, new_run, resumed_run
-from condinst_deploy.training.store import CHECKPOINT, CheckpointStore
+from condinst_deploy.training.run import TrainingRun
+from condinst_deploy.training.run_start import fine_tuning_run, new_run, resumed_run
+from condinst_deploy.training.store import CHECKPOINT, CheckpointStore, Found
 from condinst_deploy.training.trainer import Reports, Sets
 
 SHAPES_FOLDER = Path("data/shapes")
@@ -69,12 +70,12 @@ def train(
     """
     options, reports = options or TrainOptions(), reports or Reports()
     folder, ranks = _folder(recipe, options), ranks_from_environment()
-    chosen = _read(recipe, options, folder)
+    chosen, start = _read(recipe, options, folder)
     device = device_of(ranks, torch_device(options.device))
     if not ranks.first:
         reports = Reports()
     with connected(ranks, device, chosen.execution.timeout, options.meeting):
-        return _train(chosen, options, reports, folder, Place(ranks, device))
+        return _train(chosen, options, reports, folder, Place(ranks, device, start))
 
 
 def check(recipe: str | Path | Recipe, options: TrainOptions | None = None, reports: Reports | None = None) -> Preview:
@@ -89,33 +90,49 @@ def check(recipe: str | Path | Recipe, options: TrainOptions | None = None, repo
     if ranks_from_environment().size > 1:
         raise ConfigError("--check runs in one process; start it without torchrun")
     folder = _folder(recipe, options)
-    place = Place(ALONE, torch_device(options.device))
-    run, sets = _prepared(_read(recipe, options, folder), options, reports, folder, place)
+    chosen, start = _read(recipe, options, folder)
+    place = Place(ALONE, torch_device(options.device), start)
+    run, sets = _prepared(chosen, options, reports, folder, place)
     return preview(run, sets.train, folder)
 
 
-def _read(recipe: str | Path | Recipe, options: TrainOptions, folder: Path) -> Recipe:
-    """The recipe; sizes that its file does not name are those of the weights that are fine-tuned."""
-    if isinstance(recipe, Recipe):
-        return recipe
-    name = str(recipe)
-    chosen = load_recipe(name)
-    if options.resume:  # what was fine-tuned has the sizes already
-        found = CheckpointStore(folder, chosen.keep_checkpoints).newest()
-        loaded = load_model(found.path, content=found.content)
-    elif options.weights is not None:
-        loaded = load_model(options.weights)
-    else:
-        return chosen
-    inference, training = sizes_named(name)
-    return chosen.with_sizes_of(loaded.model.config, inference=not inference, training=not training)
+@dataclass
+class Start:
+    """Weights that a run starts from; they are read once."""
+
+    checkpoint: Found | None = None  # that the run resumes
+    weights: LoadedModel | None = None  # that are fine-tuned
+
+    def released(self) -> "Start":
+        """Return the weights and forget them here, so that they do not stay in memory during the run."""
+        taken = replace(self)
+        self.checkpoint = self.weights = None
+        return taken
 
 
 class Place(NamedTuple):
-    """Ranks and device of this process."""
+    """Ranks and device of this process, and the weights that it starts from."""
 
     ranks: Ranks
     device: torch.device
+    start: Start
+
+
+def _read(recipe: str | Path | Recipe, options: TrainOptions, folder: Path) -> tuple[Recipe, Start]:
+    """The recipe, and the weights; sizes that the recipe's file does not name are those of the weights."""
+    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe))
+    start = Start()
+    if options.resume:  # what was fine-tuned has the sizes already
+        start = Start(checkpoint=CheckpointStore(folder, chosen.keep_checkpoints).newest())
+    elif options.weights is not None:
+        start = Start(weights=load_model(options.weights))
+    loaded = start.weights
+    if start.checkpoint is not None and not isinstance(recipe, Recipe):
+        loaded = load_model(start.checkpoint.path, content=start.checkpoint.content)
+    if isinstance(recipe, Recipe) or loaded is None:
+        return chosen, start
+    inference, training = sizes_named(str(recipe))
+    return chosen.with_sizes_of(loaded.model.config, inference=not inference, training=not training), start
 
 
 def _train(recipe: Recipe, options: TrainOptions, reports: Reports, folder: Path, place: Place) -> TrainedModel:
@@ -207,9 +224,10 @@ def _with_data(recipe: Recipe, options: TrainOptions, reports: Reports) -> Recip
 
 def _started(recipe: Recipe, sets: Sets, folder: Path, options: TrainOptions, place: Place) -> TrainingRun:
     """A new run, one from trained weights, or the one in the folder."""
-    manifest, (ranks, device) = trainer.manifest_for(recipe, sets), place
-    if options.resume:
-        checkpoint, note, content = CheckpointStore(folder, recipe.keep_checkpoints).newest()
+    manifest, ranks, device = trainer.manifest_for(recipe, sets), place.ranks, place.device
+    start = place.start.released()
+    if start.checkpoint is not None:
+        checkpoint, note, content = start.checkpoint
         run = resumed_run(recipe, checkpoint, device, ranks, content)
         if run.manifest.class_names != manifest.class_names:
             raise ConfigError(
@@ -221,5 +239,5 @@ def _started(recipe: Recipe, sets: Sets, folder: Path, options: TrainOptions, pl
     if (folder / CHECKPOINT).exists():
         raise ConfigError(f"{folder / CHECKPOINT} exists: go on with --resume, or name another folder with --out")
     if options.weights is not None:
-        return fine_tuning_run(recipe, manifest, options.weights, device, ranks)
+        return fine_tuning_run(recipe, manifest, options.weights, device, ranks, start.weights)
     return new_run(recipe, manifest, device, ranks)

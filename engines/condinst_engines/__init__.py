@@ -4,16 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from condinst_engines.build_engine_file import BuildReports, BuiltEngineFile, build_engine
     from condinst_engines.build_options import BuildOptions
     from condinst_engines.build_recipe import BuildRecipe
-    from condinst_engines.engine_builder import BuildReports, BuiltEngineFile, build_engine
 
 _HOMES = {
     "BuildOptions": "condinst_engines.build_options",
     "BuildRecipe": "condinst_engines.build_recipe",
-    "BuildReports": "condinst_engines.engine_builder",
-    "BuiltEngineFile": "condinst_engines.engine_builder",
-    "build_engine": "condinst_engines.engine_builder",
+    "BuildReports": "condinst_engines.build_engine_file",
+    "BuiltEngineFile": "condinst_engines.build_engine_file",
+    "build_engine": "condinst_engines.build_engine_file",
 }
 
 __all__ = ["BuildOptions", "BuildRecipe", "BuildReports", "BuiltEngineFile", "build_engine"]

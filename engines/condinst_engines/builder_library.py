@@ -1,4 +1,4 @@
-"""The two builders, as one: full TensorRT for servers, TensorRT for RTX for workstations and machines without a GPU."""
+"""One interface of the two builders: TensorRT for servers; TensorRT for RTX for workstations, without a GPU too."""
 
 from dataclasses import dataclass
 from importlib import import_module

@@ -62,7 +62,7 @@ class EngineFiles:
     """Files of one build."""
 
     source: Path  # the exported file
-    engine: Path | None = None  # None: below the current directory, under the name that tells what it is
+    engine: Path | None = None  # None: below the current directory, under a name with flavour, precision and targets
     keep_onnx: Path | None = None  # where to leave the graph that the builder got; written with the engine
     calibration: Path | None = None  # folder of images that half precision is checked on; None: a built-in set
     keep_policy: Path | None = None  # where to leave the policy of the range check, as a recipe

@@ -1,4 +1,4 @@
-"""The layers that an engine really has, by the library's inspector; it takes a GPU that can load the engine."""
+"""Layers of an engine as TensorRT's inspector lists them; this needs a GPU that can load the engine."""
 
 import json
 from collections import Counter

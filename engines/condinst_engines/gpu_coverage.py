@@ -1,4 +1,4 @@
-"""Which GPUs an engine of a flavour will not load on, said before it is built."""
+"""GPUs that cannot load an engine of a flavour, reported before it is built."""
 
 from collections.abc import Iterator
 from pathlib import Path

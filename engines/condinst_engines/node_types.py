@@ -82,7 +82,7 @@ def control_flow_types(node: ir.Node) -> list[ir.DataType]:
 
 
 def _declared(node: ir.Node) -> list[ir.DataType]:
-    """Types of a plugin's outputs, which no schema tells, as the graph declares them."""
+    """Types of a plugin's outputs as the graph declares them; there is no schema for them."""
     found = [value.dtype for value in node.outputs if value.dtype is not None]
     if len(found) != len(node.outputs):
         raise EngineError(f"node {node.name} ({node.op_type}) is a plugin whose outputs have no types")

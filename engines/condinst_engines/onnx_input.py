@@ -9,17 +9,14 @@ import onnx_ir as ir
 from onnx_ir.convenience import get_const_tensor
 
 from condinst_deploy.contract import MANIFEST_KEY, ModelManifest
-from condinst_deploy.contract.artifacts import INT8_ONNX, ONNX
+from condinst_deploy.contract.artifacts import EXPORT_FOLDER, INT8_ONNX, ONNX
 from condinst_deploy.errors import ArtifactError, ConfigError
 from condinst_deploy.shown_text import first_line, shown, shown_value
 from condinst_deploy.support.input_files import check_ordinary
 from condinst_engines.quantization.insert import QDQ
 
-DEFAULT_FOLDER = Path("export/build")
-"""Default folder of condinst-export, relative to the current directory."""
 
-
-def only_exported(folder: Path = DEFAULT_FOLDER) -> Path:
+def only_exported(folder: Path = EXPORT_FOLDER) -> Path:
     """The only ONNX file that was exported below the current directory; files for CPUs (.int8.onnx) do not count.
 
     Raises:

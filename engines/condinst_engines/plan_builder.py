@@ -1,7 +1,7 @@
-"""ONNX -> plan: the precision is written into the graph, functions are inlined, the builder does the rest.
+"""ONNX graph -> plan in memory: write the precision into the graph, inline functions, run TensorRT's builder.
 
-One code path for both flavours. TensorRT for RTX builds for named GPUs without one; full TensorRT builds on
-the GPU that the engine is for.
+Both flavours use the same code. TensorRT for RTX needs no GPU and builds for the GPUs that are named; full TensorRT
+builds on the GPU that the engine is for.
 """
 
 import time
@@ -275,7 +275,7 @@ def _add_profiles(
 def _apply(recipe: BuildRecipe, config: "tensorrt.IBuilderConfig", flavour: BuilderLibrary) -> None:
     trt = flavour.trt
     config.builder_optimization_level = recipe.optimization_level
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that an inspector tells types of layers
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the engine inspector lists types of layers
     if recipe.workspace_gb:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(recipe.workspace_gb * GIB))
     flags = {"REFIT": recipe.refit or recipe.strip_weights, "STRIP_PLAN": recipe.strip_weights}

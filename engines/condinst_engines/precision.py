@@ -1,4 +1,4 @@
-"""Mixed precision, written into the graph: under strong typing a builder runs every node in the type it finds.
+"""Mixed precision, written into the graph: a strongly typed builder runs every node in the graph's type.
 
 Casts are put where the policy's sides meet; weights are converted and checked; inputs and outputs keep the types of
 the contract. The bodies of the two special operations are converted, too: the file can be inlined or rewritten later.

@@ -1,7 +1,7 @@
 """Network outputs of two files, detection with detection instead of slot with slot.
 
-Slots are sorted by score. Where two scores are equal, or closer than a precision tells apart, detections change places,
-and a comparison slot by slot would take one for the other.
+Slots are sorted by score. Where two scores are equal, or differ by less than the precision resolves, detections
+change places, and a comparison slot by slot would take one for the other.
 """
 
 from dataclasses import dataclass

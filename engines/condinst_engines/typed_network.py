@@ -12,6 +12,7 @@ from condinst_deploy.errors import EngineError
 from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.builder_log import BuilderLog
 from condinst_engines.node_types import value_types
+from condinst_engines.precision_policy import WORDS_SHOWN
 
 if TYPE_CHECKING:
     import tensorrt
@@ -30,7 +31,6 @@ DTYPES = {
 
 IR_NAMES = {"FLOAT16": "HALF", "BFLOAT16": "BF16"}
 FLOATING = ("float32", "float16", "bfloat16")
-WORDS_SHOWN = 5
 
 
 def parsed_network(

@@ -10,8 +10,9 @@ from rich.status import Status
 from condinst_deploy.cli.command import command_app, print_json, print_line, terminal
 from condinst_deploy.cli.progress import ProgressLines
 from condinst_deploy.contract import Family
+from condinst_deploy.contract.artifacts import EXPORT_FOLDER
 from condinst_deploy.errors import ConfigError
-from condinst_export.options import DEFAULT_FOLDER, ExportOptions, checked_output, class_names_from
+from condinst_export.options import ExportOptions, checked_output, class_names_from
 from condinst_export.quantization.options import IMAGES, calibration_from
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def export(
         Family | None, typer.Option(help="Family that the checkpoint must be of. Default: recognised by its keys.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help=f"File to write. Default: {DEFAULT_FOLDER}/NAME_OF_THE_WEIGHTS.onnx")
+        Path | None, typer.Option(help=f"File to write. Default: {EXPORT_FOLDER}/NAME_OF_THE_WEIGHTS.onnx")
     ] = None,
     max_detections: Annotated[
         int | None,
@@ -37,7 +38,7 @@ def export(
     score_threshold: Annotated[
         float | None,
         typer.Option(
-            help="What a candidate's class probability (AdelaiDet: times centerness) must be above, 0 to 1."
+            help="Keep candidates whose class probability (AdelaiDet: times centerness) is above it, 0 to 1."
             " Default: the model's, 0.05."
         ),
     ] = None,
@@ -57,7 +58,7 @@ def export(
         ),
     ] = None,
     class_names: Annotated[
-        Path | None, typer.Option(help="Text file with one class name a line, where the checkpoint has none.")
+        Path | None, typer.Option(help="Text file with one class name a line, for a checkpoint without names.")
     ] = None,
     int8: Annotated[
         bool,

@@ -28,7 +28,7 @@ def name_nodes(graph: onnx.GraphProto) -> None:
 
 
 def _scope(node: onnx.NodeProto) -> str:
-    # a convolution that swallowed its norm has the norm's scope; its weight still tells where it stands
+    # a convolution with a folded norm has the norm's scope; its weight's name gives its own
     if node.op_type == "Conv" and node.input[1].endswith(WEIGHT):
         return str(node.input[1]).removeprefix("model.").removesuffix(WEIGHT)
     listed = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "[]")

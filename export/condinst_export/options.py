@@ -5,15 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from condinst_deploy.contract import Family
-from condinst_deploy.contract.artifacts import CHECKPOINT, INT8_ONNX, ONNX, check_kind, check_there
+from condinst_deploy.contract.artifacts import CHECKPOINT, EXPORT_FOLDER, INT8_ONNX, ONNX, check_kind, check_there
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.input_files import read_text
 from condinst_deploy.support.option_types import check_types
 from condinst_export.quantization.options import CalibrationOptions
-
-DEFAULT_FOLDER = Path("export/build")
-"""Default folder of exported files, relative to the current directory."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ def checked_output(weights: Path, out: Path | None, *, int8: bool = False) -> Pa
 
     Args:
         weights: the checkpoint.
-        out: the file to write; None: below `DEFAULT_FOLDER`, under the checkpoint's name.
+        out: the file to write; None: below `EXPORT_FOLDER`, under the checkpoint's name.
         int8: whether an INT8 file is written.
 
     Raises:
@@ -80,7 +77,7 @@ def checked_output(weights: Path, out: Path | None, *, int8: bool = False) -> Pa
         raise ConfigError(f"--out is {out}; expected a name ending in {ending}{reason}")
     check_kind(weights, CHECKPOINT, "--weights")
     check_there(weights, CHECKPOINT)
-    return (out or DEFAULT_FOLDER / f"{weights.stem}{ending}").absolute()
+    return (out or EXPORT_FOLDER / f"{weights.stem}{ending}").absolute()
 
 
 def class_names_from(path: Path) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -20,7 +19,7 @@ from condinst_deploy.model.folding import fold_batch_norms
 from condinst_deploy.model.mask_head import dynamic_mask_head
 from condinst_deploy.model.operations import REFERENCE
 from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
-from tests.support.interpreter import ROOT, interpreted
+from tests.support.interpreter import interpreted
 from tests.support.mask_cases import outputs_with
 from tests.support.models import SLIM, noise_image, seeded_model
 from tests.support.operations import MaskHeadCase, mask_head_cases
@@ -42,12 +41,15 @@ def network() -> ModuleType:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_without_a_gpu_it_says_so_in_one_line() -> None:
-    command = [sys.executable, "-m", "benchmarks.gpu"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert run.returncode == 1
-    assert run.stdout == ""
-    assert run.stderr.strip().splitlines()[-1].startswith("error: PyTorch sees no NVIDIA GPU")
+def test_without_a_gpu_it_says_so_in_one_line(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks.gpu"])
+    assert benchmark.main() == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("error: PyTorch sees no NVIDIA GPU")
+    assert shown.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("case", mask_head_cases(), ids=str)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.performance_tables import BLOCK, DOCUMENT, RESULTS, ROOT, filled, linear_fit, table_of
+from benchmarks.markdown import RESULTS
+from benchmarks.performance_tables import BLOCK, DOCUMENT, ROOT, filled, linear_fit, table_of
 from benchmarks.sweep_plots import draw_sweeps
 from benchmarks.targets import Target, write_results
 

@@ -9,11 +9,25 @@ import pytest
 from benchmarks import input as input_benchmark
 from benchmarks import stream
 from benchmarks.targets import Target
+from benchmarks.timing import Turns, ratio
 
 
-def test_shares_are_of_the_same_round() -> None:
+def test_ratios_are_of_the_same_round() -> None:
     # the machine got twice as slow in the second round, for both
-    assert stream.paired({"network": [1.0, 2.0, 1.0], "folder": [1.25, 2.5, 1.0]}, "folder") == 0.8
+    assert ratio([1.0, 2.0, 1.0], [1.25, 2.5, 1.0]) == 0.8
+
+
+def test_functions_take_turns_forwards_and_backwards() -> None:
+    turns = Turns({"a": lambda: 1, "b": lambda: 2})
+    assert [found for found in turns.rounds(3)] == [
+        (0, "a", 1),
+        (0, "b", 2),
+        (1, "b", 2),
+        (1, "a", 1),
+        (2, "a", 1),
+        (2, "b", 2),
+    ]
+    assert {name: len(seconds) for name, seconds in (turns.wall | turns.cpu).items()} == {"a": 3, "b": 3}
 
 
 def test_a_folders_throughput_is_asked_to_be_nearly_the_networks() -> None:

@@ -17,8 +17,9 @@ def test_lines_come_from_time_to_time_with_rate_and_time_left(capfd: pytest.Capt
     clock = Clock()
     lines = ProgressLines(seconds=30, clock=clock, show=True)
     for done in range(50, 301):  # 50 were done by an earlier run
-        lines.update("images", done, 450)
+        last = lines.update("images", done, 450)
         clock.now += 0.5
+    assert last == "images: 300 of 450, 2.0/s, 1 min 15 s left"
     # at 30 s: 60 images in 30 s, 340 left; at 60, 90 and 120 s again
     shown = capfd.readouterr().err.splitlines()
     assert shown == [

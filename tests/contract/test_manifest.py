@@ -90,10 +90,10 @@ def test_manifest_that_is_not_json_is_refused(text: str) -> None:
     ("text", "message"),
     [
         ("[" * 100_000, r"is not JSON that can be read \(nested too deeply\); export the model again"),
-        ('{"version":' + "1" * 5000 + "}", r"version <whole number of 16607 bits>; .*export the model again"),
+        ('{"version":' + "1" * 5000 + "}", r"version a whole number of 16,607 bits; .*export the model again"),
         (
             MANIFEST.to_json().replace("{", '{"max_detections": -' + "1" * 5000 + ",", 1),
-            r"max_detections is <whole number of 16607 bits>; expected",
+            r"max_detections is a whole number of 16,607 bits; expected",
         ),
     ],
     ids=["deep", "a long version", "a long integer"],

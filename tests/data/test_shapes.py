@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from condinst_deploy.data.coco import CocoDataset, masks_at
+from condinst_deploy.data.shape_outlines import rasterised
 from condinst_deploy.data.shapes import (
     VAL_COUNT,
     VALIDATION_SHA256,
@@ -21,7 +22,6 @@ from condinst_deploy.data.shapes import (
     fingerprint_of,
     generate_shapes,
     image_of,
-    rasterised,
     scene_of,
 )
 from condinst_deploy.errors import ConfigError, OutputError

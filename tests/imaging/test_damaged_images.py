@@ -95,7 +95,7 @@ def test_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_folder_is_no_image(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="no image at"):
+    with pytest.raises(ImageError, match="it is a folder; expected an image file"):
         rgb_from(tmp_path)
 
 

@@ -27,7 +27,7 @@ from condinst_deploy.model.losses import LossRules, losses_of, projection_loss
 from condinst_deploy.model.targets import ImageTargets
 from condinst_deploy.training.options import TrainOptions
 from condinst_deploy.training.recipe import DataSettings, Recipe, ScheduleSettings, StartSettings
-from condinst_deploy.training.run import new_run
+from condinst_deploy.training.run_start import new_run
 from condinst_deploy.training.train_model import train as train_model
 from condinst_deploy.training.trainer import Reports, manifest_for, open_sets, train
 from tests.support.models import SLIM, TINY, seeded_model

@@ -98,3 +98,8 @@ def assert_each_image_once(folder: Path, paths: Sequence[Path]) -> None:
 def parts(folder: Path) -> list[str]:
     """Return the names of the parts in a folder."""
     return sorted(path.name for path in folder.glob("part-*"))
+
+
+def coco_part(folder: Path, index: int) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / f"part-{index:08d}.json").read_text())
+    return content

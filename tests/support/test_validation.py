@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.validation import (
     Limits,
     check_choice,
@@ -17,7 +18,6 @@ from condinst_deploy.support.validation import (
     known_part,
     merged,
     printable,
-    shortened,
     typed,
 )
 
@@ -104,7 +104,7 @@ def test_plain_data_become_the_dataclasses() -> None:
         ({"inner": {"count": 2**63}}, f"inner.count is {2**63}; expected a whole number of at most 64 bits"),
         pytest.param(
             {"inner": {"count": 10**5000}},
-            "inner.count is <whole number of 16610 bits>; expected a whole number of at",
+            "inner.count is a whole number of 16,610 bits; expected a whole number of at",
             id="huge",
         ),
         ({"name": "a\ud800"}, "name is 'a\\ud800'; expected text in Unicode, without lone surrogates"),
@@ -266,7 +266,7 @@ LONG: dict[str, object] = {
 
 @pytest.mark.parametrize("value", LONG.values(), ids=LONG)
 def test_a_value_is_shortened_whatever_it_is(value: object) -> None:
-    assert len(shortened(value)) < 200
+    assert len(shown_value(value)) < 200
 
 
 def test_text_of_undecodable_names_becomes_printable() -> None:

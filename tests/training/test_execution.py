@@ -24,7 +24,8 @@ from condinst_deploy.training.recipe import (
     Recipe,
     ScheduleSettings,
 )
-from condinst_deploy.training.run import TrainingRun, new_run, resumed_run
+from condinst_deploy.training.run import TrainingRun
+from condinst_deploy.training.run_start import new_run, resumed_run
 from condinst_deploy.training.trainer import Reports, Sets, manifest_for, open_sets, train
 from tests.support.recipes import tiny_recipe
 

@@ -17,7 +17,8 @@ from condinst_deploy.training.batches import batches
 from condinst_deploy.training.history import read_history
 from condinst_deploy.training.optimizers import optimizer_of
 from condinst_deploy.training.recipe import DataSettings, Recipe, ScheduleSettings, StartSettings, load_recipe
-from condinst_deploy.training.run import TrainingRun, fine_tuning_run, new_run, resumed_run
+from condinst_deploy.training.run import TrainingRun
+from condinst_deploy.training.run_start import fine_tuning_run, new_run, resumed_run
 from condinst_deploy.training.trainer import Reports, Sets, manifest_for, open_sets, train
 from tests.support.models import TINY, TINY_ADELAIDET, manifest_of, mmdet_state, seeded_model
 

@@ -29,7 +29,8 @@ from condinst_deploy.training.recipe import (
     ScheduleSettings,
     StartSettings,
 )
-from condinst_deploy.training.run import TrainingRun, new_run, resumed_run
+from condinst_deploy.training.run import TrainingRun
+from condinst_deploy.training.run_start import new_run, resumed_run
 from condinst_deploy.training.store import CheckpointStore
 from condinst_deploy.training.trainer import Reports, Sets, evaluate, manifest_for, open_sets, train
 from tests.support.processes import in_processes

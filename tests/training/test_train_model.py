@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -12,6 +13,7 @@ import condinst_deploy
 from condinst_deploy import Predictor, TrainOptions, train
 from condinst_deploy.data.shapes import generate_shapes
 from condinst_deploy.errors import CheckpointError, ConfigError
+from condinst_deploy.model.checkpoints import LoadedModel, load_model
 from condinst_deploy.model.losses import Losses
 from condinst_deploy.training.recipe import Recipe, load_recipe
 from condinst_deploy.training.train_model import check
@@ -123,6 +125,24 @@ def test_fine_tuning_takes_the_sizes_that_the_recipe_does_not_name_from_the_weig
             assert train(tuning, again).metrics["iteration"] == 2  # the same command, and --resume
             assert train(tuning, replace(again, weights=None)).metrics["iteration"] == 2
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+
+def test_weights_that_are_fine_tuned_are_loaded_once(
+    folder: Path, slim_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[Path] = []
+
+    def counted(path: Path, *arguments: Any, **named: Any) -> LoadedModel:
+        loads.append(Path(path))
+        return load_model(path, *arguments, **named)
+
+    for module in ("train_model", "run_start"):
+        monkeypatch.setattr(f"condinst_deploy.training.{module}.load_model", counted)
+    (tmp_path / "tuning.toml").write_text("[schedule]\niterations = 2\nbatch_size = 1\n[data]\nworkers = 0\n")
+    given = replace(options(folder, tmp_path / "run"), weights=slim_checkpoint)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "tuning.toml", given, reports_that_stop([]))
+    assert loads == [slim_checkpoint]
 
 
 def stop_at_once(_iteration: int, _losses: Losses) -> None:

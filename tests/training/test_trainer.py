@@ -23,7 +23,8 @@ from condinst_deploy.training.recipe import (
     ScheduleSettings,
     load_recipe,
 )
-from condinst_deploy.training.run import TrainingRun, fine_tuning_run, new_run, resumed_run
+from condinst_deploy.training.run import TrainingRun
+from condinst_deploy.training.run_start import fine_tuning_run, new_run, resumed_run
 from condinst_deploy.training.trainer import Reports, Sets, manifest_for, open_sets, train, with_classes
 from tests.support.models import TINY
 from tests.support.recipes import tiny_recipe

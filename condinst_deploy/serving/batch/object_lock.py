@@ -1,7 +1,7 @@
-"""The lock of an output folder behind a URL: an object that the driver which holds it writes again and again.
+"""The lock of an output folder behind a URL: an object that its driver rewrites regularly.
 
-Object stores have no locks, and their clocks are not those of the drivers. So a driver is told from a dead one by
-whether its lock changes while another one watches: no time is compared between machines.
+Object stores have no locks, and the machines' clocks differ. So a command watches the lock of another one for a while.
+If the lock changes, the other command is alive. No time is compared between machines.
 
 * A driver that finds no lock writes one. Where the store can create an object only if it is new, that decides between
   two drivers. Elsewhere the driver waits, and reads which of the two the store kept. A store that ignores the condition

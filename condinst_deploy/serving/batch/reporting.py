@@ -73,25 +73,3 @@ class Totals:
         self.redone += event.kind == "lost" and event.shard is not None
         if event.kind == "failed":
             self.failed_shards.append(f"shard {event.shard}: {event.reason}")
-
-
-def status_line(done: int, of: int, rate: float) -> str:
-    """Progress as text: images, rate, and the time that is left.
-
-    Args:
-        done: finished images, those of earlier runs too.
-        of: images of the input.
-        rate: images per second of this run; 0 if none is finished.
-    """
-    text = f"{done:,} of {of:,} images"
-    if rate <= 0:
-        return text
-    return f"{text}, {rate:.3g} images/s, {_duration((of - done) / rate)} left"
-
-
-def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, hours = divmod(whole, 60)[0], whole // 3600
-    return f"{minutes} min" if hours < 1 else f"{hours} h {minutes % 60} min"

@@ -94,7 +94,7 @@ class ShardWorker(AbstractContextManager["ShardWorker"]):
         """Write the part of a shard.
 
         Raises:
-            ImageError: no image of the shard can be read, so the storage is out of reach.
+            ImageError: no image of the shard can be read, so the storage is not reachable.
             BackendError: the model fails on every image of the shard.
             DataError: a Parquet file cannot be read.
             OutputError: the part cannot be written.

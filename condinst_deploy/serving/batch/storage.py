@@ -254,7 +254,7 @@ class UrlFolder(OutputFolder):
             self._filesystem.mv(temporary, path)
 
     def create(self, name: str, content: bytes) -> bool:
-        """Write a new file; returns False if another process was quicker, where the object store tells."""
+        """Write a new file. Returns False if another process wrote it first and the object store reports that."""
         created = self.create_new(name, content)
         return super().create(name, content) if created is None else created
 

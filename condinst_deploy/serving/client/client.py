@@ -17,7 +17,7 @@ from PIL import Image
 
 from condinst_deploy.contract import InstanceDetections, ModelManifest
 from condinst_deploy.errors import ArtifactError, BackendError, CondInstError, ConfigError, ImageError
-from condinst_deploy.imaging.decode import expand_sources, rgb_from, source_name
+from condinst_deploy.imaging.decode import expand_sources, file_content, rgb_from, source_name
 from condinst_deploy.imaging.image_urls import ImageUrl
 from condinst_deploy.masks import RLE, Masks
 from condinst_deploy.runtime.pipeline import Prediction
@@ -216,21 +216,10 @@ def encoded(source: Any) -> bytes:
     if isinstance(source, ImageUrl):
         return source.content()
     if isinstance(source, str | Path):
-        return _content_of(Path(source))
+        return file_content(source, LARGEST_FILE)
     content = io.BytesIO()
     Image.fromarray(rgb_from(source)).save(content, "PNG", compress_level=1)
     return content.getvalue()
-
-
-def _content_of(path: Path) -> bytes:
-    try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for, and a device may have no end
-            raise ImageError(f"{path} is a folder, a device or a pipe; expected an image file")
-        if path.stat().st_size > LARGEST_FILE:
-            raise ImageError(f"{path} has {path.stat().st_size} bytes; expected at most {LARGEST_FILE}")
-        return path.read_bytes()
-    except (OSError, ValueError) as e:
-        raise ImageError(f"{path} cannot be read ({getattr(e, 'strerror', None) or e})") from e
 
 
 def detections_from_reply(reply: Reply, manifest: ModelManifest) -> InstanceDetections:

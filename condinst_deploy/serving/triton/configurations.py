@@ -85,7 +85,7 @@ def network_model_config(
     if options.network_backend == "tensorrt":
         config["platform"] = "tensorrt_plan"
         profiles = engine.profiles if engine else ()
-        if profiles:  # the server uses the first one alone unless it is told of the others
+        if profiles:  # without the list the server uses the first profile only
             config["instance_group"][0]["profile"] = [str(number) for number in range(len(profiles))]
     if options.cuda_graphs:
         config["optimization"] = {"cuda": {"graphs": True, "graph_spec": [_graph(*shape) for shape in shapes]}}

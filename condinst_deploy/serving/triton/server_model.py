@@ -94,7 +94,7 @@ class ImageModel:
 
 
 class NetworkModel:
-    """The network alone, for servers that have neither the TensorRT nor the ONNX Runtime backend."""
+    """The network alone, for servers without a TensorRT or ONNX Runtime backend."""
 
     def initialize(self, arguments: Mapping[str, str]) -> None:
         """Load the model."""

@@ -14,8 +14,8 @@ from condinst_export.quantization.options import IMAGES
 
 if TYPE_CHECKING:
     from condinst_deploy.contract.engine_manifest import EngineManifest
+    from condinst_engines.build_engine_file import BuildReports
     from condinst_engines.builder_library import BuilderLibrary
-    from condinst_engines.engine_builder import BuildReports
     from condinst_engines.precision_policy import Precision, Quantized
 
 
@@ -42,7 +42,9 @@ def build_engine(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="data_centre, t4_l4, rtx_workstation, or a TOML file; options given here come before it."),
+        typer.Option(
+            help="data_centre, t4_l4, rtx_workstation, or a TOML file; options on the command line override it."
+        ),
     ] = None,
     shapes: Annotated[
         list[str] | None,
@@ -59,7 +61,7 @@ def build_engine(
     optimization_level: Annotated[int | None, typer.Option(help="0 (quick) to 5 (thorough). Default: 3.")] = None,
     workspace_gb: Annotated[float | None, typer.Option(help="Largest scratch memory, GiB. Default: no limit.")] = None,
     timing_cache: Annotated[
-        Path | None, typer.Option(help="tensorrt: file that remembers timings between builds.")
+        Path | None, typer.Option(help="tensorrt: timing cache, a file that later builds read.")
     ] = None,
     hardware_compatible: Annotated[
         bool, typer.Option("--hardware-compatible", help="tensorrt: run on every GPU from Ampere on; may be slower.")
@@ -68,11 +70,11 @@ def build_engine(
         bool, typer.Option("--version-compatible", help="tensorrt: run with later versions of TensorRT.")
     ] = False,
     no_plugins: Annotated[
-        bool, typer.Option("--no-plugins", help="tensorrt: standard layers only, no kernels of ours inside the engine.")
+        bool, typer.Option("--no-plugins", help="tensorrt: use standard layers only, without this toolkit's kernels.")
     ] = False,
-    refit: Annotated[bool, typer.Option("--refit", help="Let weights be exchanged later.")] = False,
+    refit: Annotated[bool, typer.Option("--refit", help="Allow refitting: the weights can be replaced later.")] = False,
     strip_weights: Annotated[
-        bool, typer.Option("--strip-weights", help="Leave the weights out; they come by refitting.")
+        bool, typer.Option("--strip-weights", help="Write the engine without weights; refit it to run it.")
     ] = False,
     calibration: Annotated[
         Path | None,
@@ -107,7 +109,7 @@ def build_engine(
         typer.Option(metavar="FILE.toml", help="Also write the policy of the range check, as a recipe to edit."),
     ] = None,
     keep_onnx: Annotated[Path | None, typer.Option(help="Also write the exact graph that the builder gets.")] = None,
-    log: Annotated[Path | None, typer.Option(help="File for everything that the builder says.")] = None,
+    log: Annotated[Path | None, typer.Option(help="File for the builder's log.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the engine's manifest as JSON on standard output.")
     ] = False,
@@ -123,8 +125,8 @@ def build_engine(
     precision = _precision(float32=fp32, float16=fp16, bfloat16=bf16)
     quantization = _quantization(precision, int8=int8, fp8=fp8)
     # PyTorch takes seconds to import: not for --help
+    from condinst_engines.build_engine_file import build_engine as build
     from condinst_engines.build_options import BuildOptions
-    from condinst_engines.engine_builder import build_engine as build
 
     options = BuildOptions(
         recipe=recipe,
@@ -177,7 +179,7 @@ def _quantization(precision: "Precision | None", **asked: bool) -> "Quantized | 
 
 
 def _reports(progress: Progress) -> "BuildReports":
-    from condinst_engines.engine_builder import BuildReports
+    from condinst_engines.build_engine_file import BuildReports
 
     task, lines = progress.add_task("reading the graph", total=1.0), ProgressLines()
 

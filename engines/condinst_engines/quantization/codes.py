@@ -20,7 +20,7 @@ def codes_type(node: ir.Node) -> ir.DataType | None:
         node: QuantizeLinear or DequantizeLinear.
 
     Returns:
-        The type; None where the graph does not tell.
+        The type; None if the graph does not declare it.
     """
     zero_point = _input(node, ZERO_POINT)
     if zero_point is not None:

@@ -1,4 +1,4 @@
-"""Proof of what an engine has in 8 bits: the parsed network does not tell, the plan does.
+"""Proof that an engine's convolutions are in 8 bits, from its plan; the parsed network does not show it.
 
 TensorRT for RTX writes its program as text into the plan, and no GPU is needed to read it. For full
 TensorRT the engine inspector answers, on the GPU that the engine was built on.

@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from condinst_deploy.contract import MANIFEST_KEY, ModelManifest
-from condinst_deploy.contract.quantization import Quantization
+from condinst_deploy.contract.quantization import HeldOutAgreement, Quantization
 from condinst_deploy.errors import ConfigError, VerificationError
 from condinst_export.quantization import u8s8
 from condinst_export.quantization.agreement import INT8_TOLERANCE, held_out_agreement
@@ -63,11 +63,7 @@ def int8_from_float32(
     quantized = u8s8.quantized(proto, ranges, kept)
     on_stage("comparing with float32 on held-out images")
     agreement = held_out_agreement(proto, quantized, images.held_out)
-    if not INT8_TOLERANCE.holds(agreement):
-        raise VerificationError(
-            f"the INT8 graph is too far from the float32 graph: {agreement}; expected {INT8_TOLERANCE}. Calibrate on"
-            " images of the kind that the model sees, or keep layers in float32 (--keep-float). No file was written"
-        )
+    _check_agreement(agreement)
     record = Quantization(
         scheme="uint8 activations, int8 weights",
         method=calibration.method,
@@ -91,6 +87,14 @@ def _check_patterns(model: ir.Model, keep_float: tuple[str, ...]) -> None:
                 f"--keep-float {pattern!r} matches no convolution; names look like {names[0]!r}, and condinst-inspect"
                 " --json lists them"
             )
+
+
+def _check_agreement(agreement: HeldOutAgreement) -> None:
+    if not INT8_TOLERANCE.holds(agreement):
+        raise VerificationError(
+            f"the INT8 graph is too far from the float32 graph: {agreement}; expected {INT8_TOLERANCE}. Calibrate on"
+            " images of the kind that the model sees, or keep layers in float32 (--keep-float). No file was written"
+        )
 
 
 def _describe(proto: onnx.ModelProto, manifest: ModelManifest) -> None:

@@ -1,4 +1,4 @@
-"""Build an engine from an exported file: options and files are checked, then the builder runs."""
+"""`build_engine`: check options and files, then build an engine (`plan_builder.py`) and write it (`engine_file.py`)."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -101,5 +101,5 @@ def _log_file(path: Path | None, on_note: Callable[[str], None]) -> Iterator[Tex
     finally:
         try:
             opened.close()
-        except OSError as e:  # the engine is worth more than its log
+        except OSError as e:  # a log that fails must not lose the engine
             on_note(f"the log {path} is not complete ({e.strerror or e})")
