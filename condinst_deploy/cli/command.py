@@ -17,7 +17,7 @@ from condinst_deploy.errors import CondInstError, ConfigError
 from condinst_deploy.shown_text import LONGEST, shown
 from condinst_deploy.support.json_text import json_text
 from condinst_deploy.support.launch import FAILED as FAILED
-from condinst_deploy.support.launch import leave, reason_of, run, say
+from condinst_deploy.support.launch import drop_unwritable_output, leave, reason_of, run, say
 from condinst_deploy.support.signals import exit_status
 
 USAGE = 2
@@ -190,6 +190,7 @@ def command_app(function: Callable[P, None]) -> Command:
             leave(FAILED)
         except (OSError, MemoryError) as e:
             _show_error(reason_of(e).removeprefix("error: "))
+            drop_unwritable_output()
             raise typer.Exit(FAILED) from e
 
     signature = inspect.signature(function)

@@ -168,7 +168,7 @@ def _hooks(progress: Progress, detector: "Detector | None") -> "EvaluationHooks"
     def on_stage(stage: str) -> None:
         progress.update(stages, description=stage, visible=True)
 
-    return EvaluationHooks(on_stage, on_ground_truth, on_progress, detector)
+    return EvaluationHooks(on_stage, on_ground_truth, on_progress, detector, terminal.print)
 
 
 def _print(found: "EvaluatedModels", per_class: bool) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ArtifactError, CheckpointError, CondInstError, ConfigError
+from condinst_deploy.support.input_files import check_ordinary
 
 CHECKPOINT, ONNX, ENGINE = ".pth", ".onnx", ".engine"
 """The kinds. Each is named by the ending that this toolkit writes."""
@@ -98,9 +99,17 @@ def check_there(path: Path, kind: str | None = None) -> None:
         ArtifactError, CheckpointError: the file does not exist.
     """
     kind = kind or kind_of(path)
-    if kind is None or os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises on names that no file can have)
+    if kind is None:
         return
     error, message = _MISSING[kind]
+    try:
+        check_ordinary(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: no file can have the name
+        pass
+    except OSError as e:
+        raise error(f"{path} cannot be read ({e.strerror or e}); expected {_NAMES[kind]}") from e
+    else:
+        return
     ending = path.suffix.lower() if kind_of(path) == kind else kind
     raise error(message.format(path=path, ending=ending))
 

@@ -20,6 +20,7 @@ from condinst_deploy.errors import ArtifactError, ConfigError
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.digests import sha256_of_bytes
+from condinst_deploy.support.input_files import read_file, read_text
 from condinst_deploy.support.json_text import json_text
 from condinst_deploy.support.validation import typed
 
@@ -239,7 +240,7 @@ def read_manifest(engine: Path) -> EngineManifest:
     check_there(engine, ENGINE)
     path = manifest_path(engine)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError as e:
         raise ArtifactError(
             f"{engine} has no manifest: {path.name} must lie beside it; copy it along, or build the engine again"
@@ -260,7 +261,7 @@ def read_engine(path: Path) -> tuple[bytes, EngineManifest]:
     """
     manifest = read_manifest(path)
     try:
-        plan = path.read_bytes()
+        plan = read_file(path)
     except OSError as e:
         raise ArtifactError(f"{path} cannot be read ({e.strerror})") from e
     if sha256_of_bytes(plan) != manifest.plan_sha256:

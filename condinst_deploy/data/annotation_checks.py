@@ -140,6 +140,11 @@ def is_degenerate(part: Any) -> bool:
     return isinstance(part, list) and len(part) < 6 and len(part) % 2 == 0
 
 
+def has_flags(part: list[Any]) -> bool:
+    """Return whether true or false is among numbers; arrays take them as 1 and 0."""
+    return bool in set(map(type, part))
+
+
 def merged_rle(segmentation: Segmentation, size: tuple[int, int]) -> RLE:
     """One RLE of a checked segmentation of an image of `size`, `(height, width)`."""
     if not isinstance(segmentation, tuple):
@@ -154,6 +159,8 @@ def _polygon(part: Any, size: tuple[int, int], where: str) -> npt.NDArray[np.flo
     if len(part) < 6 or len(part) % 2:
         raise DataError(f"{where} has a polygon of {len(part)} numbers; expected an even count of at least 6")
     try:
+        if has_flags(part):
+            raise TypeError
         polygon = np.array(part, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as e:
         raise DataError(

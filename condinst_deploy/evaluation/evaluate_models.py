@@ -8,7 +8,7 @@ from typing import Any
 from condinst_deploy.evaluation.evaluator import Detector, Evaluation, OnProgress
 from condinst_deploy.evaluation.evaluator import evaluate as evaluate_sources
 from condinst_deploy.evaluation.gate import failures
-from condinst_deploy.evaluation.ground_truth import GroundTruth, load_ground_truth
+from condinst_deploy.evaluation.ground_truth import GroundTruth, crowding_note, load_ground_truth
 from condinst_deploy.evaluation.report import Verdict, figures_json, write_html
 from condinst_deploy.evaluation.sources import METRICS, REPORT, EvaluationOptions, checked_sources
 from condinst_deploy.runtime.coco_results import write_json
@@ -25,12 +25,14 @@ class EvaluationHooks:
         on_ground_truth: the annotations were read.
         on_progress: what is being done, how much of it is done, and of how much.
         detector: runs a model on all images; None: in this process.
+        on_note: what a user should know before it begins.
     """
 
     on_stage: Callable[[str], None] = lambda stage: None
     on_ground_truth: Callable[[GroundTruth], None] = lambda ground_truth: None
     on_progress: OnProgress = lambda what, done, of: None
     detector: Detector | None = None
+    on_note: Callable[[str], None] = lambda note: None
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +83,8 @@ def evaluate(
     hooks.on_stage("reading the annotations")
     ground_truth = load_ground_truth(annotations, folder, options.limit)
     hooks.on_ground_truth(ground_truth)
+    if not options.fast and (note := crowding_note(ground_truth)):
+        hooks.on_note(note)
     with locked_folder(options.out):
         evaluation = evaluate_sources(sources, ground_truth, options, hooks.on_progress, hooks.detector)
         verdict = Verdict(options.gate, () if options.gate is None else tuple(failures(evaluation, options.gate)))

@@ -8,12 +8,12 @@ from pycocotools import mask as coco_mask
 
 from condinst_deploy.contract.artifacts import check_json
 from condinst_deploy.data.annotation_checks import checked_bbox, checked_segmentation, is_finite, merged_rle
-from condinst_deploy.data.coco_file import make_whole
+from condinst_deploy.data.coco_file import ResultEntry, make_whole, typed_or_plain
 from condinst_deploy.errors import DataError
 from condinst_deploy.evaluation.coco_metrics import Entry, Kind
 from condinst_deploy.evaluation.ground_truth import GroundTruth
 from condinst_deploy.shown_text import shown_value
-from condinst_deploy.support.json_text import json_value
+from condinst_deploy.support.input_files import read_file
 
 KINDS: dict[str, Kind] = {"bbox": "bbox", "segmentation": "segm"}
 """Key of an entry -> what it lets be evaluated."""
@@ -64,7 +64,7 @@ def by_image(entries: Iterable[Entry]) -> dict[int, list[Entry]]:
 def _entries(path: Path) -> list[Any]:
     check_json(path, "a COCO results file (.json)")
     try:
-        content = json_value(path.read_bytes())
+        content, _ = typed_or_plain(read_file(path), list[ResultEntry])
     except OSError as e:
         raise DataError(f"{path} cannot be read ({e.strerror or e}); expected a COCO results file") from e
     except ValueError as e:

@@ -12,6 +12,7 @@ from condinst_deploy.runtime.observer import Observer
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.digests import sha256_of_bytes
 from condinst_deploy.support.file_names import fitting_stem
+from condinst_deploy.support.input_files import check_ordinary, real_path
 from condinst_deploy.support.option_types import check_types
 
 REPORT, METRICS = "report.html", "figures.json"
@@ -136,9 +137,19 @@ def check_sources(sources: Sequence[Source], images: Path | None, gate: float | 
             check_there(source.path)
         else:
             check_json(source.path, "a COCO results file (.json)")
-    missing = [str(source.path) for source in sources if not source.is_model and not source.path.is_file()]
+    missing = [str(source.path) for source in sources if not source.is_model and not _is_there(source.path)]
     if missing:
         raise DataError(f"no results file at {', '.join(missing)}")
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        check_ordinary(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError as e:
+        raise DataError(f"{path} cannot be read ({e.strerror or e}); expected a COCO results file") from e
+    return True
 
 
 def check_outputs(sources: Sequence[Source], annotations: Path, out: Path) -> None:
@@ -167,6 +178,6 @@ def _file_stem(name: str) -> str:
 
 def _same_file(a: Path, b: Path) -> bool:
     """Return whether two paths are one file: by name, through symbolic links, or as hard links."""
-    if a.resolve() == b.resolve():
+    if real_path(a) == real_path(b):
         return True
     return a.exists() and b.exists() and a.samefile(b)

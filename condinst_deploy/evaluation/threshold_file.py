@@ -8,6 +8,7 @@ from condinst_deploy.contract.artifacts import check_json
 from condinst_deploy.errors import ConfigError, DataError
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.digests import sha256_of
+from condinst_deploy.support.input_files import read_file
 from condinst_deploy.support.json_text import json_value
 from condinst_deploy.support.validation import Limits, check_number, known_part, typed
 
@@ -124,7 +125,7 @@ def load_thresholds(path: Path, model: Path) -> Thresholds:
 def _sides(path: Path) -> tuple[_Side, ...]:
     check_json(path, EXPECTED.removeprefix("expected "))
     try:
-        content = json_value(path.read_bytes())
+        content = json_value(read_file(path))
     except OSError as e:
         raise DataError(f"{path} cannot be read ({e.strerror or e}); {EXPECTED}") from e
     except ValueError as e:

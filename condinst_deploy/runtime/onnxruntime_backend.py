@@ -30,6 +30,7 @@ from condinst_deploy.runtime.onnxruntime_session import (
 from condinst_deploy.runtime.postprocess import ResultFilter
 from condinst_deploy.runtime.preprocessing.types import Inputs
 from condinst_deploy.shown_text import first_line
+from condinst_deploy.support.input_files import read_file
 from condinst_deploy.support.onnx_runtime import onnx_runtime
 from condinst_deploy.support.versions import installed_versions
 
@@ -79,7 +80,7 @@ class OnnxRuntimeBackend(Backend):
         """Load an exported file and check its manifest."""
         check_there(path, ONNX)
         try:
-            content = path.read_bytes()
+            content = read_file(path)
         except OSError as e:
             raise ArtifactError(f"{path} cannot be read ({e.strerror})") from e
         return cls._from_content(content, str(path), device, threads, path.absolute().parent)

@@ -38,6 +38,9 @@ def run(main: Callable[[], object]) -> NoReturn:
     Args:
         main: raises `SystemExit` with a status, or returns when all went well.
     """
+    if not _standard_streams_are_open():
+        say("error: standard output is closed; direct it to a file, or to /dev/null")
+        leave(FAILED)
     listen(_say_ended)
     threading.excepthook = _thread_failed
     show_remarks_of_libraries()
@@ -49,6 +52,7 @@ def run(main: Callable[[], object]) -> NoReturn:
     except (KeyboardInterrupt, OSError, MemoryError) as e:
         status = FAILED
         say(reason_of(e))
+        drop_unwritable_output()
     except ModuleNotFoundError as e:
         line = missing_library(e)
         if line is None:
@@ -62,6 +66,24 @@ def run(main: Callable[[], object]) -> NoReturn:
     if received() is not None and status:
         status = exit_status()
     leave(status)
+
+
+def _standard_streams_are_open() -> bool:
+    """Return whether results can be written at all; what the caller closed (`>&-`) leads to /dev/null from now on.
+
+    Otherwise a file of ours would get the number of a standard stream, and what libraries print would go into it.
+    """
+    closed = []
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            closed.append(number)
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:  # Python gives no stream for what was closed when it started
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
+    return 1 not in closed
 
 
 def show_remarks_of_libraries() -> None:
@@ -130,6 +152,14 @@ def leave(status: int) -> NoReturn:
             sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def drop_unwritable_output() -> None:
+    """Redirect standard output to /dev/null if it takes no text, after an error was said: it is said once."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        _close_stdout()
 
 
 def _close_stdout() -> None:

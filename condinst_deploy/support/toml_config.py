@@ -9,10 +9,21 @@ from typing import Any, TypeVar
 
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.shown_text import shown_value
+from condinst_deploy.support.input_files import read_text
+from condinst_deploy.support.json_text import DIGITS_READ
 from condinst_deploy.support.suggestions import did_you_mean
 from condinst_deploy.support.validation import merged
 
 T = TypeVar("T")
+
+MOST_TEXT = 10_000_000
+"""Characters of a recipe; Python takes some 10 s for so many."""
+
+MOST_PARTS = 50
+"""Parts of a key, `table.table.setting`."""
+
+_PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+"""
+_LONG_KEY = re.compile(rf"(?<![\w-])(?:{_PART}){{{MOST_PARTS}}}")
 
 
 def recipe_from_toml(default: T, name: str, folder: Traversable) -> T:
@@ -62,20 +73,34 @@ def _read(name: str, folder: Traversable) -> tuple[Path, dict[str, Any]]:
     if path.suffix != ".toml":
         path = _packaged(name, folder)
     try:
-        return path, tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        text = read_text(path, "utf-8-sig")
+        _check_readable(text, path)
+        return path, tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise ConfigError(f"{path} cannot be read as a recipe ({e})") from e
-    except (ValueError, RecursionError) as e:  # Python refuses integers of thousands of digits
-        if isinstance(e, RecursionError):
-            raise ConfigError(f"{path} cannot be read as a recipe: it is nested too deeply") from e
-        raise ConfigError(f"{path}: {_longest_number(path)}; expected a whole number of at most 64 bits") from e
+    except RecursionError as e:
+        raise ConfigError(f"{path} cannot be read as a recipe: it is nested too deeply") from e
+    except ValueError as e:  # Python refuses integers of thousands of digits
+        raise ConfigError(f"{path}: {_longest_number(text)}; expected a whole number of at most 64 bits") from e
 
 
-def _longest_number(path: Path) -> str:
+def _check_readable(text: str, path: Path) -> None:
+    """Refuse texts that Python's reader takes minutes for: its time grows with the square of a key's parts."""
+    if len(text) > MOST_TEXT:
+        raise ConfigError(f"{path} has {len(text)} characters; expected a recipe of at most {MOST_TEXT}")
+    found = _LONG_KEY.search(text)
+    if found is not None:
+        line = text.count("\n", 0, found.start()) + 1
+        raise ConfigError(f"{path}: line {line} has a key of more than {MOST_PARTS} parts; expected table.setting")
+
+
+def _longest_number(text: str) -> str:
     """Setting and length of the first number that Python does not read."""
-    found = re.search(r"(?:([^\s=]+)[ \t]*=[ \t]*\[?)?[^\n]*?([0-9_]{4000,})", path.read_text(encoding="utf-8-sig"))
-    name, digits = (found[1] or "a setting", len(found[2])) if found else ("a setting", 4000)
-    return f"{name[:60]} is a whole number of {digits} digits"
+    found = next((found for found in re.finditer("[0-9_]+", text) if len(found[0]) > DIGITS_READ), None)
+    if found is None:
+        return f"a setting is a whole number of more than {DIGITS_READ} digits"
+    name = text[text.rfind("\n", 0, found.start()) + 1 : found.start()].partition("=")[0].strip()
+    return f"{name[:60] or 'a setting'} is a whole number of {len(found[0])} digits"
 
 
 def _base(default: T, name: object, folder: Traversable) -> T:

@@ -35,6 +35,9 @@ DECAY_RATE = Limits(0, 1, below=True)
 
 MOST_WORKERS, MOST_ITERATIONS, MOST_IN_BATCH = 256, 1_000_000_000, 65_536
 
+MOST_SIDES = 1_000
+"""Sizes that a recipe lists."""
+
 NUMBERS = {
     "flip": Limits(0, 1),
     "seed": Limits(0, 2**40, whole=True),  # times a constant, it has to fit into 64 bits
@@ -253,7 +256,10 @@ class Recipe:
         for name, limits in NUMBERS.items():
             check_number(name, getattr(self, name), limits)
         for name in ("short_sides", "late_short_sides"):
-            for i, side in enumerate(getattr(self, name)):
+            sides = getattr(self, name)
+            if len(sides) > MOST_SIDES:
+                raise ConfigError(f"{name} has {len(sides)} sizes; expected at most {MOST_SIDES}")
+            for i, side in enumerate(sides):
                 check_number(f"{name}[{i}]", side, SIDE)
         if self.schedule.batch_size % self.data.group:
             raise ConfigError(

@@ -1,5 +1,6 @@
 """`build_engine`: check options and files, then build an engine (`plan_builder.py`) and write it (`engine_file.py`)."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,7 +90,10 @@ def _log_file(path: Path | None, on_note: Callable[[str], None]) -> Iterator[Tex
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        opened = path.open("w", encoding="utf-8")
+        # a pipe that nobody reads is refused and not waited for
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        os.set_blocking(descriptor, True)
+        opened = os.fdopen(descriptor, "w", encoding="utf-8")
     except OSError as e:
         raise OutputError(f"the log {path} cannot be written ({e.strerror or e})") from e
     try:

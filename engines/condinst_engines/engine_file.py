@@ -16,6 +16,7 @@ from condinst_deploy.contract.quantization import HeldOutAgreement, Quantization
 from condinst_deploy.errors import ConfigError, EngineError, OutputError
 from condinst_deploy.support.atomic_write import atomic_path, check_writable
 from condinst_deploy.support.digests import sha256_of, sha256_of_bytes
+from condinst_deploy.support.input_files import real_path
 from condinst_deploy.support.validation import printable
 from condinst_deploy.support.versions import installed_versions
 from condinst_engines.build_recipe import BuildRecipe
@@ -271,7 +272,7 @@ def check_apart(paths: Mapping[str, Path | None]) -> None:
     for option, path in paths.items():
         if path is None:
             continue
-        other = seen.setdefault(path.resolve(), option)
+        other = seen.setdefault(real_path(path), option)
         if other != option:
             raise ConfigError(f"{other} and {option} are the same file, {path}; give each a name of its own")
 

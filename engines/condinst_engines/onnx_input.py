@@ -12,6 +12,7 @@ from condinst_deploy.contract import MANIFEST_KEY, ModelManifest
 from condinst_deploy.contract.artifacts import EXPORT_FOLDER, INT8_ONNX, ONNX
 from condinst_deploy.errors import ArtifactError, ConfigError
 from condinst_deploy.shown_text import first_line, shown, shown_value
+from condinst_deploy.support.input_files import check_ordinary
 from condinst_engines.quantization.insert import QDQ
 
 
@@ -39,6 +40,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         ArtifactError: it is missing or is not one.
     """
     try:
+        check_ordinary(path)
         proto = onnx.load(str(path))
     except FileNotFoundError as e:
         raise ArtifactError(f"no file at {path}: write one with condinst-export --weights model.pth") from e

@@ -8,6 +8,7 @@ from condinst_deploy.contract import Family
 from condinst_deploy.contract.artifacts import CHECKPOINT, EXPORT_FOLDER, INT8_ONNX, ONNX, check_kind, check_there
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.shown_text import shown_value
+from condinst_deploy.support.input_files import read_text
 from condinst_deploy.support.option_types import check_types
 from condinst_export.quantization.options import CalibrationOptions
 
@@ -86,7 +87,7 @@ def class_names_from(path: Path) -> tuple[str, ...]:
         ConfigError: it cannot be read, or names a class twice.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path, "utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path} cannot be read as a list of class names ({e})") from e
     names = tuple(line.strip() for line in lines if line.strip())

@@ -98,9 +98,55 @@ def test_what_libraries_log_and_warn_of_is_shown_in_one_line() -> None:
     assert done.stderr.splitlines() == [SHOWN, f"warning: {SHOWN}"]
 
 
-def test_a_full_standard_output_is_one_line() -> None:
+@pytest.mark.parametrize("code", [PRINTS, PRINTS.replace("print_line", "print_json")])
+def test_a_full_standard_output_is_one_line(code: str) -> None:
     with Path("/dev/full").open("w") as full:
-        command = [sys.executable, "-c", PRINTS.format("x") + "command_app(f)()"]
+        command = [sys.executable, "-c", code.format("x") + "command_app(f)()"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+OPENS = """
+import os
+from condinst_deploy.support.launch import run
+
+def main():
+    with open("own.txt", "wb") as stream:
+        assert stream.fileno() > 2
+    print("result")
+
+run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("closed", "status", "out", "err"),
+    [
+        ((1,), 1, b"", b"error: standard output is closed; direct it to a file, or to /dev/null\n"),
+        ((0, 1), 1, b"", b"error: standard output is closed; direct it to a file, or to /dev/null\n"),
+        ((0, 1, 2), 1, b"", b""),
+        ((0,), 0, b"result\n", b""),
+        ((0, 2), 0, b"result\n", b""),
+    ],
+)
+def test_no_file_gets_the_number_of_a_closed_standard_stream(
+    closed: tuple[int, ...], status: int, out: bytes, err: bytes, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", OPENS]
+    redirections = " ".join(f"{number}<&-" for number in closed)
+    shell = ["bash", "-c", f'"$@" {redirections}', "bash", *command]
+    done = subprocess.run(shell, cwd=tmp_path, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (status, out, err)
+    assert (tmp_path / "own.txt").exists() == (status == 0)
+
+
+@pytest.mark.parametrize("option", ["--version", "--help", "--show-completion"])
+def test_a_full_standard_output_is_one_line_for_every_option(option: str) -> None:
+    code = "from condinst_deploy.support.launch import command\ncommand('condinst_engines.cli.inspect')()"
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-c", code, option]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")

@@ -47,7 +47,7 @@ Place = tuple[str | int, ...]
 MEANT = {  # what is taken, because it has a meaning
     "text": {"file_name", "name", "sha256"},
     "fraction": {"bbox", "segmentation", "score", "area"},
-    "bool": {"iscrowd", "ignore", "segmentation"},
+    "bool": {"iscrowd", "ignore"},
     "object": {"settings", "model"},
 }
 NAMES = {"segmentation": ("segmentation", "RLE", "polygon"), "counts": ("counts",), "size": ("size",)}

@@ -1,6 +1,7 @@
 """The data set to evaluate on: what it holds, and one line for everything that is wrong with it."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from condinst_deploy.contract import ModelManifest
 from condinst_deploy.errors import ConfigError, DataError
-from condinst_deploy.evaluation.ground_truth import load_ground_truth
+from condinst_deploy.evaluation.ground_truth import crowding_note, load_ground_truth
 from tests.support import small_coco
 
 
@@ -172,3 +173,21 @@ def test_coco_itself_has_91_ids_with_gaps(tmp_path: Path) -> None:
     assert ids == tuple(COCO_CLASSES)
     assert (len(ids), ids[11], ids[-1]) == (80, 13, 90)
     assert json.loads(annotations.read_text())["categories"][-1]["id"] == 90
+
+
+@pytest.mark.parametrize(
+    ("counts", "noted"),
+    [
+        ([(139, 1, 6000)], "image 139 has 6,000 objects of one class: .* some 6 s"),
+        ([(139, 1, 4000), (285, 1, 3000)], "7 s"),
+        ([(139, 1, 4000), (285, 1, 500), (285, 13, 900)], ""),
+        ([(139, 1, 3000), (632, 1, 3000)], ""),
+    ],
+)
+def test_a_long_wait_for_crowded_images_is_said(counts: list[tuple[int, int, int]], noted: str, tmp_path: Path) -> None:
+    boxes = [(image, category) for image, category, count in counts for _ in range(count)]
+    objects = [small_coco.annotation(i, *place, (10, 10, 20, 20)) for i, place in enumerate(boxes, 1)]
+    annotations, _ = changed(tmp_path, annotations=objects)
+    note = crowding_note(load_ground_truth(annotations, None, limit=2))  # the third image is left out
+    assert re.search(noted, note) if noted else note == ""
+    assert ("--fast" in note) == bool(noted)

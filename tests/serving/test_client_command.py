@@ -59,6 +59,16 @@ def test_json_has_a_line_for_each_image(images: Path) -> None:
         assert entry["segmentation"]["size"] == [24, 32]
 
 
+def test_a_place_for_overlays_is_tried_before_the_first_request(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with fake_server(one_instance, MANIFEST) as server:
+        result = run(server.url, images, "--overlays", tmp_path / "file" / "found")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+    assert "cannot be written" in result.stderr
+    assert result.stdout == ""
+
+
 def test_overlays_are_drawn_on_the_images(images: Path, tmp_path: Path) -> None:
     with fake_server(one_instance, MANIFEST) as server:
         result = run(server.url, images, "--overlays", tmp_path / "found")

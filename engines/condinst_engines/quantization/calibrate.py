@@ -11,6 +11,7 @@ from condinst_deploy.contract import ModelManifest
 from condinst_deploy.contract.engine_manifest import EngineManifest
 from condinst_deploy.contract.quantization import Quantization
 from condinst_deploy.errors import ArtifactError, ConfigError, EngineError
+from condinst_deploy.support.input_files import read_text
 from condinst_engines.build_recipe import BuildRecipe
 from condinst_engines.precision_policy import Quantized
 from condinst_engines.quantization.insert import Scales, activations, chosen_convolutions, largest_range
@@ -125,7 +126,7 @@ def earlier_record(request: Request, onnx_sha256: str) -> Quantization | None:
     if path is None:
         return None
     try:
-        manifest = EngineManifest.from_json(path.read_text(encoding="utf-8"))
+        manifest = EngineManifest.from_json(read_text(path))
     except (OSError, UnicodeDecodeError) as e:
         raise ArtifactError(
             f"--scales is {path}, which cannot be read ({e}); give ENGINE.json of a quantised engine"

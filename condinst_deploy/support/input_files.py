@@ -1,0 +1,71 @@
+"""Paths that a user names: a pipe would be waited for, a device may have no end, a link may lead to itself."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+_KINDS = (
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISDIR, "a folder"),
+)
+
+
+class NotAFileError(OSError):
+    """What was named is a pipe, a socket, a device or a folder."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)  # messages name the file themselves
+
+
+def check_ordinary(path: Path) -> None:
+    """See that a path names an ordinary file, which reading comes to the end of.
+
+    Raises:
+        NotAFileError: it is something else; its `strerror` says what.
+        OSError: nothing is there, or it cannot be looked up.
+        ValueError: no file can have the name.
+    """
+    kind = special_kind(path.stat().st_mode)
+    if kind is not None:
+        raise NotAFileError(errno.EINVAL, f"it is {kind} and not an ordinary file", str(path))
+
+
+def special_kind(mode: int) -> str | None:
+    """What a file of a mode (`st_mode`) is called if it is no ordinary file; None: it is one."""
+    if stat.S_ISREG(mode):
+        return None
+    return next((name for is_kind, name in _KINDS if is_kind(mode)), "something unknown")
+
+
+def real_path(path: Path) -> Path:
+    """The absolute path without links; of a link that leads to itself, or nowhere, as far as it can be followed.
+
+    `Path.resolve` raises a RuntimeError for a link to itself.
+    """
+    return Path(os.path.realpath(path))
+
+
+def read_file(path: Path) -> bytes:
+    """The content of an ordinary file.
+
+    Raises:
+        OSError, ValueError: as `check_ordinary`, or it cannot be read.
+    """
+    check_ordinary(path)
+    # what took the file's place since then is not waited for
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as stream:
+        return stream.read()
+
+
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """The text of an ordinary file.
+
+    Raises:
+        OSError, ValueError: as `read_file`; `UnicodeDecodeError` is a ValueError.
+    """
+    return read_file(path).decode(encoding)
