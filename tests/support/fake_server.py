@@ -1,6 +1,7 @@
 """A server of KServe's v2 protocol on loopback that answers as a test says."""
 
 import json
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -60,14 +61,27 @@ class FakeServer:
     most_at_once: int = 0
 
 
+def _listening(handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None) -> tuple[ThreadingHTTPServer, str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    if tls is None:
+        return server, f"http://127.0.0.1:{server.server_port}"
+    # the handshake is each connection's own thread's
+    server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    return server, f"https://localhost:{server.server_port}"
+
+
 @contextmanager
-def fake_server(behaviour: Behaviour, manifest: ModelManifest | None, config: Any = None) -> Iterator[FakeServer]:
+def fake_server(
+    behaviour: Behaviour, manifest: ModelManifest | None, config: Any = None, tls: ssl.SSLContext | None = None
+) -> Iterator[FakeServer]:
     """Run a server in threads of this process.
 
     Args:
         behaviour: answers everything but configurations.
         manifest: of the model that it serves.
         config: the model's configuration in place of one with the manifest.
+        tls: certificate and key, for `https://localhost`; None: `http://127.0.0.1`.
     """
     lock, state = threading.Lock(), {"number": 0, "at_once": 0}
     if config is None and manifest is not None:
@@ -115,9 +129,8 @@ def fake_server(behaviour: Behaviour, manifest: ModelManifest | None, config: An
                 self.end_headers()
                 self.wfile.write(answer.body)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    found = FakeServer(f"http://127.0.0.1:{server.server_port}")
+    server, url = _listening(Handler, tls)
+    found = FakeServer(url)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:

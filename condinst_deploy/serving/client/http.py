@@ -7,6 +7,7 @@ import math
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from threading import Lock, local
 from typing import Any, Literal
 from urllib.parse import quote
@@ -32,8 +33,20 @@ class _HttpConnection(http.client.HTTPConnection):
         self.sock = _TimedSocket(self.sock, self)
 
 
-class _HttpsConnection(http.client.HTTPSConnection, _HttpConnection):
-    """The same with TLS."""
+@cache
+def tls_connection() -> type[_HttpConnection]:
+    """The same with TLS. What is timed is the socket behind the handshake, which has the timeout of the connection.
+
+    Raises:
+        ConfigError: this Python has no `ssl`.
+    """
+    if not hasattr(http.client, "HTTPSConnection"):
+        raise ConfigError("this Python has no module ssl; expected an address with http://, or a Python with ssl")
+
+    class TlsConnection(_HttpConnection, http.client.HTTPSConnection):
+        """Its `connect` comes first, and wraps what TLS has made."""
+
+    return TlsConnection
 
 
 class _TimedSocket:
@@ -94,7 +107,7 @@ class HttpTransport:
         """
         parts = address_of(url, "http", "https")
         self._host, self._port = parts.hostname, parts.port
-        self._kind = _HttpsConnection if parts.scheme == "https" else _HttpConnection
+        self._kind = tls_connection() if parts.scheme == "https" else _HttpConnection
         self._prefix, self._timeout, self.url = parts.path.rstrip("/"), timeout, url
         self._local, self._lock = local(), Lock()
         self._open: list[_HttpConnection] = []
