@@ -7,6 +7,7 @@ from numbers import Integral
 from typing import cast
 
 from condinst_deploy.contract import ImageGeometry, ModelManifest
+from condinst_deploy.contract.settings import LARGEST_SIDE
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.imaging.decode import RGBArray
 from condinst_deploy.runtime.backend import Backend
@@ -77,8 +78,13 @@ def _checked(canvases: Sequence[Canvas], divisor: int) -> list[Canvas]:
         raise ConfigError(f"canvases is {shown_value(given)}; expected pairs of height and width, [(800, 1344)]")
     for canvas in given:
         pair = isinstance(canvas, Sequence) and len(canvas) == 2
-        if not pair or not all(isinstance(side, Integral) and int(side) > 0 and side % divisor == 0 for side in canvas):
+        if not pair or not all(_is_side(side, divisor) for side in canvas):
             raise ConfigError(
-                f"a canvas is {shown_value(canvas)}; expected height and width, positive multiples of {divisor}"
+                f"a canvas is {shown_value(canvas)}; expected height and width, positive multiples of {divisor} up to"
+                f" {LARGEST_SIDE}"
             )
     return [cast(Canvas, tuple(map(int, canvas))) for canvas in given]
+
+
+def _is_side(value: object, divisor: int) -> bool:
+    return isinstance(value, Integral) and 0 < int(value) <= LARGEST_SIDE and int(value) % divisor == 0

@@ -23,6 +23,9 @@ Classes = Collection[str | int] | str | int
 
 WINDOW_BATCHES = 4
 
+MOST_IN_BATCH, MOST_IN_WINDOW = 1024, 1024
+"""Images of a batch, and batches of a window: what waits in a stream is held in memory."""
+
 MOST_WAITING = 64
 """Images that wait for others of their padded shape on a GPU, at a time."""
 
@@ -49,7 +52,7 @@ class PredictorOptions:
             below the model's own threshold (`Selection.lowest_score`). None: the model's own.
         classes: names or labels to keep, or a single one; None: all.
         max_detections: keep this number of the best detections of an image; it can only lower the model's own limit.
-        batch_size: images in a batch of the network; None: 1 on a CPU, 8 on a GPU.
+        batch_size: images in a batch of the network, at most 1,024; None: 1 on a CPU, 8 on a GPU.
         inputs: how images are decoded and resized. By default as the references do it, with one thread for every
             eight cores beside a network on a CPU, and one thread for each core, 16 at most, beside a GPU.
         threads: threads of the network on a CPU, for `.onnx` files; None: one for each physical core. A backend that
@@ -85,10 +88,13 @@ class PredictorOptions:
             ConfigError: a value has a wrong type or is not allowed.
         """
         check_types(self)
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ConfigError(f"batch_size is {shown_value(self.batch_size)}; expected at least 1")
-        if self.window_batches is not None and self.window_batches < 1:
-            raise ConfigError(f"window_batches is {shown_value(self.window_batches)}; expected at least 1")
+        for name, value, most in (
+            ("batch_size", self.batch_size, MOST_IN_BATCH),
+            ("window_batches", self.window_batches, MOST_IN_WINDOW),
+        ):
+            if value is not None and not 1 <= value <= most:
+                limit = "at least 1" if value < 1 else f"at most {most}"
+                raise ConfigError(f"{name} is {shown_value(value)}; expected {limit}")
         if self.precision is not None and self.precision not in PRECISIONS:
             raise ConfigError(f"precision is {shown_value(self.precision)}; expected one of {', '.join(PRECISIONS)}")
 

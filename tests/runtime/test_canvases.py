@@ -49,7 +49,9 @@ def test_an_image_of_exactly_the_canvas_gives_what_it_gave(slim_onnx: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "canvases", [[], "128x224", [(128,)], [(100, 224)], [(128, 0)], [(128.0, 224)], [128, 224], 3], ids=str
+    "canvases",
+    [[], "128x224", [(128,)], [(100, 224)], [(128, 0)], [(128.0, 224)], [128, 224], 3, [(32, 32000)]],
+    ids=str,
 )
 def test_canvases_that_are_none_are_refused(canvases: Any, slim_onnx: Path) -> None:
     with pytest.raises(ConfigError, match=r"canvas(es)? is .*; expected"):

@@ -66,7 +66,9 @@ def test_options_of_loading_are_refused_for_a_loaded_backend(options: Any, slim_
     ("options", "reason"),
     [
         ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
+        ({"batch_size": 10**9}, "batch_size is 1000000000; expected at most 1024"),
         ({"window_batches": 0}, "window_batches is 0; expected at least 1"),
+        ({"window_batches": 1025}, "window_batches is 1025; expected at most 1024"),
     ],
 )
 def test_options_outside_their_range_are_refused(options: Any, reason: str) -> None:
