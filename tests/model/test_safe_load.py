@@ -95,11 +95,14 @@ def test_a_damaged_file_of_the_old_format_is_refused(content: bytes, tmp_path: P
         load_model(path)
 
 
-@pytest.mark.parametrize("name", ["nothing.pth", "folder", "file/nothing.pth"])
-def test_a_path_without_a_file_is_refused(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("nothing.pth", "no checkpoint at"), ("folder", "it is a folder"), ("file/nothing.pth", "no checkpoint at")],
+)
+def test_a_path_without_a_file_is_refused(name: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
-    with pytest.raises(CheckpointError, match="no checkpoint at"):
+    with pytest.raises(CheckpointError, match=message):
         load_model(tmp_path / name)
 
 
