@@ -12,6 +12,7 @@ from condinst_deploy.data.coco import CocoDataset
 from condinst_deploy.data.coco_file import coco_content, has_masks
 from condinst_deploy.errors import ConfigError, DataError
 from condinst_deploy.evaluation.coco_metrics import load_coco
+from condinst_deploy.shown_text import shown
 from condinst_deploy.support.digests import sha256_of
 
 CROWDED, LONG_WAIT = 1_000, 5_000
@@ -151,4 +152,4 @@ def crowding_note(ground_truth: GroundTruth) -> str:
 def _named(what: str, names: Iterable[str]) -> str:
     listed = list(names)
     more = ", ..." if len(listed) > 5 else ""
-    return f"{what} {', '.join(listed[:5])}{more}; " if listed else ""
+    return f"{what} {', '.join(shown(name, 60) for name in listed[:5])}{more}; " if listed else ""

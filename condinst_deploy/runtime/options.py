@@ -15,7 +15,7 @@ from condinst_deploy.runtime.cores import CpuThreads, usable_cores
 from condinst_deploy.runtime.observer import Observer
 from condinst_deploy.runtime.postprocess import ResultFilter
 from condinst_deploy.runtime.preprocessing.types import InputOptions, Pixels
-from condinst_deploy.shown_text import shown_value
+from condinst_deploy.shown_text import shown, shown_value
 from condinst_deploy.support.option_types import check_types
 from condinst_deploy.support.suggestions import did_you_mean
 
@@ -193,5 +193,6 @@ def _label(names: Sequence[str], wanted: str | int) -> int:
     if wanted in names:
         return names.index(str(wanted))
     raise ConfigError(
-        f"the model has no class {shown_value(wanted)}; its classes are {', '.join(names)}{did_you_mean(wanted, names)}"
+        f"the model has no class {shown_value(wanted)}; its classes are {shown(', '.join(names), 1000)}"
+        f"{did_you_mean(wanted, names)}"
     )

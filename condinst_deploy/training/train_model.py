@@ -13,6 +13,7 @@ from condinst_deploy.data.shapes import TRAIN_COUNT, VAL_COUNT, ShapesConfig, ge
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.checkpoints import LoadedModel, load_model
 from condinst_deploy.runtime.torch_backend import torch_device
+from condinst_deploy.shown_text import shown
 from condinst_deploy.support.atomic_write import check_writable
 from condinst_deploy.support.folder_lock import locked_folder
 from condinst_deploy.training import trainer
@@ -231,8 +232,8 @@ def _started(recipe: Recipe, sets: Sets, folder: Path, options: TrainOptions, pl
         run = resumed_run(recipe, checkpoint, device, ranks, content)
         if run.manifest.class_names != manifest.class_names:
             raise ConfigError(
-                f"{checkpoint} was trained on the classes {', '.join(run.manifest.class_names)}, and the data set has"
-                f" {', '.join(manifest.class_names)}; resume with the same data"
+                f"{checkpoint} was trained on the classes {shown(', '.join(run.manifest.class_names), 1000)}, and the"
+                f" data set has {shown(', '.join(manifest.class_names), 1000)}; resume with the same data"
             )
         run.note = f"resumed at iteration {run.iteration}" + (f": {note}" if note else "")
         return run

@@ -155,6 +155,7 @@ def test_a_models_labels_get_the_data_sets_ids_by_their_names(tmp_path: Path) ->
         (("class_0", "class_1"), r"only the model has class_0, class_1; only the data has person, stop sign"),
         (("person", "person", "stop sign"), r"m\.pth has 3 classes"),
         (tuple("abcdefgh"), r"only the model has a, b, c, d, e, \.\.\.; "),
+        (("person", "x" * 100_000), r"only the model has x{1,60} ?\(?[^x]{1,60}x{0,60}; only the data has .*expected"),
     ],
 )
 def test_other_classes_are_one_line(names: tuple[str, ...], message: str, tmp_path: Path) -> None:
