@@ -44,5 +44,5 @@ def without_hidden_parameters(ptx: str, arguments: list[str]) -> str:
     body = ptx[entry.end() :]
     read = [name for line in hidden if re.search(rf"\b{(name := line.split()[-1])}\b", body)]
     if read:
-        raise EngineError(f"a kernel reads its hidden parameters {read}, which nobody passes: {ADVICE}")
+        raise EngineError(f"a kernel reads its hidden parameters {read}, but the launcher does not pass them: {ADVICE}")
     return ptx[: entry.start()] + entry.group(1) + ",\n".join(own) + entry.group(3) + body

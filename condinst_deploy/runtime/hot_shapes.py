@@ -17,8 +17,8 @@ class HotLimits:
 
     Attributes:
         most: hot shapes at a time.
-        warm_up: images in whose runs a shape becomes hot when its size of image comes for the second time, in whatever
-            batch: other batches of a frequent size follow.
+        warm_up: number of images at the start, during which a shape becomes hot at the second occurrence of its image
+            size, in a batch of any number: other batches of a frequent size follow.
         credit: shapes that may become hot soon after the warm-up, when it is known which ones are frequent.
         gap: images between two of them, at least.
         pause: images for each further one.

@@ -57,7 +57,7 @@ def _fits(value: Any, kind: Any) -> bool:
         return callable(value)
     if origin in (tuple, frozenset):
         return _fits_inside(value, origin, inside)
-    if origin in (Sequence, Collection):  # texts are neither, and of a mapping's keys nobody thinks
+    if origin in (Sequence, Collection):  # text, bytes and mappings are refused here
         container: Any = origin
         several = isinstance(value, container) and not isinstance(value, str | bytes | Mapping)
         return several and all(_fits(part, inside[0]) for part in value)

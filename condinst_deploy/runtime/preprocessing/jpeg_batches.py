@@ -128,7 +128,7 @@ class JpegBatches:
             self._changed.notify_all()
 
     def _decode(self, batch: Sequence[_Request]) -> None:
-        """Decode in one call. After an error in halves, so that one JPEG costs no other its decoder."""
+        """Decode in one call. After an error, split the batch in halves: one bad JPEG does not affect the others."""
         try:
             pixels = self._in_order([request.jpeg.content for request in batch])
         except RuntimeError:

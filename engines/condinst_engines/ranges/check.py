@@ -105,7 +105,7 @@ class RangeCheck:
         return policy.with_level("fp32", [node.node for node in nodes])
 
     def _costs_too_much(self, found: Found) -> bool:
-        """Whether rounding to float16 alone loses detections; what bfloat16 loses is its own and is only said."""
+        """Return whether rounding to float16 alone loses detections; bfloat16's loss is reported, not refused."""
         enough = self.setting.precision == "float16" and found.total >= FEWEST_JUDGED
         return enough and found.pairs < FLOAT16_MATCHES * found.total
 
