@@ -228,4 +228,7 @@ def test_the_completion_of_the_shell_in_use_is_shown() -> None:
 
 
 def test_the_package_lists_its_names_before_they_are_imported() -> None:
+    assert {name for name in dir(condinst_deploy) if not name.startswith("__")} == {
+        name for name in condinst_deploy.__all__ if not name.startswith("__")
+    }
     assert set(condinst_deploy.__all__) <= set(dir(condinst_deploy))
