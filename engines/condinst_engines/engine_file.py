@@ -338,7 +338,7 @@ def _manifest(
         version_compatible=flavour.has_compatibility and recipe.tensorrt.version_compatible,
         refittable=recipe.refit or recipe.strip_weights,
         weights_stripped=recipe.strip_weights,
-        build_seconds=round(built.seconds, 1),
+        build_seconds=round(built.seconds, 3),
         host=host(),
         tools=_tools(flavour),
     )

@@ -56,7 +56,7 @@ def _engine(found: dict[str, Any]) -> list[str]:
     layers = ", ".join(f"{count} in {kind}" for kind, count in engine["found"]["layers"].items())
     lines = [
         f"  flavour {engine['flavour']}, version {engine['library_version']}, {engine['plan_bytes'] / 1e6:.0f} MB,"
-        f" built in {engine['build_seconds']} s on {engine['host']} from {engine['onnx']}",
+        f" built in {engine['build_seconds']:.1f} s on {engine['host']} from {engine['onnx']}",
         f"  for GPUs of compute capability {', '.join(engine['targets'])}"
         + (" and every other from Ampere (80) on" if engine["hardware_compatible"] else ""),
         f"  precision {engine['precision']}; layers by the {engine['found']['source']}: {layers}",
