@@ -6,7 +6,7 @@ from pathlib import Path
 
 from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ArtifactError, CheckpointError, CondInstError, ConfigError
-from condinst_deploy.support.input_files import check_ordinary
+from condinst_deploy.support.input_files import is_there
 
 CHECKPOINT, ONNX, ENGINE = ".pth", ".onnx", ".engine"
 """The kinds. Each is named by the ending that this toolkit writes."""
@@ -103,13 +103,10 @@ def check_there(path: Path, kind: str | None = None) -> None:
         return
     error, message = _MISSING[kind]
     try:
-        check_ordinary(path)
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: no file can have the name
-        pass
+        if is_there(path):
+            return
     except OSError as e:
         raise error(f"{path} cannot be read ({e.strerror or e}); expected {_NAMES[kind]}") from e
-    else:
-        return
     ending = path.suffix.lower() if kind_of(path) == kind else kind
     raise error(message.format(path=path, ending=ending))
 

@@ -12,7 +12,7 @@ from condinst_deploy.runtime.observer import Observer
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.digests import sha256_of_bytes
 from condinst_deploy.support.file_names import fitting_stem
-from condinst_deploy.support.input_files import check_ordinary, real_path
+from condinst_deploy.support.input_files import is_there, real_path
 from condinst_deploy.support.option_types import check_types
 
 REPORT, METRICS = "report.html", "figures.json"
@@ -144,12 +144,9 @@ def check_sources(sources: Sequence[Source], images: Path | None, gate: float | 
 
 def _is_there(path: Path) -> bool:
     try:
-        check_ordinary(path)
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return False
+        return is_there(path)
     except OSError as e:
         raise DataError(f"{path} cannot be read ({e.strerror or e}); expected a COCO results file") from e
-    return True
 
 
 def check_outputs(sources: Sequence[Source], annotations: Path, out: Path) -> None:

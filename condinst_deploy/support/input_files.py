@@ -34,6 +34,20 @@ def check_ordinary(path: Path) -> None:
         raise NotAFileError(errno.EINVAL, f"it is {kind} and not an ordinary file", str(path))
 
 
+def is_there(path: Path) -> bool:
+    """Return whether an ordinary file is there; False for nothing, and for a name that no file can have.
+
+    Raises:
+        NotAFileError: something else is there.
+        OSError: it cannot be looked up.
+    """
+    try:
+        check_ordinary(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    return True
+
+
 def special_kind(mode: int) -> str | None:
     """What a file of a mode (`st_mode`) is called if it is no ordinary file; None: it is one."""
     if stat.S_ISREG(mode):
