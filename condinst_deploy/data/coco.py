@@ -22,7 +22,7 @@ from condinst_deploy.data.annotation_arrays import (
 )
 from condinst_deploy.data.annotation_blocks import BLOCK, Known, block_of
 from condinst_deploy.data.annotation_checks import LeftOut, field_of, is_place, object_of
-from condinst_deploy.data.coco_file import coco_content, no_collection
+from condinst_deploy.data.coco_file import coco_content, has_masks, no_collection
 from condinst_deploy.errors import ConfigError, DataError, ImageError
 from condinst_deploy.imaging.decode import RGBArray, rgb_from
 from condinst_deploy.imaging.image_sizes import LONGEST_SIDE, MOST_PIXELS
@@ -184,6 +184,18 @@ class CocoDataset:
         ids = id_array([each.annotation_id for each in self.left_out]).tolist()
         self.left_out = [LeftOut(own, each.reason) for own, each in zip(ids, self.left_out, strict=True)]
         return collector
+
+
+def evaluation_set(
+    annotations: Path, images: Path | None, content: dict[str, Any] | None = None, limit: int | None = None
+) -> CocoDataset:
+    """A data set to evaluate on: all images. If no object has a mask, it is one of boxes only.
+
+    Args and Raises: as `CocoDataset`.
+    """
+    content = coco_content(annotations) if content is None else content
+    boxes_only = not has_masks(content)
+    return CocoDataset(annotations, images, training=False, content=content, limit=limit, boxes_only=boxes_only)
 
 
 def boxes_as_masks(annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from pycocotools.coco import COCO
 
 from condinst_deploy.contract import ModelManifest, default_class_names
-from condinst_deploy.data.coco import CocoDataset
-from condinst_deploy.data.coco_file import coco_content, has_masks
+from condinst_deploy.data.coco import evaluation_set
+from condinst_deploy.data.coco_file import coco_content
 from condinst_deploy.errors import ConfigError, DataError
 from condinst_deploy.evaluation.coco_metrics import load_coco
 from condinst_deploy.shown_text import shown
@@ -109,9 +109,8 @@ def load_ground_truth(annotations: Path, images: Path | None, limit: int | None 
     if limit is not None and limit < 1:
         raise ConfigError(f"the limit is {limit}; expected at least 1 image")
     content = coco_content(annotations)
-    masks = has_masks(content)
-    data = CocoDataset(annotations, images, training=False, content=content, limit=limit, boxes_only=not masks)
-    coco = load_coco(annotations, content, boxes_only=not masks)
+    data = evaluation_set(annotations, images, content, limit)
+    coco = load_coco(annotations, content, data.boxes_only)
     objects = coco.loadAnns(coco.getAnnIds(imgIds=list(data.image_ids), iscrowd=False)) if coco.anns else []
     if not objects:
         raise DataError(
@@ -124,7 +123,7 @@ def load_ground_truth(annotations: Path, images: Path | None, limit: int | None 
         coco=coco,
         image_ids=data.image_ids,
         paths=tuple(data.paths),
-        has_masks=masks,
+        has_masks=not data.boxes_only,
         has_images=images is not None,
         class_names=data.class_names,
         category_ids=data.category_ids,

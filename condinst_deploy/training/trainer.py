@@ -9,7 +9,7 @@ from pathlib import Path
 from signal import SIGTERM
 
 from condinst_deploy.contract import ModelManifest
-from condinst_deploy.data.coco import CocoDataset
+from condinst_deploy.data.coco import CocoDataset, evaluation_set
 from condinst_deploy.data.coco_file import coco_content, has_masks
 from condinst_deploy.data.transforms import TrainingBatch
 from condinst_deploy.errors import ConfigError, DataError, DistributedError, OutputError
@@ -69,14 +69,7 @@ def open_sets(recipe: Recipe) -> Sets:
             " in the recipe or on the command line"
         )
     train = _training_set(recipe)
-    content = coco_content(Path(data.val_annotations))
-    val = CocoDataset(
-        Path(data.val_annotations),
-        Path(data.val_images),
-        training=False,
-        content=content,
-        boxes_only=not has_masks(content),
-    )
+    val = evaluation_set(Path(data.val_annotations), Path(data.val_images))
     if (train.category_ids, train.class_names) != (val.category_ids, val.class_names):
         raise DataError(
             f"{data.train_annotations} has the classes {_listed(train)}; {data.val_annotations} has {_listed(val)}:"
