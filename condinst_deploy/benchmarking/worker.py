@@ -63,7 +63,7 @@ class Worker:
         from condinst_deploy.benchmarking.machine import machine
         from condinst_deploy.benchmarking.memory import resident_mb
         from condinst_deploy.errors import ImageError
-        from condinst_deploy.runtime.canvases import geometry_for
+        from condinst_deploy.runtime.canvases import canvases_from_json, geometry_for
         from condinst_deploy.runtime.observer import StageTimer
         from condinst_deploy.runtime.options import PredictorOptions
         from condinst_deploy.runtime.predictor import Predictor, load_backend
@@ -78,7 +78,7 @@ class Worker:
             seconds = time.perf_counter() - started
         self._memory["loaded_mb"] = resident_mb()
         self._timer = StageTimer(backend.synchronize)
-        padded_to = None if canvases is None else [(height, width) for height, width in canvases]
+        padded_to = canvases_from_json(canvases)
         for batch in batches:  # refuses what the model cannot take, before anything is timed
             options = PredictorOptions(batch_size=batch, inputs=InputOptions(pixels), canvases=padded_to)
             self._predictors[batch] = Predictor(backend, options)

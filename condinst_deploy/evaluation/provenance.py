@@ -9,6 +9,7 @@ from typing import Any
 import condinst_deploy
 from condinst_deploy.evaluation.ground_truth import GroundTruth
 from condinst_deploy.evaluation.sources import EvaluationOptions
+from condinst_deploy.runtime.canvases import canvases_as_json
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.support.digests import sha256_of, sha256_of_text
 from condinst_deploy.support.versions import version_of
@@ -43,7 +44,7 @@ def run_settings(
         "code": code_digest(Path(condinst_deploy.__file__).parent),
         "versions": versions(LIBRARIES),
         # journals of runs without canvases stay valid
-        **({} if options.canvases is None else {"canvases": [list(map(int, each)) for each in options.canvases]}),
+        **({} if options.canvases is None else {"canvases": canvases_as_json(options.canvases)}),
     }
 
 

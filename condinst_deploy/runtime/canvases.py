@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Integral
-from typing import cast
+from typing import Any, cast
 
 from condinst_deploy.contract import ImageGeometry, ModelManifest
 from condinst_deploy.contract.settings import LARGEST_SIDE
@@ -70,6 +70,20 @@ def canvas_from(text: str, option: str) -> Canvas:
     if not all(re.fullmatch("[0-9]{1,9}", side) for side in (height, width)):
         raise ConfigError(f"{option} is {shown_value(text)}; expected HEIGHTxWIDTH in pixels of the network: 800x1344")
     return int(height), int(width)
+
+
+def canvases_as_json(canvases: Sequence[Canvas] | None) -> list[list[int]] | None:
+    """Canvases as JSON values."""
+    return None if canvases is None else [list(map(int, canvas)) for canvas in canvases]
+
+
+def canvases_from_json(value: Any) -> tuple[Canvas, ...] | None:
+    """Canvases that `canvases_as_json` wrote.
+
+    Raises:
+        TypeError, ValueError: they are none.
+    """
+    return None if value is None else tuple((int(height), int(width)) for height, width in value)
 
 
 def _checked(canvases: Sequence[Canvas], divisor: int) -> list[Canvas]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.runtime.canvases import canvases_as_json
 from condinst_deploy.serving.batch.shards import check_shard_size
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.option_types import check_types
@@ -104,11 +105,10 @@ class BatchOptions:
         """The options that the rows depend on, as JSON values."""
         options = {name: _plain(value) for name, value in asdict(self.detection).items()}
         classes: Sequence[str] | None = self.detection.classes
-        canvases = self.detection.canvases
         return {
             **options,
             "classes": None if classes is None else list(classes),
-            "canvases": None if canvases is None else [list(map(int, canvas)) for canvas in canvases],
+            "canvases": canvases_as_json(self.detection.canvases),
             "format": self.format,
             "shard_size": _plain(self.shard_size),
             "column": self.column,

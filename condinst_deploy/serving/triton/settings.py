@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from condinst_deploy.contract import ModelManifest
 from condinst_deploy.errors import ArtifactError, ConfigError
+from condinst_deploy.runtime.canvases import canvases_from_json
 from condinst_deploy.runtime.cores import CpuThreads, usable_cores
 from condinst_deploy.serving.triton.limits import Limits
 from condinst_deploy.shown_text import shown_value
@@ -105,12 +106,8 @@ class ServerSettings:
                 device=str(values["device"]),
                 max_batch=int(values["max_batch"]),
                 instances=max(1, int(values["instances"])),
-                canvases=_canvases(values.get("canvases")),
+                canvases=canvases_from_json(values.get("canvases")),
                 limits=Limits(**values["limits"]),
             )
         except (OSError, ValueError, KeyError, TypeError, ArtifactError, ConfigError) as e:
             raise ArtifactError(f"{path} cannot be used ({e}); write it again with condinst-triton-repo") from e
-
-
-def _canvases(value: Any) -> tuple[tuple[int, int], ...] | None:
-    return None if value is None else tuple((int(height), int(width)) for height, width in value)
