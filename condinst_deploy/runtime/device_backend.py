@@ -10,10 +10,9 @@ from condinst_deploy.errors import BackendError
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.device_inputs import DecodedInputs, DeviceInputs, DeviceWriter, collated, inputs_on
 from condinst_deploy.runtime.device_outputs import on_host, side_stream, to_device
+from condinst_deploy.runtime.gpu_probe import PROBE, check_returned
 from condinst_deploy.runtime.preprocessing.types import Inputs
 from condinst_deploy.runtime.torch_streams import own_stream
-
-PROBE = np.frombuffer(b"condinst", dtype=np.uint8).copy()
 
 
 class DeviceBackend(Backend):
@@ -46,14 +45,14 @@ class DeviceBackend(Backend):
         """
         if self.torch_device.type != "cuda":
             return
+        probe = np.frombuffer(PROBE, dtype=np.uint8).copy()  # PyTorch wants an array that it may write to
         try:
             with side_stream(self.torch_device):
-                (found,) = on_host(to_device(PROBE, self.torch_device))
+                (found,) = on_host(to_device(probe, self.torch_device))
         except RuntimeError as e:  # an error that stays comes back from every call
             reason = str(e).partition("\n")[0]
             raise BackendError(f"the GPU does not work in this process any more ({reason}); start a new process") from e
-        if not np.array_equal(found, PROBE):
-            raise BackendError("the GPU does not give back the bytes that it was given; check it with nvidia-smi")
+        check_returned(found.tobytes())
 
     def thread_initializer(self) -> Callable[[], None] | None:
         """Return a function that makes the caller's GPU current in another thread; CUDA keeps one per thread."""

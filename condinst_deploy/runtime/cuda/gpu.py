@@ -14,9 +14,8 @@ from condinst_deploy.errors import BackendError
 from condinst_deploy.kernels.shipped import LOWEST_CAPABILITY, ShippedKernel, shipped_kernel
 from condinst_deploy.runtime.cuda.driver import CudaDriver, CudaError, Driver, Handle
 from condinst_deploy.runtime.cuda.memory import GpuArray, MemoryPool, host_array
+from condinst_deploy.runtime.gpu_probe import PROBE, check_returned
 from condinst_deploy.runtime.pinned_budget import MOST_PINNED
-
-PROBE = b"condinst"
 
 
 class Gpu:
@@ -101,8 +100,7 @@ class Gpu:
             array = there.array((len(PROBE),), "uint8")
             stream.upload(array, host)
             (found,) = stream.downloaded([array])
-            if found.tobytes() != PROBE:
-                raise BackendError("the GPU does not give back the bytes that it was given; check it with nvidia-smi")
+            check_returned(found.tobytes())
 
     def release_idle(self) -> None:
         """Give memory that is not in use back to the driver."""
