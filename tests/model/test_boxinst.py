@@ -206,29 +206,33 @@ def test_masks_of_boxes_are_whole_pixels() -> None:
     assert mask.nonzero().tolist() == [[y, x] for y in (2, 3, 4) for x in (1, 2, 3)]
 
 
+def recipe_of(train: Path, val: Path, iterations: int) -> Recipe:
+    """A short run on boxes; the images lie in the folder `train` beside the annotations."""
+    images = str(train.parent / "train")
+    return Recipe(
+        model=replace(TINY, preprocessing=replace(TINY.preprocessing, short_side=64, long_side=64)),
+        data=DataSettings(str(train), images, str(val), images, workers=0),
+        schedule=ScheduleSettings(iterations=iterations, batch_size=2, warmup_iterations=0, steps=()),
+        start=StartSettings(frozen_stages=0),
+        losses=LossSettings(kind="boxinst", pairwise_warmup=2),
+        short_sides=(64,),
+        tensorboard=False,
+    )
+
+
 def test_training_needs_no_masks_in_the_annotations(tmp_path: Path) -> None:
     """A run on boxes alone sees what a run on the whole annotations sees, and its pairwise loss is learnt."""
     annotations = generate_shapes(tmp_path, "train", 4)
     content = json.loads(annotations.read_text())
     for annotation in content["annotations"]:
         del annotation["segmentation"]
-    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps(content))
     with pytest.raises(DataError, match="segmentation"):
-        CocoDataset(tmp_path / "boxes.json", tmp_path / "train", training=True)
-    alone = CocoDataset(tmp_path / "boxes.json", tmp_path / "train", training=True, boxes_only=True)
+        CocoDataset(boxes, tmp_path / "train", training=True)
+    alone = CocoDataset(boxes, tmp_path / "train", training=True, boxes_only=True)
     whole = CocoDataset(annotations, tmp_path / "train", training=True)
-    recipe = Recipe(
-        model=replace(TINY, preprocessing=replace(TINY.preprocessing, short_side=64, long_side=64)),
-        data=DataSettings(
-            str(tmp_path / "boxes.json"), str(tmp_path / "train"), str(annotations), str(tmp_path / "train"), workers=0
-        ),
-        schedule=ScheduleSettings(iterations=3, batch_size=2, warmup_iterations=0, steps=()),
-        start=StartSettings(frozen_stages=0),
-        losses=LossSettings(kind="boxinst", pairwise_warmup=2),
-        short_sides=(64,),
-        tensorboard=False,
-        log_every=1,
-    )
+    recipe = replace(recipe_of(boxes, annotations, iterations=3), log_every=1)
     transform = TrainingTransform(recipe.model.preprocessing, (64,), 1.0, boxes_only=True)
     for i in range(len(whole)):
         one, other = (transform(data[i], np.random.default_rng(0)).targets for data in (alone, whole))
@@ -248,18 +252,9 @@ def test_a_validation_set_without_masks_selects_by_box_ap(tmp_path: Path) -> Non
     content = json.loads(annotations.read_text())
     for annotation in content["annotations"]:
         annotation["segmentation"] = []
-    boxes, images = tmp_path / "boxes.json", str(tmp_path / "train")
+    boxes = tmp_path / "boxes.json"
     boxes.write_text(json.dumps(content))
-    recipe = Recipe(
-        model=replace(TINY, preprocessing=replace(TINY.preprocessing, short_side=64, long_side=64)),
-        data=DataSettings(str(boxes), images, str(boxes), images, workers=0),
-        schedule=ScheduleSettings(iterations=2, batch_size=2, warmup_iterations=0, steps=()),
-        start=StartSettings(frozen_stages=0),
-        losses=LossSettings(kind="boxinst", pairwise_warmup=2),
-        short_sides=(64,),
-        tensorboard=False,
-        evaluate_every=1,
-    )
+    recipe = replace(recipe_of(boxes, boxes, iterations=2), evaluate_every=1)
     with pytest.raises(DataError, match=r'boxes\.json has no masks: .* losses\.kind = "boxinst"'):
         open_sets(replace(recipe, losses=LossSettings()))
     notes: list[str] = []
