@@ -36,6 +36,10 @@ HOMES = {
         {"condinst_deploy/support/signals.py", "condinst_deploy/benchmarking/worker.py"},  # a worker ignores it
     ),
     "the flavours": (r'Literal\["tensorrt", "rtx"\]|class Flavour', {"condinst_deploy/contract/engine_manifest.py"}),
+    "packages of TensorRT": (
+        r'"rtx": "tensorrt[-_]rtx"',
+        {"condinst_deploy/contract/engine_manifest.py"},
+    ),
 }
 
 

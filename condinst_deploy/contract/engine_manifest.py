@@ -27,6 +27,8 @@ from condinst_deploy.support.validation import typed
 Flavour = Literal["tensorrt", "rtx"]
 MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 """Python module of each flavour's library, for its builder and for its runtime."""
+PACKAGES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt-rtx"}
+"""Package that brings each module, as pip names it."""
 Shape = tuple[int, ...]
 ENGINE_MANIFEST_VERSION = 1
 

@@ -3,14 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from condinst_deploy.contract.engine_manifest import MODULES, Flavour
+from condinst_deploy.contract.engine_manifest import MODULES, PACKAGES, Flavour
 from condinst_deploy.doctor.checks import Check
 from condinst_deploy.support.versions import version_of
 
 Answer = Mapping[str, Any]
 Probe = Callable[..., Answer]
 
-PACKAGES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt-rtx"}
 NAMES: dict[Flavour, str] = {"tensorrt": "TensorRT", "rtx": "TensorRT for RTX"}
 
 

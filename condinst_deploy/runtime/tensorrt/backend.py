@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from condinst_deploy.contract import ImageGeometry, InstanceDetections
-from condinst_deploy.contract.engine_manifest import MODULES, EngineManifest, Flavour, read_engine
+from condinst_deploy.contract.engine_manifest import MODULES, PACKAGES, EngineManifest, Flavour, read_engine
 from condinst_deploy.errors import ArtifactError, BackendError, DeviceError
 from condinst_deploy.runtime.backend import Backend, Outputs
 from condinst_deploy.runtime.batching import rounded_batch
@@ -22,8 +22,6 @@ from condinst_deploy.runtime.tensorrt.plan import engine_from_plan
 from condinst_deploy.runtime.tensorrt.shapes import BatchShape, largest_batch, profile_of, takes
 from condinst_deploy.runtime.tensorrt.slot import Slot
 from condinst_deploy.runtime.tensorrt.slot_pool import SlotPool
-
-PACKAGES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt-rtx"}
 
 SLOTS = 1
 """Batches that are given to the GPU side by side. One fills it; each further one takes as much memory again."""
