@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     from condinst_deploy.runtime.predictor import Predictor
     from condinst_deploy.runtime.preprocessing.types import InputOptions
     from condinst_deploy.runtime.recording import FileOutputs
+    from condinst_deploy.support.versions import __version__
     from condinst_deploy.training.options import TrainOptions
     from condinst_deploy.training.train_model import TrainedModel, train
 
-__version__ = "0.2.0"
-
 _HOMES = {
+    "__version__": "condinst_deploy.support.versions",
     "CpuThreads": "condinst_deploy.runtime.cores",
     "EvaluatedModels": "condinst_deploy.evaluation.evaluate_models",
     "EvaluationOptions": "condinst_deploy.evaluation.sources",

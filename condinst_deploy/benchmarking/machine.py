@@ -8,12 +8,10 @@ from typing import Any
 
 import torch
 
-from condinst_deploy.support.versions import installed_versions
-
-LIBRARIES = ("numpy", "onnxruntime-gpu", "onnxruntime", "pycocotools", "tensorrt", "tensorrt-rtx", "torch")
+from condinst_deploy.support.versions import RESULT_LIBRARIES, installed_versions
 
 
-def machine(libraries: Sequence[str] = LIBRARIES, device: str = "cuda") -> dict[str, Any]:
+def machine(libraries: Sequence[str] = RESULT_LIBRARIES, device: str = "cuda") -> dict[str, Any]:
     """Processor, cores, load and versions of what is installed; the GPU that `device` means, where there is one."""
     described: dict[str, Any] = {
         "processor": _processor(),

@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
-from condinst_deploy import __version__
 from condinst_deploy.errors import CondInstError, ConfigError
 from condinst_deploy.shown_text import LONGEST, shown
 from condinst_deploy.support.json_text import json_text
 from condinst_deploy.support.launch import FAILED as FAILED
 from condinst_deploy.support.launch import drop_unwritable_output, leave, reason_of, run, say
 from condinst_deploy.support.signals import exit_status
+from condinst_deploy.support.versions import __version__
 
 USAGE = 2
 

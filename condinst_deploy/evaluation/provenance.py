@@ -6,26 +6,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import condinst_deploy
 from condinst_deploy.evaluation.ground_truth import GroundTruth
 from condinst_deploy.evaluation.sources import EvaluationOptions
 from condinst_deploy.runtime.canvases import canvases_as_json
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.support.digests import sha256_of, sha256_of_text
-from condinst_deploy.support.versions import version_of
-
-LIBRARIES = (
-    "condinst-deploy",
-    "numpy",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "pillow",
-    "tensorrt",
-    "tensorrt-rtx",
-    "torch",
-    "torchvision",
-)
-"""Whose versions results may depend on."""
+from condinst_deploy.support.versions import PACKAGE, RESULT_LIBRARIES, version_of
 
 
 def run_settings(
@@ -41,8 +27,8 @@ def run_settings(
         "batch_size": predictor.batch_size,
         "score_threshold": own if options.score_threshold is None else options.score_threshold,
         "annotations": ground_truth.sha256,
-        "code": code_digest(Path(condinst_deploy.__file__).parent),
-        "versions": versions(LIBRARIES),
+        "code": code_digest(PACKAGE),
+        "versions": versions(RESULT_LIBRARIES),
         # journals of runs without canvases stay valid
         **({} if options.canvases is None else {"canvases": canvases_as_json(options.canvases)}),
     }

@@ -15,12 +15,10 @@ from condinst_deploy.shown_text import shown, shown_value
 from condinst_deploy.support.digests import sha256_of_bytes, sha256_of_text
 from condinst_deploy.support.json_text import json_text
 from condinst_deploy.support.remote_files import public_url
-from condinst_deploy.support.versions import installed_versions
+from condinst_deploy.support.versions import RESULT_LIBRARIES, installed_versions
 
 FILE = "run.json"
 VERSION = 1
-LIBRARIES = ("condinst-deploy", "numpy", "onnxruntime", "onnxruntime-gpu", "pillow", "pyarrow", "tensorrt", "torch")
-"""Libraries whose versions the rows may depend on."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def run_manifest(options: BatchOptions, model_sha256: str, kind: str, fingerprin
         model={"file": options.model.name, "sha256": model_sha256},
         options=options.recorded(),
         input={"source": public_url(options.input), "kind": kind, **fingerprint._asdict()},
-        versions=installed_versions(LIBRARIES),
+        versions=installed_versions((*RESULT_LIBRARIES, "pyarrow")),
     )
 
 

@@ -12,7 +12,6 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from condinst_deploy import __version__
 from condinst_deploy.errors import ArtifactError, BackendError, ConfigError, ImageError
 from condinst_deploy.imaging.decode import EncodedImage
 from condinst_deploy.runtime.predictor import Predictor
@@ -25,6 +24,7 @@ from condinst_deploy.serving.batch.shards import PathSpan, Shard, Span
 from condinst_deploy.serving.batch.storage import OutputFolder, output_folder
 from condinst_deploy.support.digests import sha256_of, sha256_of_bytes
 from condinst_deploy.support.remote_files import image_content, is_url, public_url
+from condinst_deploy.support.versions import __version__
 
 READERS = 8
 """Files behind URLs that are read at the same time; twice as many are held."""
