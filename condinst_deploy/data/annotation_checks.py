@@ -145,6 +145,13 @@ def has_flags(part: list[Any]) -> bool:
     return bool in set(map(type, part))
 
 
+def not_numbers(part: Any, where: str) -> DataError:
+    """The error of a polygon with an element that is no number; `where` says whose it is."""
+    return DataError(
+        f"{where} has a polygon that is not a list of numbers: {shown_value(part)}; expected numbers alone"
+    )
+
+
 def merged_rle(segmentation: Segmentation, size: tuple[int, int]) -> RLE:
     """One RLE of a checked segmentation of an image of `size`, `(height, width)`."""
     if not isinstance(segmentation, tuple):
@@ -163,9 +170,7 @@ def _polygon(part: Any, size: tuple[int, int], where: str) -> npt.NDArray[np.flo
             raise TypeError
         polygon = np.array(part, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as e:
-        raise DataError(
-            f"{where} has a polygon that is not a list of numbers: {shown_value(part)}; expected numbers alone"
-        ) from e
+        raise not_numbers(part, where) from e
     far = ~(np.abs(polygon) <= FARTHEST * max(size))  # NaN, too
     if far.any():
         raise DataError(

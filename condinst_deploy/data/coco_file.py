@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from condinst_deploy.contract.artifacts import check_json
-from condinst_deploy.data.annotation_checks import has_flags
+from condinst_deploy.data.annotation_checks import has_flags, not_numbers
 from condinst_deploy.errors import DataError
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.input_files import read_file
@@ -104,10 +104,7 @@ def _check_numbers(annotations: list[dict[str, Any]], path: Path) -> None:
         parts = annotation.get("segmentation")
         for part in parts if isinstance(parts, list) else ():
             if isinstance(part, list) and has_flags(part):
-                raise DataError(
-                    f"{path}: annotation {shown_value(annotation.get('id'))} has a polygon that is not a list of"
-                    f" numbers: {shown_value(part)}; expected numbers alone"
-                )
+                raise not_numbers(part, f"{path}: annotation {shown_value(annotation.get('id'))}")
 
 
 def has_masks(content: dict[str, Any]) -> bool:

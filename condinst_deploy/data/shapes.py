@@ -4,7 +4,6 @@ Image i of a split depends on the split's seed and i only. Outlines lie on a gri
 after them is integer arithmetic, so that every machine makes the same annotations and the same pixels.
 """
 
-import hashlib
 import math
 import os
 import shutil
@@ -23,6 +22,7 @@ from condinst_deploy.data.shape_outlines import OUTLINES, between, cut_in_two, r
 from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.masks import BoolArray, Masks, trimmed_crop
 from condinst_deploy.support.atomic_write import atomic_path
+from condinst_deploy.support.digests import sha256_of_text
 from condinst_deploy.support.json_text import json_text
 from condinst_deploy.support.option_types import check_types
 
@@ -144,7 +144,7 @@ def generate_shapes(
 
 def fingerprint_of(split: Split, count: int, config: ShapesConfig, version: int = VERSION) -> str:
     """The identity of a set, which lies beside it: a set of another identity is made again."""
-    return hashlib.sha256(repr((version, split, count, config)).encode()).hexdigest()
+    return sha256_of_text(repr((version, split, count, config)))
 
 
 def scene_of(config: ShapesConfig, split: Split, index: int) -> Scene:

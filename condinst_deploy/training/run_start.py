@@ -112,6 +112,7 @@ def resumed_run(
     device: torch.device,
     ranks: Ranks = ALONE,
     content: dict[str, Any] | None = None,
+    loaded: LoadedModel | None = None,
 ) -> TrainingRun:
     """Go on where a checkpoint of the same recipe stopped, on any number of processes.
 
@@ -121,6 +122,7 @@ def resumed_run(
         device: of this process.
         ranks: this process among those that train together.
         content: of the file, if it was read already.
+        loaded: its model, if it was built already.
 
     Raises:
         CheckpointError: the file is no training checkpoint.
@@ -130,7 +132,7 @@ def resumed_run(
     training = content.get("training")
     if not isinstance(training, dict):
         raise CheckpointError(f"{path} is not a training checkpoint; expected last.pth of a run")
-    loaded = load_model(path, content=content)
+    loaded = load_model(path, content=content) if loaded is None else loaded
     recipe = recipe.with_model(loaded.model.config)
     _check_same(path, recipe, _trained_with(path, training))
     run = _run(recipe, loaded.model, loaded.manifest, device, ranks)

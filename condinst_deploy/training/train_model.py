@@ -102,7 +102,7 @@ class Start:
     """Weights that a run starts from; they are read once."""
 
     checkpoint: Found | None = None  # that the run resumes
-    weights: LoadedModel | None = None  # that are fine-tuned
+    weights: LoadedModel | None = None  # that are fine-tuned; the checkpoint's, if its model was built already
 
     def released(self) -> "Start":
         """Return the weights and forget them here, so that they do not stay in memory during the run."""
@@ -127,13 +127,12 @@ def _read(recipe: str | Path | Recipe, options: TrainOptions, folder: Path) -> t
         start = Start(checkpoint=CheckpointStore(folder, chosen.keep_checkpoints).newest())
     elif options.weights is not None:
         start = Start(weights=load_model(options.weights))
-    loaded = start.weights
     if start.checkpoint is not None and not isinstance(recipe, Recipe):
-        loaded = load_model(start.checkpoint.path, content=start.checkpoint.content)
-    if isinstance(recipe, Recipe) or loaded is None:
+        start.weights = load_model(start.checkpoint.path, content=start.checkpoint.content)
+    if isinstance(recipe, Recipe) or start.weights is None:
         return chosen, start
     inference, training = sizes_named(str(recipe))
-    return chosen.with_sizes_of(loaded.model.config, inference=not inference, training=not training), start
+    return chosen.with_sizes_of(start.weights.model.config, inference=not inference, training=not training), start
 
 
 def _train(recipe: Recipe, options: TrainOptions, reports: Reports, folder: Path, place: Place) -> TrainedModel:
@@ -229,7 +228,7 @@ def _started(recipe: Recipe, sets: Sets, folder: Path, options: TrainOptions, pl
     start = place.start.released()
     if start.checkpoint is not None:
         checkpoint, note, content = start.checkpoint
-        run = resumed_run(recipe, checkpoint, device, ranks, content)
+        run = resumed_run(recipe, checkpoint, device, ranks, content, start.weights)
         if run.manifest.class_names != manifest.class_names:
             raise ConfigError(
                 f"{checkpoint} was trained on the classes {shown(', '.join(run.manifest.class_names), 1000)}, and the"
