@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from condinst_deploy.data.shapes import ShapesConfig, image_of, scene_of
+from condinst_deploy.data.shapes_dataset import ShapesConfig, image_of, scene_of
 from condinst_deploy.evaluation.agreement import Agreement
 from condinst_deploy.imaging.decode import RGBArray
 

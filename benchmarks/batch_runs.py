@@ -34,8 +34,8 @@ from condinst_deploy.imaging.decode import rgb_from
 from condinst_deploy.model.checkpoints import save_model
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.runtime.preprocessing.batch import network_inputs
-from condinst_deploy.serving.batch.driver import planned
-from condinst_deploy.serving.batch.options import BatchOptions, DetectionOptions
+from condinst_deploy.serving.batch.batch_driver import planned
+from condinst_deploy.serving.batch.batch_options import BatchOptions, DetectionOptions
 from condinst_deploy.serving.batch.output_rows import Classes, ImageRow, arrow_table
 from condinst_deploy.serving.batch.parts import part_encoder
 from condinst_deploy.serving.batch.shard_worker import ShardWorker

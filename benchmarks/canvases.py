@@ -20,9 +20,9 @@ from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.evaluation.agreement import Agreement, agreement, merged
 from condinst_deploy.runtime.batching import BatchingPolicy
 from condinst_deploy.runtime.canvases import Canvas, smallest
-from condinst_deploy.runtime.options import batching_for
 from condinst_deploy.runtime.predictor import Predictor
-from condinst_export.quantization.agreement import MIN_BOX_IOU
+from condinst_deploy.runtime.predictor_options import batching_for
+from condinst_export.quantization.quantized_agreement import MIN_BOX_IOU
 
 ROOT = Path(__file__).parents[1]
 MIX = ROOT / "tests/runtime/tensorrt/image_sizes.json"

@@ -17,10 +17,10 @@ from benchmarks.targets import parser_of
 from condinst_deploy.benchmarking.memory import peak_mb
 from condinst_deploy.evaluation import evaluator
 from condinst_deploy.evaluation.coco_metrics import Kind, Scope, evaluate_coco
+from condinst_deploy.evaluation.evaluation_report import Verdict, write_html
 from condinst_deploy.evaluation.evaluator import evaluate
 from condinst_deploy.evaluation.ground_truth import load_ground_truth
 from condinst_deploy.evaluation.journal import Journal
-from condinst_deploy.evaluation.report import Verdict, write_html
 from condinst_deploy.evaluation.results_reader import read_results
 from condinst_deploy.evaluation.sources import EvaluationOptions, Source
 from condinst_deploy.runtime import observer

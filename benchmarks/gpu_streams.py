@@ -166,7 +166,7 @@ def onnxruntime_stream() -> dict[str, Any]:
     import onnx
 
     from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
-    from condinst_engines.precision import converted
+    from condinst_engines.mixed_precision import converted
     from condinst_export import export_model
 
     with tempfile.TemporaryDirectory() as name:

@@ -34,8 +34,8 @@ import numpy as np
 from benchmarks.network_side import HEIGHT, INT8, WIDTH, Side
 from benchmarks.targets import Target, parser_of, write_results
 from benchmarks.timing import ratio
+from condinst_deploy.benchmarking.benchmark_settings import cores_for
 from condinst_deploy.benchmarking.process import ModelProcess
-from condinst_deploy.benchmarking.settings import cores_for
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.evaluation.agreement import Tolerance, agreement_of, instances_from_coco, matched_pairs
 from condinst_deploy.runtime.cpu_features import products_may_overflow

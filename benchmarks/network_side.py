@@ -15,8 +15,8 @@ from condinst_deploy.imaging.decode import RGBArray
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.cores import CpuThreads
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from condinst_deploy.runtime.options import PredictorOptions
 from condinst_deploy.runtime.predictor import stages_of
+from condinst_deploy.runtime.predictor_options import PredictorOptions
 from condinst_deploy.runtime.preprocessing.types import Inputs
 from condinst_deploy.runtime.torch_backend import TorchBackend
 from tests.support.dense_masks import dense_rles

@@ -28,19 +28,19 @@ from condinst_deploy.imaging.decode import expand_sources
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.support.validation import typed
 from condinst_engines.build_recipe import BuildRecipe
+from condinst_engines.mixed_precision import converted
 from condinst_engines.onnx_input import manifest_of
 from condinst_engines.plan_builder import graph_for_builder
-from condinst_engines.precision import converted
 from condinst_engines.precision_policy import QUANTIZED, Policy, Precision
 from condinst_engines.quantization.calibrate import Request, calibrated
-from condinst_engines.quantization.report import simulation_backend
+from condinst_engines.quantization.cost_report import simulation_backend
 from condinst_engines.ranges.check import RangeCheck
 from condinst_engines.ranges.decide import Setting
-from condinst_engines.ranges.images import RangeImages
+from condinst_engines.ranges.range_images import RangeImages
 from condinst_engines.rounding import rounded
-from condinst_export.quantization.agreement import MIN_BOX_IOU
+from condinst_export.quantization.calibration_options import CalibrationOptions
 from condinst_export.quantization.int8_file import int8_from_float32
-from condinst_export.quantization.options import CalibrationOptions
+from condinst_export.quantization.quantized_agreement import MIN_BOX_IOU
 
 HALVES: tuple[Precision, ...] = ("float16", "bfloat16")
 

@@ -20,7 +20,7 @@ from benchmarks.timing import median_ms
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.imaging.decode import EncodedImage, rgb_from
 from condinst_deploy.runtime.decoded_image import DecodedLayout
-from condinst_deploy.runtime.options import MOST_FINISHERS
+from condinst_deploy.runtime.predictor_options import MOST_FINISHERS
 from tests.support.photographs import photograph
 
 ORIGINALS = {"640x480": (640, 480), "1333x800": (1333, 800), "4000x3000": (4000, 3000)}

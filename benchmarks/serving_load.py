@@ -41,12 +41,12 @@ from benchmarks.targets import Target, parser_of, write_results
 from condinst_deploy.imaging.decode import EncodedImage
 from condinst_deploy.model.checkpoints import save_model
 from condinst_deploy.runtime.cores import CpuThreads
-from condinst_deploy.runtime.options import PredictorOptions
 from condinst_deploy.runtime.predictor import Predictor
+from condinst_deploy.runtime.predictor_options import PredictorOptions
 from condinst_deploy.serving.client.http import HttpTransport
 from condinst_deploy.serving.protocol import BOXES, IMAGE_SIZE, LABELS, MODEL, NETWORK, RLE_COUNTS, SCORES
 from condinst_deploy.serving.triton.repository import write_repository
-from condinst_deploy.serving.triton.settings import Layout, RepositoryOptions
+from condinst_deploy.serving.triton.repository_settings import Layout, RepositoryOptions
 from tests.support.exports import exported
 from tests.support.models import IMAGES, SLIM, manifest_of, seeded_model
 from tests.support.process_tree import cpu_seconds_of, descendants

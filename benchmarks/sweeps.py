@@ -28,8 +28,8 @@ from PIL import Image
 from benchmarks.performance_tables import instance_table, network_table, original_table, target_table
 from benchmarks.targets import Target, parser_of, rounded, write_results
 from benchmarks.timing import spent
+from condinst_deploy.benchmarking.benchmark_settings import cores_for
 from condinst_deploy.benchmarking.process import ModelProcess
-from condinst_deploy.benchmarking.settings import cores_for
 from condinst_deploy.benchmarking.statistics import Ratio
 from condinst_deploy.benchmarking.worker import STAGES
 from condinst_deploy.contract import ImageGeometry, Preprocessing

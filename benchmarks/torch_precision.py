@@ -16,7 +16,7 @@ from condinst_deploy.contract.precision import Precision
 from condinst_deploy.evaluation.agreement import Agreement, agreement, merged
 from condinst_deploy.imaging.decode import RGBArray
 from condinst_deploy.runtime.predictor import Predictor
-from condinst_export.quantization.agreement import MIN_BOX_IOU
+from condinst_export.quantization.quantized_agreement import MIN_BOX_IOU
 
 
 def compared(checkpoint: Path, precision: Precision, images: Sequence[RGBArray]) -> Agreement:

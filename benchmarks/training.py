@@ -24,7 +24,7 @@ from benchmarks.machine import machine
 from benchmarks.targets import parser_of
 from condinst_deploy.benchmarking.memory import peak_mb
 from condinst_deploy.data.coco import CocoDataset
-from condinst_deploy.data.shapes import generate_shapes
+from condinst_deploy.data.shapes_dataset import generate_shapes
 from condinst_deploy.training.batches import batches
 from condinst_deploy.training.ranks import Ranks
 from condinst_deploy.training.recipe import DataSettings, Recipe, load_recipe

@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from condinst_deploy.masks import Masks
     from condinst_deploy.runtime.cores import CpuThreads
     from condinst_deploy.runtime.observer import Observer, StageTime, StageTimer
-    from condinst_deploy.runtime.options import PredictorOptions
     from condinst_deploy.runtime.predict_files import PredictedFiles, PredictFilesOptions, predict_files
     from condinst_deploy.runtime.predictor import Predictor
+    from condinst_deploy.runtime.predictor_options import PredictorOptions
     from condinst_deploy.runtime.preprocessing.types import InputOptions
     from condinst_deploy.runtime.recording import FileOutputs
     from condinst_deploy.support.versions import __version__
-    from condinst_deploy.training.options import TrainOptions
     from condinst_deploy.training.train_model import TrainedModel, train
+    from condinst_deploy.training.train_options import TrainOptions
 
 _HOMES = {
     "__version__": "condinst_deploy.support.versions",
@@ -56,10 +56,10 @@ _HOMES = {
     "PredictFilesOptions": "condinst_deploy.runtime.predict_files",
     "PredictedFiles": "condinst_deploy.runtime.predict_files",
     "Predictor": "condinst_deploy.runtime.predictor",
-    "PredictorOptions": "condinst_deploy.runtime.options",
+    "PredictorOptions": "condinst_deploy.runtime.predictor_options",
     "StageTime": "condinst_deploy.runtime.observer",
     "StageTimer": "condinst_deploy.runtime.observer",
-    "TrainOptions": "condinst_deploy.training.options",
+    "TrainOptions": "condinst_deploy.training.train_options",
     "TrainedModel": "condinst_deploy.training.train_model",
     "evaluate": "condinst_deploy.evaluation.evaluate_models",
     "predict_files": "condinst_deploy.runtime.predict_files",

@@ -15,7 +15,7 @@ from rich.progress import track
 
 from condinst_deploy import CondInstError, ImageError, InstanceDetections, Predictor
 from condinst_deploy.contract import DRAWN_ABOVE
-from condinst_deploy.data.shapes import ShapesConfig, generate_shapes
+from condinst_deploy.data.shapes_dataset import ShapesConfig, generate_shapes
 from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE, Agreement, agreement, merged
 from condinst_deploy.evaluation.coco_metrics import average_precision, load_coco
 from condinst_deploy.imaging.decode import ImageFile, existing_sources

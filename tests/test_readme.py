@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from condinst_deploy.data.shapes import generate_shapes
+from condinst_deploy.data.shapes_dataset import generate_shapes
 from tests.support.recipes import RECIPE
 
 ROOT = Path(__file__).parents[1]

@@ -34,7 +34,7 @@ from benchmarks.peers.sides import (
     started,
 )
 from benchmarks.targets import parser_of, write_results
-from condinst_deploy.benchmarking.settings import SETTLE
+from condinst_deploy.benchmarking.benchmark_settings import SETTLE
 from condinst_deploy.errors import CondInstError, ConfigError
 
 AGREEMENT = {

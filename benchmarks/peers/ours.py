@@ -14,8 +14,8 @@ from benchmarks.peers.child import ENCODE, MASKS, NETWORK, READ, Found, Side, St
 from condinst_deploy import Predictor
 from condinst_deploy.model.operations import REFERENCE
 from condinst_deploy.runtime import observer
-from condinst_deploy.runtime.options import PredictorOptions
 from condinst_deploy.runtime.predictor import stages_of
+from condinst_deploy.runtime.predictor_options import PredictorOptions
 from condinst_deploy.runtime.torch_backend import TorchBackend
 from tests.support.dense_masks import dense_rles
 

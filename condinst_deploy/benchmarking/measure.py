@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from condinst_deploy.benchmarking.benchmark_settings import Settings, cores_for
 from condinst_deploy.benchmarking.process import ModelProcess
-from condinst_deploy.benchmarking.settings import Settings, cores_for
 from condinst_deploy.benchmarking.statistics import Distribution, Ratio
 from condinst_deploy.benchmarking.worker import STAGES
 from condinst_deploy.contract.artifacts import precision_for

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from condinst_deploy.support.json_text import json_text
 
 if TYPE_CHECKING:
-    from condinst_deploy.benchmarking.images import Batches, Source
+    from condinst_deploy.benchmarking.benchmark_images import Batches, Source
     from condinst_deploy.contract.precision import Precision
     from condinst_deploy.runtime.backend import Backend
     from condinst_deploy.runtime.observer import StageTimer
@@ -59,14 +59,14 @@ class Worker:
     ) -> dict[str, Any]:
         """Load the model, check which images can be read, and describe the model and the machine."""
         # imported here: their libraries count the cores of the process when they are imported
-        from condinst_deploy.benchmarking.images import Batches
+        from condinst_deploy.benchmarking.benchmark_images import Batches
         from condinst_deploy.benchmarking.machine import machine
         from condinst_deploy.benchmarking.memory import resident_mb
         from condinst_deploy.errors import ImageError
         from condinst_deploy.runtime.canvases import canvases_from_json, geometry_for
         from condinst_deploy.runtime.observer import StageTimer
-        from condinst_deploy.runtime.options import PredictorOptions
         from condinst_deploy.runtime.predictor import Predictor, load_backend
+        from condinst_deploy.runtime.predictor_options import PredictorOptions
         from condinst_deploy.runtime.preprocessing.types import InputOptions
         from condinst_deploy.runtime.torch_backend import torch_device
 
@@ -186,7 +186,7 @@ def timed_call(stages: "Stages", timer: "StageTimer", sources: "Sequence[Source]
 
 
 def _sources(images: dict[str, Any]) -> "list[Source]":
-    from condinst_deploy.benchmarking.images import generated_images
+    from condinst_deploy.benchmarking.benchmark_images import generated_images
 
     if "paths" in images:
         return [Path(path) for path in images["paths"]]
@@ -195,7 +195,7 @@ def _sources(images: dict[str, Any]) -> "list[Source]":
 
 
 def _decoded(source: "Source") -> Any:
-    from condinst_deploy.benchmarking.images import decoded
+    from condinst_deploy.benchmarking.benchmark_images import decoded
 
     return decoded(source)
 

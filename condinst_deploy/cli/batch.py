@@ -30,7 +30,7 @@ from condinst_deploy.shown_text import counted
 from condinst_deploy.support.signals import exit_status
 
 if TYPE_CHECKING:
-    from condinst_deploy.serving.batch.driver import Plan
+    from condinst_deploy.serving.batch.batch_driver import Plan
     from condinst_deploy.serving.batch.reporting import Event, OnEvent, Totals
     from condinst_deploy.serving.ray_session import RayOptions
 
@@ -96,7 +96,7 @@ def batch(
 
     Exit status: 0 done, 1 an error or a shard without a part, 2 wrong usage, 130 interrupted by Ctrl-C, 143 by SIGTERM.
     """
-    from condinst_deploy.serving.batch.options import SHARD_SIZE, BatchOptions, DetectionOptions
+    from condinst_deploy.serving.batch.batch_options import SHARD_SIZE, BatchOptions, DetectionOptions
     from condinst_deploy.support.remote_files import absolute
 
     detection = DetectionOptions(
@@ -114,7 +114,7 @@ def batch(
     )
     placement = _placement(ray, address, workers, gpus_per_worker, cpus_per_worker)
     # imported here, so that neither --help nor a mistake waits for the backends
-    from condinst_deploy.serving.batch.driver import planned
+    from condinst_deploy.serving.batch.batch_driver import planned
 
     outcome = Outcome(out)
     try:
@@ -186,7 +186,7 @@ class Outcome:
 
 
 def _run(plan: "Plan", placement: "RayOptions | None", outcome: Outcome) -> None:
-    from condinst_deploy.serving.batch.driver import run_here
+    from condinst_deploy.serving.batch.batch_driver import run_here
     from condinst_deploy.serving.batch.reporting import EventLog
     from condinst_deploy.serving.batch.storage import LocalFolder, output_folder
 

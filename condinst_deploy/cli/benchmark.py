@@ -80,10 +80,10 @@ def benchmark(
     Close other programs first: on a busy machine times mean little, and ratios only roughly what they say.
     """
     # imported here, so that --help does not wait for the libraries
-    from condinst_deploy.benchmarking.images import given_images
+    from condinst_deploy.benchmarking.benchmark_images import given_images
+    from condinst_deploy.benchmarking.benchmark_settings import Settings, cores_for, numbers_from, size_from
     from condinst_deploy.benchmarking.measure import calls_of, measure
     from condinst_deploy.benchmarking.plots import check_plot, draw_benchmark
-    from condinst_deploy.benchmarking.settings import Settings, cores_for, numbers_from, size_from
 
     settings = Settings(
         device=device,

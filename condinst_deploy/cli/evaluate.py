@@ -193,7 +193,7 @@ def _print_verdict(found: "EvaluatedModels") -> None:
 
 
 def _table(evaluation: "Evaluation", per_class: bool) -> Table:
-    from condinst_deploy.evaluation.report import class_table, metrics_table
+    from condinst_deploy.evaluation.evaluation_report import class_table, metrics_table
 
     table = Table("AP points", *(side.name for side in evaluation.sides), show_edge=False, pad_edge=False)
     _right_aligned(table)

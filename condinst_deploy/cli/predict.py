@@ -115,8 +115,8 @@ def predict(
     draws images of the same names; images.json lists the images of this run.
     """
     # imported here, so that --help does not wait for the backends
-    from condinst_deploy.runtime.options import PredictorOptions
     from condinst_deploy.runtime.predict_files import PredictFilesOptions, predict_files
+    from condinst_deploy.runtime.predictor_options import PredictorOptions
     from condinst_deploy.runtime.preprocessing.types import InputOptions
     from condinst_deploy.runtime.recording import FileOutputs
 

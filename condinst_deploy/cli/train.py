@@ -11,7 +11,7 @@ from rich.progress import Progress, TaskID
 from condinst_deploy.cli.command import command_app, print_json, print_line, progress_bar, terminal
 from condinst_deploy.cli.progress import ProgressLines, progress_line
 from condinst_deploy.support.signals import exit_status, listen_for_preemption
-from condinst_deploy.training.options import TrainOptions
+from condinst_deploy.training.train_options import TrainOptions
 
 if TYPE_CHECKING:
     from condinst_deploy.model.losses import Losses

@@ -40,7 +40,7 @@ def triton_repo(
     from dataclasses import asdict
 
     from condinst_deploy.serving.triton.repository import write_repository
-    from condinst_deploy.serving.triton.settings import RepositoryOptions
+    from condinst_deploy.serving.triton.repository_settings import RepositoryOptions
 
     limits = Limits(image_bytes=max_image_mb << 20, image_pixels=max_megapixels * 10**6, queued_requests=max_queue)
     options = RepositoryOptions(

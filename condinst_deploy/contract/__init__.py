@@ -9,7 +9,7 @@ from condinst_deploy.contract.manifest import (
     contiguous_ids,
     default_class_names,
 )
-from condinst_deploy.contract.settings import Family, Preprocessing, Selection, check_family
+from condinst_deploy.contract.model_settings import Family, Preprocessing, Selection, check_family
 from condinst_deploy.contract.tensors import INPUTS, OUTPUTS, FloatArray, NetworkInputs, NetworkOutputs
 
 __all__ = [

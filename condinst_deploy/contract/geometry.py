@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from condinst_deploy.contract.settings import Preprocessing
+from condinst_deploy.contract.model_settings import Preprocessing
 from condinst_deploy.contract.tensors import FloatArray
 
 

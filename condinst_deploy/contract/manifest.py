@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, field
 from operator import attrgetter
 from typing import Any, get_args
 
+from condinst_deploy.contract.model_settings import LARGEST_SIDE, Family, Preprocessing, Selection
 from condinst_deploy.contract.quantization import Quantization
-from condinst_deploy.contract.settings import LARGEST_SIDE, Family, Preprocessing, Selection
 from condinst_deploy.contract.versioned import checked_version, versioned_values
 from condinst_deploy.errors import ArtifactError, ConfigError
 from condinst_deploy.shown_text import shown_value

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional
 
-from condinst_deploy.contract.settings import SIDE
+from condinst_deploy.contract.model_settings import SIDE
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.targets import ImageTargets
 from condinst_deploy.support.option_types import check_types

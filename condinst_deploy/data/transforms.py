@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from condinst_deploy.contract import ImageGeometry, Preprocessing
-from condinst_deploy.contract.settings import SIDE
+from condinst_deploy.contract.model_settings import SIDE
 from condinst_deploy.data.augmentation import DRAWS, Augmentation, coloured, cropped
 from condinst_deploy.data.coco import Sample, masks_at
 from condinst_deploy.errors import ConfigError

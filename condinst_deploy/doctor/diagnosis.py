@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from condinst_deploy.doctor.checks import Check
-from condinst_deploy.doctor.gpu import driver_check
+from condinst_deploy.doctor.gpu_checks import driver_check
 from condinst_deploy.doctor.libraries import Probe, library_checks
 from condinst_deploy.doctor.model_file import check_model_file, file_checks
 from condinst_deploy.doctor.probes import probe as run_probe

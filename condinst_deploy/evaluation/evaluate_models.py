@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from condinst_deploy.evaluation.evaluation_report import Verdict, figures_json, write_html
 from condinst_deploy.evaluation.evaluator import Detector, Evaluation, OnProgress
 from condinst_deploy.evaluation.evaluator import evaluate as evaluate_sources
 from condinst_deploy.evaluation.gate import failures
 from condinst_deploy.evaluation.ground_truth import GroundTruth, crowding_note, load_ground_truth
-from condinst_deploy.evaluation.report import Verdict, figures_json, write_html
 from condinst_deploy.evaluation.sources import METRICS, REPORT, EvaluationOptions, checked_sources
 from condinst_deploy.runtime.coco_results import write_json
 from condinst_deploy.support.atomic_write import check_writable

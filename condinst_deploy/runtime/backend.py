@@ -15,7 +15,7 @@ from condinst_deploy.runtime.preprocessing.batch import HostWriter, stacked
 from condinst_deploy.runtime.preprocessing.types import Inputs, InputWriter
 
 if TYPE_CHECKING:  # it imports PyTorch, and arguments are checked before PyTorch is imported
-    from condinst_deploy.runtime.cuda.batches import GpuOutputs
+    from condinst_deploy.runtime.cuda.gpu_batches import GpuOutputs
     from condinst_deploy.runtime.device_outputs import DeviceOutputs
 
 Outputs: TypeAlias = "NetworkOutputs | DeviceOutputs | GpuOutputs"

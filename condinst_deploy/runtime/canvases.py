@@ -7,7 +7,7 @@ from numbers import Integral
 from typing import Any, cast
 
 from condinst_deploy.contract import ImageGeometry, ModelManifest
-from condinst_deploy.contract.settings import LARGEST_SIDE
+from condinst_deploy.contract.model_settings import LARGEST_SIDE
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.imaging.decode import RGBArray
 from condinst_deploy.runtime.backend import Backend

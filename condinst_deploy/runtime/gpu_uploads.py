@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from condinst_deploy.runtime.cuda.batches import (
+from condinst_deploy.runtime.cuda.gpu import Gpu, Stream
+from condinst_deploy.runtime.cuda.gpu_batches import (
     GpuInputs,
     Pinned,
     PinnedImage,
@@ -11,7 +12,6 @@ from condinst_deploy.runtime.cuda.batches import (
     WaitingImage,
     uploaded,
 )
-from condinst_deploy.runtime.cuda.gpu import Gpu, Stream
 from condinst_deploy.runtime.preprocessing.types import Inputs
 
 

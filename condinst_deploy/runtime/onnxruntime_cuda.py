@@ -13,10 +13,10 @@ from typing import Any, Self
 from condinst_deploy.contract import INPUTS, OUTPUTS, ImageGeometry, InstanceDetections, ModelManifest
 from condinst_deploy.errors import BackendError
 from condinst_deploy.runtime.backend import Outputs
-from condinst_deploy.runtime.cuda.batches import GpuInputs, GpuOutputs
 from condinst_deploy.runtime.cuda.gpu import Gpu, Stream, shared_gpu
+from condinst_deploy.runtime.cuda.gpu_batches import GpuInputs, GpuOutputs
 from condinst_deploy.runtime.cuda.mask_runs import detections_from_gpu
-from condinst_deploy.runtime.cuda.memory import GpuArray
+from condinst_deploy.runtime.cuda.memory_pools import GpuArray
 from condinst_deploy.runtime.gpu_uploads import Uploads
 from condinst_deploy.runtime.onnxruntime_session import run_bound
 from condinst_deploy.runtime.postprocess import ResultFilter

@@ -12,8 +12,8 @@ from condinst_deploy.imaging.decode import ImageFile, existing_sources
 from condinst_deploy.imaging.fonts import without_glyphs
 from condinst_deploy.runtime.coco_results import coco_results, write_json
 from condinst_deploy.runtime.label_files import Format, write_text
-from condinst_deploy.runtime.options import PredictorOptions
 from condinst_deploy.runtime.predictor import Predictor
+from condinst_deploy.runtime.predictor_options import PredictorOptions
 from condinst_deploy.runtime.recording import Destination, FileOutputs, Recorded, record
 from condinst_deploy.support.atomic_write import check_writable
 from condinst_deploy.support.folder_lock import locked_folder

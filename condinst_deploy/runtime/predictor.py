@@ -17,7 +17,8 @@ from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.canvases import geometry_for
 from condinst_deploy.runtime.cores import CpuThreads
 from condinst_deploy.runtime.held_images import MOST_HELD
-from condinst_deploy.runtime.options import (
+from condinst_deploy.runtime.pipeline import Prediction, Stages, predicted, predictions
+from condinst_deploy.runtime.predictor_options import (
     PredictorKeywords,
     PredictorOptions,
     batch_size_for,
@@ -26,7 +27,6 @@ from condinst_deploy.runtime.options import (
     preparing_threads,
     result_filter_for,
 )
-from condinst_deploy.runtime.pipeline import Prediction, Stages, predicted, predictions
 from condinst_deploy.runtime.preprocessing.factory import preparation
 from condinst_deploy.support.extras import missing_library
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from condinst_deploy.contract.artifacts import check_there
 from condinst_deploy.errors import ArtifactError, ConfigError
-from condinst_deploy.serving.batch.options import DetectionOptions
+from condinst_deploy.serving.batch.batch_options import DetectionOptions
 from condinst_deploy.serving.batch.output_rows import Classes, ImageRow, arrow_schema, arrow_table
 from condinst_deploy.serving.batch.parquet_inputs import ImageSource, image_column, pyarrow, sources_of_table
 from condinst_deploy.serving.batch.shard_worker import rows_of

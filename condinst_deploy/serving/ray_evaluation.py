@@ -13,8 +13,8 @@ from condinst_deploy.evaluation.coco_metrics import Entry
 from condinst_deploy.evaluation.evaluator import Run
 from condinst_deploy.evaluation.provenance import images_with_states, run_settings
 from condinst_deploy.runtime.predictor import Predictor
-from condinst_deploy.serving.batch.driver import Plan, planned
-from condinst_deploy.serving.batch.options import BatchOptions, DetectionOptions
+from condinst_deploy.serving.batch.batch_driver import Plan, planned
+from condinst_deploy.serving.batch.batch_options import BatchOptions, DetectionOptions
 from condinst_deploy.serving.batch.output_rows import ImageRow, coco_entries, read_part
 from condinst_deploy.serving.batch.parts import part_name
 from condinst_deploy.serving.batch.ray_driver import run_on_ray

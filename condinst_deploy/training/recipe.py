@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from condinst_deploy.contract import Family
-from condinst_deploy.contract.settings import SIDE
+from condinst_deploy.contract.model_settings import SIDE
 from condinst_deploy.data.augmentation import Augmentation
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.config import CondInstConfig

@@ -9,7 +9,7 @@ import torch
 
 from condinst_deploy.data.analysis import analyse
 from condinst_deploy.data.coco import CocoDataset
-from condinst_deploy.data.shapes import TRAIN_COUNT, VAL_COUNT, ShapesConfig, generate_shapes
+from condinst_deploy.data.shapes_dataset import TRAIN_COUNT, VAL_COUNT, ShapesConfig, generate_shapes
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.checkpoints import LoadedModel, load_model
 from condinst_deploy.runtime.torch_backend import torch_device
@@ -18,13 +18,13 @@ from condinst_deploy.support.atomic_write import check_writable
 from condinst_deploy.support.folder_lock import locked_folder
 from condinst_deploy.training import trainer
 from condinst_deploy.training.history import Record
-from condinst_deploy.training.options import PLACES, TrainOptions
 from condinst_deploy.training.preview import Preview, preview
 from condinst_deploy.training.ranks import ALONE, Ranks, connected, device_of, ranks_from_environment
 from condinst_deploy.training.recipe import Recipe, load_recipe, sizes_named
 from condinst_deploy.training.run import TrainingRun
 from condinst_deploy.training.run_start import fine_tuning_run, new_run, resumed_run
 from condinst_deploy.training.store import CHECKPOINT, CheckpointStore, Found
+from condinst_deploy.training.train_options import PLACES, TrainOptions
 from condinst_deploy.training.trainer import Reports, Sets
 
 SHAPES_FOLDER = Path("data/shapes")

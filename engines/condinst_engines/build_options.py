@@ -9,7 +9,7 @@ from condinst_engines.build_recipe import BuildRecipe, load_recipe
 from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.precision_policy import Precision, Quantized
 from condinst_engines.quantization.calibrate import Request
-from condinst_export.quantization.options import calibration_from
+from condinst_export.quantization.calibration_options import calibration_from
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,7 @@ from condinst_engines.plugins import register_plugins
 from condinst_engines.plugins.names import LOWEST_CAPABILITY
 from condinst_engines.profiles import profiles_for, remark_on
 from condinst_engines.quantization.calibrate import Request, calibrated, earlier_record
-from condinst_engines.quantization.insert import Scales
-from condinst_engines.quantization.proof import asked_convolutions
-from condinst_engines.quantization.report import (
+from condinst_engines.quantization.cost_report import (
     FIGURES,
     GroupCost,
     judged,
@@ -45,10 +43,12 @@ from condinst_engines.quantization.report import (
     worst_layers,
     write_report,
 )
+from condinst_engines.quantization.insert import Scales
+from condinst_engines.quantization.proof import asked_convolutions
 from condinst_engines.quantization.requests import described_qdq
 from condinst_engines.ranges.check import RangeCheck
 from condinst_engines.ranges.decide import Setting
-from condinst_engines.ranges.images import RangeImages
+from condinst_engines.ranges.range_images import RangeImages
 from condinst_engines.rounding import rounded
 
 DEFAULT_FOLDER = Path("engines/build")

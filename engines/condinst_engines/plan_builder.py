@@ -28,8 +28,8 @@ from condinst_engines.build_recipe import BuildRecipe
 from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.builder_log import BuilderLog
 from condinst_engines.engine_inspector import found_in_engine, layers_of
+from condinst_engines.mixed_precision import converted
 from condinst_engines.monitor import OnProgress, Phases, progress_monitor
-from condinst_engines.precision import converted
 from condinst_engines.quantization.insert import Scales, insert_qdq
 from condinst_engines.quantization.proof import (
     FoundConvolutions,

@@ -4,11 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from condinst_export.export_options import ExportOptions
     from condinst_export.exporter import ExportedModel, ExportReports, export_model
-    from condinst_export.options import ExportOptions
 
 _HOMES = {
-    "ExportOptions": "condinst_export.options",
+    "ExportOptions": "condinst_export.export_options",
     "ExportReports": "condinst_export.exporter",
     "ExportedModel": "condinst_export.exporter",
     "export_model": "condinst_export.exporter",

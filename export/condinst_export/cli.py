@@ -12,8 +12,8 @@ from condinst_deploy.cli.progress import ProgressLines
 from condinst_deploy.contract import Family
 from condinst_deploy.contract.artifacts import EXPORT_FOLDER
 from condinst_deploy.errors import ConfigError
-from condinst_export.options import ExportOptions, checked_output, class_names_from
-from condinst_export.quantization.options import IMAGES, calibration_from
+from condinst_export.export_options import ExportOptions, checked_output, class_names_from
+from condinst_export.quantization.calibration_options import IMAGES, calibration_from
 
 if TYPE_CHECKING:
     from condinst_deploy.contract import ModelManifest

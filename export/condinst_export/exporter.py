@@ -14,10 +14,10 @@ from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE
 from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.runtime.cpu_features import OVERFLOW_REMARK, products_may_overflow
 from condinst_deploy.support.atomic_write import atomic_path, check_writable, only_writer
+from condinst_export.export_options import ExportOptions, checked_output
 from condinst_export.onnx_file import onnx_from_model, tensorrt_remarks, with_options
-from condinst_export.options import ExportOptions, checked_output
-from condinst_export.quantization.agreement import INT8_TOLERANCE
 from condinst_export.quantization.int8_file import int8_from_float32
+from condinst_export.quantization.quantized_agreement import INT8_TOLERANCE
 from condinst_export.verify import CaseResult, Verification, verify_onnx
 
 

@@ -15,10 +15,10 @@ from condinst_deploy.errors import ExportError
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.config import MASK_STRIDE
 from condinst_deploy.support.versions import installed_versions
+from condinst_export.export_options import ExportOptions as ExportOptions
 from condinst_export.functions import OPSET, dynamic_mask_head_function, select_instances_function
 from condinst_export.graph import ExportGraph
 from condinst_export.node_names import name_nodes
-from condinst_export.options import ExportOptions as ExportOptions
 
 TRACE_SHAPE = (2, 320, 352)
 """Batch, height and width that a dynamic graph is traced with: all different, none of them 1."""

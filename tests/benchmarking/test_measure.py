@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Self
 import pytest
 
 from condinst_deploy.benchmarking import measure as measuring
+from condinst_deploy.benchmarking.benchmark_settings import Settings as BenchmarkSettings
 from condinst_deploy.benchmarking.measure import calls_of, measure
 from condinst_deploy.benchmarking.plots import draw_benchmark
-from condinst_deploy.benchmarking.settings import Settings as BenchmarkSettings
 from condinst_deploy.benchmarking.statistics import Distribution, Ratio
 from condinst_deploy.benchmarking.tables import memory_line, ratio_rows, remarks, serving_rows, stage_rows
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from condinst_deploy.benchmarking import memory, worker
+from condinst_deploy.benchmarking.benchmark_settings import cores_for
 from condinst_deploy.benchmarking.machine import machine
 from condinst_deploy.benchmarking.process import ModelProcess
-from condinst_deploy.benchmarking.settings import cores_for
 from condinst_deploy.errors import ArtifactError, BackendError, ConfigError
 
 IMAGES = {"size": [96, 128], "seed": 0}

@@ -10,8 +10,8 @@ from pycocotools import mask as coco_mask
 from benchmarks import network_cpu
 from benchmarks.network_cpu import SIDE, Seconds, int8_targets_of, targets_of
 from benchmarks.network_side import INT8, Side, compact_masks, dense_masks
+from condinst_deploy.benchmarking.benchmark_settings import cores_for
 from condinst_deploy.benchmarking.process import ModelProcess
-from condinst_deploy.benchmarking.settings import cores_for
 from condinst_deploy.evaluation.agreement import instances_from_coco, matched_pairs
 from condinst_deploy.runtime.torch_backend import TorchBackend
 from tests.support.batches import host_batch

@@ -16,7 +16,7 @@ from benchmarks.peers.metrics import TOTAL, Sample, agreements, summary, targets
 from benchmarks.peers.ours import eager, toolkit
 from benchmarks.peers.sides import ROOT, started
 from benchmarks.targets import Target
-from condinst_deploy.benchmarking.settings import SETTLE
+from condinst_deploy.benchmarking.benchmark_settings import SETTLE
 from condinst_deploy.errors import CondInstError
 from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE, agreement_of, instances_from_coco, matched_pairs
 from tests.support.models import noise_image

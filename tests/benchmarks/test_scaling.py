@@ -16,7 +16,7 @@ from benchmarks.scaling import (
     simulated_lost_share,
     tables,
 )
-from condinst_deploy.serving.batch.options import SHARD_SIZE
+from condinst_deploy.serving.batch.batch_options import SHARD_SIZE
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "scaling.md"
 ROUND = Measured(decode_ms=6, resize_ms=3, row_ms=1, bytes_in=90_000, bytes_out=10_000, shard_ms=50, driver_ms=2)

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from condinst_deploy.benchmarking.settings import Settings
+from condinst_deploy.benchmarking.benchmark_settings import Settings
 from condinst_deploy.benchmarking.worker import Worker
 from condinst_deploy.cli.command import canvases_of
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.evaluation.evaluate_models import evaluate
 from condinst_deploy.evaluation.sources import EvaluationOptions
 from condinst_deploy.runtime.observer import NETWORK, StageTimer
-from condinst_deploy.serving.batch.options import BatchOptions, DetectionOptions
+from condinst_deploy.serving.batch.batch_options import BatchOptions, DetectionOptions
 from condinst_deploy.serving.triton.repository import write_repository
-from condinst_deploy.serving.triton.settings import RepositoryOptions, ServerSettings
+from condinst_deploy.serving.triton.repository_settings import RepositoryOptions, ServerSettings
 from tests.support.models import noise_image
 
 pytestmark = pytest.mark.usefixtures("one_thread")

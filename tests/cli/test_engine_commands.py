@@ -18,7 +18,7 @@ from condinst_deploy.contract.engine_manifest import manifest_path, read_engine
 from condinst_engines.cli.build_engine import main as build_engine
 from condinst_engines.cli.compare import main as compare
 from condinst_engines.cli.inspect import main as inspect
-from condinst_engines.precision import converted
+from condinst_engines.mixed_precision import converted
 from tests.support.graphs import small_network
 from tests.support.models import SLIM, manifest_of, noise_image
 

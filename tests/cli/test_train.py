@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from condinst_deploy.data.shapes import generate_shapes
+from condinst_deploy.data.shapes_dataset import generate_shapes
 from tests.support.recipes import RECIPE
 
 SHIPPED = Path(__file__).parents[2] / "demo" / "shapes_slim.pth"

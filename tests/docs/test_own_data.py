@@ -15,7 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from condinst_deploy.data.shapes import generate_shapes
+from condinst_deploy.data.shapes_dataset import generate_shapes
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "own_data.md"

@@ -13,7 +13,7 @@ import pytest
 
 from condinst_deploy.contract.engine_manifest import write_engine
 from condinst_deploy.doctor import diagnose
-from condinst_deploy.doctor.gpu import driver_check, driver_check_of
+from condinst_deploy.doctor.gpu_checks import driver_check, driver_check_of
 from condinst_deploy.doctor.libraries import (
     nvjpeg_check,
     onnxruntime_check,

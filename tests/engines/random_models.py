@@ -12,19 +12,19 @@ from onnx import numpy_helper
 
 from condinst_deploy.contract import InstanceDetections
 from condinst_deploy.contract.engine_ranges import CheckedRanges
-from condinst_deploy.data.shapes import ShapesConfig, image_of, scene_of
+from condinst_deploy.data.shapes_dataset import ShapesConfig, image_of, scene_of
 from condinst_deploy.errors import EngineError
 from condinst_deploy.evaluation.agreement import Agreement, agreement, merged
 from condinst_deploy.imaging.decode import RGBArray
 from condinst_deploy.model.fixed_slots import SCORE_THRESHOLD
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_deploy.runtime.predictor import Predictor
+from condinst_engines.mixed_precision import converted
 from condinst_engines.onnx_input import manifest_of
-from condinst_engines.precision import converted
 from condinst_engines.precision_policy import Policy
 from condinst_engines.ranges.check import RangeCheck
 from condinst_engines.ranges.decide import Setting
-from condinst_engines.ranges.images import RangeImages
+from condinst_engines.ranges.range_images import RangeImages
 from condinst_engines.rounding import rounded
 from tests.support.models import noise_image
 

@@ -22,15 +22,15 @@ from condinst_deploy.model.head import LevelOutputs
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_deploy.runtime.torch_backend import TorchBackend
+from condinst_engines.mixed_precision import converted
 from condinst_engines.onnx_input import manifest_of
-from condinst_engines.precision import converted
 from condinst_engines.precision_policy import Policy, Precision
 from condinst_engines.ranges.check import RangeCheck
 from condinst_engines.ranges.decide import Setting
-from condinst_engines.ranges.images import RangeImages
+from condinst_engines.ranges.range_images import RangeImages
 from condinst_engines.rounding import rounded
+from condinst_export.export_options import ExportOptions
 from condinst_export.onnx_file import onnx_from_model, with_options
-from condinst_export.options import ExportOptions
 from tests.support.batches import host_batch
 from tests.support.models import GOLDEN, IMAGES, adelaidet_detections, golden_detections
 

@@ -13,7 +13,7 @@ from condinst_deploy.kernels.aot import KernelSource, mask_head_source, resource
 from condinst_deploy.kernels.ptx import parameters_of, without_hidden_parameters
 from condinst_deploy.kernels.select import warps_of
 from condinst_engines.plugins import mask_head, select
-from condinst_engines.plugins.ptx import plugin_kernel
+from condinst_engines.plugins.plugin_kernels import plugin_kernel
 
 SOURCES = {
     "mask head, float32": mask_head_source("float32", 8, 8),

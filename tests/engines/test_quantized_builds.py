@@ -25,6 +25,16 @@ from condinst_engines.onnx_input import manifest_of
 from condinst_engines.plan_builder import graph_for_builder
 from condinst_engines.precision_policy import Quantized
 from condinst_engines.quantization.calibrate import Request, calibrated
+from condinst_engines.quantization.cost_report import (
+    FIGURES,
+    GroupCost,
+    group_of,
+    judged,
+    ranked,
+    sensitivity,
+    worst_layers,
+    write_report,
+)
 from condinst_engines.quantization.insert import (
     Scales,
     activations,
@@ -35,20 +45,10 @@ from condinst_engines.quantization.proof import (
     asked_convolutions,
     convolutions_of_plan,
 )
-from condinst_engines.quantization.report import (
-    FIGURES,
-    GroupCost,
-    group_of,
-    judged,
-    ranked,
-    sensitivity,
-    worst_layers,
-    write_report,
-)
 from condinst_engines.rounding import rounded
+from condinst_export.quantization.calibration_images import ImageSet
+from condinst_export.quantization.calibration_options import CalibrationOptions
 from condinst_export.quantization.histograms import collected
-from condinst_export.quantization.images import ImageSet
-from condinst_export.quantization.options import CalibrationOptions
 from condinst_export.quantization.thresholds import range_of
 from tests.support.models import IMAGES, noise_image
 from tests.support.quantized_graphs import recipe_for, scales_for, with_constant_zero_points

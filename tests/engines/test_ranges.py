@@ -16,16 +16,16 @@ from condinst_deploy.contract.engine_ranges import CheckedRanges
 from condinst_deploy.errors import ConfigError, EngineError, ImageError
 from condinst_deploy.support.validation import typed
 from condinst_engines.engine_file import EngineFiles
+from condinst_engines.mixed_precision import converted
 from condinst_engines.onnx_input import manifest_of as manifest_in
-from condinst_engines.precision import converted
 from condinst_engines.precision_policy import Policy, Precision
-from condinst_engines.ranges.agreement import Found, found_of
 from condinst_engines.ranges.check import RangeCheck, block_of
 from condinst_engines.ranges.decide import Setting
-from condinst_engines.ranges.images import RangeImages
-from condinst_engines.ranges.measure import Measurement
+from condinst_engines.ranges.magnitudes import Measurement
+from condinst_engines.ranges.range_images import RangeImages
+from condinst_engines.ranges.rounded_agreement import Found, found_of
 from condinst_engines.rounding import rounded
-from condinst_export.quantization.images import InputsHash
+from condinst_export.quantization.calibration_images import InputsHash
 from tests.support.models import SLIM, manifest_of, noise_image
 
 LIMIT = 65504 / 4

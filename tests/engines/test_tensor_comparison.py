@@ -8,7 +8,7 @@ from onnx import numpy_helper
 
 from condinst_deploy.contract import NetworkInputs
 from condinst_deploy.errors import ArtifactError, EngineError
-from condinst_engines.precision import converted
+from condinst_engines.mixed_precision import converted
 from condinst_engines.tensor_comparison import Compared, compare, tensor_error
 from tests.support.graphs import set_weight
 

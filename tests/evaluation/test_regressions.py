@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from condinst_deploy.cli.evaluate import main
 from condinst_deploy.contract import ImageGeometry
-from condinst_deploy.data.shapes import generate_shapes
+from condinst_deploy.data.shapes_dataset import generate_shapes
 from condinst_deploy.evaluation.coco_metrics import detect_all, load_coco
 from condinst_deploy.masks import Masks
 from condinst_deploy.model import candidates, mask_branch

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from condinst_deploy.cli.evaluate import main
-from condinst_deploy.data.shapes import VAL_COUNT, generate_shapes
+from condinst_deploy.data.shapes_dataset import VAL_COUNT, generate_shapes
 from condinst_deploy.model.checkpoints import load_model
 from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from condinst_deploy.data.shapes import ShapesConfig, generate_shapes
+from condinst_deploy.data.shapes_dataset import ShapesConfig, generate_shapes
 from tests.support.exports import exported
 
 ROOT = Path(__file__).parents[2]

@@ -21,11 +21,11 @@ from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_deploy.support.validation import typed
 from condinst_engines.onnx_input import manifest_of as manifest_in
 from condinst_export.quantization import int8_file, u8s8
-from condinst_export.quantization.agreement import INT8_TOLERANCE, QuantizedTolerance
+from condinst_export.quantization.calibration_images import CalibrationImages
+from condinst_export.quantization.calibration_options import METHODS, CalibrationOptions, Method, calibration_from
 from condinst_export.quantization.histograms import BINS, Histogram, collected
-from condinst_export.quantization.images import CalibrationImages
 from condinst_export.quantization.int8_file import int8_from_float32
-from condinst_export.quantization.options import METHODS, CalibrationOptions, Method, calibration_from
+from condinst_export.quantization.quantized_agreement import INT8_TOLERANCE, QuantizedTolerance
 from condinst_export.quantization.thresholds import (
     FORMATS,
     Format,

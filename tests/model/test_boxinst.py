@@ -12,7 +12,7 @@ import torch
 
 from condinst_deploy.contract import Family
 from condinst_deploy.data.coco import CocoDataset
-from condinst_deploy.data.shapes import generate_shapes
+from condinst_deploy.data.shapes_dataset import generate_shapes
 from condinst_deploy.data.transforms import TrainingTransform
 from condinst_deploy.errors import ConfigError, DataError
 from condinst_deploy.model.boxinst import (
@@ -25,10 +25,10 @@ from condinst_deploy.model.boxinst import (
 from condinst_deploy.model.loss_plan import LossSettings, Part, normalisers_of, plan_step, sums_of
 from condinst_deploy.model.losses import LossRules, losses_of, projection_loss
 from condinst_deploy.model.targets import ImageTargets
-from condinst_deploy.training.options import TrainOptions
 from condinst_deploy.training.recipe import DataSettings, Recipe, ScheduleSettings, StartSettings
 from condinst_deploy.training.run_start import new_run
 from condinst_deploy.training.train_model import train as train_model
+from condinst_deploy.training.train_options import TrainOptions
 from condinst_deploy.training.trainer import Reports, manifest_for, open_sets, train
 from tests.support.models import SLIM, TINY, seeded_model
 

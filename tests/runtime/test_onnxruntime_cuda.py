@@ -21,8 +21,8 @@ from condinst_deploy.contract import InstanceDetections, ModelManifest, NetworkI
 from condinst_deploy.contract.manifest import MANIFEST_KEY
 from condinst_deploy.errors import BackendError
 from condinst_deploy.runtime import onnxruntime_backend
-from condinst_deploy.runtime.cuda.batches import GpuInputs, GpuOutputs
 from condinst_deploy.runtime.cuda.gpu import Gpu, Stream
+from condinst_deploy.runtime.cuda.gpu_batches import GpuInputs, GpuOutputs
 from condinst_deploy.runtime.devices import Device
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend, cuda_options
 from condinst_deploy.runtime.onnxruntime_cuda import CudaRuns, GpuPlace

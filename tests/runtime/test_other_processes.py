@@ -11,7 +11,7 @@ import pytest
 
 from condinst_deploy import Predictor
 from condinst_deploy.errors import BackendError, ConfigError
-from condinst_deploy.runtime.options import PredictorOptions
+from condinst_deploy.runtime.predictor_options import PredictorOptions
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from condinst_deploy import ConfigError, ImageError, Predictor
 from condinst_deploy.imaging.decode import existing_sources
 from condinst_deploy.imaging.image_urls import ImageUrl
 from condinst_deploy.runtime.label_files import Format
-from condinst_deploy.runtime.options import PredictorOptions
 from condinst_deploy.runtime.predict_files import PredictedFiles, PredictFilesOptions, predict_files
+from condinst_deploy.runtime.predictor_options import PredictorOptions
 from condinst_deploy.runtime.recording import FileOutputs
 from condinst_deploy.support import remote_files
 from tests.support.models import noise_image

@@ -12,7 +12,7 @@ import pytest
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.runtime.batching import BatchingPolicy, rounded_batch
 from condinst_deploy.runtime.hot_shapes import HotLimits, HotShapes
-from condinst_deploy.runtime.options import batching_for
+from condinst_deploy.runtime.predictor_options import batching_for
 
 IMAGES, SETTLING, BATCH = 20_000, 1_000, 8
 MOST_MADE, LEAST_MEAN, LEAST_REPLAYED = 40, 4.0, 0.6

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from condinst_deploy.data.shapes import ShapesConfig, image_of, scene_of
+from condinst_deploy.data.shapes_dataset import ShapesConfig, image_of, scene_of
 from condinst_deploy.errors import BackendError, ConfigError
 from condinst_deploy.evaluation.agreement import agreement, merged
 from condinst_deploy.runtime.predictor import Predictor

@@ -13,7 +13,7 @@ from condinst_deploy.cli.client import main as client_command
 from condinst_deploy.cli.triton_repo import main as repository_command
 from condinst_deploy.masks import Masks
 from condinst_deploy.serving.protocol import BOXES, IMAGE_SIZE, LABELS, RLE_COUNTS, SCORES
-from condinst_deploy.serving.triton.settings import ServerSettings
+from condinst_deploy.serving.triton.repository_settings import ServerSettings
 from tests.support.fake_server import Answer, encoded_answer, fake_server
 from tests.support.models import SLIM, manifest_of, noise_image
 

@@ -7,7 +7,7 @@ import pytest
 
 from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.serving.batch import object_lock
-from condinst_deploy.serving.batch.driver import planned
+from condinst_deploy.serving.batch.batch_driver import planned
 from condinst_deploy.serving.batch.object_lock import (
     BEAT_SECONDS,
     FILE,

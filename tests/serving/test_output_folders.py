@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from condinst_deploy.errors import CondInstError, ConfigError, OutputError
-from condinst_deploy.serving.batch.driver import planned, run_here
+from condinst_deploy.serving.batch.batch_driver import planned, run_here
 from condinst_deploy.serving.batch.reporting import Event
 from tests.support.batch_runs import (
     options_of,

@@ -14,8 +14,8 @@ import pytest
 
 from condinst_deploy.errors import ArtifactError, CondInstError, ConfigError, OutputError
 from condinst_deploy.serving import detect_dataset
-from condinst_deploy.serving.batch.driver import Plan, planned
-from condinst_deploy.serving.batch.options import BatchOptions, DetectionOptions
+from condinst_deploy.serving.batch.batch_driver import Plan, planned
+from condinst_deploy.serving.batch.batch_options import BatchOptions, DetectionOptions
 from condinst_deploy.serving.batch.reporting import Event, Totals
 from condinst_deploy.serving.ray_session import RayOptions, worker_count
 from condinst_deploy.support.remote_files import local_path

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from condinst_deploy.serving.batch.driver import planned
+from condinst_deploy.serving.batch.batch_driver import planned
 from tests.support.batch_runs import (
     COMMAND,
     assert_each_image_once,

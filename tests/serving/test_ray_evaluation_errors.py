@@ -12,7 +12,7 @@ from condinst_deploy.evaluation.evaluate_models import EvaluationHooks, evaluate
 from condinst_deploy.evaluation.sources import EvaluationOptions
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.serving import ray_evaluation
-from condinst_deploy.serving.batch.driver import Plan, run_here
+from condinst_deploy.serving.batch.batch_driver import Plan, run_here
 from condinst_deploy.serving.batch.reporting import OnEvent
 from condinst_deploy.serving.ray_evaluation import RayDetector
 from condinst_deploy.serving.ray_session import RayOptions

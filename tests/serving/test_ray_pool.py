@@ -11,7 +11,7 @@ import pytest
 
 from condinst_deploy.errors import BackendError, CondInstError, ConfigError, OutputError
 from condinst_deploy.serving.batch import ray_driver
-from condinst_deploy.serving.batch.driver import planned
+from condinst_deploy.serving.batch.batch_driver import planned
 from condinst_deploy.serving.batch.ray_driver import NOTICE_SECONDS, Failure, run_on_ray
 from condinst_deploy.serving.batch.reporting import Event
 from condinst_deploy.serving.batch.shard_worker import ShardReport

@@ -15,7 +15,7 @@ from condinst_deploy.runtime.cores import CpuThreads, usable_cores
 from condinst_deploy.serving.triton.config_text import Word, config_text
 from condinst_deploy.serving.triton.configurations import network_model_config
 from condinst_deploy.serving.triton.repository import write_repository
-from condinst_deploy.serving.triton.settings import RepositoryOptions, ServerSettings
+from condinst_deploy.serving.triton.repository_settings import RepositoryOptions, ServerSettings
 from tests.support.engines import MANIFEST, PLAN
 
 GPU = RepositoryOptions(layout="ensemble", device="cuda", network_backend="tensorrt")

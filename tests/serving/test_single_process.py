@@ -16,8 +16,8 @@ from pycocotools.coco import COCO
 
 from condinst_deploy.errors import CondInstError, ConfigError, DataError, ImageError
 from condinst_deploy.runtime.predictor import Predictor
-from condinst_deploy.serving.batch.driver import planned
-from condinst_deploy.serving.batch.options import DetectionOptions
+from condinst_deploy.serving.batch.batch_driver import planned
+from condinst_deploy.serving.batch.batch_options import DetectionOptions
 from condinst_deploy.serving.batch.reporting import Event, EventLog, Totals
 from condinst_deploy.serving.batch.shard_worker import ShardWorker
 from condinst_deploy.serving.batch.storage import LocalFolder, UrlFolder

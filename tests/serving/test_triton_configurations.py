@@ -13,7 +13,7 @@ from condinst_deploy.contract.engine_manifest import EngineManifest, write_engin
 from condinst_deploy.serving import Client
 from condinst_deploy.serving.protocol import MODEL, NETWORK
 from condinst_deploy.serving.triton.repository import write_repository
-from condinst_deploy.serving.triton.settings import RepositoryOptions
+from condinst_deploy.serving.triton.repository_settings import RepositoryOptions
 from tests.support.engine_manifests import engine_manifest, image_profile
 from tests.support.models import SLIM, manifest_of, noise_image
 from tests.support.triton_server import ENVIRONMENT, missing, running

@@ -23,7 +23,7 @@ from condinst_deploy.serving.client.transport import ServerUnavailable
 from condinst_deploy.serving.protocol import BOXES, MASKS, MODEL, RequestOptions
 from condinst_deploy.serving.triton.limits import Limits
 from condinst_deploy.serving.triton.repository import write_repository
-from condinst_deploy.serving.triton.settings import Layout, RepositoryOptions
+from condinst_deploy.serving.triton.repository_settings import Layout, RepositoryOptions
 from tests.support.models import noise_image
 from tests.support.triton_server import ENVIRONMENT, ROOT, Server, missing, running
 

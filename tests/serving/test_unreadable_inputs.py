@@ -9,7 +9,7 @@ import pytest
 
 from condinst_deploy.errors import BackendError, ConfigError, ImageError
 from condinst_deploy.runtime.predictor import Predictor
-from condinst_deploy.serving.batch.driver import planned
+from condinst_deploy.serving.batch.batch_driver import planned
 from tests.support.batch_runs import (
     coco_part,
     options_of,

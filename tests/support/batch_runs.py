@@ -13,8 +13,8 @@ from PIL import Image
 
 from condinst_deploy.contract import Preprocessing
 from condinst_deploy.model.checkpoints import save_model
-from condinst_deploy.serving.batch.driver import Plan, planned, run_here
-from condinst_deploy.serving.batch.options import BatchOptions, DetectionOptions
+from condinst_deploy.serving.batch.batch_driver import Plan, planned, run_here
+from condinst_deploy.serving.batch.batch_options import BatchOptions, DetectionOptions
 from condinst_deploy.serving.batch.reporting import Event
 from tests.support.models import TINY, manifest_of, noise_image, seeded_model
 

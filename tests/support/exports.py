@@ -34,8 +34,8 @@ def save_r50_checkpoint(path: Path, seed: int = 0) -> Path:
 def save_int8(exported_file: Path, path: Path, images: Path) -> None:
     """Write the INT8 file of an exported file, as `condinst-export --int8` makes it, calibrated on a folder."""
     from condinst_engines.onnx_input import manifest_of
+    from condinst_export.quantization.calibration_options import CalibrationOptions
     from condinst_export.quantization.int8_file import int8_from_float32
-    from condinst_export.quantization.options import CalibrationOptions
 
     proto = onnx.load(str(exported_file))
     onnx.save(int8_from_float32(proto, manifest_of(proto, exported_file), CalibrationOptions(images))[0], str(path))

@@ -9,24 +9,23 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from condinst_deploy.benchmarking.settings import Settings
+from condinst_deploy.benchmarking.benchmark_settings import Settings
 from condinst_deploy.data.augmentation import Augmentation
-from condinst_deploy.data.shapes import ShapesConfig
+from condinst_deploy.data.shapes_dataset import ShapesConfig
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.evaluation.sources import EvaluationOptions
 from condinst_deploy.model.loss_plan import LossSettings
 from condinst_deploy.runtime.cores import CpuThreads
 from condinst_deploy.runtime.label_files import Format
-from condinst_deploy.runtime.options import PredictorOptions
 from condinst_deploy.runtime.predict_files import PredictFilesOptions
+from condinst_deploy.runtime.predictor_options import PredictorOptions
 from condinst_deploy.runtime.preprocessing.types import InputOptions
 from condinst_deploy.runtime.recording import FileOutputs
 from condinst_deploy.serving import Client
-from condinst_deploy.serving.batch.options import BatchOptions, DetectionOptions
+from condinst_deploy.serving.batch.batch_options import BatchOptions, DetectionOptions
 from condinst_deploy.serving.protocol import RequestOptions
 from condinst_deploy.serving.ray_session import RayOptions
-from condinst_deploy.serving.triton.settings import RepositoryOptions
-from condinst_deploy.training.options import TrainOptions
+from condinst_deploy.serving.triton.repository_settings import RepositoryOptions
 from condinst_deploy.training.recipe import (
     DataSettings,
     ExecutionSettings,
@@ -35,9 +34,10 @@ from condinst_deploy.training.recipe import (
     ScheduleSettings,
     StartSettings,
 )
+from condinst_deploy.training.train_options import TrainOptions
 from condinst_engines import BuildOptions
-from condinst_export.options import ExportOptions
-from condinst_export.quantization.options import CalibrationOptions
+from condinst_export.export_options import ExportOptions
+from condinst_export.quantization.calibration_options import CalibrationOptions
 
 CLASSES = (
     Augmentation, BuildOptions, CalibrationOptions, CpuThreads, DataSettings, EvaluationOptions, ExecutionSettings,

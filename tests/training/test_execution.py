@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from condinst_deploy.data.shapes import generate_shapes
+from condinst_deploy.data.shapes_dataset import generate_shapes
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.model.losses import Losses

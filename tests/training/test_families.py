@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from condinst_deploy.contract import Preprocessing
-from condinst_deploy.data.shapes import generate_shapes
+from condinst_deploy.data.shapes_dataset import generate_shapes
 from condinst_deploy.errors import CheckpointError, ConfigError
 from condinst_deploy.model.checkpoints import load_model, save_model
 from condinst_deploy.model.config import CondInstConfig

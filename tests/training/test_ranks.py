@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from condinst_deploy.data.shapes import generate_shapes
+from condinst_deploy.data.shapes_dataset import generate_shapes
 from condinst_deploy.data.transforms import TrainingBatch
 from condinst_deploy.errors import ConfigError, DataError, DistributedError, OutputError
 from condinst_deploy.model.losses import Losses, LossSettings

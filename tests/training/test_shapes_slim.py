@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from condinst_deploy.data.shapes import VAL_COUNT, generate_shapes
+from condinst_deploy.data.shapes_dataset import VAL_COUNT, generate_shapes
 from condinst_deploy.evaluation.coco_metrics import average_precision, detect_all, load_coco
 from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.runtime.predictor import Predictor

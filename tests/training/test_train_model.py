@@ -11,7 +11,7 @@ from PIL import Image
 
 import condinst_deploy
 from condinst_deploy import Predictor, TrainOptions, train
-from condinst_deploy.data.shapes import generate_shapes
+from condinst_deploy.data.shapes_dataset import generate_shapes
 from condinst_deploy.errors import CheckpointError, ConfigError
 from condinst_deploy.model.checkpoints import LoadedModel, load_model
 from condinst_deploy.model.losses import Losses

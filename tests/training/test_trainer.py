@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from condinst_deploy.data.shapes import generate_shapes
+from condinst_deploy.data.shapes_dataset import generate_shapes
 from condinst_deploy.errors import CheckpointError, ConfigError, DataError
 from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.model.losses import Losses

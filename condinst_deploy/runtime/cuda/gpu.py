@@ -13,7 +13,7 @@ from typing import Any, Self
 from condinst_deploy.errors import BackendError
 from condinst_deploy.kernels.shipped import LOWEST_CAPABILITY, ShippedKernel, shipped_kernel
 from condinst_deploy.runtime.cuda.driver import CudaDriver, CudaError, Driver, Handle
-from condinst_deploy.runtime.cuda.memory import GpuArray, MemoryPool, host_array
+from condinst_deploy.runtime.cuda.memory_pools import GpuArray, MemoryPool, host_array
 from condinst_deploy.runtime.gpu_probe import PROBE, check_returned
 from condinst_deploy.runtime.pinned_budget import MOST_PINNED
 

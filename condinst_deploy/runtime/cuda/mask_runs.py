@@ -22,9 +22,9 @@ from condinst_deploy.kernels.runs_launch import (
     runs_of_masks,
 )
 from condinst_deploy.masks import Masks
-from condinst_deploy.runtime.cuda.batches import GpuOutputs
 from condinst_deploy.runtime.cuda.gpu import Gpu, Kernel, Stream
-from condinst_deploy.runtime.cuda.memory import GpuArray, host_array
+from condinst_deploy.runtime.cuda.gpu_batches import GpuOutputs
+from condinst_deploy.runtime.cuda.memory_pools import GpuArray, host_array
 from condinst_deploy.runtime.mask_crops import kernels_cover, mask_crops
 from condinst_deploy.runtime.postprocess import (
     ResultFilter,

@@ -10,8 +10,8 @@ from condinst_deploy.contract.engine_manifest import MODULES, PACKAGES, EngineMa
 from condinst_deploy.errors import ArtifactError, BackendError, DeviceError
 from condinst_deploy.runtime.backend import Backend, Outputs
 from condinst_deploy.runtime.batching import rounded_batch
-from condinst_deploy.runtime.cuda.batches import GpuInputs, GpuOutputs, Pinned
 from condinst_deploy.runtime.cuda.gpu import Gpu, shared_gpu
+from condinst_deploy.runtime.cuda.gpu_batches import GpuInputs, GpuOutputs, Pinned
 from condinst_deploy.runtime.cuda.mask_runs import detections_from_gpu
 from condinst_deploy.runtime.devices import driver_present, parsed_device
 from condinst_deploy.runtime.gpu_uploads import Uploads

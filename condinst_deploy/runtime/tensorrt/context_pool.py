@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from condinst_deploy.runtime.cuda.gpu import Graph
-from condinst_deploy.runtime.cuda.memory import Block
+from condinst_deploy.runtime.cuda.memory_pools import Block
 from condinst_deploy.runtime.hot_shapes import HotLimits, HotShapes
 from condinst_deploy.runtime.tensorrt.execution_context import ExecutionContext
 from condinst_deploy.runtime.tensorrt.shapes import BatchShape

@@ -5,7 +5,7 @@ from typing import Any
 
 from condinst_deploy.errors import BackendError
 from condinst_deploy.runtime.cuda.gpu import Stream
-from condinst_deploy.runtime.cuda.memory import Block
+from condinst_deploy.runtime.cuda.memory_pools import Block
 from condinst_deploy.runtime.tensorrt.shapes import BatchShape
 
 

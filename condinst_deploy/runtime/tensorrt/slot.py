@@ -9,9 +9,9 @@ import numpy as np
 from condinst_deploy.contract import INPUTS, OUTPUTS
 from condinst_deploy.contract.engine_manifest import EngineManifest
 from condinst_deploy.errors import BackendError
-from condinst_deploy.runtime.cuda.batches import GpuInputs, GpuOutputs
 from condinst_deploy.runtime.cuda.gpu import Gpu, Stream
-from condinst_deploy.runtime.cuda.memory import Block, GpuArray
+from condinst_deploy.runtime.cuda.gpu_batches import GpuInputs, GpuOutputs
+from condinst_deploy.runtime.cuda.memory_pools import Block, GpuArray
 from condinst_deploy.runtime.hot_shapes import HotLimits
 from condinst_deploy.runtime.tensorrt.context_pool import CapturedRun, ContextPool, SlotMemory
 from condinst_deploy.runtime.tensorrt.execution_context import ExecutionContext

@@ -5,7 +5,7 @@ from io import BytesIO
 from typing import Any
 
 from condinst_deploy.errors import ConfigError
-from condinst_deploy.serving.batch.options import Format
+from condinst_deploy.serving.batch.batch_options import Format
 from condinst_deploy.serving.batch.output_rows import Classes, ImageRow, arrow_schema, arrow_table, coco_entries
 from condinst_deploy.serving.batch.parquet_inputs import pyarrow
 from condinst_deploy.serving.batch.storage import PART_PREFIX, OutputFolder

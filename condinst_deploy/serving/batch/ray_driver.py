@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from condinst_deploy.errors import BackendError, CondInstError, ConfigError
-from condinst_deploy.serving.batch.driver import Plan
+from condinst_deploy.serving.batch.batch_driver import Plan
 from condinst_deploy.serving.batch.reporting import Event, OnEvent
 from condinst_deploy.serving.batch.shard_worker import Job, ShardReport, ShardWorker
 from condinst_deploy.serving.batch.shards import Shard

@@ -8,8 +8,8 @@ from typing import Any
 
 from condinst_deploy.contract.versioned import versioned_values
 from condinst_deploy.errors import ArtifactError, CondInstError, ConfigError
+from condinst_deploy.serving.batch.batch_options import BatchOptions
 from condinst_deploy.serving.batch.inputs import Fingerprint
-from condinst_deploy.serving.batch.options import BatchOptions
 from condinst_deploy.serving.batch.storage import PART_PREFIX, OutputFolder
 from condinst_deploy.shown_text import shown, shown_value
 from condinst_deploy.support.digests import sha256_of_bytes, sha256_of_text

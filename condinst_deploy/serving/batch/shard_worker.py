@@ -15,7 +15,7 @@ from typing import NamedTuple
 from condinst_deploy.errors import ArtifactError, BackendError, ConfigError, ImageError
 from condinst_deploy.imaging.decode import EncodedImage
 from condinst_deploy.runtime.predictor import Predictor
-from condinst_deploy.serving.batch.options import BatchOptions
+from condinst_deploy.serving.batch.batch_options import BatchOptions
 from condinst_deploy.serving.batch.output_rows import Classes, ErrorKind, ImageRow
 from condinst_deploy.serving.batch.parquet_inputs import ImageSource, sources_of_rows
 from condinst_deploy.serving.batch.parts import is_whole, part_encoder, part_name

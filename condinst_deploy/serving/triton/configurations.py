@@ -17,7 +17,7 @@ from condinst_deploy.serving.protocol import (
     SCORES,
 )
 from condinst_deploy.serving.triton.config_text import Word
-from condinst_deploy.serving.triton.settings import RepositoryOptions
+from condinst_deploy.serving.triton.repository_settings import RepositoryOptions
 
 SERVER_TYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16"}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from condinst_deploy.contract import ModelManifest
 from condinst_deploy.contract.engine_manifest import EngineManifest
 from condinst_deploy.serving.protocol import MODEL, NETWORK
-from condinst_deploy.serving.triton.settings import RepositoryOptions
+from condinst_deploy.serving.triton.repository_settings import RepositoryOptions
 from condinst_deploy.shown_text import shown
 
 CONTAINER = "nvcr.io/nvidia/tritonserver:26.10-py3"

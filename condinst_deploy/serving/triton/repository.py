@@ -17,7 +17,7 @@ from condinst_deploy.serving.protocol import MODEL, NETWORK
 from condinst_deploy.serving.triton.config_text import config_text
 from condinst_deploy.serving.triton.configurations import image_model_config, network_model_config
 from condinst_deploy.serving.triton.guide import repository_guide
-from condinst_deploy.serving.triton.settings import SETTINGS_FILE, RepositoryOptions, ServerSettings
+from condinst_deploy.serving.triton.repository_settings import SETTINGS_FILE, RepositoryOptions, ServerSettings
 from condinst_deploy.support.atomic_folder import atomic_folder
 
 SHIM = '''"""The model that Triton's Python backend loads; the package condinst_deploy has the code."""

@@ -28,8 +28,8 @@ from condinst_deploy.serving.protocol import (
     RequestOptions,
 )
 from condinst_deploy.serving.triton.network_backend import NetworkBackend
+from condinst_deploy.serving.triton.repository_settings import ServerSettings
 from condinst_deploy.serving.triton.service import Answer, ImageRequest, ImageService
-from condinst_deploy.serving.triton.settings import ServerSettings
 from condinst_deploy.serving.triton.stage_metrics import StageMetrics, log_line
 
 CANARY = (64, 64)

@@ -10,7 +10,7 @@ from rich.progress import Progress, TaskProgressColumn, TimeElapsedColumn
 from condinst_deploy.cli.command import command_app, print_json, print_line, progress_bar, terminal
 from condinst_deploy.cli.progress import ProgressLines
 from condinst_deploy.errors import ConfigError
-from condinst_export.quantization.options import IMAGES
+from condinst_export.quantization.calibration_options import IMAGES
 
 if TYPE_CHECKING:
     from condinst_deploy.contract.engine_manifest import EngineManifest

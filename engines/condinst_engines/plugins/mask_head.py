@@ -12,7 +12,7 @@ import numpy.typing as npt
 from condinst_deploy.contract.onnx_names import DOMAIN, DYNAMIC_MASK_HEAD
 from condinst_deploy.kernels.aot import mask_head_source
 from condinst_deploy.kernels.mask_head import launch_of
-from condinst_engines.plugins.ptx import plugin_kernel
+from condinst_engines.plugins.plugin_kernels import plugin_kernel
 from condinst_engines.typed_network import DTYPES
 
 # attributes are arrays: numbers go through int(array) in TensorRT's Python, which NumPy 2.4 refuses

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from condinst_deploy.contract.onnx_names import DOMAIN, SELECT_INSTANCES
 from condinst_deploy.kernels.aot import select_source
 from condinst_deploy.kernels.select import block_of
-from condinst_engines.plugins.ptx import plugin_kernel
+from condinst_engines.plugins.plugin_kernels import plugin_kernel
 
 Whole = npt.NDArray[np.int32]
 Real = npt.NDArray[np.float32]

@@ -15,9 +15,9 @@ from condinst_deploy.support.input_files import read_text
 from condinst_engines.build_recipe import BuildRecipe
 from condinst_engines.precision_policy import Quantized
 from condinst_engines.quantization.insert import Scales, activations, chosen_convolutions, largest_range
+from condinst_export.quantization.calibration_images import CalibrationImages
+from condinst_export.quantization.calibration_options import CalibrationOptions
 from condinst_export.quantization.histograms import collected
-from condinst_export.quantization.images import CalibrationImages
-from condinst_export.quantization.options import CalibrationOptions
 from condinst_export.quantization.thresholds import Range, range_of
 
 

@@ -10,15 +10,15 @@ import onnx.inliner
 
 from condinst_deploy.contract.engine_ranges import CheckedRanges, HandledNode
 from condinst_deploy.errors import EngineError
-from condinst_engines.precision import TYPES, converted
+from condinst_engines.mixed_precision import TYPES, converted
 from condinst_engines.precision_policy import WORDS_SHOWN, Policy
-from condinst_engines.ranges.agreement import Found, float32_outputs, found_of, kept_outputs
 from condinst_engines.ranges.decide import Decision, Setting, decide, fit_weights, named_by_user, over_limit
-from condinst_engines.ranges.images import RangeImages
-from condinst_engines.ranges.measure import Magnitudes, Measurement
+from condinst_engines.ranges.magnitudes import Magnitudes, Measurement
+from condinst_engines.ranges.range_images import RangeImages
+from condinst_engines.ranges.rounded_agreement import Found, float32_outputs, found_of, kept_outputs
 from condinst_engines.ranges.work import half_share
 from condinst_engines.slots import Arrays
-from condinst_export.quantization.images import InputsHash
+from condinst_export.quantization.calibration_images import InputsHash
 
 MOST_ROUNDS = 8
 """Rounds of handling; each one can bring new tensors over the limit only behind nodes that it moved."""

@@ -18,7 +18,7 @@ from condinst_deploy.contract.engine_ranges import HandledNode
 from condinst_deploy.errors import EngineError
 from condinst_engines.norm_scale import ScaledGroup, scalable_groups
 from condinst_engines.precision_policy import LARGEST_SHIFT, WORDS_SHOWN, Policy, Precision
-from condinst_engines.ranges.measure import HalfTensor, Magnitudes
+from condinst_engines.ranges.magnitudes import HalfTensor, Magnitudes
 
 MARGIN = 4.0
 """Room between what was seen and the largest number of the type: other images reach further."""

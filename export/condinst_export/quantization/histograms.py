@@ -12,8 +12,8 @@ from condinst_deploy.contract import INPUTS, NetworkInputs
 from condinst_deploy.errors import ExportError
 from condinst_deploy.support.onnx_runtime import onnx_runtime
 from condinst_export.graph_session import graph_session, with_outputs
-from condinst_export.quantization.images import InputsHash
-from condinst_export.quantization.options import Method
+from condinst_export.quantization.calibration_images import InputsHash
+from condinst_export.quantization.calibration_options import Method
 
 BINS: Mapping[Method, int] = {"max": 1024, "mse": 1024, "entropy": 8192}
 """Bins of a tensor's histogram for the first image; a later image with larger values adds bins.

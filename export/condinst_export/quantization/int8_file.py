@@ -11,10 +11,10 @@ from condinst_deploy.contract import MANIFEST_KEY, ModelManifest
 from condinst_deploy.contract.quantization import HeldOutAgreement, Quantization
 from condinst_deploy.errors import ConfigError, VerificationError
 from condinst_export.quantization import u8s8
-from condinst_export.quantization.agreement import INT8_TOLERANCE, held_out_agreement
+from condinst_export.quantization.calibration_images import CalibrationImages
+from condinst_export.quantization.calibration_options import CalibrationOptions
 from condinst_export.quantization.histograms import collected
-from condinst_export.quantization.images import CalibrationImages
-from condinst_export.quantization.options import CalibrationOptions
+from condinst_export.quantization.quantized_agreement import INT8_TOLERANCE, held_out_agreement
 from condinst_export.quantization.thresholds import range_of
 
 

@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from condinst_export.quantization.calibration_options import Method
 from condinst_export.quantization.histograms import Histogram
-from condinst_export.quantization.options import Method
 
 Format = Literal["uint8", "int8", "fp8"]
 """uint8 has a zero point; int8 and fp8 (E4M3) are symmetric."""

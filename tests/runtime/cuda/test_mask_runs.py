@@ -13,10 +13,10 @@ from condinst_deploy.errors import BackendError
 from condinst_deploy.kernels.runs_launch import LIMITS, Limits
 from condinst_deploy.model.config import SOI_STRIDES
 from condinst_deploy.model.mask_head import dynamic_mask_head
-from condinst_deploy.runtime.cuda.batches import GpuOutputs
 from condinst_deploy.runtime.cuda.gpu import Gpu, Stream
+from condinst_deploy.runtime.cuda.gpu_batches import GpuOutputs
 from condinst_deploy.runtime.cuda.mask_runs import detections_from_gpu
-from condinst_deploy.runtime.cuda.memory import host_array
+from condinst_deploy.runtime.cuda.memory_pools import host_array
 from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
 from tests.support.mask_cases import SMALL, adversarial, blobs
 from tests.support.models import GOLDEN, SLIM, manifest_of

@@ -7,10 +7,10 @@ import pytest
 
 from condinst_deploy.contract import ImageGeometry
 from condinst_deploy.imaging import resize_tables
-from condinst_deploy.runtime.cuda import batches
-from condinst_deploy.runtime.cuda.batches import PinnedImage, PinnedInputs, PinnedWriter, WaitingImage, uploaded
+from condinst_deploy.runtime.cuda import gpu_batches
 from condinst_deploy.runtime.cuda.driver import CudaError
 from condinst_deploy.runtime.cuda.gpu import Gpu, Stream
+from condinst_deploy.runtime.cuda.gpu_batches import PinnedImage, PinnedInputs, PinnedWriter, WaitingImage, uploaded
 from condinst_deploy.runtime.preprocessing.batch import network_inputs
 from tests.support.models import noise_image
 from tests.support.resize_on_double import resize_on_double
@@ -79,7 +79,7 @@ def test_a_driver_that_does_not_read_the_ptx_leaves_resizing_to_pillow(monkeypat
 
 
 def test_another_pillow_leaves_resizing_to_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "tables_agree_with_pillow", lambda: False)
+    monkeypatch.setattr(gpu_batches, "tables_agree_with_pillow", lambda: False)
     check_resized_by_pillow(PinnedWriter(Gpu(StrictDriver())))
     assert resize_tables.tables_agree_with_pillow()
 

@@ -20,8 +20,8 @@ from condinst_deploy.contract.engine_manifest import (
 from condinst_deploy.errors import ArtifactError, BackendError, ConfigError
 from condinst_deploy.imaging.decode import RGBArray
 from condinst_deploy.runtime.backend import Backend
-from condinst_deploy.runtime.cuda.batches import GpuOutputs
 from condinst_deploy.runtime.cuda.gpu import Gpu
+from condinst_deploy.runtime.cuda.gpu_batches import GpuOutputs
 from condinst_deploy.runtime.devices import driver_present
 from condinst_deploy.runtime.predictor import Predictor, load_backend
 from condinst_deploy.runtime.tensorrt.backend import TensorRtBackend, runtime_library

@@ -11,8 +11,8 @@ import pytest
 
 from condinst_deploy.contract import InstanceDetections
 from condinst_deploy.errors import BackendError
-from condinst_deploy.runtime.cuda.batches import GpuOutputs
 from condinst_deploy.runtime.cuda.driver import CudaError
+from condinst_deploy.runtime.cuda.gpu_batches import GpuOutputs
 from condinst_deploy.runtime.hot_shapes import HotLimits
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_deploy.runtime.predictor import Predictor

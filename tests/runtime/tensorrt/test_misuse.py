@@ -11,7 +11,7 @@ import pytest
 
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.runtime.cuda.gpu import Gpu, Stream
-from condinst_deploy.runtime.cuda.memory import Block, MemoryPool
+from condinst_deploy.runtime.cuda.memory_pools import Block, MemoryPool
 from condinst_deploy.runtime.tensorrt.backend import TensorRtBackend
 from condinst_deploy.runtime.tensorrt.context_pool import ContextPool
 from condinst_deploy.runtime.tensorrt.execution_context import ExecutionContext

@@ -18,10 +18,10 @@ import pytest
 
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.runtime.batching import rounded_batch
-from condinst_deploy.runtime.cuda.batches import GpuOutputs, PinnedInputs
 from condinst_deploy.runtime.cuda.gpu import Gpu
-from condinst_deploy.runtime.options import batching_for
+from condinst_deploy.runtime.cuda.gpu_batches import GpuOutputs, PinnedInputs
 from condinst_deploy.runtime.pipeline import Stages, predictions
+from condinst_deploy.runtime.predictor_options import batching_for
 from condinst_deploy.runtime.preprocessing.types import Inputs, Prepared
 from condinst_deploy.runtime.tensorrt.backend import TensorRtBackend
 from tests.support.engine_manifests import engine_manifest, image_profile

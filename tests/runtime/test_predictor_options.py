@@ -11,8 +11,8 @@ from condinst_deploy import CpuThreads, InputOptions, Predictor, PredictorOption
 from condinst_deploy.errors import BackendError, ConfigError
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from condinst_deploy.runtime.options import PredictorKeywords
 from condinst_deploy.runtime.predictor import load_backend
+from condinst_deploy.runtime.predictor_options import PredictorKeywords
 from tests.support.predictions import IMAGE, assert_equal
 
 pytestmark = pytest.mark.usefixtures("one_thread")

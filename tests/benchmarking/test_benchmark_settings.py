@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from condinst_deploy.benchmarking.settings import Settings, cores_for, numbers_from, size_from
+from condinst_deploy.benchmarking.benchmark_settings import Settings, cores_for, numbers_from, size_from
 from condinst_deploy.errors import ConfigError
 
 

@@ -23,8 +23,8 @@ from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_engines.quantization.insert import Scales
 from condinst_engines.tensor_comparison import compare as compare_tensors
 from condinst_export.graph_session import graph_session
-from condinst_export.quantization.agreement import agreement_between, detections_of
-from condinst_export.quantization.images import ImageSet
+from condinst_export.quantization.calibration_images import ImageSet
+from condinst_export.quantization.quantized_agreement import agreement_between, detections_of
 
 FIGURES = "quantization.json"
 

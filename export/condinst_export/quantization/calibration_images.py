@@ -12,7 +12,7 @@ from condinst_deploy.errors import ConfigError
 from condinst_deploy.imaging.decode import expand_sources, rgb_from
 from condinst_deploy.runtime.preprocessing.batch import inputs_of_one
 from condinst_deploy.support.digests import sha256_of_bytes, sha256_of_text
-from condinst_export.quantization.options import IMAGES
+from condinst_export.quantization.calibration_options import IMAGES
 
 HELD_OUT = 50
 """Most images that the result is evaluated on."""

@@ -11,7 +11,7 @@ from PIL import Image
 
 from condinst_deploy.data.coco import CocoDataset, masks_at
 from condinst_deploy.data.shape_outlines import rasterised
-from condinst_deploy.data.shapes import (
+from condinst_deploy.data.shapes_dataset import (
     VAL_COUNT,
     VALIDATION_SHA256,
     VERSION,

@@ -12,7 +12,7 @@ from condinst_deploy.errors import VerificationError
 from condinst_deploy.evaluation.agreement import agreement, merged
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from condinst_export.quantization.images import ImageSet
+from condinst_export.quantization.calibration_images import ImageSet
 
 MIN_BOX_IOU = 0.9
 """Least box IoU of a pair of detections with equal labels: rounding to half or 8 bits moves boxes by less."""

@@ -8,9 +8,9 @@ import onnx
 
 from condinst_deploy.contract import INPUTS, OUTPUTS, NetworkInputs
 from condinst_deploy.evaluation.agreement import Instances, matched_pairs
-from condinst_engines.ranges.measure import session_of
+from condinst_engines.ranges.magnitudes import session_of
 from condinst_engines.slots import Arrays, instances_of
-from condinst_export.quantization.agreement import MIN_BOX_IOU
+from condinst_export.quantization.quantized_agreement import MIN_BOX_IOU
 
 KEPT = ("num_detections", "boxes", "scores", "labels")
 

@@ -16,7 +16,7 @@ from condinst_deploy.evaluation.evaluator import Evaluation, Side
 from condinst_deploy.evaluation.gate import GATED, Failure, NotCompared, compared, is_moved
 from condinst_deploy.evaluation.operating_points import MIN_IOU, points_json
 from condinst_deploy.evaluation.panels import Panel, panel_from
-from condinst_deploy.evaluation.plots import Curve, bars, error_rows, iou_rows, precision_recall
+from condinst_deploy.evaluation.svg_plots import Curve, bars, error_rows, iou_rows, precision_recall
 from condinst_deploy.evaluation.threshold_tables import COLUMNS, confusion_table, threshold_rows
 from condinst_deploy.evaluation.wording import change_text, iou_text, percent_text, points_text, small_text
 from condinst_deploy.shown_text import shown

@@ -12,7 +12,7 @@ from condinst_deploy.imaging.decode import RGBArray
 from condinst_deploy.imaging.resize import resized_image
 from condinst_deploy.imaging.resize_tables import tables_agree_with_pillow
 from condinst_deploy.runtime.cuda.gpu import Event, Gpu, Kernel, Stream
-from condinst_deploy.runtime.cuda.memory import Block, GpuArray, host_array
+from condinst_deploy.runtime.cuda.memory_pools import Block, GpuArray, host_array
 from condinst_deploy.runtime.decoded_image import DecodedLayout
 from condinst_deploy.runtime.host_inputs import inputs_of_image
 from condinst_deploy.runtime.postprocess import require_finite

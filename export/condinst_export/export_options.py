@@ -10,7 +10,7 @@ from condinst_deploy.errors import ConfigError
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.input_files import read_text
 from condinst_deploy.support.option_types import check_types
-from condinst_export.quantization.options import CalibrationOptions
+from condinst_export.quantization.calibration_options import CalibrationOptions
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from PIL import Image
 
 from condinst_deploy.errors import DataError
 from condinst_deploy.evaluation.coco_metrics import points
+from condinst_deploy.evaluation.evaluation_report import Verdict, figures_json, metrics_table, write_html
 from condinst_deploy.evaluation.evaluator import Evaluation, evaluate
 from condinst_deploy.evaluation.gate import Failure, failures
 from condinst_deploy.evaluation.ground_truth import load_ground_truth
 from condinst_deploy.evaluation.panels import ONLY_OTHER, ONLY_REFERENCE, SIDE, panel_from
-from condinst_deploy.evaluation.plots import bars, error_rows, iou_rows
-from condinst_deploy.evaluation.report import Verdict, figures_json, metrics_table, write_html
 from condinst_deploy.evaluation.sources import EvaluationOptions, Source
+from condinst_deploy.evaluation.svg_plots import bars, error_rows, iou_rows
 from condinst_deploy.evaluation.wording import change_text
 from tests.support import small_coco
 

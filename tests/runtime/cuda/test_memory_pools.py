@@ -7,7 +7,7 @@ import pytest
 
 from condinst_deploy.errors import BackendError
 from condinst_deploy.runtime.cuda.gpu import Gpu, Stream
-from condinst_deploy.runtime.cuda.memory import MOST_IDLE, SMALLEST, host_array, size_of_block
+from condinst_deploy.runtime.cuda.memory_pools import MOST_IDLE, SMALLEST, host_array, size_of_block
 from tests.support.strict_driver import StrictDriver
 
 

@@ -7,8 +7,8 @@ from itertools import chain
 
 from condinst_deploy.contract.artifacts import check_there
 from condinst_deploy.errors import ArtifactError, ConfigError, DataError, ImageError
+from condinst_deploy.serving.batch.batch_options import BatchOptions
 from condinst_deploy.serving.batch.inputs import BatchInput, open_input
-from condinst_deploy.serving.batch.options import BatchOptions
 from condinst_deploy.serving.batch.parquet_inputs import pyarrow
 from condinst_deploy.serving.batch.parts import finished_parts
 from condinst_deploy.serving.batch.reporting import Event, OnEvent

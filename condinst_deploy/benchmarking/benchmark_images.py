@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from condinst_deploy.contract.artifacts import kind_of
-from condinst_deploy.data.shapes import ShapesConfig, image_of, scene_of
+from condinst_deploy.data.shapes_dataset import ShapesConfig, image_of, scene_of
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.imaging.decode import RGBArray, existing_sources, rgb_from
 from condinst_deploy.support.remote_files import is_url

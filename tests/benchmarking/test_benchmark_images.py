@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from condinst_deploy.benchmarking.images import MOST, Batches, generated_images, given_images
+from condinst_deploy.benchmarking.benchmark_images import MOST, Batches, generated_images, given_images
 from condinst_deploy.errors import ImageError
 
 
