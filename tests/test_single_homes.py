@@ -36,7 +36,7 @@ HOMES = {
         r"signal\.signal\(",
         {"condinst_deploy/support/signals.py", "condinst_deploy/benchmarking/worker.py"},  # a worker ignores it
     ),
-    "the flavours": (r'Literal\["tensorrt", "rtx"\]|class Flavour', {"condinst_deploy/contract/engine_manifest.py"}),
+    "the builders": (r'Literal\["tensorrt", "rtx"\]', {"condinst_deploy/contract/engine_manifest.py"}),
     "packages of TensorRT": (
         r'"rtx": "tensorrt[-_]rtx"',
         {"condinst_deploy/contract/engine_manifest.py"},

@@ -24,10 +24,10 @@ from condinst_deploy.support.input_files import read_file, read_text
 from condinst_deploy.support.json_text import json_text
 from condinst_deploy.support.validation import typed
 
-Flavour = Literal["tensorrt", "rtx"]
-MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
-"""Python module of each flavour's library, for its builder and for its runtime."""
-PACKAGES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt-rtx"}
+Builder = Literal["tensorrt", "rtx"]
+MODULES: dict[Builder, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
+"""Python module of each builder's library, which also runs its engines."""
+PACKAGES: dict[Builder, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt-rtx"}
 """Package that brings each module, as pip names it."""
 Shape = tuple[int, ...]
 ENGINE_MANIFEST_VERSION = 1
@@ -98,7 +98,7 @@ class FoundPrecision:
 class EngineManifest:
     """Everything that is needed to run an engine, or to say why it cannot be run."""
 
-    flavour: Flavour
+    flavour: Builder  # the key in the file; the command line has --flavour, too
     library_version: str  # of the builder
     precision: str  # asked for: float32, float16 or bfloat16
     found: FoundPrecision
@@ -128,9 +128,9 @@ class EngineManifest:
         Raises:
             ArtifactError: a field cannot be used.
         """
-        if self.flavour not in get_args(Flavour):
+        if self.flavour not in get_args(Builder):
             raise ArtifactError(
-                f"the engine's flavour is {shown_value(self.flavour)}; this release knows {get_args(Flavour)}"
+                f"the engine's flavour is {shown_value(self.flavour)}; this release knows {get_args(Builder)}"
             )
         if not self.targets or not self.tensors:
             raise ArtifactError("the engine's manifest names no target or no tensor; build the engine again")
@@ -183,21 +183,21 @@ class EngineManifest:
                 return i
         return None
 
-    def check_loadable(self, flavour: str, library_version: str, capability: str) -> None:
+    def check_loadable(self, builder: str, library_version: str, capability: str) -> None:
         """Refuse a machine that the engine was not built for, before the library does with an error code.
 
         Args:
-            flavour: of the library at hand.
+            builder: of the library at hand.
             library_version: of that library.
             capability: compute capability of the GPU, for example 86.
 
         Raises:
-            ArtifactError: flavour, version or GPU differ.
+            ArtifactError: builder, version or GPU differ.
         """
-        if flavour != self.flavour:
+        if builder != self.flavour:
             raise ArtifactError(
-                f"the engine is of the flavour {self.flavour} and the library at hand is {flavour};"
-                f" install the other (pip install 'condinst-deploy[{self.flavour}]') or build with --flavour {flavour}"
+                f"the engine is of the flavour {self.flavour} and the library at hand is {builder};"
+                f" install the other (pip install 'condinst-deploy[{self.flavour}]') or build with --flavour {builder}"
             )
         if library_version != self.library_version and not self._runs_later(library_version):
             raise ArtifactError(

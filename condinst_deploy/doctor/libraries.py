@@ -3,14 +3,14 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from condinst_deploy.contract.engine_manifest import MODULES, PACKAGES, Flavour
+from condinst_deploy.contract.engine_manifest import MODULES, PACKAGES, Builder
 from condinst_deploy.doctor.checks import Check
 from condinst_deploy.support.versions import version_of
 
 Answer = Mapping[str, Any]
 Probe = Callable[..., Answer]
 
-NAMES: dict[Flavour, str] = {"tensorrt": "TensorRT", "rtx": "TensorRT for RTX"}
+NAMES: dict[Builder, str] = {"tensorrt": "TensorRT", "rtx": "TensorRT for RTX"}
 
 
 def runtimes_check() -> Check:
@@ -71,10 +71,10 @@ def onnxruntime_check(answer: Answer, driver_sees_gpus: bool) -> Check:
     return Check("ONNX Runtime", "ok", found, details=answer)
 
 
-def tensorrt_check(flavour: Flavour, answer: Answer) -> Check:
-    """One flavour of TensorRT: it builds engines, runs engines, or both."""
-    name = NAMES[flavour]
-    if broken := _broken(name, answer, f"pip install {PACKAGES[flavour]}; engines of this flavour need it"):
+def tensorrt_check(builder: Builder, answer: Answer) -> Check:
+    """One builder of TensorRT: it builds engines, runs engines, or both."""
+    name = NAMES[builder]
+    if broken := _broken(name, answer, f"pip install {PACKAGES[builder]}; engines of this builder need it"):
         return broken
     abilities = {"builds engines": answer["builder"], "has a runtime": answer["runtime"]}
     can = ", ".join(text for text, there in abilities.items() if there) or "neither builds nor runs engines here"
@@ -111,7 +111,7 @@ def library_checks(probe: Probe, driver_sees_gpus: bool) -> list[Check]:
         torch,
         runtimes_check(),
         onnxruntime_check(probe("onnxruntime"), driver_sees_gpus),
-        *(tensorrt_check(flavour, probe("tensorrt", module)) for flavour, module in MODULES.items()),
+        *(tensorrt_check(builder, probe("tensorrt", module)) for builder, module in MODULES.items()),
         triton_check(probe("triton")),
     ]
     if torch.details.get("gpus"):

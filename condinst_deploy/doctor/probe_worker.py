@@ -62,7 +62,7 @@ def onnxruntime(_: str = "") -> dict[str, Any]:
 
 
 def tensorrt(module: str) -> dict[str, Any]:
-    """A TensorRT flavour: whether its library is really there, and builds and runs engines."""
+    """A builder of TensorRT: whether its library is really there, and builds and runs engines."""
     from importlib import import_module
 
     library = import_module(module)

@@ -1,4 +1,4 @@
-"""The stage ONNX -> TensorRT: engines for the flavours `tensorrt` and `rtx`, from one code path."""
+"""The stage ONNX -> TensorRT: engines of the builders `tensorrt` and `rtx`, from one code path."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, get_args
 
-from condinst_deploy.contract.engine_manifest import MODULES, Flavour
+from condinst_deploy.contract.engine_manifest import MODULES, Builder
 from condinst_deploy.errors import BackendError, ConfigError
 
-INSTALL: dict[Flavour, str] = {
+INSTALL: dict[Builder, str] = {
     "tensorrt": "pip install 'condinst-deploy[tensorrt]';"
     " it downloads from NVIDIA's index and builds on the GPU that the engine is for",
     "rtx": "pip install 'condinst-deploy[rtx]'; it builds without a GPU",
@@ -18,7 +18,7 @@ INSTALL: dict[Flavour, str] = {
 class BuilderLibrary:
     """A builder that is installed, and what it can do."""
 
-    name: Flavour
+    name: Builder
     trt: Any  # the module; both have TensorRT 11's names, and 10's where the two agree
 
     @property
@@ -60,25 +60,25 @@ def load_builder_library(name: str | None = None) -> BuilderLibrary:
 
     Raises:
         BackendError: it is not installed.
-        ConfigError: there is no such flavour.
+        ConfigError: there is no such builder.
     """
     if name is None:
         for candidate in MODULES:
             module = _imported(candidate)
             if module is not None:
                 return BuilderLibrary(candidate, module)
-        lines = "; or ".join(f"{flavour}: {command}" for flavour, command in INSTALL.items())
+        lines = "; or ".join(f"{builder}: {command}" for builder, command in INSTALL.items())
         raise BackendError(f"no TensorRT is installed. {lines}")
     if name not in MODULES:
-        raise ConfigError(f"the flavour is {name!r}; expected {' or '.join(get_args(Flavour))}")
-    chosen: Flavour = "tensorrt" if name == "tensorrt" else "rtx"
+        raise ConfigError(f"the flavour is {name!r}; expected {' or '.join(get_args(Builder))}")
+    chosen: Builder = "tensorrt" if name == "tensorrt" else "rtx"
     module = _imported(chosen)
     if module is None:
         raise BackendError(f"the flavour {chosen} is not installed: {INSTALL[chosen]}")
     return BuilderLibrary(chosen, module)
 
 
-def _imported(name: Flavour) -> Any:
+def _imported(name: Builder) -> Any:
     """The module, or None if it, or a library that it needs, is missing."""
     try:
         module = import_module(MODULES[name])

@@ -62,7 +62,7 @@ class EngineFiles:
     """Files of one build."""
 
     source: Path  # the exported file
-    engine: Path | None = None  # None: below the current directory, under a name with flavour, precision and targets
+    engine: Path | None = None  # None: below the current directory, under a name with builder, precision and targets
     keep_onnx: Path | None = None  # where to leave the graph that the builder got; written with the engine
     calibration: Path | None = None  # folder of images that half precision is checked on; None: a built-in set
     keep_policy: Path | None = None  # where to leave the policy of the range check, as a recipe
@@ -93,7 +93,7 @@ class Source(NamedTuple):
 def engine_from_onnx(
     files: EngineFiles,
     recipe: BuildRecipe,
-    flavour: BuilderLibrary,
+    library: BuilderLibrary,
     surroundings: Surroundings,
     shapes: Sequence[str] = (),
 ) -> tuple[Path, EngineManifest]:
@@ -102,7 +102,7 @@ def engine_from_onnx(
     Args:
         files: what is read and written.
         recipe: what decides the engine.
-        flavour: the builder.
+        library: the builder.
         surroundings: the other files, and progress.
         shapes: profiles that come before the recipe's.
 
@@ -124,7 +124,7 @@ def engine_from_onnx(
     profiles = profiles_for(model, recipe, shapes)
     if remark := remark_on(model, recipe, profiles):
         surroundings.on_note(remark)
-    path = files.engine or default_engine_path(files.source, recipe, flavour)
+    path = files.engine or default_engine_path(files.source, recipe, library)
     report = files.request.report if files.request is not None else None
     figures = None if report is None else report / FIGURES
     _check_writable(path, files.keep_onnx, files.keep_policy, surroundings.timing_cache, figures)
@@ -133,13 +133,13 @@ def engine_from_onnx(
     if files.request is not None:  # checked before the range check, which can take minutes
         files.request.images(model)
         earlier = earlier_record(files.request, source.sha256)
-    recipe, ranges = with_checked_ranges(proto, RangeImages(model, files.calibration), recipe, flavour, surroundings)
+    recipe, ranges = with_checked_ranges(proto, RangeImages(model, files.calibration), recipe, library, surroundings)
     scales, record = _scales(proto, model, files.request, recipe, earlier, surroundings)
-    graph, plugins = graph_and_plugins(proto, recipe, flavour, surroundings, scales)
-    built = build_plan(graph, profiles, recipe, flavour, surroundings)
+    graph, plugins = graph_and_plugins(proto, recipe, library, surroundings, scales)
+    built = build_plan(graph, profiles, recipe, library, surroundings)
     if scales is not None and record is not None:
         record = replace(record, agreement=_judged(proto, files, recipe, scales, surroundings))
-    manifest = _manifest(built, replace(model, precision=recipe.precision), recipe, flavour, source)
+    manifest = _manifest(built, replace(model, precision=recipe.precision), recipe, library, source)
     manifest = replace(manifest, plugins=plugins, ranges=ranges, quantization=record)
     with ExitStack() as kept:
         if files.keep_onnx is not None:
@@ -217,7 +217,7 @@ def with_checked_ranges(
     proto: onnx.ModelProto,
     images: RangeImages,
     recipe: BuildRecipe,
-    flavour: BuilderLibrary,
+    library: BuilderLibrary,
     surroundings: Surroundings,
 ) -> tuple[BuildRecipe, CheckedRanges | None]:
     """The recipe with the policy that the range check of a half build comes to, and what it measured.
@@ -228,7 +228,7 @@ def with_checked_ranges(
     """
     if recipe.precision == "float32":
         return recipe, None
-    oldest = min(int(target) for target in targets_of(recipe, flavour))
+    oldest = min(int(target) for target in targets_of(recipe, library))
     setting = Setting(recipe.precision, recipe.policy, "bf16" if oldest >= AMPERE else "fp32")
     check = RangeCheck(proto, images, setting, lambda share: surroundings.on_progress(share, "checking ranges"))
     policy, ranges = check.run()
@@ -291,39 +291,39 @@ def _check_writable(*paths: Path | None) -> None:
 def graph_and_plugins(
     proto: onnx.ModelProto,
     recipe: BuildRecipe,
-    flavour: BuilderLibrary,
+    library: BuilderLibrary,
     surroundings: Surroundings,
     scales: Scales | None = None,
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """The builder's graph and its plugins; they are registered."""
-    if not flavour.has_plugins or not recipe.tensorrt.plugins:
+    if not library.has_plugins or not recipe.tensorrt.plugins:
         return graph_for_builder(proto, recipe, scales), ()
-    targets = targets_of(recipe, flavour)
+    targets = targets_of(recipe, library)
     if min(int(target) for target in targets) < LOWEST_CAPABILITY:
         surroundings.on_note(f"no plugins: the kernels are for sm_{LOWEST_CAPABILITY} on, this is {', '.join(targets)}")
         return graph_for_builder(proto, recipe, scales), ()
     rewritten = plugin_graph_for_builder(proto, recipe, scales)
     for reason in rewritten.refused:
         surroundings.on_note(f"no plugin for {reason}")
-    register_plugins(flavour)
+    register_plugins(library)
     return rewritten.proto, rewritten.plugins
 
 
-def default_engine_path(source: Path, recipe: BuildRecipe, flavour: BuilderLibrary) -> Path:
+def default_engine_path(source: Path, recipe: BuildRecipe, library: BuilderLibrary) -> Path:
     """`engines/build/<stem>.<flavour>.<precision>.sm<targets>.engine`, or `ampereplus` for the targets."""
-    targets = "sm" + "-".join(targets_of(recipe, flavour))
-    if _hardware_compatible(recipe, flavour):
+    targets = "sm" + "-".join(targets_of(recipe, library))
+    if _hardware_compatible(recipe, library):
         targets = "ampereplus"
-    name = f"{source.stem}.{flavour.name}.{recipe.short_name}.{targets}{ENGINE}"
+    name = f"{source.stem}.{library.name}.{recipe.short_name}.{targets}{ENGINE}"
     return DEFAULT_FOLDER / name
 
 
 def _manifest(
-    built: BuiltEngine, model: ModelManifest, recipe: BuildRecipe, flavour: BuilderLibrary, source: Source
+    built: BuiltEngine, model: ModelManifest, recipe: BuildRecipe, library: BuilderLibrary, source: Source
 ) -> EngineManifest:
     return EngineManifest(
-        flavour=flavour.name,
-        library_version=flavour.version,
+        flavour=library.name,
+        library_version=library.version,
         precision=recipe.precision,
         found=built.found,
         targets=built.targets,
@@ -334,19 +334,19 @@ def _manifest(
         onnx_sha256=source.sha256,
         plan_sha256=sha256_of_bytes(built.plan),
         plan_bytes=len(built.plan),
-        hardware_compatible=_hardware_compatible(recipe, flavour),
-        version_compatible=flavour.has_compatibility and recipe.tensorrt.version_compatible,
+        hardware_compatible=_hardware_compatible(recipe, library),
+        version_compatible=library.has_compatibility and recipe.tensorrt.version_compatible,
         refittable=recipe.refit or recipe.strip_weights,
         weights_stripped=recipe.strip_weights,
         build_seconds=round(built.seconds, 3),
         host=host(),
-        tools=_tools(flavour),
+        tools=_tools(library),
     )
 
 
-def _hardware_compatible(recipe: BuildRecipe, flavour: BuilderLibrary) -> bool:
-    return flavour.has_compatibility and recipe.tensorrt.hardware_compatible
+def _hardware_compatible(recipe: BuildRecipe, library: BuilderLibrary) -> bool:
+    return library.has_compatibility and recipe.tensorrt.hardware_compatible
 
 
-def _tools(flavour: BuilderLibrary) -> dict[str, str]:
-    return {flavour.trt.__name__: flavour.version} | installed_versions(("condinst-deploy", "onnx", "onnx-ir"))
+def _tools(library: BuilderLibrary) -> dict[str, str]:
+    return {library.trt.__name__: library.version} | installed_versions(("condinst-deploy", "onnx", "onnx-ir"))

@@ -18,13 +18,13 @@ FORMATS = (("bfloat16", ("bf16", "bfloat16")), ("float16", ("fp16", "half")), ("
 
 
 def layers_of(
-    plan: bytes, flavour: BuilderLibrary, manifest: EngineManifest | None = None, host_code: bool = False
+    plan: bytes, library: BuilderLibrary, manifest: EngineManifest | None = None, host_code: bool = False
 ) -> list[dict[str, Any]]:
     """The inspector's description of every layer.
 
     Args:
         plan: the engine.
-        flavour: the library that loads it.
+        library: the library that loads it.
         manifest: the engine's, checked against library and GPU.
         host_code: allow the code that a version-compatible engine brings; a manifest says so itself.
 
@@ -36,13 +36,13 @@ def layers_of(
         raise BackendError("PyTorch sees no NVIDIA GPU on this machine, and an engine can only be loaded on one")
     if manifest is not None:
         major, minor = torch.cuda.get_device_capability()
-        manifest.check_loadable(flavour.name, flavour.version, f"{major}{minor}")
-    log = BuilderLog(flavour.trt)
+        manifest.check_loadable(library.name, library.version, f"{major}{minor}")
+    log = BuilderLog(library.trt)
     allowed = host_code or (manifest is not None and manifest.version_compatible)
-    engine = engine_from_plan(flavour.trt, log.logger, plan, host_code=allowed)
+    engine = engine_from_plan(library.trt, log.logger, plan, host_code=allowed)
     if engine is None:
         raise BackendError(f"the library cannot load the engine: {log.reason}")
-    text = engine.create_engine_inspector().get_engine_information(flavour.trt.LayerInformationFormat.JSON)
+    text = engine.create_engine_inspector().get_engine_information(library.trt.LayerInformationFormat.JSON)
     return layers_from_json(text)
 
 

@@ -1,4 +1,4 @@
-"""GPUs that cannot load an engine of a flavour, reported before it is built."""
+"""GPUs that cannot load an engine of a builder, reported before it is built."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,6 +1,6 @@
 """ONNX graph -> plan in memory: write the precision into the graph, inline functions, run TensorRT's builder.
 
-Both flavours use the same code. TensorRT for RTX needs no GPU and builds for the GPUs that are named; full TensorRT
+Both builders use the same code. TensorRT for RTX needs no GPU and builds for the GPUs that are named; full TensorRT
 builds on the GPU that the engine is for.
 """
 
@@ -118,7 +118,7 @@ def build_plan(
     graph: onnx.ModelProto,
     profiles: Sequence[EngineProfile],
     recipe: BuildRecipe,
-    flavour: BuilderLibrary,
+    library: BuilderLibrary,
     surroundings: Surroundings | None = None,
 ) -> BuiltEngine:
     """Build a plan from a graph of `graph_for_builder`.
@@ -127,41 +127,41 @@ def build_plan(
         graph: precision written in, no functions left.
         profiles: at least one for a graph with dynamic shapes.
         recipe: everything else that decides the engine.
-        flavour: the builder.
+        library: the builder.
         surroundings: files and progress.
 
     Raises:
-        ConfigError: the flavour does not offer what the recipe asks for.
+        ConfigError: the builder does not offer what the recipe asks for.
         EngineError: the parser or the builder refuses, or a tensor has not the precision that was asked for.
         KeyboardInterrupt: Ctrl-C was pressed; the builder stopped at its next step.
     """
     surroundings = surroundings or Surroundings()
-    targets, also = targets_of(recipe, flavour), recipe.policy.own_types(recipe.precision)
+    targets, also = targets_of(recipe, library), recipe.policy.own_types(recipe.precision)
     started = time.perf_counter()
-    log = BuilderLog(flavour.trt, surroundings.log)
-    builder: tensorrt.Builder = flavour.trt.Builder(log.logger)
+    log = BuilderLog(library.trt, surroundings.log)
+    builder: tensorrt.Builder = library.trt.Builder(log.logger)
     # an exception out of a callback, the logger's too, would cross the library's frames
     with whole_steps() as interruption:
-        network = parsed_network(flavour, builder, _serialised(graph), log)
+        network = parsed_network(library, builder, _serialised(graph), log)
         check_types(network, graph)
         check_precision(found_in_network(network), recipe.precision, also)
         config = builder.create_builder_config()
         _add_profiles(builder, config, profiles, log)
-        _apply(recipe, config, flavour)
-        if flavour.builds_ahead:
-            _set_targets(config, flavour.trt, targets)
-        cache = timing_cache_of(config, flavour, surroundings.timing_cache)
-        monitor = progress_monitor(flavour.trt, Phases(surroundings.on_progress), interruption)
+        _apply(recipe, config, library)
+        if library.builds_ahead:
+            _set_targets(config, library.trt, targets)
+        cache = timing_cache_of(config, library, surroundings.timing_cache)
+        monitor = progress_monitor(library.trt, Phases(surroundings.on_progress), interruption)
         config.progress_monitor = monitor
         plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise EngineError(f"the builder could not build the engine: {log.reason}{_hint(recipe, flavour)}")
+        raise EngineError(f"the builder could not build the engine: {log.reason}{_hint(recipe, library)}")
     content = bytes(memoryview(plan))
-    found = _found_in_plan(content, flavour, recipe, targets, surroundings) or found_in_network(network)
+    found = _found_in_plan(content, library, recipe, targets, surroundings) or found_in_network(network)
     check_precision(found, recipe.precision, also)
     asked = asked_convolutions(graph)
     if asked:
-        check_quantized(*_found_convolutions(content, flavour, recipe, asked))
+        check_quantized(*_found_convolutions(content, library, recipe, asked))
     return BuiltEngine(
         plan=content,
         targets=targets,
@@ -175,17 +175,17 @@ def build_plan(
 
 
 def _found_convolutions(
-    plan: bytes, flavour: BuilderLibrary, recipe: BuildRecipe, asked: dict[str, str]
+    plan: bytes, library: BuilderLibrary, recipe: BuildRecipe, asked: dict[str, str]
 ) -> tuple[FoundConvolutions, dict[str, str], str]:
     """Types that the engine's convolutions read, the requested ones, and the source of the finding."""
-    if flavour.builds_ahead:
+    if library.builds_ahead:
         return convolutions_of_plan(plan), asked, "plan's program"
-    layers = layers_of(plan, flavour, host_code=recipe.tensorrt.version_compatible)
+    layers = layers_of(plan, library, host_code=recipe.tensorrt.version_compatible)
     return convolutions_of_layers(layers, asked), asked, ENGINE_INSPECTOR
 
 
 def _found_in_plan(
-    plan: bytes, flavour: BuilderLibrary, recipe: BuildRecipe, targets: Sequence[str], surroundings: Surroundings
+    plan: bytes, library: BuilderLibrary, recipe: BuildRecipe, targets: Sequence[str], surroundings: Surroundings
 ) -> FoundPrecision | None:
     """Return the engine's own types; None if this machine cannot load it, or the plan does not tell."""
     if not torch.cuda.is_available() or recipe.strip_weights:
@@ -194,21 +194,21 @@ def _found_in_plan(
     if f"{major}{minor}" not in targets:
         return None
     try:
-        found = found_in_engine(layers_of(plan, flavour, host_code=recipe.tensorrt.version_compatible))
+        found = found_in_engine(layers_of(plan, library, host_code=recipe.tensorrt.version_compatible))
     except (ArtifactError, BackendError) as e:
         surroundings.on_note(f"the precision is the typed network's, the engine could not be inspected: {e}")
         return None
     return found if found.layers else None
 
 
-def targets_of(recipe: BuildRecipe, flavour: BuilderLibrary) -> tuple[str, ...]:
+def targets_of(recipe: BuildRecipe, library: BuilderLibrary) -> tuple[str, ...]:
     """Compute capabilities that the engine is for.
 
     Raises:
-        ConfigError: the flavour builds for other GPUs, or not ahead of time.
+        ConfigError: the builder builds for other GPUs, or not ahead of time.
         EngineError: it builds on the GPU at hand, and there is none.
     """
-    targets = _ahead_targets(recipe, flavour) if flavour.builds_ahead else _target_here(recipe)
+    targets = _ahead_targets(recipe, library) if library.builds_ahead else _target_here(recipe)
     if recipe.quantized is not None:
         check_targets(recipe.quantized, targets)
     return targets
@@ -233,13 +233,13 @@ def _target_here(recipe: BuildRecipe) -> tuple[str, ...]:
     return (str(target),)
 
 
-def _ahead_targets(recipe: BuildRecipe, flavour: BuilderLibrary) -> tuple[str, ...]:
+def _ahead_targets(recipe: BuildRecipe, library: BuilderLibrary) -> tuple[str, ...]:
     targets = tuple(dict.fromkeys(recipe.rtx.sm))
-    unknown = [target for target in targets if target not in flavour.targets]
+    unknown = [target for target in targets if target not in library.targets]
     if unknown or not targets:
         raise ConfigError(
-            f"--sm names {', '.join(unknown) or 'nothing'}; TensorRT for RTX {flavour.version} builds for"
-            f" {', '.join(flavour.targets)}. GPUs of servers (90, 100) need --flavour tensorrt"
+            f"--sm names {', '.join(unknown) or 'nothing'}; TensorRT for RTX {library.version} builds for"
+            f" {', '.join(library.targets)}. GPUs of servers (90, 100) need --flavour tensorrt"
         )
     if _wants_bfloat16(recipe) and "75" in targets:
         raise ConfigError(
@@ -272,14 +272,14 @@ def _add_profiles(
             raise EngineError(f"the builder refuses profile {number}: {log.reason}")
 
 
-def _apply(recipe: BuildRecipe, config: "tensorrt.IBuilderConfig", flavour: BuilderLibrary) -> None:
-    trt = flavour.trt
+def _apply(recipe: BuildRecipe, config: "tensorrt.IBuilderConfig", library: BuilderLibrary) -> None:
+    trt = library.trt
     config.builder_optimization_level = recipe.optimization_level
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the engine inspector lists types of layers
     if recipe.workspace_gb:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(recipe.workspace_gb * GIB))
     flags = {"REFIT": recipe.refit or recipe.strip_weights, "STRIP_PLAN": recipe.strip_weights}
-    if flavour.has_compatibility:
+    if library.has_compatibility:
         flags["VERSION_COMPATIBLE"] = recipe.tensorrt.version_compatible
         if recipe.tensorrt.hardware_compatible:
             config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
@@ -296,11 +296,11 @@ def _set_targets(config: Any, trt: Any, targets: Sequence[str]) -> None:
             raise EngineError(f"the builder refuses compute capability {target}")
 
 
-def timing_cache_of(config: "tensorrt.IBuilderConfig", flavour: BuilderLibrary, path: Path | None) -> Any:
+def timing_cache_of(config: "tensorrt.IBuilderConfig", library: BuilderLibrary, path: Path | None) -> Any:
     """The cache that the build reads and fills, or None."""
     if path is None:
         return None
-    if not flavour.has_timing_cache:
+    if not library.has_timing_cache:
         raise ConfigError("--timing-cache does nothing for TensorRT for RTX, which times on the machine that runs")
     try:
         cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
@@ -313,8 +313,8 @@ def timing_cache_of(config: "tensorrt.IBuilderConfig", flavour: BuilderLibrary, 
     return cache
 
 
-def _hint(recipe: BuildRecipe, flavour: BuilderLibrary) -> str:
-    if flavour.builds_ahead and (recipe.refit or recipe.strip_weights):
+def _hint(recipe: BuildRecipe, library: BuilderLibrary) -> str:
+    if library.builds_ahead and (recipe.refit or recipe.strip_weights):
         return "; TensorRT for RTX needs a GPU in the building machine for --refit and --strip-weights"
     if recipe.workspace_gb:
         return f"; the workspace is limited to {recipe.workspace_gb:g} GiB, does it need more?"

@@ -34,14 +34,14 @@ FLOATING = ("float32", "float16", "bfloat16")
 
 
 def parsed_network(
-    flavour: BuilderLibrary, builder: "tensorrt.Builder", graph: bytes, log: BuilderLog
+    library: BuilderLibrary, builder: "tensorrt.Builder", graph: bytes, log: BuilderLog
 ) -> "tensorrt.INetworkDefinition":
     """Parse a graph into a strongly typed network.
 
     Raises:
         EngineError: the parser refuses a node, or finds none.
     """
-    trt = flavour.trt
+    trt = library.trt
     # 11 has only such networks and ignores the flag; 10 needs it
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser: tensorrt.OnnxParser = trt.OnnxParser(network, log.logger)

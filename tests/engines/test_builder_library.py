@@ -5,7 +5,7 @@ from types import ModuleType
 import pytest
 
 from condinst_deploy.errors import BackendError, ConfigError
-from condinst_engines import builder_library as flavour
+from condinst_engines import builder_library
 from condinst_engines.builder_library import BuilderLibrary, load_builder_library
 
 
@@ -17,7 +17,7 @@ def only(monkeypatch: pytest.MonkeyPatch, **modules: ModuleType) -> None:
             raise ImportError(name)
         return modules[name]
 
-    monkeypatch.setattr(flavour, "import_module", find)
+    monkeypatch.setattr(builder_library, "import_module", find)
 
 
 def builder(name: str) -> ModuleType:
@@ -66,6 +66,6 @@ def test_what_is_missing_is_said_with_the_command_that_brings_it(monkeypatch: py
         load_builder_library("tensorrt")
 
 
-def test_an_unknown_flavour_is_refused() -> None:
+def test_an_unknown_builder_is_refused() -> None:
     with pytest.raises(ConfigError, match="'vanilla'; expected tensorrt or rtx"):
         load_builder_library("vanilla")

@@ -151,7 +151,7 @@ def test_the_default_name_tells_what_the_engine_is(recipe: BuildRecipe, name: st
     assert default_engine_path(Path("m.onnx"), recipe, rtx) == Path("engines/build") / name
 
 
-def test_a_wider_engine_of_the_other_flavour_is_named_so(rtx: BuilderLibrary) -> None:
+def test_a_wider_engine_of_the_other_builder_is_named_so(rtx: BuilderLibrary) -> None:
     recipe = replace(FP16, rtx=RtxSettings(("80",)), tensorrt=TensorrtSettings(hardware_compatible=True))
     path = default_engine_path(Path("m.onnx"), recipe, BuilderLibrary("tensorrt", rtx.trt))
     assert path.name == "m.tensorrt.fp16.ampereplus.engine"

@@ -20,7 +20,7 @@ def notes(chosen: BuildRecipe | None = None, name: str = "rtx", **options: Any) 
     return list(coverage_notes(BuildOptions(**options), chosen or BuildRecipe(), library(name)))
 
 
-def test_without_a_flavour_and_full_tensorrt_the_gpus_left_out_are_named() -> None:
+def test_without_a_builder_and_full_tensorrt_the_gpus_left_out_are_named() -> None:
     first, second = notes()
     assert "full TensorRT is not installed here" in first
     assert first.endswith("compute capability 86, 89, 120")
@@ -28,7 +28,7 @@ def test_without_a_flavour_and_full_tensorrt_the_gpus_left_out_are_named() -> No
     assert "with --flavour tensorrt (pip install 'condinst-deploy[tensorrt]'" in second
 
 
-def test_the_recipe_for_servers_says_what_the_flavour_rtx_leaves_out() -> None:
+def test_the_recipe_for_servers_says_what_the_builder_rtx_leaves_out() -> None:
     recipe = load_recipe("data_centre")
     (note,) = notes(recipe, recipe="data_centre", flavour="rtx")
     assert "will not load on H100 and H200 (sm 90), B200 (sm 100)" in note

@@ -35,9 +35,9 @@ FP16 = BuildRecipe(precision="float16")
 
 
 def build(
-    proto: onnx.ModelProto, recipe: BuildRecipe, flavour: BuilderLibrary, surroundings: Surroundings | None = None
+    proto: onnx.ModelProto, recipe: BuildRecipe, library: BuilderLibrary, surroundings: Surroundings | None = None
 ) -> BuiltEngine:
-    return build_plan(graph_for_builder(proto, recipe), [SMALL], recipe, flavour, surroundings)
+    return build_plan(graph_for_builder(proto, recipe), [SMALL], recipe, library, surroundings)
 
 
 def test_a_dynamic_float16_file_builds_for_batch_1_to_8_and_sides_320_to_1344(
@@ -166,7 +166,7 @@ def test_a_dynamic_file_without_a_profile_is_an_error(small_graph: onnx.ModelPro
 
 
 @pytest.mark.parametrize("sm", [("90",), ("86", "100"), ("12345",), ("x",), ()])
-def test_a_gpu_that_the_flavour_does_not_build_for_is_refused(
+def test_a_gpu_that_the_builder_does_not_build_for_is_refused(
     small_graph: onnx.ModelProto, rtx: BuilderLibrary, sm: tuple[str, ...]
 ) -> None:
     with pytest.raises(ConfigError, match=r"builds for 75, 80, 86, 89, 120.*--flavour tensorrt"):
@@ -219,18 +219,18 @@ def test_the_log_takes_everything_that_the_builder_says(small_graph: onnx.ModelP
 
 
 class AsTensorrt:
-    """TensorRT for RTX behind the other flavour's name: 11's API is the same, so the calls of that flavour run."""
+    """TensorRT for RTX behind the other builder's name: 11's API is the same, so the calls of that builder run."""
 
     def __init__(self, rtx: BuilderLibrary) -> None:
-        self.flavour = BuilderLibrary("tensorrt", rtx.trt)
+        self.library = BuilderLibrary("tensorrt", rtx.trt)
 
 
 @pytest.fixture
 def as_tensorrt(rtx: BuilderLibrary) -> BuilderLibrary:
-    return AsTensorrt(rtx).flavour
+    return AsTensorrt(rtx).library
 
 
-def test_the_timing_cache_of_the_other_flavour_is_written_and_read(
+def test_the_timing_cache_of_the_other_builder_is_written_and_read(
     small_graph: onnx.ModelProto, as_tensorrt: BuilderLibrary, tmp_path: Path
 ) -> None:
     surroundings = Surroundings(timing_cache=tmp_path / "cache")
@@ -241,7 +241,7 @@ def test_the_timing_cache_of_the_other_flavour_is_written_and_read(
         (tmp_path / "cache").write_bytes(built.timings)
 
 
-def test_the_other_flavours_compatibility_reaches_the_builder(
+def test_the_other_builders_compatibility_reaches_the_builder(
     small_graph: onnx.ModelProto, as_tensorrt: BuilderLibrary
 ) -> None:
     built = build(small_graph, replace(FP16, tensorrt=TensorrtSettings(hardware_compatible=True)), as_tensorrt)
@@ -251,7 +251,7 @@ def test_the_other_flavours_compatibility_reaches_the_builder(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU it builds")
-def test_the_other_flavour_says_that_it_needs_the_gpu(
+def test_the_other_builder_says_that_it_needs_the_gpu(
     small_graph: onnx.ModelProto, rtx: BuilderLibrary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(BuilderLibrary, "builds_ahead", False)
@@ -266,7 +266,7 @@ def test_the_other_flavour_says_that_it_needs_the_gpu(
         (replace(FP16, tensorrt=TensorrtSettings(hardware_compatible=True)), "from Ampere"),
     ],
 )
-def test_what_turing_has_not_is_refused_by_the_other_flavour_too(
+def test_what_turing_has_not_is_refused_by_the_other_builder_too(
     rtx: BuilderLibrary, monkeypatch: pytest.MonkeyPatch, recipe: BuildRecipe, reason: str
 ) -> None:
     monkeypatch.setattr(BuilderLibrary, "builds_ahead", False)

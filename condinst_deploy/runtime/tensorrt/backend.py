@@ -1,4 +1,4 @@
-"""Backend `tensorrt`: an engine of either flavour, on the GPU that it was built for. It does not need PyTorch."""
+"""Backend `tensorrt`: an engine of either builder, on the GPU that it was built for. It does not need PyTorch."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from condinst_deploy.contract import ImageGeometry, InstanceDetections
-from condinst_deploy.contract.engine_manifest import MODULES, PACKAGES, EngineManifest, Flavour, read_engine
+from condinst_deploy.contract.engine_manifest import MODULES, PACKAGES, Builder, EngineManifest, read_engine
 from condinst_deploy.errors import ArtifactError, BackendError, DeviceError
 from condinst_deploy.runtime.backend import Backend, Outputs
 from condinst_deploy.runtime.batching import rounded_batch
@@ -119,21 +119,21 @@ class TensorRtBackend(Backend):
         return filled if takes(self.engine_manifest, BatchShape(filled, height, width)) else count
 
 
-def runtime_library(flavour: Flavour) -> Any:
-    """The library that runs engines of a flavour.
+def runtime_library(builder: Builder) -> Any:
+    """The library that runs engines of a builder.
 
     Raises:
         BackendError: it is not installed.
     """
     try:
-        module = import_module(MODULES[flavour])
+        module = import_module(MODULES[builder])
     except (ImportError, OSError) as e:
         raise BackendError(
-            f"the engine is of the flavour {flavour}, whose library is not installed ({e}):"
-            f" pip install {PACKAGES[flavour]}"
+            f"the engine is of the flavour {builder}, whose library is not installed ({e}):"
+            f" pip install {PACKAGES[builder]}"
         ) from e
     if not hasattr(module, "Runtime"):  # packages of type stubs leave a folder of that name
-        raise BackendError(f"{MODULES[flavour]} is there without its library: pip install {PACKAGES[flavour]}")
+        raise BackendError(f"{MODULES[builder]} is there without its library: pip install {PACKAGES[builder]}")
     return module
 
 

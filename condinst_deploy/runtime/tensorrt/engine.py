@@ -1,4 +1,4 @@
-"""A loaded engine of either flavour: execution contexts without memory of their own, graphs, kernels' cache."""
+"""A loaded engine of either builder: execution contexts without memory of their own, graphs, kernels' cache."""
 
 from contextlib import suppress
 from pathlib import Path

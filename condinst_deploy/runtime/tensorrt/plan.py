@@ -1,4 +1,4 @@
-"""Deserialise a plan with the library of its flavour."""
+"""Deserialise a plan with the library of its builder."""
 
 from typing import Any
 

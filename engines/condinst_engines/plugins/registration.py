@@ -7,10 +7,10 @@ from condinst_engines.builder_library import BuilderLibrary
 
 
 @cache
-def register_plugins(flavour: BuilderLibrary) -> None:
-    """Register both plugins with a flavour that has plugins."""
+def register_plugins(library: BuilderLibrary) -> None:
+    """Register both plugins with a builder that has plugins."""
     from condinst_engines.plugins import mask_head, select  # they compile kernels: Triton is needed from here on
 
     trtp = import_module("tensorrt.plugin")
-    mask_head.register(flavour.trt, trtp)
-    select.register(flavour.trt, trtp)
+    mask_head.register(library.trt, trtp)
+    select.register(library.trt, trtp)
