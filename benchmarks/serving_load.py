@@ -63,12 +63,14 @@ DISTINCT = 24
 """Different images of a workload."""
 
 OUTPUTS = (BOXES, SCORES, LABELS, IMAGE_SIZE, RLE_COUNTS)
-BAR, BAR_CONCURRENCY = 1.10, 4
+TARGET, TARGET_CONCURRENCY = 1.10, 4
 """CPU time of an image on uniform images, beside the predictor's."""
 
 PREDICTORS = {
     "predictor, defaults": PredictorOptions(device="cpu"),
-    "predictor, as served": PredictorOptions(device="cpu", batch_size=BAR_CONCURRENCY, threads=CpuThreads(spin=False)),
+    "predictor, as served": PredictorOptions(
+        device="cpu", batch_size=TARGET_CONCURRENCY, threads=CpuThreads(spin=False)
+    ),
 }
 
 SINGLE, *OTHERS = SERVICES = ("Triton, single layout", "Triton, ensemble layout", "FastAPI")
@@ -274,7 +276,7 @@ class Plan:
 
     rounds: int  # of everything
     requests: int  # of one measurement
-    bar_rounds: int  # further ones, at the concurrency of the target
+    target_rounds: int  # further ones, at the concurrency of the target
 
 
 class Bench:
@@ -314,9 +316,9 @@ def measured(model: Path, folder: Path, plan: Plan) -> tuple[list[Load], list[di
         bench = Bench(model, services, plan.requests, stack)
         for number in range(plan.rounds + 1):
             for workload in WORKLOADS:
-                bench.round(number, workload, CONCURRENCY if number else (BAR_CONCURRENCY,))
-        for number in range(plan.rounds + 1, plan.rounds + plan.bar_rounds + 1):
-            bench.round(number, "uniform", (BAR_CONCURRENCY,))
+                bench.round(number, workload, CONCURRENCY if number else (TARGET_CONCURRENCY,))
+        for number in range(plan.rounds + 1, plan.rounds + plan.target_rounds + 1):
+            bench.round(number, "uniform", (TARGET_CONCURRENCY,))
     return [load for load in bench.loads if load.round], [entry for entry in bench.alone if entry["round"]]
 
 
@@ -324,7 +326,7 @@ class Ratios:
     """CPU time of an image at the concurrency of the target, a service's beside a predictor's; median of the rounds."""
 
     def __init__(self, loads: Sequence[Load], alone: Sequence[dict[str, Any]]) -> None:
-        self._loads = [x for x in loads if (x.workload, x.concurrency) == ("uniform", BAR_CONCURRENCY)]
+        self._loads = [x for x in loads if (x.workload, x.concurrency) == ("uniform", TARGET_CONCURRENCY)]
         self._alone = {(x["options"], x["round"]): x["cpu_ms"] for x in alone if x["workload"] == "uniform"}
 
     def of(self, service: str, predictor: str, kind: str = "cpu_ms") -> float:
@@ -336,10 +338,10 @@ class Ratios:
 def targets_of(loads: Sequence[Load], alone: Sequence[dict[str, Any]]) -> list[Target]:
     """The target, and what helps to read it."""
     ratios, (defaults, served) = Ratios(loads, alone), PREDICTORS
-    what, unit = f"CPU time of an image at concurrency {BAR_CONCURRENCY}", "of the predictor's"
+    what, unit = f"CPU time of an image at concurrency {TARGET_CONCURRENCY}", "of the predictor's"
     share = ratios.of(SINGLE, served, "transport_cpu_ms")
     return [
-        Target.at_most(f"{what}, {SINGLE}, beside the {served}", ratios.of(SINGLE, served), BAR, unit),
+        Target.at_most(f"{what}, {SINGLE}, beside the {served}", ratios.of(SINGLE, served), TARGET, unit),
         Target.without(f"of it in the process that speaks HTTP, {SINGLE}", share, unit),
         *(Target.without(f"{what}, {name}, beside the {served}", ratios.of(name, served), unit) for name in OTHERS),
         *(
@@ -353,7 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write JSON."""
     parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--bar-rounds", type=int, default=6, help="further rounds, at the concurrency of the target")
+    parser.add_argument("--target-rounds", type=int, default=6, help="further rounds, at the concurrency of the target")
     parser.add_argument("--requests", type=int, default=96)
     parsed = parser.parse_args(arguments)
     if missing():
@@ -362,7 +364,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(name)
         save_model(folder / "slim.pth", seeded_model(), manifest_of(SLIM))
         model = exported(folder / "slim.pth", folder / "slim.onnx")
-        plan = Plan(parsed.rounds, parsed.requests, parsed.bar_rounds)
+        plan = Plan(parsed.rounds, parsed.requests, parsed.target_rounds)
         loads, alone = measured(model, folder, plan)
     targets = targets_of(loads, alone)
     write_results(parsed.out, targets, {"predictors": alone, "loads": [asdict(load) for load in loads]})

@@ -95,12 +95,12 @@ def test_the_log_and_the_graph_are_kept_where_asked(folder: Path) -> None:
 
 
 def test_ranges_are_said_kept_and_shown(folder: Path) -> None:
-    pictures = folder / "calibration"
-    pictures.mkdir()
+    images = folder / "calibration"
+    images.mkdir()
     for seed in range(2):
-        Image.fromarray(noise_image(seed, 40, 60)).save(pictures / f"{seed}.png")
+        Image.fromarray(noise_image(seed, 40, 60)).save(images / f"{seed}.png")
     result = run(
-        build_engine, "--fp16", "--sm", "86", "--calibration", pictures, "--keep-policy", "p.toml", "--out", "x.engine"
+        build_engine, "--fp16", "--sm", "86", "--calibration", images, "--keep-policy", "p.toml", "--out", "x.engine"
     )
     assert result.exit_code == 0, result.stderr
     assert "ranges: largest magnitude" in result.stderr

@@ -84,7 +84,7 @@ def test_labels_and_boxes_decide_what_matches() -> None:
     assert compare(reference, {1: [found(0.9, (50, 50, 50, 19))]}, (1,)).whole.matched == 0
 
 
-def test_the_worst_pictures_come_first_and_are_limited() -> None:
+def test_the_worst_images_come_first_and_are_limited() -> None:
     reference = {i: [found(i / 100, SMALL)] for i in range(1, 20)}
     comparison = compare(reference, {}, range(25))
     assert [image.image_id for image in comparison.worst] == list(range(19, 19 - WORST, -1))

@@ -107,7 +107,7 @@ def scale_scores(proto: onnx.ModelProto) -> None:
     proto.graph.node.append(onnx.helper.make_node("Mul", ["right_scores", "wrong_factor"], ["scores"]))
 
 
-def swap_pictures(proto: onnx.ModelProto) -> None:
+def swap_images(proto: onnx.ModelProto) -> None:
     """Instances of one image under another, as an exporter for batch 1 gets it wrong."""
     (node,) = [n for n in proto.graph.node if "boxes" in n.output]
     node.output[list(node.output).index("boxes")] = "right_boxes"
@@ -117,7 +117,7 @@ def swap_pictures(proto: onnx.ModelProto) -> None:
     proto.graph.node.append(onnx.helper.make_node("Slice", reversed_rows, ["boxes"]))
 
 
-@pytest.mark.parametrize("damage", [shift_coordinates, loosen_nms, scale_scores, swap_pictures])
+@pytest.mark.parametrize("damage", [shift_coordinates, loosen_nms, scale_scores, swap_images])
 def test_a_broken_file_is_caught(
     three_classes: tuple[onnx.ModelProto, CondInst, ModelManifest], damage: Callable[[onnx.ModelProto], None]
 ) -> None:
