@@ -65,7 +65,7 @@ class ModelProcess:
         if not line:
             raise errors.BackendError(
                 f"the process that ran {self.model} ended with status {self._process.wait()};"
-                " its own message stands above, and with status -9 the system ran out of memory: try a smaller --batch"
+                " it printed the reason above; with status -9 the system ran out of memory: try a smaller --batch"
             )
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:

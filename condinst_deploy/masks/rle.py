@@ -20,15 +20,15 @@ ZERO = 48  # added to every character
 LONGEST = 7  # characters of a number of 32 bits
 
 NARROW = 1 << (3 * BITS - 1)
-"""Numbers from -NARROW to NARROW - 1 have three characters at most; nearly all are such numbers."""
+"""Numbers from -NARROW to NARROW - 1 have at most three characters. Nearly all numbers are narrow."""
 
 NOT_NARROW = 2 * NARROW
-"""Place in the table of what stands for every other number."""
+"""Index of the table's entry for numbers that are not narrow."""
 
-MARK = b"\xff"  # no number has this character
+MARK = b"\xff"  # stands for a number that is not narrow; no number has this character
 
 FEW = 1 / 8
-"""Largest share of other numbers, which are put between the narrow ones one by one."""
+"""Largest share of numbers that are not narrow for the fast path, which inserts them one by one."""
 
 
 def counts_from_runs(masks: Sequence[Int64], pixels: int) -> list[bytes]:

@@ -15,13 +15,13 @@ def decoded_bytes(geometry: ImageGeometry) -> int:
 
 
 class HeldImages:
-    """Lets images be decoded in their order, while those that are held leave room. Threads share it.
+    """Limits the bytes of decoded images. Threads share it, and decode images in order while there is room.
 
-    Sizes are known when images are decoded, so those being decoded count as the largest one that is held. What is held
-    can exceed the limit by the images that are decoded at once.
+    The size of an image is unknown until it is decoded. An image that is being decoded counts as the largest image
+    that is held, so the limit can be exceeded by the images that are decoded at the same time.
 
-    A stream goes on although nobody may decode: then all images from the oldest one on have together reached the limit,
-    and at the same limit `BatchingPolicy` runs the batch of the oldest.
+    A full limit does not stop the stream: the images from the oldest one on have reached the limit, and
+    `BatchingPolicy` runs the batch of the oldest image at the same limit.
     """
 
     def __init__(self, most_bytes: int | None) -> None:
@@ -56,7 +56,7 @@ class HeldImages:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Let nobody wait any more: the stream ends."""
+        """Wake every waiting thread, because the stream ends."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

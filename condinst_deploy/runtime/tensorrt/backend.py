@@ -59,7 +59,7 @@ class TensorRtBackend(Backend):
             logger = library.Logger(library.Logger.ERROR)
             loaded = engine_from_plan(library, logger, plan, host_code=manifest.version_compatible)
             if loaded is None:
-                raise BackendError(f"the library cannot load {path}; its own message stands above")
+                raise BackendError(f"TensorRT cannot load {path}; it printed the reason above")
             engine = Engine(library, loaded, manifest, path)
         return cls(engine, manifest, gpu, str(chosen))
 

@@ -22,7 +22,7 @@ class ExecutionContext:
         self._fixed = profile is None
         self._shape: BatchShape | None = None
         if profile is not None and not context.set_optimization_profile_async(profile, int(stream.handle)):
-            raise BackendError(f"the engine refuses profile {profile}; the library's own message stands above")
+            raise BackendError(f"the engine refuses profile {profile}; the library printed the reason above")
 
     def reshape(self, shape: BatchShape) -> None:
         """Take a shape of the profile.
@@ -35,7 +35,7 @@ class ExecutionContext:
         for name, sides in shape.inputs.items():
             if not self._context.set_input_shape(name, sides):
                 raise BackendError(
-                    f"the engine refuses {name} of shape {sides}; the library's own message stands above"
+                    f"the engine refuses {name} of shape {sides}; the library printed the reason above"
                 )
         self._shape = shape
 

@@ -83,7 +83,7 @@ class Slot:
     def _context(self, profile: int | None) -> ExecutionContext:
         context = self._new_context()
         if context is None:
-            raise BackendError("the library makes no execution context; its own message stands above")
+            raise BackendError("TensorRT could not create an execution context; it printed the reason above")
         return ExecutionContext(context, profile, self._stream)
 
     def _plan(self, shape: BatchShape) -> ShapePlan:
@@ -119,7 +119,7 @@ class Slot:
         context.reshape(shape)
         context.bind(memory.activations, memory.tensors)
         if not context.run():
-            raise BackendError("TensorRT could not run the engine; its own message stands above")
+            raise BackendError("TensorRT could not run the engine; it printed the reason above")
 
     def _run_and_capture(self, shape: BatchShape, plan: ShapePlan, memory: SlotMemory) -> None:
         """Run in a context of the shape's own, which prepares it, and record its next run."""
