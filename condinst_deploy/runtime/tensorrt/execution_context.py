@@ -34,9 +34,7 @@ class ExecutionContext:
             return
         for name, sides in shape.inputs.items():
             if not self._context.set_input_shape(name, sides):
-                raise BackendError(
-                    f"the engine refuses {name} of shape {sides}; the library printed the reason above"
-                )
+                raise BackendError(f"the engine refuses {name} of shape {sides}; the library printed the reason above")
         self._shape = shape
 
     @property
