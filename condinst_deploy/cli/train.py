@@ -16,7 +16,6 @@ from condinst_deploy.training.train_options import TrainOptions
 if TYPE_CHECKING:
     from condinst_deploy.model.losses import Losses
     from condinst_deploy.training.history import Record
-    from condinst_deploy.training.preview import Preview
     from condinst_deploy.training.recipe import Recipe
     from condinst_deploy.training.trainer import Reports, Sets
 
@@ -92,15 +91,33 @@ def train(
         meeting=meeting,
     )
     listen_for_preemption()
+    if check:
+        _check(recipe, options, as_json)
+    else:
+        _train(recipe, options, as_json)
+
+
+def _check(recipe: str, options: TrainOptions, as_json: bool) -> None:
+    """Print the images, time and memory that a run will need, on standard output."""
     # PyTorch takes seconds to import: only after the arguments were checked
+    from condinst_deploy.training.train_model import check
+
+    with progress_bar() as progress:
+        preview = check(recipe, options, _Shown(progress).reports())
+    if as_json:
+        print_json(preview.to_dict())
+        return
+    for line in preview.text().splitlines():
+        print_line(line)
+
+
+def _train(recipe: str, options: TrainOptions, as_json: bool) -> None:
+    """Train to the end, and print the last metrics."""
     from condinst_deploy.training.history import average_precision_text
-    from condinst_deploy.training.train_model import check as check_run
     from condinst_deploy.training.train_model import train as train_model
 
     with progress_bar() as progress:
         shown = _Shown(progress)
-        if check:
-            return _print_preview(check_run(recipe, options, shown.reports()), as_json)
         try:
             trained = train_model(recipe, options, shown.reports())
         except KeyboardInterrupt as e:
@@ -115,15 +132,6 @@ def train(
         print_json({"out": str(trained.folder), **metrics})
     else:
         print_line(f"{average_precision_text(metrics)}: {trained.folder}")
-
-
-def _print_preview(preview: "Preview", as_json: bool) -> None:
-    """Print the images, time and memory that a run will need, on standard output."""
-    if as_json:
-        print_json(preview.to_dict())
-        return
-    for line in preview.text().splitlines():
-        print_line(line)
 
 
 class _Shown:
