@@ -1,10 +1,7 @@
 """The kernels compiled ahead of time, for a compute capability and without a GPU."""
 
 import re
-import subprocess
-import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import triton
@@ -22,8 +19,6 @@ from condinst_deploy.kernels.select import chunk_of, select_instances_kernel, wa
 POINTERS = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16"}
 ALIGNMENT = 16
 """Bytes that every tensor's address is a multiple of; PyTorch and TensorRT give 256."""
-
-FIRST_BLACKWELL = 100
 
 
 @dataclass(frozen=True)
@@ -45,14 +40,6 @@ class CompiledKernel:
     ptx: str
     threads: int  # of a block
     shared_bytes: int  # of a block, given at launch
-
-
-@dataclass(frozen=True)
-class Resources:
-    """Resources of a kernel, as the assembler reports them."""
-
-    registers: int  # of a thread
-    spilled_bytes: int  # stores and loads of a thread
 
 
 def mask_head_source(dtype: str, channels: int, hidden: int) -> KernelSource:
@@ -140,22 +127,3 @@ def target_of(ptx: str) -> str:
     """Return the target that the PTX names: `sm_80`."""
     found = re.search(r"^\.target\s+(\w+)", ptx, re.MULTILINE)
     return found.group(1) if found else ""
-
-
-def resources_of(ptx: str, architecture: str) -> Resources:
-    """Assemble for an architecture (`sm_90`) with the assembler that comes with Triton.
-
-    Raises:
-        subprocess.CalledProcessError: the assembler refuses the PTX.
-    """
-    tools = triton.knobs.nvidia
-    number = int(re.sub(r"\D", "", architecture))
-    assembler = tools.ptxas_blackwell if number >= FIRST_BLACKWELL else tools.ptxas
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "kernel.ptx"
-        source.write_text(ptx, encoding="utf-8")
-        command = [assembler.path, "-v", f"-arch={architecture}", str(source), "-o", str(source.with_suffix(".cubin"))]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    spilled = sum(int(n) for n in re.findall(r"(\d+) bytes spill", said))
-    registers = max(int(n) for n in re.findall(r"Used (\d+) registers", said))
-    return Resources(registers, spilled)

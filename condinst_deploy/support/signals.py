@@ -167,11 +167,6 @@ def cancellable(stop: Callable[[], None]) -> Iterator[None]:
         _state.running.pop(thread, None)
 
 
-def is_cancellable(thread: int | None) -> bool:
-    """Return whether a network runs in a thread that `cancel` would stop."""
-    return thread in _state.running
-
-
 def cancel(thread: int | None) -> None:
     """Stop the network that runs in a thread, if one does."""
     stop = _state.running.get(thread or 0)

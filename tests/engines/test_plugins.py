@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from condinst_deploy.errors import EngineError
-from condinst_deploy.kernels.aot import KernelSource, mask_head_source, resources_of, select_source
+from condinst_deploy.kernels.aot import KernelSource, mask_head_source, select_source
 from condinst_deploy.kernels.ptx import parameters_of, without_hidden_parameters
 from condinst_deploy.kernels.select import warps_of
 from condinst_engines.plugins import mask_head, select
 from condinst_engines.plugins.plugin_kernels import plugin_kernel
+from tests.support.ptx_resources import resources_of
 
 SOURCES = {
     "mask head, float32": mask_head_source("float32", 8, 8),

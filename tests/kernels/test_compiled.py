@@ -13,11 +13,11 @@ from condinst_deploy.kernels.aot import (
     offsets_source,
     probabilities_source,
     resize_source,
-    resources_of,
     select_source,
     target_of,
 )
 from condinst_deploy.kernels.select import MOST_CANDIDATES
+from tests.support.ptx_resources import resources_of
 
 CAPABILITIES = (75, 80, 86, 89, 90, 100, 120)
 SOURCES = {

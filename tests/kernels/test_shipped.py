@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from condinst_deploy.kernels.aot import resize_source, resources_of
+from condinst_deploy.kernels.aot import resize_source
 from condinst_deploy.kernels.ptx import parameters_of
 from condinst_deploy.kernels.shipped import FOLDER, shipped_kernel
+from tests.support.ptx_resources import resources_of
 
 ROOT = Path(__file__).parents[2]
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
