@@ -25,8 +25,8 @@ from tests.support.adelaidet_names import adelaidet_state_of
 from tests.support.models import (
     GOLDEN,
     IMAGES,
-    SLIM,
     SLIM_ADELAIDET,
+    SLIMMER,
     adelaidet_detections,
     manifest_of,
     noise_image,
@@ -34,7 +34,6 @@ from tests.support.models import (
 )
 
 COMMAND = Path(sys.executable).parent / "condinst-export"
-TINY = replace(SLIM, depth=18, base_width=8, tower_convs=1, mask_branch_channels=16, mask_branch_convs=1)
 STATIC = "1x128x224"
 OPTIONS = (
     "--static",
@@ -75,7 +74,7 @@ def files(folder: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tiny.v2.pth"
-    save_model(path, seeded_model(TINY), manifest_of(TINY))
+    save_model(path, seeded_model(SLIMMER), manifest_of(SLIMMER))
     return path
 
 
@@ -158,7 +157,7 @@ def test_a_fixed_shape_is_fixed_and_predicts_as_the_model_does(exported: Exporte
     assert [d.dim_value for d in image_input.type.tensor_type.shape.dim] == [1, 3, 128, 224]
     assert [d.dim_value for d in sizes.type.tensor_type.shape.dim] == [1, 2]
     selection = Selection(score_threshold=0.01, nms_iou=0.5, max_detections=5, candidates_per_level=300)
-    config = replace(TINY, selection=selection)
+    config = replace(SLIMMER, selection=selection)
     save_model(tmp_path / "reference.pth", seeded_model(config), manifest_of(config))
     # the whole fixed shape, so that there is no padding that the other does not have
     images = [noise_image(seed, 128, 224) for seed in range(2)]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from condinst_deploy.data.shapes_dataset import generate_shapes
+from tests.support.models import SHIPPED
 from tests.support.recipes import RECIPE
 
-SHIPPED = Path(__file__).parents[2] / "demo" / "shapes_slim.pth"
 COMMAND = Path(sys.executable).parent / "condinst-train"
 
 

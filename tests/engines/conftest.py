@@ -1,6 +1,5 @@
 """Graphs and builders that several test files of this stage share."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -8,10 +7,9 @@ import pytest
 
 from condinst_engines.builder_library import BuilderLibrary, load_builder_library
 from tests.support.graphs import small_network
-from tests.support.models import SLIM, manifest_of, seeded_model
+from tests.support.models import SLIMMER, manifest_of, seeded_model
 from tests.support.shared_files import made_once
 
-TINY = replace(SLIM, depth=18, base_width=8, tower_convs=1, mask_branch_channels=16, mask_branch_convs=1)
 STATIC = (1, 128, 224)
 
 
@@ -31,8 +29,8 @@ def static_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
 
     def export(folder: Path) -> None:
-        model = seeded_model(TINY)
-        manifest = with_options(model, manifest_of(TINY), ExportOptions(max_detections=5, static_shape=STATIC))
+        model = seeded_model(SLIMMER)
+        manifest = with_options(model, manifest_of(SLIMMER), ExportOptions(max_detections=5, static_shape=STATIC))
         onnx.save(onnx_from_model(model, manifest), str(folder / "tiny.onnx"))
 
     return made_once(tmp_path_factory, "static", export) / "tiny.onnx"

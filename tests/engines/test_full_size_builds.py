@@ -17,8 +17,7 @@ from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.plan_builder import build_plan, graph_for_builder
 from condinst_engines.profiles import profiles_for
 from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
-from tests.engines.conftest import TINY
-from tests.support.models import DEEPER, adelaidet_state, manifest_of, seeded_model
+from tests.support.models import DEEPER, SLIMMER, adelaidet_state, manifest_of, seeded_model
 
 SERVER = "images=1x3x320x320:1x3x800x1344:8x3x1344x1344"
 # ru_maxrss would count what the process that started this one held
@@ -64,7 +63,7 @@ def test_the_full_size_file_builds_in_3_gb_and_half_as_large_in_float16(
 @pytest.mark.parametrize("static", [None, (1, 128, 224)], ids=["dynamic", "static"])
 def test_exports_of_every_kind_build(classes: int, static: tuple[int, int, int] | None, rtx: BuilderLibrary) -> None:
     """With K = 300 and the fewest and the most classes; K = 100 and three classes are in test_plan_builder."""
-    config = replace(TINY, num_classes=classes, selection=Selection(max_detections=300))
+    config = replace(SLIMMER, num_classes=classes, selection=Selection(max_detections=300))
     model = seeded_model(config)
     manifest = with_options(model, manifest_of(config), ExportOptions(static_shape=static))
     recipe = BuildRecipe(precision="float16")

@@ -32,7 +32,7 @@ from condinst_engines.rounding import rounded
 from condinst_export.export_options import ExportOptions
 from condinst_export.onnx_file import onnx_from_model, with_options
 from tests.support.batches import host_batch
-from tests.support.models import GOLDEN, IMAGES, adelaidet_detections, golden_detections
+from tests.support.models import GOLDEN, GOLDEN_READERS, IMAGES
 
 NAMES = ("coffee", "astronaut")
 
@@ -56,14 +56,11 @@ class Target:
 FLOAT16, BFLOAT16 = Target(0.97, 0.99), Target(0.90, 0.97)
 
 
-READERS = {"mmdet": golden_detections, "adelaidet": adelaidet_detections}
-
-
 def found_by(backend: Backend) -> Agreement:
     """The reference's detections of both images, which are the float32 file's to 1e-5, against the backend's."""
     family, parts = backend.manifest.family, []
     for name in NAMES:
-        golden = READERS[family](np.load(GOLDEN / family / f"{name}_seed0.npz"), 0)
+        golden = GOLDEN_READERS[family](np.load(GOLDEN / family / f"{name}_seed0.npz"), 0)
         parts.append(agreement(golden, detections(backend, name), min_iou=0.9))
     return merged(parts)
 

@@ -23,10 +23,10 @@ from condinst_deploy.model.mask_head import dynamic_mask_head
 from condinst_deploy.model.operations import REFERENCE, Operations
 from condinst_deploy.runtime import postprocess, torch_backend
 from condinst_deploy.runtime.predictor import Predictor
+from tests.support.models import SHIPPED
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SHIPPED = Path(__file__).parents[2] / "demo" / "shapes_slim.pth"
 COUNT = 24
 GATE = 0.1
 

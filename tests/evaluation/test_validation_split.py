@@ -11,8 +11,8 @@ from condinst_deploy.cli.evaluate import main
 from condinst_deploy.data.shapes_dataset import VAL_COUNT, generate_shapes
 from condinst_deploy.model.checkpoints import load_model
 from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
+from tests.support.models import SHIPPED
 
-SHIPPED = Path(__file__).parents[2] / "demo" / "shapes_slim.pth"
 GATE = 0.05  # points
 
 

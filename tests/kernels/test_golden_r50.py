@@ -23,12 +23,11 @@ from condinst_deploy.model.operations import REFERENCE
 from condinst_deploy.runtime.preprocessing.batch import network_inputs
 from tests.support.device_results import detections_of
 from tests.support.interpreter import interpreted
-from tests.support.models import GOLDEN, IMAGES, adelaidet_detections, golden_detections
+from tests.support.models import GOLDEN, GOLDEN_READERS, IMAGES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600), pytest.mark.usefixtures("one_thread")]
 
 TOLERANCE = Tolerance(boxes=0.02, scores=2e-5, mask_iou=0.999)
-READERS = {"mmdet": golden_detections, "adelaidet": adelaidet_detections}
 LOGIT_ERROR = 1e-4
 CLASSES = 80
 MOST_SLOTS, MOST_MASKS = 16, 25
@@ -69,7 +68,7 @@ def network(request: pytest.FixtureRequest) -> Network:
         outputs = FixedSlots(model, REFERENCE._replace(select=select, mask_head=mask_head)).eval()(
             *(torch.from_numpy(array) for array in inputs)
         )
-    golden = READERS[family](np.load(GOLDEN / family / "coffee_seed0.npz"), 0)
+    golden = GOLDEN_READERS[family](np.load(GOLDEN / family / "coffee_seed0.npz"), 0)
     return Network(family, geometry, outputs, kept["select"], kept["mask_head"], golden)
 
 

@@ -18,6 +18,7 @@ from tests.support.checkpoints import assert_same_weights, saved
 from tests.support.mmdet_names import mmdet_state_of
 from tests.support.models import (
     ADELAIDET_KEYS,
+    SHIPPED,
     SLIM,
     SLIM_ADELAIDET,
     SLIM_BIFPN,
@@ -118,7 +119,7 @@ def test_our_own_files_written_before_there_were_families_load_unchanged(tmp_pat
 
 
 def test_the_shipped_model_loads_unchanged() -> None:
-    path = Path(__file__).parents[2] / "demo" / "shapes_slim.pth"
+    path = SHIPPED
     stored = torch.load(path, weights_only=True)
     loaded = load_model(path)
     assert (loaded.manifest.family, loaded.model.config.neck) == ("mmdet", "fpn")

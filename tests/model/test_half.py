@@ -1,7 +1,5 @@
 """The network in half precision, on a CPU."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -12,11 +10,10 @@ from condinst_deploy.model.folding import fold_batch_norms
 from condinst_deploy.model.half import TOWER_SHIFT, HalfNetwork, HalfType, scale_before_norm
 from condinst_deploy.model.head import ConvNorm
 from condinst_deploy.model.operations import REFERENCE
-from tests.support.models import SLIM_KINDS, noise_image, seeded_model
+from tests.support.models import SHIPPED, SLIM_KINDS, noise_image, seeded_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SHAPES_MODEL = Path(__file__).parents[2] / "demo" / "shapes_slim.pth"
 LARGEST_FLOAT16 = 65504
 WIDE = ("head.box_pred", "head.centerness", "head.controller", "head.scales")
 
@@ -82,12 +79,12 @@ def test_scaling_before_a_norm_changes_nothing_in_float32() -> None:
 def test_the_shipped_model_would_overflow_float16_and_does_not() -> None:
     images, sizes = inputs(352)
     with torch.no_grad():
-        model = load_model(SHAPES_MODEL).model
+        model = load_model(SHIPPED).model
         fold_batch_norms(model)
         plain = largest_of_towers(model)
         model(images[:1], sizes[:1])
         assert max(plain) > LARGEST_FLOAT16
-        model = load_model(SHAPES_MODEL).model
+        model = load_model(SHIPPED).model
         network = HalfNetwork(model, REFERENCE, "float16").eval()
         scaled = largest_of_towers(model)
         outputs = network(images[:1], sizes[:1])

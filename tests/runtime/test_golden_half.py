@@ -10,12 +10,11 @@ from condinst_deploy.imaging.decode import rgb_from
 from condinst_deploy.model.half import HalfType
 from condinst_deploy.runtime.torch_backend import TorchBackend
 from tests.support.batches import host_batch
-from tests.support.models import GOLDEN, IMAGES, adelaidet_detections, golden_detections
+from tests.support.models import GOLDEN, GOLDEN_READERS, IMAGES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 NAMES = ("coffee", "astronaut")
-READERS = {"mmdet": golden_detections, "adelaidet": adelaidet_detections}
 LEAST: dict[HalfType, tuple[float, float]] = {"bfloat16": (0.90, 0.97)}
 """Share of the reference's detections that match at a box IoU of 0.9, and the median mask IoU of the pairs."""
 
@@ -29,7 +28,7 @@ def test_detections_are_the_references(family: str, half: HalfType, request: pyt
         for name in NAMES:
             inputs, geometries = host_batch(backend, [rgb_from(IMAGES / f"{name}.png")])
             (ours,) = backend.postprocess(backend.forward(inputs), geometries)
-            golden = READERS[family](np.load(GOLDEN / family / f"{name}_seed0.npz"), 0)
+            golden = GOLDEN_READERS[family](np.load(GOLDEN / family / f"{name}_seed0.npz"), 0)
             found.append(agreement(golden, ours, min_iou=0.9))
     result = merged(found)
     matched, median = LEAST[half]

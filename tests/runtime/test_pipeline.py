@@ -312,15 +312,7 @@ def test_a_stream_that_is_stopped_leaves_no_thread(results: int, stop: Callable[
     assert ours() == []
 
 
-@pytest.fixture
-def _ctrl_c_interrupts() -> Iterator[None]:
-    """A shell starts what runs in the background with Ctrl-C ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("_ctrl_c_interrupts")
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_ctrl_c_while_a_result_is_waited_for_leaves_no_thread() -> None:
     def forward(inputs: NetworkInputs) -> Any:
         os.kill(os.getpid(), signal.SIGINT)

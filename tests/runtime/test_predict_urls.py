@@ -4,12 +4,10 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from condinst_deploy import ConfigError, ImageError, Predictor
 from condinst_deploy.imaging.decode import existing_sources
@@ -19,7 +17,7 @@ from condinst_deploy.runtime.predict_files import PredictedFiles, PredictFilesOp
 from condinst_deploy.runtime.predictor_options import PredictorOptions
 from condinst_deploy.runtime.recording import FileOutputs
 from condinst_deploy.support import remote_files
-from tests.support.models import noise_image
+from tests.support.images import png
 from tests.support.storages import FailingStorage, failing_storage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -34,12 +32,6 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         storage.pipe_file("/b/notes.txt", b"no image")
         storage.pipe_file("/b/._1.png", b"no image")
         yield storage
-
-
-def png(seed: int) -> bytes:
-    stream = BytesIO()
-    Image.fromarray(noise_image(seed, 96, 128)).save(stream, "PNG")
-    return stream.getvalue()
 
 
 def predicted(model: Path, images: list[str], out: Path, **changes: Any) -> PredictedFiles:

@@ -10,19 +10,17 @@ from condinst_deploy.errors import BackendError, ConfigError
 from condinst_deploy.evaluation.agreement import agreement, merged
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.runtime.torch_backend import TorchBackend, check_precision
-from tests.support.models import noise_image
+from tests.support.models import SHIPPED, noise_image
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-SHAPES_MODEL = Path(__file__).parents[2] / "demo" / "shapes_slim.pth"
 
 
 def test_the_shipped_model_finds_the_same_in_bfloat16() -> None:
     config = ShapesConfig()
     images = [image_of(scene_of(config, "val", i), config, "val", i) for i in range(3)]
     with (
-        Predictor(SHAPES_MODEL, device="cpu", score_threshold=0.3) as reference,
-        Predictor(SHAPES_MODEL, device="cpu", score_threshold=0.3, precision="bfloat16") as half,
+        Predictor(SHIPPED, device="cpu", score_threshold=0.3) as reference,
+        Predictor(SHIPPED, device="cpu", score_threshold=0.3, precision="bfloat16") as half,
     ):
         found = merged(agreement(*pair, 0.9) for pair in zip(reference(images), half(images), strict=True))
         assert half.manifest.precision == "bfloat16"
@@ -78,10 +76,10 @@ def test_a_closed_model_in_half_precision_says_so(slim_checkpoint: Path) -> None
 def test_a_gpu_finds_the_same_with_and_without_graphs(precision: str) -> None:
     config = ShapesConfig()
     images = [image_of(scene_of(config, "val", i), config, "val", i) for i in range(16)]
-    with Predictor(SHAPES_MODEL, device="cpu", score_threshold=0.3) as reference:
+    with Predictor(SHIPPED, device="cpu", score_threshold=0.3) as reference:
         want = reference(images)
     options = {"device": "cuda", "score_threshold": 0.3, "batch_size": 2, "precision": precision}
-    with Predictor(SHAPES_MODEL, **options) as half:  # type: ignore[arg-type]
+    with Predictor(SHIPPED, **options) as half:  # type: ignore[arg-type]
         found = half(images)  # eight batches of one shape: from the second on a graph
         again = half(images)
     assert merged(agreement(*pair, 0.9) for pair in zip(want, found, strict=True)).matched_share > 0.9

@@ -8,17 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from condinst_deploy import ConfigError, ImageError, InstanceDetections, Predictor
+from condinst_deploy import ConfigError, ImageError, Predictor
 from condinst_deploy.serving.protocol import RequestOptions
 from condinst_deploy.serving.triton.limits import Limits
 from condinst_deploy.serving.triton.service import Answer, ImageRequest, ImageService
+from tests.support.images import png
 from tests.support.models import noise_image
-
-
-def png(seed: int, height: int = 96, width: int = 128) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(noise_image(seed, height, width)).save(content, "PNG")
-    return content.getvalue()
+from tests.support.predictions import same
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +26,6 @@ def predictor(slim_onnx: Path) -> Iterator[Predictor]:
 @pytest.fixture(scope="module")
 def service(predictor: Predictor) -> ImageService:
     return ImageService(predictor, Limits(image_bytes=200_000, image_pixels=300 * 300, dense_bytes=8 * 96 * 128))
-
-
-def same(a: InstanceDetections, b: InstanceDetections) -> bool:
-    fields = ("boxes", "scores", "labels")
-    return all(np.array_equal(getattr(a, f), getattr(b, f)) for f in fields) and a.masks.rle() == b.masks.rle()
 
 
 def test_answers_are_those_of_the_predictor(predictor: Predictor, service: ImageService) -> None:

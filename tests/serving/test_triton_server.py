@@ -1,6 +1,5 @@
 """A real tritonserver on this machine's CPU: answers, batches, refusals, a killed process, an orderly end."""
 
-import io
 import json
 import os
 import signal
@@ -14,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from condinst_deploy import ConfigError, ImageError, InstanceDetections, Predictor
+from condinst_deploy import ConfigError, ImageError, Predictor
 from condinst_deploy.serving import Client
 from condinst_deploy.serving.client.health import check_health
 from condinst_deploy.serving.client.transport import ServerUnavailable
@@ -24,7 +22,9 @@ from condinst_deploy.serving.protocol import BOXES, MASKS, MODEL, RequestOptions
 from condinst_deploy.serving.triton.limits import Limits
 from condinst_deploy.serving.triton.repository import write_repository
 from condinst_deploy.serving.triton.repository_settings import Layout, RepositoryOptions
+from tests.support.images import png
 from tests.support.models import noise_image
+from tests.support.predictions import same
 from tests.support.triton_server import ENVIRONMENT, ROOT, Server, missing, running
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
@@ -53,23 +53,12 @@ def predictor(slim_onnx: Path) -> Iterator[Predictor]:
         yield loaded
 
 
-def png(seed: int, height: int, width: int) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(noise_image(seed, height, width)).save(content, "PNG")
-    return content.getvalue()
-
-
 def declaring(width: int, height: int) -> bytes:
     """A small PNG whose header declares another size."""
     content, (start, end) = bytearray(png(0, 8, 8)), (12, 29)  # of the header's name and fields
     content[16:24] = struct.pack(">II", width, height)
     content[end : end + 4] = struct.pack(">I", zlib.crc32(content[start:end]))
     return bytes(content)
-
-
-def same(a: InstanceDetections, b: InstanceDetections) -> bool:
-    fields = ("boxes", "scores", "labels")
-    return all(np.array_equal(getattr(a, f), getattr(b, f)) for f in fields) and a.masks.rle() == b.masks.rle()
 
 
 @pytest.mark.parametrize("concurrency", [1, 16])

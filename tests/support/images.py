@@ -1,9 +1,11 @@
 """Pixels that the tests of images write in every form, and what they become."""
 
+import io
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from tests.support.models import noise_image
 
@@ -25,6 +27,13 @@ ALPHA = np.tile(np.linspace(0, 255, 36).astype(np.uint8), (24, 1))
 SIXTEEN_BITS: Levels = np.array(
     [[0, 1, 128, 129, 256, 257], [32767, 32768, 65406, 65407, 65534, 65535]], dtype=np.uint16
 )
+
+
+def png(seed: int, height: int = 96, width: int = 128) -> bytes:
+    """Content of a PNG file of noise."""
+    content = io.BytesIO()
+    Image.fromarray(noise_image(seed, height, width)).save(content, "PNG")
+    return content.getvalue()
 
 
 def grey_rgb(grey: npt.NDArray[Any]) -> UInt8:

@@ -25,6 +25,8 @@ GOLDEN_CASES = {
 }
 """Golden outputs that both references have, and the images of each."""
 IMAGES = GOLDEN / "images"
+SHIPPED = GOLDEN.parents[1] / "demo" / "shapes_slim.pth"
+"""The trained model that ships."""
 
 SLIM = CondInstConfig(
     num_classes=3,
@@ -54,6 +56,9 @@ SLIM_ADELAIDET = replace(
     preprocessing=Preprocessing(std=(1.0, 1.0, 1.0), short_side=128, long_side=224, family="adelaidet"),
     selection=ADELAIDET_SELECTION,
 )
+SLIMMER = replace(SLIM, depth=18, base_width=8, tower_convs=1, mask_branch_channels=16, mask_branch_convs=1)
+"""The smallest model that is exported and built; its images are as small as `SLIM`'s."""
+
 TINY = CondInstConfig(
     num_classes=3,
     depth=18,
@@ -176,6 +181,10 @@ def adelaidet_detections(archive: Any, image: int) -> InstanceDetections:
     width = archive[f"im{image}_original_hw"][1]
     masks = np.unpackbits(archive[f"im{image}_masks_packed"], axis=2)[:, :, :width]
     return _detections(archive, f"im{image}_", "classes", masks)
+
+
+GOLDEN_READERS = {"mmdet": golden_detections, "adelaidet": adelaidet_detections}
+"""Family -> the function that reads its golden outputs."""
 
 
 def _detections(archive: Any, prefix: str, labels: str, masks: np.ndarray[Any, Any]) -> InstanceDetections:

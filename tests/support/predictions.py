@@ -26,6 +26,12 @@ def assert_equal(detections: InstanceDetections, expected: InstanceDetections) -
     np.testing.assert_array_equal(np.asarray(detections.masks), np.asarray(expected.masks))
 
 
+def same(a: InstanceDetections, b: InstanceDetections) -> bool:
+    """Whether two results are equal bit by bit."""
+    fields = ("boxes", "scores", "labels")
+    return all(np.array_equal(getattr(a, f), getattr(b, f)) for f in fields) and a.masks.rle() == b.masks.rle()
+
+
 def assert_about_equal(detections: InstanceDetections, expected: InstanceDetections) -> None:
     """Of ONNX Runtime on batches of other sizes: sums of other orders."""
     assert len(detections) == len(expected) > 0

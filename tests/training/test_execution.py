@@ -25,9 +25,10 @@ from condinst_deploy.training.recipe import (
     ScheduleSettings,
 )
 from condinst_deploy.training.run import TrainingRun
-from condinst_deploy.training.run_start import new_run, resumed_run
-from condinst_deploy.training.trainer import Reports, Sets, manifest_for, open_sets, train
+from condinst_deploy.training.run_start import resumed_run
+from condinst_deploy.training.trainer import Reports, Sets, open_sets, train
 from tests.support.recipes import tiny_recipe
+from tests.support.training_runs import run_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -50,10 +51,6 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 @pytest.fixture(scope="module")
 def sets(recipe: Recipe) -> Sets:
     return open_sets(recipe)
-
-
-def run_of(recipe: Recipe, sets: Sets) -> TrainingRun:
-    return new_run(recipe, manifest_for(recipe, sets), CPU)
 
 
 def one_step(recipe: Recipe, sets: Sets) -> tuple[TrainingRun, Losses]:

@@ -30,11 +30,12 @@ from condinst_deploy.training.recipe import (
     StartSettings,
 )
 from condinst_deploy.training.run import TrainingRun
-from condinst_deploy.training.run_start import new_run, resumed_run
+from condinst_deploy.training.run_start import resumed_run
 from condinst_deploy.training.store import CheckpointStore
-from condinst_deploy.training.trainer import Reports, Sets, evaluate, manifest_for, open_sets, train
+from condinst_deploy.training.trainer import Reports, Sets, evaluate, open_sets, train
 from tests.support.processes import in_processes
 from tests.support.recipes import tiny_recipe
+from tests.support.training_runs import run_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -68,10 +69,6 @@ def recipe(folder: Path) -> Recipe:
 @pytest.fixture(scope="module")
 def sets(recipe: Recipe) -> Sets:
     return open_sets(recipe)
-
-
-def run_of(recipe: Recipe, sets: Sets, ranks: Ranks = ALONE) -> TrainingRun:
-    return new_run(recipe, manifest_for(recipe, sets), CPU, ranks)
 
 
 def with_fixed_norms(run: TrainingRun) -> TrainingRun:

@@ -11,8 +11,8 @@ from condinst_deploy.data.shapes_dataset import VAL_COUNT, generate_shapes
 from condinst_deploy.evaluation.coco_metrics import average_precision, detect_all, load_coco
 from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.runtime.predictor import Predictor
+from tests.support.models import SHIPPED
 
-SHIPPED = Path(__file__).parents[2] / "demo" / "shapes_slim.pth"
 REPORTED_MASK_AP = 0.724
 """Values in demo/README.md."""
 

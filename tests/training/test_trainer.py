@@ -24,10 +24,11 @@ from condinst_deploy.training.recipe import (
     load_recipe,
 )
 from condinst_deploy.training.run import TrainingRun
-from condinst_deploy.training.run_start import fine_tuning_run, new_run, resumed_run
+from condinst_deploy.training.run_start import fine_tuning_run, resumed_run
 from condinst_deploy.training.trainer import Reports, Sets, manifest_for, open_sets, train, with_classes
 from tests.support.models import TINY
 from tests.support.recipes import tiny_recipe
+from tests.support.training_runs import run_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -67,10 +68,6 @@ def interrupt_at(when: int) -> Callable[[int, Losses], None]:
             raise KeyboardInterrupt
 
     return on_step
-
-
-def run_of(recipe: Recipe, sets: Sets) -> TrainingRun:
-    return new_run(recipe, manifest_for(recipe, sets), CPU)
 
 
 def same_weights(a: Path, b: Path) -> bool:

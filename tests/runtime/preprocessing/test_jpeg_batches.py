@@ -27,6 +27,7 @@ from condinst_deploy.runtime.preprocessing import jpeg_batches
 from condinst_deploy.runtime.preprocessing.batch import HostWriter, stacked
 from condinst_deploy.runtime.preprocessing.jpeg_batches import JpegBatches
 from condinst_deploy.runtime.preprocessing.tensor import TensorPreparation
+from tests.support.images import png
 from tests.support.models import noise_image
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
@@ -216,12 +217,6 @@ def turned(seed: int) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6
     return jpeg_bytes(seed, exif=exif)
-
-
-def png(seed: int) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(noise_image(seed, 40, 60)).save(file, "PNG")
-    return file.getvalue()
 
 
 def without_a_scan(seed: int) -> bytes:
