@@ -1,6 +1,7 @@
 """A single fact has a single home: modules that know it themselves are found by their text."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,22 @@ def test_a_fact_stands_in_its_home_alone(fact: str) -> None:
     pattern, homes = HOMES[fact]
     found = {path.relative_to(ROOT).as_posix() for path in SOURCES if re.search(pattern, path.read_text(), re.M)}
     assert found == homes
+
+
+SHARED_NAMES = {
+    "agreement",  # of detections; the forms of a graph that are compared have longer names
+    "backend",  # the interface, and TensorRT's
+    "batch",  # the command, and the batch that a network reads
+    "client",  # the command, and its class
+    "commands",
+    "mask_head",  # one operation as reference, kernel, plugin and rewrite
+    "operations",
+    "resize",
+    "select",
+}
+"""Modules of one name that are about one thing, or whose package says which is meant (decision 51)."""
+
+
+def test_modules_of_different_things_have_different_names() -> None:
+    names = Counter(path.stem for path in SOURCES if path.stem != "__init__")
+    assert {name for name, count in names.items() if count > 1} <= SHARED_NAMES
