@@ -5,7 +5,7 @@
 Logits of 100 instances are made from a seed, for a network input of 800x1344 and three sizes of the original, and
 100 masks of the whole image. Both sides start with logits in memory and end with COCO RLEs. The references paste
 all instances at once; the same computation for one instance at a time is also measured, because it needs less
-memory, and no less time. Every figure is a median over rounds in which the sides take turns. Peak memory is that of
+memory, and no less time. Every value is a median over rounds in which the sides take turns. Peak memory is that of
 a process of its own, above what it had before. Equality is counted in pixels.
 """
 

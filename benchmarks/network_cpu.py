@@ -10,7 +10,7 @@ COCO RLEs; the eager model's with the references' dense masks and one encoding a
 
 Two pools of threads that spin slow each other down a lot, so each side lives in a process of its own, on the same
 cores, and gets its turn through a pipe: the other one is blocked meanwhile, and a pause lets its threads fall asleep.
-Who is first changes from round to round. A round gives one ratio, and the figures are medians of them.
+Who is first changes from round to round. A round gives one ratio, and the published values are medians of them.
 
 The targets are about the eager model as it comes. What channels last and inference mode are worth to it is measured
 as well, and what it costs ONNX Runtime when its threads sleep between two operators instead of spinning. Before

@@ -3,7 +3,7 @@
     python -m benchmarks.performance_tables            # rewrite the document
     python -m benchmarks.performance_tables --check    # exit status 1 where document and results differ
 
-A table stands between `<!-- figures: NAME -->` and `<!-- /figures -->`; NAME is a results file without its ending,
+A table stands between `<!-- results: NAME -->` and `<!-- /results -->`; NAME is a results file without its ending,
 whose targets are shown, or one of the sweeps. What is not measured yet says so, and which command measures it.
 """
 
@@ -21,7 +21,7 @@ from benchmarks.targets import Target, read_targets
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "performance.md"
-BLOCK = re.compile(r"(<!-- figures: (\S+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- results: (\S+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 VERDICTS = {True: "met", False: "**missed**", None: ""}
 
@@ -54,7 +54,7 @@ def target_table(targets: Sequence[Target]) -> str:
         (target.name, f"{target.measured:g} {target.unit}".strip(), target.target, VERDICTS[target.met])
         for target in targets
     )
-    return table(("figure", "measured", "target", ""), rows)
+    return table(("metric", "measured", "target", ""), rows)
 
 
 def instance_table(content: Metrics) -> str:

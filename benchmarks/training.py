@@ -46,12 +46,12 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if arguments.what == "steps":
-            figures = steps(Path(folder), arguments.rounds)
+            results = steps(Path(folder), arguments.rounds)
         elif arguments.what == "annotations":
-            figures = annotations(Path(folder), TRAIN_IMAGES, TRAIN_OBJECTS)
+            results = annotations(Path(folder), TRAIN_IMAGES, TRAIN_OBJECTS)
         else:
-            figures = loader(Path(folder), arguments.images)
-    print(json.dumps(figures | {"machine": machine()}, indent=2))
+            results = loader(Path(folder), arguments.images)
+    print(json.dumps(results | {"machine": machine()}, indent=2))
 
 
 def steps(folder: Path, rounds: int) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def annotations(folder: Path, images: int, objects: int, workers: int = 8) -> di
     linked_images(folder / "images", images)
     wall, own = time.perf_counter(), time.process_time()
     data = CocoDataset(path, folder / "images", training=True)
-    figures: dict[str, Any] = {
+    results: dict[str, Any] = {
         "megabytes": round(path.stat().st_size / 1e6),
         "images": len(data.all_records),
         "objects": len(data.all_records.owned()[0]),
@@ -106,8 +106,8 @@ def annotations(folder: Path, images: int, objects: int, workers: int = 8) -> di
         next(loading)
     children = multiprocessing.active_children()
     private = [_memory_mb(child.pid, "Private_Dirty", "Private_Clean") for child in children if child.pid is not None]
-    figures["megabytes_of_each_worker_alone"] = sorted(round(own) for own in private)
-    return figures
+    results["megabytes_of_each_worker_alone"] = sorted(round(own) for own in private)
+    return results
 
 
 def loader(folder: Path, images: int) -> dict[str, Any]:

@@ -267,7 +267,7 @@ def _overlaps(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDA
 
 
 def _paired_mask_ious(a: Instances, b: Instances, pairs: Pairs) -> npt.NDArray[np.float64]:
-    """IoU of the masks of each pair; two empty masks agree, and without masks on a side there is no figure."""
+    """IoU of the masks of each pair; two empty masks agree, and without masks on a side the IoU is NaN."""
     if a.rles is None or b.rles is None:
         return np.full(len(pairs), np.nan)
     ious = np.ones(len(pairs))

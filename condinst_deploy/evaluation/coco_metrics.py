@@ -46,7 +46,7 @@ class Metrics(NamedTuple):
     recall_large: float = -1.0
 
 
-FIGURE_NAMES = dict(
+METRIC_NAMES = dict(
     zip(
         Metrics._fields,
         ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large")
@@ -75,9 +75,9 @@ class CocoEvaluation:
     curves: npt.NDArray[np.float64]  # (len(CURVE_IOUS), 101) precision at recall 0, 0.01, ..., 1; mean over classes
 
 
-def points(figure: float) -> float | None:
+def points(metric: float) -> float | None:
     """A metric in AP points, 0..100; None if nothing of that size is annotated."""
-    return None if figure < 0 else 100 * figure
+    return None if metric < 0 else 100 * metric
 
 
 def detect_each(

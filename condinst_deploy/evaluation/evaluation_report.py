@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from condinst_deploy.contract import DRAWN_ABOVE
-from condinst_deploy.evaluation.coco_metrics import CURVE_IOUS, FIGURE_NAMES, KIND_NAMES, Kind, Metrics, points
+from condinst_deploy.evaluation.coco_metrics import CURVE_IOUS, KIND_NAMES, METRIC_NAMES, Kind, Metrics, points
 from condinst_deploy.evaluation.comparison import IOU_BINS, RULE, SIZES, Comparison, agreement_metrics, iou_counts
 from condinst_deploy.evaluation.evaluator import Evaluation, Side
 from condinst_deploy.evaluation.gate import GATED, Failure, NotCompared, compared, is_moved
@@ -53,7 +53,7 @@ def metrics_table(evaluation: Evaluation) -> list[tuple[str, list[Cell]]]:
     """Rows of all metrics that a side has: name and one cell a side."""
     kinds: list[Kind] = ["bbox", "segm"]
     return [
-        (f"{KIND_NAMES[kind]} {FIGURE_NAMES[name]}", _cells([_figure(side, kind, name) for side in evaluation.sides]))
+        (f"{KIND_NAMES[kind]} {METRIC_NAMES[name]}", _cells([_figure(side, kind, name) for side in evaluation.sides]))
         for kind in kinds
         if any(kind in side.coco for side in evaluation.sides)
         for name in Metrics._fields
@@ -142,7 +142,7 @@ def write_html(path: Path, evaluation: Evaluation, verdict: Verdict, per_class: 
         min_iou=MIN_IOU,
         rule=RULE,
         gated=compared(evaluation),
-        gated_names=[FIGURE_NAMES[name] for name in GATED],
+        gated_names=[METRIC_NAMES[name] for name in GATED],
         colours=_colours(len(evaluation.sides)),
         drawn_above=DRAWN_ABOVE,
         curve_ious=CURVE_IOUS,

@@ -20,7 +20,7 @@ from condinst_deploy.evaluation.comparison import Comparison, compare
 from condinst_deploy.evaluation.ground_truth import GroundTruth
 from condinst_deploy.evaluation.journal import Journal
 from condinst_deploy.evaluation.operating_points import OperatingPoints, operating_points
-from condinst_deploy.evaluation.provenance import figure_versions, images_with_states, run_settings
+from condinst_deploy.evaluation.provenance import images_with_states, metric_versions, run_settings
 from condinst_deploy.evaluation.results_reader import by_image, kinds_of, read_results
 from condinst_deploy.evaluation.sources import EvaluationOptions, Source, check_outputs, results_path, unique_names
 from condinst_deploy.runtime.coco_results import coco_results
@@ -121,7 +121,7 @@ def evaluate(
     others = [_against(reference, source, name, run) for source, name in zip(sources[1:], names[1:], strict=True)]
     return Evaluation(
         ground_truth,
-        figure_versions(options.fast),
+        metric_versions(options.fast),
         sides=(first, *(side for side, _, _ in others)),
         comparisons=tuple(comparison for _, comparison, _ in others),
         differences=tuple(differences for _, _, differences in others),

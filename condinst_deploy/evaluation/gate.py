@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from condinst_deploy.evaluation.coco_metrics import FIGURE_NAMES, KIND_NAMES, Kind, points
+from condinst_deploy.evaluation.coco_metrics import KIND_NAMES, METRIC_NAMES, Kind, points
 from condinst_deploy.evaluation.evaluator import Evaluation, Side
 from condinst_deploy.evaluation.wording import change_text
 
@@ -18,14 +18,14 @@ class Failure:
     """A metric that differs by more than the gate allows, in points."""
 
     side: str
-    figure: str
+    metric: str
     reference: float
     other: float
 
     def __str__(self) -> str:
         change = self.other - self.reference
         difference = change_text(change) if abs(change) >= 0.005 else f"{change:+.1g}"
-        return f"{self.side}: {self.figure} is {self.other:.2f}, {difference} from the reference's {self.reference:.2f}"
+        return f"{self.side}: {self.metric} is {self.other:.2f}, {difference} from the reference's {self.reference:.2f}"
 
 
 @dataclass(frozen=True)
@@ -65,5 +65,5 @@ def _moved(reference: Side, side: Side, kind: Kind, limit: float) -> list[Failur
     for name in GATED:
         want, have = (points(getattr(s.coco[kind].metrics, name)) for s in (reference, side))
         if want is not None and have is not None and is_moved(have - want, limit):
-            found.append(Failure(side.name, f"{KIND_NAMES[kind]} {FIGURE_NAMES[name]}", want, have))
+            found.append(Failure(side.name, f"{KIND_NAMES[kind]} {METRIC_NAMES[name]}", want, have))
     return found

@@ -41,7 +41,7 @@ def images_with_states(ground_truth: GroundTruth) -> tuple[tuple[int, str], ...]
     return tuple(zip(ground_truth.image_ids, digests, strict=True))
 
 
-def figure_versions(fast: bool) -> dict[str, str | None]:
+def metric_versions(fast: bool) -> dict[str, str | None]:
     """Versions of what turns results into metrics."""
     return versions(("condinst-deploy", "faster-coco-eval" if fast else "pycocotools", "numpy"))
 

@@ -75,7 +75,7 @@ def test_targets_become_a_table(tmp_path: Path) -> None:
     write_results(tmp_path / "masks.json", targets, {})
     lines = table_of("masks", tmp_path).splitlines()
     assert lines[:5] == [
-        "| figure | measured | target | |",
+        "| metric | measured | target | |",
         "| --- | --- | --- | --- |",
         "| a | 23.4 x | at least 20 | met |",
         "| b | 1.2 | at most 1.05 | **missed** |",
@@ -95,13 +95,13 @@ def test_what_is_missing_or_has_no_targets_says_so(tmp_path: Path) -> None:
 
 
 def test_only_what_stands_between_the_marks_changes_and_a_second_time_nothing(results: Path) -> None:
-    page = "before\n<!-- figures: sweeps.instances -->\nold\n<!-- /figures -->\nbetween\n<!-- figures: x -->\n"
-    page += "<!-- /figures -->\nafter\n"
+    page = "before\n<!-- results: sweeps.instances -->\nold\n<!-- /results -->\nbetween\n<!-- results: x -->\n"
+    page += "<!-- /results -->\nafter\n"
     once = filled(page, results)
-    assert once.startswith("before\n<!-- figures: sweeps.instances -->\n\n| instances | ours, ms |")
+    assert once.startswith("before\n<!-- results: sweeps.instances -->\n\n| instances | ours, ms |")
     assert "old" not in once
-    assert "<!-- /figures -->\nbetween\n<!-- figures: x -->\n\n*Not measured yet" in once
-    assert once.endswith("<!-- /figures -->\nafter\n")
+    assert "<!-- /results -->\nbetween\n<!-- results: x -->\n\n*Not measured yet" in once
+    assert once.endswith("<!-- /results -->\nafter\n")
     assert filled(once, results) == once
 
 

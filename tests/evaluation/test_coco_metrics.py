@@ -1,4 +1,4 @@
-"""COCO's figures: worked out by hand, and one library against the other."""
+"""COCO's metrics: worked out by hand, and one library against the other."""
 
 import json
 from pathlib import Path

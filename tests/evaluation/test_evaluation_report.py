@@ -118,7 +118,7 @@ def test_every_figure_is_on_the_page(tmp_path: Path) -> None:
 def test_the_gate_is_told(tmp_path: Path) -> None:
     evaluation = evaluated(tmp_path, small_coco.results(), moved())
     found = failures(evaluation, 1.0)
-    assert [(f.figure, round(f.other - f.reference, 2)) for f in found if isinstance(f, Failure)] == [
+    assert [(f.metric, round(f.other - f.reference, 2)) for f in found if isinstance(f, Failure)] == [
         ("box AP", -33.33),
         ("box AP50", -33.33),
         ("box AP75", -33.33),

@@ -60,13 +60,13 @@ def evaluated(annotations: Path, images: Path, model: Path, out: Path, *more: st
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    figures: dict[str, Any] = json.loads(done.stdout)
-    return figures
+    metrics: dict[str, Any] = json.loads(done.stdout)
+    return metrics
 
 
-def numbers(figures: Any) -> list[float]:
+def numbers(metrics: Any) -> list[float]:
     """All AP and AR of an evaluation, in order."""
-    (side,) = figures["sides"]
+    (side,) = metrics["sides"]
     return [value for kind in ("box", "mask") for value in side[kind].values() if value is not None]
 
 
