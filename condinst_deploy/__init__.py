@@ -113,5 +113,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    # names that are resolved on first use are not in the module yet; imports of this module are nobody's interface
+    # names that are resolved on first use are not in the module yet; what this module imports is no interface
     return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -171,7 +171,7 @@ class EngineManifest:
         return tuple(tensor for tensor in self.tensors if tensor.role == "output")
 
     def profile_for(self, shapes: Mapping[str, Shape]) -> int | None:
-        """The first profile that covers the inputs' shapes; None: no one does.
+        """The first profile that covers the inputs' shapes; None: none does.
 
         Raises:
             ArtifactError: the engine has fixed shapes, and so no profiles.

@@ -61,7 +61,7 @@ def _sides_in_one_step(
 def _sides_in_two_steps(
     original: tuple[int, int], preprocessing: Preprocessing, canvas: tuple[int, int] | None
 ) -> tuple[float, float]:
-    """The way of detectron2's ResizeShortestEdge: the short side first, then whatever limit is exceeded.
+    """The way of detectron2's ResizeShortestEdge: the short side first, then the limit that is exceeded.
 
     In floating point the order matters: 222x372 gives a height of 795.5 in one step and just below it in two.
     """

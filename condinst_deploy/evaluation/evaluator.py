@@ -106,7 +106,7 @@ def evaluate(
 ) -> Evaluation:
     """Run, or read, every source, evaluate it, and compare it with the first.
 
-    Results of two sources are held at a time. Whatever can be known to fail is found before the first image.
+    At most the results of two sources are held at a time. Inputs that cannot be used are found before the first image.
 
     Raises:
         CondInstError: a model, an image or a results file cannot be used.

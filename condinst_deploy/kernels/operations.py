@@ -39,7 +39,7 @@ def operations_for(device: torch.device) -> Operations:
 
 def fused_operations() -> Operations:
     """The kernels; tensors of a kind that they do not cover go to the references."""
-    # imported here: Triton takes a second, and what runs on a CPU has no use for it
+    # imported here: importing Triton takes a second, and runs on a CPU do not need it
     from condinst_deploy.kernels.mask_head import fused_mask_head
     from condinst_deploy.kernels.select import fused_select_instances
 

@@ -64,7 +64,7 @@ class CondInstConfig:
     base_width: int = 64  # channels of the stem; ResNet's own is 64
     stride_in_1x1: bool = False  # a bottleneck's stride sits on its first convolution (MSRA), not on the 3x3
     neck: Neck = "fpn"
-    fpn_channels: int = 256  # of P3..P7, whatever makes them
+    fpn_channels: int = 256  # of P3..P7, with every neck
     bifpn_repeats: int = 6  # for the neck "bifpn"
     tower_convs: int = 4
     mask_branch_channels: int = 128

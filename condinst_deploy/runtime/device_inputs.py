@@ -90,7 +90,7 @@ class DecodedInputs:
 
     def resize_into(self, target: Tensor) -> None:
         """Copy the image to the device of `target (3, H, W)` and resize it there, on the current stream."""
-        # imported here: Triton takes a second, and what runs on a CPU has no use for it
+        # imported here: importing Triton takes a second, and runs on a CPU do not need it
         from condinst_deploy.kernels.resize import resize_into
 
         memory = self.memory

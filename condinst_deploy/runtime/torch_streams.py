@@ -21,7 +21,7 @@ _LOCK = Lock()
 def own_stream(
     device: torch.device, priority: int = 0, make: Callable[..., Any] = torch.cuda.Stream
 ) -> torch.cuda.Stream:
-    """Return a stream that nobody else got from here, for as long as it lives.
+    """Return a stream that this pool gives to no other caller while it lives.
 
     Where all of a GPU's streams are taken, two parts share one, as they would without this function.
 

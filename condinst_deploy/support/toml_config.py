@@ -49,7 +49,7 @@ def recipe_from_toml(default: T, name: str, folder: Traversable) -> T:
 
 
 def named_settings(name: str, folder: Traversable) -> set[str]:
-    """Settings that a recipe or its base names, with the tables they stand in: `model.preprocessing.short_side`.
+    """Settings that a recipe or its base names, with the names of their tables: `model.preprocessing.short_side`.
 
     Raises:
         ConfigError: no recipe has that name, or it cannot be read.

@@ -90,7 +90,7 @@ def _log_file(path: Path | None, on_note: Callable[[str], None]) -> Iterator[Tex
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # a pipe that nobody reads is refused and not waited for
+        # a pipe without a reader is refused, not waited for
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
         os.set_blocking(descriptor, True)
         opened = os.fdopen(descriptor, "w", encoding="utf-8")

@@ -98,7 +98,7 @@ def _check_full(model: ir.Model) -> None:
     odd += [node.name or "?" for node in _all_nodes(model) if not _HALF_NUMBERS.isdisjoint(_types_named(node))]
     if odd:
         raise EngineError(
-            f"the graph has half precision already ({', '.join(odd[:WORDS_SHOWN])}), whatever its manifest says;"
+            f"the graph has half precision already ({', '.join(odd[:WORDS_SHOWN])});"
             " give the file that condinst-export wrote"
         )
 
@@ -168,7 +168,7 @@ class _Conversion:
         """Loops stay in float32 as a whole: their bodies declare types of their own."""
         for inner in (inner for body in bodies(node) for inner in body):
             if self._kind(inner) != FLOAT:
-                raise ConfigError(f"node {inner.name} stands in a loop, and loops stay in float32")
+                raise ConfigError(f"node {inner.name} is in a loop, and loops stay in float32")
             self._widen_inputs(inner)
         self._widen_inputs(node)
         self.types.update(zip(node.outputs, control_flow_types(node), strict=True))

@@ -86,8 +86,8 @@ class Policy:
 
     fp32: tuple[str, ...] = ()  # patterns of nodes in float32
     float32: tuple[str, ...] = ()  # the same: the name that recipes used before there were levels
-    bf16: tuple[str, ...] = ()  # in bfloat16, whatever the engine's precision
-    fp16: tuple[str, ...] = ()  # in float16, whatever the engine's precision
+    bf16: tuple[str, ...] = ()  # in bfloat16, for every precision of the engine
+    fp16: tuple[str, ...] = ()  # in float16, for every precision of the engine
     half: tuple[str, ...] = ()  # in the engine's half type
     int8: tuple[str, ...] = ()  # convolutions that an INT8 engine has in 8 bits, besides the toolkit's own
     fp8: tuple[str, ...] = ()  # and an FP8 engine

@@ -13,7 +13,7 @@ SCOPES = "pkg.torch.onnx.name_scopes"
 """Entry of a node's metadata in which PyTorch's exporter lists the modules around it, outermost first."""
 
 TOP = "instances"
-"""Scope of what stands in no module: selection, gathering, outputs."""
+"""Scope of nodes outside all modules: selection, gathering, outputs."""
 
 WEIGHT = ".weight"
 

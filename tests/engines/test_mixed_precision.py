@@ -148,7 +148,7 @@ def test_a_function_that_is_called_twice_is_refused(slim_proto: onnx.ModelProto)
 
 
 def test_nodes_in_a_loop_cannot_be_converted(slim_proto: onnx.ModelProto) -> None:
-    with pytest.raises(ConfigError, match="SelectInstances/iou stands in a loop"):
+    with pytest.raises(ConfigError, match="SelectInstances/iou is in a loop"):
         converted(slim_proto, "float16", Policy(half=("SelectInstances/iou",)))
 
 

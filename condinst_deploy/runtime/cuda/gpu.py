@@ -177,7 +177,7 @@ class Kernel:
 
 
 class Stream:
-    """Work that runs in order. Nobody else uses it: no pool hands it out twice."""
+    """Work that runs in order. It has one owner: no pool hands it out twice."""
 
     def __init__(self, gpu: Gpu, *, urgent: bool = False) -> None:
         self._gpu = gpu

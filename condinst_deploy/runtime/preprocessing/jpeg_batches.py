@@ -32,7 +32,7 @@ class DecodingStream(Protocol):
 
     torchvision's decoder writes on a stream of its own, which does not wait for other streams (pytorch/vision#9606).
     So it must not get memory that other work still reads, also where it stops with an error in the middle of a list,
-    and nobody may read the memory before the decoder is finished.
+    and the memory must not be read before the decoder is finished.
     """
 
     def current(self) -> AbstractContextManager[None]:

@@ -51,7 +51,7 @@ class ContextPool:
         self.made = self.replays = 0
 
     def of_profile(self, profile: int | None) -> ExecutionContext:
-        """The context of a profile, at whatever shape it had last."""
+        """The context of a profile, with the shape of its last run."""
         if profile not in self._by_profile:
             self._by_profile[profile] = self._make(profile)
             self.made += 1
@@ -64,7 +64,7 @@ class ContextPool:
         return found
 
     def wants_graph(self, shape: BatchShape) -> bool:
-        """Count a run of a shape. True if it shall be captured now."""
+        """Count a run of a shape. True if it should be captured now."""
         size = (shape.height, shape.width)
         return self._limits is not None and self._hot.came(shape, shape.batch, size)
 
@@ -74,7 +74,7 @@ class ContextPool:
         return self._make(profile)
 
     def keep(self, shape: BatchShape, run: CapturedRun) -> None:
-        """Keep a graph, in place of that of the coldest shape where there are too many.
+        """Keep a graph. If there are too many, it replaces the graph of the coldest shape.
 
         The stream must be idle.
         """
@@ -85,7 +85,7 @@ class ContextPool:
         self._captured[shape] = run
 
     def never_capture(self) -> None:
-        """Stop to capture: this engine, or this machine, does not allow it."""
+        """Stop capturing: this engine or this machine does not allow it."""
         self._limits = None
 
     def close(self) -> None:

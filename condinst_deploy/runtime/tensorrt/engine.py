@@ -10,11 +10,11 @@ from condinst_deploy.runtime.hot_shapes import HotLimits
 from condinst_deploy.support.atomic_write import atomic_path
 
 CACHE_SUFFIX = ".runtime_cache"
-"""Behind the name of an engine: the kernels that TensorRT for RTX compiled for the GPU of this machine."""
+"""Suffix of the file beside an engine with the kernels that TensorRT for RTX compiled for this machine's GPU."""
 
 
 class Engine:
-    """An engine of the library with what its contexts have in common. Close it behind its contexts."""
+    """An engine of the library, with the state that its contexts share. Close it after its contexts."""
 
     def __init__(self, library: Any, engine: Any, manifest: EngineManifest, path: Path) -> None:
         self._library, self._engine, self._manifest = library, engine, manifest
@@ -41,7 +41,7 @@ class Engine:
 
     def close(self) -> None:
         """Keep the kernels that were compiled, and release the engine."""
-        with suppress(OutputError):  # a folder that is read only makes the next start slower, nothing else
+        with suppress(OutputError):  # a read-only folder only makes the next start slower
             self._write_cache()
         self._cache = self._config = self._engine = None
 

@@ -1,4 +1,4 @@
-"""Type and zero point of the Q/DQ nodes that a graph has, whoever wrote it."""
+"""Type and zero point of the Q/DQ nodes in a graph of any tool."""
 
 import numpy as np
 import onnx_ir as ir

@@ -33,7 +33,7 @@ FEWEST_JUDGED = 50
 """Detections of float32 from which that share says something."""
 
 PARTS = ("backbone*", "fpn*", "head*", "mask_branch*")
-"""What is tried one by one, where rounding alone costs too many detections: many small errors have no one node."""
+"""Parts that are tried one by one if rounding costs too many detections: many small errors have no single node."""
 
 OnShare = Callable[[float], None]
 
@@ -88,7 +88,7 @@ class RangeCheck:
             return policy, self._report(policy, rounded, found)
         names = ", ".join(dict.fromkeys(rounded.over[:WORDS_SHOWN]))
         raise EngineError(
-            f"node {names} reaches values out of range, whatever was handled ({len(self.handled)} nodes); keep it in"
+            f"node {names} reaches values out of range, although {len(self.handled)} nodes were handled; keep it in"
             " float32 (fp32 under [policy] in a recipe). No engine was built"
         )
 

@@ -34,7 +34,7 @@ class QuantizedTolerance:
 
 
 INT8_TOLERANCE = QuantizedTolerance(matched_share=0.6, median_mask_iou=0.9)
-"""Below it something is broken (a wrong scale, an overflow), whatever the model. Good files lose much less."""
+"""Below this share something is broken (a wrong scale, an overflow), for every model. Good files lose much less."""
 
 
 def agreement_between(reference: Sequence[InstanceDetections], other: Sequence[InstanceDetections]) -> HeldOutAgreement:
