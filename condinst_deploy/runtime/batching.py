@@ -1,5 +1,6 @@
 """Which images of a stream share a batch. Pure: no threads, no clock, no device."""
 
+from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
@@ -14,8 +15,8 @@ class BatchingLimits:
     Attributes:
         batch_size: images in a full batch.
         section: after this many images all partial batches run, so results do not depend on images of other sections.
-        most_waiting: images that wait at a time; above it, the largest partial batch runs. None: no limit but the
-            section.
+        most_waiting: images that wait at a time; above it, the partial batch runs that uses its places worst. None:
+            no limit but the section.
         longest_wait: images that may follow an image before its partial batch runs. None: no limit but the section.
         most_bytes: bytes of an image and those that follow it, at which its partial batch runs. None: no limit.
     """
@@ -51,6 +52,7 @@ class BatchingPolicy(Generic[Item]):
         self._position = 0
         self._bytes = 0  # of all images so far
         self._waiting = 0
+        self._came: Counter[Hashable] = Counter()  # images of each shape in this section
         # in the order of their first images, so the first group has waited longest
         self._groups: dict[Hashable, _Group[Item]] = {}
 
@@ -68,12 +70,13 @@ class BatchingPolicy(Generic[Item]):
         batches = self._overdue()
         group = self._groups.setdefault(shape, _Group(self._position, self._bytes, []))
         group.items.append(item)
+        self._came[shape] += 1
         self._waiting += 1
         self._bytes += size
         if len(group.items) == self._limits.batch_size:
             batches.append(self._taken(shape))
         elif self._waiting > (self._limits.most_waiting or self._limits.section):
-            batches.append(self._taken(self._largest()))
+            batches.append(self._taken(self._worst()))
         return batches + self._too_large() + self._advanced()
 
     def skip(self) -> list[list[Item]]:
@@ -98,11 +101,24 @@ class BatchingPolicy(Generic[Item]):
 
     def _advanced(self) -> list[list[Item]]:
         self._position += 1
-        return self.flush() if self._position % self._limits.section == 0 else []
+        if self._position % self._limits.section:
+            return []
+        self._came.clear()
+        return self.flush()
 
-    def _largest(self) -> Hashable:
-        """The shape of most images; of several, the one that has waited longest."""
-        return max(self._groups, key=lambda shape: len(self._groups[shape].items))
+    def _worst(self) -> Hashable:
+        """The shape whose images use their places worst; of several, the one that has waited longest.
+
+        Batches of k images of a shape that makes up the share r of the images hold (k - 1) / 2 places on average, and
+        there are r / k of them for each image. So one image more in each batch saves r / (k (k + 1)) batches for half
+        a place.
+        """
+
+        def saved(shape: Hashable) -> float:
+            waiting = len(self._groups[shape].items)
+            return self._came[shape] / (waiting * (waiting + 1))
+
+        return min(self._groups, key=saved)
 
     def _taken(self, shape: Hashable) -> list[Item]:
         items = self._groups.pop(shape).items

@@ -6,11 +6,14 @@ from functools import cached_property, partial
 import numpy as np
 import torch
 
+from condinst_deploy.contract import ImageGeometry, InstanceDetections
 from condinst_deploy.errors import BackendError
-from condinst_deploy.runtime.backend import Backend
+from condinst_deploy.runtime.backend import Backend, Outputs
 from condinst_deploy.runtime.device_inputs import DecodedInputs, DeviceInputs, DeviceWriter, collated, inputs_on
 from condinst_deploy.runtime.device_outputs import on_host, side_stream, to_device
+from condinst_deploy.runtime.gpu_failure import TorchGuard
 from condinst_deploy.runtime.gpu_probe import PROBE, check_returned
+from condinst_deploy.runtime.postprocess import ResultFilter
 from condinst_deploy.runtime.preprocessing.types import Inputs
 from condinst_deploy.runtime.torch_streams import own_stream
 
@@ -26,16 +29,28 @@ class DeviceBackend(Backend):
         self.device = str(device)
         self.torch_device = _indexed(device)
         self.input_writer = DeviceWriter(self.torch_device)
+        self._guard = TorchGuard()
 
     def collate(self, parts: Sequence[Inputs]) -> DeviceInputs:
         """Put prepared images together on the device."""
-        tensors = [part if isinstance(part, DeviceInputs | DecodedInputs) else self._on_device(part) for part in parts]
-        return collated(tensors, self.static_batch, self.torch_device, self._upload_stream)
+        with self._guard.guarded():
+            tensors = [
+                part if isinstance(part, DeviceInputs | DecodedInputs) else self._on_device(part) for part in parts
+            ]
+            return collated(tensors, self.static_batch, self.torch_device, self._upload_stream)
+
+    def postprocess(
+        self, outputs: Outputs, geometries: Sequence[ImageGeometry], result_filter: ResultFilter | None = None
+    ) -> list[InstanceDetections]:
+        """Turn outputs of `forward` into detections; see `Backend.postprocess`."""
+        with self._guard.guarded():
+            return super().postprocess(outputs, geometries, result_filter)
 
     def synchronize(self) -> None:
         """Wait until the device has finished all work."""
         if self.torch_device.type == "cuda":
-            torch.cuda.synchronize(self.torch_device)
+            with self._guard.guarded():
+                torch.cuda.synchronize(self.torch_device)
 
     def check_health(self) -> None:
         """Send some bytes to the GPU and back; see `Backend.check_health`.
@@ -47,9 +62,9 @@ class DeviceBackend(Backend):
             return
         probe = np.frombuffer(PROBE, dtype=np.uint8).copy()  # PyTorch wants an array that it may write to
         try:
-            with side_stream(self.torch_device):
+            with self._guard.guarded(), side_stream(self.torch_device):
                 (found,) = on_host(to_device(probe, self.torch_device))
-        except RuntimeError as e:  # an error that stays comes back from every call
+        except RuntimeError as e:  # an unknown one: the GPU does not do the least, so it counts as one that stays
             reason = str(e).partition("\n")[0]
             raise BackendError(f"the GPU does not work in this process any more ({reason}); start a new process") from e
         check_returned(found.tobytes())

@@ -29,7 +29,7 @@ MOST_IN_BATCH, MOST_IN_WINDOW = 1024, 1024
 MOST_WAITING = 64
 """Images that wait for others of their padded shape on a GPU, at a time."""
 
-LONGEST_WAIT = 192
+LONGEST_WAIT = 320
 """Images that may follow an image before its partial batch runs, on a GPU."""
 
 MOST_FINISHERS = 3
@@ -38,8 +38,8 @@ MOST_FINISHERS = 3
 MOST_PREPARING = 16
 """Threads that prepare images beside a GPU."""
 
-SECTION = 1024
-"""Images on a GPU after which all partial batches run. A larger section makes few batches larger."""
+SECTION = 2048
+"""Images on a GPU after which all partial batches run."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class PredictorOptions:
         window_batches: `stream` makes batches of equal padded shape among this many batches of images. A larger window
             finds more full batches of images of many sizes; a result waits longer, and more images are held. With a
             batch size of 1 the window is one image. None: 4 on a CPU. On a GPU then at most 64 images wait for others
-            of their shape, none of them for more than 192 further images, and batches are complete after every 1,024.
+            of their shape, none of them for more than 320 further images, and batches are complete after every 2,048.
         observer: called for each stage of each image or batch; None: no cost. See `condinst_deploy.runtime.observer`.
         canvases: padded sizes (height, width) to which images are padded, each to the smallest that holds it; an image
             that none holds keeps its own. Fewer padded shapes make fuller batches, and fewer shapes to capture.

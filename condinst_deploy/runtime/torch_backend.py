@@ -81,13 +81,18 @@ class TorchBackend(DeviceBackend):
         self._model = self._half = None
 
     def forward(self, inputs: Inputs) -> Outputs:
-        """Run the network. On a GPU with Triton the outputs stay on the device."""
+        """Run the network. On a GPU with Triton the outputs stay on the device.
+
+        Raises:
+            BackendError: the backend was closed, or the GPU failed for good, now or earlier.
+        """
         model, half = self.model, self._half  # another thread may close the backend
-        images, sizes = self._on_device(inputs).taken()
-        outputs = self._run(model if half is None else half, images, sizes)
-        if kernels_run_on(self.torch_device):
-            return DeviceOutputs.of(outputs)
-        return NetworkOutputs(*on_host(*outputs))
+        with self._guard.guarded():
+            images, sizes = self._on_device(inputs).taken()
+            outputs = self._run(model if half is None else half, images, sizes)
+            if kernels_run_on(self.torch_device):
+                return DeviceOutputs.of(outputs)
+            return NetworkOutputs(*on_host(*outputs))
 
     @staticmethod
     @torch.no_grad()

@@ -128,8 +128,10 @@ def test_a_gpu_that_failed_is_named_by_the_health_call(monkeypatch: pytest.Monke
     with pytest.raises(BackendError, match="does not give back the bytes"):
         backend.check_health()
     monkeypatch.setattr(device_backend, "to_device", fail)
-    with pytest.raises(BackendError, match=r"any more \(CUDA error: an illegal memory access was encountered\); start"):
+    with pytest.raises(BackendError, match=r"\(an illegal memory access was encountered\).* any more: start a new"):
         backend.check_health()
+    with pytest.raises(BackendError, match=r"failed earlier .*\(an illegal memory access was encountered\); start"):
+        backend.synchronize()
 
 
 @pytest.mark.gpu

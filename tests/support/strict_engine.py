@@ -43,6 +43,12 @@ class StrictEngine:
     slots: int = 100
     contexts: "WeakSet[StrictContext]" = field(default_factory=lambda: WeakSet())  # alive
     closed: bool = False
+    runs_seen: int = 0
+
+    def ran(self) -> None:
+        if self.closed:
+            raise MisuseError("a run is told to an engine that was closed")
+        self.runs_seen += 1
 
     def context(self) -> "StrictContext":
         if self.closed:

@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Any, Self
 
-from condinst_deploy.errors import BackendError
 from condinst_deploy.kernels.shipped import LOWEST_CAPABILITY, ShippedKernel, shipped_kernel
 from condinst_deploy.runtime.cuda.driver import CudaDriver, CudaError, Driver, Handle
 from condinst_deploy.runtime.cuda.memory_pools import GpuArray, MemoryPool, host_array
+from condinst_deploy.runtime.gpu_failure import check_usable
 from condinst_deploy.runtime.gpu_probe import PROBE, check_returned
 from condinst_deploy.runtime.pinned_budget import MOST_PINNED
 
@@ -42,8 +42,7 @@ class Gpu:
         Raises:
             BackendError: the GPU failed earlier in a way that this process cannot get over.
         """
-        if self.driver.failure is not None:
-            raise BackendError(f"the GPU failed earlier in this process ({self.driver.failure}); start a new process")
+        check_usable(self.driver.failure)
         self.driver.push()
         try:
             yield

@@ -77,7 +77,9 @@ class TensorRtBackend(Backend):
         shape = inputs.images.shape if isinstance(inputs, GpuInputs) else inputs.on_host().images.shape
         profile_of(self.engine_manifest, BatchShape(shape[0], *shape[2:]))  # before memory or a context is made
         with self.gpu.current(), self.slots.slot() as slot:
-            return slot.run(self._uploads.on_gpu(inputs))
+            outputs = slot.run(self._uploads.on_gpu(inputs))
+            self._engine.ran()
+        return outputs
 
     def postprocess(
         self, outputs: Outputs, geometries: Sequence[ImageGeometry], result_filter: ResultFilter | None = None

@@ -2,6 +2,8 @@
 
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
+from time import monotonic
 from typing import Any
 
 from condinst_deploy.contract.engine_manifest import EngineManifest
@@ -11,6 +13,9 @@ from condinst_deploy.support.atomic_write import atomic_path
 
 CACHE_SUFFIX = ".runtime_cache"
 """Suffix of the file beside an engine with the kernels that TensorRT for RTX compiled for this machine's GPU."""
+
+SECONDS_BETWEEN_SAVES = 60.0
+"""At least; runs between them only look at a clock."""
 
 
 class Engine:
@@ -22,6 +27,8 @@ class Engine:
         self._config: Any = None
         self._cache: Any = None
         self._cached = 0  # bytes of the cache's file
+        self._saving = Lock()
+        self._save_after = 0.0  # of the monotonic clock; the first run saves
         self._make_config()
 
     @property
@@ -39,11 +46,28 @@ class Engine:
             return self._engine.create_execution_context(self._config)
         return self._engine.create_execution_context(self._library.ExecutionContextAllocationStrategy.USER_MANAGED)
 
+    def ran(self) -> None:
+        """Keep the kernels that were compiled so far, if some time has passed since the last look at them.
+
+        A process that is killed never comes to `close`. Threads may call it; it does not wait for another's save.
+        """
+        if self._cache is None or monotonic() < self._save_after or not self._saving.acquire(blocking=False):
+            return
+        try:
+            self._save()
+            self._save_after = monotonic() + SECONDS_BETWEEN_SAVES
+        finally:
+            self._saving.release()
+
     def close(self) -> None:
         """Keep the kernels that were compiled, and release the engine."""
+        with self._saving:
+            self._save()
+            self._cache = self._config = self._engine = None
+
+    def _save(self) -> None:
         with suppress(OutputError):  # a read-only folder only makes the next start slower
             self._write_cache()
-        self._cache = self._config = self._engine = None
 
     def _make_config(self) -> None:
         if self._manifest.flavour != "rtx":
@@ -64,3 +88,4 @@ class Engine:
         if len(content) > self._cached:
             with atomic_path(self._cache_path) as temporary:
                 temporary.write_bytes(content)
+            self._cached = len(content)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from condinst_deploy.runtime.tensorrt.engine import CACHE_SUFFIX, Engine
+from condinst_deploy.runtime.tensorrt.engine import CACHE_SUFFIX, SECONDS_BETWEEN_SAVES, Engine
 from tests.support.engine_manifests import engine_manifest, image_profile
 
 TENSORRT = engine_manifest(image_profile((1, 32, 32), (8, 256, 256)))
@@ -104,8 +104,33 @@ def test_the_kernels_of_another_machine_are_replaced(tmp_path: Path, accepts: bo
     assert file.read_bytes() == found
 
 
+def test_kernels_are_kept_while_the_engine_runs_and_not_at_every_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("condinst_deploy.runtime.tensorrt.engine.monotonic", lambda: now)
+    cache, file = Cache(b"few"), tmp_path / f"a.engine{CACHE_SUFFIX}"
+    engine = Engine(LIBRARY, Plan(Config(cache)), RTX, tmp_path / "a.engine")
+    assert not file.exists()
+    engine.ran()
+    assert file.read_bytes() == b"few"
+    cache.content = b"more kernels"
+    engine.ran()
+    assert file.read_bytes() == b"few"
+    now += SECONDS_BETWEEN_SAVES
+    engine.ran()
+    assert file.read_bytes() == b"more kernels"
+    file.unlink()
+    now += SECONDS_BETWEEN_SAVES
+    engine.ran()  # nothing was compiled since
+    engine.close()
+    assert list(tmp_path.iterdir()) == []
+    engine.ran()
+
+
 def test_a_folder_that_cannot_be_written_costs_the_cache_alone(tmp_path: Path) -> None:
     engine = Engine(LIBRARY, Plan(Config(Cache(b"kernels"))), RTX, tmp_path / "gone" / "a.engine")
+    engine.ran()
     engine.close()
 
 

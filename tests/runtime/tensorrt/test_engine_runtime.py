@@ -52,6 +52,12 @@ def test_a_stream_finds_what_onnx_runtime_finds(slim_onnx: Path, expected: list[
         del predictor, slot
 
 
+def test_the_engine_hears_of_each_run(slim_onnx: Path) -> None:
+    with engine_backend(slim_onnx) as (backend, _, engine):
+        Predictor(backend, batch_size=1)(IMAGES[:2])
+        assert engine.runs_seen == 2
+
+
 def test_eight_threads_give_what_one_gives(slim_onnx: Path) -> None:
     with engine_backend(slim_onnx) as (backend, _, _):
         serial = [Predictor(backend, batch_size=1)([image])[0] for image in IMAGES]
