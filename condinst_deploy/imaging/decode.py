@@ -45,7 +45,7 @@ TURNS = {
 """Orientation -> the transposition that makes the image upright."""
 
 FOREIGN_DECODERS = frozenset({"EPS"})
-"""Formats, whatever the file's name, that Pillow decodes with another program: PostScript by Ghostscript, without end."""
+"""Formats, whatever the name of the file, that Pillow gives to another program: Ghostscript may run it without end."""
 
 END_OF_JPEG = b"\xff\xd9"
 LAST_BYTES = 1024

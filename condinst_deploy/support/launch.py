@@ -115,7 +115,7 @@ def _warned(
 
 @contextmanager
 def remarks_on(name: str) -> Iterator[None]:
-    """Let lines on what libraries warn of in the block, in this thread, begin with a name: that of the file they read."""
+    """Name the file that libraries read in the block, in this thread, where they warn of something."""
     before = getattr(_subject, "name", None)
     _subject.name = name
     try:

@@ -82,8 +82,8 @@ def control_flow_types(node: ir.Node) -> list[ir.DataType]:
     found = [value.dtype for value in own if value.dtype is not None]
     if len(found) != len(node.outputs):
         raise EngineError(
-            f"node {node.name} ({node.op_type}) has {len(node.outputs)} outputs, and a body with {len(found)} outputs of"
-            " known types; expected as many: export the model again with condinst-export"
+            f"node {node.name} ({node.op_type}) has {len(node.outputs)} outputs, and a body with {len(found)} outputs"
+            " of known types; expected as many: export the model again with condinst-export"
         )
     return found
 

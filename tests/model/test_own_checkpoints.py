@@ -147,7 +147,13 @@ def test_weights_that_the_model_cannot_hold_are_refused(value: float, tmp_path: 
         load_model(path)
 
 
-WITHOUT_COMPARISONS = [torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz, torch.uint16]
+WITHOUT_COMPARISONS = [
+    torch.float8_e4m3fn,
+    torch.float8_e4m3fnuz,
+    torch.float8_e5m2,
+    torch.float8_e5m2fnuz,
+    torch.uint16,
+]
 
 
 @pytest.mark.parametrize("kind", WITHOUT_COMPARISONS, ids=str)
