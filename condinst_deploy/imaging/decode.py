@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from condinst_deploy.errors import ImageError
 from condinst_deploy.imaging.image_urls import ImageUrl, images_behind
+from condinst_deploy.support.launch import remarks_on
 from condinst_deploy.support.remote_files import entry_type, is_url, local_path, public_url
 
 RGBArray = npt.NDArray[np.uint8]
@@ -42,6 +43,9 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """Orientation -> the transposition that makes the image upright."""
+
+FOREIGN_DECODERS = frozenset({"EPS"})
+"""Formats, whatever the name of the file, that Pillow gives to another program: Ghostscript may run it without end."""
 
 END_OF_JPEG = b"\xff\xd9"
 LAST_BYTES = 1024
@@ -285,7 +289,8 @@ def _reading(source: str | ImageFile | EncodedImage) -> Iterator[BinaryIO]:
 def _named(name: str) -> Iterator[None]:
     """Every error in the block becomes an `ImageError` that names the image."""
     try:
-        yield
+        with remarks_on(name):
+            yield
     except ImageError as e:
         raise ImageError(f"{name}: {e}") from e
     except FileNotFoundError as e:
@@ -305,7 +310,10 @@ def _opened(stream: BinaryIO) -> Image.Image:
     with _opening, warnings.catch_warnings():
         # the user named the file, so a large photograph is no attack; Pillow's hard limit stays
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(stream)
+        image = Image.open(stream)
+    if image.format in FOREIGN_DECODERS:
+        raise ImageError(f"it is {image.format}, which Pillow gives to another program to run; convert it to PNG")
+    return image
 
 
 def _rgb_jpeg(image: Image.Image, stream: BinaryIO) -> bytes | None:

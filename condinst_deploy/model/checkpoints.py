@@ -26,6 +26,12 @@ OWN_FORMAT = "condinst-deploy"
 LARGEST_UNSTORED = 1 << 30
 """Bytes of a model that may be larger than what its file holds."""
 
+COMPARED = {
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool),
+    *(torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8),
+}
+"""Types of stored weights for which PyTorch has every comparison; others, such as floats of 8 bits, are converted."""
+
 PROBLEMS_SHOWN = 20
 """Weights that do not fit, which an error lists; it counts the others."""
 
@@ -223,12 +229,25 @@ def _problem(key: str, theirs: str, have: object, want: Tensor) -> str | None:
     if not isinstance(have, Tensor) or have.shape != want.shape:
         shape = tuple(have.shape) if isinstance(have, Tensor) else type(have).__name__
         return f"mis-shaped: {theirs} is {shape}, expected {tuple(want.shape)}"
-    if have.layout is not torch.strided or have.is_quantized or have.is_meta or have.is_complex():
+    numbers = _comparable(have)
+    if numbers is None:
         return f"not plain numbers: {theirs} is {have.layout} {have.dtype} on {have.device}"
-    if not torch.isfinite(have).all():
+    if not torch.isfinite(numbers).all():
         return f"not finite: {theirs} holds NaN or infinity"
-    if have.dtype != want.dtype and not torch.isfinite(have.to(want.dtype)).all():
+    if numbers.dtype != want.dtype and not torch.isfinite(numbers.to(want.dtype)).all():
         return f"not finite: {theirs} is {have.dtype} with numbers that {want.dtype} cannot hold"
-    if key.endswith("running_var") and (have < 0).any():
+    if key.endswith("running_var") and (numbers < 0).any():
         return f"negative: {theirs} holds variances below 0"
     return None
+
+
+def _comparable(tensor: Tensor) -> Tensor | None:
+    """The numbers of a stored tensor in a type that PyTorch compares; None if it does not hold plain numbers."""
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_complex():
+        return None
+    if tensor.dtype in COMPARED:
+        return tensor
+    try:
+        return tensor.to(torch.float64)
+    except (NotImplementedError, RuntimeError):  # parts of a byte, or bits without a meaning
+        return None

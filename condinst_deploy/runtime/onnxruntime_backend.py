@@ -236,7 +236,8 @@ def session_options(threads: CpuThreads, folder: Path | None) -> Any:
     """Return the options that differ from ONNX Runtime's defaults."""
     onnxruntime = onnx_runtime()
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; `opened_session` checks whether the provider runs
+    # errors are raised, too, and the log quotes names from files; `opened_session` checks whether the provider runs
+    options.log_severity_level = 4
     # ONNX Runtime's default counts all physical cores, including cores that taskset or a container's quota excludes
     options.intra_op_num_threads = threads.count or usable_cores()
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(threads.spin)))

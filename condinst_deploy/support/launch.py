@@ -8,8 +8,8 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import NoReturn
 
@@ -18,6 +18,9 @@ from condinst_deploy.support.extras import missing_library
 from condinst_deploy.support.signals import exit_status, listen, received, stop_listening
 
 FAILED = 1
+
+_subject = threading.local()
+"""`name`: of the file that a thread reads; see `remarks_on`."""
 
 
 def command(module: str) -> Callable[[], None]:
@@ -106,7 +109,19 @@ def _warned(
     file: object = None,
     line: str | None = None,
 ) -> None:
-    say(f"warning: {message}")
+    name = getattr(_subject, "name", None)
+    say(f"warning: {message}" if name is None else f"warning: {name}: {message}")
+
+
+@contextmanager
+def remarks_on(name: str) -> Iterator[None]:
+    """Name the file that libraries read in the block, in this thread, where they warn of something."""
+    before = getattr(_subject, "name", None)
+    _subject.name = name
+    try:
+        yield
+    finally:
+        _subject.name = before
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:

@@ -72,12 +72,19 @@ def bodies(node: ir.Node) -> list[ir.Graph]:
 
 
 def control_flow_types(node: ir.Node) -> list[ir.DataType]:
-    """Types of a control-flow node's outputs, from the declared outputs of its first body."""
+    """Types of a control-flow node's outputs, from the declared outputs of its first body.
+
+    Raises:
+        EngineError: the body has fewer outputs than the node, or outputs without types.
+    """
     declared = bodies(node)[0].outputs
-    own = declared[len(declared) - len(node.outputs) :]  # a loop's condition is no output of the node
+    own = declared[max(0, len(declared) - len(node.outputs)) :]  # a loop's condition is no output of the node
     found = [value.dtype for value in own if value.dtype is not None]
-    if len(found) != len(own):
-        raise EngineError(f"node {node.name} ({node.op_type}) has a body whose outputs have no types")
+    if len(found) != len(node.outputs):
+        raise EngineError(
+            f"node {node.name} ({node.op_type}) has {len(node.outputs)} outputs, and a body with {len(found)} outputs"
+            " of known types; expected as many: export the model again with condinst-export"
+        )
     return found
 
 

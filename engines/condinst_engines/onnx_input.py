@@ -57,10 +57,28 @@ def load_onnx(path: Path) -> onnx.ModelProto:
             )
     try:
         ir.from_proto(proto)
-    except Exception as e:  # it raises whatever its parts raise
+        if not _has_plugins(proto):  # plugins are no operators of ONNX
+            # cycles, names that nothing makes, functions that call themselves
+            onnx.checker.check_model(proto)
+        for value in (*proto.graph.input, *proto.graph.output):
+            _check_tensor(value)
+    except Exception as e:  # both raise whatever their parts raise
         causes = first_line(e.__cause__ or e)
         raise ArtifactError(f"{path} is no valid ONNX graph ({shown(causes, 300)}): export the model again") from e
     return proto
+
+
+def _check_tensor(value: onnx.ValueInfoProto) -> None:
+    """See that an input or output is a tensor: no sequence, no optional value, and of a type that NumPy has."""
+    try:
+        ir.DataType(value.type.tensor_type.elem_type).numpy()
+    except (TypeError, ValueError):
+        kind = value.type.WhichOneof("value") or "of no type"
+        raise TypeError(f"{value.name} is {kind.replace('_type', '')}; expected a tensor of numbers") from None
+
+
+def _has_plugins(proto: onnx.ModelProto) -> bool:
+    return any(attribute.name == "plugin_namespace" for node in proto.graph.node for attribute in node.attribute)
 
 
 def _texts(message: Any, place: str = "model") -> Iterator[tuple[str, str | bytes]]:

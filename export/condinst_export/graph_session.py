@@ -32,7 +32,7 @@ def graph_session(proto: onnx.ModelProto, failed: Callable[[str], CondInstError]
     """
     onnxruntime = onnx_runtime()
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, too, and the log quotes names from files
     options.intra_op_num_threads = usable_cores()
     options.enable_cpu_mem_arena = reuse_memory
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other work shares the machine

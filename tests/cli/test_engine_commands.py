@@ -5,12 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -234,6 +236,48 @@ def test_a_graph_that_is_none_is_said(command: object, folder: Path) -> None:
     onnx.save(proto, "other.onnx")
     others: list[str | Path] = [source, "--images", "none.png"] if command is compare else []
     assert "is no valid ONNX graph (" in error_of(run(command, "other.onnx", *others))
+
+
+def _cycle(proto: onnx.ModelProto) -> None:
+    node = next(node for node in proto.graph.node if node.input)
+    node.input[0] = proto.graph.node[-1].output[0]
+
+
+def _calls_itself(proto: onnx.ModelProto) -> None:
+    function = helper.make_function("own", "F", ["x"], ["y"], [], [helper.make_opsetid("own", 1)])
+    function.node.append(helper.make_node("F", ["x"], ["y"], domain="own"))
+    proto.functions.append(function)
+    proto.opset_import.append(helper.make_opsetid("own", 1))
+
+
+def _sequence(proto: onnx.ModelProto) -> None:
+    name = proto.graph.output[0].name
+    proto.graph.output[0].CopyFrom(helper.make_tensor_sequence_value_info(name, onnx.TensorProto.FLOAT, None))
+
+
+def _loop_without_results(proto: onnx.ModelProto) -> None:
+    body = helper.make_graph([], "body", [], [])
+    proto.graph.node.insert(0, helper.make_node("Loop", ["", ""], ["result"], "forever", body=body))
+
+
+GRAPHS = {
+    "cycle": (_cycle, "topologically sorted"),
+    "function that calls itself": (_calls_itself, "must not be recursive"),
+    "sequence as output": (_sequence, "is sequence; expected a tensor of numbers"),
+    "loop without results": (_loop_without_results, "node forever (Loop) has 1 outputs, and a body with 0"),
+}
+
+
+@pytest.mark.parametrize(("change", "reason"), GRAPHS.values(), ids=GRAPHS)
+def test_a_graph_that_cannot_be_compared_says_why(
+    change: Callable[[onnx.ModelProto], None], reason: str, folder: Path
+) -> None:
+    source = folder / "export/build/small.onnx"
+    proto = onnx.load(str(source))
+    change(proto)
+    onnx.save(proto, "other.onnx")
+    Image.new("RGB", (64, 48)).save("image.png")
+    assert reason in error_of(run(compare, source, "other.onnx", "--images", "image.png"))
 
 
 def test_a_list_of_layers_that_is_cut_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

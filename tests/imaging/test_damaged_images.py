@@ -1,6 +1,8 @@
 """Files that cannot be decoded are refused by their names; odd ones that can are not."""
 
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import EpsImagePlugin, Image, features
 
 from condinst_deploy.errors import ImageError
 from condinst_deploy.imaging.decode import expand_sources, rgb_from
@@ -119,3 +121,36 @@ def test_exif_that_cannot_be_read_does_no_harm(kind: str, tmp_path: Path) -> Non
     path = tmp_path / f"x.{kind.lower()}"
     Image.new("RGB", (6, 4), (90, 90, 90)).save(path, format=kind, exif=b"Exif\0\0garbagegarbage")
     assert rgb_from(path).shape == (4, 6, 3)
+
+
+def test_a_file_that_pillow_gives_to_another_program_starts_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, started = tmp_path / "gs", tmp_path / "started"
+    program.write_text(f"#!/bin/sh\ntouch {started}\nsleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # Pillow looks for it once
+    (tmp_path / "x.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 40\n%%EndComments\n{} loop\n%%EOF\n"
+    )
+    with pytest.raises(ImageError, match=r"x\.png: it is EPS.*convert it to PNG"):
+        rgb_from(tmp_path / "x.png")
+    assert not started.exists()
+
+
+def test_what_pillow_warns_of_is_said_with_the_name_of_the_file(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "x.tif")
+    content = bytearray((tmp_path / "x.tif").read_bytes())
+    (directory,) = struct.unpack_from("<I", content, 4)
+    struct.pack_into("<I", content, directory + 2 + 4, 127)  # count of the width's values
+    (tmp_path / "x.tif").write_bytes(content)
+    code = (
+        "import sys\nfrom condinst_deploy.imaging.decode import rgb_from\n"
+        "from condinst_deploy.support.launch import show_remarks_of_libraries\n"
+        "show_remarks_of_libraries()\nrgb_from(sys.argv[1])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "x.tif")], capture_output=True, text=True, check=False
+    )
+    assert done.stderr.startswith(f"warning: {tmp_path / 'x.tif'}: "), done.stderr

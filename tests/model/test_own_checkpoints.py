@@ -1,5 +1,6 @@
 """The toolkit's own format: what it keeps, what it refuses, and places that cannot be written."""
 
+import re
 import resource
 import signal
 from collections.abc import Mapping
@@ -144,6 +145,31 @@ def test_weights_that_the_model_cannot_hold_are_refused(value: float, tmp_path: 
         CheckpointError, match=r"backbone\.conv1\.weight is torch\.float64 with numbers that torch\.float32"
     ):
         load_model(path)
+
+
+WITHOUT_COMPARISONS = [
+    torch.float8_e4m3fn,
+    torch.float8_e4m3fnuz,
+    torch.float8_e5m2,
+    torch.float8_e5m2fnuz,
+    torch.uint16,
+]
+
+
+@pytest.mark.parametrize("kind", WITHOUT_COMPARISONS, ids=str)
+def test_weights_in_types_without_comparisons_are_taken_as_their_numbers(kind: torch.dtype, tmp_path: Path) -> None:
+    variances = "backbone.bn1.running_var"
+    stored = (4 * WEIGHTS[variances]).to(kind)
+    loaded = load_model(saved(tmp_path / "model.pth", own_content(state_dict=WEIGHTS | {variances: stored})))
+    assert torch.equal(loaded.model.state_dict()[variances], stored.float())
+
+
+@pytest.mark.parametrize("kind", [torch.float4_e2m1fn_x2, torch.bits8, torch.complex64], ids=str)
+def test_weights_that_are_no_numbers_are_refused_by_name(kind: torch.dtype, tmp_path: Path) -> None:
+    name = "backbone.bn1.running_var"
+    state = WEIGHTS | {name: torch.empty(WEIGHTS[name].shape, dtype=kind)}
+    with pytest.raises(CheckpointError, match=rf"not plain numbers: {re.escape(name)} is torch\.strided {kind}"):
+        load_model(saved(tmp_path / "model.pth", own_content(state_dict=state)))
 
 
 @pytest.mark.parametrize("entry", ["config", "manifest", "state_dict"])

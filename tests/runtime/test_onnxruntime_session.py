@@ -139,6 +139,31 @@ def test_what_the_library_raises_in_a_run_is_one_error_of_ours() -> None:
         backend.forward(wrong)
 
 
+def test_what_the_library_logs_of_a_run_that_fails_stays_out_of_the_terminal(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    nodes = (
+        helper.make_node("Constant", [], ["five"], value=numpy_helper.from_array(np.zeros(5, np.float32), "five")),
+        helper.make_node("Shape", ["images"], ["sizes"]),
+        helper.make_node("Reshape", ["five", "sizes"], ["reshaped"], "\x1b]0;t\x07"),
+    )
+    values = outputs()
+    proto = graph({name: value for name, value in values.items() if name != "scores"}, nodes)
+    proto.graph.node.append(helper.make_node("ReduceMax", ["reshaped"], ["most"], keepdims=0))
+    constant = numpy_helper.from_array(values["scores"], "constant")
+    proto.graph.initializer.append(constant)
+    proto.graph.node.append(helper.make_node("Add", ["constant", "most"], ["scores"]))
+    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, SLOTS])
+    made = {value.name: value for value in proto.graph.output} | {"scores": scores}
+    del proto.graph.output[:]
+    proto.graph.output.extend(made[name] for name in OUTPUTS)
+    backend = loaded(proto)
+    with pytest.raises(BackendError) as refused:
+        backend.forward(inputs())
+    assert r"\x1b]0;t\x07" in str(refused.value)
+    assert capfd.readouterr().err == ""
+
+
 def test_weights_outside_the_file_come_from_beside_it_and_from_nowhere_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
