@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from condinst_deploy.data.coco import CocoDataset
 from condinst_deploy.data.transforms import TrainingBatch
 from condinst_deploy.imaging.drawing import SHEET_SIDE, overlay, write_sheet
 from condinst_deploy.masks import Masks
+from condinst_deploy.runtime.cores import usable_cores
 from condinst_deploy.training.batches import batches
 from condinst_deploy.training.recipe import Recipe
 from condinst_deploy.training.run import TrainingRun
@@ -34,7 +35,8 @@ class Preview:
     Attributes:
         iterations: of the whole run.
         epochs: how often it sees each image.
-        seconds: of all steps, by the median of a few; evaluations are not among them.
+        seconds: of all steps, by the median of a few, with the time to load their images; evaluations are not among
+            them.
         memory_mb: largest memory of these steps: on a GPU PyTorch's, on a CPU the process's; None: not known here.
         sheet: examples as the network will see them, with their masks and boxes.
     """
@@ -72,13 +74,17 @@ def preview(run: TrainingRun, data: CocoDataset, folder: Path) -> Preview:
     on_gpu = run.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(run.device)
-    seconds, loader = [], batches(data, recipe, run.iteration, run.ranks)
-    for parts in islice(_steps(loader, recipe.execution.accumulate), 1 + STEPS):
-        started = time.perf_counter()
+    here = replace(recipe, data=replace(recipe.data, workers=0))  # loaded in this process, where it can be timed
+    steps = _steps(batches(data, here, run.iteration, run.ranks), recipe.execution.accumulate)
+    seconds, started = [], time.perf_counter()
+    for parts in islice(steps, 1 + STEPS):
+        loaded = time.perf_counter()
         run.step(*parts)
         if on_gpu:
             torch.cuda.synchronize(run.device)
-        seconds.append(time.perf_counter() - started)
+        ended = time.perf_counter()
+        seconds.append(seconds_of_iteration(loaded - started, ended - loaded, recipe.data.workers))
+        started = ended
     left = recipe.schedule.iterations - run.iteration + len(seconds)
     return Preview(
         iterations=recipe.schedule.iterations,
@@ -87,6 +93,19 @@ def preview(run: TrainingRun, data: CocoDataset, folder: Path) -> Preview:
         memory_mb=torch.cuda.max_memory_allocated(run.device) / 1e6 if on_gpu else peak_mb(),
         sheet=folder / SHEET,
     )
+
+
+def seconds_of_iteration(loading: float, step: float, workers: int) -> float:
+    """Time of an iteration: images are loaded before a step, or by processes of their own during the steps.
+
+    Args:
+        loading: seconds in which one process loads the images of an iteration.
+        step: seconds of its step.
+        workers: processes that load images; as many as there are cores can help.
+    """
+    if workers == 0:
+        return loading + step
+    return max(loading / min(workers, usable_cores()), step)
 
 
 def draw_examples(data: CocoDataset, recipe: Recipe, path: Path) -> None:

@@ -127,6 +127,8 @@ class Ranks:
         result, problem = [], None
         try:
             result.append(function())
+        except DistributedError:  # the others know, or cannot be told
+            raise
         except CondInstError as e:
             problem = e
         self.agree(problem)

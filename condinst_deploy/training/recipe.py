@@ -206,7 +206,7 @@ class ExecutionSettings:
     accumulate: int = 1  # parts of a process's share of the batch that run one after the other
     channels_last: bool = True  # where the model is wide enough (docs/decisions/0012-channels-last-in-training.md)
     compile: bool = False  # torch.compile for the convolutional part
-    sync_norms: bool = False  # norms that learn their statistics see the images of all processes; GPUs only
+    sync_norms: bool = False  # learning norms of backbone and neck see the images of all processes; GPUs only
     timeout: float = 1800.0  # seconds that processes wait for each other
 
     def __post_init__(self) -> None:
@@ -272,6 +272,14 @@ class Recipe:
             raise ConfigError(
                 f"losses.family is {self.losses.family} and the model is of the family {self.model.family};"
                 " expected the same"
+            )
+        self._check_iterations()
+
+    def _check_iterations(self) -> None:
+        if self.patience and not self.evaluate_every:
+            raise ConfigError(
+                f"patience is {self.patience} evaluations, and evaluate_every is 0 (only at the end):"
+                " set evaluate_every, or patience = 0"
             )
         if not 0 <= self.late_iterations <= self.schedule.iterations:
             raise ConfigError(

@@ -31,6 +31,10 @@ MASK_DRAWS = 1
 """Keeps the random numbers that choose masks apart from those that transform the image of the same position."""
 
 
+class LossesNotFinite(ConfigError):
+    """The losses of a step are NaN or infinite; weights and statistics are those before it."""
+
+
 @dataclass
 class TrainingRun:
     """A model that learns; everything that a checkpoint has to keep is here."""
@@ -68,7 +72,7 @@ class TrainingRun:
         The losses are those of the whole batch of all processes.
 
         Raises:
-            ConfigError: the losses are not finite.
+            LossesNotFinite: in some process.
             DistributedError: another process is lost. The run can be saved after `undo`.
         """
         self._set_rate()
@@ -195,7 +199,7 @@ class TrainingRun:
         self.undo()
         names = [source.name for part in parts for source in part.sources]
         seen = [name for own in self.ranks.gathered(names) for name in own]
-        raise ConfigError(
+        raise LossesNotFinite(
             f"the losses of iteration {self.iteration} are not finite ({_shown(losses)}); its images are"
             f" {', '.join(seen) or 'not named'}; look at them, lower optimizer.learning_rate or set"
             " optimizer.clip_norm"

@@ -183,7 +183,10 @@ def _run(recipe: Recipe, model: CondInst, manifest: ModelManifest, device: torch
 
 
 def _with_synchronised_norms(model: CondInst, recipe: Recipe, device: torch.device) -> CondInst:
-    """Norms that learn their statistics see the images of all processes.
+    """Norms of backbone and neck that learn their statistics see the images of all processes.
+
+    Those of the mask branch see their own process's, as in both references: AdelaiDet's BiFPN has SyncBN, its mask
+    branch BN.
 
     Raises:
         ConfigError: the device is a CPU.
@@ -194,7 +197,7 @@ def _with_synchronised_norms(model: CondInst, recipe: Recipe, device: torch.devi
             " set it to false, or train in one process"
         )
     convert: Callable[[nn.Module], Any] = nn.SyncBatchNorm.convert_sync_batchnorm
-    model.fpn, model.mask_branch = convert(model.fpn), convert(model.mask_branch)
+    model.fpn = convert(model.fpn)
     if not recipe.start.norm_eval and recipe.start.norm_affine:
         model.backbone = convert(model.backbone)
     return model

@@ -1,16 +1,16 @@
 """The checkpoints in the folder of a run: the last ones, and the best model."""
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from condinst_deploy.errors import CheckpointError, ConfigError
+from condinst_deploy.errors import CheckpointError, ConfigError, OutputError
 from condinst_deploy.model.safe_load import load_checkpoint_file
 from condinst_deploy.support.folder_lock import locked_folder
 
-CHECKPOINT, BEST = "last.pth", "best.pth"
+CHECKPOINT, BEST, DAMAGED = "last.pth", "best.pth", "damaged.pth"
 
 WAITING = "next.pth"
 """A complete checkpoint whose name is not `last.pth` yet; it is left only where a process is killed in that moment."""
@@ -24,6 +24,7 @@ class Found(NamedTuple):
     path: Path
     note: str  # why it is not the last one; "" if it is
     content: dict[str, Any]  # of the file
+    damaged: tuple[Path, ...] = ()  # newer ones, which cannot be read
 
 
 class CheckpointStore:
@@ -61,6 +62,18 @@ class CheckpointStore:
             if not last.exists() or _iteration_of(last) < iteration:
                 self.add(save)
 
+    def set_aside(self, damaged: Iterable[Path]) -> None:
+        """Rename damaged checkpoints to `damaged.pth`, so that they do not push out those that can be read.
+
+        Raises:
+            OutputError: one cannot be renamed.
+        """
+        for path in damaged:
+            try:
+                path.replace(self._folder / DAMAGED)
+            except OSError as e:
+                raise OutputError(f"{path} is damaged and cannot be renamed ({e.strerror or e})") from e
+
     def newest(self) -> Found:
         """The newest checkpoint that can be read.
 
@@ -69,15 +82,16 @@ class CheckpointStore:
         """
         named = [self._folder / WAITING, *(self._path(number) for number in range(MOST_KEPT))]
         paths = [path for path in named if path.exists()]
-        problems = []
+        problems, damaged = [], []
         for path in [*paths, *([] if paths else [self._path(0)])]:
             try:
                 content = read_whole(path)
             except CheckpointError as e:
                 problems.append(str(e))
+                damaged.append(path)
                 continue
             note = f"{problems[0]}; going on from {path.name}, the one before it" if problems else ""
-            return Found(path, note, content)
+            return Found(path, note, content, tuple(damaged))
         raise CheckpointError("; ".join(problems))
 
     def _path(self, number: int) -> Path:

@@ -136,12 +136,15 @@ def _read(recipe: str | Path | Recipe, options: TrainOptions, folder: Path) -> t
 
 
 def _train(recipe: Recipe, options: TrainOptions, reports: Reports, folder: Path, place: Place) -> TrainedModel:
-    ranks = place.ranks
+    ranks, found = place.ranks, place.start.checkpoint
+    damaged = () if found is None else found.damaged
+    del found  # its content does not stay in memory during the run
     run, sets = _prepared(recipe, options, reports, folder, place)
     reports.on_start(run.iteration, run.recipe)
     try:
         with ExitStack() as stack:
             ranks.on_first(lambda: stack.enter_context(locked_folder(folder)))
+            ranks.on_first(lambda: CheckpointStore(folder, recipe.keep_checkpoints).set_aside(damaged))
             metrics = trainer.train(run, sets, folder, reports)
     except KeyboardInterrupt:
         reports.on_interrupted(run.iteration, folder)
@@ -227,7 +230,7 @@ def _started(recipe: Recipe, sets: Sets, folder: Path, options: TrainOptions, pl
     manifest, ranks, device = trainer.manifest_for(recipe, sets), place.ranks, place.device
     start = place.start.released()
     if start.checkpoint is not None:
-        checkpoint, note, content = start.checkpoint
+        checkpoint, note, content, _ = start.checkpoint
         run = resumed_run(recipe, checkpoint, device, ranks, content, start.weights)
         if run.manifest.class_names != manifest.class_names:
             raise ConfigError(

@@ -12,7 +12,7 @@ from condinst_deploy.contract import ModelManifest
 from condinst_deploy.data.coco import CocoDataset, evaluation_set
 from condinst_deploy.data.coco_file import coco_content, has_masks
 from condinst_deploy.data.transforms import TrainingBatch
-from condinst_deploy.errors import ConfigError, DataError, DistributedError, OutputError
+from condinst_deploy.errors import CondInstError, ConfigError, DataError, DistributedError, OutputError
 from condinst_deploy.evaluation.coco_metrics import Entry, Kind, average_precision, detect_all, load_coco
 from condinst_deploy.imaging.drawing import SHEET_SIDE, write_sheet
 from condinst_deploy.model.checkpoints import LoadedModel, save_model
@@ -23,13 +23,17 @@ from condinst_deploy.shown_text import shown
 from condinst_deploy.support.signals import Interruption, Stopped, received, whole_steps
 from condinst_deploy.training.batches import batches
 from condinst_deploy.training.history import History, Record, draw_curves, is_evaluation, score_of
+from condinst_deploy.training.ranks import Ranks
 from condinst_deploy.training.recipe import Recipe
 from condinst_deploy.training.recipe_file import write_recipe
-from condinst_deploy.training.run import TrainingRun
+from condinst_deploy.training.run import LossesNotFinite, TrainingRun
 from condinst_deploy.training.store import BEST, CheckpointStore
 
 MODEL, CURVES, SHEET, RECIPE = "model.pth", "curves.png", "predictions.jpg", "recipe.toml"
 IMAGES_SHOWN = 12
+
+IMAGES_APART = 8
+"""Images of its own that a process detects in, in an evaluation, before it asks whether the others still do."""
 
 
 @dataclass(frozen=True)
@@ -111,16 +115,18 @@ def train(run: TrainingRun, sets: Sets, folder: Path, reports: Reports) -> Recor
     """Train to the end of the recipe; returns the metrics of the last evaluation.
 
     A checkpoint is written every `checkpoint_every` iterations, before every evaluation, at the end, and when the run
-    is interrupted, meets a damaged image or loses one of its processes. The first process writes; where it is the one
-    that is lost, another one writes.
+    is interrupted, meets a damaged image or losses that are not finite, or loses one of its processes. The first
+    process writes; where it is the one that is lost, another one writes. A run that stopped in an evaluation evaluates
+    before its next step.
 
     Raises:
+        ConfigError: the losses are not finite.
         DataError: an image is damaged.
         OutputError: a file cannot be written.
         DistributedError: another process failed, or is lost.
         KeyboardInterrupt: a signal asked this process or another one to stop.
     """
-    store = CheckpointStore(folder, run.recipe.keep_checkpoints)
+    store, began = CheckpointStore(folder, run.recipe.keep_checkpoints), run.iteration
     try:
         with ExitStack() as stack:
             # several processes stop together: a signal takes effect where they agree on it
@@ -132,6 +138,11 @@ def train(run: TrainingRun, sets: Sets, folder: Path, reports: Reports) -> Recor
         if isinstance(e, KeyboardInterrupt):
             run.average_statistics()
         if run.ranks.first:
+            store.add(run.save)
+        raise
+    except LossesNotFinite:
+        run.average_statistics()
+        if run.ranks.first and run.iteration > began:  # repeated attempts must not push out the earlier checkpoints
             store.add(run.save)
         raise
     except DistributedError:
@@ -161,6 +172,8 @@ class _Training:
         self._first(lambda: write_recipe(run.recipe, self.folder / RECIPE))
         started = time.perf_counter()
         loader = batches(self.sets.train, run.recipe, run.iteration, run.ranks)
+        if _is_evaluated(run) and self._last_evaluation() is None:  # the run stopped in it
+            self._evaluate()
         while run.iteration < run.recipe.schedule.iterations and not self._has_enough():
             parts = self._parts(loader)
             with whole_steps():  # half a step would not be a checkpoint to go on from
@@ -209,19 +222,23 @@ class _Training:
     def _save(self) -> None:
         self.run.average_statistics()
         self._first(lambda: self.store.add(self.run.save))
+        self._first(self._draw_curves)
 
     def _evaluate(self) -> Record:
         """Evaluate; keep the model if it is the best so far."""
         run = self.run
-        record = evaluate(run, self.sets, self.reports)
+        record = evaluate(run, self.sets, self.reports, self.interruption)
         if score_of(record) > max(self._scores(), default=-1.0):
             self._first(lambda: save_model(self.folder / BEST, run.evaluated, run.manifest))
         self._first(lambda: self.history.add(record))
         if not run.ranks.first:
             self.history.records.append(record)
-        self._first(lambda: draw_curves(self.history.records, self.folder / CURVES))
+        self._first(self._draw_curves)
         self.reports.on_evaluation(record)
         return record
+
+    def _draw_curves(self) -> None:
+        draw_curves(self.history.records, self.folder / CURVES)
 
     def _scores(self) -> list[float]:
         return [score_of(record) for record in self.history.records if is_evaluation(record)]
@@ -241,7 +258,7 @@ class _Training:
         return enough
 
     def _last_evaluation(self) -> Record | None:
-        """The evaluation of this iteration, where a run ends early right after it."""
+        """The evaluation of this iteration; None: it was not evaluated."""
         records = [record for record in self.history.records if is_evaluation(record)]
         return records[-1] if records and records[-1]["iteration"] == self.run.iteration else None
 
@@ -250,26 +267,76 @@ class _Training:
         self.run.ranks.on_first(lambda: (function(), None)[1])
 
 
-def evaluate(run: TrainingRun, sets: Sets, reports: Reports) -> Record:
+def evaluate(run: TrainingRun, sets: Sets, reports: Reports, interruption: Interruption | None = None) -> Record:
     """Average precision on the validation set, on a 0..1 scale; each process detects in its share of the images.
 
-    If the validation set has no masks, that of boxes alone.
+    If the validation set has no masks, that of boxes alone. The processes ask each other every `IMAGES_APART` images
+    whether all go on, so that none detects to the end where another one failed, is lost or was asked to stop.
 
     Raises:
         ImageError: an image cannot be read.
         DistributedError: another process failed, or is lost.
+        KeyboardInterrupt: a signal came, here or in another process.
     """
     ranks = run.ranks
-    images = list(zip(sets.val.image_ids, sets.val.paths, strict=True))[ranks.rank :: ranks.size]
-    done = 0
+    images = list(zip(sets.val.image_ids, sets.val.paths, strict=True))
+    own = images[ranks.rank :: ranks.size]
+    progress = _SharedProgress(ranks, len(images) // ranks.size, interruption or Interruption())
 
     def on_image() -> None:
-        nonlocal done
-        done += 1
-        reports.on_image(done, len(images))
+        progress.one_more()
+        reports.on_image(progress.done, len(own))
 
-    shares = ranks.gathered(ranks.in_each(lambda: detect_all(_predictor(run), images, on_image)))
+    def detect() -> list[Entry]:
+        try:
+            return detect_all(_predictor(run), own, on_image)
+        except _OthersStopped:
+            return []
+        except DistributedError:
+            raise
+        except CondInstError:
+            progress.failed()
+            raise
+
+    shares = ranks.gathered(ranks.in_each(detect))
     return ranks.on_first(lambda: _metrics(run.iteration, sets, [entry for share in shares for entry in share]))
+
+
+class _OthersStopped(Exception):
+    """Another process failed in its share of an evaluation."""
+
+
+@dataclass
+class _SharedProgress:
+    """What the processes of an evaluation tell each other while each detects in its images."""
+
+    ranks: Ranks
+    images: int  # that every process has at least
+    interruption: Interruption
+    done: int = 0
+
+    def one_more(self) -> None:
+        """Count an image.
+
+        Raises:
+            DistributedError: another process is lost.
+            KeyboardInterrupt: a signal came, here or in another process.
+            _OthersStopped: another process failed.
+        """
+        self.done += 1
+        if self.done % IMAGES_APART == 0 and self.done <= self.images and self._any(failed=False):
+            raise _OthersStopped
+
+    def failed(self) -> None:
+        """Let the others know at their next question; after the last one they wait for this process anyway."""
+        if (self.done // IMAGES_APART + 1) * IMAGES_APART <= self.images:
+            self._any(failed=True)
+
+    def _any(self, failed: bool) -> int:
+        somewhere, stop = self.ranks.any((int(failed), int(self.interruption.wanted)))
+        if stop:
+            raise Stopped(received() or SIGTERM)
+        return somewhere
 
 
 def _metrics(iteration: int, sets: Sets, results: list[Entry]) -> Record:
@@ -285,7 +352,7 @@ def _metrics(iteration: int, sets: Sets, results: list[Entry]) -> Record:
 def _is_evaluated(run: TrainingRun) -> bool:
     """Return whether an evaluation follows this iteration; one always follows the last iteration."""
     every = run.recipe.evaluate_every
-    return every > 0 and run.iteration % every == 0 and run.iteration < run.recipe.schedule.iterations
+    return every > 0 and run.iteration % every == 0 and 0 < run.iteration < run.recipe.schedule.iterations
 
 
 def _listed(data: CocoDataset) -> str:

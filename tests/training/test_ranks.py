@@ -246,6 +246,7 @@ def test_where_the_disk_of_the_process_that_writes_is_full_both_end_and_the_earl
         ".pth",
         ".toml",
         ".jsonl",
+        ".png",
     }
 
 

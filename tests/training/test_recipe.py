@@ -214,6 +214,7 @@ def test_a_recipe_comes_back_from_its_dictionary() -> None:
             "late_iterations = 90001\nlate_short_sides = [800]",
             "late_iterations is 90001; expected 0 to schedule.iterations, which is 90000",
         ),
+        ("patience = 2\nevaluate_every = 0", "patience is 2 evaluations, and evaluate_every is 0"),
         ("late_iterations = 3", "late_iterations is 3; expected sizes for them in late_short_sides"),
         ("[schedule]\nsteps = ['a']", r"schedule\.steps\[0\] is 'a'; expected a whole number"),
         ("[schedule]\nsteps = 3", r"schedule\.steps is 3; expected a list of whole numbers"),

@@ -62,6 +62,11 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(damage: str, tmp
     assert found.path == tmp_path / "last-1.pth"
     assert "last.pth" in found.note
     assert "going on from last-1.pth" in found.note
+    store.set_aside(found.damaged)
+    add(store, 3)
+    assert (store.newest()[:2], store.newest().damaged) == ((path, ""), ())
+    (tmp_path / "damaged.pth").unlink()
+    assert iterations(tmp_path) == {"last.pth": 3, "last-1.pth": 1}
 
 
 def test_what_was_complete_when_the_process_was_killed_is_found(tmp_path: Path) -> None:

@@ -224,6 +224,24 @@ def test_losses_that_are_not_finite_stop_the_run(recipe: Recipe, sets: Sets, tmp
         run.model.head.controller.weight.fill_(torch.nan)
     with pytest.raises(ConfigError, match="not finite"):
         train(run, sets, tmp_path, quiet())
+    assert not (tmp_path / "last.pth").exists()  # nothing was learnt that is worth keeping
+
+
+def test_losses_that_are_not_finite_later_leave_a_checkpoint_once(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
+    def spoil(iteration: int, _losses: Losses) -> None:
+        if iteration == 3:
+            run.losses.register_forward_hook(lambda _m, _i, out: {key: x * torch.nan for key, x in out.items()})
+
+    run = run_of(recipe, sets)
+    with pytest.raises(ConfigError, match="the losses of iteration 3 are not finite"):
+        train(run, sets, tmp_path, Reports(on_step=spoil))
+    checkpoint = (tmp_path / "last.pth").read_bytes()
+    run = resumed_run(recipe, tmp_path / "last.pth", CPU)
+    assert run.iteration == 3
+    spoil(3, Losses(torch.zeros(()), torch.zeros(()), torch.zeros(()), torch.zeros(())))
+    with pytest.raises(ConfigError, match="the losses of iteration 3 are not finite"):
+        train(run, sets, tmp_path, quiet())
+    assert (tmp_path / "last.pth").read_bytes() == checkpoint
 
 
 def test_residual_blocks_begin_as_the_identity_where_the_recipe_says_so(recipe: Recipe, sets: Sets) -> None:
