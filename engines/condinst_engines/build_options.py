@@ -110,7 +110,7 @@ def request_of(options: BuildOptions, recipe: BuildRecipe) -> Request | None:
         raise ConfigError("--calibration is for half and 8-bit engines: float32 has no ranges to check; leave it out")
     asked_by = [] if kind is None else [f"--{kind}"]
     calibration = calibration_from(
-        options.calibration, options.calibration_images, options.calibration_method, asked_by
+        options.calibration, options.calibration_images, options.calibration_method, asked_by, "--int8 or --fp8"
     )
     if kind is None or calibration is None:
         for name, value in given.items():

@@ -156,7 +156,7 @@ def test_where_float32_finds_nothing_the_cost_is_not_known(static_onnx: Path, tm
     [
         ({"quantization": "int8"}, "--int8 needs --calibration DIR"),
         ({"scales": Path("x.json")}, "--scales is for quantised engines"),
-        ({"calibration_images": 3}, "--calibration-images is for quantised files"),
+        ({"calibration_images": 3}, "--calibration-images is for quantised files; give --int8 or --fp8, too"),
         ({"calibration": Path()}, "--calibration is for half and 8-bit engines"),
     ],
 )

@@ -356,7 +356,7 @@ def test_weights_that_are_not_finite_are_found_before_anything_is_counted(
     ("given", "message"),
     [
         ((None, None, None, ["--int8"]), "--int8 needs --calibration DIR"),
-        ((None, 5, None, []), "--calibration-images is for quantised files"),
+        ((None, 5, None, []), "--calibration-images is for quantised files; give --int8, too"),
         ((Path("none"), None, None, ["--int8"]), "--calibration is none; expected a folder"),
         ((Path(), 0, None, ["--int8"]), "--calibration-images is 0; expected at least 1"),
         ((Path(), None, "best", ["--int8"]), "--calibration-method is 'best'; expected one of entropy, mse, max"),

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from condinst_deploy.data.shapes import generate_shapes
 
+from condinst_deploy.data.shapes_dataset import generate_shapes
 from condinst_deploy.errors import CondInstError, DistributedError
 from condinst_deploy.support.signals import listen
 from condinst_deploy.training.history import is_evaluation, read_history

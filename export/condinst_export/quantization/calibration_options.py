@@ -47,7 +47,7 @@ class CalibrationOptions:
 
 
 def calibration_from(
-    folder: Path | None, images: int | None, method: str | None, asked_by: Sequence[str]
+    folder: Path | None, images: int | None, method: str | None, asked_by: Sequence[str], kinds: str = "--int8"
 ) -> CalibrationOptions | None:
     """The options of a command line; None: nothing is quantised.
 
@@ -56,6 +56,7 @@ def calibration_from(
         images: of --calibration-images.
         method: of --calibration-method.
         asked_by: the options that were given and need a calibration.
+        kinds: the command's options for a quantised file, for messages.
 
     Raises:
         ConfigError: an option is missing or cannot be used.
@@ -64,7 +65,7 @@ def calibration_from(
         given = {"--calibration-images": images, "--calibration-method": method}
         names = [name for name, value in given.items() if value is not None]
         if names:
-            raise ConfigError(f"{names[0]} is for quantised files; say which with --int8")
+            raise ConfigError(f"{names[0]} is for quantised files; give {kinds}, too")
         return None
     if folder is None:
         raise ConfigError(
