@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 # the most that a new environment takes while it is installed
-MIN_FREE_GB ?= 8
+MIN_FREE_GB ?= 10
 # test processes side by side, of one core and up to 4 GB each
 WORKERS ?= 2
 

@@ -6,6 +6,8 @@ from PIL import Image
 
 from condinst_deploy import Predictor
 
+if len(sys.argv) != 4:
+    sys.exit(__doc__)
 model, path, overlay = sys.argv[1:]
 with Predictor(model) as predictor:
     (detections,) = predictor(path)

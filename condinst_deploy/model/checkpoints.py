@@ -13,7 +13,8 @@ from condinst_deploy.contract import Family, ModelManifest
 from condinst_deploy.errors import ArtifactError, CheckpointError, ConfigError
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.config import CondInstConfig
-from condinst_deploy.model.published_checkpoints import published_model, unwrapped
+from condinst_deploy.model.key_prefixes import unwrapped
+from condinst_deploy.model.published_checkpoints import published_model
 from condinst_deploy.model.safe_load import load_checkpoint_file
 from condinst_deploy.model.weight_names import KEY_TABLES, KeyTable, renamed
 from condinst_deploy.shown_text import shown_value

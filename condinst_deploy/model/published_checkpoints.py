@@ -9,35 +9,24 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from condinst_deploy.contract import Family, Preprocessing, Selection, contiguous_ids, default_class_names
+from condinst_deploy.contract import Family, Preprocessing, contiguous_ids, default_class_names
 from condinst_deploy.contract.coco_classes import COCO_CLASSES
 from condinst_deploy.errors import CheckpointError, ConfigError
 from condinst_deploy.model.config import BLOCKS, CondInstConfig, hidden_width
+from condinst_deploy.model.family_settings import ADELAIDET_PREPROCESSING, ADELAIDET_SELECTION
+from condinst_deploy.model.key_prefixes import unwrapped, weights_in
 from condinst_deploy.model.mmdet_config import own_selection
 from condinst_deploy.model.safe_load import Inert
 from condinst_deploy.model.weight_names import ADELAIDET_BACKBONE, renamed
-from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.validation import printable
 
 MARKERS: dict[Family, str] = {"mmdet": "bbox_head.controller.weight", "adelaidet": "controller.weight"}
 """A key that every CondInst model of the family has, and no other model."""
 
-STATE_ENTRIES = ("model", "state_dict")
-"""Entries of a file that hold the weights (AdelaiDet's, mmdetection's); a bare dictionary of weights is fine, too."""
-
-WRAPPERS = re.compile(r"(?:(?:module|_orig_mod|model)\.)+")
-"""Prefixes that wrappers (several GPUs, `torch.compile`, trainers) put before every key; they can be nested."""
-
-COMPILED = "._orig_mod."
-"""Part that `torch.compile` inserts into the keys of a submodule."""
-
 FCOS_PARTS = ("bbox_head.conv_centerness.", "proposal_generator.fcos_head.")
 """Prefixes of keys that CondInst and FCOS share, in mmdetection and AdelaiDet."""
 
 FULL_NAMES: dict[Family, str] = {"mmdet": "mmdetection", "adelaidet": "AdelaiDet"}
-
-ADELAIDET_PREPROCESSING = Preprocessing(std=(1.0, 1.0, 1.0), family="adelaidet")
-ADELAIDET_SELECTION = Selection(family="adelaidet")
 
 BOTTOM_UP = re.compile(r"^(?:backbone\.bottom_up\.)?(?:backbone\.)?")  # BiFPN's has another one inside
 DEFORMABLE = re.compile(r"(?:.*[._])?offset\.(?:weight|bias)")
@@ -129,29 +118,6 @@ def resnet_weights(path: Path, content: Mapping[Any, Any]) -> ResNetWeights:
     state = {BOTTOM_UP.sub("", key): value for key, value in in_our_layout(state).items()}
     ours, _ = renamed(list(state), ADELAIDET_BACKBONE)
     return ResNetWeights("adelaidet", {own: state[theirs] for theirs, own in ours.items()})
-
-
-def weights_in(content: Mapping[Any, Any]) -> dict[str, Any]:
-    """The weights that a file holds, bare or under an entry."""
-    entries = [content[name] for name in STATE_ENTRIES if isinstance(content.get(name), Mapping)]
-    # settings may lie under one of the names, too, and are fewer
-    chosen = max(entries, key=len, default=content)
-    # a file can have keys of any type, and as large as it likes
-    return {key if isinstance(key, str) else shown_value(key): value for key, value in chosen.items()}
-
-
-def unwrapped(state: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Weights without the prefix of wrappers, and a remark for the user where all keys had one."""
-    prefix = ""
-    if found := WRAPPERS.match(next(iter(state), "")):
-        prefix = found.group()
-    while prefix and not all(key.startswith(prefix) for key in state):
-        prefix = prefix[: prefix.rfind(".", 0, -1) + 1]  # without its last part
-    plain = {key.removeprefix(prefix).replace(COMPILED, "."): value for key, value in state.items()}
-    if len(plain) < len(state):  # two keys would be one
-        return dict(state), ""
-    remark = f"; the prefix {prefix!r} of all keys, which wrappers of PyTorch models leave, was taken off"
-    return plain, remark if prefix else ""
 
 
 def _family(path: Path, state: Mapping[str, Any], family: Family | None) -> Family:

@@ -92,7 +92,9 @@ def check(recipe: str | Path | Recipe, options: TrainOptions | None = None, repo
         raise ConfigError("--check runs in one process; start it without torchrun")
     folder = _folder(recipe, options)
     chosen, start = _read(recipe, options, folder)
-    place = Place(ALONE, torch_device(options.device), start)
+    place = Place(ALONE, torch_device(options.device), start, trains=False)
+    if _has_run(folder) and not options.resume:
+        reports.on_note(f"{_has_run(folder)}; this check changes nothing there")
     run, sets = _prepared(chosen, options, reports, folder, place)
     return preview(run, sets.train, folder)
 
@@ -117,6 +119,7 @@ class Place(NamedTuple):
     ranks: Ranks
     device: torch.device
     start: Start
+    trains: bool = True  # False: the run is only looked at
 
 
 def _read(recipe: str | Path | Recipe, options: TrainOptions, folder: Path) -> tuple[Recipe, Start]:
@@ -225,6 +228,12 @@ def _with_data(recipe: Recipe, options: TrainOptions, reports: Reports) -> Recip
     return replace(recipe, data=replace(recipe.data, **places))
 
 
+def _has_run(folder: Path) -> str:
+    """Why a new run cannot begin in a folder; "" where it can."""
+    path = folder / CHECKPOINT
+    return f"{path} exists: go on with --resume, or name another folder with --out" if path.exists() else ""
+
+
 def _started(recipe: Recipe, sets: Sets, folder: Path, options: TrainOptions, place: Place) -> TrainingRun:
     """A new run, one from trained weights, or the one in the folder."""
     manifest, ranks, device = trainer.manifest_for(recipe, sets), place.ranks, place.device
@@ -239,8 +248,8 @@ def _started(recipe: Recipe, sets: Sets, folder: Path, options: TrainOptions, pl
             )
         run.note = f"resumed at iteration {run.iteration}" + (f": {note}" if note else "")
         return run
-    if (folder / CHECKPOINT).exists():
-        raise ConfigError(f"{folder / CHECKPOINT} exists: go on with --resume, or name another folder with --out")
+    if place.trains and (problem := _has_run(folder)):
+        raise ConfigError(problem)
     if options.weights is not None:
         return fine_tuning_run(recipe, manifest, options.weights, device, ranks, start.weights)
     return new_run(recipe, manifest, device, ranks)

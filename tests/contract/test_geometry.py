@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from condinst_deploy.contract import Family, ImageGeometry, Preprocessing
-from condinst_deploy.model.published_checkpoints import ADELAIDET_PREPROCESSING
+from condinst_deploy.model.family_settings import ADELAIDET_PREPROCESSING
 from tests.support.models import GOLDEN
 
 Size = tuple[int, int]

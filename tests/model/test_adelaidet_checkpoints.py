@@ -12,7 +12,7 @@ from condinst_deploy.contract.coco_classes import COCO_CLASSES
 from condinst_deploy.errors import CheckpointError
 from condinst_deploy.model.checkpoints import load_model, own_content, save_model
 from condinst_deploy.model.config import CondInstConfig
-from condinst_deploy.model.published_checkpoints import ADELAIDET_PREPROCESSING, ADELAIDET_SELECTION
+from condinst_deploy.model.family_settings import ADELAIDET_PREPROCESSING, ADELAIDET_SELECTION
 from tests.support.adelaidet_names import adelaidet_state_of
 from tests.support.checkpoints import assert_same_weights, saved
 from tests.support.mmdet_names import mmdet_state_of

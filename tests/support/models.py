@@ -14,7 +14,7 @@ from condinst_deploy.contract import InstanceDetections, ModelManifest, Preproce
 from condinst_deploy.masks import Masks
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.config import CondInstConfig
-from condinst_deploy.model.published_checkpoints import ADELAIDET_SELECTION
+from condinst_deploy.model.family_settings import ADELAIDET_SELECTION
 from tests.golden.seeded_weights import seeded_state_dict
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -13,8 +13,8 @@ import torch
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.config import CondInstConfig
+from condinst_deploy.model.family_settings import ADELAIDET_PREPROCESSING, ADELAIDET_SELECTION
 from condinst_deploy.model.losses import LossSettings
-from condinst_deploy.model.published_checkpoints import ADELAIDET_PREPROCESSING, ADELAIDET_SELECTION
 from condinst_deploy.training.recipe import Recipe, ScheduleSettings, load_recipe, recipe_from_dict
 from tests.support.models import adelaidet_shapes
 

@@ -183,6 +183,10 @@ def test_a_look_before_a_run_leaves_a_sheet_and_says_what_it_will_take(folder: P
     assert found.seconds > 0
     assert any("rectangle" in line for line in notes)
     assert "600 iterations, each image 300.0 times" in found.text()
+    (tmp_path / "run" / "last.pth").write_bytes(b"of a run")
+    assert check(recipe, options(folder, tmp_path / "run"), Reports(on_note=notes.append)).iterations == 600
+    assert "last.pth exists: go on with --resume" in " ".join(notes)
+    assert (tmp_path / "run" / "last.pth").read_bytes() == b"of a run"
     with pytest.raises(ConfigError, match="which would stay random"):  # what stops a run stops the look, too
         check(replace(recipe, start=replace(recipe.start, frozen_stages=2)), options(folder, tmp_path / "run"))
 
