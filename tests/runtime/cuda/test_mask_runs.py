@@ -8,16 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from condinst_deploy.contract import ImageGeometry, InstanceDetections, NetworkOutputs
+from condinst_deploy.contract import ImageGeometry, NetworkOutputs
 from condinst_deploy.errors import BackendError
-from condinst_deploy.kernels.runs_launch import LIMITS, Limits
+from condinst_deploy.kernels.runs_launch import Limits
 from condinst_deploy.model.config import SOI_STRIDES
 from condinst_deploy.model.mask_head import dynamic_mask_head
 from condinst_deploy.runtime.cuda.gpu import Gpu, Stream
-from condinst_deploy.runtime.cuda.gpu_batches import GpuOutputs
 from condinst_deploy.runtime.cuda.mask_runs import detections_from_gpu
-from condinst_deploy.runtime.cuda.memory_pools import host_array
-from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
+from condinst_deploy.runtime.postprocess import ResultFilter
 from tests.support.mask_batches import MANIFEST, batch, check, found_on, on_gpu, random_batch
 from tests.support.mask_cases import adversarial
 from tests.support.models import GOLDEN
