@@ -129,7 +129,17 @@ def doctor(folder: Path) -> Step:
     log = folder / "doctor.json"
     code = "from condinst_deploy.commands import doctor; doctor()"
     status, seconds = run([sys.executable, "-c", code, "--json"], log, 120)
-    return Step("condinst-doctor", "passed" if status == 0 else "failed", last_line(log), seconds)
+    return Step("condinst-doctor", "passed" if status == 0 else "failed", findings(log), seconds)
+
+
+def findings(report: Path) -> str:
+    """What condinst-doctor found wrong or missing; its last line where it is no report."""
+    try:
+        checks = json.loads(report.read_text(encoding="utf-8", errors="replace"))["machine"]
+        found = [f"{check['name']}: {check['found']}" for check in checks if check["status"] != "ok"]
+    except (ValueError, KeyError, TypeError):
+        return last_line(report)
+    return "; ".join(found) or "all is well"
 
 
 def tests(folder: Path) -> Step:

@@ -75,3 +75,22 @@ def test_missed_targets_fail_the_benchmarks_step(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(first, "run", run)
     step = first.benchmark(tmp_path)
     assert (step.state, step.detail) == ("failed", "1 of 2 targets met; not measured: d; missed: b")
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ({"machine": [{"name": "driver", "status": "absent", "found": "none"}]}, "driver: none"),
+        ({"machine": [{"name": "disk", "status": "ok", "found": "57 GB"}]}, "all is well"),
+    ],
+)
+def test_the_table_shows_what_the_doctor_found(tmp_path: Path, written: object, shown: str) -> None:
+    report = tmp_path / "doctor.json"
+    report.write_text(json.dumps(written, indent=2), encoding="utf-8")
+    assert first.findings(report) == shown
+
+
+def test_a_doctor_without_a_report_shows_its_last_line(tmp_path: Path) -> None:
+    report = tmp_path / "doctor.json"
+    report.write_text("starting\nImportError: no module\n", encoding="utf-8")
+    assert first.findings(report) == "ImportError: no module"

@@ -13,13 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from condinst_deploy.contract import ImageGeometry, InstanceDetections
+from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest, NetworkOutputs
 from condinst_deploy.evaluation.agreement import Tolerance, agreement
 from condinst_deploy.imaging.decode import rgb_from
 from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.model.condinst import CondInst, Instances
 from condinst_deploy.model.fixed_slots import FixedSlots
 from condinst_deploy.model.operations import REFERENCE
+from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_outputs
 from condinst_deploy.runtime.preprocessing.batch import network_inputs
 from tests.support.device_results import detections_of
 from tests.support.interpreter import interpreted
@@ -38,6 +39,7 @@ class Network(NamedTuple):
     """What a network of full size gave for the image."""
 
     family: str
+    manifest: ModelManifest
     geometry: ImageGeometry
     outputs: Instances
     select: tuple[Any, ...]  # arguments of the operations
@@ -45,7 +47,7 @@ class Network(NamedTuple):
     golden: InstanceDetections
 
 
-@pytest.fixture(scope="module", params=["mmdet"])
+@pytest.fixture(scope="module", params=["mmdet", "adelaidet"])
 def network(request: pytest.FixtureRequest) -> Network:
     family = request.param
     path: Path = request.getfixturevalue(f"{family}_checkpoint")
@@ -68,20 +70,20 @@ def network(request: pytest.FixtureRequest) -> Network:
         outputs = FixedSlots(model, REFERENCE._replace(select=select, mask_head=mask_head)).eval()(
             *(torch.from_numpy(array) for array in inputs)
         )
+    outputs = outputs._replace(
+        num_detections=outputs.num_detections.to(torch.int32), labels=outputs.labels.to(torch.int32)
+    )
     golden = GOLDEN_READERS[family](np.load(GOLDEN / family / "coffee_seed0.npz"), 0)
-    return Network(family, geometry, outputs, kept["select"], kept["mask_head"], golden)
+    return Network(family, loaded.manifest, geometry, outputs, kept["select"], kept["mask_head"], golden)
 
 
 @pytest.fixture(scope="module")
 def results(network: Network) -> list[Any]:
     sizes = [(network.geometry.original, network.geometry.resized, network.geometry.padded)]
-    outputs = network.outputs._replace(
-        num_detections=network.outputs.num_detections.to(torch.int32), labels=network.outputs.labels.to(torch.int32)
-    )
     feats, *of_slots, hidden = network.mask_head
     few = (feats, *(tensor[:, :MOST_SLOTS].contiguous() for tensor in of_slots), hidden)
     calls: list[tuple[str, tuple[Any, ...]]] = [("select", network.select), ("mask_head", few)]
-    return interpreted([*calls, ("results", (tuple(outputs), sizes, network.family, MOST_MASKS, CLASSES))])
+    return interpreted([*calls, ("results", (tuple(network.outputs), sizes, network.family, MOST_MASKS, CLASSES))])
 
 
 def test_the_kernel_selects_what_the_reference_selects(network: Network, results: list[Any]) -> None:
@@ -109,3 +111,16 @@ def test_runs_from_the_networks_logits_are_the_references_masks(network: Network
     assert float(result.box_errors.max()) <= TOLERANCE.boxes
     assert float(result.score_errors.max()) <= TOLERANCE.scores
     assert float(result.mask_ious.min()) >= TOLERANCE.mask_iou
+
+
+def test_runs_from_the_networks_logits_are_the_hosts_byte_for_byte(network: Network, results: list[Any]) -> None:
+    assert not isinstance(results[2], str), results[2]
+    found = detections_of(results[2][0], network.geometry.original, network.family, CLASSES)
+    host = NetworkOutputs(*(tensor.numpy() for tensor in network.outputs))
+    few = ResultFilter(max_detections=MOST_MASKS)
+    (want,) = detections_from_outputs(host, [network.geometry], network.manifest, few)
+    assert len(found) == len(want) == MOST_MASKS
+    np.testing.assert_array_equal(found.boxes, want.boxes, strict=True)
+    np.testing.assert_array_equal(found.scores, want.scores, strict=True)
+    for ours, theirs in zip(found.masks.runs, want.masks.runs, strict=True):
+        np.testing.assert_array_equal(ours, theirs, strict=True)

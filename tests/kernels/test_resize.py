@@ -30,6 +30,23 @@ CASES: list[Case] = [
     ((6, 150), (6, 140), (6, 140)),  # two tiles, no padding
 ]
 SWEEP = 60
+Window = tuple[int, int, int, int]
+"""First row, first column, rows, columns."""
+
+WINDOWS: list[tuple[Size, Size, Window]] = [
+    ((3000, 4000), (1000, 1333), (0, 0, 4, 128)),
+    ((3000, 4000), (1000, 1333), (498, 640, 6, 130)),
+    ((3000, 4000), (1000, 1333), (995, 1203, 5, 130)),  # the last pixels
+    ((4000, 3000), (1333, 1000), (1331, 997, 2, 3)),
+    ((4000, 8), (1333, 3), (1213, 0, 120, 3)),
+    ((8, 4000), (3, 1333), (0, 1303, 3, 30)),
+    ((1, 4000), (1, 1333), (0, 1213, 1, 120)),
+    ((4000, 1), (1333, 1), (1303, 0, 30, 1)),
+    ((40, 3000), (2000, 100), (1990, 90, 10, 10)),  # 30:1 along one axis, the other grows
+    ((3000, 40), (100, 2000), (90, 1990, 10, 10)),
+]
+"""Of images as large as photographs: the interpreter takes minutes for all of one."""
+
 LARGE: list[Case] = [
     ((480, 640), (800, 1067), (800, 1088)),
     ((3000, 4000), (800, 1067), (800, 1088)),
@@ -74,6 +91,17 @@ def results() -> list[Any]:
 @pytest.mark.parametrize("i", range(len(CASES)), ids=lambda i: str(CASES[i]))
 def test_the_kernel_gives_pillows_bytes(results: list[Any], i: int) -> None:
     check(CASES[i], content(i, CASES[i][0]), results[i])
+
+
+def test_windows_of_large_images_are_pillows_bytes() -> None:
+    images = [content(i, original) for i, (original, *_) in enumerate(WINDOWS)]
+    calls = [
+        ("tests.support.device_resize:window_of_resized", (image, size, window))
+        for image, (_, size, window) in zip(images, WINDOWS, strict=True)
+    ]
+    for image, (_, size, (top, left, height, width)), found in zip(images, WINDOWS, interpreted(calls), strict=True):
+        want = resized_image(image.numpy(), size)[top : top + height, left : left + width]
+        np.testing.assert_array_equal(found.permute(1, 2, 0).numpy(), want, strict=True)
 
 
 def check_batch(found: list[Tensor]) -> None:

@@ -22,6 +22,23 @@ def resized(image: Tensor, size: Size, padded: Size) -> Tensor:
     return target
 
 
+def window_of_resized(image: Tensor, size: Size, window: tuple[int, int, int, int]) -> Tensor:
+    """Rows and columns of `image (H, W, 3)` resized to `size`: the launch gets their part of the coefficients alone.
+
+    Args:
+        image: the whole image.
+        size: of the whole resized image.
+        window: first row, first column, rows, columns.
+    """
+    tables = resize_tables((image.shape[0], image.shape[1]), size)
+    top, left, height, width = window
+    rows = torch.from_numpy(tables.rows[:, top : top + height].copy())
+    columns = torch.from_numpy(tables.columns[:, left : left + width].copy())
+    target = torch.full((3, height, width), 165, dtype=torch.uint8)
+    resize_into(target, image, rows, columns, columns_first=tables.columns_first)
+    return target
+
+
 def batch_of(images: list[Tensor], sizes: list[tuple[Size, Size]], batch: int, device: str = "cpu") -> list[Tensor]:
     """Images and sizes of a batch that `DeviceWriter` and `collated` make of `(H, W, 3)` uint8 on the host."""
     where, parts = torch.device(device), []
