@@ -10,34 +10,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.targets import Target, parser_of, write_results
-from condinst_deploy.runtime.batching import BatchingPolicy, rounded_batch
-from condinst_deploy.runtime.hot_shapes import HotLimits, HotShapes
-from condinst_deploy.runtime.predictor_options import MOST_WAITING, batching_for
-from tests.support.size_mixes import MIXES, Shape, anything, fewest_batches, mean_batch_of_places, stream_of
+from condinst_deploy.runtime.predictor_options import MOST_WAITING
+from tests.support.size_mixes import (
+    BATCH,
+    IMAGES,
+    MIXES,
+    Shape,
+    anything,
+    batches_of,
+    fewest_batches,
+    graphs_of,
+    mean_batch_of_places,
+    stream_of,
+)
 
-IMAGES, SETTLING, BATCH = 20_000, 1_000, 8
 SEED = 1
-
-
-def batches_of(shapes: Sequence[Shape]) -> list[tuple[Shape, int]]:
-    """Padded shape and number of images of each batch of a stream."""
-    policy, ran = BatchingPolicy[Shape](batching_for("cuda:0", BATCH, None)), list[list[Shape]]()
-    for shape in shapes:
-        ran += policy.add(shape, shape)
-    return [(batch[0], len(batch)) for batch in [*ran, *policy.flush()]]
-
-
-def graphs_of(batches: Sequence[tuple[Shape, int]]) -> tuple[int, int]:
-    """(Graphs made after the first 1,000 images, batches that replay a graph)."""
-    hot, given, made, replayed = HotShapes[tuple[int, Shape]](HotLimits()), 0, 0, 0
-    for shape, images in batches:
-        key = rounded_batch(images, BATCH), shape
-        replayed += key in hot
-        if hot.came(key, key[0], shape):
-            hot.heat(key)
-            made += given >= SETTLING
-        given += images
-    return made, replayed
 
 
 def of_mix(shapes: Sequence[Shape]) -> dict[str, Any]:

@@ -16,15 +16,22 @@ from onnx import helper
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from condinst_deploy.contract.engine_manifest import manifest_path, read_engine
+from condinst_deploy.contract.engine_manifest import manifest_path, read_engine, write_engine
+from condinst_deploy.contract.manifest import MANIFEST_KEY
+from condinst_deploy.contract.quantization import HeldOutAgreement, Quantization
 from condinst_engines.cli.build_engine import main as build_engine
 from condinst_engines.cli.compare import main as compare
 from condinst_engines.cli.inspect import main as inspect
 from condinst_engines.mixed_precision import converted
+from condinst_engines.onnx_input import manifest_of as manifest_of_metadata
 from tests.support.graphs import small_network
 from tests.support.models import SLIM, manifest_of, noise_image
 
 SMALL_PROFILE = "1x3x32x32:1x3x64x96:2x3x64x96"
+
+QUANTIZED = Quantization(
+    "int8", "mse", "cal[ib]", 80, "0" * 64, 90, ("mask_branch*",), {}, HeldOutAgreement(20, 200, 190, 0.925, 0.9, 0.99)
+)
 
 
 @pytest.fixture
@@ -190,6 +197,11 @@ def test_an_engine_is_described_and_checked(folder: Path) -> None:
         assert words in result.stdout, words
     values = json.loads(run(inspect, path, "--json").stdout)
     assert values["engine"]["model"]["class_names"][2] == "sea cow"
+    plan, manifest = read_engine(path)
+    write_engine(path, plan, replace(manifest, quantization=replace(QUANTIZED, kept_float=())))
+    described = run(inspect, path).stdout
+    assert "90 convolutions in 8 bits (int8), ranges by mse on 80 images (cal[ib])" in described
+    assert "kept in float32" not in described
     path.write_bytes(b"something else")
     assert "is not the plan" in error_of(run(inspect, path))
     manifest_path(path).unlink()
@@ -207,6 +219,21 @@ def test_an_exported_file_is_described(slim_onnx: Path) -> None:
     ):
         assert words in result.stdout, words
     assert "SelectInstances/iou" in json.loads(run(inspect, slim_onnx, "--json").stdout)["nodes"]
+
+
+def test_the_8_bits_of_an_exported_file_are_described(slim_onnx: Path, tmp_path: Path) -> None:
+    proto = onnx.load(str(slim_onnx))
+    manifest = replace(manifest_of_metadata(proto, slim_onnx), quantization=QUANTIZED)
+    (entry,) = [each for each in proto.metadata_props if each.key == MANIFEST_KEY]
+    entry.value = manifest.to_json()
+    onnx.save(proto, str(tmp_path / "x.int8.onnx"))
+    shown = run(inspect, tmp_path / "x.int8.onnx").stdout
+    for words in (
+        f"90 convolutions in 8 bits (int8), ranges by mse on 80 images (cal[ib]); SHA-256 of the images {'0' * 64}",
+        "8 bits beside float32: 92.5% of float32's 200 detections matched on 20 held-out images",
+        "kept in float32: mask_branch*",
+    ):
+        assert words in shown, shown
 
 
 def test_a_file_of_another_tool_is_described_all_the_same(folder: Path) -> None:

@@ -26,7 +26,7 @@ def test_after_an_error_that_stays_the_backend_refuses_further_work(
         inputs, geometries = host_batch(backend, [noise_image(0, 64, 64)])
         outputs = backend.forward(inputs)
         assert len(backend.postprocess(outputs, geometries)) == 1
-        monkeypatch.setattr(TorchBackend, "_run", staticmethod(fail))
+        monkeypatch.setattr("condinst_deploy.runtime.torch_backend.kernels_run_on", fail)
         with pytest.raises(
             BackendError, match=r"CUDA error \(an illegal memory access .*start a new process"
         ) as raised:

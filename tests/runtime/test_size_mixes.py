@@ -5,8 +5,18 @@
 
 import pytest
 
-from benchmarks.size_mixes import BATCH, IMAGES, batches_of, graphs_of
-from tests.support.size_mixes import MIXES, anything, fewest_batches, mean_batch_of_places, recorded, stream_of
+from tests.support.size_mixes import (
+    BATCH,
+    IMAGES,
+    MIXES,
+    anything,
+    batches_of,
+    fewest_batches,
+    graphs_of,
+    mean_batch_of_places,
+    recorded,
+    stream_of,
+)
 
 MOST_MADE, LEAST_MEAN, LEAST_REPLAYED = 40, 4.0, 0.6
 

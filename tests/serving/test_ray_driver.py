@@ -6,11 +6,9 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,6 +26,7 @@ from tests.support.batch_runs import (
     run_in_process,
     write_images,
 )
+from tests.support.own_network import isolation
 from tests.support.process_tree import alive, descendants, is_ray_worker
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_thread")]
@@ -36,15 +35,6 @@ WORKERS, SHARD = 2, 5
 LISTENING = "0A"  # in /proc/net/tcp
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 SECONDS = 120.0
-
-LOOPBACK_ALONE = """
-import fcntl, os, socket, struct, sys
-UP, GET, SET = 1, 0x8913, 0x8914  # of netdevice(7)
-with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-    name, flags = struct.unpack("16sH14x", fcntl.ioctl(any_socket, GET, struct.pack("16sH14x", b"lo", 0)))
-    fcntl.ioctl(any_socket, SET, struct.pack("16sH14x", name, flags | UP))
-os.execvp(sys.argv[1], sys.argv[1:])
-"""
 
 
 def arguments_of(images: Path, model: Path, out: Path) -> list[str]:
@@ -57,19 +47,6 @@ def home() -> Iterator[Path]:
     """An empty home folder, and temporary directory, with a name so short that Ray's sockets fit in."""
     with TemporaryDirectory(prefix="r", dir="/tmp") as folder:
         yield Path(folder)
-
-
-@cache
-def isolation() -> list[str]:
-    """A command in front of another one, that then has no network but loopback; empty if that is not allowed."""
-    for command in (["unshare", "--net"], ["unshare", "--net", "--map-root-user"]):
-        whole = [*command, sys.executable, "-c", LOOPBACK_ALONE]
-        try:
-            if subprocess.run([*whole, "true"], capture_output=True, check=False).returncode == 0:
-                return whole
-        except OSError:
-            break
-    return []
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Mixes of image sizes, streams of them, and the best batches that a bounded wait allows."""
+"""Mixes of image sizes, streams of them, their batches and graphs, and the best batches that a bounded wait allows."""
 
 import json
 import random
@@ -9,12 +9,17 @@ from heapq import heapify, heappop, heappush
 from pathlib import Path
 
 from condinst_deploy.contract import ImageGeometry, Preprocessing
+from condinst_deploy.runtime.batching import BatchingPolicy, rounded_batch
+from condinst_deploy.runtime.hot_shapes import HotLimits, HotShapes
+from condinst_deploy.runtime.predictor_options import batching_for
 
 Rows = list[tuple[int, int, float]]
 """Width, height and weight."""
 
 Shape = tuple[int, int]
 """Padded height and width."""
+
+IMAGES, SETTLING, BATCH = 20_000, 1_000, 8
 
 RECORDED = Path(__file__).parents[1] / "runtime/tensorrt/image_sizes.json"
 
@@ -157,3 +162,24 @@ def mean_batch_of_places(shapes: Sequence[Hashable], batch_size: int, places: in
         if size + 1 < batch_size:
             heappush(steps, (-share / ((size + 1) * (size + 2)), share, size + 1))
     return 1 / batches
+
+
+def batches_of(shapes: Sequence[Shape]) -> list[tuple[Shape, int]]:
+    """Padded shape and number of images of each batch of a stream."""
+    policy, ran = BatchingPolicy[Shape](batching_for("cuda:0", BATCH, None)), list[list[Shape]]()
+    for shape in shapes:
+        ran += policy.add(shape, shape)
+    return [(batch[0], len(batch)) for batch in [*ran, *policy.flush()]]
+
+
+def graphs_of(batches: Sequence[tuple[Shape, int]]) -> tuple[int, int]:
+    """(Graphs made after the first 1,000 images, batches that replay a graph)."""
+    hot, given, made, replayed = HotShapes[tuple[int, Shape]](HotLimits()), 0, 0, 0
+    for shape, images in batches:
+        key = rounded_batch(images, BATCH), shape
+        replayed += key in hot
+        if hot.came(key, key[0], shape):
+            hot.heat(key)
+            made += given >= SETTLING
+        given += images
+    return made, replayed

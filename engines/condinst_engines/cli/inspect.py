@@ -60,6 +60,7 @@ def _engine(found: dict[str, Any]) -> list[str]:
         f"  for GPUs of compute capability {', '.join(engine['targets'])}"
         + (" and every other from Ampere (80) on" if engine["hardware_compatible"] else ""),
         f"  precision {engine['precision']}; layers by the {engine['found']['source']}: {layers}",
+        *_quantization(engine["quantization"]),
         *_ranges(engine["ranges"]),
         f"  plugins: {', '.join(engine['plugins']) or 'none'}",
         *_tensors("input", [t for t in engine["tensors"] if t["role"] == "input"]),
@@ -91,6 +92,18 @@ def _ranges(ranges: dict[str, Any] | None) -> list[str]:
     ]
 
 
+def _quantization(quantization: dict[str, Any] | None) -> list[str]:
+    if quantization is None:
+        return []
+    from condinst_deploy.contract.quantization import Quantization
+    from condinst_deploy.support.validation import typed
+
+    found = typed(quantization, Quantization)
+    judged = [] if found.agreement is None else [f"  8 bits beside float32: {found.agreement}"]
+    kept = [f"  kept in float32: {', '.join(found.kept_float)}"] if found.kept_float else []
+    return [f"  {found}; SHA-256 of the images {found.images_sha256}", *judged, *kept]
+
+
 def _tensors(role: str, tensors: list[dict[str, Any]]) -> list[str]:
     return [f"  {role} {tensor['name']}: {tensor['dtype']} {_shape(tensor['shape'])}" for tensor in tensors]
 
@@ -101,8 +114,10 @@ def _shape(shape: list[Any]) -> str:
 
 def _model(manifest: dict[str, Any]) -> list[str]:
     names, preprocessing, selection = manifest["class_names"], manifest["preprocessing"], manifest["selection"]
+    quantization = manifest.get("quantization")
     shown = ", ".join(names[:MOST_CLASSES]) + (", ..." if len(names) > MOST_CLASSES else "")
     return [
+        *_quantization(quantization),
         f"  family {manifest['family']}; {len(names)} classes: {shown}",
         f"  images: short side {preprocessing['short_side']}, long side at most {preprocessing['long_side']},"
         f" padded to {preprocessing['pad_divisor']}",
