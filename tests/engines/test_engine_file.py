@@ -6,9 +6,11 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pytest
 from onnx import numpy_helper
@@ -285,7 +287,7 @@ def test_a_weight_that_is_not_finite_is_refused(
 @pytest.mark.parametrize("kind", [np.float16, np.float64, ml_dtypes.bfloat16])
 def test_constants_of_every_floating_type_are_checked(kind: type, small_graph: onnx.ModelProto, tmp_path: Path) -> None:
     path = tmp_path / "typed.onnx"
-    values = np.ones(3, dtype=kind)
+    values: npt.NDArray[Any] = np.ones(3, dtype=kind)
     for text in ("fine", "broken"):
         node = onnx.helper.make_node("Constant", [], [text], name=text, value=numpy_helper.from_array(values))
         small_graph.graph.node.append(node)
@@ -305,7 +307,7 @@ def test_infinity_is_taken_as_a_bound_only(
     operator: str, bound: float, taken: bool, small_graph: onnx.ModelProto, tmp_path: Path
 ) -> None:
     path = tmp_path / "bound.onnx"
-    small_graph.graph.initializer.append(numpy_helper.from_array(np.float32(bound).reshape(()), "bound"))
+    small_graph.graph.initializer.append(numpy_helper.from_array(np.array(bound, dtype=np.float32), "bound"))
     small_graph.graph.node.append(onnx.helper.make_node(operator, ["boxes", "bound"], ["small"], name="compared"))
     onnx.save(small_graph, str(path))
     if taken:
