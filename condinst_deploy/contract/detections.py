@@ -133,8 +133,9 @@ class InstanceDetections:
             ConfigError: the image has another size than the image that was predicted on.
             ImageError: the image cannot be decoded, or is of no type that `Predictor` takes.
         """
-        pixels = rgb_from(image)
         height, width = self.masks.size
+        is_rgb = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape == (height, width, 3)
+        pixels = image if is_rgb else rgb_from(image)  # no copy of an image that can be drawn from
         if pixels.shape != (height, width, 3):
             raise ConfigError(
                 f"the image to draw on is {pixels.shape[1]}x{pixels.shape[0]}; expected {width}x{height}, the image"

@@ -47,6 +47,9 @@ TURNS = {
 FOREIGN_DECODERS = frozenset({"EPS"})
 """Formats, whatever the name of the file, that Pillow gives to another program: Ghostscript may run it without end."""
 
+STRIP = 1 << 22
+"""Pixels that are converted to RGB at a time: transparency and 16 bits take several times an image's memory."""
+
 END_OF_JPEG = b"\xff\xd9"
 LAST_BYTES = 1024
 """In which the end of a JPEG is looked for; some programs write something behind it."""
@@ -330,6 +333,17 @@ def _rgb_from_pil(image: Image.Image) -> RGBArray:
     # ImageOps.exif_transpose would write the whole EXIF again, and it fails if any entry is malformed
     turn = TURNS.get(orientation_of(image))
     image = image if turn is None else image.transpose(turn)
+    rgb = np.empty((image.height, image.width, 3), dtype=np.uint8)
+    step = max(1, STRIP // image.width)
+    for top in range(0, image.height, step):
+        bottom = min(top + step, image.height)
+        whole = step >= image.height
+        rgb[top:bottom] = _rgb_of_strip(image if whole else image.crop((0, top, image.width, bottom)))
+    return rgb
+
+
+def _rgb_of_strip(image: Image.Image) -> RGBArray:
+    """Convert loaded rows of an image. Every pixel is converted by itself, so strips give the same as the whole."""
     if image.mode.startswith("I"):  # 16-bit grey, in Pillow's several spellings
         return _rgb_from_array(np.asarray(image).clip(0, 65535).astype(np.uint16))
     if image.mode == "F":
@@ -337,7 +351,7 @@ def _rgb_from_pil(image: Image.Image) -> RGBArray:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def orientation_of(image: Image.Image) -> Any:

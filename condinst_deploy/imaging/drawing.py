@@ -1,6 +1,7 @@
 """Instances drawn on an image: masks, boxes and captions; overlays, sheets and reports all draw here."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from math import ceil
 from pathlib import Path
 
@@ -22,6 +23,12 @@ SMALLEST_TEXT, LARGEST_TEXT = 11, 48
 
 SHEET_SIDE = 288
 """Longest side of an image in a contact sheet, pixels."""
+
+STRIP = 1 << 22
+"""Pixels of a mask that are drawn at a time: the arithmetic needs many times a mask's memory."""
+
+HELD = 1 << 26
+"""Most pixels of an image's masks, at the drawn size, that are all held while they are drawn."""
 
 LONGEST_SIDE = 65_500
 """Longest side that an image can be scaled to, pixels."""
@@ -56,20 +63,13 @@ def overlay(
     lengths = len(boxes), len(captions), len(masks), len(labels)
     if len(set(lengths)) > 1:
         raise ConfigError(f"{lengths} boxes, captions, masks and labels; expected as many of each")
-    drawn, scale = _scaled_image(image, longest_side)
-    pixels = np.array(drawn)
-    text_size = min(max(min(drawn.size) // 40, SMALLEST_TEXT), LARGEST_TEXT)
+    pixels, scale = _scaled_image(image, longest_side)
+    text_size = min(max(min(pixels.shape[:2]) // 40, SMALLEST_TEXT), LARGEST_TEXT)
     thickness = max(1, text_size // 12)
     colours = [colour_of(label) for label in labels]
-    # a border of `thickness` pixels around each mask leaves room for the line outside of it
-    pieces = [_scaled_mask(masks.crop(i), window, scale, thickness) for i, window in enumerate(masks.windows)]
-    for (origin, mask), colour in reversed(list(zip(pieces, colours, strict=True))):
-        _tint(pixels, origin, mask, colour)
-    for (origin, mask), colour in reversed(list(zip(pieces, colours, strict=True))):
-        inner = mask & ~_shrunk(mask, thickness)
-        _paint(pixels, origin, _grown(mask, thickness) & ~mask, DARK)
-        _paint(pixels, origin, inner, lightened(colour))
+    _draw_masks(pixels, masks, colours, scale, thickness)
     drawn = Image.fromarray(pixels)
+    del pixels  # of a large image it is half a gigabyte
     boxes = boxes * np.float32(scale)
     _draw_boxes(drawn, boxes, colours, thickness)
     texts = [
@@ -104,16 +104,36 @@ def write_sheet(images: Sequence[Image.Image], path: Path) -> None:
         contact_sheet(images).save(temporary, format="JPEG", quality=90)
 
 
-def _scaled_image(image: npt.NDArray[np.uint8], longest_side: int | None) -> tuple[Image.Image, float]:
-    """Return the image at its drawn size, and the factor; pixels of an image that is enlarged stay squares."""
+def _draw_masks(
+    pixels: npt.NDArray[np.uint8], masks: Masks, colours: Sequence[Colour], scale: float, thickness: int
+) -> None:
+    """Tint the masks, then draw their outlines.
+
+    Masks that together are large are made twice and held one at a time: each can be as large as the image.
+    """
+    size = scale**2 * sum(window.height * window.width for window in masks.windows)
+
+    @lru_cache(maxsize=None if size <= HELD else 0)
+    def drawn_mask(i: int) -> tuple[tuple[int, int], BoolArray]:
+        # a border of `thickness` pixels around each mask leaves room for the line outside of it
+        return _scaled_mask(masks.crop(i), masks.windows[i], scale, thickness)
+
+    for draw in (_tint, _outline):
+        for i in reversed(range(len(masks))):
+            origin, mask = drawn_mask(i)
+            draw(pixels, origin, mask, colours[i], thickness)
+
+
+def _scaled_image(image: npt.NDArray[np.uint8], longest_side: int | None) -> tuple[npt.NDArray[np.uint8], float]:
+    """Return a copy of the drawn size, and the factor; pixels of an image that is enlarged stay squares."""
     if longest_side is None:
-        return Image.fromarray(image), 1.0
+        return image.copy(), 1.0
     if not 1 <= longest_side <= LONGEST_SIDE:
         raise ConfigError(f"the longest side is {longest_side}; expected 1 to {LONGEST_SIDE} pixels")
     scale = longest_side / max(image.shape[:2])
     size = tuple(max(1, round(side * scale)) for side in (image.shape[1], image.shape[0]))
     method = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
-    return Image.fromarray(image).resize((size[0], size[1]), method), scale
+    return np.array(Image.fromarray(image).resize((size[0], size[1]), method)), scale
 
 
 def _scaled_mask(crop: BoolArray, window: Window, scale: float, border: int) -> tuple[tuple[int, int], BoolArray]:
@@ -142,10 +162,34 @@ def _resampled(crop: BoolArray, start: tuple[float, float], size: tuple[int, int
     return covered >= min(128, int(covered.max()) or 1)
 
 
-def _tint(pixels: npt.NDArray[np.uint8], origin: tuple[int, int], mask: BoolArray, colour: Colour) -> None:
-    part, inside = _common(pixels, origin, mask)
-    mixed = part[inside] * np.float32(1 - OPACITY) + np.array(colour, dtype=np.float32) * np.float32(OPACITY)
-    part[inside] = mixed.astype(np.uint8)
+def _tint(
+    pixels: npt.NDArray[np.uint8], origin: tuple[int, int], mask: BoolArray, colour: Colour, thickness: int
+) -> None:
+    """Mix the mask's pixels with the colour; `thickness` is that of its outline, which is not drawn here."""
+    for first, last in _strips(mask):
+        part, inside = _common(pixels, (origin[0] + first, origin[1]), mask[first:last])
+        mixed = part[inside] * np.float32(1 - OPACITY) + np.array(colour, dtype=np.float32) * np.float32(OPACITY)
+        part[inside] = mixed.astype(np.uint8)
+
+
+def _outline(
+    pixels: npt.NDArray[np.uint8], origin: tuple[int, int], mask: BoolArray, colour: Colour, thickness: int
+) -> None:
+    """Draw a dark line around the mask and a light one inside it."""
+    for first, last in _strips(mask):
+        above = min(first, thickness)  # rows that the lines of this strip depend on
+        rows = mask[first - above : last + thickness]
+        strip = slice(above, above + last - first)
+        inner, outer = rows & ~_shrunk(rows, thickness), _grown(rows, thickness) & ~rows
+        _paint(pixels, (origin[0] + first, origin[1]), outer[strip], DARK)
+        _paint(pixels, (origin[0] + first, origin[1]), inner[strip], lightened(colour))
+
+
+def _strips(mask: BoolArray) -> Iterator[tuple[int, int]]:
+    """Rows that are drawn together, as `(first, last)`; the last one is outside."""
+    step = max(1, STRIP // max(1, mask.shape[1]))
+    for first in range(0, len(mask), step):
+        yield first, min(first + step, len(mask))
 
 
 def _paint(pixels: npt.NDArray[np.uint8], origin: tuple[int, int], where: BoolArray, colour: Colour) -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from condinst_deploy.imaging.fonts import pieces
@@ -26,6 +25,15 @@ class Rectangle(NamedTuple):
     width: int
     height: int
 
+    def overlaps(self, other: "Rectangle") -> bool:
+        """Return True if the two have a pixel in common."""
+        return (
+            self.x < other.x + other.width
+            and other.x < self.x + self.width
+            and self.y < other.y + other.height
+            and other.y < self.y + self.height
+        )
+
 
 @dataclass(frozen=True)
 class Label:
@@ -45,7 +53,7 @@ def draw_labels(image: Image.Image, labels: Sequence[Label], text_size: int) -> 
     Returns:
         Where each label lies; None if it is left out.
     """
-    occupied = np.zeros((image.height, image.width), dtype=np.bool_)
+    occupied: list[Rectangle] = []
     draw = ImageDraw.Draw(image)
     height = text_size + text_size // 4 + 2 * MARGIN
     # a long name covers a third of the image at most, unless that is too little for any name
@@ -55,9 +63,9 @@ def draw_labels(image: Image.Image, labels: Sequence[Label], text_size: int) -> 
     for label in labels:
         text = fitted(label.text, widest, text_size)
         size = (round(text_width(text, text_size)) + 2 * MARGIN, height)
-        place = _place(label.box, size, occupied) if text else None
+        place = _place(label.box, size, occupied, image.size) if text else None
         if place is not None:
-            occupied[place.y : place.y + place.height, place.x : place.x + place.width] = True
+            occupied.append(place)
         places.append(place)
         texts.append(text)
     for label, place in zip(labels, places, strict=True):
@@ -99,10 +107,13 @@ def _shortened(text: str, kept: int) -> str:
 
 
 def _place(
-    box: tuple[float, float, float, float], size: tuple[int, int], occupied: npt.NDArray[np.bool_]
+    box: tuple[float, float, float, float],
+    size: tuple[int, int],
+    occupied: Sequence[Rectangle],
+    image_size: tuple[int, int],
 ) -> Rectangle | None:
     width, height = size
-    rows, columns = occupied.shape
+    columns, rows = image_size
     if width > columns or height > rows:
         return None
     x1, y1, x2, y2 = (round(value) for value in box)
@@ -111,25 +122,32 @@ def _place(
     for x, y in ((left, above), (left, y1), (right, above), (left, below), (right, below), (right, y1)):
         place = Rectangle(min(max(x, 0), columns - width), min(max(y, 0), rows - height), width, height)
         moved = abs(place.x - x) + abs(place.y - y)
-        if moved <= width and not occupied[place.y : place.y + height, place.x : place.x + width].any():
+        if moved <= width and not any(place.overlaps(other) for other in occupied):
             return place
-    return _nearest_free((left, above), size, occupied)
+    return _nearest_free((left, above), size, occupied, image_size)
 
 
-def _nearest_free(wanted: tuple[int, int], size: tuple[int, int], occupied: npt.NDArray[np.bool_]) -> Rectangle | None:
+def _nearest_free(
+    wanted: tuple[int, int], size: tuple[int, int], occupied: Sequence[Rectangle], image_size: tuple[int, int]
+) -> Rectangle | None:
     """Return the free rectangle of `(width, height)` whose corner is nearest to the wanted one."""
     width, height = size
-    sums = np.zeros((occupied.shape[0] + 1, occupied.shape[1] + 1), dtype=np.int32)
-    np.cumsum(np.cumsum(occupied, axis=0, dtype=np.int32), axis=1, out=sums[1:, 1:])
     step_y, step_x = max(1, height // 4), max(1, height // 2)
-    top, left = sums[:-height:step_y, :-width:step_x], sums[:-height:step_y, width::step_x]
-    bottom_left, bottom_right = sums[height::step_y, :-width:step_x], sums[height::step_y, width::step_x]
-    rows, columns = np.nonzero(bottom_right - bottom_left - left + top == 0)
-    if len(rows) == 0:
+    columns, rows = image_size
+    free = np.ones(
+        (len(range(0, rows + 1 - height, step_y)), len(range(0, columns + 1 - width, step_x))), dtype=np.bool_
+    )
+    for other in occupied:
+        # corners from which a rectangle of this size reaches into the other one
+        y = slice(max(0, (other.y - height) // step_y + 1), -(-(other.y + other.height) // step_y))
+        x = slice(max(0, (other.x - width) // step_x + 1), -(-(other.x + other.width) // step_x))
+        free[y, x] = False
+    found_y, found_x = np.nonzero(free)
+    if len(found_y) == 0:
         return None
-    x, y = columns * step_x, rows * step_y
-    best = int(np.argmin((x - wanted[0]) ** 2 + (y - wanted[1]) ** 2))
-    return Rectangle(int(x[best]), int(y[best]), width, height)
+    x_pixels, y_pixels = found_x * step_x, found_y * step_y
+    best = int(np.argmin((x_pixels - wanted[0]) ** 2 + (y_pixels - wanted[1]) ** 2))
+    return Rectangle(int(x_pixels[best]), int(y_pixels[best]), width, height)
 
 
 def _draw_leader(draw: ImageDraw.ImageDraw, label: Label, place: Rectangle) -> None:

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx import numpy_helper
 from onnx_ir.convenience import get_const_tensor
 
 from condinst_deploy.contract import MANIFEST_KEY, ModelManifest
@@ -14,6 +16,15 @@ from condinst_deploy.errors import ArtifactError, ConfigError
 from condinst_deploy.shown_text import first_line, shown, shown_value
 from condinst_deploy.support.input_files import check_ordinary
 from condinst_engines.quantization.insert import QDQ
+
+BOUND_READERS = frozenset({"Cast", "Less"})
+"""Operators that may read the constant infinity: exported graphs find finite numbers by `x < inf`."""
+
+FLOATS = frozenset(
+    number
+    for name, number in onnx.TensorProto.DataType.items()
+    if name.startswith(("FLOAT", "BFLOAT16", "DOUBLE")) and not name.startswith("FLOAT4")  # FLOAT4 has no NaN
+)
 
 
 def only_exported(folder: Path = EXPORT_FOLDER) -> Path:
@@ -37,7 +48,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     """Read an ONNX file.
 
     Raises:
-        ArtifactError: it is missing or is not one.
+        ArtifactError: it is missing, is not one, or has weights that are not finite.
     """
     try:
         check_ordinary(path)
@@ -50,6 +61,11 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         raise ArtifactError(f"{path} is truncated or not an ONNX file: export the model again") from e
     if not proto.graph.node:
         raise ArtifactError(f"{path} is empty or not an ONNX file: export the model again")
+    _check_graph(proto, path)
+    return proto
+
+
+def _check_graph(proto: onnx.ModelProto, path: Path) -> None:
     for place, text in _texts(proto):
         if not isinstance(text, str):  # protobuf hands out what it cannot decode
             raise ArtifactError(
@@ -62,10 +78,53 @@ def load_onnx(path: Path) -> onnx.ModelProto:
             onnx.checker.check_model(proto)
         for value in (*proto.graph.input, *proto.graph.output):
             _check_tensor(value)
+        broken = next(_not_finite(proto), None)
     except Exception as e:  # both raise whatever their parts raise
         causes = first_line(e.__cause__ or e)
         raise ArtifactError(f"{path} is no valid ONNX graph ({shown(causes, 300)}): export the model again") from e
-    return proto
+    if broken is not None:
+        raise ArtifactError(
+            f"{path}: the constant {shown(broken, 100)} holds NaN or infinity; expected finite weights:"
+            " check the checkpoint and export the model again"
+        )
+
+
+def _not_finite(proto: onnx.ModelProto) -> Iterator[str]:
+    """Names of initializers and attributes that hold NaN, or infinity that is more than the bound of a comparison."""
+    messages = list(_messages(proto))
+    nodes = [message for message in messages if isinstance(message, onnx.NodeProto)]
+    others = {name for node in nodes if node.op_type not in BOUND_READERS for name in node.input}
+    for message in messages:
+        if isinstance(message, onnx.GraphProto):
+            for tensor in message.initializer:
+                if not _is_finite(tensor, tensor.name not in others):
+                    yield tensor.name
+    for node in nodes:
+        is_bound = node.op_type == "Constant" and others.isdisjoint(node.output)
+        for attribute in node.attribute:
+            tensors = (attribute.t, *attribute.tensors)
+            numbers = np.array([attribute.f, *attribute.floats], dtype=np.float32)
+            if not (np.isfinite(numbers).all() and all(_is_finite(tensor, is_bound) for tensor in tensors)):
+                yield f"{attribute.name} of the node {node.name or node.op_type}"
+
+
+def _is_finite(tensor: onnx.TensorProto, is_bound: bool) -> bool:
+    """Return True if all numbers are finite, or if the tensor is one infinity and is used as a bound."""
+    if tensor.data_type not in FLOATS:
+        return True
+    values = numpy_helper.to_array(tensor)
+    if values.dtype.itemsize < 4:
+        values = values.astype(np.float32)
+    return bool(np.isfinite(values).all() or (is_bound and values.size == 1 and values.item() == np.inf))
+
+
+def _messages(message: Any) -> Iterator[Any]:
+    """The message and all inside it."""
+    yield message
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_MESSAGE:
+            for part in (value,) if hasattr(value, "ListFields") else value:
+                yield from _messages(part)
 
 
 def _check_tensor(value: onnx.ValueInfoProto) -> None:

@@ -6,8 +6,11 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pytest
 from onnx import numpy_helper
@@ -19,6 +22,7 @@ from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.engine_file import EngineFiles, default_engine_path, engine_from_onnx, keep_timings
 from condinst_engines.onnx_input import load_onnx, only_exported
 from condinst_engines.plan_builder import Surroundings
+from tests.support.graphs import set_weight
 
 FP16 = BuildRecipe(precision="float16")
 
@@ -266,3 +270,48 @@ def test_a_timing_cache_that_cannot_be_kept_is_a_remark(tmp_path: Path) -> None:
     assert "the timing cache was not kept" in notes[0]
     keep_timings(b"timings", Surroundings(tmp_path / "cache", on_note=notes.append))
     assert (tmp_path / "cache").read_bytes() == b"timings"
+
+
+@pytest.mark.parametrize("name", ["first_weight", "second_weight"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_weight_that_is_not_finite_is_refused(
+    name: str, value: float, small_graph: onnx.ModelProto, tmp_path: Path
+) -> None:
+    path = tmp_path / "broken.onnx"
+    set_weight(small_graph, name, value)
+    onnx.save(small_graph, str(path))
+    with pytest.raises(ArtifactError, match=f"broken.onnx: the constant {name} holds NaN or infinity; expected finite"):
+        load_onnx(path)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float64, ml_dtypes.bfloat16])
+def test_constants_of_every_floating_type_are_checked(kind: type, small_graph: onnx.ModelProto, tmp_path: Path) -> None:
+    path = tmp_path / "typed.onnx"
+    values: npt.NDArray[Any] = np.ones(3, dtype=kind)
+    for text in ("fine", "broken"):
+        node = onnx.helper.make_node("Constant", [], [text], name=text, value=numpy_helper.from_array(values))
+        small_graph.graph.node.append(node)
+        onnx.save(small_graph, str(path))
+        if text == "fine":
+            load_onnx(path)
+            values[1] = np.inf
+    with pytest.raises(ArtifactError, match="the constant value of the node broken holds"):
+        load_onnx(path)
+
+
+@pytest.mark.parametrize(
+    ("operator", "bound", "taken"),
+    [("Less", np.inf, True), ("Less", -np.inf, False), ("Less", np.nan, False), ("Greater", np.inf, False)],
+)
+def test_infinity_is_taken_as_a_bound_only(
+    operator: str, bound: float, taken: bool, small_graph: onnx.ModelProto, tmp_path: Path
+) -> None:
+    path = tmp_path / "bound.onnx"
+    small_graph.graph.initializer.append(numpy_helper.from_array(np.array(bound, dtype=np.float32), "bound"))
+    small_graph.graph.node.append(onnx.helper.make_node(operator, ["boxes", "bound"], ["small"], name="compared"))
+    onnx.save(small_graph, str(path))
+    if taken:
+        load_onnx(path)
+    else:
+        with pytest.raises(ArtifactError, match="the constant bound holds"):
+            load_onnx(path)

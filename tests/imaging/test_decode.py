@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from condinst_deploy.imaging import decode
 from condinst_deploy.imaging.decode import rgb_from
 from tests.support.images import (
     ALPHA,
@@ -259,3 +260,27 @@ def test_a_process_that_is_forked_while_an_image_is_opened_can_open_images(
     leave.set()
     thread.join()
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I", "I;16"])
+def test_images_converted_in_strips_have_the_same_pixels(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    if mode.startswith("I"):
+        kind = np.uint16 if mode == "I;16" else np.int32
+        image = Image.fromarray(rng.integers(0, 65536, (31, 17)).astype(kind))
+    else:
+        image = Image.fromarray(rng.integers(0, 256, (31, 17, 4), dtype=np.uint8)).convert(mode)
+    assert image.mode == mode
+    whole = rgb_from(image)
+    for strip in (1, 17 * 4 + 5):
+        monkeypatch.setattr(decode, "STRIP", strip)
+        np.testing.assert_array_equal(rgb_from(image), whole)
+
+
+def test_a_transparent_palette_is_shown_on_white_in_every_strip(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image.fromarray(np.tile(np.array([0, 1], dtype=np.uint8), (9, 4))).convert("P")
+    image.info["transparency"] = 0
+    monkeypatch.setattr(decode, "STRIP", 8)
+    pixels = rgb_from(image)
+    assert (pixels[:, 0] == 255).all()
+    assert (pixels[:, 1] == 1).all()

@@ -1,11 +1,14 @@
 """Overlays and sheets: outlines, scaling, classes' colours."""
 
+import tracemalloc
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
 
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.imaging import drawing
 from condinst_deploy.imaging.drawing import OPACITY, contact_sheet, overlay
 from condinst_deploy.imaging.palette import DARK, PALETTE, lightened
 from condinst_deploy.masks import Masks
@@ -83,3 +86,41 @@ def test_a_sheet_leaves_images_that_fit_as_they_are() -> None:
     assert np.array_equal(sheet[50:70, :50], noise)
     assert (sheet[50:, 50:] == 255).all()
     assert contact_sheet([Image.new("RGB", (200, 100))], side=50).getpixel((25, 24)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("strip", "held"), [(1, 0), (500, 0), (500, 1 << 26)])
+@pytest.mark.parametrize("longest_side", [None, 47, 150])
+def test_masks_drawn_in_strips_are_drawn_the_same(
+    strip: int, held: int, longest_side: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(7)
+    dense = rng.random((3, 90, 70)) > 0.5
+    dense[1, :, 20:] = dense[2, :50] = False
+    image = rng.integers(0, 256, (90, 70, 3), dtype=np.uint8)
+    boxes = np.array([(0, 0, 70, 90), (0, 0, 20, 90), (0, 50, 70, 90)], dtype=np.float32)
+
+    def result() -> npt.NDArray[np.uint8]:
+        return np.asarray(overlay(image, boxes, ["a", "b", "c"], Masks.from_dense(dense), None, longest_side))
+
+    whole = result()
+    monkeypatch.setattr(drawing, "STRIP", strip)
+    monkeypatch.setattr(drawing, "HELD", held)
+    np.testing.assert_array_equal(result(), whole)
+
+
+def test_drawing_full_masks_needs_a_few_times_the_image() -> None:
+    side, count = 1500, 12
+    image = np.zeros((side, side, 3), dtype=np.uint8)
+    masks = Masks.from_crops(
+        (side, side), np.zeros((count, 2), dtype=np.int64), [np.ones((side, side), dtype=np.bool_)] * count
+    )
+    boxes = np.full((count, 4), (0, 0, side, side), dtype=np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "STRIP", 1 << 16)
+        patch.setattr(drawing, "HELD", 0)
+        tracemalloc.start()
+        overlay(image, boxes, [""] * count, masks)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    # the copy that is drawn on, and a third of an image for a mask, with and without its border, and for its runs
+    assert peak < 3 * image.nbytes
