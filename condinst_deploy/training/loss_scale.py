@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condinst_deploy.support.validation import typed
+from condinst_deploy.support.validation import Limits, check_number, typed
 
 
 @dataclass
@@ -49,3 +49,5 @@ class LossScale:
         """
         self.factor = typed(state["factor"], float, "scale.factor")
         self.good_steps = typed(state["good_steps"], int, "scale.good_steps")
+        check_number("scale.factor", self.factor, Limits(0, open=True))
+        check_number("scale.good_steps", self.good_steps, Limits(0, self.growth_interval, whole=True))

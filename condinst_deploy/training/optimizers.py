@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from condinst_deploy.model.condinst import CondInst
+from condinst_deploy.training.optimizer_state import load_optimizer_state
 from condinst_deploy.training.recipe import OptimizerSettings
 
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm)
@@ -62,9 +63,13 @@ class MuonAndAdamW:
         return {"muon": self._muon.state_dict(), "adamw": self._adamw.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
-        self._muon.load_state_dict(state["muon"])
-        self._adamw.load_state_dict(state["adamw"])
+        """Go on from a state.
+
+        Raises:
+            ConfigError: it is of other parameters, or has values that are not finite.
+        """
+        load_optimizer_state(self._muon, state["muon"])
+        load_optimizer_state(self._adamw, state["adamw"])
 
 
 Optimizer = torch.optim.Optimizer | MuonAndAdamW

@@ -15,9 +15,10 @@ from condinst_deploy.model.checkpoints import LoadedModel, check_fitting, load_m
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.published_checkpoints import resnet_weights
 from condinst_deploy.model.safe_load import load_checkpoint_file
-from condinst_deploy.support.validation import typed
+from condinst_deploy.support.validation import Limits, check_number, typed
 from condinst_deploy.training.imagenet import TORCHVISION, torchvision_resnet
 from condinst_deploy.training.loss_module import layout_of
+from condinst_deploy.training.optimizer_state import load_optimizer_state
 from condinst_deploy.training.optimizers import optimizer_of
 from condinst_deploy.training.ranks import ALONE, Ranks
 from condinst_deploy.training.recipe import Recipe, StartSettings, recipe_from_dict
@@ -138,13 +139,19 @@ def resumed_run(
     run = _run(recipe, loaded.model, loaded.manifest, device, ranks)
     try:
         if run.average is not None:
+            own = run.model.state_dict()
+            check_fitting(path, own, training["weights"], {})
             run.model.load_state_dict(training["weights"])
         if run.scale is not None and "scale" in training:
             run.scale.load_state_dict(training["scale"])
-        run.optimizer.load_state_dict(training["optimizer"])
+        if isinstance(run.optimizer, torch.optim.Optimizer):
+            load_optimizer_state(run.optimizer, training["optimizer"])
+        else:
+            run.optimizer.load_state_dict(training["optimizer"])
         run.iteration = typed(training["iteration"], int, "iteration")
+        check_number("iteration", run.iteration, Limits(0, recipe.schedule.iterations, whole=True))
     except (ConfigError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as e:
-        raise CheckpointError(f"{path} has an optimizer's state that cannot be used ({e}); start a new run") from e
+        raise CheckpointError(f"{path} has a state of the training that cannot be used ({e}); start a new run") from e
     return run
 
 
