@@ -9,7 +9,6 @@ detections of the model that ships on images of the shapes set, padded to a canv
 import json
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,10 +22,9 @@ from condinst_deploy.runtime.canvases import Canvas, smallest
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.runtime.predictor_options import batching_for
 from condinst_export.quantization.quantized_agreement import MIN_BOX_IOU
+from tests.support.models import SHIPPED
+from tests.support.size_mixes import RECORDED
 
-ROOT = Path(__file__).parents[1]
-MIX = ROOT / "tests/runtime/tensorrt/image_sizes.json"
-CHECKPOINT = ROOT / "demo/shapes_slim.pth"
 CANVASES: tuple[Canvas, ...] = ((800, 1088), (800, 1216), (800, 1344), (1088, 800), (1216, 800), (1344, 800))
 """For the published sizes of inference, 800 and 1333: 4:3, 3:2 and the longest, either way up."""
 
@@ -41,7 +39,7 @@ DRAWN, BATCH = 20_000, 8
 
 def batches_of(canvases: Sequence[Canvas]) -> dict[str, Any]:
     """Padded shapes, mean batch and padded pixels of a stream."""
-    rows = json.loads(MIX.read_text())["sizes"]
+    rows = json.loads(RECORDED.read_text())["sizes"]
     policy = BatchingPolicy[int](batching_for("cuda:0", BATCH, None))
     made: list[int] = []
     shapes, pixels = set(), 0
@@ -58,7 +56,7 @@ def batches_of(canvases: Sequence[Canvas]) -> dict[str, Any]:
 def costs(count: int) -> dict[int, list[Agreement]]:
     """Pixels of slack -> agreement with images padded to multiples of 32, above each of `THRESHOLDS`."""
     images = shapes_images(count)
-    with Predictor(CHECKPOINT, device="cpu") as reference:
+    with Predictor(SHIPPED, device="cpu") as reference:
         expected = [reference(image)[0] for image in images]
         owns = [reference.backend.geometry(image).padded for image in images]
         backend, found = reference.backend, {}

@@ -40,10 +40,9 @@ from condinst_deploy.runtime.preprocessing.batch import network_inputs
 from condinst_deploy.shown_text import counted
 from tests.support.dense_masks import dense_rles
 from tests.support.exports import exported, save_r50
-from tests.support.models import IMAGES
+from tests.support.models import IMAGES, SHIPPED
 
 OUT = Path(__file__).parent / "results" / "sweeps.json"
-SHIPPED = Path(__file__).parents[1] / "demo" / "shapes_slim.pth"
 
 GFLOP = {"backbone": 175.0, "FPN": 34.0, "head": 238.0, "mask branch": 33.0, "dynamic head": 0.5}
 """Of R-50 for one image of 800x1344 with 100 instances; a multiplication and an addition are two operations."""

@@ -12,9 +12,10 @@ import torch
 from condinst_deploy.data.shapes_dataset import generate_shapes
 from condinst_deploy.errors import CheckpointError
 from condinst_deploy.training.recipe import Recipe
-from condinst_deploy.training.run_start import new_run, resumed_run
-from condinst_deploy.training.trainer import Reports, Sets, manifest_for, open_sets, train
+from condinst_deploy.training.run_start import resumed_run
+from condinst_deploy.training.trainer import Reports, Sets, open_sets, train
 from tests.support.recipes import tiny_recipe
+from tests.support.training_runs import run_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -32,7 +33,7 @@ def kept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     schedule = replace(recipe.schedule, iterations=3, batch_size=1)
     recipe = replace(recipe, optimizer=optimizer, schedule=schedule)
     sets = open_sets(recipe)
-    train(new_run(recipe, manifest_for(recipe, sets), CPU), sets, folder / "run", Reports())
+    train(run_of(recipe, sets), sets, folder / "run", Reports())
     return recipe, sets, folder / "run"
 
 

@@ -14,13 +14,13 @@ from condinst_deploy.data.shapes_dataset import generate_shapes
 from condinst_deploy.errors import CondInstError, DistributedError
 from condinst_deploy.support.signals import listen
 from condinst_deploy.training.history import is_evaluation, read_history
-from condinst_deploy.training.ranks import ALONE, Ranks
+from condinst_deploy.training.ranks import Ranks
 from condinst_deploy.training.recipe import Recipe, ScheduleSettings
-from condinst_deploy.training.run import TrainingRun
-from condinst_deploy.training.run_start import new_run, resumed_run
-from condinst_deploy.training.trainer import IMAGES_APART, Reports, Sets, evaluate, manifest_for, open_sets, train
+from condinst_deploy.training.run_start import resumed_run
+from condinst_deploy.training.trainer import IMAGES_APART, Reports, Sets, evaluate, open_sets, train
 from tests.support.processes import in_processes
 from tests.support.recipes import tiny_recipe
+from tests.support.training_runs import run_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,10 +42,6 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 @pytest.fixture(scope="module")
 def sets(recipe: Recipe) -> Sets:
     return open_sets(recipe)
-
-
-def run_of(recipe: Recipe, sets: Sets, ranks: Ranks = ALONE) -> TrainingRun:
-    return new_run(recipe, manifest_for(recipe, sets), CPU, ranks)
 
 
 def evaluating(
