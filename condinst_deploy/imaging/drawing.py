@@ -1,7 +1,7 @@
 """Instances drawn on an image: masks, boxes and captions; overlays, sheets and reports all draw here."""
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import ceil
 from pathlib import Path
 
@@ -118,10 +118,10 @@ def _draw_masks(
         # a border of `thickness` pixels around each mask leaves room for the line outside of it
         return _scaled_mask(masks.crop(i), masks.windows[i], scale, thickness)
 
-    for draw in (_tint, _outline):
+    for draw in (_tint, partial(_outline, thickness=thickness)):
         for i in reversed(range(len(masks))):
             origin, mask = drawn_mask(i)
-            draw(pixels, origin, mask, colours[i], thickness)
+            draw(pixels, origin, mask, colours[i])
 
 
 def _scaled_image(image: npt.NDArray[np.uint8], longest_side: int | None) -> tuple[npt.NDArray[np.uint8], float]:
@@ -162,10 +162,8 @@ def _resampled(crop: BoolArray, start: tuple[float, float], size: tuple[int, int
     return covered >= min(128, int(covered.max()) or 1)
 
 
-def _tint(
-    pixels: npt.NDArray[np.uint8], origin: tuple[int, int], mask: BoolArray, colour: Colour, thickness: int
-) -> None:
-    """Mix the mask's pixels with the colour; `thickness` is that of its outline, which is not drawn here."""
+def _tint(pixels: npt.NDArray[np.uint8], origin: tuple[int, int], mask: BoolArray, colour: Colour) -> None:
+    """Mix the mask's pixels with the colour."""
     for first, last in _strips(mask):
         part, inside = _common(pixels, (origin[0] + first, origin[1]), mask[first:last])
         mixed = part[inside] * np.float32(1 - OPACITY) + np.array(colour, dtype=np.float32) * np.float32(OPACITY)

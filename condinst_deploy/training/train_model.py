@@ -93,8 +93,8 @@ def check(recipe: str | Path | Recipe, options: TrainOptions | None = None, repo
     folder = _folder(recipe, options)
     chosen, start = _read(recipe, options, folder)
     place = Place(ALONE, torch_device(options.device), start, trains=False)
-    if _has_run(folder) and not options.resume:
-        reports.on_note(f"{_has_run(folder)}; this check changes nothing there")
+    if not options.resume and (problem := _has_run(folder)):
+        reports.on_note(f"{problem}; this check changes nothing there")
     run, sets = _prepared(chosen, options, reports, folder, place)
     return preview(run, sets.train, folder)
 
