@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.network_work import gflop_of_r50
 from condinst_deploy.benchmarking.memory import free_device_mb, resident_mb
 from condinst_deploy.contract import NetworkInputs
 from condinst_deploy.imaging.decode import EncodedImage
@@ -32,9 +33,6 @@ DEMO = ROOT / "demo" / "shapes_slim.pth"
 SIZES = ROOT / "tests" / "runtime" / "tensorrt" / "image_sizes.json"
 SLOTS = 100
 BATCH = 8
-GFLOP = 462.9
-"""Of R-50 at 800x1344 with BatchNorm folded, as `benchmarks.gpu_network` counts."""
-
 FIRST, IMAGES = 300, 1500
 GROWTH_FIRST, GROWTH_LAST = 2_000, 12_000
 
@@ -132,7 +130,7 @@ def network_alone(backend: Backend, peak_tflops: float) -> dict[str, float]:
             backend.forward(inputs)
         backend.synchronize()
         seconds = (time.perf_counter() - started) / runs
-    share = BATCH * GFLOP / 1e3 / seconds / peak_tflops
+    share = BATCH * sum(gflop_of_r50().values()) / 1e3 / seconds / peak_tflops
     return {"network_batch_8_ms": round(1e3 * seconds, 3), "network_share_of_measured_peak": round(share, 4)}
 
 
