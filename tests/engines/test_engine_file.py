@@ -315,3 +315,13 @@ def test_infinity_is_taken_as_a_bound_only(
     else:
         with pytest.raises(ArtifactError, match="the constant bound holds"):
             load_onnx(path)
+
+
+def test_numbers_of_sparse_weights_are_checked(small_graph: onnx.ModelProto, tmp_path: Path) -> None:
+    path = tmp_path / "sparse.onnx"
+    values = numpy_helper.from_array(np.array([1, np.nan], dtype=np.float32), "thin")
+    places = numpy_helper.from_array(np.array([0, 2]), "places")
+    small_graph.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, places, [3]))
+    onnx.save(small_graph, str(path))
+    with pytest.raises(ArtifactError, match="the constant thin holds NaN"):
+        load_onnx(path)

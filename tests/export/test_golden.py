@@ -9,13 +9,11 @@ import onnx
 import pytest
 
 from condinst_deploy.contract import NetworkInputs
-from condinst_deploy.evaluation.agreement import Tolerance, agreement
+from condinst_deploy.evaluation.agreement import agreement
 from condinst_deploy.imaging.decode import rgb_from
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from tests.support.batches import host_batch
-from tests.support.models import GOLDEN, IMAGES, golden_detections
-
-TOLERANCE = Tolerance(boxes=0.02, scores=2e-5, mask_iou=0.999)
+from tests.support.models import EXPORTED_TOLERANCE, GOLDEN, IMAGES, golden_detections
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +36,7 @@ def test_detections_are_mmdetections(backend: OnnxRuntimeBackend, name: str) -> 
     inputs, geometries = host_batch(backend, [rgb_from(IMAGES / f"{name}.png")])
     (found,) = backend.postprocess(backend.forward(inputs), geometries)
     result = agreement(golden_detections(golden, 0), found)
-    assert result.within(TOLERANCE), result
+    assert result.within(EXPORTED_TOLERANCE), result
 
 
 def test_in_a_batch_each_image_gets_its_own_detections(backend: OnnxRuntimeBackend) -> None:
@@ -50,7 +48,7 @@ def test_in_a_batch_each_image_gets_its_own_detections(backend: OnnxRuntimeBacke
         (alone,) = backend.postprocess(backend.forward(single), [geometry])
         for reference in (golden_detections(golden, i), alone):
             result = agreement(reference, found[i])
-            assert result.within(TOLERANCE), result
+            assert result.within(EXPORTED_TOLERANCE), result
 
 
 def test_the_file_shows_the_two_operations_as_two_nodes(exported_r50: dict[str, Any]) -> None:

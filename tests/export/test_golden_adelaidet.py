@@ -8,15 +8,13 @@ import pytest
 import torch
 
 from condinst_deploy.contract import NetworkInputs
-from condinst_deploy.evaluation.agreement import Tolerance, agreement
+from condinst_deploy.evaluation.agreement import agreement
 from condinst_deploy.imaging.decode import rgb_from
 from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_export.onnx_file import ExportOptions, onnx_from_model, with_options
 from tests.support.batches import host_batch
-from tests.support.models import DEEPER, GOLDEN, IMAGES, adelaidet_detections, adelaidet_state
-
-TOLERANCE = Tolerance(boxes=0.02, scores=2e-5, mask_iou=0.999)
+from tests.support.models import DEEPER, EXPORTED_TOLERANCE, GOLDEN, IMAGES, adelaidet_detections, adelaidet_state
 
 
 def exported(checkpoint: Path) -> onnx.ModelProto:
@@ -35,7 +33,7 @@ def assert_adelaidets_detections(backend: OnnxRuntimeBackend, image: str, golden
     (found,) = backend.postprocess(backend.forward(inputs), geometries)
     result = agreement(adelaidet_detections(golden, 0), found)
     assert result.reference_count > 70
-    assert result.within(TOLERANCE), result
+    assert result.within(EXPORTED_TOLERANCE), result
 
 
 @pytest.mark.parametrize("image", ["coffee", "astronaut"])
@@ -57,7 +55,7 @@ def test_in_a_batch_each_image_gets_its_own_detections(r50: OnnxRuntimeBackend) 
         (alone, found[1]),
     ):
         result = agreement(reference, other)
-        assert result.within(TOLERANCE), result
+        assert result.within(EXPORTED_TOLERANCE), result
 
 
 @pytest.mark.slow

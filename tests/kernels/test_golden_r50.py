@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest, NetworkOutputs
-from condinst_deploy.evaluation.agreement import Tolerance, agreement
+from condinst_deploy.evaluation.agreement import agreement
 from condinst_deploy.imaging.decode import rgb_from
 from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.model.condinst import CondInst, Instances
@@ -24,11 +24,10 @@ from condinst_deploy.runtime.postprocess import ResultFilter, detections_from_ou
 from condinst_deploy.runtime.preprocessing.batch import network_inputs
 from tests.support.device_results import detections_of
 from tests.support.interpreter import interpreted
-from tests.support.models import GOLDEN, GOLDEN_READERS, IMAGES
+from tests.support.models import EXPORTED_TOLERANCE, GOLDEN, GOLDEN_READERS, IMAGES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600), pytest.mark.usefixtures("one_thread")]
 
-TOLERANCE = Tolerance(boxes=0.02, scores=2e-5, mask_iou=0.999)
 LOGIT_ERROR = 1e-4
 CLASSES = 80
 MOST_SLOTS, MOST_MASKS = 16, 25
@@ -108,9 +107,9 @@ def test_runs_from_the_networks_logits_are_the_references_masks(network: Network
     found = replace(found, class_names=network.golden.class_names, category_ids=network.golden.category_ids)
     result = agreement(network.golden, found)
     assert result.matched == result.other_count == MOST_MASKS
-    assert float(result.box_errors.max()) <= TOLERANCE.boxes
-    assert float(result.score_errors.max()) <= TOLERANCE.scores
-    assert float(result.mask_ious.min()) >= TOLERANCE.mask_iou
+    assert float(result.box_errors.max()) <= EXPORTED_TOLERANCE.boxes
+    assert float(result.score_errors.max()) <= EXPORTED_TOLERANCE.scores
+    assert float(result.mask_ious.min()) >= EXPORTED_TOLERANCE.mask_iou
 
 
 def test_runs_from_the_networks_logits_are_the_hosts_byte_for_byte(network: Network, results: list[Any]) -> None:

@@ -9,13 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from condinst_deploy.evaluation.agreement import Tolerance, agreement
+from condinst_deploy.evaluation.agreement import agreement
 from condinst_deploy.imaging.decode import rgb_from
 from condinst_deploy.runtime.torch_backend import TorchBackend
 from tests.support.batches import host_batch
-from tests.support.models import DEEPER, GOLDEN, GOLDEN_CASES, IMAGES, adelaidet_detections, adelaidet_state
-
-TOLERANCE = Tolerance(boxes=0.01, scores=1e-5, mask_iou=0.999)
+from tests.support.models import (
+    DEEPER,
+    EAGER_TOLERANCE,
+    GOLDEN,
+    GOLDEN_CASES,
+    IMAGES,
+    adelaidet_detections,
+    adelaidet_state,
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +40,7 @@ def assert_adelaidets_detections(backend: TorchBackend, names: list[str], golden
         reference = adelaidet_detections(golden, i)
         assert len(reference) > 70
         result = agreement(reference, detections)
-        assert result.within(TOLERANCE), result
+        assert result.within(EAGER_TOLERANCE), result
 
 
 @pytest.mark.parametrize("case", GOLDEN_CASES)

@@ -7,14 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from condinst_deploy.evaluation.agreement import Tolerance, agreement
+from condinst_deploy.evaluation.agreement import agreement
 from condinst_deploy.imaging.decode import rgb_from
 from condinst_deploy.model.config import STRIDES
 from condinst_deploy.runtime.torch_backend import TorchBackend
 from tests.support.batches import host_batch
-from tests.support.models import GOLDEN, GOLDEN_CASES, IMAGES, golden_detections
-
-TOLERANCE = Tolerance(boxes=0.01, scores=1e-5, mask_iou=0.999)
+from tests.support.models import EAGER_TOLERANCE, GOLDEN, GOLDEN_CASES, IMAGES, golden_detections
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +32,7 @@ def test_detections_are_mmdetections(backend: TorchBackend, case: str) -> None:
         assert geometry.original == tuple(golden[f"{i}.ori_shape"])
         result = agreement(golden_detections(golden, i), detections)
         assert result.reference_count == 100
-        assert result.within(TOLERANCE), result
+        assert result.within(EAGER_TOLERANCE), result
 
 
 def test_raw_head_outputs_and_mask_features_are_mmdetections(backend: TorchBackend) -> None:

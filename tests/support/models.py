@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from condinst_deploy.contract import InstanceDetections, ModelManifest, Preprocessing, contiguous_ids
+from condinst_deploy.evaluation.agreement import Tolerance
 from condinst_deploy.masks import Masks
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.config import CondInstConfig
@@ -24,6 +25,10 @@ GOLDEN_CASES = {
     "batch_coffee_astronaut": ["coffee", "astronaut"],
 }
 """Golden outputs that both references have, and the images of each."""
+EAGER_TOLERANCE = Tolerance(boxes=0.01, scores=1e-5, mask_iou=0.999)
+"""Of the reference model beside the golden outputs."""
+EXPORTED_TOLERANCE = Tolerance(boxes=0.02, scores=2e-5, mask_iou=0.999)
+"""Of networks with fixed slots (exported files, kernels), whose sums have another order."""
 IMAGES = GOLDEN / "images"
 SHIPPED = GOLDEN.parents[1] / "demo" / "shapes_slim.pth"
 """The trained model that ships."""
