@@ -88,5 +88,6 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number and its noun, in the plural if it is not one: `1,024 images`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    """A number and its noun, in the plural if it is not one: `1,024 images`, `3 classes`."""
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{number:,} {noun if number == 1 else plural}"

@@ -10,6 +10,7 @@ from rich.progress import Progress, TaskID
 
 from condinst_deploy.cli.command import command_app, print_json, print_line, progress_bar, terminal
 from condinst_deploy.cli.progress import ProgressLines, progress_line
+from condinst_deploy.shown_text import counted
 from condinst_deploy.support.signals import exit_status, listen_for_preemption
 from condinst_deploy.training.train_options import TrainOptions
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from condinst_deploy.training.trainer import Reports, Sets
 
 READING = "reading"
+
+MOST_NAMES = 20
+"""Class names in one line."""
 
 
 def train(
@@ -176,8 +180,9 @@ class _Shown:
     def _data(self, sets: "Sets") -> None:
         self._bar(READING, 0, None, visible=False)
         names = sets.train.class_names
-        terminal.print(f"{len(sets.train)} images to train on, {len(sets.val)} to evaluate on")
-        terminal.print(f"{len(names)} classes: {', '.join(names)}")
+        terminal.print(f"{counted(len(sets.train), 'image')} to train on, {len(sets.val):,} to evaluate on")
+        more = ", ..." if len(names) > MOST_NAMES else ""  # the table of the data set lists all
+        terminal.print(f"{counted(len(names), 'class')}: {', '.join(names[:MOST_NAMES])}{more}")
 
     def _start(self, iteration: int, recipe: "Recipe") -> None:
         self._total, self._every = recipe.schedule.iterations, recipe.log_every

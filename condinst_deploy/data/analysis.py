@@ -1,28 +1,28 @@
 """Analysis of a training set before the first step: errors, warnings, and what is left out."""
 
-from array import array
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pycocotools import mask as coco_mask
 
 from condinst_deploy.contract import Preprocessing
-from condinst_deploy.data.annotation_arrays import Images, Instance, Polygons, Record, Records
+from condinst_deploy.data.annotation_arrays import Images, Record, Records
 from condinst_deploy.data.annotation_checks import Reason
 from condinst_deploy.data.coco import MIN_SIZE, CocoDataset
 from condinst_deploy.data.data_report import ClassCount, DataReport, Finding
 from condinst_deploy.data.learnable import learnable
+from condinst_deploy.data.object_shapes import Objects, leaves, objects_of
 from condinst_deploy.imaging.image_sizes import Header, headers_of
 
 SMALL, LARGE = 32**2, 96**2
 """COCO's limits of size, in pixels of area."""
 
-BEYOND = 1.0
-"""Pixels by which a polygon may leave its image without a finding."""
+CORNER = 0.1
+"""Pixels by which numbers that should have been pixels may leave 0..1: objects at a border are drawn over it."""
 
 USUAL: tuple[Reason, ...] = ("crowd", "marked ignore")
 """Reasons to leave an annotation out that its author chose."""
@@ -30,17 +30,11 @@ USUAL: tuple[Reason, ...] = ("crowd", "marked ignore")
 DIFFERENT = 0.5
 """Overlap (IoU) of an object's box and its mask's below which the two are said to differ."""
 
+DECIMALS = 2
+"""Digits of pixels in which two annotations of the same object agree; another first corner moves the last bits."""
 
-class _Objects(NamedTuple):
-    """All objects to learn, one row each."""
-
-    ids: list[int]
-    boxes: npt.NDArray[np.float64]  # (n, 4) xyxy
-    extents: npt.NDArray[np.float64]  # (n, 4) xyxy of the masks
-    centres: npt.NDArray[np.float64]  # (n, 2) x, y
-    areas: npt.NDArray[np.float64]  # (n,)
-    sizes: npt.NDArray[np.int64]  # (n, 2) height, width of the image
-    polygons: npt.NDArray[np.bool_]  # (n,) the mask is polygons
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 
 
 def analyse(data: CocoDataset, preprocessing: Preprocessing, short_sides: Sequence[int]) -> DataReport:
@@ -51,19 +45,39 @@ def analyse(data: CocoDataset, preprocessing: Preprocessing, short_sides: Sequen
         preprocessing: how its images are resized.
         short_sides: that images are trained at.
     """
-    objects = _objects(data.records)
-    sizes, unreadable = _header_findings(data.records)
-    normalised, corner = _normalised(data, objects)
-    outside, beyond = _outside(objects)
-    errors = [unreadable, *sizes, normalised, outside]
-    learnt = learnable(objects.boxes, objects.centres, objects.sizes, preprocessing, short_sides)
-    advice = "they are too small or too thin: train at larger sizes"
-    unlearnable = Finding.of(
-        "objects that no pyramid level can learn at these sizes", advice, _chosen(objects, ~learnt)
-    )
-    warnings = [corner, beyond, *_duplicates(data.records), *_left_out_oddly(data), _differing(objects), unlearnable]
+    objects, headers = objects_of(data.records), list(headers_of(data.paths))
     classes = _classes(data, objects)
-    warnings.append(Finding.of("classes without an object to learn", "", [c.name for c in classes if not c.objects]))
+    wrong, normalised, corner = _normalised(data, objects)
+    leaving = leaves(objects.extents, objects.sizes) & objects.polygons
+    empty = (objects.mask_areas == 0) & ~wrong
+    outside, empty = empty & leaving, empty & ~leaving
+    usable = ~(wrong | outside | empty)  # one finding for each object: no other can be true of these
+    learnt = learnable(objects.boxes, objects.centres, objects.sizes, preprocessing, short_sides)
+    differing, unlearnable = _differ(objects) & usable, ~learnt & usable
+
+    def found(which: BoolArray, what: str, advice: str) -> Finding:
+        return Finding.of("object", what, advice, _chosen(objects, which))
+
+    errors = [
+        *_header_findings(data.records, headers),
+        normalised,
+        found(outside, "whose polygons lie outside their image", "they belong to another image or size"),
+    ]
+    warnings = [
+        corner,
+        found(leaving & usable, "whose polygons leave their image", "they are cut off at its border"),
+        found(empty, "whose mask has no pixels", "it is a polygon on a line, or an RLE of zeros"),
+        *_duplicates(data, objects, headers),
+        *_left_out_oddly(data),
+        found(differing, "whose box is not their mask's (overlap below one half)", "boxes are [x, y, width, height]"),
+        found(
+            unlearnable,
+            "that no pyramid level can learn at these sizes",
+            "they are too small or too thin: train at larger sizes",
+        ),
+        Finding.of("class", "without an object to learn", "", [c.name for c in classes if not c.objects]),
+        *_class_names(data),
+    ]
     return DataReport(
         annotations=str(data.annotations),
         images=len(data.records),
@@ -79,57 +93,14 @@ def _present(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     return tuple(finding for finding in findings if finding.count)
 
 
-def _chosen(objects: _Objects, mask: npt.NDArray[np.bool_]) -> list[str]:
+def _chosen(objects: Objects, mask: npt.NDArray[np.bool_]) -> list[str]:
     return [f"annotation {objects.ids[i]}" for i in np.flatnonzero(mask)]
 
 
-def _objects(records: Records) -> _Objects:
-    rows, owners = records.owned()
-    objects, shapes, polygons = records.objects, array("d"), array("b")
-    for index, (height, width) in zip(rows.tolist(), records.sizes[owners].tolist(), strict=True):
-        instance = objects.instance(index, (height, width))
-        shapes.extend(_shape(instance))
-        polygons.append(isinstance(instance.segmentation, tuple))
-    shape, annotated = np.array(shapes, dtype=np.float64).reshape(-1, 7), objects.areas[rows]
-    return _Objects(
-        ids=objects.ids[rows].tolist(),
-        boxes=objects.boxes[rows],
-        extents=shape[:, :4],
-        centres=shape[:, 4:6],
-        areas=np.where(np.isnan(annotated), shape[:, 6], annotated),
-        sizes=records.sizes[owners],
-        polygons=np.array(polygons, dtype=np.bool_),
-    )
-
-
-def _shape(instance: Instance) -> tuple[float, ...]:
-    """Extent (4), centre of mass (2) and area of a mask; an RLE's centre is that of its extent."""
-    if isinstance(instance.segmentation, tuple):
-        return _polygon_shape(instance.segmentation)
-    x, y, width, height = (float(value) for value in coco_mask.toBbox(instance.segmentation))
-    area = float(coco_mask.area(instance.segmentation))
-    return x, y, x + width, y + height, x + width / 2, y + height / 2, area
-
-
-def _polygon_shape(parts: Polygons) -> tuple[float, ...]:
-    area, moment = 0.0, np.zeros(2)
-    points = [part.reshape(-1, 2) for part in parts]
-    for own in points:  # the shoelace formula
-        following = np.concatenate((own[1:], own[:1]))
-        cross = own[:, 0] * following[:, 1] - following[:, 0] * own[:, 1]
-        sign = -1.0 if cross.sum() < 0 else 1.0
-        area += sign * cross.sum() / 2
-        moment += sign * ((own + following) * cross[:, None]).sum(axis=0) / 6
-    together = np.concatenate(points)
-    low, high = together.min(axis=0), together.max(axis=0)
-    x, y = moment / area if area > 0 else (low + high) / 2
-    return float(low[0]), float(low[1]), float(high[0]), float(high[1]), float(x), float(y), area
-
-
-def _header_findings(records: Sequence[Record]) -> tuple[list[Finding], Finding]:
+def _header_findings(records: Sequence[Record], headers: Sequence[Header]) -> list[Finding]:
     """Sizes that differ from the files', by what is wrong with them; and files that cannot be read."""
     exif, swapped, other, unreadable = [], [], [], []
-    for record, header in zip(records, headers_of([record.path for record in records]), strict=True):
+    for record, header in zip(records, headers, strict=True):
         if header.problem:
             unreadable.append(f"image {record.image_id}: {record.path.name}, {header.problem}")
         elif header.size != record.size:
@@ -141,14 +112,16 @@ def _header_findings(records: Sequence[Record]) -> tuple[list[Finding], Finding]
             else:
                 other.append(wrong)
     return [
+        Finding.of("image", "that cannot be read", "", unreadable),
         Finding.of(
-            "images that EXIF turns on their side, annotated for the pixels as stored",
+            "image",
+            "that EXIF turns by 90 degrees, annotated for the pixels as stored",
             "images are turned upright before training: annotate the upright image, or remove the EXIF orientation",
             exif,
         ),
-        Finding.of("images whose height and width are annotated the other way round", "", swapped),
-        Finding.of("images of another size than annotated", "annotations must be of the files themselves", other),
-    ], Finding.of("images that cannot be read", "", unreadable)
+        Finding.of("image", "whose height and width are annotated the other way round", "", swapped),
+        Finding.of("image", "of another size than annotated", "annotations must be of the files themselves", other),
+    ]
 
 
 def _sizes_named(record: Record, header: Header) -> str:
@@ -156,15 +129,15 @@ def _sizes_named(record: Record, header: Header) -> str:
     return f"image {record.image_id}: {record.path.name} is {own_width}x{own_height}, annotated {width}x{height}"
 
 
-def _normalised(data: CocoDataset, objects: _Objects) -> tuple[Finding, Finding]:
-    """Objects in 0..1 instead of pixels.
+def _normalised(data: CocoDataset, objects: Objects) -> tuple[BoolArray, Finding, Finding]:
+    """Objects in 0..1 instead of pixels: which `(n,)`; and two findings, what cannot be right and what is odd.
 
     Where their boxes are larger than a pixel, or where most of a file's objects are so, they cannot be right. A few
     others may be objects in the first pixel.
     """
-    inside = (objects.extents[:, :2] >= 0).all(axis=1) & (objects.extents[:, 2:] <= 1).all(axis=1)
-    inside &= (objects.sizes.min(axis=1, initial=2) > 1) & objects.polygons
-    large = objects.boxes[:, 2:].max(axis=1, initial=0) > 2
+    low, high = objects.extents[:, :2].min(axis=1), objects.extents[:, 2:].max(axis=1)
+    inside = (low >= -CORNER) & (high <= 1 + CORNER) & (objects.sizes.min(axis=1) > 1) & objects.polygons
+    large = objects.boxes[:, 2:].max(axis=1) > 2
     wrong, few = _chosen(objects, inside & large), _chosen(objects, inside & ~large)
     others = len(objects.ids) - len(few)
     few += [f"annotation {each.annotation_id}" for each in data.left_out if each.reason == "within the first pixel"]
@@ -172,56 +145,82 @@ def _normalised(data: CocoDataset, objects: _Objects) -> tuple[Finding, Finding]
         wrong, few = wrong + few, []
     advice = "COCO's numbers are pixels: multiply by the image's width and height"
     return (
-        Finding.of("objects whose numbers all lie in 0..1", advice, wrong),
-        Finding.of("objects within the first pixel of their image", advice, few),
+        inside,
+        Finding.of("object", "whose numbers all lie in 0..1", advice, wrong),
+        Finding.of("object", "within the first pixel of the image", advice, few),
     )
 
 
-def _outside(objects: _Objects) -> tuple[Finding, Finding]:
-    """Masks that are outside the image, and polygons that leave it."""
-    height, width = objects.sizes[:, 0], objects.sizes[:, 1]
-    x1, y1, x2, y2 = objects.extents.T
-    nothing = ((x1 >= width) | (y1 >= height) | (x2 <= 0) | (y2 <= 0)) & objects.polygons
-    leaves = (x1 < -BEYOND) | (y1 < -BEYOND) | (x2 > width + BEYOND) | (y2 > height + BEYOND)
-    wrong, odd = _chosen(objects, nothing), _chosen(objects, leaves & ~nothing)
-    return (
-        Finding.of("objects whose polygons lie outside their image", "they belong to another image or size", wrong),
-        Finding.of("objects whose polygons leave their image", "they are cut off at its border", odd),
+def _differ(objects: Objects) -> BoolArray:
+    """Return for each object whether its box and its mask, or their parts in the image, overlap by less than half."""
+    limit = np.tile(objects.sizes[:, ::-1], 2)
+    overlap = np.maximum(
+        _overlap(objects.boxes, objects.extents), _overlap(objects.boxes.clip(0, limit), objects.visible)
     )
+    return np.asarray(overlap < DIFFERENT, dtype=np.bool_)
 
 
-def _differing(objects: _Objects) -> Finding:
-    """Objects whose box and mask overlap by less than half."""
-    a, b = objects.boxes, objects.extents
-    overlap = (np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])).clip(0).prod(axis=1)
-    both = (a[:, 2:] - a[:, :2]).prod(axis=1) + (b[:, 2:] - b[:, :2]).prod(axis=1) - overlap
-    what, advice = "objects whose box is not their mask's (overlap below one half)", "boxes are [x, y, width, height]"
-    return Finding.of(what, advice, _chosen(objects, overlap < DIFFERENT * both))
+def _overlap(a: FloatArray, b: FloatArray) -> FloatArray:
+    """IoU of each pair of boxes `(n, 4)`, xyxy."""
+    shared = (np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])).clip(0).prod(axis=1)
+    both = (a[:, 2:] - a[:, :2]).prod(axis=1) + (b[:, 2:] - b[:, :2]).prod(axis=1) - shared
+    return np.asarray(np.divide(shared, both, out=np.zeros_like(shared), where=both > 0), dtype=np.float64)
 
 
-def _duplicates(records: Sequence[Record]) -> list[Finding]:
+def _duplicates(data: CocoDataset, objects: Objects, headers: Sequence[Header]) -> list[Finding]:
     """Files that are listed twice, and objects that are annotated twice."""
-    files = Counter(record.path for record in records)
-    twice = []
-    for record in records:
-        seen = set()
-        for instance in record.instances:
-            key = (instance.label, instance.box, _content(instance))
-            if key in seen:
-                twice.append(f"annotation {instance.annotation_id}")
-            seen.add(key)
+    ids, names = data.image_ids, data.records.images.names
+    listed = defaultdict(list)
+    for position, header in enumerate(headers):
+        if header.file is not None:
+            listed[header.file].append(position)
+    files = [
+        f"images {', '.join(str(ids[p]) for p in places)}: {names[int(data.records.rows[places[0]])]}"
+        for places in listed.values()
+        if len(places) > 1
+    ]
+    again, otherwise = _annotated_again(data.records, objects)
+    twice = "annotated a second time, with the same"
     return [
-        Finding.of("files listed as several images", "", [path.name for path, n in files.items() if n > 1]),
-        Finding.of("objects annotated a second time, with the same class, box and mask", "", twice),
+        Finding.of("file", "listed as several images", "", files),
+        Finding.of("object", f"{twice} class, box and mask", "", _chosen(objects, again)),
+        Finding.of("object", f"{twice} box and mask but another class", "", _chosen(objects, otherwise)),
     ]
 
 
-def _content(instance: Instance) -> bytes:
-    segmentation = instance.segmentation
-    if isinstance(segmentation, tuple):
-        return b"|".join(part.tobytes() for part in segmentation)
-    counts = segmentation["counts"]
-    return counts if isinstance(counts, bytes) else str(counts).encode()
+def _annotated_again(records: Records, objects: Objects) -> tuple[BoolArray, BoolArray]:
+    """Objects `(n,)` that repeat an earlier one of their image: with its class, and with another one."""
+    rows, owners = records.owned()
+    places = (objects.boxes, objects.extents, objects.centres, objects.mask_areas[:, None])
+    what = np.column_stack((owners, np.concatenate(places, axis=1).round(DECIMALS)))
+    labelled = np.column_stack((what, records.objects.labels[rows]))
+    again, seen = _repeats(labelled), _repeats(what)
+    return again, seen & ~again
+
+
+def _repeats(rows: npt.NDArray[Any]) -> BoolArray:
+    """Return for each row `(n, k)` whether an earlier one is the same."""
+    _, first = np.unique(rows, axis=0, return_index=True)
+    repeats = np.ones(len(rows), dtype=np.bool_)
+    repeats[first] = False
+    return repeats
+
+
+def _class_names(data: CocoDataset) -> list[Finding]:
+    """Names of classes that a person or a command cannot tell apart."""
+    spellings = defaultdict(set)
+    for name in data.class_names:
+        spellings[" ".join(unicodedata.normalize("NFKC", name).casefold().split())].add(name)
+    nameless = [
+        f"category {i}" for i, name in zip(data.category_ids, data.class_names, strict=True) if not name.strip()
+    ]
+    several = [name for name, count in Counter(data.class_names).items() if count > 1 and name.strip()]
+    alike = [" / ".join(sorted(names)) for plain, names in spellings.items() if len(names) > 1 and plain]
+    return [
+        Finding.of("class", "without a name", "", nameless),
+        Finding.of("class name", "that several classes have", "", several),
+        Finding.of("class name", "in several spellings", "", alike),
+    ]
 
 
 def _left_out_oddly(data: CocoDataset) -> list[Finding]:
@@ -233,9 +232,9 @@ def _left_out_oddly(data: CocoDataset) -> list[Finding]:
     images, left_out = _left_out_images(data)
     small = _names(images, left_out[images.sizes[left_out].min(axis=1) < MIN_SIZE])
     return [
-        *(Finding.of(f"annotations left out: {reason}", "", by_reason[reason]) for reason in sorted(odd)),
-        Finding("polygons left out of objects with others: fewer than six numbers", "", data.dropped_parts),
-        Finding.of(f"images left out: a side is below {MIN_SIZE} pixels", "", small),
+        *(Finding.of("annotation", f"left out: {reason}", "", by_reason[reason]) for reason in sorted(odd)),
+        Finding("polygon", "left out of objects with others: fewer than six numbers", "", data.dropped_parts),
+        Finding.of("image", f"left out: a side is below {MIN_SIZE} pixels", "", small),
     ]
 
 
@@ -254,12 +253,12 @@ def _notes(data: CocoDataset) -> list[Finding]:
     images, left_out = _left_out_images(data)
     empty = _names(images, left_out[images.sizes[left_out].min(axis=1) >= MIN_SIZE])
     return [
-        Finding.of("images left out: without objects to learn", "data.keep_empty = true keeps them", empty),
-        *(Finding(f"annotations left out: {reason}", "", counts[reason]) for reason in USUAL),
+        Finding.of("image", "left out: without objects to learn", "data.keep_empty = true keeps them", empty),
+        *(Finding("annotation", f"left out: {reason}", "", counts[reason]) for reason in USUAL),
     ]
 
 
-def _classes(data: CocoDataset, objects: _Objects) -> tuple[ClassCount, ...]:
+def _classes(data: CocoDataset, objects: Objects) -> tuple[ClassCount, ...]:
     rows, owners = data.records.owned()
     labels = data.records.objects.labels[rows]
     pairs = np.unique(np.stack((owners, labels), axis=1), axis=0)  # image and class

@@ -19,8 +19,8 @@ Scalar = TypeVar("Scalar", int, str)
 _KINDS: dict[type, str] = {int: "a whole number", str: "text"}
 
 Reason = Literal[
-    "crowd", "marked ignore", "without area", "below one pixel", "within the first pixel", "outside its image",
-    "polygons without area",
+    "crowd", "marked ignore", "without area", "below one pixel", "with a negative width or height",
+    "within the first pixel", "outside its image", "polygons without area",
 ]  # fmt: skip
 """Reason why an annotation is not trained on."""
 
@@ -70,6 +70,8 @@ def object_of(annotation: dict[str, Any], known: Known, where: str) -> Instance 
 def _unlearnable_box(box: tuple[float, float, float, float], size: tuple[int, int]) -> Reason | None:
     """Return why mmdetection does not train on a box of an image of `size`, `(height, width)`; None if it does."""
     x1, y1, x2, y2 = box
+    if x2 < x1 or y2 < y1:
+        return "with a negative width or height"
     if x2 - x1 < 1 or y2 - y1 < 1:
         return "within the first pixel" if 0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1 else "below one pixel"
     if min(x2, size[1]) <= max(x1, 0) or min(y2, size[0]) <= max(y1, 0):

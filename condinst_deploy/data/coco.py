@@ -1,7 +1,6 @@
 """Data sets in COCO's format, read with checks. Training targets are chosen as in mmdetection's CocoDataset."""
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,15 @@ from condinst_deploy.errors import ConfigError, DataError, ImageError
 from condinst_deploy.imaging.decode import RGBArray, rgb_from
 from condinst_deploy.imaging.image_sizes import LONGEST_SIDE, MOST_PIXELS
 from condinst_deploy.masks import BoolArray
-from condinst_deploy.shown_text import shown_value
+from condinst_deploy.shown_text import counted, shown, shown_value
 
 MIN_SIZE = 32
 """Least side in pixels of an image that is trained on."""
 
 LARGEST_ID = (1 << 64) - 1
+
+LARGEST_TRAINED_ID = (1 << 63) - 1
+"""Largest category id that a model's file holds."""
 
 LISTED = 5
 """Number of entries that an error lists."""
@@ -106,6 +108,11 @@ class CocoDataset:
             content = coco_content(annotations) if content is None else content
             categories = sorted(_by_id(content["categories"], "category", annotations).items())
             self.category_ids = tuple(category_id for category_id, _ in categories)
+            if training and categories and max(map(abs, self.category_ids)) > LARGEST_TRAINED_ID:
+                raise DataError(
+                    f"{annotations} has a category with id {max(self.category_ids, key=abs)}; expected ids of 64 bits"
+                    " with a sign, as models hold them"
+                )
             self.class_names = tuple(field_of(c, "name", str, f"{annotations}: category {i}") for i, c in categories)
             listed = _images(content["images"], images or Path(), annotations)
             labels = {category_id: label for label, category_id in enumerate(self.category_ids)}
@@ -123,7 +130,7 @@ class CocoDataset:
         self.image_ids: tuple[int, ...] = tuple(listed.ids[self.records.rows].tolist())
         self.paths = Paths(self.records)
         if images is not None:
-            _check_present(self.paths, images)
+            _check_present(self.records, images)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -273,19 +280,32 @@ def _images(entries: list[dict[str, Any]], folder: Path, path: Path) -> Images:
                 f"{where} has height {shown_value(size[0])} and width {shown_value(size[1])}; expected 1 to"
                 f" {LONGEST_SIDE}, and at most {MOST_PIXELS} pixels"
             )
-        names.append(field_of(entry, "file_name", str, where))
+        name = field_of(entry, "file_name", str, where)
+        if not name:
+            raise DataError(f"{where} has 'file_name' ''; expected the name of a file")
+        names.append(name)
         sizes.append(size)
     return Images(folder, Texts(names), id_array(list(by_id)), np.array(sizes, dtype=np.int64).reshape(-1, 2))
 
 
-def _check_present(paths: Iterable[Path], folder: Path) -> None:
+def _check_present(records: Records, folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; expected the folder of the images")
     if not folder.is_dir():
         raise DataError(f"no folder of images at {folder}")
-    missing = [path.name for path in paths if not path.is_file()]
+    names, rows = records.images.names, records.rows.tolist()
+    missing = [row for row, path in zip(rows, Paths(records), strict=True) if not _is_file(path)]
     if missing:
-        raise DataError(f"{len(missing)} images are missing from {folder}: {_listed(missing)}")
+        listed = _listed([f"{shown(names[row], 200)} (image {records.images.ids[row]})" for row in missing])
+        are = "is" if len(missing) == 1 else "are"
+        raise DataError(f"{counted(len(missing), 'image')} {are} missing from {folder}: {listed}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # the name is too long, or its folder may not be read
+        return False
 
 
 def _listed(names: list[str]) -> str:

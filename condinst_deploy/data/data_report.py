@@ -4,10 +4,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.cells import cell_len
+
 from condinst_deploy.errors import DataError
+from condinst_deploy.shown_text import counted, shown
 
 NAMED = 5
 """Number of entries that a finding lists."""
+
+LONGEST_NAME, LONGEST_ENTRY = 60, 160
+"""Characters of a class name in the table, and of an entry in the list of a finding."""
 
 
 @dataclass(frozen=True)
@@ -15,26 +21,28 @@ class Finding:
     """One kind of thing that was found.
 
     Attributes:
-        what: the kind, as the end of a sentence that begins with a count.
+        noun: what was found, one of them: "object", "image".
+        what: the kind, as the end of a sentence that begins with a count and the noun.
         advice: what to do; "" if there is nothing to do.
         count: how many.
         named: the first of them.
     """
 
+    noun: str
     what: str
     advice: str
     count: int
     named: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, what: str, advice: str, names: Sequence[object]) -> "Finding":
+    def of(cls, noun: str, what: str, advice: str, names: Sequence[object]) -> "Finding":
         """All that were found, by name."""
-        return cls(what, advice, len(names), tuple(shown(name) for name in names[:NAMED]))
+        return cls(noun, what, advice, len(names), tuple(shown(name, LONGEST_ENTRY) for name in names[:NAMED]))
 
     def __str__(self) -> str:
         more = ", ..." if self.count > len(self.named) else ""
         listed = f" ({', '.join(self.named)}{more})" if self.named else ""
-        return f"{self.count} {self.what}{listed}" + (f"; {self.advice}" if self.advice else "")
+        return f"{counted(self.count, self.noun)} {self.what}{listed}" + (f"; {self.advice}" if self.advice else "")
 
 
 @dataclass(frozen=True)
@@ -88,11 +96,12 @@ class DataReport:
                 f"{shown(self.annotations)} cannot be trained on: " + "; ".join(str(each) for each in found)
             )
 
-    def text(self) -> str:
-        """The report as plain lines of at most the names' length: a table, then what was found."""
-        lines = [f"{self.images} of {self.listed} images, {self.objects} objects to learn"]
+    def text(self, *, errors: bool = True) -> str:
+        """The report as plain lines: a table, then what was found; `errors` are what `check` raises."""
+        lines = [f"{self.images:,} of {counted(self.listed, 'image')}, {counted(self.objects, 'object')} to learn"]
         lines += _table(self.classes)
-        for kind, findings in (("error", self.errors), ("warning", self.warnings), ("note", self.notes)):
+        wrong = self.errors if errors else ()
+        for kind, findings in (("error", wrong), ("warning", self.warnings), ("note", self.notes)):
             lines += [f"{kind}: {finding}" for finding in findings]
         return "\n".join(lines)
 
@@ -101,17 +110,15 @@ class DataReport:
         return asdict(self) | {"objects": self.objects}
 
 
-def shown(value: object) -> str:
-    """A value of a file as text of one line: what does not print is escaped, and long text is cut."""
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value)[:81])
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
 def _table(classes: Sequence[ClassCount]) -> list[str]:
     rows: list[tuple[str, ...]] = [("class", "images", "objects", "small", "medium", "large")]
-    rows += [(shown(c.name), *(str(n) for n in (c.images, c.objects, c.small, c.medium, c.large))) for c in classes]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *(n.rjust(width) for n, width in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
+    for each in classes:
+        numbers = (each.images, each.objects, each.small, each.medium, each.large)
+        rows.append((shown(each.name, LONGEST_NAME), *map(str, numbers)))
+    widths = [max(cell_len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for name, *counts in rows:
+        padding = " " * (widths[0] - cell_len(name))  # a character can take two columns of a terminal, or none
+        right = [count.rjust(width) for count, width in zip(counts, widths[1:], strict=True)]
+        lines.append("  ".join([name + padding, *right]))
+    return lines

@@ -314,9 +314,20 @@ def _opened(stream: BinaryIO) -> Image.Image:
         # the user named the file, so a large photograph is no attack; Pillow's hard limit stays
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         image = Image.open(stream)
+    check_readable(image)
+    return image
+
+
+def check_readable(image: Image.Image) -> None:
+    """Check by an opened image's header that its pixels are of a kind that is read.
+
+    Raises:
+        ImageError: they are not.
+    """
     if image.format in FOREIGN_DECODERS:
         raise ImageError(f"it is {image.format}, which Pillow gives to another program to run; convert it to PNG")
-    return image
+    if image.mode == "F":
+        raise ImageError("it has floating-point pixels; convert it to 8 bits first")
 
 
 def _rgb_jpeg(image: Image.Image, stream: BinaryIO) -> bytes | None:

@@ -1,14 +1,16 @@
 """Sizes of images from their headers; no pixel is decoded."""
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from condinst_deploy.imaging.decode import TURNS, orientation_of
+from condinst_deploy.imaging.decode import ORIENTATION, check_readable, orientation_of
+from condinst_deploy.shown_text import first_line
 
 LONGEST_SIDE, MOST_PIXELS = 65_535, 1 << 28
 """Limits of an annotated or a generated image; pycocotools counts in 32 bits, and a mask takes a byte a pixel."""
@@ -16,8 +18,8 @@ LONGEST_SIDE, MOST_PIXELS = 65_535, 1 << 28
 THREADS = 8
 """Files that are read at the same time: reading waits for the disk."""
 
-SIDES_SWAPPED = frozenset({Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE,
-                           Image.Transpose.ROTATE_90})  # fmt: skip
+SIDES_SWAPPED = frozenset({5, 6, 7, 8})
+"""EXIF orientations that turn an image on its side."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,14 @@ class Header:
     Attributes:
         stored: height and width of the stored pixels.
         turned: EXIF swaps the sides when the image is shown.
-        problem: why the header cannot be read; "" if it can.
+        problem: why the image cannot be read; "" if the header can be, and its kind of pixels.
+        file: device and number of the file, the same under all its names; None: it cannot be opened.
     """
 
     stored: tuple[int, int] = (0, 0)
     turned: bool = False
     problem: str = ""
+    file: tuple[int, int] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -49,12 +53,26 @@ def headers_of(paths: Sequence[Path]) -> Iterator[Header]:
 
 def header_of(path: Path) -> Header:
     """Read one header."""
+    file = None
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            # a TIFF's size is already the upright one; a PNG without EXIF in front of its pixels would be decoded
-            ready = image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info)
-            turn = None if ready else TURNS.get(orientation_of(image))
+        with path.open("rb") as stream:
+            found = os.fstat(stream.fileno())
+            file = (found.st_dev, found.st_ino)
+            with Image.open(stream) as image:
+                check_readable(image)
+                return Header(*_size_of(image), file=file)
+    except UnidentifiedImageError:
+        return Header(problem="not an image in a known format", file=file)
     except Exception as e:  # Pillow's readers raise errors of any kind on damaged files
-        return Header(problem=str(e).splitlines()[0] if str(e) else type(e).__name__)
-    return Header((height, width), turn in SIDES_SWAPPED)
+        return Header(problem=first_line(e), file=file)
+
+
+def _size_of(image: Image.Image) -> tuple[tuple[int, int], bool]:
+    """Height and width as stored, and whether EXIF swaps them."""
+    width, height = image.size
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # its size is already the upright one
+        turned = image.tag_v2.get(ORIENTATION) in SIDES_SWAPPED
+        return ((width, height) if turned else (height, width)), turned
+    # a PNG without EXIF in front of its pixels would be decoded
+    ready = image.format == "PNG" and "exif" not in image.info
+    return (height, width), not ready and orientation_of(image) in SIDES_SWAPPED

@@ -13,6 +13,7 @@ import torch
 
 from condinst_deploy.benchmarking.memory import peak_mb
 from condinst_deploy.data.coco import CocoDataset
+from condinst_deploy.data.data_report import DataReport
 from condinst_deploy.data.transforms import TrainingBatch
 from condinst_deploy.imaging.drawing import SHEET_SIDE, overlay, write_sheet
 from condinst_deploy.masks import Masks
@@ -39,6 +40,7 @@ class Preview:
             them.
         memory_mb: largest memory of these steps: on a GPU PyTorch's, on a CPU the process's; None: not known here.
         sheet: examples as the network will see them, with their masks and boxes.
+        data: classes of the training set, and what is odd in it.
     """
 
     iterations: int
@@ -46,10 +48,11 @@ class Preview:
     seconds: float
     memory_mb: float | None
     sheet: Path
+    data: DataReport
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return asdict(self) | {"sheet": str(self.sheet)}
+        return asdict(self) | {"sheet": str(self.sheet), "data": self.data.to_dict()}
 
     def text(self) -> str:
         """One line a fact."""
@@ -62,8 +65,14 @@ class Preview:
         return "\n".join([*lines, f"examples with masks: {self.sheet}"])
 
 
-def preview(run: TrainingRun, data: CocoDataset, folder: Path) -> Preview:
+def preview(run: TrainingRun, data: CocoDataset, report: DataReport, folder: Path) -> Preview:
     """Draw examples and time a few steps; the run has changed afterwards and is not to be saved.
+
+    Args:
+        run: before its first step.
+        data: its training set.
+        report: what was found in it.
+        folder: of the run.
 
     Raises:
         DataError: an image is damaged.
@@ -92,6 +101,7 @@ def preview(run: TrainingRun, data: CocoDataset, folder: Path) -> Preview:
         seconds=left * statistics.median(seconds[1:] or seconds),
         memory_mb=torch.cuda.max_memory_allocated(run.device) / 1e6 if on_gpu else peak_mb(),
         sheet=folder / SHEET,
+        data=report,
     )
 
 

@@ -9,6 +9,7 @@ import torch
 
 from condinst_deploy.data.analysis import analyse
 from condinst_deploy.data.coco import CocoDataset
+from condinst_deploy.data.data_report import DataReport
 from condinst_deploy.data.shapes_dataset import TRAIN_COUNT, VAL_COUNT, ShapesConfig, generate_shapes
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.checkpoints import LoadedModel, load_model
@@ -95,8 +96,8 @@ def check(recipe: str | Path | Recipe, options: TrainOptions | None = None, repo
     place = Place(ALONE, torch_device(options.device), start, trains=False)
     if not options.resume and (problem := _has_run(folder)):
         reports.on_note(f"{problem}; this check changes nothing there")
-    run, sets = _prepared(chosen, options, reports, folder, place)
-    return preview(run, sets.train, folder)
+    run, sets, report = _prepared(chosen, options, reports, folder, place)
+    return preview(run, sets.train, report, folder)
 
 
 @dataclass
@@ -142,7 +143,7 @@ def _train(recipe: Recipe, options: TrainOptions, reports: Reports, folder: Path
     ranks, found = place.ranks, place.start.checkpoint
     damaged = () if found is None else found.damaged
     del found  # its content does not stay in memory during the run
-    run, sets = _prepared(recipe, options, reports, folder, place)
+    run, sets, _ = _prepared(recipe, options, reports, folder, place)
     reports.on_start(run.iteration, run.recipe)
     try:
         with ExitStack() as stack:
@@ -157,8 +158,8 @@ def _train(recipe: Recipe, options: TrainOptions, reports: Reports, folder: Path
 
 def _prepared(
     recipe: Recipe, options: TrainOptions, reports: Reports, folder: Path, place: Place
-) -> tuple[TrainingRun, Sets]:
-    """The run before its next step, and its data."""
+) -> tuple[TrainingRun, Sets, DataReport]:
+    """The run before its next step, its data, and what was found in the training set."""
     ranks = place.ranks
     ranks.on_first(lambda: check_writable(folder / CHECKPOINT))
     changed = _changed(recipe, options, reports)
@@ -173,20 +174,21 @@ def _prepared(
     reports.on_data(sets)
     if sets.val.boxes_only:
         reports.on_note(f"{sets.val.annotations} has no masks: box AP alone is measured, and selects the best model")
-    ranks.on_first(lambda: _look_at(sets.train, chosen, options.strict, reports))
+    report = ranks.on_first(lambda: _look_at(sets.train, chosen, options.strict, reports))
     run = ranks.in_each(lambda: _started(chosen, sets, folder, options, place))
     if run.note:
         reports.on_note(run.note)
-    return run, sets
+    return run, sets, report
 
 
-def _look_at(data: CocoDataset, recipe: Recipe, strict: bool, reports: Reports) -> None:
+def _look_at(data: CocoDataset, recipe: Recipe, strict: bool, reports: Reports) -> DataReport:
     """Report what is in the training set; refuse what cannot be right, and with `strict` what is odd."""
     reports.on_stage("looking at the training data")
     report = analyse(data, recipe.model.preprocessing, recipe.short_sides + recipe.late_short_sides)
-    for line in report.text().splitlines():
+    for line in report.text(errors=False).splitlines():
         reports.on_note(line)
     report.check(strict)
+    return report
 
 
 def _folder(recipe: str | Path | Recipe, options: TrainOptions) -> Path:

@@ -64,6 +64,15 @@ def test_a_look_before_a_run_prints_what_it_will_take(folder: Path, tmp_path: Pa
     assert [path.name for path in (tmp_path / "runs" / "tiny").iterdir()] == ["examples.jpg"]
 
 
+def test_a_look_as_json_has_the_classes_and_what_is_odd(folder: Path, tmp_path: Path) -> None:
+    done = train("--recipe", folder / "tiny.toml", *data_of(folder), "--check", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["iterations"] == 100
+    assert [each["name"] for each in found["data"]["classes"]] == ["ellipse", "rectangle", "star"]
+    assert found["data"]["errors"] == []
+
+
 def test_a_run_shorter_than_its_warm_up_says_so_and_ends_with_a_model(folder: Path, tmp_path: Path) -> None:
     recipe = RECIPE.replace("warmup_iterations = 1", 'warmup_iterations = 9\ndecay = "cosine"')
     (tmp_path / "slow.toml").write_text(recipe)
@@ -94,12 +103,13 @@ def test_data_that_cannot_be_right_is_refused_and_odd_data_where_it_is_asked_for
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ") and "cannot be" in line]
     assert f"polygons lie outside their image (annotation {first['id']})" in line
+    assert done.stderr.count("outside their image") == 1
     first |= {"bbox": second["bbox"], "segmentation": second["segmentation"], "image_id": second["image_id"]}
     first["category_id"] = second["category_id"]
     (tmp_path / "changed.json").write_text(json.dumps(content))
     done = train(*command, "--strict", cwd=tmp_path)
     assert done.returncode == 1
-    assert "warning: 1 objects annotated a second time" in done.stderr
+    assert "warning: 1 object annotated a second time" in done.stderr
     assert not (tmp_path / "runs").exists()
 
 

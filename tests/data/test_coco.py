@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 from condinst_deploy.data.annotation_checks import LeftOut, checked_segmentation
 from condinst_deploy.data.coco import CocoDataset, Sample, masks_at
 from condinst_deploy.errors import DataError
+from condinst_deploy.shown_text import shown
 
 HEIGHT, WIDTH = 48, 64
 TWO_PARTS = [[4.5, 3.0, 30.25, 6.0, 20.0, 28.5], [40.0, 10.0, 60.0, 10.0, 60.0, 40.7, 40.0, 40.0]]
@@ -273,6 +274,7 @@ def test_a_malformed_annotation_is_named(changes: dict[str, Any], message: str, 
         ({**content([]), "images": [{"id": "seven"}]}, "image number 1 has 'id' 'seven'; expected a whole number"),
         ({**content([]), "images": [{**image(), "width": 0}]}, "image 7 has height 48 and width 0"),
         ({**content([]), "images": [{"id": 7, "height": 1, "width": 1}]}, "image 7 has 'file_name' None"),
+        ({**content([]), "images": [{**image(), "file_name": ""}]}, "image 7 has 'file_name' ''; expected the name"),
         ({**content([]), "images": [image(), image()]}, "image ids are not unique: 7"),
         ({**content([]), "categories": [{"id": 3}]}, "category 3 has 'name' None; expected text"),
         (content([annotation(5), annotation(5)]), "annotation ids are not unique: 5"),
@@ -303,8 +305,28 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         CocoDataset(path, tmp_path / "nowhere", training=False)
     for number in range(12, 20):
         (tmp_path / f"{number}.png").unlink()
-    with pytest.raises(DataError, match=r"8 images are missing from .*: 12\.png, .* 16\.png, \.\.\.$"):
+    with pytest.raises(
+        DataError, match=r"8 images are missing from .*: 12\.png \(image 12\), .* 16\.png \(image 16\), \.\.\.$"
+    ):
         CocoDataset(path, tmp_path, training=False)
+
+
+@pytest.mark.parametrize("name", ["sub/a.png", "a\nb.png", "x" * 300, "http://host/a.png", "..", "a\0b"])
+def test_a_missing_file_is_named_as_the_annotations_name_it(name: str, tmp_path: Path) -> None:
+    path = written(tmp_path, content([annotation()]))
+    path.write_text(path.read_text().replace('"7.png"', json.dumps(name)))
+    with pytest.raises(DataError, match=r"1 image is missing from .*: .* \(image 7\)$") as caught:
+        CocoDataset(path, tmp_path, training=False)
+    assert shown(name, 200) in str(caught.value)
+
+
+def test_ids_of_categories_that_no_model_can_hold_are_refused_in_training(tmp_path: Path) -> None:
+    values = content([annotation(category_id=2**64 - 1)])
+    values["categories"][0]["id"] = 2**64 - 1
+    path = written(tmp_path, values)
+    assert CocoDataset(path, tmp_path, training=False).category_ids == (3, 2**64 - 1)
+    with pytest.raises(DataError, match="has a category with id 18446744073709551615; expected ids of 64 bits with"):
+        CocoDataset(path, tmp_path, training=True)
 
 
 def test_an_image_that_is_damaged_or_of_another_size_is_named(tmp_path: Path) -> None:
