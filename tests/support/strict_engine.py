@@ -15,7 +15,8 @@ import numpy as np
 from condinst_deploy.contract import INPUTS, OUTPUTS
 from condinst_deploy.contract.engine_manifest import EngineManifest
 from condinst_deploy.runtime.hot_shapes import HotLimits
-from tests.support.strict_driver import MisuseError, StrictDriver
+from tests.support.strict_calls import MisuseError
+from tests.support.strict_driver import StrictDriver
 from tests.support.strict_state import Span, Work
 
 ALIGNMENT = 256

@@ -18,7 +18,8 @@ from condinst_deploy.runtime.tensorrt.execution_context import ExecutionContext
 from tests.support.engine_manifests import engine_manifest, image_profile
 from tests.support.engines_on_doubles import KERNELS_ON_DOUBLE
 from tests.support.models import noise_image
-from tests.support.strict_driver import MisuseError, StrictDriver
+from tests.support.strict_calls import MisuseError
+from tests.support.strict_driver import StrictDriver
 from tests.support.strict_engine import StrictEngine
 
 SMALL = Preprocessing(short_side=64, long_side=96)
