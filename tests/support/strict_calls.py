@@ -1,11 +1,12 @@
 """Calls of a double of a GPU's driver: the thread's context, errors that are asked for, and misuse."""
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from condinst_deploy.runtime.cuda.driver import CudaError
+from condinst_deploy.runtime.cuda.driver import STICKY, CudaError
 
 
 class MisuseError(AssertionError):
@@ -19,12 +20,16 @@ class StrictCalls:
         failure: name of the error that made the GPU useless; None: there was none.
         misuses: all that were found, because an error in `__del__` is lost.
         fail_next: name of an error that the next call has.
+        calls: name of a call -> how often it was made.
+        refusals: name of a call and its number, from 1 -> name of the error that it has.
     """
 
     def __init__(self) -> None:
         self.failure: str | None = None
         self.misuses: list[str] = []
         self.fail_next: str | None = None
+        self.calls: Counter[str] = Counter()
+        self.refusals: dict[tuple[str, int], str] = {}
         self._lock = threading.RLock()
         self._current = threading.local()
         self._handle = 1000
@@ -44,11 +49,13 @@ class StrictCalls:
                 self._misuse(f"{name} in a thread where the GPU is not current")
             if self.failure is not None:
                 raise CudaError(name, self.failure)
-            if self.fail_next is not None:
-                error, self.fail_next = CudaError(name, self.fail_next), None
-                if error.sticky:
-                    self.failure = error.name
-                raise error
+            self.calls[name] += 1
+            refused = self.refusals.pop((name, self.calls[name]), self.fail_next)
+            self.fail_next = None
+            if refused is not None:
+                if refused in STICKY:
+                    self.failure = refused
+                raise CudaError(name, refused)  # a variable of this frame would keep all frames with the error
             yield
 
     def _misuse(self, text: str) -> NoReturn:

@@ -115,6 +115,15 @@ class StrictDriver(StrictMemory, Driver):
             self._modules[handle] = image
             return handle
 
+    def unload_module(self, module: int) -> None:
+        with self.checked_call("unload_module"):
+            del self._modules[module]
+
+    @property
+    def modules_alive(self) -> int:
+        """Modules that were not unloaded."""
+        return len(self._modules)
+
     def function(self, module: int, name: str) -> int:
         with self.checked_call("function"):
             if name.encode() not in self._modules[module]:

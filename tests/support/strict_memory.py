@@ -28,19 +28,22 @@ class StrictMemory(StrictStreams):
         self._order = 0
 
     def allocate(self, size: int) -> int:
-        return self._allocate(size, pinned=False)
+        return self._allocate(size, pinned=False, kind="allocate")
 
     def allocate_pinned(self, size: int) -> int:
-        return self._allocate(size, pinned=True)
+        return self._allocate(size, pinned=True, kind="allocate_pinned")
 
     def free(self, address: int) -> None:
         self._release(address, pinned=False)
 
-    def free_pinned(self, address: int) -> None:
+    def allocate_pageable(self, size: int) -> int:
+        return self._allocate(size, pinned=True, kind="allocate_pageable")
+
+    def free_host(self, address: int) -> None:
         self._release(address, pinned=True)
 
-    def _allocate(self, size: int, *, pinned: bool) -> int:
-        with self.checked_call("allocate"):
+    def _allocate(self, size: int, *, pinned: bool, kind: str) -> int:
+        with self.checked_call(kind):
             self._no_capture("allocates memory")
             if size < 1:
                 self._misuse(f"{size} bytes are allocated")

@@ -113,6 +113,16 @@ class StrictStreams(StrictCalls):
             if work.execute is not None:
                 work.execute()
 
+    @property
+    def streams_alive(self) -> int:
+        """Streams that were not destroyed."""
+        return sum(not state.destroyed for state in self._streams.values())
+
+    @property
+    def events_alive(self) -> int:
+        """Events that were not destroyed."""
+        return len(self._events)
+
     def _no_capture(self, what: str) -> None:
         """A thread that captures must do none of what waits for the GPU."""
         for state in self._streams.values():

@@ -11,7 +11,7 @@ import pytest
 
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.runtime.cuda.gpu import Gpu, Stream
-from condinst_deploy.runtime.cuda.memory_pools import Block, MemoryPool
+from condinst_deploy.runtime.cuda.memory_pools import Block, Memory, MemoryPool
 from condinst_deploy.runtime.tensorrt.backend import TensorRtBackend
 from condinst_deploy.runtime.tensorrt.context_pool import ContextPool
 from condinst_deploy.runtime.tensorrt.execution_context import ExecutionContext
@@ -66,9 +66,9 @@ def free_while_in_use(patch: pytest.MonkeyPatch, driver: StrictDriver) -> None:
         pinned.add(address := allocate_pinned(size))
         return address
 
-    def give_back(pool: MemoryPool, address: int, size: int, uses: Any) -> None:
+    def give_back(pool: MemoryPool, memory: Memory) -> None:
         with Gpu(driver).current():
-            (driver.free_pinned if address in pinned else driver.free)(address)
+            (driver.free_host if memory.address in pinned else driver.free)(memory.address)
 
     patch.setattr(driver, "allocate_pinned", allocate)
     patch.setattr(MemoryPool, "give_back", give_back)
