@@ -95,13 +95,12 @@ class CudaRuns:
             for bind, arrays in ((binding.bind_input, given), (binding.bind_output, outputs)):
                 for name, array in arrays.items():
                     bind(name, "cuda", self._place.index, array.dtype.type, list(array.shape), array.address)
-            self._stream.wait(batch.ready)
-            try:
+            with self._stream.settled():  # nodes of a run that failed may still work
+                self._stream.wait(batch.ready)
                 run_bound(self._session, binding, self._file)
-            finally:
-                done = self._stream.record()  # also behind a run that failed: some of its nodes may still work
-                for array in (*given.values(), *outputs.values()):
-                    array.owner.used_until(done)
+                done = self._stream.record()
+            for array in (*given.values(), *outputs.values()):
+                array.owner.used_until(done)
         return GpuOutputs(self._gpu, done, **outputs)
 
     def detections(
@@ -129,9 +128,15 @@ class CudaRuns:
         self._gpu.check()
 
     def close(self) -> None:
-        """Wait for the GPU, then release the session, the streams and idle memory. A second call does nothing."""
+        """Wait for the GPU, then release the session, the streams and idle memory. A second call does nothing.
+
+        After an error that stays there is nothing to wait for, and the driver releases nothing.
+        """
         with self._lock:
             if self._session is None:
+                return
+            if self._gpu.driver.failure is not None:
+                self._session = None
                 return
             with self._gpu.current():
                 self._stream.synchronize()

@@ -162,6 +162,7 @@ def test_after_an_error_that_stays_every_call_says_so(slim_onnx: Path) -> None:
         for call in (lambda: backend.forward(inputs), backend.check_health):
             with pytest.raises(BackendError, match=r"failed earlier in this process \(CUDA_ERROR_ILLEGAL_ADDRESS\)"):
                 call()
+        backend.close()  # the error was shown
 
 
 def test_a_closed_model_says_so_and_outputs_outlive_it(slim_onnx: Path) -> None:

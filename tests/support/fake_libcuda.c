@@ -22,11 +22,12 @@ typedef struct { unsigned flags; int recorded; } Event;
 typedef struct { char name[MOST_NAME]; int count; int bytes[MOST_PARAMETERS]; } Function;
 
 static __thread int depth;      /* contexts that this thread pushed */
-static int context_, graph_, executable_, alive[6], broken, not_ready;
+static int context_, graph_, executable_, alive[7], broken, not_ready, refused = -1;
 static OnLaunch on_launch;
-enum { MEMORY, PINNED, STREAMS, EVENTS, GRAPHS, EXECUTABLES };
+enum { MEMORY, PINNED, STREAMS, EVENTS, GRAPHS, EXECUTABLES, MODULES };
 
 static CUresult in_context(void) { return broken ? ILLEGAL_ADDRESS : depth > 0 ? SUCCESS : INVALID_CONTEXT; }
+#define ROOM_FOR(kind) do { CUresult r = in_context(); if (r) return r; if (refused == kind) return OUT_OF_MEMORY; } while (0)
 #define NEED(condition) do { CUresult r = in_context(); if (r) return r; if (!(condition)) return INVALID_VALUE; } while (0)
 
 /* ---- for tests */
@@ -34,6 +35,7 @@ void fake_on_launch(OnLaunch function) { on_launch = function; }
 int fake_alive(int kind) { return alive[kind]; }
 void fake_break(void) { broken = 1; }
 void fake_not_ready(int value) { not_ready = value; }
+void fake_refuse(int kind) { refused = kind; } /* nothing of this kind is made; -1: everything is */
 
 /* ---- the driver */
 CUresult cuInit(unsigned flags) { return flags ? INVALID_VALUE : SUCCESS; }
@@ -64,6 +66,7 @@ CUresult cuCtxPopCurrent(void **context) {
 
 static CUresult allocated(void **address, size_t size, int kind) {
   NEED(size > 0);
+  ROOM_FOR(kind);
   if (size > (size_t)1 << 40) return OUT_OF_MEMORY;
   *address = aligned_alloc(512, (size + 511) / 512 * 512);
   if (!*address) return OUT_OF_MEMORY;
@@ -86,6 +89,7 @@ CUresult cuMemFreeHost(void *address) { return released(address, PINNED); }
 
 CUresult cuStreamCreateWithPriority(Stream **stream, unsigned flags, int priority) {
   NEED(flags == 1); /* does not wait for the default stream */
+  ROOM_FOR(STREAMS);
   *stream = calloc(1, sizeof(Stream));
   (*stream)->flags = flags;
   (*stream)->priority = priority;
@@ -93,11 +97,13 @@ CUresult cuStreamCreateWithPriority(Stream **stream, unsigned flags, int priorit
   return SUCCESS;
 }
 int fake_priority(Stream *stream) { return stream->priority; }
+CUresult cuStreamSynchronize(Stream *stream) { NEED(stream && !stream->capturing); return SUCCESS; }
 CUresult cuStreamDestroy(Stream *stream) { return released(stream, STREAMS); }
 CUresult cuStreamWaitEvent(Stream *stream, Event *event, unsigned flags) { NEED(stream && event->recorded && !flags); return SUCCESS; }
 
 CUresult cuEventCreate(Event **event, unsigned flags) {
   NEED(flags == 3); /* no timing, waiters sleep */
+  ROOM_FOR(EVENTS);
   *event = calloc(1, sizeof(Event));
   __sync_fetch_and_add(&alive[EVENTS], 1);
   return SUCCESS;
@@ -123,6 +129,7 @@ CUresult cuMemsetD8Async(uint64_t target, unsigned char value, size_t size, Stre
 
 CUresult cuStreamBeginCapture(Stream *stream, int mode) {
   NEED(stream && mode == 1); /* other threads may go on */
+  ROOM_FOR(GRAPHS);
   stream->capturing = 1;
   return SUCCESS;
 }
@@ -137,6 +144,7 @@ CUresult cuStreamEndCapture(Stream *stream, void **graph) {
 }
 CUresult cuGraphInstantiateWithFlags(void **executable, void *graph, unsigned long long flags) {
   NEED(graph == &graph_ && !flags);
+  ROOM_FOR(EXECUTABLES);
   *executable = &executable_;
   alive[EXECUTABLES]++;
   return SUCCESS;
@@ -151,10 +159,13 @@ CUresult cuGraphExecDestroy(void *executable) { NEED(executable == &executable_)
 /* A module is a copy of its PTX; a kernel's parameters are read from it. */
 CUresult cuModuleLoadData(char **module, const char *ptx) {
   NEED(ptx);
+  ROOM_FOR(MODULES);
   if (!strstr(ptx, ".entry")) return INVALID_PTX;
   *module = strdup(ptx);
+  alive[MODULES]++;
   return SUCCESS;
 }
+CUresult cuModuleUnload(char *module) { return released(module, MODULES); }
 CUresult cuModuleGetFunction(Function **function, const char *module, const char *name) {
   NEED(module && strlen(name) < MOST_NAME);
   const char *place = strstr(module, ".entry "), *end, *parameter;

@@ -6,7 +6,9 @@ because the bindings look for the driver once.
 
 import ctypes
 import json
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from tests.support.engines_on_doubles import KERNELS_ON_DOUBLE
 from tests.support.mask_batches import check, found_on, random_batch
 from tests.support.models import noise_image
 
-KINDS = ("memory", "pinned", "streams", "events", "graphs", "executables")
+KINDS = ("memory", "pinned", "streams", "events", "graphs", "executables", "modules")
 LAUNCH = ctypes.CFUNCTYPE(
     None,
     ctypes.c_char_p,
@@ -113,20 +115,55 @@ def events(gpu: Gpu, fake: Fake) -> dict[str, Any]:
         return {"early": early, "late": event.done()}
 
 
+def message(call: Callable[[], Any]) -> str:
+    """The error of a call."""
+    try:
+        call()
+    except BackendError as e:
+        return str(e)
+    return "no error"
+
+
 def refusals(gpu: Gpu) -> dict[str, Any]:
     """Errors that the process gets over."""
-
-    def message(call: Callable[[], Any]) -> str:
-        try:
-            call()
-        except BackendError as e:
-            return str(e)
-        return "no error"
 
     with gpu.current():
         memory = message(lambda: gpu.memory.taken(1 << 45))
     context, index = message(lambda: gpu.driver.allocate(16)), message(lambda: CudaDriver(7))
     return {"memory": memory, "context": context, "index": index}
+
+
+@contextmanager
+def refusing(fake: Fake, kind: str) -> Iterator[None]:
+    """Nothing of a kind is made in the block."""
+    fake.library.fake_refuse(KINDS.index(kind))
+    try:
+        yield
+    finally:
+        fake.library.fake_refuse(-1)
+
+
+def short(gpu: Gpu, fake: Fake) -> dict[str, Any]:
+    """Where the driver makes nothing of a kind: what goes on without it, what is an error, and what is left behind."""
+    found: dict[str, Any] = {}
+    gpu.release_idle()  # memory of earlier scenarios would be used again
+    with warnings.catch_warnings(record=True) as told, refusing(fake, "pinned"):
+        warnings.simplefilter("always")
+        found["pinned"] = resized(gpu) | masks(gpu)
+    found["warning"] = sorted({str(each.message) for each in told})
+    for kind in ("graphs", "executables"):
+        with refusing(fake, kind), gpu.current(), Stream(gpu) as stream:
+            found[kind] = stream.captured(lambda: True) is None
+    with gpu.current(), Stream(gpu) as stream:
+        with refusing(fake, "events"):
+            stream.synchronize()
+            found["events"] = message(stream.record)
+        with refusing(fake, "streams"):
+            found["streams"] = message(lambda: Stream(gpu))
+    fresh = Gpu(gpu.driver)
+    with refusing(fake, "modules"), fresh.current():
+        found["modules"] = message(lambda: fresh.kernel("offsets"))
+    return found
 
 
 def broken(gpu: Gpu, fake: Fake) -> dict[str, Any]:
@@ -148,7 +185,7 @@ def scenarios() -> dict[str, Any]:
         found: dict[str, Any] = {"name": gpu.driver.name(), "capability": gpu.driver.capability()}
     gpu.check()
     found |= {"resized": resized(gpu), "masks": masks(gpu), "graphs": graphs(gpu), "events": events(gpu, fake)}
-    found["refusals"] = refusals(gpu)
+    found |= {"refusals": refusals(gpu), "short": short(gpu, fake)}
     gpu.release_idle()
     found |= {"alive": fake.alive(), "launches": sorted(set(fake.launches)), "errors": fake.errors}
     return found | {"broken": broken(gpu, fake)}

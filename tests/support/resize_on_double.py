@@ -8,7 +8,7 @@ import numpy as np
 
 from condinst_deploy.imaging.resize_tables import FRACTIONAL_BITS
 from condinst_deploy.kernels.resize_launch import ResizeNumbers
-from tests.support.strict_driver import MisuseError
+from tests.support.strict_calls import MisuseError
 from tests.support.strict_state import Span
 
 HALF = 1 << (FRACTIONAL_BITS - 1)

@@ -8,7 +8,7 @@ import numpy as np
 
 from condinst_deploy.kernels import runs_launch
 from condinst_deploy.kernels.runs_launch import FIELDS, STRIP, TILE
-from tests.support.strict_driver import MisuseError
+from tests.support.strict_calls import MisuseError
 from tests.support.strict_state import Launch, Span
 
 Values = np.ndarray[Any, Any]

@@ -14,8 +14,10 @@ import numpy as np
 
 from condinst_deploy.contract import INPUTS, OUTPUTS
 from condinst_deploy.contract.engine_manifest import EngineManifest
+from condinst_deploy.runtime.cuda.driver import CudaError
 from condinst_deploy.runtime.hot_shapes import HotLimits
-from tests.support.strict_driver import MisuseError, StrictDriver
+from tests.support.strict_calls import MisuseError
+from tests.support.strict_driver import StrictDriver
 from tests.support.strict_state import Span, Work
 
 ALIGNMENT = 256
@@ -32,6 +34,7 @@ class StrictEngine:
         graph_limits: as of `Engine`.
         capturable: whether the library allows captures.
         works: whether runs can be started.
+        refused: tensor whose address is not taken.
     """
 
     driver: StrictDriver
@@ -40,6 +43,7 @@ class StrictEngine:
     graph_limits: HotLimits | None = field(default_factory=HotLimits)
     capturable: bool = True
     works: bool = True
+    refused: str = ""
     slots: int = 100
     contexts: "WeakSet[StrictContext]" = field(default_factory=lambda: WeakSet())  # alive
     closed: bool = False
@@ -132,10 +136,11 @@ class StrictContext:
             raise MisuseError("activation memory is not aligned")
         self._activations = (address, size)
 
-    def set_tensor_address(self, name: str, address: int) -> None:
+    def set_tensor_address(self, name: str, address: int) -> bool:
         if address % ALIGNMENT:
             raise MisuseError(f"{name} is not aligned")
         self._addresses[name] = address
+        return name != self._engine.refused
 
     def is_stream_capturable(self, stream: int) -> bool:
         return self._engine.capturable
@@ -149,8 +154,11 @@ class StrictContext:
         self.runs += 1
         if captured:
             self.graph_of = stream
-        with self._driver.checked_call("execute_async_v3"):
-            self._driver.give(stream, self._work())
+        try:
+            with self._driver.checked_call("execute_async_v3"):
+                self._driver.give(stream, self._work())
+        except CudaError:
+            return False  # the library prints the reason
         return True
 
     def _check_run(self, stream: int, captured: bool) -> None:

@@ -13,7 +13,8 @@ import onnxruntime
 
 from condinst_deploy.contract import INPUTS, OUTPUTS
 from condinst_deploy.runtime.onnxruntime_session import DO_NOT_WAIT
-from tests.support.strict_driver import MisuseError, StrictDriver
+from tests.support.strict_calls import MisuseError
+from tests.support.strict_driver import StrictDriver
 from tests.support.strict_state import Span, Work
 
 Bound = tuple[Any, list[int], int]

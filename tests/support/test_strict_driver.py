@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from condinst_deploy.runtime.cuda.driver import CudaError
-from tests.support.strict_driver import MisuseError, StrictDriver
+from tests.support.strict_calls import MisuseError
+from tests.support.strict_driver import StrictDriver
 from tests.support.strict_state import Span
 
 SIZE = 4096

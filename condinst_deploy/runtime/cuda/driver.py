@@ -39,6 +39,23 @@ STICKY = frozenset(
 
 OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
 
+UNREADABLE_PTX = frozenset(
+    f"CUDA_ERROR_{name}"
+    for name in (
+        "INVALID_IMAGE",
+        "INVALID_PTX",
+        "INVALID_SOURCE",
+        "JIT_COMPILATION_DISABLED",
+        "JIT_COMPILER_NOT_FOUND",
+        "NO_BINARY_FOR_GPU",
+        "UNSUPPORTED_PTX_VERSION",
+    )
+)
+"""Errors of a driver that does not take a kernel, because it is too old or was made without a compiler."""
+
+ALIGNMENT = 512
+"""Bytes; of ordinary memory of the host, as the driver aligns its own."""
+
 INSTALL = "pip install 'condinst-deploy[engine]'"
 
 
@@ -89,8 +106,11 @@ class Driver(Protocol):
     def allocate_pinned(self, size: int) -> int:
         """Return the address of `size` bytes of the host from which the GPU copies without waiting."""
 
-    def free_pinned(self, address: int) -> None:
-        """Release memory of `allocate_pinned` that no work uses any more."""
+    def allocate_pageable(self, size: int) -> int:
+        """Return the address of `size` bytes of ordinary memory of the host; copies may make the caller wait."""
+
+    def free_host(self, address: int) -> None:
+        """Release memory of `allocate_pinned` or `allocate_pageable` that no work uses any more."""
 
     def create_stream(self, *, urgent: bool) -> Handle:
         """Return a stream of its own. Work on an urgent one runs before other work that waits."""
@@ -120,10 +140,10 @@ class Driver(Protocol):
         """Let later work of a stream wait for an event."""
 
     def copy_to_device(self, target: int, source: int, size: int, stream: Handle) -> None:
-        """Copy bytes from pinned memory; the caller does not wait."""
+        """Copy bytes from memory of the host; if it is pinned, the caller does not wait."""
 
     def copy_to_host(self, target: int, source: int, size: int, stream: Handle) -> None:
-        """Copy bytes into pinned memory; the caller does not wait."""
+        """Copy bytes into memory of the host; if it is pinned, the caller does not wait."""
 
     def copy_on_device(self, target: int, source: int, size: int, stream: Handle) -> None:
         """Copy bytes on the GPU."""
@@ -148,6 +168,9 @@ class Driver(Protocol):
 
     def load_module(self, image: bytes) -> Handle:
         """Load a cubin, or PTX that ends with a zero byte."""
+
+    def unload_module(self, module: Handle) -> None:
+        """Release a module whose kernels do not run."""
 
     def function(self, module: Handle, name: str) -> Handle:
         """Return a kernel of a module."""
@@ -184,6 +207,7 @@ class CudaDriver:
             )
         self._device = self._call("cuDeviceGet", index)
         self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
+        self._pageable: dict[int, Any] = {}  # address -> what keeps the memory
 
     def push(self) -> None:
         self._call("cuCtxPushCurrent", self._context)
@@ -210,8 +234,15 @@ class CudaDriver:
     def allocate_pinned(self, size: int) -> int:
         return int(self._call("cuMemHostAlloc", size, self._cuda.CU_MEMHOSTALLOC_PORTABLE))
 
-    def free_pinned(self, address: int) -> None:
-        self._call("cuMemFreeHost", address)
+    def allocate_pageable(self, size: int) -> int:
+        content = ctypes.create_string_buffer(size + ALIGNMENT)
+        address = -(-ctypes.addressof(content) // ALIGNMENT) * ALIGNMENT
+        self._pageable[address] = content
+        return address
+
+    def free_host(self, address: int) -> None:
+        if self._pageable.pop(address, None) is None:
+            self._call("cuMemFreeHost", address)
 
     def create_stream(self, *, urgent: bool) -> Handle:
         flag = self._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING
@@ -222,7 +253,13 @@ class CudaDriver:
         self._call("cuStreamDestroy", stream)
 
     def synchronize_stream(self, stream: Handle) -> None:
-        event = self.create_event()
+        try:
+            event = self.create_event()
+        except CudaError as e:
+            if e.sticky:
+                raise
+            self._call("cuStreamSynchronize", stream)  # needs nothing new, and what follows relies on the wait
+            return
         try:
             self.record_event(event, stream)
             self.synchronize_event(event)  # sleeps, where waiting for the stream itself may spin
@@ -289,6 +326,9 @@ class CudaDriver:
     def load_module(self, image: bytes) -> Handle:
         return self._call("cuModuleLoadData", image)
 
+    def unload_module(self, module: Handle) -> None:
+        self._call("cuModuleUnload", module)
+
     def function(self, module: Handle, name: str) -> Handle:
         return self._call("cuModuleGetFunction", module, name.encode())
 
@@ -312,10 +352,9 @@ class CudaDriver:
 
     def _check(self, call: str, status: Any) -> None:
         if status != self._cuda.CUresult.CUDA_SUCCESS:
-            error = CudaError(call, status.name)
-            if error.sticky:
-                self.failure = error.name
-            raise error
+            if status.name in STICKY:
+                self.failure = status.name
+            raise CudaError(call, status.name)  # without a variable: the frame that it keeps would keep the error
 
 
 def bindings_present() -> bool:

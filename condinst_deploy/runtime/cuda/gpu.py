@@ -4,18 +4,25 @@ Every object has one owner. Streams and graphs are closed by theirs. Events and 
 them any more, because batches pass through several threads.
 """
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Any, Self
 
+from condinst_deploy.errors import BackendError
 from condinst_deploy.kernels.shipped import LOWEST_CAPABILITY, ShippedKernel, shipped_kernel
-from condinst_deploy.runtime.cuda.driver import CudaDriver, CudaError, Driver, Handle
+from condinst_deploy.runtime.cuda.driver import UNREADABLE_PTX, CudaDriver, CudaError, Driver, Handle
 from condinst_deploy.runtime.cuda.memory_pools import GpuArray, MemoryPool, host_array
 from condinst_deploy.runtime.gpu_failure import check_usable
 from condinst_deploy.runtime.gpu_probe import PROBE, check_returned
 from condinst_deploy.runtime.pinned_budget import MOST_PINNED
+
+NOT_PINNED = (
+    "the system gives this process no more pinned memory: images cross to the GPU through ordinary memory, which is"
+    " slower. Give the process more memory, or use a smaller batch_size"
+)
 
 
 class Gpu:
@@ -24,13 +31,14 @@ class Gpu:
     Attributes:
         driver: its calls.
         memory: on the GPU.
-        pinned: of the host, from which the GPU copies.
+        pinned: of the host, from which the GPU copies. Where the system gives no more pinned memory, ordinary memory
+            takes its place, and copies make the caller wait.
     """
 
     def __init__(self, driver: Driver, most_pinned: int = MOST_PINNED) -> None:
         self.driver = driver
         self.memory = MemoryPool(driver.allocate, driver.free)
-        self.pinned = MemoryPool(driver.allocate_pinned, driver.free_pinned, most_pinned)
+        self.pinned = MemoryPool(driver.allocate_pinned, driver.free_host, most_pinned, self._pageable)
         self._side_streams: deque[Stream] = deque()
         self._kernels: dict[str, Kernel | None] = {}
         self._kernels_lock = Lock()
@@ -61,8 +69,18 @@ class Gpu:
                 stream = self._side_streams.pop()
             except IndexError:
                 stream = Stream(self, urgent=True)
-            yield stream  # after an error its work may still run: the stream is left to it
-            self._side_streams.append(stream)
+            try:
+                with stream.settled():
+                    yield stream
+            finally:
+                self._side_streams.append(stream)
+
+    def _pageable(self, size: int) -> int:
+        warnings.warn(NOT_PINNED, stacklevel=2)
+        try:
+            return self.driver.allocate_pageable(size)
+        except MemoryError as e:
+            raise BackendError(f"the host has no {size >> 20} MiB of memory left; use a smaller batch_size") from e
 
     def kernel(self, name: str) -> "Kernel | None":
         """Load a kernel of the package (`kernels/shipped.py`); this GPU is current. It stays loaded.
@@ -81,11 +99,16 @@ class Gpu:
             return None
         try:
             module = self.driver.load_module(shipped.ptx + b"\0")
+        except CudaError as e:
+            if e.name in UNREADABLE_PTX:
+                return None
+            raise
+        try:
             return Kernel(self, shipped, self.driver.function(module, shipped.name))
         except CudaError as e:
-            if e.sticky:
-                raise
-            return None  # the driver is too old for this PTX
+            if not e.sticky:
+                self.driver.unload_module(module)
+            raise
 
     def check(self) -> None:
         """Send some bytes to the GPU and back.
@@ -195,6 +218,16 @@ class Stream:
         """Wait for all work."""
         self._gpu.driver.synchronize_stream(self.handle)
 
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """After an error in the block, wait for all work, so that the memory of started work can be used again."""
+        try:
+            yield
+        except BaseException:
+            with suppress(CudaError):  # the first error is the one to show
+                self.synchronize()
+            raise
+
     def upload(self, target: GpuArray, source: Any, offset: int = 0) -> None:
         """Copy a whole array from a block of pinned memory, from byte `offset` on. The caller does not wait."""
         self._gpu.driver.copy_to_device(target.address, source.address + offset, target.nbytes, self.handle)
@@ -231,7 +264,12 @@ class Stream:
         Returns:
             None if the work cannot be captured: something in it waits for the GPU, or refuses.
         """
-        self._gpu.driver.begin_capture(self.handle)
+        try:
+            self._gpu.driver.begin_capture(self.handle)
+        except CudaError as e:
+            if e.sticky:
+                raise
+            return None
         try:
             if work():
                 return Graph(self._gpu, self._gpu.driver.end_capture(self.handle))

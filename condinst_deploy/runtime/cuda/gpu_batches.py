@@ -185,7 +185,15 @@ def uploaded(gpu: Gpu, stream: Stream, parts: Sequence[Pinned], batch: int) -> G
         stream: of the copies.
         parts: images in pinned memory. Decoded images are resized.
         batch: images of the batch; those beyond `parts` are blank.
+
+    Raises:
+        BackendError: there is not enough memory, or the GPU failed.
     """
+    with stream.settled():
+        return _started(gpu, stream, parts, batch)
+
+
+def _started(gpu: Gpu, stream: Stream, parts: Sequence[Pinned], batch: int) -> GpuInputs:
     shape = parts[0].shape[1:]
     images = gpu.memory.array((batch, *shape), "uint8", stream)
     given = 0

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from threading import Lock
 from typing import Any, Protocol
@@ -40,16 +40,33 @@ class Waiting(Protocol):
         """Let later work wait for an event."""
 
 
+@dataclass(eq=False)
+class Memory:
+    """Memory that a pool has of the driver, and the last uses of it."""
+
+    address: int
+    size: int
+    uses: list[Done] = field(default_factory=list)
+
+    def wait(self) -> None:
+        """Wait for the last uses."""
+        for use in self.uses:
+            use.synchronize()
+
+
 class Block:
     """Memory that its pool hands out again when nothing refers to this object and its last use is over."""
 
-    def __init__(self, pool: "MemoryPool", address: int, size: int) -> None:
-        self.address, self.size = address, size
-        self._pool, self._uses = pool, list[Done]()
+    def __init__(self, pool: "MemoryPool", memory: Memory) -> None:
+        self.address, self.size = memory.address, memory.size
+        self._pool, self._memory = pool, memory
+        self._noted = False  # whether uses of this block, and not of the one before it, are noted
 
     def used_until(self, event: Done) -> None:
         """Note that work before this event reads or writes the memory."""
-        self._uses = [use for use in self._uses if use is not event] + [event]
+        uses = self._memory.uses if self._noted else []  # this work waits for the uses before it
+        self._memory.uses = [use for use in uses if use is not event] + [event]
+        self._noted = True
 
     def array(self, shape: tuple[int, ...], dtype: str, offset: int = 0) -> "GpuArray":
         """Return an array in this block, `offset` bytes from its beginning."""
@@ -59,7 +76,7 @@ class Block:
         return array
 
     def __del__(self) -> None:
-        self._pool.give_back(self.address, self.size, self._uses)
+        self._pool.give_back(self._memory)
 
 
 @dataclass(frozen=True)
@@ -90,7 +107,13 @@ class GpuArray:
 class MemoryPool:
     """Blocks of sizes that differ by an eighth. Threads may share it."""
 
-    def __init__(self, allocate: Callable[[int], int], free: Callable[[int], None], limit: int | None = None) -> None:
+    def __init__(
+        self,
+        allocate: Callable[[int], int],
+        free: Callable[[int], None],
+        limit: int | None = None,
+        substitute: Callable[[int], int] | None = None,
+    ) -> None:
         """Take memory from these functions.
 
         Args:
@@ -98,11 +121,16 @@ class MemoryPool:
             free: releases it.
             limit: bytes above which idle memory is waited for and used again, or freed, before there is more. The pool
                 exceeds it only by blocks that are in use all at once. None: no limit.
+            substitute: size in bytes -> address of memory of another kind, where `allocate` gives none. None: that is
+                an error.
         """
-        self._allocate, self._free, self._limit = allocate, free, limit
-        self._idle: dict[int, deque[tuple[int, list[Done]]]] = {}  # size -> address and uses, the oldest first
+        self._allocate, self._free, self._limit, self._substitute = allocate, free, limit, substitute
+        self._idle: dict[int, deque[Memory]] = {}  # by size, the oldest first
+        # Blocks that are garbage together with their events are finalised in any order. These references keep the
+        # events, which the next owner of the memory waits for.
+        self._in_use: dict[int, Memory] = {}  # by address
         # `Block.__del__` may run at any time, in any thread, also while this thread holds the lock
-        self._returned: deque[tuple[int, int, list[Done]]] = deque()
+        self._returned: deque[Memory] = deque()
         self._lock = Lock()
         self.allocated = 0
         """Bytes that the pool has of the driver."""
@@ -121,16 +149,15 @@ class MemoryPool:
         wanted = size_of_block(size)
         with self._lock:
             self._sort_returned()
-            found = self._reused(wanted, stream is None) or self._within_limit(wanted)
-            if found is None:
-                found = self._new(wanted), []
-        address, uses = found
-        for use in uses:
-            if stream is None:
-                use.synchronize()
-            else:
+            memory = self._reused(wanted, stream is None) or self._within_limit(wanted) or self._new(wanted)
+            self._in_use[memory.address] = memory
+        block = Block(self, memory)  # gives the memory back if the wait fails
+        if stream is None:
+            memory.wait()
+        else:
+            for use in memory.uses:
                 stream.wait(use)
-        return Block(self, address, wanted)
+        return block
 
     def array(self, shape: tuple[int, ...], dtype: str, stream: Waiting | None = None) -> GpuArray:
         """Return memory for an array; see `taken`."""
@@ -143,9 +170,9 @@ class MemoryPool:
             idle = sum(each * len(blocks) for each, blocks in self._idle.items())
             return self._limit is None or self.allocated - idle + size_of_block(size) <= self._limit
 
-    def give_back(self, address: int, size: int, uses: list[Done]) -> None:
+    def give_back(self, memory: Memory) -> None:
         """Take memory back; called by `Block`."""
-        self._returned.append((address, size, uses))
+        self._returned.append(memory)
 
     def release_idle(self) -> None:
         """Wait for the last uses of all idle memory and give it back to the driver."""
@@ -155,19 +182,20 @@ class MemoryPool:
 
     def _sort_returned(self) -> None:
         while self._returned:
-            address, size, uses = self._returned.popleft()
-            self._idle.setdefault(size, deque()).append((address, uses))
+            memory = self._returned.popleft()
+            del self._in_use[memory.address]
+            self._idle.setdefault(memory.size, deque()).append(memory)
 
-    def _reused(self, size: int, at_once: bool) -> tuple[int, list[Done]] | None:
+    def _reused(self, size: int, at_once: bool) -> Memory | None:
         idle = self._idle.get(size)
         if not idle:
             return None
         # the oldest is the most likely to be over
-        if at_once and len(idle) < MOST_IDLE and not all(use.done() for use in idle[0][1]):
+        if at_once and len(idle) < MOST_IDLE and not all(use.done() for use in idle[0].uses):
             return None
         return idle.popleft()
 
-    def _within_limit(self, size: int) -> tuple[int, list[Done]] | None:
+    def _within_limit(self, size: int) -> Memory | None:
         """Make room below the limit: by the oldest idle block of the size, or by freeing those of other sizes."""
         if self._limit is None or self.allocated + size <= self._limit:
             return None
@@ -176,19 +204,24 @@ class MemoryPool:
             return idle.popleft()
         for other in sorted(self._idle, reverse=True):  # few large blocks are freed faster than many small ones
             while self._idle[other] and self.allocated + size > self._limit:
-                self._release(other, *self._idle[other].popleft())
+                self._release(self._idle[other])
         return None
 
-    def _new(self, size: int) -> int:
+    def _new(self, size: int) -> Memory:
         try:
             address = self._allocate(size)
         except CudaError as e:
-            if e.name != OUT_OF_MEMORY:
+            if e.sticky:
                 raise
-            self._release_idle()
-            address = self._second_try(size)
+            if self._substitute is not None:
+                address = self._substitute(size)
+            elif e.name == OUT_OF_MEMORY:
+                self._release_idle()
+                address = self._second_try(size)
+            else:
+                raise
         self.allocated += size
-        return address
+        return Memory(address, size)
 
     def _second_try(self, size: int) -> int:
         try:
@@ -202,16 +235,16 @@ class MemoryPool:
             ) from e
 
     def _release_idle(self) -> None:
-        for size, idle in self._idle.items():
-            for address, uses in idle:
-                self._release(size, address, uses)
-        self._idle.clear()
+        for idle in self._idle.values():
+            while idle:
+                self._release(idle)
 
-    def _release(self, size: int, address: int, uses: list[Done]) -> None:
-        for use in uses:
-            use.synchronize()
-        self._free(address)
-        self.allocated -= size
+    def _release(self, idle: deque[Memory]) -> None:
+        """Give the oldest block back to the driver."""
+        idle[0].wait()  # it stays in the pool if the wait fails
+        memory = idle.popleft()
+        self._free(memory.address)
+        self.allocated -= memory.size
 
 
 def size_of_block(size: int) -> int:

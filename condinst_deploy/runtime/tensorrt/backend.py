@@ -61,7 +61,11 @@ class TensorRtBackend(Backend):
             if loaded is None:
                 raise BackendError(f"TensorRT cannot load {path}; it printed the reason above")
             engine = Engine(library, loaded, manifest, path)
-        return cls(engine, manifest, gpu, str(chosen))
+        try:
+            return cls(engine, manifest, gpu, str(chosen))
+        except BaseException:  # there is no memory for the backend's own stream
+            engine.close()
+            raise
 
     def collate(self, parts: Sequence[Inputs]) -> GpuInputs:
         """Start to copy prepared images to the GPU; partial batches are filled up with blank images."""
@@ -101,10 +105,12 @@ class TensorRtBackend(Backend):
         self.gpu.check()
 
     def close(self) -> None:
-        """Release contexts and buffers, then the engine."""
+        """Release contexts and buffers, then the engine. After an error that stays nothing can be released."""
         if self._closed:
             return
         self._closed = True
+        if self.gpu.driver.failure is not None:
+            return
         with self.gpu.current():
             self.slots.close()
             self._uploads.close()

@@ -47,10 +47,15 @@ class ExecutionContext:
         return {name: tuple(self._context.get_tensor_shape(name)) for name in names}
 
     def bind(self, activations: Block, tensors: Mapping[str, Block]) -> None:
-        """Take memory for activations, inputs and outputs."""
+        """Take memory for activations, inputs and outputs.
+
+        Raises:
+            BackendError: the engine refuses an address.
+        """
         self._context.set_device_memory(activations.address, activations.size)
         for name, block in tensors.items():
-            self._context.set_tensor_address(name, block.address)
+            if not self._context.set_tensor_address(name, block.address):
+                raise BackendError(f"the engine refuses the memory of {name}; the library printed the reason above")
 
     def run(self) -> bool:
         """Give a run to the stream; False if the library could not."""

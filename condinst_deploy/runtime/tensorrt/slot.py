@@ -9,7 +9,8 @@ import numpy as np
 from condinst_deploy.contract import INPUTS, OUTPUTS
 from condinst_deploy.contract.engine_manifest import EngineManifest
 from condinst_deploy.errors import BackendError
-from condinst_deploy.runtime.cuda.gpu import Gpu, Stream
+from condinst_deploy.runtime.cuda.driver import CudaError
+from condinst_deploy.runtime.cuda.gpu import Gpu, Graph, Stream
 from condinst_deploy.runtime.cuda.gpu_batches import GpuInputs, GpuOutputs
 from condinst_deploy.runtime.cuda.memory_pools import Block, GpuArray
 from condinst_deploy.runtime.hot_shapes import HotLimits
@@ -63,9 +64,7 @@ class Slot:
             self._stream.copy(arrays[name], source)
         if captured is not None:
             captured.graph.launch(self._stream)
-        elif wanted:
-            self._run_and_capture(shape, plan, memory)
-        else:
+        elif not (wanted and self._run_and_capture(shape, plan, memory)):
             self._run(self.contexts.of_profile(plan.profile), shape, memory)
         return self._outputs([arrays[name] for name in OUTPUTS], inputs)
 
@@ -121,17 +120,34 @@ class Slot:
         if not context.run():
             raise BackendError("TensorRT could not run the engine; it printed the reason above")
 
-    def _run_and_capture(self, shape: BatchShape, plan: ShapePlan, memory: SlotMemory) -> None:
-        """Run in a context of the shape's own, which prepares it, and record its next run."""
-        context = self.contexts.for_capture(plan.profile)
-        self._run(context, shape, memory)
-        graph = self._stream.captured(context.run) if context.capturable() else None
-        self._stream.synchronize()  # a context or a graph may be released now
+    def _run_and_capture(self, shape: BatchShape, plan: ShapePlan, memory: SlotMemory) -> bool:
+        """Run in a context of the shape's own, which prepares it, and record its next run.
+
+        Returns:
+            False if there is no such context, because memory is short; nothing has run then.
+        """
+        try:
+            context = self.contexts.for_capture(plan.profile)
+        except BackendError as e:
+            if isinstance(e, CudaError) and e.sticky:
+                raise
+            self.contexts.never_capture()
+            return False
+        graph: Graph | None = None
+        try:
+            with self._stream.settled():
+                self._run(context, shape, memory)
+                graph = self._stream.captured(context.run) if context.capturable() else None
+                self._stream.synchronize()  # a context or a graph may be released now
+        except BaseException:
+            context.close()  # it would live as long as the error
+            raise
         if graph is None:
             context.close()
             self.contexts.never_capture()
         else:
             self.contexts.keep(shape, CapturedRun(graph, context, memory))
+        return True
 
     def _outputs(self, own: list[GpuArray], inputs: GpuInputs) -> GpuOutputs:
         copies = []

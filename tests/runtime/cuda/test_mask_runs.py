@@ -20,7 +20,8 @@ from tests.support.mask_batches import MANIFEST, batch, check, found_on, on_gpu,
 from tests.support.mask_cases import adversarial
 from tests.support.models import GOLDEN
 from tests.support.runs_on_double import RUNS_ON_DOUBLE
-from tests.support.strict_driver import MisuseError, StrictDriver
+from tests.support.strict_calls import MisuseError
+from tests.support.strict_driver import StrictDriver
 
 P5, P5_STRIDE = 2, 32
 

@@ -77,9 +77,25 @@ def test_refusals_are_the_drivers(found: dict[str, Any]) -> None:
     assert refusals["index"].startswith("device cuda:7 was asked for; the driver sees 1 GPUs")
 
 
+def test_where_the_driver_makes_nothing_of_a_kind_work_goes_on_or_an_error_names_the_call(
+    found: dict[str, Any],
+) -> None:
+    short = found["short"]
+    assert short["pinned"] == {"equal": True, "images": 8}
+    (warning,) = short["warning"]
+    assert "no more pinned memory" in warning
+    assert short["graphs"]
+    assert short["executables"]
+    assert short["events"] == "cuEventCreate fails with CUDA_ERROR_OUT_OF_MEMORY"
+    assert short["streams"] == "cuStreamCreateWithPriority fails with CUDA_ERROR_OUT_OF_MEMORY"
+    assert short["modules"] == "cuModuleLoadData fails with CUDA_ERROR_OUT_OF_MEMORY"
+
+
 def test_everything_goes_back_to_the_driver(found: dict[str, Any]) -> None:
-    """One side stream is kept for the next batch."""
-    assert found["alive"] == {"memory": 0, "pinned": 0, "streams": 1, "events": 0, "graphs": 0, "executables": 0}
+    """One side stream is kept for the next batch, and each kernel that was launched."""
+    alive = found["alive"]
+    assert alive.pop("modules") == len({name for name, *_ in found["launches"]})
+    assert alive == {"memory": 0, "pinned": 0, "streams": 1, "events": 0, "graphs": 0, "executables": 0}
 
 
 def test_an_error_that_stays_ends_the_gpu(found: dict[str, Any]) -> None:

@@ -21,7 +21,8 @@ from tests.support.engine_manifests import image_profile, with_fixed_shape
 from tests.support.engines_on_doubles import engine_backend, manifest_of_onnx
 from tests.support.models import noise_image
 from tests.support.predictions import assert_about_equal, assert_equal
-from tests.support.strict_driver import MisuseError, StrictDriver
+from tests.support.strict_calls import MisuseError
+from tests.support.strict_driver import StrictDriver
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

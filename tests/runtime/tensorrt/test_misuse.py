@@ -11,14 +11,15 @@ import pytest
 
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.runtime.cuda.gpu import Gpu, Stream
-from condinst_deploy.runtime.cuda.memory_pools import Block, MemoryPool
+from condinst_deploy.runtime.cuda.memory_pools import Block, Memory, MemoryPool
 from condinst_deploy.runtime.tensorrt.backend import TensorRtBackend
 from condinst_deploy.runtime.tensorrt.context_pool import ContextPool
 from condinst_deploy.runtime.tensorrt.execution_context import ExecutionContext
 from tests.support.engine_manifests import engine_manifest, image_profile
 from tests.support.engines_on_doubles import KERNELS_ON_DOUBLE
 from tests.support.models import noise_image
-from tests.support.strict_driver import MisuseError, StrictDriver
+from tests.support.strict_calls import MisuseError
+from tests.support.strict_driver import StrictDriver
 from tests.support.strict_engine import StrictEngine
 
 SMALL = Preprocessing(short_side=64, long_side=96)
@@ -65,9 +66,9 @@ def free_while_in_use(patch: pytest.MonkeyPatch, driver: StrictDriver) -> None:
         pinned.add(address := allocate_pinned(size))
         return address
 
-    def give_back(pool: MemoryPool, address: int, size: int, uses: Any) -> None:
+    def give_back(pool: MemoryPool, memory: Memory) -> None:
         with Gpu(driver).current():
-            (driver.free_pinned if address in pinned else driver.free)(address)
+            (driver.free_host if memory.address in pinned else driver.free)(memory.address)
 
     patch.setattr(driver, "allocate_pinned", allocate)
     patch.setattr(MemoryPool, "give_back", give_back)
