@@ -247,11 +247,11 @@ def test_numbers_of_thousands_of_digits_are_one_line() -> None:
         RequestOptions(max_detections=10**5000)
 
 
-def test_a_file_that_is_larger_than_a_request_is_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("condinst_deploy.serving.client.client.LARGEST_FILE", 99)
-    (tmp_path / "large.jpg").write_bytes(bytes(100))
+def test_a_file_that_is_larger_than_a_request_is_not_sent(tmp_path: Path) -> None:
+    with (tmp_path / "large.jpg").open("wb") as file:
+        file.truncate(2**31)  # takes no room on the disk
     with fake_server(good, MANIFEST) as server, Client(server.url) as client:
-        with pytest.raises(ImageError, match=r"large\.jpg: the file has 100 bytes; expected at most 99"):
+        with pytest.raises(ImageError, match=r"large\.jpg: the file has 2147483648 bytes; expected at most 2147483647"):
             client(tmp_path / "large.jpg")
         with pytest.raises(ImageError, match=r"no image at .*none\.jpg"):
             client(tmp_path / "none.jpg")

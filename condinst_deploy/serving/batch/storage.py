@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from condinst_deploy.errors import ConfigError, OutputError
-from condinst_deploy.serving.batch.object_lock import ObjectLock
+from condinst_deploy.serving.batch.object_lock import LOCK_TIMES, LockTimes, ObjectLock
 from condinst_deploy.shown_text import first_line
 from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.remote_files import filesystem_of, is_url, local_path, public_url
@@ -82,11 +82,12 @@ class OutputFolder(ABC):
         """
 
     @abstractmethod
-    def locked(self, on_wait: OnWait) -> AbstractContextManager[None]:
+    def locked(self, on_wait: OnWait, times: LockTimes = LOCK_TIMES) -> AbstractContextManager[None]:
         """Keep other drivers away.
 
         Args:
             on_wait: called with a line before a wait for a driver that may be dead.
+            times: of a lock behind a URL.
 
         Raises:
             ConfigError: another driver writes into the folder.
@@ -155,7 +156,7 @@ class LocalFolder(OutputFolder):
             raise self._unreadable(name, e) from e
 
     @contextmanager
-    def locked(self, on_wait: OnWait) -> Iterator[None]:
+    def locked(self, on_wait: OnWait, times: LockTimes = LOCK_TIMES) -> Iterator[None]:
         """Lock the folder, and remove temporary files of processes that were killed.
 
         A file in it is locked and not the folder itself, because NFS, which clusters share, cannot lock folders. On a
@@ -280,9 +281,9 @@ class UrlFolder(OutputFolder):
             self._filesystem.rm_file(f"{self._path}/{name}")
 
     @contextmanager
-    def locked(self, on_wait: OnWait) -> Iterator[None]:
+    def locked(self, on_wait: OnWait, times: LockTimes = LOCK_TIMES) -> Iterator[None]:
         """Keep other drivers away by a lock object; see `object_lock`."""
-        self._lock = ObjectLock(self)
+        self._lock = ObjectLock(self, times=times)
         with self._lock.held(on_wait):
             yield
 
