@@ -73,7 +73,7 @@ PREDICTORS = {
     ),
 }
 
-SINGLE, *OTHERS = SERVICES = ("Triton, single layout", "Triton, ensemble layout", "FastAPI")
+SINGLE, *OTHERS = ("Triton, single layout", "Triton, ensemble layout", "FastAPI")
 
 Ask = Callable[[bytes], Any]
 """Sends an image, and returns what of the answer is compared."""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.imaging.encode import LARGEST_JPEG
 from condinst_deploy.imaging.labels import Label, draw_labels
 from condinst_deploy.imaging.palette import DARK, LIGHT, Colour, colour_of, lightened
 from condinst_deploy.masks import BoolArray, Masks, Window
@@ -24,9 +25,6 @@ SMALLEST_TEXT, LARGEST_TEXT = 11, 48
 
 SHEET_SIDE = 288
 """Longest side of an image in a contact sheet, pixels."""
-
-LONGEST_SIDE = 65_500
-"""Longest side that an image can be scaled to, pixels."""
 
 
 class DrawingLimits(NamedTuple):
@@ -146,8 +144,8 @@ def _scaled_image(image: npt.NDArray[np.uint8], longest_side: int | None) -> tup
     """Return a copy of the drawn size, and the factor; pixels of an image that is enlarged stay squares."""
     if longest_side is None:
         return image.copy(), 1.0
-    if not 1 <= longest_side <= LONGEST_SIDE:
-        raise ConfigError(f"the longest side is {longest_side}; expected 1 to {LONGEST_SIDE} pixels")
+    if not 1 <= longest_side <= LARGEST_JPEG:
+        raise ConfigError(f"the longest side is {longest_side}; expected 1 to {LARGEST_JPEG} pixels")
     scale = longest_side / max(image.shape[:2])
     size = tuple(max(1, round(side * scale)) for side in (image.shape[1], image.shape[0]))
     method = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST

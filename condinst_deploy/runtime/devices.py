@@ -6,7 +6,8 @@ from pathlib import Path
 
 from condinst_deploy.errors import ConfigError
 
-GPU_NODES = ("dev/nvidia0", "proc/driver/nvidia/version", "dev/dxg")
+DRIVER_VERSION = "proc/driver/nvidia/version"
+GPU_NODES = ("dev/nvidia0", DRIVER_VERSION, "dev/dxg")
 """Files that exist where NVIDIA's driver is loaded; the last is that of WSL."""
 
 

@@ -12,11 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from condinst_engines.node_types import value_types
-
-HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-FLOAT = ir.DataType.FLOAT
-
+from condinst_engines.node_types import FLOAT, HALVES, value_types
 
 EXACT = "_exact"
 """Suffix of a node's result before it is rounded."""

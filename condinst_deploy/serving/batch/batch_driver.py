@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 
-from condinst_deploy.contract.artifacts import check_there
-from condinst_deploy.errors import ArtifactError, ConfigError, DataError, ImageError
+from condinst_deploy.contract.artifacts import check_model_file
+from condinst_deploy.errors import ConfigError, DataError, ImageError
 from condinst_deploy.serving.batch.batch_options import BatchOptions
 from condinst_deploy.serving.batch.inputs import BatchInput, open_input
 from condinst_deploy.serving.batch.object_lock import LOCK_TIMES, LockTimes
@@ -84,9 +84,7 @@ def planned(
     Raises:
         CondInstError: model, input or output cannot be used, or the output belongs to another run.
     """
-    check_there(options.model)
-    if not options.model.is_file():
-        raise ArtifactError(f"no model at {options.model}; expected a checkpoint, an .onnx file or an engine")
+    check_model_file(options.model)
     if options.format == "parquet":
         pyarrow()
     if absolute(options.out).rstrip("/") == absolute(options.input).rstrip("/"):

@@ -15,8 +15,8 @@ import onnx_ir as ir
 
 from condinst_deploy.contract import INPUTS, NetworkInputs
 from condinst_deploy.errors import EngineError
-from condinst_engines.node_types import value_types
-from condinst_engines.rounding import EXACT, HALVES, rounded, widened
+from condinst_engines.node_types import HALVES, value_types
+from condinst_engines.rounding import EXACT, rounded, widened
 from condinst_export.graph_session import graph_session
 
 PASSING = frozenset(
