@@ -15,7 +15,7 @@ LONG_FUNCTIONS = {
     # text of ONNX functions
     "select_instances_function",
     "dynamic_mask_head_function",
-    # kernels in the Triton language, which has few functions of its own
+    # kernels in the Triton language, where code is not divided easily
     "mask_head_half",
     "changes_kernel",
     "select_instances_kernel",

@@ -1,6 +1,6 @@
 """The process that holds one model and times it: a request a line on standard input, an answer a line.
 
-Models are timed in processes of their own because those of one process disturb each other: after a run the threads
+Models are timed in separate processes because those of one process disturb each other: after a run the threads
 of ONNX Runtime and of PyTorch wait for the next one by spinning, on the same cores; peak memory would be that of both;
 and neither library can be given another number of threads once it has begun. A process that waits for its next
 request costs nothing.

@@ -72,7 +72,7 @@ def benchmark(
     one after the other; end to end is their sum, from a file or an array to COCO RLEs at original size. Throughput is
     that of whole calls of the predictor.
 
-    Each model runs in a process of its own, so that memory and threads are its own. With --against both get every
+    Each model runs in a separate process, so that memory and threads are its own. With --against both get every
     image in turn; a ratio of 0.5 means that --model takes half the time of --against.
 
     Close other programs first: on a busy machine times mean little, and ratios only roughly what they say.

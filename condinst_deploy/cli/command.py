@@ -195,7 +195,7 @@ def command_app(function: Callable[P, None]) -> Command:
     @wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         kwargs.pop(VERSION.name, None)
-        if _folder_is_gone():  # MKL would end the process in the middle of the work, with a line of its own
+        if _folder_is_gone():  # MKL would end the process in the middle of the work, with its own line
             _show_error("the current folder was deleted; change to one that exists")
             raise typer.Exit(FAILED)
         try:

@@ -128,7 +128,7 @@ def precision_for(path: Path, precision: Precision | None) -> Precision | None:
 
 
 def check_precision_applies(paths: Sequence[Path], precision: Precision | None) -> None:
-    """See that a precision that is asked for is for some of the files.
+    """Check that a precision that is asked for is for some of the files.
 
     Raises:
         ConfigError: none of them is a checkpoint.

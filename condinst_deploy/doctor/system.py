@@ -65,7 +65,7 @@ def available_memory(root: Path = Path("/")) -> int | None:
     """Bytes that new processes can get: the system's, but no more than the control group's limit leaves.
 
     Returns:
-        None if the system does not tell.
+        None if the system does not report it.
     """
     meminfo = dict(line.split(":", 1) for line in system_text(root / "proc/meminfo").splitlines() if ":" in line)
     kilobytes = meminfo.get("MemAvailable", "").split()

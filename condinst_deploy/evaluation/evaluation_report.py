@@ -53,7 +53,7 @@ def metrics_table(evaluation: Evaluation) -> list[tuple[str, list[Cell]]]:
     """Rows of all metrics that a side has: name and one cell a side."""
     kinds: list[Kind] = ["bbox", "segm"]
     return [
-        (f"{KIND_NAMES[kind]} {METRIC_NAMES[name]}", _cells([_figure(side, kind, name) for side in evaluation.sides]))
+        (f"{KIND_NAMES[kind]} {METRIC_NAMES[name]}", _cells([_metric(side, kind, name) for side in evaluation.sides]))
         for kind in kinds
         if any(kind in side.coco for side in evaluation.sides)
         for name in Metrics._fields
@@ -165,7 +165,7 @@ def _cells(values: Sequence[float | None]) -> list[Cell]:
     return [(value, change if i else None) for i, (value, change) in enumerate(zip(values, changes, strict=True))]
 
 
-def _figure(side: Side, kind: Kind, name: str) -> float | None:
+def _metric(side: Side, kind: Kind, name: str) -> float | None:
     return points(getattr(side.coco[kind].metrics, name)) if kind in side.coco else None
 
 
@@ -193,7 +193,7 @@ def _side_json(side: Side, evaluation: Evaluation, per_class: bool) -> dict[str,
 
 
 def _without_manifest(settings: dict[str, Any]) -> dict[str, Any]:
-    """The model's file and its hash say enough; what it says of itself is long."""
+    """Leave out the manifest, which is long; the file's name and hash identify the model."""
     if "model" not in settings:
         return settings
     return settings | {"model": {key: value for key, value in settings["model"].items() if key != "manifest"}}

@@ -1,4 +1,4 @@
-"""Which device a user's word means, without PyTorch."""
+"""The device that a user names, found without PyTorch."""
 
 import re
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ def driver_present(root: Path = Path("/")) -> bool:
 
 
 def parsed_device(device: str, *, gpu_usable: bool) -> Device:
-    """The device that a user's word means.
+    """Return the device that a user names.
 
     Args:
         device: "auto", "cpu", "cuda" or "cuda:N".

@@ -166,7 +166,7 @@ class _Conversion:
             self.types[value] = self.types[formal]
 
     def _keep_control_flow(self, node: ir.Node) -> None:
-        """Loops stay in float32 as a whole: their bodies declare types of their own."""
+        """Loops stay in float32 as a whole: their bodies declare their own types."""
         for inner in (inner for body in bodies(node) for inner in body):
             if self._kind(inner) != FLOAT:
                 raise ConfigError(f"node {inner.name} is in a loop, and loops stay in float32")

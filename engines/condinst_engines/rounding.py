@@ -3,7 +3,7 @@
 ONNX Runtime has no bfloat16 convolutions on a CPU, and runs float16 ones in float32 with casts around them that it
 may merge. Here the same graph is run with the rounding written out: weights, casts and the result of every half
 node pass through the half type once. Engines accumulate in float32, too, but keep what they fuse unrounded, so this
-errs on the harsh side.
+overestimates the error.
 """
 
 from collections.abc import Callable

@@ -216,9 +216,9 @@ def test_options_travel_with_each_request() -> None:
     ],
 )
 def test_an_address_that_is_none_is_one_line(url: str) -> None:
-    with pytest.raises(ConfigError, match="is not an address") as told:
+    with pytest.raises(ConfigError, match="is not an address") as raised:
         Client(url)
-    assert len(str(told.value)) < 400
+    assert len(str(raised.value)) < 400
 
 
 @pytest.mark.parametrize("url", ["http://x/ü", "http://x?a=1", "http://x#a"])
@@ -229,9 +229,9 @@ def test_what_an_address_cannot_have_is_refused(url: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
 def test_a_password_is_refused_and_not_repeated(scheme: str) -> None:
-    with pytest.raises(ConfigError, match="a user name or a password, which are not sent") as told:
+    with pytest.raises(ConfigError, match="a user name or a password, which are not sent") as raised:
         Client(f"{scheme}://user:secret@host:1")
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(raised.value)
 
 
 @pytest.mark.parametrize("model", ["", "a\nb", "\udcff", "x" * 300])

@@ -43,7 +43,7 @@ LOCK_TIMES = LockTimes()
 
 
 class Storage(Protocol):
-    """As much of a storage as a lock needs."""
+    """The part of a storage that a lock needs."""
 
     name: str
 
@@ -61,7 +61,7 @@ class Storage(Protocol):
 
 
 class ObjectLock:
-    """A lock in a storage. `held` is the way to use it."""
+    """A lock in a storage; use it with `held`."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class ObjectLock:
                 self._write()
 
     def check(self) -> None:
-        """See that no other driver has taken the lock.
+        """Check that no other driver has taken the lock.
 
         Raises:
             ConfigError: one has, because this process did not run for `LockTimes.stale` seconds.
@@ -158,7 +158,7 @@ class ObjectLock:
         return self._is_ours(self._storage.read(FILE))
 
     def _is_left(self, found: bytes, on_wait: Callable[[str], None]) -> bool:
-        """Watch the lock of another driver; returns False if it is gone.
+        """Watch the lock of another driver; returns True if its owner is dead, False if the lock is gone.
 
         Raises:
             ConfigError: its owner lives.

@@ -95,7 +95,7 @@ class OutputFolder(ABC):
         """
 
     def check_locked(self) -> None:  # noqa: B027  (locks of disks are not lost)
-        """See that no other driver has taken the lock.
+        """Check that no other driver has taken the lock.
 
         Raises:
             ConfigError: one has.
@@ -268,7 +268,7 @@ class UrlFolder(OutputFolder):
             return True
         except FileExistsError:
             return False
-        except Exception:  # not every store and library has this; others cannot be told apart from it
+        except Exception:  # not every store and library has this, and its error is not distinct
             return None
 
     def remove(self, name: str) -> None:
@@ -288,7 +288,7 @@ class UrlFolder(OutputFolder):
             yield
 
     def check_locked(self) -> None:
-        """See that no other driver has taken the lock."""
+        """Check that no other driver has taken the lock."""
         if self._lock is not None:
             self._lock.check()
 
@@ -300,7 +300,7 @@ class UrlFolder(OutputFolder):
     def _storage_errors(self) -> Iterator[None]:
         try:
             yield
-        except Exception as e:  # each storage library has exceptions of its own
+        except Exception as e:  # each storage library raises its own exceptions
             raise OutputError(f"{self.name} cannot be used ({first_line(e)}); choose another place with --out") from e
 
 

@@ -1,6 +1,6 @@
 """Decisions about half tensors that come close to the largest number of their type.
 
-First an exact scale before a norm (`norm_scale.py`). Else bfloat16, or float32 where that is not to be had, for the
+First an exact scale before a norm (`norm_scale.py`). Else bfloat16, or float32 where there is no bfloat16, for the
 nodes that make and read the tensor. Else a refusal that names the node.
 """
 

@@ -49,7 +49,7 @@ class Magnitudes:
 
 
 def policy_name(node: ir.Node | None) -> str:
-    """The name that the policy knows a node of the inlined graph by."""
+    """The name that a node of the inlined graph has in the policy."""
     return INLINED.sub("", (node.name or "") if node is not None else "")
 
 
