@@ -1,6 +1,6 @@
 """Convert an exported file with NVIDIA ModelOpt's AutoCast, for a comparison with our own precision policy.
 
-It runs in an environment of its own, because ModelOpt pins other versions than this toolkit:
+It runs in a separate environment, because ModelOpt pins other versions than this toolkit:
 
     python3 -m venv modelopt
     modelopt/bin/pip install nvidia-modelopt==0.47.0 "onnx~=1.21" onnxruntime onnxslim onnx-graphsurgeon \\
@@ -58,7 +58,7 @@ def front_of(proto: onnx.ModelProto, rest: list[onnx.NodeProto]) -> onnx.ModelPr
 
 
 def joined(front: onnx.ModelProto, proto: onnx.ModelProto, rest: list[onnx.NodeProto]) -> onnx.ModelProto:
-    """The converted front with the rest behind it, whose weights get names of their own."""
+    """The converted front with the rest behind it, whose weights get new names."""
     whole = onnx.ModelProto()
     whole.CopyFrom(front)
     weights = {entry.name: entry for entry in proto.graph.initializer}

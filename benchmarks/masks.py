@@ -6,7 +6,7 @@ Logits of 100 instances are made from a seed, for a network input of 800x1344 an
 100 masks of the whole image. Both sides start with logits in memory and end with COCO RLEs. The references paste
 all instances at once; the same computation for one instance at a time is also measured, because it needs less
 memory, and no less time. Every value is a median over rounds in which the sides take turns. Peak memory is that of
-a process of its own, above what it had before. Equality is counted in pixels.
+a separate process, above what it had before. Equality is counted in pixels.
 """
 
 import ctypes
@@ -212,7 +212,7 @@ FORMS: dict[str, Callable[[Logits, ImageGeometry], Any]] = {
 
 
 def peak_of(form: str, case: Case) -> float:
-    """Peak resident memory of one form in a process of its own, above what it has before it begins."""
+    """Peak resident memory of one form in a separate process, above what it has before it begins."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
         return processes.submit(peak_here, form, case).result()
 

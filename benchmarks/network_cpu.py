@@ -8,7 +8,7 @@ mmdetection's R-50 with seeded weights finds 100 instances in a photograph of 13
 COCO RLEs; the eager model's with the references' dense masks and one encoding a mask, ours with compact ones. With
 --int8 the INT8 file (`condinst-export --int8`) and the float32 file are timed in ONNX Runtime.
 
-Two pools of threads that spin slow each other down a lot, so each side lives in a process of its own, on the same
+Two pools of threads that spin slow each other down a lot, so each side lives in a separate process, on the same
 cores, and gets its turn through a pipe: the other one is blocked meanwhile, and a pause lets its threads fall asleep.
 Who is first changes from round to round. A round gives one ratio, and the published values are medians of them.
 

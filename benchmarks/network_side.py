@@ -1,4 +1,4 @@
-"""One side of `benchmarks.network_cpu`: a process of its own that answers the requests of a `ModelProcess`."""
+"""One side of `benchmarks.network_cpu`: a separate process that answers the requests of a `ModelProcess`."""
 
 import time
 from collections.abc import Callable

@@ -22,6 +22,7 @@ from benchmarks.accuracy import accuracy_of
 from benchmarks.targets import parser_of, write_results
 from condinst_deploy.contract import InstanceDetections
 from condinst_deploy.contract.engine_ranges import CheckedRanges
+from condinst_deploy.contract.precision import Precision
 from condinst_deploy.evaluation.agreement import agreement, merged
 from condinst_deploy.evaluation.coco_metrics import Kind, average_precision, load_coco
 from condinst_deploy.imaging.decode import expand_sources
@@ -31,7 +32,7 @@ from condinst_engines.build_recipe import BuildRecipe
 from condinst_engines.mixed_precision import converted
 from condinst_engines.onnx_input import manifest_of
 from condinst_engines.plan_builder import graph_for_builder
-from condinst_engines.precision_policy import QUANTIZED, Policy, Precision
+from condinst_engines.precision_policy import QUANTIZED, Policy
 from condinst_engines.quantization.calibrate import Request, calibrated
 from condinst_engines.quantization.cost_report import simulation_backend
 from condinst_engines.ranges.check import RangeCheck

@@ -73,7 +73,7 @@ PREDICTORS = {
     ),
 }
 
-SINGLE, *OTHERS = SERVICES = ("Triton, single layout", "Triton, ensemble layout", "FastAPI")
+SINGLE, *OTHERS = ("Triton, single layout", "Triton, ensemble layout", "FastAPI")
 
 Ask = Callable[[bytes], Any]
 """Sends an image, and returns what of the answer is compared."""
@@ -91,7 +91,7 @@ class Service:
     """A server under load."""
 
     name: str
-    connect: Callable[[], tuple[Ask, Callable[[], None]]]  # for each thread: a connection of its own, and its end
+    connect: Callable[[], tuple[Ask, Callable[[], None]]]  # for each thread: a separate connection, and its end
     expected: Callable[[dict[str, Any]], Any]  # what `Ask` has to return, from the predictor's answer
     cost: Callable[[], Cost]
     runs: Callable[[], tuple[float, float]]  # images and executions so far; zeros if they are not counted

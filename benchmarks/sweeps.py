@@ -210,7 +210,7 @@ def _models(folder: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def _network(model: tuple[Path, Path], threads: int, batch: int, calls: int) -> Row:
-    """Median times an image of every stage, in a process of its own with so many threads."""
+    """Median times an image of every stage, in a separate process with so many threads."""
     path, image = model
     with ModelProcess(path, cores_for(threads)) as process:
         process.ask("load", model=str(path), device="cpu", images={"paths": [str(image)]}, batches=[batch])

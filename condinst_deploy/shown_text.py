@@ -48,7 +48,7 @@ def shown_value(value: Any, longest: int = 60) -> str:
     """A value from a file as an error message quotes it.
 
     Values that contain others are cut off while they are written: lists that share their parts can be small in memory
-    and endless as text. Whole numbers of thousands of digits are described, for Python refuses to write them.
+    and endless as text. Whole numbers of thousands of digits are described, because Python refuses to write them.
     """
     return shown(_SHORT.repr(value), longest)
 

@@ -1,4 +1,4 @@
-"""A metric of your own over a stream of images, in bounded memory: the share of the pixels that each class covers.
+"""Your own metric over a stream of images, in bounded memory: the share of the pixels that each class covers.
 
 python examples/stream_metric.py model.onnx images/
 """

@@ -1,6 +1,6 @@
 """Track instances through a video: python examples/track_video.py model.onnx street.mp4 tracked.mp4
 
-supervision's trackers are in a package of their own: pip install supervision trackers.
+supervision's trackers are in a separate package: pip install supervision trackers.
 """
 
 import sys

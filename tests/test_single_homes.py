@@ -32,6 +32,16 @@ HOMES = {
         r'"\.(pth|pt|onnx|engine|plan)"',
         {"condinst_deploy/contract/artifacts.py"},
     ),
+    "convolutions that are never quantised": (r'"head\.cls_logits/', {"condinst_deploy/contract/onnx_names.py"}),
+    "precisions of a network": (
+        r'Literal\["float32", "(float16", "bfloat16|bfloat16", "float16)"\]',
+        {"condinst_deploy/contract/precision.py", "condinst_deploy/training/recipe.py"},
+    ),
+    "a class that a model does not have": (r'f"the model has no class', {"condinst_deploy/contract/manifest.py"}),
+    "a model file that is not there": (r'f"no model at \{', {"condinst_deploy/contract/artifacts.py"}),
+    "control groups": (r'"sys/fs/cgroup', {"condinst_deploy/runtime/cores.py"}),
+    "the driver's version file": (r'"proc/driver/nvidia', {"condinst_deploy/runtime/devices.py"}),
+    "the option --device": (r'help="auto, cpu, cuda or cuda:N', {"condinst_deploy/cli/command.py"}),
     "deserialising an engine": (r"deserialize_cuda_engine", {"condinst_deploy/runtime/tensorrt/plan.py"}),
     "deferring Ctrl-C": (
         r"signal\.signal\(",

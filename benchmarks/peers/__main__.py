@@ -4,7 +4,7 @@
     python -m benchmarks.peers --out benchmarks/results/peers.json
     python -m benchmarks.peers --sides onnx pth eager     # without the peers' environment
 
-Every side is a process of its own, and they take turns: side after side gets the same image while the others
+Every side is a separate process, and they take turns: side after side gets the same image while the others
 wait for input, each after a pause in which the threads of the side before stop spinning.
 """
 

@@ -1,4 +1,4 @@
-"""One side of the comparison: a process of its own, which answers one line an image.
+"""One side of the comparison: a separate process, which answers one line an image.
 
 Both environments import this module, so it needs nothing but Python.
 """

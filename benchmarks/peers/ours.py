@@ -1,4 +1,4 @@
-"""This toolkit's sides, each a process of its own.
+"""This toolkit's sides, each a separate process.
 
 python -m benchmarks.peers.ours toolkit MODEL      # .onnx or .pth through `Predictor`
 python -m benchmarks.peers.ours eager MODEL.pth    # the reference model, dense masks, pycocotools

@@ -1,1 +1,1 @@
-"""Time and memory of a model file: each model in a process of its own, stages timed apart, two compared in turn."""
+"""Time and memory of a model file: each model in a separate process, stages timed apart, two compared in turn."""

@@ -17,7 +17,7 @@ SECONDS_TO_END = 10.0
 
 
 class ModelProcess:
-    """One model in a process of its own, which ends with the `with` block."""
+    """One model in a separate process, which ends with the `with` block."""
 
     def __init__(self, model: Path, cores: Sequence[int], command: Sequence[str] = WORKER) -> None:
         """Start the process on these cores, with as many threads of each library as there are cores.

@@ -1,6 +1,6 @@
 """The process that holds one model and times it: a request a line on standard input, an answer a line.
 
-Models are timed in processes of their own because those of one process disturb each other: after a run the threads
+Models are timed in separate processes because those of one process disturb each other: after a run the threads
 of ONNX Runtime and of PyTorch wait for the next one by spinning, on the same cores; peak memory would be that of both;
 and neither library can be given another number of threads once it has begun. A process that waits for its next
 request costs nothing.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from condinst_deploy.runtime.observer import StageTimer
     from condinst_deploy.runtime.pipeline import Stages
     from condinst_deploy.runtime.predictor import Predictor
-    from condinst_deploy.runtime.preprocessing.types import Pixels
+    from condinst_deploy.runtime.preprocessing.types import GeometryOf, Pixels
 
 STAGES = ("decode", "pre", "network", "post")
 """Decoding of files; resizing, padding and batching; the network, until its outputs are finished; masks and RLEs."""
@@ -59,10 +59,8 @@ class Worker:
     ) -> dict[str, Any]:
         """Load the model, check which images can be read, and describe the model and the machine."""
         # imported here: their libraries count the cores of the process when they are imported
-        from condinst_deploy.benchmarking.benchmark_images import Batches
         from condinst_deploy.benchmarking.machine import machine
         from condinst_deploy.benchmarking.memory import resident_mb
-        from condinst_deploy.errors import ImageError
         from condinst_deploy.runtime.canvases import canvases_from_json, geometry_for
         from condinst_deploy.runtime.observer import StageTimer
         from condinst_deploy.runtime.predictor import Predictor, load_backend
@@ -83,24 +81,13 @@ class Worker:
             options = PredictorOptions(batch_size=batch, inputs=InputOptions(pixels), canvases=padded_to)
             self._predictors[batch] = Predictor(backend, options)
             self._timed[batch] = Predictor(backend, options, observer=self._timer)
-        geometry_of = geometry_for(backend, padded_to)
-        usable, padded, skipped = [], [], []
-        for source in sources:
-            try:
-                padded.append(geometry_of(_decoded(source)).padded)
-                usable.append(source)
-            except ImageError as e:
-                skipped.append(str(e))
-        if not usable:
-            raise ImageError(f"none of the {len(sources)} images can be read; the first: {skipped[0]}")
-        self._batches = Batches(usable, padded)
-        manifest = backend.manifest
+        self._batches, skipped = _batches(sources, geometry_for(backend, padded_to))
         return {
             "backend": backend.name,
             "device": backend.device,
             "note": backend.note,
-            "precision": manifest.precision,
-            "most_detections": manifest.selection.max_detections,
+            "precision": backend.manifest.precision,
+            "most_detections": backend.manifest.selection.max_detections,
             "load_seconds": round(seconds, 2),
             "skipped": skipped,
             "first_of_shapes": self._batches.first_of_shapes,
@@ -194,10 +181,25 @@ def _sources(images: dict[str, Any]) -> "list[Source]":
     return [*generated_images((height, width), images["seed"])]
 
 
-def _decoded(source: "Source") -> Any:
-    from condinst_deploy.benchmarking.benchmark_images import decoded
+def _batches(sources: "list[Source]", geometry_of: "GeometryOf") -> "tuple[Batches, list[str]]":
+    """Return batches of the images that can be read, and the errors of the others.
 
-    return decoded(source)
+    Raises:
+        ImageError: none can be read.
+    """
+    from condinst_deploy.benchmarking.benchmark_images import Batches, decoded
+    from condinst_deploy.errors import ImageError
+
+    usable, padded, skipped = [], [], []
+    for source in sources:
+        try:
+            padded.append(geometry_of(decoded(source)).padded)
+            usable.append(source)
+        except ImageError as e:
+            skipped.append(str(e))
+    if not usable:
+        raise ImageError(f"none of the {len(sources)} images can be read; the first: {skipped[0]}")
+    return Batches(usable, padded), skipped
 
 
 def main() -> None:

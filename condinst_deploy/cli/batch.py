@@ -13,8 +13,13 @@ from rich.progress import Progress, TextColumn
 
 from condinst_deploy.cli.command import (
     FAILED,
+    BatchSizeOption,
     CanvasOption,
+    ClassesOption,
+    DeviceOption,
+    MaxDetectionsOption,
     Pixels,
+    RayWorkersOption,
     canvases_of,
     class_names,
     command_app,
@@ -61,15 +66,13 @@ def batch(
     column: Annotated[
         str | None, typer.Option(help="Parquet input: column of contents or paths. Default: the first known name.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: DeviceOption = "auto",
     score_threshold: Annotated[
         float | None, typer.Option(help="Keep scores above it; at least the model's own.")
     ] = None,
-    classes: Annotated[str | None, typer.Option(help="Class names to keep, separated by commas. Default: all.")] = None,
-    max_detections: Annotated[int | None, typer.Option(help="Most detections of an image; the best are kept.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Images of equal padded shape run at once. Default: 1 on a CPU, 8 on a GPU.")
-    ] = None,
+    classes: ClassesOption = None,
+    max_detections: MaxDetectionsOption = None,
+    batch_size: BatchSizeOption = None,
     pixels: Annotated[Pixels, typer.Option(help="How images are decoded and resized; see condinst-predict.")] = (
         Pixels.EXACT
     ),
@@ -78,9 +81,7 @@ def batch(
     address: Annotated[
         str | None, typer.Option(help="Ray cluster, HOST:PORT or 'auto'. Default: processes on this machine.")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Workers on Ray. Default: as many as the cluster has room for.")
-    ] = None,
+    workers: RayWorkersOption = None,
     gpus_per_worker: Annotated[
         float | None,
         typer.Option(help="GPUs of a worker; 0.5 puts two workers on a GPU. Default: 1 if there are GPUs."),

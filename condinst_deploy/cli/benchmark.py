@@ -8,8 +8,9 @@ from rich.table import Table
 
 from condinst_deploy.cli.command import (
     CanvasOption,
+    DeviceOption,
     Pixels,
-    Precision,
+    PrecisionOption,
     canvases_of,
     command_app,
     labelled,
@@ -56,14 +57,11 @@ def benchmark(
     ] = None,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of generated images.")] = "1333x800",
     seed: Annotated[int, typer.Option(help="Seed of generated images.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: DeviceOption = "auto",
     pixels: Annotated[
         Pixels, typer.Option(help="How images are decoded and resized: exact, fast or cuda, as for condinst-predict.")
     ] = Pixels.EXACT,
-    precision: Annotated[
-        Precision | None,
-        typer.Option(help="Precision of a checkpoint's network; other files have their own. Default: float32."),
-    ] = None,
+    precision: PrecisionOption = None,
     canvas: CanvasOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all metrics as JSON on standard output.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the metrics, too: a .png file (needs matplotlib).")] = None,
@@ -74,7 +72,7 @@ def benchmark(
     one after the other; end to end is their sum, from a file or an array to COCO RLEs at original size. Throughput is
     that of whole calls of the predictor.
 
-    Each model runs in a process of its own, so that memory and threads are its own. With --against both get every
+    Each model runs in a separate process, so that memory and threads are its own. With --against both get every
     image in turn; a ratio of 0.5 means that --model takes half the time of --against.
 
     Close other programs first: on a busy machine times mean little, and ratios only roughly what they say.

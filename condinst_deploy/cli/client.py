@@ -7,6 +7,8 @@ import typer
 
 from condinst_deploy.cli.command import (
     FAILED,
+    ClassesOption,
+    MaxDetectionsOption,
     class_names,
     command_app,
     labelled,
@@ -32,8 +34,8 @@ def client(
     ] = None,
     model: Annotated[str, typer.Option(help="The model's name on the server.")] = MODEL,
     score_threshold: Annotated[float | None, typer.Option(help="Keep detections that score above it.")] = None,
-    classes: Annotated[str | None, typer.Option(help="Class names to keep, separated by commas. Default: all.")] = None,
-    max_detections: Annotated[int | None, typer.Option(help="Most detections of an image; the best are kept.")] = None,
+    classes: ClassesOption = None,
+    max_detections: MaxDetectionsOption = None,
     timeout: Annotated[float, typer.Option(help="Seconds that one request may take.")] = 60.0,
     retries: Annotated[int, typer.Option(help="Repetitions of a request that was not answered.")] = 3,
     in_flight: Annotated[int, typer.Option(help="Requests in flight.")] = 4,

@@ -69,6 +69,26 @@ class Precision(StrEnum):
     FLOAT32, FLOAT16, BFLOAT16 = "float32", "float16", "bfloat16"
 
 
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+
+ClassesOption = Annotated[str | None, typer.Option(help="Class names to keep, separated by commas. Default: all.")]
+"""`class_names` reads its value."""
+
+MaxDetectionsOption = Annotated[int | None, typer.Option(help="Most detections of an image; the best are kept.")]
+
+BatchSizeOption = Annotated[
+    int | None, typer.Option(help="Images of equal padded shape run at once. Default: 1 on a CPU, 8 on a GPU.")
+]
+
+PrecisionOption = Annotated[
+    Precision | None,
+    typer.Option(help="Precision of a checkpoint's network; other files have their own. Default: float32."),
+]
+
+RayWorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="Workers on Ray. Default: as many as the cluster has room for.")
+]
+
 CanvasOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -175,7 +195,7 @@ def command_app(function: Callable[P, None]) -> Command:
     @wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         kwargs.pop(VERSION.name, None)
-        if _folder_is_gone():  # MKL would end the process in the middle of the work, with a line of its own
+        if _folder_is_gone():  # MKL would end the process in the middle of the work, with its own line
             _show_error("the current folder was deleted; change to one that exists")
             raise typer.Exit(FAILED)
         try:

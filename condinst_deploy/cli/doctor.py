@@ -23,7 +23,7 @@ def doctor(
 ) -> None:
     """Check this machine: driver, GPUs, libraries that really load, memory, disk; with a file, whether it runs here.
 
-    Every library is tried in a process of its own, so that a broken one is a finding. It takes up to a minute.
+    Every library is tried in a separate process, so that a broken one is a finding. It takes up to a minute.
     Exit status: 0 nothing that is needed is broken, 1 something is.
     """
     # imported here, so that --help does not wait for it

@@ -11,8 +11,11 @@ from rich.table import Table
 
 from condinst_deploy.cli.command import (
     FAILED,
+    BatchSizeOption,
     CanvasOption,
+    DeviceOption,
     Precision,
+    RayWorkersOption,
     canvases_of,
     command_app,
     labelled,
@@ -51,9 +54,7 @@ def evaluate(
     ] = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Show the AP of each class, too.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Number of images to evaluate, from the first on.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Images of equal padded shape run at once. Default: 1 on a CPU, 8 on a GPU.")
-    ] = None,
+    batch_size: BatchSizeOption = None,
     score_threshold: Annotated[
         float | None, typer.Option(help="Keep scores above it; at least the models' own. Default: the models' own.")
     ] = None,
@@ -61,7 +62,7 @@ def evaluate(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Run all images again and ignore the results of earlier runs.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: DeviceOption = "auto",
     precision: Annotated[
         Precision | None,
         typer.Option(help="Precision of the checkpoints' networks; other files have their own. Default: float32."),
@@ -72,9 +73,7 @@ def evaluate(
     ray_address: Annotated[
         str | None, typer.Option(help="Run the models on this Ray cluster: HOST:PORT, or 'auto'.")
     ] = None,
-    ray_workers: Annotated[
-        int | None, typer.Option(min=1, help="Workers on Ray. Default: as many as the cluster has room for.")
-    ] = None,
+    ray_workers: RayWorkersOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all metrics as JSON on standard output.")] = False,
 ) -> None:
     """Evaluate models on a COCO-format data set and compare them with the first.

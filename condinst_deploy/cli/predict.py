@@ -9,9 +9,13 @@ import typer
 
 from condinst_deploy.cli.command import (
     FAILED,
+    BatchSizeOption,
     CanvasOption,
+    ClassesOption,
+    DeviceOption,
+    MaxDetectionsOption,
     Pixels,
-    Precision,
+    PrecisionOption,
     canvases_of,
     class_names,
     command_app,
@@ -54,7 +58,7 @@ def predict(
         Path,
         typer.Option(help="Folder for the results; files of the same names are replaced, other files stay."),
     ] = Path("results"),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: DeviceOption = "auto",
     score_threshold: Annotated[
         str | None,
         typer.Option(
@@ -66,11 +70,9 @@ def predict(
     thresholds: Annotated[
         Path | None, typer.Option(help="figures.json of condinst-eval with this model, for --score-threshold.")
     ] = None,
-    classes: Annotated[str | None, typer.Option(help="Class names to keep, separated by commas. Default: all.")] = None,
-    max_detections: Annotated[int | None, typer.Option(help="Most detections of an image; the best are kept.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Images of equal padded shape run at once. Default: 1 on a CPU, 8 on a GPU.")
-    ] = None,
+    classes: ClassesOption = None,
+    max_detections: MaxDetectionsOption = None,
+    batch_size: BatchSizeOption = None,
     pixels: Annotated[
         Pixels,
         typer.Option(
@@ -78,10 +80,7 @@ def predict(
             " cuda: decoded and resized on a GPU by PyTorch, JPEGs of several threads together; values differ more."
         ),
     ] = Pixels.EXACT,
-    precision: Annotated[
-        Precision | None,
-        typer.Option(help="Precision of a checkpoint's network; other files have their own. Default: float32."),
-    ] = None,
+    precision: PrecisionOption = None,
     canvas: CanvasOption = None,
     overlays: Annotated[bool, typer.Option(help="Draw the detections on the images.")] = True,
     draw_threshold: Annotated[

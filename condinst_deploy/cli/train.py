@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import Progress, TaskID
 
-from condinst_deploy.cli.command import command_app, print_json, print_line, progress_bar, terminal
+from condinst_deploy.cli.command import DeviceOption, command_app, print_json, print_line, progress_bar, terminal
 from condinst_deploy.cli.progress import ProgressLines, progress_line
 from condinst_deploy.shown_text import counted
 from condinst_deploy.support.signals import exit_status, listen_for_preemption
@@ -60,7 +60,7 @@ def train(
             help="Do not train: check recipe and data, draw examples with masks, estimate time and memory.",
         ),
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: DeviceOption = "auto",
     meeting: Annotated[
         str, typer.Option(help="Where several processes find each other: env:// (torchrun's), tcp://... or file://...")
     ] = "env://",

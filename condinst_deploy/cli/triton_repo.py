@@ -15,7 +15,7 @@ def triton_repo(
     out: Annotated[Path, typer.Option(help="Folder to write; it must be new or empty.")],
     layout: Annotated[
         str,
-        typer.Option(help="single: one model with everything inside. ensemble: the network is a model of its own."),
+        typer.Option(help="single: one model with everything inside. ensemble: the network is a separate model."),
     ] = "single",
     device: Annotated[str, typer.Option(help="Where the network runs: cpu or cuda.")] = "cpu",
     instances: Annotated[int, typer.Option(help="Copies of the model, on every GPU or on the CPU.")] = 1,

@@ -111,13 +111,24 @@ def check_there(path: Path, kind: str | None = None) -> None:
     raise error(message.format(path=path, ending=ending))
 
 
+def check_model_file(path: Path) -> None:
+    """Check that a model file of any kind exists, before a library is imported to read it.
+
+    Raises:
+        ArtifactError, CheckpointError: no file is there.
+    """
+    check_there(path)
+    if not path.is_file():
+        raise ArtifactError(f"no model at {path}; expected a checkpoint, an .onnx file or an engine")
+
+
 def precision_for(path: Path, precision: Precision | None) -> Precision | None:
     """Return the precision to load a file with, where one is asked for several files: it is for checkpoints alone."""
     return precision if kind_of(path) == CHECKPOINT else None
 
 
 def check_precision_applies(paths: Sequence[Path], precision: Precision | None) -> None:
-    """See that a precision that is asked for is for some of the files.
+    """Check that a precision that is asked for is for some of the files.
 
     Raises:
         ConfigError: none of them is a checkpoint.

@@ -147,7 +147,7 @@ class EngineManifest:
             ArtifactError: it is not a manifest of a version that this release reads.
         """
         values = versioned_values(text, ENGINE_MANIFEST_VERSION, "build the engine again")
-        ModelManifest.from_dict(values.get("model"))  # has a version of its own
+        ModelManifest.from_dict(values.get("model"))  # has its own version
         try:
             return typed(values, cls)
         except ConfigError as e:

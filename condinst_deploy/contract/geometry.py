@@ -50,7 +50,7 @@ class ImageGeometry:
 def _sides_in_one_step(
     original: tuple[int, int], preprocessing: Preprocessing, canvas: tuple[int, int] | None
 ) -> tuple[float, float]:
-    """The way of mmdetection: the smallest of all scales."""
+    """The rule of mmdetection: the smallest of all scales."""
     short, long = min(original), max(original)
     scale = min(preprocessing.short_side / short, preprocessing.long_side / long)
     if canvas is not None:
@@ -61,7 +61,7 @@ def _sides_in_one_step(
 def _sides_in_two_steps(
     original: tuple[int, int], preprocessing: Preprocessing, canvas: tuple[int, int] | None
 ) -> tuple[float, float]:
-    """The way of detectron2's ResizeShortestEdge: the short side first, then the limit that is exceeded.
+    """The rule of detectron2's ResizeShortestEdge: the short side first, then the limit that is exceeded.
 
     In floating point the order matters: 222x372 gives a height of 795.5 in one step and just below it in two.
     """

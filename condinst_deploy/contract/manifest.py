@@ -9,8 +9,9 @@ from condinst_deploy.contract.model_settings import LARGEST_SIDE, Family, Prepro
 from condinst_deploy.contract.quantization import Quantization
 from condinst_deploy.contract.versioned import checked_version, versioned_values
 from condinst_deploy.errors import ArtifactError, ConfigError
-from condinst_deploy.shown_text import shown_value
+from condinst_deploy.shown_text import shown, shown_value
 from condinst_deploy.support.json_text import json_text
+from condinst_deploy.support.suggestions import did_you_mean
 from condinst_deploy.support.validation import printable, typed
 
 MANIFEST_VERSION = 1
@@ -108,6 +109,20 @@ class ModelManifest:
 
 def _is_side(value: object) -> bool:
     return type(value) is int and 0 < value <= LARGEST_SIDE
+
+
+def label_of(class_names: Sequence[str], wanted: object) -> int:
+    """Return the label of a class name.
+
+    Raises:
+        ConfigError: the model has no class of that name.
+    """
+    if isinstance(wanted, str) and wanted in class_names:
+        return class_names.index(wanted)
+    raise ConfigError(
+        f"the model has no class {shown_value(wanted)}; its classes are {shown(', '.join(class_names), 1000)}"
+        f"{did_you_mean(wanted[:60] if isinstance(wanted, str) else wanted, class_names)}"
+    )
 
 
 def default_class_names(num_classes: int) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ def object_of(annotation: dict[str, Any], known: Known, where: str) -> Instance 
         )
     if category_id not in known.labels:
         raise DataError(
-            f"{where} has category_id {shown_value(category_id)}, which no category has; expected an id of its own"
+            f"{where} has category_id {shown_value(category_id)}, which no category has; expected the id of a category"
         )
     rows, columns = known.sizes[known.rows[image_id]].tolist()
     size = (rows, columns)

@@ -187,7 +187,7 @@ class CocoDataset:
                 collector.add(first + i, known.rows[annotation["image_id"]], found)
                 if isinstance(found.segmentation, tuple):
                     self.dropped_parts += len(annotation["segmentation"]) - len(found.segmentation)
-        # ids that are objects of their own: one of the file's would keep the memory around it from being returned
+        # new objects for the ids: one of the file's would keep the memory around it from being returned
         ids = id_array([each.annotation_id for each in self.left_out]).tolist()
         self.left_out = [LeftOut(own, each.reason) for own, each in zip(ids, self.left_out, strict=True)]
         return collector
@@ -206,7 +206,7 @@ def evaluation_set(
 
 
 def boxes_as_masks(annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Annotations with their boxes as polygons; boxes that are none are left as they are, to be named later."""
+    """Annotations with their boxes as polygons; malformed boxes are left unchanged; a later check names them."""
     return [
         annotation | {"segmentation": [_rectangle(*box)]}
         if isinstance(box := annotation.get("bbox"), list) and len(box) == 4 and all(is_place(each) for each in box)

@@ -1,7 +1,8 @@
 """Files in COCO's format, read into lists of images, annotations and categories.
 
-msgspec decodes a file into the types below and refuses what is of another. A file that it refuses is read once more
-without types: the checks one by one (`annotation_checks`) name the field, or accept what has one meaning, as ids `1.0`.
+msgspec decodes a file into the types below and refuses values of other types. A file that it refuses is read once more
+without types. The checks of single annotations (`annotation_checks`) then name the field, or accept a value that has
+one meaning, such as the id `1.0`.
 """
 
 import gc
@@ -99,7 +100,7 @@ def coco_content(path: Path) -> dict[str, Any]:
 
 
 def _check_numbers(annotations: list[dict[str, Any]], path: Path) -> None:
-    """See that polygons have no true and false: the checks of many annotations at once would take them as 1 and 0."""
+    """Check that polygons have no true and false: the checks of many annotations at once would take them as 1 and 0."""
     for annotation in annotations:
         parts = annotation.get("segmentation")
         for part in parts if isinstance(parts, list) else ():

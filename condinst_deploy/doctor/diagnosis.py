@@ -43,7 +43,7 @@ def diagnose(path: Path | None = None, probe: Probe = run_probe) -> Diagnosis:
 
     Args:
         path: a checkpoint, an `.onnx` file or an engine; None: the machine alone.
-        probe: runs one probe of `probe_worker`, by default in a process of its own.
+        probe: runs one probe of `probe_worker`, by default in a separate process.
 
     Raises:
         ArtifactError, CheckpointError: the file is not there.

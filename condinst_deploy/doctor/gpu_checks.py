@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 from condinst_deploy.doctor.checks import Check
+from condinst_deploy.runtime.devices import DRIVER_VERSION
 
 QUERY = ("name", "compute_cap", "memory.total", "memory.free", "driver_version")
 SECONDS = 30.0
@@ -17,7 +18,7 @@ def driver_check(root: Path = Path("/")) -> Check:
     """The driver and the GPUs that it sees, by `nvidia-smi`."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        if (root / "proc/driver/nvidia/version").exists():
+        if (root / DRIVER_VERSION).exists():
             advice = "install the tools of the driver, or run the container with the capability `utility`"
             return Check("NVIDIA driver", "warning", "loaded, but nvidia-smi is not on the PATH", advice)
         return Check(

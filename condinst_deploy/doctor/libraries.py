@@ -14,7 +14,7 @@ NAMES: dict[Builder, str] = {"tensorrt": "TensorRT", "rtx": "TensorRT for RTX"}
 
 
 def runtimes_check() -> Check:
-    """The two packages of ONNX Runtime share one folder; with both, which one runs is an accident."""
+    """The two packages of ONNX Runtime share one folder; if both are installed, it is undefined which one runs."""
     found = {name: version for name in ("onnxruntime", "onnxruntime-gpu") if (version := version_of(name))}
     text = ", ".join(f"{name} {version}" for name, version in found.items()) or "none"
     if len(found) == 2:
@@ -105,7 +105,7 @@ def nvjpeg_check(answer: Answer) -> Check:
 
 
 def library_checks(probe: Probe, driver_sees_gpus: bool) -> list[Check]:
-    """All of them; each probe runs in a process of its own."""
+    """All of them; each probe runs in a separate process."""
     torch = torch_check(probe("torch"), driver_sees_gpus)
     checks = [
         torch,

@@ -1,4 +1,4 @@
-"""Probes of libraries. Each runs in a process of its own, because a broken library can crash or hang its process.
+"""Probes of libraries. Each runs in a separate process, because a broken library can crash or hang its process.
 
 `python -m condinst_deploy.doctor.probe_worker NAME [ARGUMENT]` writes one JSON object as the last line on standard
 output.

@@ -1,4 +1,4 @@
-"""Run the probes of `probe_worker` in processes of their own, and read their answers."""
+"""Run the probes of `probe_worker` in separate processes, and read their answers."""
 
 import json
 import os

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from condinst_deploy.doctor.checks import Check
-from condinst_deploy.runtime.cores import system_text, usable_cores
+from condinst_deploy.runtime.cores import CONTROL_GROUPS, system_text, usable_cores
 from condinst_deploy.runtime.cpu_features import VNNI, cpu_flags
 
 MIN_PYTHON = (3, 11)
@@ -65,12 +65,12 @@ def available_memory(root: Path = Path("/")) -> int | None:
     """Bytes that new processes can get: the system's, but no more than the control group's limit leaves.
 
     Returns:
-        None if the system does not tell.
+        None if the system does not report it.
     """
     meminfo = dict(line.split(":", 1) for line in system_text(root / "proc/meminfo").splitlines() if ":" in line)
     kilobytes = meminfo.get("MemAvailable", "").split()
     free = [int(kilobytes[0]) * 1024] if kilobytes and kilobytes[0].isdecimal() else []
-    limit, used = (system_text(root / "sys/fs/cgroup" / name) for name in ("memory.max", "memory.current"))
+    limit, used = (system_text(root / CONTROL_GROUPS / name) for name in ("memory.max", "memory.current"))
     if limit.isdecimal() and used.isdecimal():
         free.append(max(0, int(limit) - int(used)))
     return min(free, default=None)

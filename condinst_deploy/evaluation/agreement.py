@@ -227,8 +227,8 @@ def matched_pairs(
 def _matched_one_by_one(reference: Instances, other: Instances, min_iou: float) -> Pairs:
     """`matched_pairs` in memory that grows with the boxes, and not with their pairs.
 
-    Each instance of the reference waits in a heap with the best partner that was free when it was looked up. Who
-    comes first and finds the partner taken looks again.
+    Each instance of the reference waits in a heap with the best partner that was free when it was looked up. If the
+    partner of the first instance is taken by now, the instance is looked up again.
     """
     free = np.ones(len(other.labels), dtype=np.bool_)
 

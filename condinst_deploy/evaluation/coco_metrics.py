@@ -68,7 +68,7 @@ class Scope:
 
 @dataclass(frozen=True, eq=False)
 class CocoEvaluation:
-    """All that pycocotools says of one list of results, for boxes or for masks."""
+    """pycocotools' evaluation of one list of results, for boxes or for masks."""
 
     metrics: Metrics
     per_class: dict[int, Metrics]  # by category id
@@ -179,7 +179,7 @@ def load_coco(annotations: Path, content: dict[str, Any] | None = None, boxes_on
 
 
 def _object(entry: Entry, number: int, size: tuple[int, int], where: str) -> Entry:
-    """A copy of an annotation with all that pycocotools wants of it."""
+    """A copy of an annotation with all fields that pycocotools needs."""
     crowd = int(is_crowd(entry, where))
     segmentation = checked_segmentation(entry.get("segmentation"), size, where)
     area = entry["area"] if "area" in entry else float(coco_mask.area(merged_rle(segmentation, size)))
@@ -187,7 +187,7 @@ def _object(entry: Entry, number: int, size: tuple[int, int], where: str) -> Ent
 
 
 def check_library(fast: bool) -> None:
-    """See that the library of a `Scope` is there.
+    """Check that the library of a `Scope` is there.
 
     Raises:
         BackendError: faster-coco-eval was asked for and is not installed.

@@ -53,7 +53,7 @@ def metrics_table(evaluation: Evaluation) -> list[tuple[str, list[Cell]]]:
     """Rows of all metrics that a side has: name and one cell a side."""
     kinds: list[Kind] = ["bbox", "segm"]
     return [
-        (f"{KIND_NAMES[kind]} {METRIC_NAMES[name]}", _cells([_figure(side, kind, name) for side in evaluation.sides]))
+        (f"{KIND_NAMES[kind]} {METRIC_NAMES[name]}", _cells([_metric(side, kind, name) for side in evaluation.sides]))
         for kind in kinds
         if any(kind in side.coco for side in evaluation.sides)
         for name in Metrics._fields
@@ -103,6 +103,47 @@ def write_html(path: Path, evaluation: Evaluation, verdict: Verdict, per_class: 
         ImageError: an image that differs cannot be read any more.
         OutputError: the file cannot be written.
     """
+    page = (
+        _environment(verdict.limit)
+        .get_template("report.html")
+        .render(
+            sides=evaluation.sides,
+            ground_truth=evaluation.ground_truth,
+            verdict=verdict,
+            table=metrics_table(evaluation),
+            classes=class_table(evaluation) if per_class else [],
+            curves=[(title, Markup(svg)) for title, svg in _curve_plots(evaluation)],
+            comparisons=[
+                _section(side, comparison, number, evaluation)
+                for number, (side, comparison) in enumerate(
+                    zip(evaluation.sides[1:], evaluation.comparisons, strict=True), start=1
+                )
+            ],
+            thresholds=[
+                (
+                    side,
+                    KIND_NAMES[side.points.kind],
+                    threshold_rows(side, evaluation.ground_truth, per_class=True),
+                    confusion_table(side.points, evaluation),
+                )
+                for side in evaluation.sides
+            ],
+            threshold_columns=COLUMNS,
+            min_iou=MIN_IOU,
+            rule=RULE,
+            gated=compared(evaluation),
+            gated_names=[METRIC_NAMES[name] for name in GATED],
+            colours=_colours(len(evaluation.sides)),
+            drawn_above=DRAWN_ABOVE,
+            curve_ious=CURVE_IOUS,
+        )
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")  # names of files need not be UTF-8
+
+
+def _environment(limit: float | None) -> Environment:
+    """Return what the template is filled in with; `limit` is the gate's, in points."""
     loader = PackageLoader("condinst_deploy.evaluation")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.finalize = _shown
@@ -114,41 +155,8 @@ def write_html(path: Path, evaluation: Evaluation, verdict: Verdict, per_class: 
         "iou": iou_text,
         "breakable": _breakable,
     }
-    limit = verdict.limit
     environment.tests["moved"] = lambda change: limit is not None and is_moved(change, limit)
-    page = environment.get_template("report.html").render(
-        sides=evaluation.sides,
-        ground_truth=evaluation.ground_truth,
-        verdict=verdict,
-        table=metrics_table(evaluation),
-        classes=class_table(evaluation) if per_class else [],
-        curves=[(title, Markup(svg)) for title, svg in _curve_plots(evaluation)],
-        comparisons=[
-            _section(side, comparison, number, evaluation)
-            for number, (side, comparison) in enumerate(
-                zip(evaluation.sides[1:], evaluation.comparisons, strict=True), start=1
-            )
-        ],
-        thresholds=[
-            (
-                side,
-                KIND_NAMES[side.points.kind],
-                threshold_rows(side, evaluation.ground_truth, per_class=True),
-                confusion_table(side.points, evaluation),
-            )
-            for side in evaluation.sides
-        ],
-        threshold_columns=COLUMNS,
-        min_iou=MIN_IOU,
-        rule=RULE,
-        gated=compared(evaluation),
-        gated_names=[METRIC_NAMES[name] for name in GATED],
-        colours=_colours(len(evaluation.sides)),
-        drawn_above=DRAWN_ABOVE,
-        curve_ious=CURVE_IOUS,
-    )
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")  # names of files need not be UTF-8
+    return environment
 
 
 def _cells(values: Sequence[float | None]) -> list[Cell]:
@@ -157,7 +165,7 @@ def _cells(values: Sequence[float | None]) -> list[Cell]:
     return [(value, change if i else None) for i, (value, change) in enumerate(zip(values, changes, strict=True))]
 
 
-def _figure(side: Side, kind: Kind, name: str) -> float | None:
+def _metric(side: Side, kind: Kind, name: str) -> float | None:
     return points(getattr(side.coco[kind].metrics, name)) if kind in side.coco else None
 
 
@@ -185,7 +193,7 @@ def _side_json(side: Side, evaluation: Evaluation, per_class: bool) -> dict[str,
 
 
 def _without_manifest(settings: dict[str, Any]) -> dict[str, Any]:
-    """The model's file and its hash say enough; what it says of itself is long."""
+    """Leave out the manifest, which is long; the file's name and hash identify the model."""
     if "model" not in settings:
         return settings
     return settings | {"model": {key: value for key, value in settings["model"].items() if key != "manifest"}}

@@ -115,7 +115,7 @@ def evaluate(
     names = unique_names([source.path for source in sources])
     check_outputs(sources, ground_truth.annotations, options.out)
     check_library(options.fast)
-    _check_ahead(sources, run)
+    _check_other_sources(sources, run)
     first, entries = _side(sources[0], names[0], run)
     reference = by_image(entries)
     others = [_against(reference, source, name, run) for source, name in zip(sources[1:], names[1:], strict=True)]
@@ -164,10 +164,10 @@ def detect(predictor: Predictor, source: Path, name: str, run: Run) -> tuple[lis
         return list(journal.entries()), settings | {"pictures": sha256_of_text(repr(states))}, reused
 
 
-def _check_ahead(sources: Sequence[Source], run: Run) -> None:
-    """Open everything but the first, which comes next anyway, and let go of it again.
+def _check_other_sources(sources: Sequence[Source], run: Run) -> None:
+    """Open every source except the first, which runs next, and close it again.
 
-    A results file is read twice and a model loaded twice for it: seconds, where the first model may take hours.
+    So a results file is read twice and a model is loaded twice. This takes seconds; the first model may take hours.
     """
     what, further = "looking at what was given", sources[1:]
     for done, source in enumerate(further):

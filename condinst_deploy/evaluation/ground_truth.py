@@ -54,7 +54,7 @@ class GroundTruth:
         return image["height"], image["width"]
 
     def check_size(self, name: str, size: tuple[int, int], image_id: int) -> None:
-        """See that an image, called `name` in messages, has the annotated height and width.
+        """Check that an image, called `name` in messages, has the annotated height and width.
 
         Raises:
             DataError: it has not.
@@ -73,7 +73,7 @@ class GroundTruth:
     def category_ids_of(self, manifest: ModelManifest, model: str) -> tuple[int, ...]:
         """Return this data set's category id of each of a model's labels, found by class names.
 
-        A model without names of its own (class_0, class_1, ...) is taken to number the classes as the data set does.
+        A model without class names (class_0, class_1, ...) is taken to number the classes as the data set does.
 
         Raises:
             ConfigError: the classes are not the same; `model` is what the message calls the model.

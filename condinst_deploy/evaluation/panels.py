@@ -44,7 +44,7 @@ class Panel:
 def panel_from(difference: Difference, ground_truth: GroundTruth) -> Panel:
     """Draw what both sides found in an image; a class has one colour.
 
-    Drawn is what scores above 0.3 on either side, or everything where nothing does.
+    Detections that score above 0.3 on either side are drawn, or all of them if none does.
 
     Raises:
         DataError: the image has another size than annotated.

@@ -92,7 +92,7 @@ def _check_ids(entry: Entry, where: str, known: set[int], categories: set[int], 
 
 
 def _checked(entry: Entry, size: tuple[int, int], where: str) -> Entry:
-    """A copy with what is needed alone; the RLE's counts are text, as pycocotools writes them to files."""
+    """A copy with the needed fields only; the RLE's counts are text, as pycocotools writes them to files."""
     kept: Entry = {key: entry[key] for key in ("image_id", "category_id", "score")}
     if "segmentation" in entry:
         rle = merged_rle(checked_segmentation(entry["segmentation"], size, where), size)

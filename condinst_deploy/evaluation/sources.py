@@ -119,7 +119,7 @@ def checked_sources(
 
 
 def check_sources(sources: Sequence[Source], images: Path | None, gate: float | None) -> None:
-    """See that an evaluation makes sense.
+    """Check that an evaluation makes sense.
 
     Raises:
         ConfigError: nothing to evaluate, no images for a model, or nothing to compare for the gate.
@@ -150,7 +150,7 @@ def _is_there(path: Path) -> bool:
 
 
 def check_outputs(sources: Sequence[Source], annotations: Path, out: Path) -> None:
-    """See that nothing that is read would be written over.
+    """Check that nothing that is read would be written over.
 
     Raises:
         ConfigError: a given file is one that the evaluation writes.

@@ -92,7 +92,7 @@ class _Side:
 
 @dataclass(frozen=True)
 class _Metrics:
-    """As much of `figures.json` as thresholds need."""
+    """The parts of `figures.json` that thresholds need."""
 
     sides: tuple[_Side, ...]
 

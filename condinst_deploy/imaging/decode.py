@@ -183,7 +183,7 @@ def rgb_from(source: Any) -> RGBArray:
             return _rgb_from_stream(stream)
     if isinstance(source, Image.Image):
         try:
-            return _rgb_from_pil(source)
+            return rgb_from_pil(source)
         except (OSError, SyntaxError, ValueError) as e:
             raise ImageError(f"an image cannot be decoded ({e}); it may be truncated or damaged") from e
     if isinstance(source, np.ndarray):
@@ -262,7 +262,7 @@ def _rgb_from_opened(image: Image.Image, stream: BinaryIO) -> RGBArray:
             pixels: RGBArray = simplejpeg.decode_jpeg(data, colorspace="RGB")
             turn = TURNS.get(orientation_of(image))
             return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
-    return _rgb_from_pil(image)
+    return rgb_from_pil(image)
 
 
 @contextmanager
@@ -337,7 +337,13 @@ def _rgb_jpeg(image: Image.Image, stream: BinaryIO) -> bytes | None:
     return stream.read()
 
 
-def _rgb_from_pil(image: Image.Image) -> RGBArray:
+def rgb_from_pil(image: Image.Image, strip: int = STRIP) -> RGBArray:
+    """Convert an image of Pillow to `(H, W, 3)` uint8 RGB, upright and on white, `strip` pixels at a time.
+
+    Raises:
+        ImageError: it is empty, or has floating-point pixels.
+        OSError, SyntaxError, ValueError: of Pillow, for a damaged file.
+    """
     if 0 in image.size:
         raise ImageError(f"an image is empty: its size is {image.size}")
     image.load()  # Pillow's TIFF reader turns images upright here and then removes the orientation
@@ -345,7 +351,7 @@ def _rgb_from_pil(image: Image.Image) -> RGBArray:
     turn = TURNS.get(orientation_of(image))
     image = image if turn is None else image.transpose(turn)
     rgb = np.empty((image.height, image.width, 3), dtype=np.uint8)
-    step = max(1, STRIP // image.width)
+    step = max(1, strip // image.width)
     for top in range(0, image.height, step):
         bottom = min(top + step, image.height)
         whole = step >= image.height
@@ -387,7 +393,7 @@ def _rgb_from_array(array: npt.NDArray[Any]) -> RGBArray:
     elif array.dtype != np.uint8:
         raise ImageError(f"an array is {array.dtype}; expected uint8 in 0..255, for example (x * 255).astype('uint8')")
     if array.shape[2] == 4:
-        return _rgb_from_pil(Image.fromarray(np.ascontiguousarray(array)))
+        return rgb_from_pil(Image.fromarray(np.ascontiguousarray(array)))
     return np.array(np.broadcast_to(array, (*array.shape[:2], 3)), order="C")
 
 

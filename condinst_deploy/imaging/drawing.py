@@ -4,12 +4,14 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from math import ceil
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.imaging.encode import LARGEST_JPEG
 from condinst_deploy.imaging.labels import Label, draw_labels
 from condinst_deploy.imaging.palette import DARK, LIGHT, Colour, colour_of, lightened
 from condinst_deploy.masks import BoolArray, Masks, Window
@@ -24,14 +26,15 @@ SMALLEST_TEXT, LARGEST_TEXT = 11, 48
 SHEET_SIDE = 288
 """Longest side of an image in a contact sheet, pixels."""
 
-STRIP = 1 << 22
-"""Pixels of a mask that are drawn at a time: the arithmetic needs many times a mask's memory."""
 
-HELD = 1 << 26
-"""Most pixels of an image's masks, at the drawn size, that are all held while they are drawn."""
+class DrawingLimits(NamedTuple):
+    """Limits of the memory that masks take while they are drawn; they do not change the result."""
 
-LONGEST_SIDE = 65_500
-"""Longest side that an image can be scaled to, pixels."""
+    strip: int = 1 << 22  # pixels of a mask that are drawn at a time: the arithmetic needs many times a mask's memory
+    held: int = 1 << 26  # most pixels of an image's masks, at the drawn size, that are all held
+
+
+LIMITS = DrawingLimits()
 
 
 def overlay(
@@ -67,7 +70,7 @@ def overlay(
     text_size = min(max(min(pixels.shape[:2]) // 40, SMALLEST_TEXT), LARGEST_TEXT)
     thickness = max(1, text_size // 12)
     colours = [colour_of(label) for label in labels]
-    _draw_masks(pixels, masks, colours, scale, thickness)
+    draw_masks(pixels, masks, colours, scale, thickness)
     drawn = Image.fromarray(pixels)
     del pixels  # of a large image it is half a gigabyte
     boxes = boxes * np.float32(scale)
@@ -104,21 +107,34 @@ def write_sheet(images: Sequence[Image.Image], path: Path) -> None:
         contact_sheet(images).save(temporary, format="JPEG", quality=90)
 
 
-def _draw_masks(
-    pixels: npt.NDArray[np.uint8], masks: Masks, colours: Sequence[Colour], scale: float, thickness: int
+def draw_masks(
+    pixels: npt.NDArray[np.uint8],
+    masks: Masks,
+    colours: Sequence[Colour],
+    scale: float,
+    thickness: int,
+    limits: DrawingLimits = LIMITS,
 ) -> None:
     """Tint the masks, then draw their outlines.
 
     Masks that together are large are made twice and held one at a time: each can be as large as the image.
+
+    Args:
+        pixels: `(h, w, 3)` uint8 RGB of the drawn size; changed in place.
+        masks: n masks of the original size.
+        colours: n colours.
+        scale: drawn size divided by the original size.
+        thickness: of the outlines, pixels.
+        limits: of the memory that it takes.
     """
     size = scale**2 * sum(window.height * window.width for window in masks.windows)
 
-    @lru_cache(maxsize=None if size <= HELD else 0)
+    @lru_cache(maxsize=None if size <= limits.held else 0)
     def drawn_mask(i: int) -> tuple[tuple[int, int], BoolArray]:
         # a border of `thickness` pixels around each mask leaves room for the line outside of it
         return _scaled_mask(masks.crop(i), masks.windows[i], scale, thickness)
 
-    for draw in (_tint, partial(_outline, thickness=thickness)):
+    for draw in (partial(_tint, strip=limits.strip), partial(_outline, thickness=thickness, strip=limits.strip)):
         for i in reversed(range(len(masks))):
             origin, mask = drawn_mask(i)
             draw(pixels, origin, mask, colours[i])
@@ -128,8 +144,8 @@ def _scaled_image(image: npt.NDArray[np.uint8], longest_side: int | None) -> tup
     """Return a copy of the drawn size, and the factor; pixels of an image that is enlarged stay squares."""
     if longest_side is None:
         return image.copy(), 1.0
-    if not 1 <= longest_side <= LONGEST_SIDE:
-        raise ConfigError(f"the longest side is {longest_side}; expected 1 to {LONGEST_SIDE} pixels")
+    if not 1 <= longest_side <= LARGEST_JPEG:
+        raise ConfigError(f"the longest side is {longest_side}; expected 1 to {LARGEST_JPEG} pixels")
     scale = longest_side / max(image.shape[:2])
     size = tuple(max(1, round(side * scale)) for side in (image.shape[1], image.shape[0]))
     method = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
@@ -162,30 +178,38 @@ def _resampled(crop: BoolArray, start: tuple[float, float], size: tuple[int, int
     return covered >= min(128, int(covered.max()) or 1)
 
 
-def _tint(pixels: npt.NDArray[np.uint8], origin: tuple[int, int], mask: BoolArray, colour: Colour) -> None:
+def _tint(
+    pixels: npt.NDArray[np.uint8], origin: tuple[int, int], mask: BoolArray, colour: Colour, *, strip: int
+) -> None:
     """Mix the mask's pixels with the colour."""
-    for first, last in _strips(mask):
+    for first, last in _strips(mask, strip):
         part, inside = _common(pixels, (origin[0] + first, origin[1]), mask[first:last])
         mixed = part[inside] * np.float32(1 - OPACITY) + np.array(colour, dtype=np.float32) * np.float32(OPACITY)
         part[inside] = mixed.astype(np.uint8)
 
 
 def _outline(
-    pixels: npt.NDArray[np.uint8], origin: tuple[int, int], mask: BoolArray, colour: Colour, thickness: int
+    pixels: npt.NDArray[np.uint8],
+    origin: tuple[int, int],
+    mask: BoolArray,
+    colour: Colour,
+    *,
+    thickness: int,
+    strip: int,
 ) -> None:
     """Draw a dark line around the mask and a light one inside it."""
-    for first, last in _strips(mask):
+    for first, last in _strips(mask, strip):
         above = min(first, thickness)  # rows that the lines of this strip depend on
         rows = mask[first - above : last + thickness]
-        strip = slice(above, above + last - first)
+        drawn = slice(above, above + last - first)
         inner, outer = rows & ~_shrunk(rows, thickness), _grown(rows, thickness) & ~rows
-        _paint(pixels, (origin[0] + first, origin[1]), outer[strip], DARK)
-        _paint(pixels, (origin[0] + first, origin[1]), inner[strip], lightened(colour))
+        _paint(pixels, (origin[0] + first, origin[1]), outer[drawn], DARK)
+        _paint(pixels, (origin[0] + first, origin[1]), inner[drawn], lightened(colour))
 
 
-def _strips(mask: BoolArray) -> Iterator[tuple[int, int]]:
+def _strips(mask: BoolArray, strip: int) -> Iterator[tuple[int, int]]:
     """Rows that are drawn together, as `(first, last)`; the last one is outside."""
-    step = max(1, STRIP // max(1, mask.shape[1]))
+    step = max(1, strip // max(1, mask.shape[1]))
     for first in range(0, len(mask), step):
         yield first, min(first + step, len(mask))
 

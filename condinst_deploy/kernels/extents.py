@@ -1,8 +1,8 @@
-"""Where mask logits are positive: the first launch of those that make masks; `kernels/runs.py` has the others.
+"""Where mask logits are positive: the first of the launches that make masks; `kernels/runs.py` has the others.
 
-For every slot the rectangle of its positive logits, and whether all of them are finite. Only there can the mask be
-set. It cannot be one with the others: the rectangles decide how many programs those have and how much room they take,
-and the host decides which slots are wanted at all.
+The kernel finds the rectangle of every slot's positive logits, and whether all of its logits are finite. Only there
+can the mask be set. It is a separate launch, because the rectangles decide how many programs and how much memory the
+other launches need, and because the host decides which slots are kept.
 """
 
 import torch

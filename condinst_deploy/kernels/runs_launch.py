@@ -23,7 +23,6 @@ FIRST_PIXEL = 5  # column of the original
 PIXELS = 6  # columns of the original
 AXIS = 7  # where the image's columns begin in `ColumnTables`
 HEIGHT = 8  # of the original
-GIVEN = 9
 FIRST_PROBABILITY = 9  # of the crop, in the memory for all
 FIRST_TILE = 10  # program of the first kernel
 FIRST_COLUMN = 11  # of the crop, in the memory for all

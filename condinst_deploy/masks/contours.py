@@ -3,7 +3,7 @@
 A pixel's side with the mask on one side of it and none on the other is a border. It leads from a corner of the pixel
 grid to the next one, the mask on its left. Borders along x lie where a column's runs start and end, those along y
 where a column differs from the one before it. An outline goes through the borders' middles; where two pixels
-of the mask touch at a corner only, it turns left and stays with its own.
+of the mask touch at a corner only, it turns left and stays on the same part.
 """
 
 from array import array

@@ -35,7 +35,7 @@ class TextRLE(TypedDict):
 
 
 class Window(NamedTuple):
-    """The smallest rectangle that holds a mask's pixels; all 0 where it has none."""
+    """The smallest rectangle that holds a mask's pixels; all 0 if the mask is empty."""
 
     y: int
     x: int
@@ -164,7 +164,7 @@ class Masks:
         Returns:
             For each mask a list of `(m, 2)` float32 `(x, y)` polygons through the middles between pixel
             centres, corners cut: exactly the mask's pixels have their centres inside. Parts and holes are
-            polygons of their own (even-odd rule). A mask of no pixels has none. Time and memory grow with the
+            separate polygons (even-odd rule). A mask of no pixels has none. Time and memory grow with the
             outlines' length.
 
         Raises:

@@ -44,7 +44,7 @@ class Backbone(nn.Module):
         return c3, c4, c5
 
     def freeze(self, stages: int, norm_eval: bool, norm_affine: bool = True) -> None:
-        """Set what training leaves alone.
+        """Freeze the layers that training does not change.
 
         Args:
             stages: 0 nothing, 1 the stem, 2 the stem and layer1, and so on. Their parameters get no gradients

@@ -1,6 +1,6 @@
 """The network for inference in float16 or bfloat16."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,6 @@ from condinst_deploy.model.folding import fold_batch_norms
 from condinst_deploy.model.operations import REFERENCE, Operations
 
 HalfType = Literal["float16", "bfloat16"]
-HALF_TYPES: tuple[HalfType, ...] = get_args(HalfType)
 
 TOWER_SHIFT = 5
 """Powers of two that the first convolution of a tower is scaled down by in float16. Its inputs are not normalised: on

@@ -52,7 +52,7 @@ class Head(nn.Module):
     def before_controller(self, pyramid: list[Tensor]) -> list[LevelOutputs]:
         """The same, but `params` are the controller's input `(B, fpn_channels, h, w)`.
 
-        For who needs parameters at a few points only.
+        Used when parameters are needed at a few points only.
         """
         return [self._level(x, scale) for x, scale in zip(pyramid, self.scales, strict=True)]
 

@@ -27,7 +27,7 @@ MASK_TARGET_STRIDE = 4
 
 @dataclass(frozen=True)
 class LossSettings:
-    """Whose losses, and the cap on the positive points whose masks are learnt.
+    """Family of the losses, and the limit on positive points whose masks are learnt.
 
     There is one cap or the other: with `masks_per_image`, `max_masks` does not count, so that a recipe can choose it.
     AdelaiDet's GIoU loss has `(intersection + 1) / (union + 1)`, in strides, and its cap is for a process's

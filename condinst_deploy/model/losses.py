@@ -38,7 +38,7 @@ GIOU_EPSILON = 1e-6
 
 
 class Losses(NamedTuple):
-    """Scalars; their sum is what training lowers."""
+    """Scalars; training minimises their sum."""
 
     cls: Tensor
     box: Tensor
@@ -77,7 +77,7 @@ def condinst_losses(
 ) -> Losses:
     """Losses of one batch that is a whole step of this process.
 
-    For training loops of your own and for the comparison with the references. `TrainingRun` can split a step into
+    For your own training loops and for the comparison with the references. `TrainingRun` can split a step into
     several parts; it calls the same functions itself.
 
     Args:

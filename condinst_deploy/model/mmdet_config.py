@@ -146,7 +146,7 @@ def _with(selection: Selection, field: str, value: Any) -> Selection | None:
 
 
 def _without_choice(settings: Mapping[str, Any], nms: Mapping[str, Any]) -> list[str]:
-    """Settings of other values than the toolkit's fixed ones, as text."""
+    """Settings that the toolkit fixes to another value, as text."""
     left = [f"{name} = {_shown(settings[name])}" for name, fixed in FIXED.items() if settings.get(name, fixed) != fixed]
     if nms.get("type", "nms") != "nms":
         left.append(f"nms.type = {_shown(nms['type'])}")

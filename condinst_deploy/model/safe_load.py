@@ -13,11 +13,10 @@ from condinst_deploy.errors import CheckpointError
 
 
 class Inert:
-    """Takes the place of an object that a checkpoint carries beside its tensors, and does nothing.
+    """Stand-in for an object of a checkpoint that is not a tensor; it does nothing.
 
     Published files hold training logs (`mmengine.logging.history_buffer.HistoryBuffer`) and numpy
-    scalars. None of it is needed, so none of it is built: whatever is asked of a stand-in, arguments
-    and state are dropped.
+    scalars. They are not needed, so they are not constructed: a stand-in drops all arguments and state.
     """
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> "Inert":
@@ -71,7 +70,7 @@ def load_checkpoint_file(path: Path) -> dict[str, Any]:
 
 
 def _check_size(path: Path) -> None:
-    """See that a zip file does not inflate: `torch.save` stores tensors as they are.
+    """Check that a zip file does not inflate: `torch.save` stores tensors as they are.
 
     Raises:
         CheckpointError: its entries are larger than the file.

@@ -40,7 +40,7 @@ class Backend(AbstractContextManager["Backend"]):
         return backend
 
     def check_process(self) -> None:
-        """See that this process loaded the model.
+        """Check that this process loaded the model.
 
         Raises:
             BackendError: it was forked from the process that did. A library's threads do not come along, and a run
@@ -105,7 +105,7 @@ class Backend(AbstractContextManager["Backend"]):
         return None
 
     def check_health(self) -> None:
-        """See that the device still works. It takes less than a millisecond on an idle device.
+        """Check that the device still works. It takes less than a millisecond on an idle device.
 
         Raises:
             BackendError: it does not; the message says what to do.

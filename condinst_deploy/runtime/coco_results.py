@@ -49,7 +49,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def image_ids(paths: Sequence[ImageFile]) -> list[int]:
-    """COCO image ids: the file names' numbers where all have one of their own (COCO's do), else 1, 2, ...
+    """COCO image ids: the file names' numbers where all have different ones (COCO's do), else 1, 2, ...
 
     A number of more than 63 bits is none: other readers of COCO's files have no room for it.
     """

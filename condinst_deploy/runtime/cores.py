@@ -8,6 +8,9 @@ from condinst_deploy.errors import ConfigError
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.option_types import check_types
 
+CONTROL_GROUPS = "sys/fs/cgroup"
+"""Where Linux shows control groups, below the root."""
+
 MOST_THREADS = 4096
 """Threads that one network may be given; each takes memory for its stack."""
 
@@ -58,7 +61,7 @@ def _siblings(root: Path, cpu: int) -> str:
 def _groups(root: Path) -> list[Path]:
     """The folders of this process' control group and of those around it, each of which can have a quota."""
     unified = (line[3:] for line in system_text(root / "proc/self/cgroup").splitlines() if line.startswith("0::"))
-    mount = root / "sys/fs/cgroup"
+    mount = root / CONTROL_GROUPS
     inside = mount / next(unified, "/").lstrip("/")
     return [folder for folder in (inside, *inside.parents) if folder.is_relative_to(mount)]
 

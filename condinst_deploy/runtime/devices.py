@@ -1,4 +1,4 @@
-"""Which device a user's word means, without PyTorch."""
+"""The device that a user names, found without PyTorch."""
 
 import re
 from dataclasses import dataclass
@@ -6,7 +6,8 @@ from pathlib import Path
 
 from condinst_deploy.errors import ConfigError
 
-GPU_NODES = ("dev/nvidia0", "proc/driver/nvidia/version", "dev/dxg")
+DRIVER_VERSION = "proc/driver/nvidia/version"
+GPU_NODES = ("dev/nvidia0", DRIVER_VERSION, "dev/dxg")
 """Files that exist where NVIDIA's driver is loaded; the last is that of WSL."""
 
 
@@ -27,7 +28,7 @@ def driver_present(root: Path = Path("/")) -> bool:
 
 
 def parsed_device(device: str, *, gpu_usable: bool) -> Device:
-    """The device that a user's word means.
+    """Return the device that a user names.
 
     Args:
         device: "auto", "cpu", "cuda" or "cuda:N".

@@ -22,7 +22,7 @@ STICKY_TEXTS = (
 
 
 def check_usable(failure: str | None) -> None:
-    """See that a GPU did not fail for good.
+    """Check that a GPU did not fail for good.
 
     Args:
         failure: the error that made it useless for this process; None: there was none.

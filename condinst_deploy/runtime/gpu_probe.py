@@ -6,7 +6,7 @@ PROBE = b"condinst"
 
 
 def check_returned(found: bytes) -> None:
-    """See that `PROBE` came back.
+    """Check that `PROBE` came back.
 
     Raises:
         BackendError: other bytes came.

@@ -16,7 +16,7 @@ from condinst_deploy.runtime.preprocessing.types import Inputs
 
 
 class Uploads:
-    """Uploads of a backend, on a stream of their own, so that they run beside the network.
+    """Uploads of a backend, on a separate stream, so that they run beside the network.
 
     Attributes:
         writer: writes prepared images where uploads start.

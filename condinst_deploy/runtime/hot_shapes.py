@@ -1,4 +1,4 @@
-"""Which shapes get an execution context and a CUDA graph of their own. Pure: it decides, others capture."""
+"""Which shapes get their own execution context and CUDA graph. Pure: it decides, others capture."""
 
 from collections import Counter
 from collections.abc import Hashable

@@ -139,7 +139,7 @@ class OnnxRuntimeBackend(Backend):
             self._on_gpu.synchronize()
 
     def check_health(self) -> None:
-        """See that a GPU still works; see `Backend.check_health`."""
+        """Check that a GPU still works; see `Backend.check_health`."""
         if self._on_gpu is not None:
             self._on_gpu.check_health()
 
@@ -242,7 +242,7 @@ def session_options(threads: CpuThreads, folder: Path | None) -> Any:
     options.intra_op_num_threads = threads.count or usable_cores()
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(threads.spin)))
     options.add_session_config_entry(AVOID_OVERFLOW, str(int(products_may_overflow())))
-    # without a folder of its own a model has no weights elsewhere: a path that cannot exist
+    # a model that is not in a folder has no weights elsewhere: a path that cannot exist
     options.add_session_config_entry(EXTERNAL_DATA_FOLDER, str(folder or NO_FOLDER))
     return options
 

@@ -124,7 +124,7 @@ class CudaRuns:
             self._stream.synchronize()
 
     def check_health(self) -> None:
-        """See that the GPU still works; see `Backend.check_health`."""
+        """Check that the GPU still works; see `Backend.check_health`."""
         self._gpu.check()
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ CONTRACT: dict[str, tuple[tuple[str, ...], int]] = {
 
 
 def check_names(session: Any, name: str) -> None:
-    """See that the graph has the contract's inputs and outputs, with their types and ranks; messages call it `name`.
+    """Check that the graph has the contract's inputs and outputs, with their types and ranks; messages call it `name`.
 
     Raises:
         ArtifactError: it has not.
@@ -53,7 +53,7 @@ def check_names(session: Any, name: str) -> None:
 
 
 def check_static_shape(session: Any, manifest: ModelManifest, name: str) -> None:
-    """See that the manifest's fixed shape is the graph's: a number decides how much memory images take.
+    """Check that the manifest's fixed shape is the graph's: a number decides how much memory images take.
 
     Raises:
         ArtifactError: it is another, or one of the two has none.

@@ -205,7 +205,7 @@ class _Pipeline:
     def _result(self, pending: Future[Prediction]) -> Prediction:
         """Wait for a result, or for the failure of a thread that would have made it.
 
-        A thread that has no memory may not even be able to say so to those who wait.
+        If memory runs out, a thread can fail without a message to those that wait.
         """
         while True:
             try:
@@ -217,7 +217,7 @@ class _Pipeline:
                     raise self._failure from None
 
     def _submit(self, executor: ThreadPoolExecutor, work: Callable[..., None], *arguments: Any) -> Future[None]:
-        """Have work done whose own failure, or its thread's, is noticed by `_result`."""
+        """Submit work; `_result` notices if the work or its thread fails."""
         future = executor.submit(work, *arguments)
         future.add_done_callback(self._note_failure)
         return future

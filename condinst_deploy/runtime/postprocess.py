@@ -110,7 +110,7 @@ def require_finite(finite: bool, precision: str = "float32") -> None:
 
 
 def check_slots(outputs: SlotOutputs, images: int, manifest: ModelManifest) -> None:
-    """See that the outputs of the first `images` of a batch can be what a network of the contract gives.
+    """Check that the outputs of the first `images` of a batch can be what a network of the contract gives.
 
     Scores of empty slots count, too: a level that is not finite has no detections, and the network marks the last
     slot's score.

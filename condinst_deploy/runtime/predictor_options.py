@@ -7,6 +7,7 @@ from numbers import Integral
 from typing import TypedDict
 
 from condinst_deploy.contract import ModelManifest
+from condinst_deploy.contract.manifest import label_of
 from condinst_deploy.contract.precision import PRECISIONS, Precision
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.runtime.backend import Backend
@@ -15,9 +16,8 @@ from condinst_deploy.runtime.cores import CpuThreads, usable_cores
 from condinst_deploy.runtime.observer import Observer
 from condinst_deploy.runtime.postprocess import ResultFilter
 from condinst_deploy.runtime.preprocessing.types import InputOptions, Pixels
-from condinst_deploy.shown_text import shown, shown_value
+from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.option_types import check_types
-from condinst_deploy.support.suggestions import did_you_mean
 
 Classes = Collection[str | int] | str | int
 
@@ -190,9 +190,4 @@ def _rounded_up(value: float) -> str:
 def _label(names: Sequence[str], wanted: str | int) -> int:
     if isinstance(wanted, Integral) and not isinstance(wanted, bool) and 0 <= wanted < len(names):
         return int(wanted)
-    if wanted in names:
-        return names.index(str(wanted))
-    raise ConfigError(
-        f"the model has no class {shown_value(wanted)}; its classes are {shown(', '.join(names), 1000)}"
-        f"{did_you_mean(wanted, names)}"
-    )
+    return label_of(names, wanted)

@@ -159,7 +159,7 @@ def _named(paths: Sequence[ImageFile]) -> Iterator[_Image]:
 
 
 class _Recorder:
-    """Encodes and draws in threads of its own, beside the network; writes results in the images' order."""
+    """Encodes and draws in its own threads, beside the network; writes results in the images' order."""
 
     def __init__(self, destination: Destination, writer: ResultsWriter, recorded: Recorded) -> None:
         self._destination, self._writer, self._done = destination, writer, recorded

@@ -128,7 +128,7 @@ def torch_device(device: str) -> torch.device:
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """See that a precision is known, and that a GPU has it.
+    """Check that a precision is known, and that a GPU has it.
 
     Raises:
         BackendError: it is not, or has not.

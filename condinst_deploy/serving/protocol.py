@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from condinst_deploy.contract.manifest import label_of
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.option_types import check_types
@@ -44,7 +45,7 @@ MANIFEST_PARAMETER = "condinst_manifest"
 PARAMETERS = ("score_threshold", "classes", "max_detections", "masks")
 MaskForm = Literal["rle", "dense", "none"]
 LARGEST_COUNT = 1_000_000
-"""Of `max_detections`; Triton's parameters are 64-bit numbers."""
+"""Of instances of an image, and of images of a batch; Triton's parameters are 64-bit numbers."""
 
 LONGEST_TEXT = 10_000
 """Characters of a parameter's text."""
@@ -137,11 +138,4 @@ def labels_of(names: Sequence[str], class_names: Sequence[str]) -> frozenset[int
     Raises:
         ConfigError: the model has no class of that name.
     """
-    unknown = [name for name in names if name not in class_names]
-    if unknown:
-        shown = ", ".join(class_names[:20]) + (", ..." if len(class_names) > 20 else "")
-        raise ConfigError(
-            f"the model has no class {unknown[0]!r:.60}; its classes are {shown}"
-            f"{did_you_mean(unknown[0][:60], class_names)}"
-        )
-    return frozenset(class_names.index(name) for name in names)
+    return frozenset(label_of(class_names, name) for name in names)

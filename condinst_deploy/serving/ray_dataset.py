@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from condinst_deploy.contract.artifacts import check_there
-from condinst_deploy.errors import ArtifactError, ConfigError
+from condinst_deploy.contract.artifacts import check_model_file
+from condinst_deploy.errors import ConfigError
 from condinst_deploy.serving.batch.batch_options import DetectionOptions
 from condinst_deploy.serving.batch.output_rows import Classes, ImageRow, arrow_schema, arrow_table
 from condinst_deploy.serving.batch.parquet_inputs import ImageSource, image_column, pyarrow, sources_of_table
@@ -63,9 +63,7 @@ def detect_dataset(
     options = request.ray_options or RayOptions()
     if options.address is not None:
         raise ConfigError(f"address is {options.address}; a dataset runs where ray.init() connected to")
-    check_there(request.model)
-    if not request.model.is_file():
-        raise ArtifactError(f"no model at {request.model}; expected a checkpoint, an .onnx file or an engine")
+    check_model_file(request.model)
     _check_columns(dataset, column)
     return dataset.map_batches(
         DatasetDetector,

@@ -1,4 +1,4 @@
-"""A connection to Ray: to a cluster, or to processes of its own on this machine, which listen on loopback alone."""
+"""A connection to Ray: to a cluster, or to its own processes on this machine, which listen on loopback alone."""
 
 import fcntl
 import os
@@ -74,7 +74,7 @@ class RayOptions:
 
 
 def check_ray() -> None:
-    """See that Ray is installed, without importing it: it reads its settings when it is imported.
+    """Check that Ray is installed, without importing it: it reads its settings when it is imported.
 
     Raises:
         BackendError: it is not installed.
@@ -103,7 +103,7 @@ def ray_session(options: RayOptions) -> Iterator[Any]:
 
         folder = None if options.address else stack.enter_context(_session_folder())
         stack.callback(ray.shutdown)
-        with kept_sigterm():  # ray.init puts a handler of its own in its place
+        with kept_sigterm():  # ray.init puts its own handler in its place
             _connect(ray, options, folder)
         yield ray
 
@@ -192,7 +192,7 @@ def _connect(ray: Any, options: RayOptions, folder: str | None) -> None:
 
 
 def _check_in_reach(address: str) -> None:
-    """Ray itself tries for half a minute, and its reason has many lines."""
+    """Check that the cluster answers: Ray itself tries for half a minute, and its message has many lines."""
     host, _, port = address.rpartition(":")
     with socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS):
         pass

@@ -115,7 +115,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def check_writable(path: Path) -> None:
-    """Find out whether a file can be written to `path`, before the work; nothing stays behind, made folders do not.
+    """Check before the work that a file can be written to `path`; nothing is left behind, no created folders either.
 
     Raises:
         OutputError: it cannot.

@@ -1,4 +1,4 @@
-"""Optional libraries, and the extra of this package that brings each; a missing one is one line with the command."""
+"""Optional libraries, and the extra that installs each; the message about a missing one has the pip command."""
 
 EXTRAS = {
     "fsspec": "urls",

@@ -1,4 +1,4 @@
-"""Paths that a user names: a pipe would be waited for, a device may have no end, a link may lead to itself."""
+"""Checks of paths that a user names: reading a pipe waits, a device may have no end, a link may lead to itself."""
 
 import errno
 import os
@@ -22,7 +22,7 @@ class NotAFileError(OSError):
 
 
 def check_ordinary(path: Path) -> None:
-    """See that a path names an ordinary file, which reading comes to the end of.
+    """Check that a path names an ordinary file, so that reading it ends.
 
     Raises:
         NotAFileError: it is something else; its `strerror` says what.

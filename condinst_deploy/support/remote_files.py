@@ -81,7 +81,7 @@ def filesystem_of(url: str) -> tuple[Any, str]:
         raise ConfigError(
             f"{public_url(url)} needs one more library ({first_line(e)}); pip install it, or give a local path"
         ) from e
-    except Exception as e:  # each storage library has exceptions of its own
+    except Exception as e:  # each storage library raises its own exceptions
         raise ConfigError(
             f"{public_url(url)} cannot be opened ({first_line(e)}); expected a URL that fsspec knows"
         ) from e
@@ -105,7 +105,7 @@ def list_files(url: str, pattern: bool, recursive: bool = True) -> list[StoredFi
             found = filesystem.glob(path, detail=True)
         else:
             found = filesystem.find(path, maxdepth=None if recursive else 1, detail=True)
-    except Exception as e:  # each storage library has exceptions of its own
+    except Exception as e:  # each storage library raises its own exceptions
         raise ImageError(f"{public_url(url)} cannot be listed ({first_line(e)})") from e
     if not found:  # fsspec leaves out folders that it may not list
         entry_type(re.split(r"/[^/]*[*?\[]", url, maxsplit=1)[0] if pattern else url)
@@ -127,7 +127,7 @@ def joined(folder: str, name: str) -> str:
     """Return the path or URL of a name in a list or a table; relative ones start at its folder."""
     if is_url(name):
         return name
-    # no Path: it keeps the names of folders and files in a table of its own
+    # no Path: it keeps the names of folders and files in its own table
     path = name[len("file://") :] if name.lower().startswith("file://") else name
     return path if path.startswith("/") or not folder else f"{folder}/{path}"
 
@@ -166,7 +166,7 @@ def image_content(url: str) -> bytes:
             raise ImageError(f"no image at {shown}") from e
         except ImageError:
             raise
-        except Exception as e:  # each storage library has exceptions of its own
+        except Exception as e:  # each storage library raises its own exceptions
             again = not isinstance(e, ConfigError | PermissionError)  # these would end the same way
             if not again or attempt + 1 == ATTEMPTS:
                 raise ImageError(f"{shown} cannot be read ({first_line(e)})") from e
@@ -185,7 +185,7 @@ def entry_type(url: str) -> str | None:
         return str(filesystem.info(path)["type"])  # `exists` would answer no to every error
     except FileNotFoundError:
         return None
-    except Exception as e:  # each storage library has exceptions of its own
+    except Exception as e:  # each storage library raises its own exceptions
         raise ImageError(f"{public_url(url)} cannot be read ({first_line(e)})") from e
 
 
@@ -201,7 +201,7 @@ def _name(entry: dict[str, Any]) -> str:
 def _is_empty(filesystem: Any, path: str) -> bool:
     try:
         return bool(filesystem.info(path).get("size") == 0)
-    except Exception:  # each storage library has exceptions of its own
+    except Exception:  # each storage library raises its own exceptions
         return False
 
 

@@ -3,11 +3,12 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.support.option_types import check_types
 from condinst_engines.build_recipe import BuildRecipe, load_recipe
 from condinst_engines.builder_library import BuilderLibrary
-from condinst_engines.precision_policy import Precision, Quantized
+from condinst_engines.precision_policy import Quantized
 from condinst_engines.quantization.calibrate import Request
 from condinst_export.quantization.calibration_options import calibration_from
 

@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Literal
 
+from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.support.toml_config import recipe_from_toml
 from condinst_deploy.support.validation import Limits, check_choice, check_number
-from condinst_engines.precision_policy import QUANTIZED, Policy, Precision, Quantized
+from condinst_engines.precision_policy import QUANTIZED, Policy, Quantized
 
 SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 """Precisions as options and file names call them."""

@@ -35,7 +35,7 @@ from condinst_engines.plugins.names import LOWEST_CAPABILITY
 from condinst_engines.profiles import profiles_for, remark_on
 from condinst_engines.quantization.calibrate import Request, calibrated, earlier_record
 from condinst_engines.quantization.cost_report import (
-    FIGURES,
+    METRICS,
     GroupCost,
     judged,
     ranked,
@@ -126,8 +126,8 @@ def engine_from_onnx(
         surroundings.on_note(remark)
     path = files.engine or default_engine_path(files.source, recipe, library)
     report = files.request.report if files.request is not None else None
-    figures = None if report is None else report / FIGURES
-    _check_writable(path, files.keep_onnx, files.keep_policy, surroundings.timing_cache, figures)
+    metrics = None if report is None else report / METRICS
+    _check_writable(path, files.keep_onnx, files.keep_policy, surroundings.timing_cache, metrics)
     source = Source(printable(files.source.name), sha256_of(files.source))
     earlier = None
     if files.request is not None:  # checked before the range check, which can take minutes
@@ -274,7 +274,7 @@ def check_apart(paths: Mapping[str, Path | None]) -> None:
             continue
         other = seen.setdefault(real_path(path), option)
         if other != option:
-            raise ConfigError(f"{other} and {option} are the same file, {path}; give each a name of its own")
+            raise ConfigError(f"{other} and {option} are the same file, {path}; give each a different name")
 
 
 def _check_writable(*paths: Path | None) -> None:

@@ -13,8 +13,11 @@ import onnx
 import onnx_ir as ir
 
 from condinst_deploy.contract import MANIFEST_KEY, ModelManifest
+from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ConfigError, EngineError
 from condinst_engines.node_types import (
+    FLOAT,
+    HALVES,
     allowed,
     bodies,
     control_flow_types,
@@ -24,16 +27,14 @@ from condinst_engines.node_types import (
     type_variable,
 )
 from condinst_engines.norm_scale import apply_scales
-from condinst_engines.precision_policy import WORDS_SHOWN, Policy, Precision
+from condinst_engines.precision_policy import WORDS_SHOWN, Policy
 from condinst_engines.quantization.insert import QDQ, set_opset
 
-FLOAT = ir.DataType.FLOAT
 TYPES: dict[Precision, ir.DataType] = {
     "float32": FLOAT,
     "float16": ir.DataType.FLOAT16,
     "bfloat16": ir.DataType.BFLOAT16,
 }
-HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _HALF_NUMBERS = {int(kind) for kind in HALVES}
 NAMES = {kind: name for name, kind in TYPES.items()}
 
@@ -165,7 +166,7 @@ class _Conversion:
             self.types[value] = self.types[formal]
 
     def _keep_control_flow(self, node: ir.Node) -> None:
-        """Loops stay in float32 as a whole: their bodies declare types of their own."""
+        """Loops stay in float32 as a whole: their bodies declare their own types."""
         for inner in (inner for body in bodies(node) for inner in body):
             if self._kind(inner) != FLOAT:
                 raise ConfigError(f"node {inner.name} is in a loop, and loops stay in float32")

@@ -10,6 +10,9 @@ from condinst_deploy.errors import EngineError
 
 Types = Mapping[ir.Value, ir.DataType]
 
+FLOAT = ir.DataType.FLOAT
+HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
 
 def schema_of(node: ir.Node, opset: int) -> OpSchema:
     """The operator's schema.

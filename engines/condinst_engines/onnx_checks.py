@@ -103,7 +103,7 @@ def _parts(value: Any) -> Iterable[Any]:
 
 
 def _check_tensor(value: onnx.ValueInfoProto) -> None:
-    """See that an input or output is a tensor: no sequence, no optional value, and of a type that NumPy has."""
+    """Check that an input or output is a tensor: no sequence, no optional value, and of a type that NumPy has."""
     try:
         ir.DataType(value.type.tensor_type.elem_type).numpy()
     except (TypeError, ValueError):

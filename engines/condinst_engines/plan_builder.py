@@ -110,7 +110,7 @@ def _of_several_types(proto: onnx.ModelProto, recipe: BuildRecipe) -> dict[str, 
     for function in proto.functions:
         named = [node.name for node in function.node if policy.rule_for(node.name) in policy.own_rules]
         if named:
-            found[function.name] = f"the policy gives its node {named[0]} a level of its own"
+            found[function.name] = f"the policy gives its node {named[0]} its own level"
     return found
 
 
@@ -187,7 +187,7 @@ def _found_convolutions(
 def _found_in_plan(
     plan: bytes, library: BuilderLibrary, recipe: BuildRecipe, targets: Sequence[str], surroundings: Surroundings
 ) -> FoundPrecision | None:
-    """Return the engine's own types; None if this machine cannot load it, or the plan does not tell."""
+    """Return the engine's own types; None if this machine cannot load it, or the plan does not say."""
     if not torch.cuda.is_available() or recipe.strip_weights:
         return None
     major, minor = torch.cuda.get_device_capability()

@@ -11,11 +11,10 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Literal, get_args
 
+from condinst_deploy.contract.onnx_names import PREDICTORS
+from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ConfigError, EngineError
 from condinst_deploy.support.json_text import json_text
-
-Precision = Literal["float32", "float16", "bfloat16"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 Quantized = Literal["int8", "fp8"]
 """Kinds of engines with convolutions in 8 bits."""
@@ -61,10 +60,6 @@ POLICY = (
     Rule("instances/*", "fp32", "gathers boxes and scores, which the contract wants in float32"),
     Rule("*", "fp32", "whatever no rule names"),
 )
-
-NEVER_QUANTIZED = ("head.cls_logits/*", "head.box_pred/*", "head.centerness/*", "mask_branch.features/*")
-"""Convolutions whose outputs are scores, distances and mask features. The controller and the dynamic mask head are no
-convolutions of the graph, and are never quantised either."""
 
 QUANTIZED_CONVOLUTIONS = (
     Rule("backbone.conv1/*", "half", "the stem: three channels of pixels, nothing behind it forgives its errors"),
@@ -148,7 +143,7 @@ class Policy:
         """
         if self.rule_for(convolution).type_for(precision) != precision:
             return False
-        if any(fnmatchcase(convolution, pattern) for pattern in NEVER_QUANTIZED):
+        if any(fnmatchcase(convolution, pattern) for pattern in PREDICTORS):
             return False
         own = next((rule for rule in self.own_rules if fnmatchcase(convolution, rule.pattern)), None)
         if own is not None:

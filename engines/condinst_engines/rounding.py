@@ -3,7 +3,7 @@
 ONNX Runtime has no bfloat16 convolutions on a CPU, and runs float16 ones in float32 with casts around them that it
 may merge. Here the same graph is run with the rounding written out: weights, casts and the result of every half
 node pass through the half type once. Engines accumulate in float32, too, but keep what they fuse unrounded, so this
-errs on the harsh side.
+overestimates the error.
 """
 
 from collections.abc import Callable
@@ -12,11 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from condinst_engines.node_types import value_types
-
-HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-FLOAT = ir.DataType.FLOAT
-
+from condinst_engines.node_types import FLOAT, HALVES, value_types
 
 EXACT = "_exact"
 """Suffix of a node's result before it is rounded."""

@@ -1,7 +1,7 @@
-"""Network outputs of two files, detection with detection instead of slot with slot.
+"""Outputs of two files, compared detection by detection instead of slot by slot.
 
 Slots are sorted by score. Where two scores are equal, or differ by less than the precision resolves, detections
-change places, and a comparison slot by slot would take one for the other.
+change places, and a comparison slot by slot would compare different detections.
 """
 
 from dataclasses import dataclass

@@ -18,8 +18,8 @@ import onnx_ir as ir
 from condinst_deploy.contract import INPUTS, OUTPUTS, NetworkInputs
 from condinst_deploy.errors import ArtifactError, EngineError
 from condinst_deploy.runtime.onnxruntime_session import run_session
-from condinst_engines.node_types import value_types
-from condinst_engines.rounding import HALVES, rounded
+from condinst_engines.node_types import HALVES, value_types
+from condinst_engines.rounding import rounded
 from condinst_engines.slots import PER_SLOT, Matched, matched_outputs
 from condinst_export.graph_session import graph_session, with_outputs
 

@@ -75,7 +75,7 @@ def found_in_network(network: "tensorrt.INetworkDefinition") -> FoundPrecision:
 
 
 def check_precision(found: FoundPrecision, precision: str, also: Collection[str] = ()) -> None:
-    """Refuse what has not the precision that was asked for.
+    """Refuse a network without the requested precision.
 
     Args:
         found: layers by type.

@@ -93,6 +93,6 @@ def class_names_from(path: Path) -> tuple[str, ...]:
     names = tuple(line.strip() for line in lines if line.strip())
     if doubled := [name for name, count in Counter(names).items() if count > 1]:
         raise ConfigError(
-            f"{path} names {shown_value(doubled[0])} more than once; expected a name of its own for each class"
+            f"{path} names {shown_value(doubled[0])} more than once; expected a different name for each class"
         )
     return names

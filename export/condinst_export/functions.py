@@ -1,7 +1,7 @@
 """The portable bodies of the two special operations: ONNX local functions of standard operators.
 
 Both are written in ONNX's own text syntax, so that what ONNX Runtime executes is what stands here. Every
-value has a name of its own in the whole file: TensorRT's parser mis-wires functions whose formal names
+value has its own name in the whole file: TensorRT's parser mis-wires functions whose formal names
 meet names of the graph around them.
 """
 

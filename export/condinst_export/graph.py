@@ -1,4 +1,4 @@
-"""The network as it is exported: fixed slots, the two special operations as nodes of their own."""
+"""The network as it is exported: fixed slots, the two special operations as separate nodes."""
 
 import torch
 from torch import Tensor

@@ -94,7 +94,7 @@ def _dynamic_shapes() -> dict[str, dict[int, object]]:
 
 
 def _finished(proto: onnx.ModelProto, model: CondInst, manifest: ModelManifest) -> onnx.ModelProto:
-    """Add the two functions and the manifest; take out what the exporter left about its own run."""
+    """Add the two functions and the manifest; remove what the exporter recorded about its run."""
     proto.functions.extend([select_instances_function(), dynamic_mask_head_function(model.config)])
     if DOMAIN not in {entry.domain for entry in proto.opset_import}:
         proto.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))

@@ -23,7 +23,7 @@ def test_its_set_has_the_extents_that_the_targets_speak_of() -> None:
 
 @pytest.fixture
 def made_up_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    # a process of its own does not see what is patched here
+    # a separate process does not see what is patched here
     monkeypatch.setattr(masks, "peak_of", lambda form, case: float(len(case.kind)))
 
 

@@ -2,29 +2,29 @@
 
 import ast
 import inspect
+import tomllib
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_origin
 
 import pytest
 
-COMMANDS = {
-    "condinst_deploy.cli.benchmark": "benchmark",
-    "condinst_deploy.cli.evaluate": "evaluate",
-    "condinst_deploy.cli.predict": "predict",
-    "condinst_deploy.cli.train": "train",
-    "condinst_engines.cli.build_engine": "build_engine",
-    "condinst_engines.cli.compare": "compare",
-    "condinst_engines.cli.inspect": "inspect",
-    "condinst_export.cli": "export",
-}
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+COMMANDS: dict[str, str] = tomllib.loads(PYPROJECT.read_text())["project"]["scripts"]
+"""Every console script -> its entry point, `package.commands:name`."""
 
 
-@pytest.mark.parametrize("module", COMMANDS)
-def test_a_command_has_at_most_forty_lines_of_orchestration(module: str) -> None:
-    source = Path(inspect.getfile(import_module(module))).read_text()
+def module_of(entry_point: str) -> str:
+    """The module that has the command's function."""
+    package, name = entry_point.split(".commands:")
+    return "condinst_export.cli" if name == "export" else f"{package}.cli.{name}"
+
+
+@pytest.mark.parametrize("script", COMMANDS)
+def test_a_command_has_at_most_forty_lines_of_orchestration(script: str) -> None:
+    source = Path(inspect.getfile(import_module(module_of(COMMANDS[script])))).read_text()
     functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
-    (command,) = [function for function in functions if function.name == COMMANDS[module]]
+    (command,) = [function for function in functions if function.name == COMMANDS[script].split(":")[1]]
     body = command.body[1:] if ast.get_docstring(command) else command.body
     assert 0 < body[-1].end_lineno - body[0].lineno + 1 <= 40  # type: ignore[operator]
 

@@ -12,7 +12,7 @@ from tests.support.models import noise_image
 
 @pytest.fixture
 def exports(slim_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Exported files; the checkpoint stands for its export, which has tests of its own."""
+    """Exported files; the checkpoint stands for its export, which has its own tests."""
     done: list[Path] = []
     monkeypatch.setattr(run, "export", lambda weights, out: done.append(weights))
     monkeypatch.setattr(run, "Predictor", lambda path: Predictor(slim_checkpoint, device="cpu"))

@@ -14,6 +14,7 @@ import torch
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from condinst_deploy.contract import InstanceDetections
+from condinst_deploy.contract.precision import Precision
 from condinst_deploy.evaluation.agreement import Agreement, agreement, merged
 from condinst_deploy.imaging.decode import rgb_from
 from condinst_deploy.model.checkpoints import load_model
@@ -24,7 +25,7 @@ from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_deploy.runtime.torch_backend import TorchBackend
 from condinst_engines.mixed_precision import converted
 from condinst_engines.onnx_input import manifest_of
-from condinst_engines.precision_policy import Policy, Precision
+from condinst_engines.precision_policy import Policy
 from condinst_engines.ranges.check import RangeCheck
 from condinst_engines.ranges.decide import Setting
 from condinst_engines.ranges.range_images import RangeImages

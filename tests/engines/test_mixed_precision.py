@@ -12,12 +12,13 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from condinst_deploy.contract import MANIFEST_KEY, ModelManifest
+from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ConfigError, EngineError
 from condinst_deploy.evaluation.agreement import agreement
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_engines.mixed_precision import converted
 from condinst_engines.node_types import value_types
-from condinst_engines.precision_policy import Policy, Precision
+from condinst_engines.precision_policy import Policy
 from condinst_engines.rounding import rounded
 from tests.support.batches import host_batch
 from tests.support.graphs import set_weight

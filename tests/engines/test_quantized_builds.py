@@ -26,7 +26,7 @@ from condinst_engines.plan_builder import graph_for_builder
 from condinst_engines.precision_policy import Quantized
 from condinst_engines.quantization.calibrate import Request, calibrated
 from condinst_engines.quantization.cost_report import (
-    FIGURES,
+    METRICS,
     GroupCost,
     group_of,
     judged,
@@ -199,11 +199,11 @@ def test_the_report_tells_what_8_bits_cost(
     assert layers[0]["relative_error"] > 0.001
     page = write_report(tmp_path / "report", kind, found, held_out, layers, costs)
     assert kind in page.read_text(encoding="utf-8")
-    figures = json.loads((tmp_path / "report" / FIGURES).read_text(encoding="utf-8"))
-    assert figures["agreement"]["matched_share"] == found.agreement.matched_share
-    assert set(figures["by_size"]) == {"all", "small", "medium", "large"}
-    assert len(figures["sensitivity"]) == 2
-    assert figures["worst_layers"] == layers
+    metrics = json.loads((tmp_path / "report" / METRICS).read_text(encoding="utf-8"))
+    assert metrics["agreement"]["matched_share"] == found.agreement.matched_share
+    assert set(metrics["by_size"]) == {"all", "small", "medium", "large"}
+    assert len(metrics["sensitivity"]) == 2
+    assert metrics["worst_layers"] == layers
 
 
 def test_groups_are_ranked_by_what_they_cost() -> None:
@@ -226,13 +226,13 @@ def test_the_command_writes_the_report_with_the_cost_of_each_group(static_onnx: 
     result = CliRunner().invoke(build_command, [str(word) for word in words])
     assert result.exit_code == 0, result.output
     assert f"report: {report / 'report.html'}" in " ".join(result.stderr.split())
-    figures = json.loads((report / FIGURES).read_text(encoding="utf-8"))
+    metrics = json.loads((report / METRICS).read_text(encoding="utf-8"))
     record = read_manifest(tmp_path / "a.engine").quantization
     assert record is not None
     assert record.agreement is not None
-    assert figures["agreement"]["matched_share"] == record.agreement.matched_share
-    groups = [cost["group"] for cost in figures["sensitivity"]]
-    assert sum(cost["convolutions"] for cost in figures["sensitivity"]) == record.convolutions
+    assert metrics["agreement"]["matched_share"] == record.agreement.matched_share
+    groups = [cost["group"] for cost in metrics["sensitivity"]]
+    assert sum(cost["convolutions"] for cost in metrics["sensitivity"]) == record.convolutions
     assert "backbone.layer2" in groups
     assert len(set(groups)) == len(groups)
     lines = [line.strip() for line in result.stderr.splitlines() if " alone: " in line]

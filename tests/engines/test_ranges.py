@@ -13,12 +13,13 @@ from PIL import Image
 
 from condinst_deploy.contract import INPUTS, MANIFEST_KEY, NetworkInputs
 from condinst_deploy.contract.engine_ranges import CheckedRanges
+from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ConfigError, EngineError, ImageError
 from condinst_deploy.support.validation import typed
 from condinst_engines.engine_file import EngineFiles
 from condinst_engines.mixed_precision import converted
 from condinst_engines.onnx_input import manifest_of as manifest_in
-from condinst_engines.precision_policy import Policy, Precision
+from condinst_engines.precision_policy import Policy
 from condinst_engines.ranges.check import RangeCheck, block_of
 from condinst_engines.ranges.decide import Setting
 from condinst_engines.ranges.magnitudes import Measurement

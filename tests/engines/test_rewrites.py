@@ -162,9 +162,7 @@ def test_an_operation_whose_nodes_the_policy_names_keeps_its_portable_body(slim_
     proto, plugins, refused = plugin_graph_for_builder(slim_proto, recipe)
     assert plugins == PLUGINS[:1]
     assert set(nodes_of(proto)) == {"SelectInstances"}
-    assert refused == (
-        "instances/DynamicMaskHead: the policy gives its node DynamicMaskHead/product2 a level of its own",
-    )
+    assert refused == ("instances/DynamicMaskHead: the policy gives its node DynamicMaskHead/product2 its own level",)
 
 
 def run(proto: onnx.ModelProto, names: list[str], feed: dict[str, Any]) -> list[Any]:

@@ -1,6 +1,6 @@
 """Fuzz every reader of files: `python -m tests.fuzz --inputs 20000 --corpus DIR`.
 
-Seeded strategies make damaged files of each kind. A process of its own uses them as a user would; it may take 3 GB and
+Seeded strategies make damaged files of each kind. A separate process uses them as a user would; it may take 3 GB and
 30 seconds of processor time for one. Inputs that cause a fault are kept in the corpus, which is tried first next time.
 The counts are printed as a table; the status is 1 if there was a fault.
 """

@@ -13,8 +13,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from condinst_deploy.imaging import decode
-from condinst_deploy.imaging.decode import rgb_from
+from condinst_deploy.imaging.decode import rgb_from, rgb_from_pil
 from tests.support.images import (
     ALPHA,
     GREY,
@@ -263,7 +262,7 @@ def test_a_process_that_is_forked_while_an_image_is_opened_can_open_images(
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I", "I;16"])
-def test_images_converted_in_strips_have_the_same_pixels(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_converted_in_strips_have_the_same_pixels(mode: str) -> None:
     rng = np.random.default_rng(3)
     if mode.startswith("I"):
         kind = np.uint16 if mode == "I;16" else np.int32
@@ -273,14 +272,12 @@ def test_images_converted_in_strips_have_the_same_pixels(mode: str, monkeypatch:
     assert image.mode == mode
     whole = rgb_from(image)
     for strip in (1, 17 * 4 + 5):
-        monkeypatch.setattr(decode, "STRIP", strip)
-        np.testing.assert_array_equal(rgb_from(image), whole)
+        np.testing.assert_array_equal(rgb_from_pil(image, strip), whole)
 
 
-def test_a_transparent_palette_is_shown_on_white_in_every_strip(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transparent_palette_is_shown_on_white_in_every_strip() -> None:
     image = Image.fromarray(np.tile(np.array([0, 1], dtype=np.uint8), (9, 4))).convert("P")
     image.info["transparency"] = 0
-    monkeypatch.setattr(decode, "STRIP", 8)
-    pixels = rgb_from(image)
+    pixels = rgb_from_pil(image, 8)
     assert (pixels[:, 0] == 255).all()
     assert (pixels[:, 1] == 1).all()

@@ -8,9 +8,8 @@ import pytest
 from PIL import Image
 
 from condinst_deploy.errors import ConfigError
-from condinst_deploy.imaging import drawing
-from condinst_deploy.imaging.drawing import OPACITY, contact_sheet, overlay
-from condinst_deploy.imaging.palette import DARK, PALETTE, lightened
+from condinst_deploy.imaging.drawing import OPACITY, DrawingLimits, contact_sheet, draw_masks, overlay
+from condinst_deploy.imaging.palette import DARK, PALETTE, colour_of, lightened
 from condinst_deploy.masks import Masks
 
 SIDE = 60
@@ -89,38 +88,29 @@ def test_a_sheet_leaves_images_that_fit_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(("strip", "held"), [(1, 0), (500, 0), (500, 1 << 26)])
-@pytest.mark.parametrize("longest_side", [None, 47, 150])
-def test_masks_drawn_in_strips_are_drawn_the_same(
-    strip: int, held: int, longest_side: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("scale", [1.0, 47 / 90, 150 / 90])
+def test_masks_drawn_in_strips_are_drawn_the_same(strip: int, held: int, scale: float) -> None:
     rng = np.random.default_rng(7)
     dense = rng.random((3, 90, 70)) > 0.5
     dense[1, :, 20:] = dense[2, :50] = False
-    image = rng.integers(0, 256, (90, 70, 3), dtype=np.uint8)
-    boxes = np.array([(0, 0, 70, 90), (0, 0, 20, 90), (0, 50, 70, 90)], dtype=np.float32)
-
-    def result() -> npt.NDArray[np.uint8]:
-        return np.asarray(overlay(image, boxes, ["a", "b", "c"], Masks.from_dense(dense), None, longest_side))
-
-    whole = result()
-    monkeypatch.setattr(drawing, "STRIP", strip)
-    monkeypatch.setattr(drawing, "HELD", held)
-    np.testing.assert_array_equal(result(), whole)
+    image = rng.integers(0, 256, (round(90 * scale), round(70 * scale), 3), dtype=np.uint8)
+    masks, colours = Masks.from_dense(dense), [colour_of(label) for label in range(3)]
+    whole, in_strips = image.copy(), image.copy()
+    draw_masks(whole, masks, colours, scale, 2)
+    draw_masks(in_strips, masks, colours, scale, 2, DrawingLimits(strip, held))
+    np.testing.assert_array_equal(in_strips, whole)
+    assert not np.array_equal(whole, image)
 
 
-def test_drawing_full_masks_needs_a_few_times_the_image() -> None:
+def test_drawing_full_masks_needs_less_than_twice_the_image() -> None:
     side, count = 1500, 12
     image = np.zeros((side, side, 3), dtype=np.uint8)
     masks = Masks.from_crops(
         (side, side), np.zeros((count, 2), dtype=np.int64), [np.ones((side, side), dtype=np.bool_)] * count
     )
-    boxes = np.full((count, 4), (0, 0, side, side), dtype=np.float32)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drawing, "STRIP", 1 << 16)
-        patch.setattr(drawing, "HELD", 0)
-        tracemalloc.start()
-        overlay(image, boxes, [""] * count, masks)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    # the copy that is drawn on, and a third of an image for a mask, with and without its border, and for its runs
-    assert peak < 3 * image.nbytes
+    tracemalloc.start()
+    draw_masks(image, masks, [colour_of(0)] * count, 1.0, 4, DrawingLimits(strip=1 << 16, held=0))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # a third of an image for a mask, with and without its border, and for its runs
+    assert peak < 2 * image.nbytes

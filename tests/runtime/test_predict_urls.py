@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from condinst_deploy.runtime.label_files import Format
 from condinst_deploy.runtime.predict_files import PredictedFiles, PredictFilesOptions, predict_files
 from condinst_deploy.runtime.predictor_options import PredictorOptions
 from condinst_deploy.runtime.recording import FileOutputs
-from condinst_deploy.support import remote_files
 from tests.support.images import png
 from tests.support.storages import FailingStorage, failing_storage
 
@@ -24,8 +24,15 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
-def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setattr(remote_files, "FIRST_PAUSE", 0.0)
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return the seconds between attempts to read; no test waits for them."""
+    seconds: list[float] = []
+    monkeypatch.setattr(time, "sleep", seconds.append)
+    return seconds
+
+
+@pytest.fixture
+def memory(pauses: list[float]) -> Iterator[Any]:
     with failing_storage() as storage:
         for seed, name in enumerate(("b/1.png", "b/2.png", "b/sub/3.png")):
             storage.pipe_file(f"/{name}", png(seed))
@@ -109,7 +116,9 @@ def test_images_behind_urls_give_what_files_give(memory: Any, slim_onnx: Path, t
     assert from_list.to_coco(1) == streamed.detections.to_coco(1)
 
 
-def test_what_a_storage_does_not_give_is_skipped_with_its_reason(memory: Any, slim_onnx: Path, tmp_path: Path) -> None:
+def test_what_a_storage_does_not_give_is_skipped_with_its_reason(
+    memory: Any, pauses: list[float], slim_onnx: Path, tmp_path: Path
+) -> None:
     memory.pipe_file("/b/truncated.png", png(3))
     bad = ("b/truncated.png", "forbidden/1.png", "reset/1.png", "b/missing.png")
     urls = ["failing://b/1.png", *(f"failing://{name}" for name in bad)]
@@ -125,6 +134,7 @@ def test_what_a_storage_does_not_give_is_skipped_with_its_reason(memory: Any, sl
     ]
     attempts = {name: FailingStorage.reads.count(f"/{name}") for name in bad}
     assert attempts == {"b/truncated.png": 1, "forbidden/1.png": 1, "reset/1.png": 3, "b/missing.png": 1}
+    assert pauses == [0.5, 1.0]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def test_batches_are_half_full_and_most_replay_a_graph(name: str, seed: int) -> 
     assert sum(images for _, images in batches) == IMAGES
     assert IMAGES / len(batches) >= LEAST_MEAN
     assert replayed / len(batches) >= LEAST_REPLAYED
-    assert 2 * made <= MOST_MADE  # a graph has a context of its own
+    assert 2 * made <= MOST_MADE  # a graph has its own context
 
 
 def test_without_any_frequent_shape_few_graphs_are_made_and_batches_are_near_the_best() -> None:

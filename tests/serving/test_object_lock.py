@@ -6,16 +6,8 @@ from typing import Any
 import pytest
 
 from condinst_deploy.errors import ConfigError, OutputError
-from condinst_deploy.serving.batch import object_lock
 from condinst_deploy.serving.batch.batch_driver import planned
-from condinst_deploy.serving.batch.object_lock import (
-    BEAT_SECONDS,
-    FILE,
-    POLL_SECONDS,
-    SETTLE_SECONDS,
-    STALE_SECONDS,
-    ObjectLock,
-)
+from condinst_deploy.serving.batch.object_lock import FILE, LOCK_TIMES, ObjectLock
 from condinst_deploy.serving.batch.storage import UrlFolder
 from tests.support.batch_runs import options_of
 from tests.support.storages import empty_memory
@@ -46,7 +38,7 @@ class Clock:
     def beats(self, lock: ObjectLock, count: int) -> None:
         """Plan heartbeats of a driver that lives."""
         for number in range(1, count + 1):
-            self.after(number * BEAT_SECONDS, lock.beat)
+            self.after(number * LOCK_TIMES.beat, lock.beat)
 
 
 class NoConditions(UrlFolder):
@@ -105,7 +97,7 @@ def test_a_second_driver_is_refused_while_the_first_one_lives(storage: type[UrlF
     began = clock.now
     with pytest.raises(ConfigError, match=r"another run \(process \d+@.*\) writes into memory://locked/out; wait for"):
         second.acquire(lines.append)
-    assert clock.now - began <= BEAT_SECONDS + POLL_SECONDS
+    assert clock.now - began <= LOCK_TIMES.beat + LOCK_TIMES.poll
     assert len(lines) == 1
     assert "has the lock of another run (process " in lines[0]
     first.beat()
@@ -117,7 +109,7 @@ def test_the_lock_of_a_dead_driver_is_taken_over_and_it_learns_of_it(clock: Cloc
     stopped.acquire(unwanted)
     began = clock.now
     second.acquire(lines.append)
-    assert clock.now - began >= STALE_SECONDS
+    assert clock.now - began >= LOCK_TIMES.stale
     assert len(lines) == 1
     stopped.check()  # it does not know yet
     stopped.beat()
@@ -139,7 +131,7 @@ def test_a_lock_that_is_released_while_it_is_watched_is_free(clock: Clock) -> No
     clock.after(3.5, first.release)
     began = clock.now
     second.acquire(lambda line: None)
-    assert clock.now - began < STALE_SECONDS
+    assert clock.now - began < LOCK_TIMES.stale
     second.beat()
     second.check()
 
@@ -154,7 +146,7 @@ def test_of_two_drivers_that_see_no_lock_one_gets_it(clock: Clock) -> None:
         outcome.append("second")
         clock.beats(second, 20)
 
-    clock.after(SETTLE_SECONDS / 2, also)
+    clock.after(LOCK_TIMES.settle / 2, also)
     with pytest.raises(ConfigError, match="another run"):
         first.acquire(lambda line: None)
     assert outcome == ["second"]
@@ -173,7 +165,7 @@ def test_of_two_drivers_that_take_over_one_gets_the_lock(clock: Clock) -> None:
         second.acquire(lambda line: None)
         clock.beats(second, 20)
 
-    clock.after(STALE_SECONDS + SETTLE_SECONDS / 2, also)
+    clock.after(LOCK_TIMES.stale + LOCK_TIMES.settle / 2, also)
     with pytest.raises(ConfigError, match="another run"):
         first.acquire(lambda line: None)
     second.beat()
@@ -225,23 +217,22 @@ def test_a_lock_that_is_no_lock_is_watched_like_one(clock: Clock) -> None:
     lock.check()
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("BEAT_SECONDS", "POLL_SECONDS"):
-        monkeypatch.setattr(object_lock, name, 0.01)
+QUICK = LOCK_TIMES._replace(beat=0.01, poll=0.01)
 
 
-@pytest.mark.usefixtures("quick")
 def test_two_drivers_cannot_write_into_one_folder_behind_a_url(ten_images: list[Any], small_model: Any) -> None:
     options = options_of(ten_images[0].parent, small_model, OUT, format="coco")
-    with planned(options), pytest.raises(ConfigError, match="another run"), planned(options):
+    with (
+        planned(options, lock_times=QUICK),
+        pytest.raises(ConfigError, match="another run"),
+        planned(options, lock_times=QUICK),
+    ):
         pass
     assert [name for name, _ in UrlFolder(OUT).files()] == ["run.json"]
-    with planned(options):  # it is free again
+    with planned(options, lock_times=QUICK):  # it is free again
         pass
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_driver_whose_lock_was_taken_gives_out_no_more_shards(ten_images: list[Any], small_model: Any) -> None:
     options = options_of(ten_images[0].parent, small_model, OUT, format="coco")
 
@@ -252,7 +243,7 @@ def test_a_driver_whose_lock_was_taken_gives_out_no_more_shards(ten_images: list
             return True
         return False
 
-    with planned(options) as plan:
+    with planned(options, lock_times=QUICK) as plan:
         shards = plan.pending()
         assert next(shards).index == 0
         while not is_lost():  # the heartbeat may write between two looks of this test

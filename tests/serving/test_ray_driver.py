@@ -1,4 +1,4 @@
-"""The command with Ray processes of its own: where they listen, what signals and kills leave, and S3."""
+"""The command with its own processes of Ray: where they listen, what signals and kills leave, and S3."""
 
 import fcntl
 import json

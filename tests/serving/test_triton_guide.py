@@ -58,7 +58,7 @@ def programs(folder: Path) -> None:
 
 @contextmanager
 def started(line: str, folder: Path, ports: list[int]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the guide's `tritonserver`, on loopback and with ports of its own."""
+    """Run the guide's `tritonserver`, on loopback and with its own ports."""
     name, *arguments = shlex.split(line)
     assert name == "tritonserver"
     command = [*server_command(folder, ports), *arguments]

@@ -79,11 +79,11 @@ def test_an_answer_that_is_wrong_is_one_line(name: str) -> None:
     with (
         fake_server(lambda *_: answer, MANIFEST) as server,
         Client(server.url, retries=0, timeout=5) as client,
-        pytest.raises(BackendError) as told,
+        pytest.raises(BackendError) as raised,
     ):
         client([IMAGE])
-    assert len(str(told.value)) < 1000
-    assert "\n" not in str(told.value)
+    assert len(str(raised.value)) < 1000
+    assert "\n" not in str(raised.value)
 
 
 def found_or_told(client: Client) -> InstanceDetections | str:
@@ -112,7 +112,7 @@ def test_an_answer_with_any_bytes_changed_is_detections_or_one_line() -> None:
     for found in detections:
         assert np.isfinite(found.boxes).all()
         assert np.asarray(found.masks).shape == (len(found), *found.masks.size)
-    assert not any("\n" in told for told in results if isinstance(told, str))
+    assert not any("\n" in raised for raised in results if isinstance(raised, str))
     assert 20 < len(detections) < 280
 
 

@@ -21,7 +21,7 @@ ANNOTATED = 7
 
 
 def made_up_detections(seed: int) -> InstanceDetections:
-    """100 ellipses of 0.1 % to 40 % of the image, in boxes of their own."""
+    """100 ellipses of 0.1 % to 40 % of the image, in their own boxes."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     centres = rng.uniform(0.1, 0.9, (EACH, 2)) * (HEIGHT, WIDTH)

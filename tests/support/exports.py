@@ -1,4 +1,4 @@
-"""Exported files for tests, made without the verification, which has tests of its own."""
+"""Exported files for tests, made without the verification, which has its own tests."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
 """The engine runtime on NVIDIA's real bindings, and a `libcuda.so.1` without a GPU (`fake_libcuda.c`) below them.
 
-`python -m tests.support.gpu_on_fake` runs every scenario and prints what it found as JSON. It is a process of its own,
+`python -m tests.support.gpu_on_fake` runs every scenario and prints what it found as JSON. It is a separate process,
 because the bindings look for the driver once.
 """
 

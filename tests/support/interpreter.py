@@ -1,4 +1,4 @@
-"""The kernels run on CPU tensors by Triton's interpreter, in a process of their own.
+"""The kernels run on CPU tensors by Triton's interpreter, in a separate process.
 
 Whether functions are interpreted or compiled is decided when Triton is imported, and the tests need both.
 """

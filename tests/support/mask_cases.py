@@ -71,7 +71,7 @@ def adversarial(height: int, width: int) -> dict[str, torch.Tensor]:
 
 
 def outputs_with(boxes: list[list[float]]) -> NetworkOutputs:
-    """Detections with these boxes, best first, and masks of their own, for an image of 64x96."""
+    """Detections with these boxes, best first, and their own masks, for an image of 64x96."""
     n = len(boxes)
     return NetworkOutputs(
         num_detections=np.array([n], dtype=np.int32),

@@ -4,8 +4,9 @@ import onnx
 import onnx.inliner
 import onnx_ir as ir
 
+from condinst_deploy.contract.precision import Precision
 from condinst_engines.build_recipe import BuildRecipe, RtxSettings
-from condinst_engines.precision_policy import Policy, Precision, Quantized
+from condinst_engines.precision_policy import Policy, Quantized
 from condinst_engines.quantization.insert import (
     Scales,
     activations,

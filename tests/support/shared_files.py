@@ -24,7 +24,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
         make: writes the files into an empty folder. If it fails, the next process tries again.
     """
     base = factory.getbasetemp()
-    # each process of xdist has a folder of its own in the folder of the run
+    # each process of xdist has its own folder in the folder of the run
     run = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     folder = run / "shared" / name
     folder.parent.mkdir(exist_ok=True)

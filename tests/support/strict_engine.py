@@ -51,7 +51,7 @@ class StrictEngine:
 
     def ran(self) -> None:
         if self.closed:
-            raise MisuseError("a run is told to an engine that was closed")
+            raise MisuseError("an engine that was closed is asked to run")
         self.runs_seen += 1
 
     def context(self) -> "StrictContext":

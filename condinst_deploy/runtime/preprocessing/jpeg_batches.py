@@ -24,13 +24,13 @@ MOST_IMAGES = 64
 """JPEGs of one call."""
 
 MOST_PIXELS = 1 << 26
-"""Of all images of one call, 200 MB on the GPU; a larger image has a call of its own."""
+"""Of all images of one call, 200 MB on the GPU; a larger image has its own call."""
 
 
 class DecodingStream(Protocol):
     """A stream for nothing but the memory of decoded images.
 
-    torchvision's decoder writes on a stream of its own, which does not wait for other streams (pytorch/vision#9606).
+    torchvision's decoder writes on its own stream, which does not wait for other streams (pytorch/vision#9606).
     So it must not get memory that other work still reads, also where it stops with an error in the middle of a list,
     and the memory must not be read before the decoder is finished.
     """

@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 
-from condinst_deploy.contract.artifacts import check_there
-from condinst_deploy.errors import ArtifactError, ConfigError, DataError, ImageError
+from condinst_deploy.contract.artifacts import check_model_file
+from condinst_deploy.errors import ConfigError, DataError, ImageError
 from condinst_deploy.serving.batch.batch_options import BatchOptions
 from condinst_deploy.serving.batch.inputs import BatchInput, open_input
+from condinst_deploy.serving.batch.object_lock import LOCK_TIMES, LockTimes
 from condinst_deploy.serving.batch.parquet_inputs import pyarrow
 from condinst_deploy.serving.batch.parts import finished_parts
 from condinst_deploy.serving.batch.reporting import Event, OnEvent
@@ -70,19 +71,20 @@ class Plan:
 
 
 @contextmanager
-def planned(options: BatchOptions, on_wait: OnWait = lambda line: None) -> Iterator[Plan]:
+def planned(
+    options: BatchOptions, on_wait: OnWait = lambda line: None, lock_times: LockTimes = LOCK_TIMES
+) -> Iterator[Plan]:
     """Look at the input and at what an earlier run left, and keep other drivers away from the output.
 
     Args:
         options: of the run.
         on_wait: called with a line before a wait for another driver that may be dead.
+        lock_times: of the lock of an output behind a URL.
 
     Raises:
         CondInstError: model, input or output cannot be used, or the output belongs to another run.
     """
-    check_there(options.model)
-    if not options.model.is_file():
-        raise ArtifactError(f"no model at {options.model}; expected a checkpoint, an .onnx file or an engine")
+    check_model_file(options.model)
     if options.format == "parquet":
         pyarrow()
     if absolute(options.out).rstrip("/") == absolute(options.input).rstrip("/"):
@@ -95,7 +97,7 @@ def planned(options: BatchOptions, on_wait: OnWait = lambda line: None) -> Itera
         raise ImageError(f"{public_url(options.input)} names no images")
     model_sha256 = sha256_of(options.model)
     manifest = run_manifest(options, model_sha256, source.kind, fingerprint)
-    with out.locked(on_wait), claimed(out, manifest) as run_sha256:
+    with out.locked(on_wait, lock_times), claimed(out, manifest) as run_sha256:
         job = Job(options, model_sha256, run_sha256)
         finished = finished_parts(out, options.format, shard_count(manifest.images, options.shard_size))
         yield Plan(job, manifest, source, out, finished)

@@ -11,6 +11,7 @@ from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.runtime.canvases import canvases_as_json
 from condinst_deploy.serving.batch.shards import check_shard_size
+from condinst_deploy.serving.protocol import LARGEST_COUNT
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.option_types import check_types
 
@@ -21,9 +22,6 @@ Format = Literal["parquet", "coco"]
 
 SHARD_SIZE = 512
 """Images of a shard; docs/scaling.md derives it."""
-
-LARGEST_COUNT = 1_000_000
-"""Of instances of an image, and of images of a batch."""
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ class ListInput(BatchInput):
             yield from self._lines()
         except CondInstError:
             raise
-        except Exception as e:  # each storage library has exceptions of its own
+        except Exception as e:  # each storage library raises its own exceptions
             raise DataError(f"{public_url(self._text)} cannot be read ({first_line(e)})") from e
 
     def _lines(self) -> Iterator[str]:
@@ -239,7 +239,7 @@ def _check_there(name: str) -> None:
         filesystem, path = filesystem_of(name)
         try:
             there = filesystem.isfile(path)
-        except Exception as e:  # each storage library has exceptions of its own
+        except Exception as e:  # each storage library raises its own exceptions
             raise ImageError(f"{public_url(name)} cannot be read ({first_line(e)})") from e
     else:
         there = Path(name).is_file()

@@ -7,9 +7,9 @@ If the lock changes, the other command is alive. No time is compared between mac
   two drivers. Elsewhere the driver waits, and reads which of the two the store kept. A store that ignores the condition
   is noticed at the first heartbeat.
 * A driver that finds a lock watches it. If it changes, its owner lives, and the run is refused. If it stays the same
-  for `STALE_SECONDS`, its owner is dead, and the lock is taken over.
+  for `LockTimes.stale` seconds, its owner is dead, and the lock is taken over.
 * Before it writes its lock again, the owner reads it. If another driver has taken it, the owner gives up. A driver that
-  was stopped for longer than `STALE_SECONDS` and goes on learns of it there.
+  was stopped for longer than that and goes on learns of it there.
 
 If writes are so slow that two drivers take the lock at the same time, one of them gives up at its next heartbeat: the
 one that wrote last never reads another owner. Until then both may do the same shards, and write the same parts.
@@ -22,28 +22,28 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.shown_text import shown
 
 FILE = ".lock"
 
-BEAT_SECONDS = 5.0
-"""Between two writes of the owner."""
 
-STALE_SECONDS = 30.0
-"""A lock that does not change for so long belongs to a dead driver."""
+class LockTimes(NamedTuple):
+    """Seconds between what a driver does; drivers of one folder need the same."""
 
-POLL_SECONDS = 1.0
-"""Between two reads of a driver that watches."""
+    beat: float = 5.0  # between two writes of the owner
+    stale: float = 30.0  # a lock that does not change for so long belongs to a dead driver
+    poll: float = 1.0  # between two reads of a driver that watches
+    settle: float = 2.0  # before a driver reads whose lock the store kept; longer than a write of some bytes takes
 
-SETTLE_SECONDS = 2.0
-"""Before a driver reads whose lock the store kept; longer than a write of some bytes takes."""
+
+LOCK_TIMES = LockTimes()
 
 
 class Storage(Protocol):
-    """As much of a storage as a lock needs."""
+    """The part of a storage that a lock needs."""
 
     name: str
 
@@ -61,15 +61,16 @@ class Storage(Protocol):
 
 
 class ObjectLock:
-    """A lock in a storage. `held` is the way to use it."""
+    """A lock in a storage; use it with `held`."""
 
     def __init__(
         self,
         storage: Storage,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        times: LockTimes = LOCK_TIMES,
     ) -> None:
-        self._storage, self._clock, self._sleep = storage, clock, sleep
+        self._storage, self._clock, self._sleep, self._times = storage, clock, sleep, times
         self._id = secrets.token_hex(16)
         self._beats, self._lost = 0, False
 
@@ -88,7 +89,7 @@ class ObjectLock:
         ended = threading.Event()
 
         def beat() -> None:
-            while not ended.wait(BEAT_SECONDS):
+            while not ended.wait(self._times.beat):
                 self.beat()
 
         thread = threading.Thread(target=beat, name="condinst-lock", daemon=True)
@@ -112,7 +113,7 @@ class ObjectLock:
             if found is None:
                 if self._created():
                     return
-                self._sleep(POLL_SECONDS)
+                self._sleep(self._times.poll)
             elif self._is_left(found, on_wait) and self._written_and_kept():
                 return
 
@@ -128,15 +129,15 @@ class ObjectLock:
                 self._write()
 
     def check(self) -> None:
-        """See that no other driver has taken the lock.
+        """Check that no other driver has taken the lock.
 
         Raises:
-            ConfigError: one has, because this process did not run for `STALE_SECONDS`.
+            ConfigError: one has, because this process did not run for `LockTimes.stale` seconds.
         """
         if self._lost:
             raise ConfigError(
                 f"another run has taken over {self._storage.name}, because this one was silent for"
-                f" {STALE_SECONDS:g} s; wait for it, or name another --out"
+                f" {self._times.stale:g} s; wait for it, or name another --out"
             )
 
     def release(self) -> None:
@@ -153,23 +154,23 @@ class ObjectLock:
     def _written_and_kept(self) -> bool:
         """Write the lock; returns False if another driver, which saw what this one saw, wrote later."""
         self._write()
-        self._sleep(SETTLE_SECONDS)
+        self._sleep(self._times.settle)
         return self._is_ours(self._storage.read(FILE))
 
     def _is_left(self, found: bytes, on_wait: Callable[[str], None]) -> bool:
-        """Watch the lock of another driver; returns False if it is gone.
+        """Watch the lock of another driver; returns True if its owner is dead, False if the lock is gone.
 
         Raises:
             ConfigError: its owner lives.
         """
         owner = shown(found.decode(errors="replace").partition(" ")[2].rpartition(" ")[0] or "unknown", 80)
         on_wait(
-            f"{self._storage.name} has the lock of another run (process {owner}); waiting up to {STALE_SECONDS:g} s to"
-            " see whether it lives"
+            f"{self._storage.name} has the lock of another run (process {owner}); waiting up to {self._times.stale:g} s"
+            " to see whether it lives"
         )
         since = self._clock()
-        while self._clock() - since < STALE_SECONDS:
-            self._sleep(POLL_SECONDS)
+        while self._clock() - since < self._times.stale:
+            self._sleep(self._times.poll)
             now = self._storage.read(FILE)
             if now is None:
                 return False

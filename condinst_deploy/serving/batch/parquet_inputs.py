@@ -58,7 +58,7 @@ def parquet_file(name: str) -> Iterator[Any]:
     except CondInstError:
         raise
     except Exception as e:
-        # damaged files raise errors of many kinds, and each storage library has exceptions of its own
+        # damaged files raise errors of many kinds, and each storage library raises its own exceptions
         raise DataError(f"{public_url(name)} cannot be read as Parquet ({first_line(e)})") from e
 
 

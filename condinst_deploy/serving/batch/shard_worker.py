@@ -157,7 +157,7 @@ class ShardWorker(AbstractContextManager["ShardWorker"]):
 
 
 def _check_machine(job: Job, out: OutputFolder) -> None:
-    """See that this machine has what the driver has: package, model and output folder."""
+    """Check that this machine has what the driver has: package, model and output folder."""
     host, model = socket.gethostname(), job.options.model
     if job.version != __version__:
         raise ConfigError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from condinst_deploy.errors import ConfigError, OutputError
-from condinst_deploy.serving.batch.object_lock import ObjectLock
+from condinst_deploy.serving.batch.object_lock import LOCK_TIMES, LockTimes, ObjectLock
 from condinst_deploy.shown_text import first_line
 from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.remote_files import filesystem_of, is_url, local_path, public_url
@@ -82,11 +82,12 @@ class OutputFolder(ABC):
         """
 
     @abstractmethod
-    def locked(self, on_wait: OnWait) -> AbstractContextManager[None]:
+    def locked(self, on_wait: OnWait, times: LockTimes = LOCK_TIMES) -> AbstractContextManager[None]:
         """Keep other drivers away.
 
         Args:
             on_wait: called with a line before a wait for a driver that may be dead.
+            times: of a lock behind a URL.
 
         Raises:
             ConfigError: another driver writes into the folder.
@@ -94,7 +95,7 @@ class OutputFolder(ABC):
         """
 
     def check_locked(self) -> None:  # noqa: B027  (locks of disks are not lost)
-        """See that no other driver has taken the lock.
+        """Check that no other driver has taken the lock.
 
         Raises:
             ConfigError: one has.
@@ -155,7 +156,7 @@ class LocalFolder(OutputFolder):
             raise self._unreadable(name, e) from e
 
     @contextmanager
-    def locked(self, on_wait: OnWait) -> Iterator[None]:
+    def locked(self, on_wait: OnWait, times: LockTimes = LOCK_TIMES) -> Iterator[None]:
         """Lock the folder, and remove temporary files of processes that were killed.
 
         A file in it is locked and not the folder itself, because NFS, which clusters share, cannot lock folders. On a
@@ -267,7 +268,7 @@ class UrlFolder(OutputFolder):
             return True
         except FileExistsError:
             return False
-        except Exception:  # not every store and library has this; others cannot be told apart from it
+        except Exception:  # not every store and library has this, and its error is not distinct
             return None
 
     def remove(self, name: str) -> None:
@@ -280,14 +281,14 @@ class UrlFolder(OutputFolder):
             self._filesystem.rm_file(f"{self._path}/{name}")
 
     @contextmanager
-    def locked(self, on_wait: OnWait) -> Iterator[None]:
+    def locked(self, on_wait: OnWait, times: LockTimes = LOCK_TIMES) -> Iterator[None]:
         """Keep other drivers away by a lock object; see `object_lock`."""
-        self._lock = ObjectLock(self)
+        self._lock = ObjectLock(self, times=times)
         with self._lock.held(on_wait):
             yield
 
     def check_locked(self) -> None:
-        """See that no other driver has taken the lock."""
+        """Check that no other driver has taken the lock."""
         if self._lock is not None:
             self._lock.check()
 
@@ -299,7 +300,7 @@ class UrlFolder(OutputFolder):
     def _storage_errors(self) -> Iterator[None]:
         try:
             yield
-        except Exception as e:  # each storage library has exceptions of its own
+        except Exception as e:  # each storage library raises its own exceptions
             raise OutputError(f"{self.name} cannot be used ({first_line(e)}); choose another place with --out") from e
 
 

@@ -54,7 +54,7 @@ def image_model_config(options: RepositoryOptions, manifest: ModelManifest) -> d
 def network_model_config(
     options: RepositoryOptions, manifest: ModelManifest, engine: EngineManifest | None
 ) -> dict[str, Any]:
-    """The network as a model of its own; requests of equal padded shape are merged."""
+    """The network as a separate model; requests of equal padded shape are merged."""
     slots = manifest.selection.max_detections
     images, sizes = INPUTS
     count, boxes, scores, labels, logits = OUTPUTS

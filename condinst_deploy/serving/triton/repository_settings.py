@@ -16,7 +16,7 @@ from condinst_deploy.support.json_text import json_text
 from condinst_deploy.support.option_types import check_types
 
 Layout = Literal["single", "ensemble"]
-"""single: one model with `Predictor` inside. ensemble: the network is a model of its own that the outer one asks."""
+"""single: one model with `Predictor` inside. ensemble: the network is a separate model that the outer one asks."""
 
 NetworkBackend = Literal["python", "onnxruntime", "tensorrt"]
 """Which backend of the server runs the network in the layout of two models."""

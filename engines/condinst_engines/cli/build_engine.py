@@ -14,9 +14,10 @@ from condinst_export.quantization.calibration_options import IMAGES
 
 if TYPE_CHECKING:
     from condinst_deploy.contract.engine_manifest import EngineManifest
+    from condinst_deploy.contract.precision import Precision
     from condinst_engines.build_engine_file import BuildReports
     from condinst_engines.builder_library import BuilderLibrary
-    from condinst_engines.precision_policy import Precision, Quantized
+    from condinst_engines.precision_policy import Quantized
 
 
 def build_engine(

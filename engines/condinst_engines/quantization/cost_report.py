@@ -26,7 +26,7 @@ from condinst_export.graph_session import graph_session
 from condinst_export.quantization.calibration_images import ImageSet
 from condinst_export.quantization.quantized_agreement import agreement_between, detections_of
 
-FIGURES = "quantization.json"
+METRICS = "quantization.json"
 
 LAYERS_SHOWN = 10
 LAYER_IMAGES = 2
@@ -89,7 +89,7 @@ def judged(
 
 
 def simulation_backend(proto: onnx.ModelProto, manifest: ModelManifest) -> OnnxRuntimeBackend:
-    """A graph on the CPU; what has FP8 is not optimised further than ONNX Runtime computes it right.
+    """A graph on the CPU; one with FP8 is optimised only as far as ONNX Runtime computes it correctly.
 
     Raises:
         EngineError: ONNX Runtime cannot run it.
@@ -173,7 +173,7 @@ def write_report(
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_json(
-        folder / FIGURES,
+        folder / METRICS,
         {
             "agreement": asdict(found.agreement),
             "by_size": by_size(found),

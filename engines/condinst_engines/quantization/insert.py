@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from condinst_engines.precision_policy import Policy, Precision, Quantized
+from condinst_deploy.contract.precision import Precision
+from condinst_engines.precision_policy import Policy, Quantized
 from condinst_export.quantization.nodes import dequantized_twin, insert_pair, registered
 from condinst_export.quantization.thresholds import LARGEST_FP8, Range, symmetric_scale
 

@@ -48,7 +48,7 @@ def asked_convolutions(graph: onnx.ModelProto) -> dict[str, str]:
 
 
 def convolutions_of_plan(plan: bytes) -> FoundConvolutions:
-    """Convolutions of an RTX plan. One program serves all of its GPUs; parts of a graph have programs of their own.
+    """Convolutions of an RTX plan. One program serves all of its GPUs; parts of a graph have their own programs.
 
     Raises:
         EngineError: the plan has no program that can be read.

@@ -139,7 +139,7 @@ class RangeCheck:
         return decision.policy
 
     def _pass(self, policy: Policy, *, rounding: bool) -> Pass:
-        """Run the images; with rounding, no further than to the first that overflows."""
+        """Run the images; with rounding, stop at the first that overflows."""
         graph = onnx.inliner.inline_local_functions(converted(self.proto, self.setting.precision, policy))
         measurement, digest, total = Measurement(graph, rounding=rounding), InputsHash(), len(self.images)
         over: list[str] = []

@@ -1,6 +1,6 @@
 """Decisions about half tensors that come close to the largest number of their type.
 
-First an exact scale before a norm (`norm_scale.py`). Else bfloat16, or float32 where that is not to be had, for the
+First an exact scale before a norm (`norm_scale.py`). Else bfloat16, or float32 where there is no bfloat16, for the
 nodes that make and read the tensor. Else a refusal that names the node.
 """
 
@@ -15,9 +15,10 @@ import onnx
 import onnx_ir as ir
 
 from condinst_deploy.contract.engine_ranges import HandledNode
+from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import EngineError
 from condinst_engines.norm_scale import ScaledGroup, scalable_groups
-from condinst_engines.precision_policy import LARGEST_SHIFT, WORDS_SHOWN, Policy, Precision
+from condinst_engines.precision_policy import LARGEST_SHIFT, WORDS_SHOWN, Policy
 from condinst_engines.ranges.magnitudes import HalfTensor, Magnitudes
 
 MARGIN = 4.0

@@ -15,8 +15,8 @@ import onnx_ir as ir
 
 from condinst_deploy.contract import INPUTS, NetworkInputs
 from condinst_deploy.errors import EngineError
-from condinst_engines.node_types import value_types
-from condinst_engines.rounding import EXACT, HALVES, rounded, widened
+from condinst_engines.node_types import HALVES, value_types
+from condinst_engines.rounding import EXACT, rounded, widened
 from condinst_export.graph_session import graph_session
 
 PASSING = frozenset(
@@ -49,7 +49,7 @@ class Magnitudes:
 
 
 def policy_name(node: ir.Node | None) -> str:
-    """The name that the policy knows a node of the inlined graph by."""
+    """The name that a node of the inlined graph has in the policy."""
     return INLINED.sub("", (node.name or "") if node is not None else "")
 
 

@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from condinst_deploy.contract import MANIFEST_KEY, ModelManifest
+from condinst_deploy.contract.onnx_names import PREDICTORS
 from condinst_deploy.contract.quantization import HeldOutAgreement, Quantization
 from condinst_deploy.errors import ConfigError, VerificationError
 from condinst_export.quantization import u8s8
@@ -44,7 +45,7 @@ def int8_from_float32(
         VerificationError: the detections differ by more than `INT8_TOLERANCE`.
     """
     images = CalibrationImages(calibration.folder, manifest, calibration.images)
-    kept = (*u8s8.KEPT_FLOAT, *keep_float)
+    kept = (*PREDICTORS, *keep_float)
     model = ir.from_proto(proto)
     _check_patterns(model, keep_float)
     chosen = u8s8.convolutions(model, kept)

@@ -16,11 +16,9 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+from condinst_deploy.contract.onnx_names import PREDICTORS
 from condinst_export.quantization.nodes import dequantized_twin, insert_pair, registered
 from condinst_export.quantization.thresholds import Range, affine
-
-KEPT_FLOAT = ("head.cls_logits/*", "head.box_pred/*", "head.centerness/*", "mask_branch.features/*")
-"""Convolutions that stay in float32: their outputs are scores, distances and mask features, a percent of the work."""
 
 MOST_BIAS = 2.0**30
 """Largest code of a bias: int32 also holds the sum of products that it is added to."""
@@ -29,7 +27,7 @@ LEAST_STEP = 2.0**-100
 """Of an integer convolution's sums, where weights and input are zeros: a normal number, so that it divides."""
 
 
-def convolutions(model: ir.Model, kept: Sequence[str] = KEPT_FLOAT) -> list[ir.Node]:
+def convolutions(model: ir.Model, kept: Sequence[str] = PREDICTORS) -> list[ir.Node]:
     """The convolutions that are quantised, in the graph's order."""
     found = (node for node in model.graph if node.op_type == "Conv" and _has_weights(node))
     return [node for node in found if not any(fnmatchcase(node.name or "", pattern) for pattern in kept)]
@@ -46,14 +44,14 @@ def end_of(node: ir.Node) -> ir.Value:
     return users[0].outputs[0] if len(users) == 1 and users[0].op_type == "Relu" else output
 
 
-def activations(model: ir.Model, kept: Sequence[str] = KEPT_FLOAT) -> list[str]:
+def activations(model: ir.Model, kept: Sequence[str] = PREDICTORS) -> list[str]:
     """Names of the tensors that need a range, in the graph's order."""
     nodes = convolutions(model, kept)
     values = [value for node in nodes for value in (node.inputs[0], end_of(node)) if value is not None]
     return list(dict.fromkeys(value.name or "" for value in values))
 
 
-def quantized(proto: onnx.ModelProto, ranges: Mapping[str, Range], kept: Sequence[str] = KEPT_FLOAT) -> onnx.ModelProto:
+def quantized(proto: onnx.ModelProto, ranges: Mapping[str, Range], kept: Sequence[str] = PREDICTORS) -> onnx.ModelProto:
     """Write Q/DQ into a float32 graph.
 
     Args:

@@ -97,7 +97,7 @@ def test_a_gpu_or_an_image_that_the_kernels_do_not_cover_has_its_masks_made_on_t
 
 
 def test_several_finishers_find_runs_while_the_network_writes_the_next_batch() -> None:
-    """Two batches are on the network's stream at any time; each finisher has a stream of its own."""
+    """Two batches are on the network's stream at any time; each finisher has its own stream."""
     cases = [random_batch(seed, images=2, slots=2) for seed in range(8)]
     with a_gpu() as gpu:
         with gpu.current(), Stream(gpu) as network, ThreadPoolExecutor(3) as finishers:
