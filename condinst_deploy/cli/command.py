@@ -16,7 +16,7 @@ from condinst_deploy.errors import CondInstError, ConfigError
 from condinst_deploy.shown_text import LONGEST, shown
 from condinst_deploy.support.json_text import json_text
 from condinst_deploy.support.launch import FAILED as FAILED
-from condinst_deploy.support.launch import drop_unwritable_output, leave, reason_of, run, say
+from condinst_deploy.support.launch import drop_unwritable_output, is_stopped_import, leave, reason_of, run, say
 from condinst_deploy.support.signals import exit_status
 from condinst_deploy.support.versions import __version__
 
@@ -200,12 +200,12 @@ def command_app(function: Callable[P, None]) -> Command:
             raise typer.Exit(FAILED)
         try:
             function(*args, **kwargs)
-        except CondInstError as e:
+        except (CondInstError, KeyboardInterrupt) as e:
+            if isinstance(e, KeyboardInterrupt) or is_stopped_import(e):
+                say("interrupted; nothing was left half-written")
+                raise typer.Exit(exit_status(e)) from e
             _show_error(f"{e}")
             raise typer.Exit(USAGE if isinstance(e, ConfigError) else FAILED) from e
-        except KeyboardInterrupt as e:
-            say("interrupted; nothing was left half-written")
-            raise typer.Exit(exit_status(e)) from e
         except BrokenPipeError:  # the reader of standard output has closed it
             leave(FAILED)
         except (OSError, MemoryError) as e:

@@ -13,6 +13,7 @@ from typing import Any
 from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.evaluation.coco_metrics import Entry
 from condinst_deploy.support.digests import sha256_of_text
+from condinst_deploy.support.held_folders import check_held
 from condinst_deploy.support.json_text import json_text
 
 SYNC_SECONDS = 1.0
@@ -83,11 +84,12 @@ class Journal(AbstractContextManager["Journal"]):
         """Append the next image's results.
 
         Raises:
-            OutputError: the disk is full.
+            OutputError: the disk is full, or the folder is gone.
         """
         content = {"image_id": image_id, "file": self._images[self.finished][1], "results": entries}
         line = json_text(content, f"the results of image {image_id}") + "\n"
         try:
+            check_held(self.path)
             self._stream.write(line.encode())
             self._stream.flush()
             if time.monotonic() - self._synced > SYNC_SECONDS:

@@ -12,12 +12,13 @@ from glob import escape
 from pathlib import Path
 
 from condinst_deploy.errors import ConfigError, OutputError
+from condinst_deploy.support.held_folders import check_held
 
 TEMPORARY_NAME = re.compile(r"\..{1,200}\.[0-9a-f]{16}\.partial", re.DOTALL)
 """Names of temporary files and folders. Each is locked as long as its process lives."""
 
-_open: set[Path] = set()
-"""Temporary files of this process, for `remove_own`."""
+_open: dict[Path, int] = {}
+"""Temporary files of this process and their open descriptors, for `remove_own`."""
 
 _tidied: set[str] = set()
 """Folders in which this process has looked for leftovers."""
@@ -32,10 +33,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     call for a folder removes what killed runs left there.
 
     Raises:
-        OutputError: the folder cannot be made or the file cannot be written.
+        OutputError: the folder cannot be made or the file cannot be written, or a folder that this run holds is gone
+            (`held_folders`).
     """
     temporary, descriptor = None, -1
     try:
+        check_held(path)
         _check_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         _tidy_once(path.parent)
@@ -44,9 +47,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         except OSError as e:
             raise _unwritable(path, e) from e
         yield temporary
+        check_held(path)
         if not _is_same(temporary, descriptor):
             raise OutputError(
-                f"{temporary} was replaced by another program while it was written; {path} stays as it is"
+                f"{temporary} was removed or replaced by another program while it was written; {path} stays as it is"
             )
         os.fsync(descriptor)
         temporary.replace(path)
@@ -57,10 +61,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise _unwritable(path, e) from e
     finally:
         if temporary is not None:
-            with suppress(OSError):
-                temporary.unlink()
-            _open.discard(temporary)
-            os.close(descriptor)
+            _remove(temporary, descriptor)
 
 
 @contextmanager
@@ -90,10 +91,7 @@ def only_writer(path: Path) -> Iterator[None]:
                 raise ConfigError(f"another run is writing {path}; wait for it, or name another file with --out")
         yield
     finally:
-        with suppress(OSError):
-            own.unlink()
-        _open.discard(own)
-        os.close(descriptor)
+        _remove(own, descriptor)
         with suppress(OSError):  # the first one that is not empty ends it
             for folder in made:
                 folder.rmdir()
@@ -126,9 +124,7 @@ def check_writable(path: Path) -> None:
         temporary, descriptor = _created(folder / path.name)
     except (OSError, ValueError) as e:
         raise _unwritable(path, e) from e
-    temporary.unlink()
-    _open.discard(temporary)
-    os.close(descriptor)
+    _remove(temporary, descriptor)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -142,9 +138,9 @@ def remove_leftovers(folder: Path) -> None:
 
 def remove_own() -> None:
     """Remove the temporary files of this process, which is about to end without leaving its blocks."""
-    for path in tuple(_open):
+    for path, descriptor in tuple(_open.items()):
         with suppress(OSError):
-            path.unlink()
+            _present(path, descriptor).unlink()
 
 
 def _check_replaceable(path: Path) -> None:
@@ -169,14 +165,32 @@ def _created(path: Path) -> tuple[Path, int]:
         # only the start of the name: one of full length leaves no room for more
         temporary = path.parent / f".{name_start(path.name)}.{secrets.token_hex(8)}.partial"
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        _open.add(temporary)
+        _open[temporary] = descriptor
         with suppress(OSError):  # a file system without locks, on which leftovers stay
             fcntl.flock(descriptor, fcntl.LOCK_EX)  # another run may hold it for a moment, see _remove_stale
         if _is_same(temporary, descriptor):
             return temporary, descriptor
         # another run took it for a leftover in the moment before it was locked
-        _open.discard(temporary)
+        del _open[temporary]
         os.close(descriptor)
+
+
+def _remove(temporary: Path, descriptor: int) -> None:
+    """Remove a temporary file, unless it has got its final name, and close it."""
+    with suppress(OSError):
+        _present(temporary, descriptor).unlink()
+    _open.pop(temporary, None)
+    os.close(descriptor)
+
+
+def _present(temporary: Path, descriptor: int) -> Path:
+    """Return where a temporary file is now: its folder may have been renamed."""
+    if not os.path.lexists(temporary):
+        with suppress(OSError):
+            moved = Path(f"/proc/self/fd/{descriptor}").readlink()
+            if moved.name == temporary.name and _is_same(moved, descriptor):
+                return moved
+    return temporary
 
 
 def name_start(name: str) -> str:

@@ -4,10 +4,11 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from condinst_deploy.errors import ConfigError, OutputError
+from condinst_deploy.support.held_folders import held_folder
 
 
 @contextmanager
@@ -15,19 +16,20 @@ def locked_folder(folder: Path) -> Iterator[None]:
     """Make the folder and keep other runs out of it until the block ends, however it ends.
 
     The folder itself is locked: nothing is left in it, and the system unlocks it when the process dies. On a file
-    system without locks the block runs unprotected.
+    system without locks the block runs unprotected. A file that is written into the folder after it was removed or
+    replaced is an error; see `held_folders`.
 
     Raises:
         ConfigError: another run is at work in it.
         OutputError: it cannot be made or opened.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except (OSError, ValueError) as e:
-        reason = getattr(e, "strerror", None) or e
-        raise OutputError(f"the folder {folder} cannot be written ({reason}); choose another place") from e
-    try:
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = stack.enter_context(held_folder(folder))
+        except (OSError, ValueError) as e:
+            reason = getattr(e, "strerror", None) or e
+            raise OutputError(f"the folder {folder} cannot be written ({reason}); choose another place") from e
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as e:
@@ -38,5 +40,3 @@ def locked_folder(folder: Path) -> Iterator[None]:
         if not os.access(folder, os.W_OK | os.X_OK):
             raise OutputError(f"the folder {folder} cannot be written (Permission denied); choose another place")
         yield
-    finally:
-        os.close(descriptor)

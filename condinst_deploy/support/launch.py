@@ -56,16 +56,13 @@ def run(main: Callable[[], object]) -> NoReturn:
         status = FAILED
         say(reason_of(e))
         drop_unwritable_output()
-    except ModuleNotFoundError as e:
-        line = missing_library(e)
-        if line is None:
+    except Exception as e:
+        missing = missing_library(e) if isinstance(e, ModuleNotFoundError) else None
+        if received() is None and missing is None:  # a defect: its traceback is what we need
             raise
         status = FAILED
-        say(f"error: {line}")
-    except Exception:
-        if received() is None:  # a defect: its traceback is what we need
-            raise
-        status = FAILED
+        # after a signal it is an error that a library made of the signal
+        say(f"error: {missing}" if received() is None else reason_of(KeyboardInterrupt()))
     if received() is not None and status:
         status = exit_status()
     leave(status)
@@ -132,6 +129,15 @@ def _thread_failed(failure: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failure)
 
 
+def is_stopped_import(error: BaseException | None) -> bool:
+    """Return whether a library is missing only because a signal came: extension modules make an ImportError of it."""
+    while received() is not None and error is not None:
+        if isinstance(error, ImportError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def reason_of(error: BaseException) -> str:
     """One line on an error that comes from the system and not from this toolkit."""
     if isinstance(error, KeyboardInterrupt):
@@ -162,7 +168,8 @@ def leave(status: int) -> NoReturn:
         _close_stdout()
     stop_listening()
     others = [thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
-    if others and status:  # a network that does not stop would keep the process
+    # a network that does not stop would keep the process, and a further signal in Python's own end change the status
+    if status and (others or received() is not None):
         with suppress(OSError, ValueError):
             sys.stderr.flush()
         os._exit(status)

@@ -4,7 +4,7 @@ The images of an iteration are decided first and then divided among the processe
 sees the same images.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -66,8 +66,13 @@ def parts_of(keys: Iterable[list[Key]], recipe: Recipe, ranks: Ranks) -> Iterato
             yield part
 
 
-def batches(data: CocoDataset, recipe: Recipe, first: int, ranks: Ranks = ALONE) -> Iterator[TrainingBatch]:
+def batches(
+    data: CocoDataset, recipe: Recipe, first: int, ranks: Ranks = ALONE
+) -> Generator[TrainingBatch, None, None]:
     """This process's batches from iteration `first` on; `execution.accumulate` of them are one iteration's.
+
+    Close the generator when no more batches are wanted. Its processes ignore signals: if they still run when Python
+    exits, Python waits for them forever.
 
     Raises:
         ConfigError: the batch cannot be divided evenly.

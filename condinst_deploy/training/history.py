@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from condinst_deploy.data.annotation_checks import is_finite
 from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.support.atomic_write import atomic_path
+from condinst_deploy.support.held_folders import check_held
 from condinst_deploy.support.json_text import json_text
 
 HISTORY_FILE = "history.jsonl"
@@ -84,6 +85,7 @@ class History(AbstractContextManager["History"]):
         """
         self.records.append(record)
         with self._writing():
+            check_held(self._path)
             self._stream.write(_line(record))
             self._stream.flush()
             for name, value in record.items():

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -133,7 +133,8 @@ def train(run: TrainingRun, sets: Sets, folder: Path, reports: Reports) -> Recor
             several = run.ranks.size > 1
             interruption = stack.enter_context(whole_steps()) if several else Interruption()
             history = stack.enter_context(History(folder, run.iteration, run.recipe.tensorboard, run.ranks.first))
-            return _Training(run, sets, folder, reports, store, history, interruption).to_the_end()
+            loader = stack.enter_context(closing(batches(sets.train, run.recipe, run.iteration, run.ranks)))
+            return _Training(run, sets, folder, reports, store, history, interruption, loader).to_the_end()
     except (KeyboardInterrupt, DataError, OutputError) as e:  # an image of thousands can be damaged, a disk full
         if isinstance(e, KeyboardInterrupt):
             run.average_statistics()
@@ -166,16 +167,16 @@ class _Training:
     store: CheckpointStore
     history: History
     interruption: Interruption
+    loader: Iterator[TrainingBatch]
 
     def to_the_end(self) -> Record:
         run = self.run
         self._first(lambda: write_recipe(run.recipe, self.folder / RECIPE))
         started = time.perf_counter()
-        loader = batches(self.sets.train, run.recipe, run.iteration, run.ranks)
         if _is_evaluated(run) and self._last_evaluation() is None:  # the run stopped in it
             self._evaluate()
         while run.iteration < run.recipe.schedule.iterations and not self._has_enough():
-            parts = self._parts(loader)
+            parts = self._parts()
             with whole_steps():  # half a step would not be a checkpoint to go on from
                 losses = run.step(*parts)
             self._after_step(losses, started)
@@ -186,7 +187,7 @@ class _Training:
         self._first(lambda: draw_predictions(run, self.sets, self.folder / SHEET))
         return last
 
-    def _parts(self, loader: Iterator[TrainingBatch]) -> list[TrainingBatch]:
+    def _parts(self) -> list[TrainingBatch]:
         """The next step's batches, where all processes have theirs and none wants to stop.
 
         Raises:
@@ -196,7 +197,7 @@ class _Training:
         parts: list[TrainingBatch] = []
         problem = None
         try:
-            parts = list(islice(loader, self.run.recipe.execution.accumulate))
+            parts = list(islice(self.loader, self.run.recipe.execution.accumulate))
         except DataError as e:
             problem = e
         failed, stop = self.run.ranks.any((int(problem is not None), int(self.interruption.wanted)))

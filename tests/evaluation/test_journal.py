@@ -8,6 +8,7 @@ import pytest
 
 from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.evaluation.journal import Image, Journal
+from condinst_deploy.support.folder_lock import locked_folder
 
 IDS = [5, 3, 9, 2, 7]
 IMAGES = [(image_id, f"state {image_id}") for image_id in IDS]
@@ -138,3 +139,12 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="choose another place with --out"):
         journal(tmp_path / "file")
+
+
+def test_a_folder_that_is_gone_is_an_error_at_the_next_image(tmp_path: Path) -> None:
+    with locked_folder(tmp_path / "run"), journal(tmp_path / "run" / "journals") as opened:
+        opened.add(IDS[0], [])
+        (tmp_path / "run").rename(tmp_path / "moved")
+        with pytest.raises(OutputError, match="run was removed, renamed or replaced"):
+            opened.add(IDS[1], [])
+    assert not (tmp_path / "run").exists()

@@ -171,6 +171,22 @@ def test_two_drivers_cannot_write_into_one_folder(ten_images: list[Path], small_
         pass
 
 
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_folder_that_is_removed_in_mid_run_is_an_error(
+    after: int, ten_images: list[Path], small_model: Path, tmp_path: Path
+) -> None:
+    options = options_of(ten_images[0].parent, small_model, tmp_path / "run", format="coco")
+
+    def on_event(event: Event) -> None:
+        if event.kind == "done" and event.shard == after:  # the last one, too: its part is lost
+            (tmp_path / "run").rename(tmp_path / "moved")
+
+    with pytest.raises(OutputError, match="run was removed, renamed or replaced"), planned(options) as plan:
+        run_here(plan, on_event)
+    assert len(parts(tmp_path / "moved")) == after + 1
+    assert [path.name for path in tmp_path.iterdir()] == ["moved"]
+
+
 def test_a_full_disk_is_one_line_and_leaves_no_part(
     ten_images: list[Path], small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -157,7 +157,7 @@ def test_names_of_temporary_files_cannot_be_guessed(tmp_path: Path) -> None:
 def test_a_link_in_the_place_of_the_temporary_file_is_noticed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
-    with pytest.raises(OutputError, match="was replaced by another program"):
+    with pytest.raises(OutputError, match="was removed or replaced by another program"):
         write_behind_a_link(tmp_path / "x", victim)
     assert victim.read_text() == "precious"
     assert not (tmp_path / "x").exists()
@@ -249,7 +249,7 @@ def test_the_next_run_removes_what_a_killed_one_left_and_nothing_else(tmp_path: 
 
 
 def test_a_process_that_ends_at_once_removes_its_own(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="was replaced"):
+    with pytest.raises(OutputError, match="was removed or replaced"):
         write_and_end_at_once(tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
 

@@ -99,6 +99,20 @@ BODIES = {
         "            while words: print(words.pop(), flush=True)\n            time.sleep(100)\n"
         "        except KeyboardInterrupt: pass"
     ),
+    "makes an import fail": (
+        # which extension modules do when Python code that they call is interrupted
+        "import time\ndef main():\n    print('ready', flush=True)\n    try: time.sleep(100)\n"
+        "    except KeyboardInterrupt as e: raise ImportError('initialization failed') from e"
+    ),
+    "makes a library missing": (
+        "import time\nfrom condinst_deploy.cli.command import command_app\n"
+        "from condinst_deploy.errors import BackendError\ndef f() -> None:\n    print('ready', flush=True)\n"
+        "    try: time.sleep(100)\n    except KeyboardInterrupt as e: error = ImportError('failed', name='onnx')\n"
+        "    raise BackendError('the library is not installed') from error\nmain = command_app(f)"
+    ),
+    "ends slowly": (
+        "import atexit, time\natexit.register(time.sleep, 100)\ndef main(): print('ready', flush=True); time.sleep(100)"
+    ),
     "imports": "print('ready', flush=True)\nimport time\ntime.sleep(100)",
     "forks": (
         "import os, time\ndef main():\n    there, here = os.pipe()\n    child = os.fork()\n"
@@ -129,14 +143,24 @@ def started(body: str, folder: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
-    "body", ["sleeps", "has a step", "is inside a library", "imports", "lets a library hear SIGTERM"]
+    "body",
+    [
+        "sleeps",
+        "has a step",
+        "is inside a library",
+        "imports",
+        "lets a library hear SIGTERM",
+        "makes an import fail",
+        "makes a library missing",
+        "ends slowly",
+    ],
 )
 def test_a_signal_is_one_line_and_its_status(body: str, number: signal.Signals, tmp_path: Path) -> None:
     process = started(body, tmp_path)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert err == "interrupted\n"
+    assert err == ("interrupted; nothing was left half-written\n" if "library missing" in body else "interrupted\n")
     assert out == ("whole\n" if body == "has a step" else "")
 
 
@@ -149,6 +173,16 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert err.strip() == "ended at once; what was not finished is lost"
+
+
+def test_a_second_signal_does_not_change_the_status(tmp_path: Path) -> None:
+    process = started("ends slowly", tmp_path)
+    assert process.stderr is not None
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr.readline() == "interrupted\n"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
 
 
 def test_signals_of_a_whole_group_count_once(tmp_path: Path) -> None:

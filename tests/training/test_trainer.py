@@ -1,6 +1,8 @@
 """The training loop: it learns, it repeats bit for bit, and an interruption costs nothing."""
 
 import json
+import multiprocessing
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +13,10 @@ import pytest
 import torch
 
 from condinst_deploy.data.shapes_dataset import generate_shapes
-from condinst_deploy.errors import CheckpointError, ConfigError, DataError
+from condinst_deploy.errors import CheckpointError, ConfigError, DataError, OutputError
 from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.model.losses import Losses
+from condinst_deploy.support.folder_lock import locked_folder
 from condinst_deploy.training import trainer
 from condinst_deploy.training.batches import batches
 from condinst_deploy.training.history import Record
@@ -113,6 +116,21 @@ def test_a_damaged_image_is_one_line_and_leaves_a_checkpoint(workers: int, tmp_p
         train(run, sets, tmp_path / "run", quiet())
     assert run.iteration == first
     assert resumed_run(recipe, tmp_path / "run" / "last.pth", CPU).iteration == first
+
+
+def test_an_error_ends_the_processes_that_prepare_images(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
+    recipe = replace(recipe, data=replace(recipe.data, workers=1))
+
+    def gone(iteration: int, _losses: Losses) -> None:
+        assert multiprocessing.active_children()
+        shutil.rmtree(tmp_path / "run")
+
+    with locked_folder(tmp_path / "run"), pytest.raises(OutputError, match="run was removed") as held:
+        train(run_of(recipe, sets), sets, tmp_path / "run", quiet(gone))
+    # they ignore signals, so Python would wait for them at its end as long as something holds the error
+    assert held.value is not None
+    assert multiprocessing.active_children() == []
+    assert not (tmp_path / "run").exists()
 
 
 def test_evaluations_are_made_when_the_recipe_says_so(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:

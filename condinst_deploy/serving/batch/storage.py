@@ -12,6 +12,7 @@ from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.serving.batch.object_lock import LOCK_TIMES, LockTimes, ObjectLock
 from condinst_deploy.shown_text import first_line
 from condinst_deploy.support.atomic_write import atomic_path
+from condinst_deploy.support.held_folders import check_held, held_folder
 from condinst_deploy.support.remote_files import filesystem_of, is_url, local_path, public_url
 
 PART_PREFIX = "part-"
@@ -94,11 +95,13 @@ class OutputFolder(ABC):
             OutputError: the folder cannot be used.
         """
 
-    def check_locked(self) -> None:  # noqa: B027  (locks of disks are not lost)
-        """Check that no other driver has taken the lock.
+    @abstractmethod
+    def check_locked(self) -> None:
+        """Check that no other driver has taken the lock, and that the folder is still there.
 
         Raises:
-            ConfigError: one has.
+            ConfigError: another driver has the lock.
+            OutputError: the folder was removed or replaced.
         """
 
     def withdraw(self, name: str) -> None:  # noqa: B027  (most storages do nothing)
@@ -164,7 +167,7 @@ class LocalFolder(OutputFolder):
 
         Raises:
             ConfigError: another driver writes into the folder.
-            OutputError: the folder cannot be made or written.
+            OutputError: the folder cannot be made or written, or was removed or replaced during the block.
         """
         import fcntl
 
@@ -189,9 +192,15 @@ class LocalFolder(OutputFolder):
             for leftover in self.path.glob(f".{PART_PREFIX}*.partial"):
                 leftover.unlink(missing_ok=True)
             try:
-                yield
+                with held_folder(self.path):
+                    yield
+                    check_held(self.path)  # otherwise parts that were written before are lost without an error
             finally:
                 self._exclusive = False
+
+    def check_locked(self) -> None:
+        """See that the folder was not removed or replaced; locks of disks are not lost."""
+        check_held(self.path)
 
     def withdraw(self, name: str) -> None:
         """Remove a file that this process wrote, if the folder is locked."""
