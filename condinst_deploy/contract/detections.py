@@ -142,5 +142,5 @@ class InstanceDetections:
                 " that was predicted on"
             )
         drawn = self[self.scores > score_threshold]
-        captions = [f"{name} {score:.2f}" for name, score in zip(drawn.names, drawn.scores, strict=True)]
+        captions = [f"{name} {score:.2f}".lstrip() for name, score in zip(drawn.names, drawn.scores, strict=True)]
         return overlay(pixels, drawn.boxes, captions, drawn.masks, drawn.labels.tolist(), longest_side)

@@ -14,6 +14,13 @@ LONGEST_CAPTION = 80
 """Most characters of a caption; the middle of a longer one is left out."""
 
 ELLIPSIS = "\u2026"
+
+LEAST_KEPT = 4
+"""Fewest characters of a shortened caption that still say something."""
+
+MOST_COVERED = 1 / 3
+"""Share of the image that labels may cover if there are several: more of them would hide what they name."""
+
 MARGIN = 2  # pixels between a text and the border of its label
 
 
@@ -48,7 +55,7 @@ def draw_labels(image: Image.Image, labels: Sequence[Label], text_size: int) -> 
     """Write captions on an image, the first ones at the places that they like best.
 
     A label lies above its box, inside it or below it, else at the nearest free place, with a line to the box. A label
-    for which nothing is free is left out.
+    for which nothing is free, or with which several labels would cover more than a third of the image, is left out.
 
     Returns:
         Where each label lies; None if it is left out.
@@ -58,14 +65,17 @@ def draw_labels(image: Image.Image, labels: Sequence[Label], text_size: int) -> 
     height = text_size + text_size // 4 + 2 * MARGIN
     # a long name covers a third of the image at most, unless that is too little for any name
     widest = min(image.width - 2 * MARGIN, max(image.width // 3, 12 * text_size))
+    free = MOST_COVERED * image.width * image.height  # pixels
     places: list[Rectangle | None] = []
     texts: list[str] = []
     for label in labels:
         text = fitted(label.text, widest, text_size)
         size = (round(text_width(text, text_size)) + 2 * MARGIN, height)
-        place = _place(label.box, size, occupied, image.size) if text else None
+        fits = text and (not occupied or size[0] * size[1] <= free)
+        place = _place(label.box, size, occupied, image.size) if fits else None
         if place is not None:
             occupied.append(place)
+            free -= place.width * place.height
         places.append(place)
         texts.append(text)
     for label, place in zip(labels, places, strict=True):
@@ -85,7 +95,7 @@ def text_width(text: str, text_size: int) -> float:
 def fitted(text: str, width: int, text_size: int) -> str:
     """Return the text, or as much of its beginning and end as fits into `width` pixels around an ellipsis.
 
-    The end is kept because it is the score. Empty where not even the ellipsis fits.
+    The end is kept because it is the score. Empty where fewer than `LEAST_KEPT` characters fit.
     """
     if len(text) <= LONGEST_CAPTION and text_width(text, text_size) <= width:
         return text
@@ -96,13 +106,12 @@ def fitted(text: str, width: int, text_size: int) -> str:
             low = middle
         else:
             high = middle - 1
-    short = _shortened(text, low)
-    return short if text_width(short, text_size) <= width else ""
+    return _shortened(text, low) if low >= LEAST_KEPT else ""
 
 
 def _shortened(text: str, kept: int) -> str:
-    """The text with `kept` characters and an ellipsis; up to six of them are its end."""
-    end = min(6, kept // 2)
+    """The text with `kept` characters and an ellipsis; up to five of them are its end, which is the score."""
+    end = min(5, kept // 2)
     return text[: kept - end] + ELLIPSIS + text[len(text) - end :]
 
 

@@ -17,7 +17,7 @@ from condinst_deploy.masks import Masks
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The only fonts of this machine, apart from the package's own."""
     monkeypatch.setattr(fonts, "font_folders", lambda: (tmp_path,))
-    monkeypatch.setattr(fonts, "fontconfig_fonts", lambda character: set())
+    monkeypatch.setattr(fonts, "fontconfig_fonts", lambda: {})
     fonts.forget_fonts()
     yield tmp_path
     monkeypatch.undo()
@@ -104,13 +104,69 @@ def test_fontconfig_is_asked_first(folder: Path, tmp_path: Path, monkeypatch: py
     elsewhere.mkdir()
     write_font(elsewhere / "A.ttf", "\u732b")
     monkeypatch.setattr(fonts, "font_folders", lambda: ())
-    monkeypatch.setattr(
-        fonts, "fontconfig_fonts", lambda character: {elsewhere / "A.ttf"} if character == "\u732b" else set()
-    )
+    monkeypatch.setattr(fonts, "fontconfig_fonts", lambda: {elsewhere / "A.ttf": fonts.CharacterSet("20 732a-732c")})
     assert fonts.without_glyphs(["\u732b\u72ac"]) == "\u72ac"
 
 
 def test_a_machine_without_fontconfig_has_no_such_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setenv("PATH", "")
-    assert fonts.fontconfig_fonts("a") == set()
+    assert fonts.fontconfig_fonts() == {}
+
+
+def test_fontconfig_is_started_once_for_all_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    program, calls = tmp_path / "fc-list", tmp_path / "calls"
+    font = tmp_path / "a" / "Some\tCJK.ttf"
+    font.parent.mkdir()
+    write_font(font, "\u732b")
+    program.write_text(f"#!/bin/sh\necho called >> {calls}\nprintf '{font}\\t20-7e 732b\\nno.ttf\\t\\nx.ttf\\tzz\\n'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(fonts, "font_folders", lambda: ())
+    fonts.forget_fonts()
+    others = "".join(map(chr, range(0x4E00, 0x4E80)))
+    assert fonts.without_glyphs(["\u732b", others]) == others
+    assert calls.read_text().splitlines() == ["called"]
+
+
+def test_characters_of_a_font_are_those_of_its_ranges() -> None:
+    characters = fonts.CharacterSet("a0-a2 20-7e 732b")
+    assert [chr(c) in characters for c in (0x1F, 0x20, 0x7E, 0x7F, 0xA0, 0xA2, 0xA3, 0x732B, 0x732C)] == [
+        *(False, True, True, False, True, True, False, True, False)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("caf\u0065\u0301", ["c", "a", "f", "e\u0301"]),
+        ("\u0915\u0941\u0924\u094d\u0924\u093e", ["\u0915\u0941", "\u0924\u094d", "\u0924\u093e"]),
+        ("\u0645\u06cc\u200c\u062e", ["\u0645", "\u06cc\u200c", "\u062e"]),
+        ("\U0001f469\u200d\U0001f680!", ["\U0001f469\u200d\U0001f680", "!"]),
+        ("\u2764\ufe0f\U0001f44d\U0001f3fd", ["\u2764\ufe0f", "\U0001f44d\U0001f3fd"]),
+        ("\u0301a", ["\u0301", "a"]),
+        ("", []),
+    ],
+)
+def test_marks_and_joiners_belong_to_their_letter(text: str, found: list[str]) -> None:
+    assert fonts.clusters(text) == found
+
+
+def test_letters_without_a_font_are_escaped_with_their_marks() -> None:
+    """The own font draws a Devanagari mark alone as a box on a dotted circle."""
+    (hindi,) = [run for run, _ in fonts.pieces("\u0915\u0941\u0924\u094d", 12)]
+    assert hindi == r"\u0915\u0941\u0924\u094d"
+    assert fonts.without_glyphs(["\u0915\u0941"]) == "\u0915\u0941"
+
+
+def test_joiners_are_not_drawn() -> None:
+    """Persian is written with them; no font needs a glyph for them."""
+    persian = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"
+    assert "\\" not in "".join(run for run, _ in fonts.pieces(f"{persian} \u2764\ufe0f", 12))
+    assert fonts.without_glyphs([persian, "\u2764\ufe0f"]) == ""
+
+
+def test_joiners_are_left_out_where_texts_are_not_shaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fonts, "SHAPES", False)
+    assert [run for run, _ in fonts.pieces("a\u200cb\ufe0f", 12)] == ["ab"]
