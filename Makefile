@@ -165,7 +165,10 @@ test-gpu: env ## Run only the tests that need a GPU or TensorRT
 
 # neither `env` nor the network: it must run where nothing of the repository is set up
 gpu-first: ## On a machine with a GPU: what is there, tests, benchmark; ends with a table and one file
-	@if [ -x $(BIN)/python ]; then $(BIN)/python benchmarks/gpu_first.py; else $(PYTHON) benchmarks/gpu_first.py; fi
+	@python=$(PYTHON); if [ -x $(BIN)/python ]; then python=$(BIN)/python; fi; \
+	command -v "$$python" > /dev/null || { \
+		echo "error: $$python is not on the PATH; name a Python: make gpu-first PYTHON=python3.12" >&2; exit 1; }; \
+	"$$python" benchmarks/gpu_first.py $(if $(STEPS),--steps $(STEPS))
 
 ray-env: env ## Make .ray: Ray, s3fs and an S3 server beside the packages of .venv; 700 MB
 	@hash=$$(cat constraints.txt constraints-ray.txt pyproject.toml | sha256sum | cut -d ' ' -f 1); \

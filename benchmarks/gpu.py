@@ -3,15 +3,18 @@
     PYTHONPATH=.:export:engines python -m benchmarks.gpu --out benchmarks/results/gpu.json
 
 The parts run one after the other, the most wanted first, and the file is written after each. A part that fails, or for
-which no time is left (`--minutes`), is named in the file and the others go on. Every form is compared with the
-reference in float32, without TF32, before it is timed. Kernels are timed many in a graph, with inputs that are not in
-the cache (`benchmarks/gpu_timing.py`). The network has seeded random weights of R-50; its floating point operations are
-counted. Masks are made from seeded ellipses, a hundred an image, half of them above 5 % of the frame.
+which no time is left (`--minutes`), is named in the file and the others go on: they run in a process of their own, and
+a part that breaks the GPU, crashes or hangs is followed by a new one (`benchmarks/gpu_processes.py`). Every form is
+compared with the reference in float32, without TF32, before it is timed. Kernels are timed many in a graph, with inputs
+that are not in the cache (`benchmarks/gpu_timing.py`). The network has seeded random weights of R-50; its floating
+point operations are counted. Masks are made from seeded ellipses, a hundred an image, half of them above 5 % of the
+frame.
 """
 
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,14 +25,18 @@ import torch
 
 from benchmarks.gpu_kernels import mask_heads, selections
 from benchmarks.gpu_network import masks, network
+from benchmarks.gpu_processes import measured_in_processes, read
 from benchmarks.gpu_streams import eight_threads, engine_stream, growth, onnxruntime_stream, torch_stream
 from benchmarks.gpu_timing import measured_bandwidth, measured_peak
-from benchmarks.targets import Target, results_of
+from benchmarks.targets import Target, read_targets, results_of
 from condinst_deploy.runtime.coco_results import write_json
 
 ORIGINALS = ((800, 1333), (480, 640), (3000, 4000))
 PACKAGES = ("numpy", "torch", "torchvision", "triton", "cuda-bindings", "tensorrt", "tensorrt-rtx", "onnxruntime-gpu")
 MINUTES = 9.0
+
+BROKEN = 4
+"""Exit status of a process whose GPU cannot be used any more."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +58,20 @@ class Run:
     metrics: dict[str, Any] = field(default_factory=dict)
     targets: list[Target] = field(default_factory=list)
     not_measured: dict[str, str] = field(default_factory=dict)
+    running: str | None = None
     started: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def continued(cls, out: Path, minutes: float) -> "Run":
+        """Go on where another process has stopped."""
+        state = read(out)
+        targets = read_targets(out) if out.exists() else []
+        return cls(out, minutes, state["parts"], targets, state["not_measured"])
 
     def take(self, part: Part) -> None:
         """Measure a part where time is left; an error stays with the part."""
+        self.running = part.name
+        self.write()
         left = 60 * self.minutes - (time.monotonic() - self.started)
         if left < part.seconds:
             self.not_measured[part.name] = (
@@ -70,11 +87,12 @@ class Run:
                 self.not_measured[part.name] = f"{type(e).__name__}: {e}"[:2000]
         state = self.not_measured.get(part.name, "measured")
         print(f"{part.name}: {state}", file=sys.stderr, flush=True)
+        self.running = None
         self.write()
 
     def results(self) -> dict[str, Any]:
         """Everything, as the file has it."""
-        metrics = {"parts": self.metrics, "not_measured": self.not_measured}
+        metrics = {"parts": self.metrics, "not_measured": self.not_measured, "running": self.running}
         return results_of(self.targets, metrics, PACKAGES)
 
     def write(self) -> None:
@@ -202,11 +220,32 @@ def exact_float32() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+def gpu_works() -> bool:
+    """False after an error that stays: every later part of this process would fail, too."""
+    try:
+        return float(torch.ones(1, device="cuda") + 1) == 2
+    except RuntimeError:
+        return False
+
+
+def measure_here(chosen: list[Part], out: Path, minutes: float) -> int:
+    """Measure parts in this process, and stop if the GPU is broken."""
+    exact_float32()
+    run = Run.continued(out, minutes)
+    with torch.no_grad():
+        for part in chosen:
+            run.take(part)
+            if part.name in run.not_measured and not gpu_works():
+                return BROKEN
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="file for the results; they are printed as well")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="time for all parts together")
     parser.add_argument("--only", nargs="+", metavar="PART", help="names of parts")
+    parser.add_argument("--here", action="store_true", help="in this process, to add to the results in the file")
     arguments = parser.parse_args()
     chosen = [part for part in parts() if arguments.only is None or part.name in arguments.only]
     if not chosen:
@@ -215,14 +254,17 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("error: PyTorch sees no NVIDIA GPU on this machine; run this on one that has it", file=sys.stderr)
         return 1
-    exact_float32()
-    run = Run(arguments.out, arguments.minutes)
-    run.write()
-    with torch.no_grad():
-        for part in chosen:
-            run.take(part)
-    print(json.dumps(run.results(), indent=1))
-    return 0 if not run.not_measured else 3
+    with tempfile.TemporaryDirectory() as folder:
+        out: Path = arguments.out or Path(folder) / "gpu.json"
+        if arguments.here:
+            return measure_here(chosen, out, arguments.minutes)
+        out.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "benchmarks.gpu", "--here", "--out", str(out)]
+        estimates = {part.name: part.seconds for part in chosen}
+        measured_in_processes(command, out, estimates, 60 * arguments.minutes)
+        state = read(out)
+    print(json.dumps(state, indent=1))
+    return 0 if not state["not_measured"] else 3
 
 
 if __name__ == "__main__":

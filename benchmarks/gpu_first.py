@@ -1,10 +1,13 @@
 """The first minutes on a machine with an NVIDIA GPU: what is there, what passes, how fast it is.
 
     make gpu-first                     # or: python3 benchmarks/gpu_first.py --out build/gpu-first.zip
+    make gpu-first STEPS=tests         # where a command may take ten minutes only: first this,
+    make gpu-first STEPS=benchmark     # then this
 
 It needs nothing but the Python at hand and no network. Each step runs in a process of its own and keeps its output, so
-a step that fails, hangs or is missing a library loses nothing of the others. At the end there is a table, and one zip
-file with all results. The exit status is 0 if every step passed.
+a step that fails, hangs or is missing a library loses nothing of the others. The one file with all results is written
+anew while steps run, so that it has what is done if the time here ends; it lies in the folder that the variable OUT
+names, where there is one. At the end there is a table. The exit status is 0 if every step passed.
 """
 
 import argparse
@@ -13,11 +16,16 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from xml.etree import ElementTree
@@ -26,15 +34,34 @@ ROOT = Path(__file__).resolve().parents[1]
 
 NEEDED = {
     "the package": ("numpy", "pillow", "simplejpeg", "msgspec", "typer", "rich"),
+    "what typer and rich need": ("annotated-doc", "markdown-it-py", "mdurl", "pygments", "shellingham"),
+    "what typer needs of pydantic": ("pydantic", "pydantic_core", "annotated-types", "typing-inspection"),
     "engines": ("cuda-bindings", "cuda-pathfinder"),
     "the torch backend, kernels": ("torch", "torchvision", "triton"),
-    "tests": ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "onnx", "onnxscript", "onnx-ir", "ml_dtypes"),
-    "export and evaluation": ("onnx_graphsurgeon", "onnxruntime-gpu", "pycocotools", "faster-coco-eval", "jinja2"),
+    "tests": ("pytest", "iniconfig", "pluggy", "packaging", "pytest-timeout", "hypothesis", "sortedcontainers"),
+    "export": (
+        "onnx",
+        "protobuf",
+        "ml_dtypes",
+        "onnxscript",
+        "onnx-ir",
+        "onnx_graphsurgeon",
+        "typing_extensions",
+        "sympy",
+        "mpmath",
+    ),
+    "ONNX Runtime": ("onnxruntime-gpu", "flatbuffers"),
+    "evaluation": ("pycocotools", "faster-coco-eval", "jinja2", "markupsafe"),
 }
-"""Libraries and their use; engines also need `tensorrt` or `tensorrt-rtx`."""
+"""Libraries and their use, all that they need included; engines also need `tensorrt` or `tensorrt-rtx`."""
 
 TESTS = ("tests/kernels", "tests/runtime", "tests/engines/test_full_tensorrt.py")
 TEST_SECONDS, BENCHMARK_SECONDS = 420, 570
+
+LONGEST_TEST = 150
+"""Seconds; a test that hangs must not cost the others."""
+
+SECONDS_BETWEEN_RECORDS = 10.0
 
 
 @dataclass
@@ -91,11 +118,12 @@ def look(folder: Path) -> Step:
 
 
 def output(command: list[str]) -> str:
-    """Return the output of a command; empty if it cannot be run."""
+    """Return the output of a command; empty if it cannot be run, or fails."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
+    return done.stdout if done.returncode == 0 else ""
 
 
 def wheels(folder: Path) -> Step:
@@ -109,26 +137,33 @@ def wheels(folder: Path) -> Step:
     return Step("libraries", "failed", f"carry {', '.join(absent)} ({advice})")
 
 
-def run(command: list[str], log: Path, seconds: float) -> tuple[int | None, float]:
-    """Status and seconds of a command of the repository; None: it took too long."""
+def run(
+    command: list[str], log: Path, seconds: float, meanwhile: Callable[[], None] = lambda: None
+) -> tuple[int | None, float]:
+    """Status and seconds of a command of the repository; None: it took too long, and was ended with its children."""
     paths = [str(ROOT / part) for part in ("", "export", "engines")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])}
     begun = time.monotonic()
     with log.open("w", encoding="utf-8") as file:
-        try:
-            done = subprocess.run(
-                command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, timeout=seconds, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return None, time.monotonic() - begun
-    return done.returncode, time.monotonic() - begun
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        while time.monotonic() - begun < seconds:
+            with suppress(subprocess.TimeoutExpired):
+                status = process.wait(min(SECONDS_BETWEEN_RECORDS, seconds))
+                return status, time.monotonic() - begun
+            meanwhile()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return None, time.monotonic() - begun
 
 
-def doctor(folder: Path) -> Step:
+def doctor(folder: Path, meanwhile: Callable[[], None]) -> Step:
     """Run condinst-doctor and keep its report."""
     log = folder / "doctor.json"
     code = "from condinst_deploy.commands import doctor; doctor()"
-    status, seconds = run([sys.executable, "-c", code, "--json"], log, 120)
+    status, seconds = run([sys.executable, "-c", code, "--json"], log, 120, meanwhile)
     return Step("condinst-doctor", "passed" if status == 0 else "failed", findings(log), seconds)
 
 
@@ -142,11 +177,15 @@ def findings(report: Path) -> str:
     return "; ".join(found) or "all is well"
 
 
-def tests(folder: Path) -> Step:
-    """`pytest -m "gpu or tensorrt"`."""
+def tests(folder: Path, meanwhile: Callable[[], None]) -> Step:
+    """`pytest -m "gpu or tensorrt"`; the log names each test before it runs."""
     report, log = folder / "tests.xml", folder / "tests.log"
-    command = [sys.executable, "-m", "pytest", "-m", "gpu or tensorrt", "-q", f"--junitxml={report}", *TESTS]
-    status, seconds = run(command, log, TEST_SECONDS)
+    # without the strictness of pyproject.toml: settings of a plug-in that lacks must not end the run
+    options = ["-o", "addopts=", "--import-mode=importlib", "-ra", "-v", f"--junitxml={report}"]
+    if installed("pytest-timeout"):
+        options.append(f"--timeout={LONGEST_TEST}")
+    command = [sys.executable, "-m", "pytest", "-m", "gpu or tensorrt", *options, *TESTS]
+    status, seconds = run(command, log, TEST_SECONDS, meanwhile)
     if not report.exists():
         return Step("pytest -m gpu", "failed", last_line(log), seconds)
     return Step("pytest -m gpu", "passed" if status == 0 else "failed", counts(report), seconds)
@@ -160,10 +199,11 @@ def counts(report: Path) -> str:
     return f"{passed} passed, " + ", ".join(f"{numbers[name]} {name}" for name in ("failures", "errors", "skipped"))
 
 
-def benchmark(folder: Path) -> Step:
+def benchmark(folder: Path, meanwhile: Callable[[], None]) -> Step:
     """`python -m benchmarks.gpu`."""
     results, log = folder / "gpu.json", folder / "gpu.log"
-    status, seconds = run([sys.executable, "-m", "benchmarks.gpu", "--out", str(results)], log, BENCHMARK_SECONDS)
+    command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(results)]
+    status, seconds = run(command, log, BENCHMARK_SECONDS, meanwhile)
     if not results.exists():
         return Step("benchmarks.gpu", "failed", last_line(log), seconds)
     content = json.loads(results.read_text(encoding="utf-8"))
@@ -193,28 +233,45 @@ def record(steps: list[Step], folder: Path, out: Path) -> None:
     (folder / "steps.json").write_text(json.dumps([asdict(each) for each in steps], indent=1), encoding="utf-8")
     (folder / "table.txt").write_text(table(steps) + "\n", encoding="utf-8")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+    unfinished = folder.with_suffix(".unfinished")
+    with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(folder.iterdir()):
             archive.write(path, path.name)
+    shutil.move(unfinished, out)
+
+
+STEPS = {
+    "doctor": ("condinst-doctor", doctor),
+    "tests": ("pytest -m gpu", tests),
+    "benchmark": ("benchmarks.gpu", benchmark),
+}
+
+
+def default_out(chosen: list[str]) -> Path:
+    """The file to bring back; a run of some steps does not replace that of others."""
+    name = "gpu-first" if set(chosen) == set(STEPS) else "gpu-first-" + "-".join(chosen)
+    return Path(os.environ.get("OUT") or ROOT / "build") / f"{name}.zip"
 
 
 def main() -> int:
     """Run the steps, print the table, write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu-first.zip", help="the file to bring back")
-    out: Path = parser.parse_args().out
-    folder = out.with_suffix("")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    steps = [look(folder), wheels(folder)]
-    for name, step in (("condinst-doctor", doctor), ("pytest -m gpu", tests), ("benchmarks.gpu", benchmark)):
-        if steps[0].state == "failed" and step is not doctor:
-            steps.append(Step(name, "not run", "there is no GPU"))
-            continue
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        steps.append(step(folder))
-        record(steps, folder, out)  # after each step: the time here may end at any moment
-    record(steps, folder, out)
+    parser.add_argument("--out", type=Path, help="the file to bring back")
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS), help="beside what is there")
+    arguments = parser.parse_args()
+    out: Path = arguments.out or default_out(arguments.steps)
+    with tempfile.TemporaryDirectory(prefix="gpu-first-") as name:
+        folder = Path(name)
+        steps = [look(folder), wheels(folder)]
+        for name, step in (STEPS[each] for each in arguments.steps):
+            if steps[0].state == "failed" and step is not doctor:
+                steps.append(Step(name, "not run", "there is no GPU"))
+                continue
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            unfinished = [*steps, Step(name, "not run", "the time ended while it ran")]
+            steps.append(step(folder, partial(record, unfinished, folder, out)))
+            record(steps, folder, out)  # after each step: the time here may end at any moment
+        record(steps, folder, out)
     print(table(steps))
     print(f"bring back {out}")
     return 0 if all(step.state == "passed" for step in steps) else 1

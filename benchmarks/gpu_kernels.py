@@ -20,10 +20,12 @@ LIMITS = {True: 2e-3, False: 1e-2}
 """Error of a mask head in float16 over the largest logit, fused or not; rivals keep layers' results in float16."""
 
 
-def timed(call: Callable[..., Any], make: Callable[[int], tuple[Any, ...]], runs: int = 100) -> dict[str, Any]:
-    """As called from Python, and one among many in a CUDA graph. `make` gives the arguments of a seed."""
+def timed(
+    call: Callable[..., Any], make: Callable[[int], tuple[Any, ...]], input_bytes: int | None = None
+) -> dict[str, Any]:
+    """As called from Python, and one among many in a CUDA graph; see `kernel_milliseconds`."""
     inputs = [make(seed) for seed in range(ROTATION)]
-    return {"called": milliseconds(call, inputs, runs), "graph": kernel_milliseconds(call, make)}
+    return {"called": milliseconds(call, inputs), "graph": kernel_milliseconds(call, make, input_bytes)}
 
 
 def mask_head_inputs(slots: int, seed: int) -> tuple[Tensor, ...]:

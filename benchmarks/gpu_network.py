@@ -1,7 +1,7 @@
 """The half-precision network on a GPU, and masks from its logits: made on the GPU, and on the host."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -30,12 +30,12 @@ UNDECIDED = 5e-5
 
 
 def masks(original: tuple[int, int], device: str = "cuda") -> dict[str, Any]:
-    """From logits to compact masks: the two kernels alone, and all of the postprocessing on either side."""
+    """From logits to compact masks: the kernels alone, and all of the postprocessing on either side."""
     geometry = ImageGeometry.of(original, coco_manifest().preprocessing)
     inputs = [ellipses(seed, geometry, device) for seed in range(ROTATION)]
     (found,) = masks_on_device(filled_slots(inputs[0]), [geometry])
     require_dense_masks(inputs[0][0], geometry, found)
-    runs = timed(found_runs, lambda seed: searching(ellipses(seed % ROTATION, geometry, device), geometry))
+    runs = timed(found_runs, lambda seed: searching(ellipses(seed, geometry, device), geometry), inputs[0].nbytes)
     outputs = [(filled_slots(logits), [geometry]) for logits in inputs]
     areas = found.masks.areas / (original[0] * original[1])
     return {
@@ -43,7 +43,7 @@ def masks(original: tuple[int, int], device: str = "cuda") -> dict[str, Any]:
         "largest_area": round(float(areas.max()), 4),
         "runs_bytes": sum(runs_of_mask.nbytes for runs_of_mask in found.masks.runs),
         "logits_bytes": inputs[0].nbytes,
-        "extents_kernel": timed(mask_extents, lambda seed: (ellipses(seed % ROTATION, geometry, device),)),
+        "extents_kernel": timed(mask_extents, lambda seed: (ellipses(seed, geometry, device),)),
         "runs_kernels": runs,
         "postprocessing_on_the_gpu": milliseconds(masks_on_device, outputs, 50),
         "postprocessing_on_the_host": milliseconds(masks_on_host, outputs, 10),
@@ -51,7 +51,13 @@ def masks(original: tuple[int, int], device: str = "cuda") -> dict[str, Any]:
 
 
 def ellipses(seed: int, geometry: ImageGeometry, device: str = "cuda") -> Tensor:
-    """Mask logits `(1, SLOTS, h, w)` in float16: areas of 5 % of the image in the median, the first of 35 %."""
+    """Mask logits `(1, SLOTS, h, w)` in float16, a copy on the device; there are as many as ROTATION."""
+    return ellipses_on_host(seed % ROTATION, geometry).to(device, copy=True)
+
+
+@cache
+def ellipses_on_host(seed: int, geometry: ImageGeometry) -> Tensor:
+    """Areas of 5 % of the image in the median, the first of 35 %."""
     random = torch.Generator().manual_seed(seed)
     area = 0.05 * torch.exp(0.8 * torch.randn(SLOTS, generator=random)).clamp(max=6)  # of the image
     area[0] = 0.35
@@ -64,7 +70,7 @@ def ellipses(seed: int, geometry: ImageGeometry, device: str = "cuda") -> Tensor
         for axis, (padded, resized) in enumerate(zip(geometry.padded, geometry.resized, strict=True))
     )
     smooth = 6 * (1 - y[:, :, None] - x[:, None, :])  # (SLOTS, h, w)
-    return (smooth + 0.3 * torch.randn(smooth.shape, generator=random))[None].half().to(device)
+    return (smooth + 0.3 * torch.randn(smooth.shape, generator=random))[None].half()
 
 
 def filled_slots(logits: Tensor) -> Instances:
@@ -86,7 +92,7 @@ def masks_on_host(outputs: Instances, geometries: list[ImageGeometry]) -> list[I
 
 
 def masks_on_device(outputs: Instances, geometries: list[ImageGeometry]) -> list[InstanceDetections]:
-    """Packed crops cross."""
+    """Runs cross."""
     return detections_from_device(DeviceOutputs.of(outputs), geometries, coco_manifest(), ResultFilter())
 
 

@@ -20,6 +20,9 @@ CACHES = 3
 
 MOST_COPIES = 400
 
+MOST_MILLISECONDS = 2000
+"""Of all replays of one graph."""
+
 
 def milliseconds(call: Callable[..., Any], inputs: Sequence[tuple[Any, ...]], runs: int = RUNS) -> dict[str, float]:
     """Median and 99th percentile of `call(*inputs[i])`, i going round. For work of a millisecond or more."""
@@ -37,22 +40,29 @@ def milliseconds(call: Callable[..., Any], inputs: Sequence[tuple[Any, ...]], ru
 
 
 def kernel_milliseconds(
-    call: Callable[..., Any], make: Callable[[int], tuple[Any, ...]], runs: int = 50
+    call: Callable[..., Any], make: Callable[[int], tuple[Any, ...]], input_bytes: int | None = None
 ) -> dict[str, float]:
     """Time of one launch among many in a graph, its inputs not in the cache.
 
     Args:
         call: what is timed.
-        make: seed -> arguments; tensors among them are its inputs.
-        runs: replays of the graph.
+        make: seed -> arguments.
+        input_bytes: of the inputs of one call; None: of the tensors among its arguments.
     """
     first = make(0)
-    copies = copies_for(sum(each.nbytes for each in first if isinstance(each, Tensor)))
+    if input_bytes is None:
+        input_bytes = sum(each.nbytes for each in first if isinstance(each, Tensor))
+    copies = copies_for(input_bytes)
     inputs = [first, *(make(seed) for seed in range(1, copies))]
     replay = captured(lambda: [call(*arguments) for arguments in inputs])
-    found = milliseconds(replay, [()], runs)
+    found = milliseconds(replay, [()], replays_for(milliseconds(replay, [()], 3)["median_ms"]))
     each = {name: round(value / copies, 6) for name, value in found.items()}
     return each | {"launches_in_a_graph": copies}
+
+
+def replays_for(graph_ms: float) -> int:
+    """Replays of a graph that together take about two seconds: a large graph needs no more to be timed."""
+    return max(5, min(RUNS, int(MOST_MILLISECONDS / max(graph_ms, 1e-3))))
 
 
 def copies_for(input_bytes: int) -> int:

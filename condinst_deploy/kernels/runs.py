@@ -22,6 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from condinst_deploy.kernels import runs_launch
+from condinst_deploy.kernels.host_memory import to_device
 from condinst_deploy.kernels.runs_launch import SCAN, STRIP, TILE, ColumnTables, Launch, run_starts
 
 PLANE = tl.constexpr(runs_launch.PLANE)
@@ -205,7 +206,7 @@ class RunFinder:
         """
         device, self._launch, self._logits = logits.device, launch, logits.contiguous()
         self._crops, self._axes, *self._columns = (
-            _moved(each, device) for each in (launch.table, launch.axes, *columns)
+            to_device(each, device) for each in (launch.table, launch.axes, *columns)
         )
         self._probabilities = torch.empty(launch.probabilities, dtype=torch.float32, device=device)
         self._counts, self._offsets, self._totals = (
@@ -263,10 +264,5 @@ def mask_runs(logits: Tensor, launch: Launch, columns: ColumnTables) -> tuple[Te
     starts = run_starts(totals)
     runs = torch.empty(int(starts[-1]), dtype=torch.int64, device=device)
     if len(runs) > 0:
-        finder.write(_moved(starts, device), runs)
+        finder.write(to_device(starts, device), runs)
     return runs, totals
-
-
-def _moved(array: npt.NDArray[np.generic], device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

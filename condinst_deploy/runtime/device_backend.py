@@ -8,9 +8,10 @@ import torch
 
 from condinst_deploy.contract import ImageGeometry, InstanceDetections
 from condinst_deploy.errors import BackendError
+from condinst_deploy.kernels.host_memory import to_device
 from condinst_deploy.runtime.backend import Backend, Outputs
 from condinst_deploy.runtime.device_inputs import DecodedInputs, DeviceInputs, DeviceWriter, collated, inputs_on
-from condinst_deploy.runtime.device_outputs import on_host, side_stream, to_device
+from condinst_deploy.runtime.device_outputs import on_host, side_stream
 from condinst_deploy.runtime.gpu_failure import TorchGuard
 from condinst_deploy.runtime.gpu_probe import PROBE, check_returned
 from condinst_deploy.runtime.postprocess import ResultFilter

@@ -12,9 +12,9 @@ from condinst_deploy.contract import ImageGeometry, NetworkInputs
 from condinst_deploy.imaging.decode import RGBArray
 from condinst_deploy.imaging.resize import resized_image
 from condinst_deploy.imaging.resize_tables import tables_agree_with_pillow
+from condinst_deploy.kernels.host_memory import copied_to, host_tensor, to_device
 from condinst_deploy.kernels.operations import kernels_run_on
 from condinst_deploy.runtime.decoded_image import DecodedLayout
-from condinst_deploy.runtime.device_outputs import to_device
 from condinst_deploy.runtime.host_inputs import inputs_of_image
 from condinst_deploy.runtime.pinned_budget import PinnedBudget, PinnedShare
 
@@ -97,7 +97,7 @@ class DecodedInputs:
         if memory is None:
             assert self.image is not None
             memory = _written(self.layout, self.image, pinned=target.is_cuda)
-        layout, there = self.layout, memory.to(target.device, non_blocking=True)
+        layout, there = self.layout, copied_to(memory, target.device)
         tables = layout.tables
         image = there[: layout.image_bytes].view(*layout.geometry.original, 3)
         rows, columns = (
@@ -149,7 +149,7 @@ class DeviceWriter:
         if on_device:
             images = torch.empty(shape, dtype=torch.uint8, device=self._device)
         else:
-            images = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+            images = host_tensor(shape, pinned=self._device.type == "cuda")
         images[..., height:, :] = 0
         images[..., :height, width:] = 0
         return images
@@ -182,7 +182,9 @@ def collated(
             if isinstance(part, DecodedInputs):
                 part.resize_into(images[start])
             else:
-                images[start : start + part.shape[0]].copy_(part.taken()[0], non_blocking=True)
+                given_images, _ = part.taken()
+                asynchronous = given_images.is_cuda or given_images.is_pinned()
+                images[start : start + part.shape[0]].copy_(given_images, non_blocking=asynchronous)
             start += part.shape[0]
         images[given:] = 0
         blank = np.full((count - given, 2), (height, width), dtype=np.int32)
@@ -201,7 +203,7 @@ def inputs_on(inputs: NetworkInputs | DeviceInputs, device: torch.device) -> Dev
 
 
 def _written(layout: DecodedLayout, image: RGBArray, *, pinned: bool) -> Tensor:
-    memory = torch.empty(layout.nbytes, dtype=torch.uint8, pin_memory=pinned)
+    memory = host_tensor(layout.nbytes, pinned=pinned)
     layout.write(memory.numpy(), image)
     return memory
 

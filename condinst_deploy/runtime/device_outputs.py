@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from condinst_deploy.contract import NetworkOutputs
+from condinst_deploy.kernels.host_memory import host_tensor
 from condinst_deploy.model.condinst import Instances
 from condinst_deploy.runtime.postprocess import require_finite
 from condinst_deploy.runtime.torch_streams import own_stream
@@ -70,7 +71,7 @@ def on_host(*tensors: Tensor) -> list[npt.NDArray[Any]]:
     """Return tensors of one device as arrays. Copies from a GPU go through pinned memory; the caller waits once."""
     if not tensors[0].is_cuda:
         return [tensor.numpy() for tensor in tensors]
-    copies = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+    copies = [host_tensor(tensor.shape, tensor.dtype, pinned=True) for tensor in tensors]
     for copy, tensor in zip(copies, tensors, strict=True):
         copy.copy_(tensor, non_blocking=True)
     wait_for(torch.cuda.current_stream(tensors[0].device))
@@ -82,12 +83,6 @@ def wait_for(stream: torch.cuda.Stream) -> None:
     event = torch.cuda.Event(blocking=True)
     stream.record_event(event)
     event.synchronize()
-
-
-def to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """Return an array on a device, for work on the current stream; the caller does not wait for the copy."""
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 @contextmanager

@@ -49,12 +49,17 @@ class TorchGuard:
         """Run a block of work.
 
         Raises:
-            BackendError: the GPU failed for good, now or earlier.
+            BackendError: the GPU failed for good, now or earlier, or has too little memory.
         """
         check_usable(self.failure)
         try:
             yield
         except RuntimeError as e:
+            if type(e).__name__ == "OutOfMemoryError":  # this module does not import PyTorch
+                reason = str(e).partition(". ")[0]
+                raise BackendError(
+                    f"there is too little memory on the GPU ({reason}); use a smaller batch_size or smaller images"
+                ) from e
             text = next((text for text in STICKY_TEXTS if text in str(e)), None)
             if text is None:
                 raise

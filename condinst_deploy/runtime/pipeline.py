@@ -23,7 +23,7 @@ from threading import Semaphore, get_ident
 from typing import Any
 
 from condinst_deploy.contract import ImageGeometry, InstanceDetections
-from condinst_deploy.errors import ImageError
+from condinst_deploy.errors import BackendError, ImageError
 from condinst_deploy.imaging.decode import RGBArray, source_name
 from condinst_deploy.runtime.batching import BatchingLimits, BatchingPolicy
 from condinst_deploy.runtime.held_images import HeldImages, decoded_bytes
@@ -139,10 +139,13 @@ class _Batch:
 
 
 def _prepared(prepare: Prepare, source: Any, name: str) -> Prepared:
-    """Prepare one image. Every error becomes an error of this image, so that the other images are not lost."""
+    """Prepare one image. Every error becomes an error of this image, so that the other images are not lost.
+
+    An error of the backend, whose memory the image is written to, is no error of the image.
+    """
     try:
         return prepare(source, name)
-    except ImageError:
+    except (ImageError, BackendError):
         raise
     except Exception as e:
         raise ImageError(f"{name} cannot be prepared for the network ({type(e).__name__}: {e})") from e

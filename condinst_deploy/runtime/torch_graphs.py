@@ -103,21 +103,29 @@ class GraphedNetwork:
 
     def _capture(self, images: Tensor, image_sizes: Tensor) -> None:
         assert self._capturer is not None
-        with self._capturer.stream():
-            own = images.clone(), image_sizes.clone()
-            for _ in range(WARM_UPS):
-                self._network(*own)
-            self._capturer.wait()
-            made = self._capturer.captured(lambda: self._network(*own))
+        try:
+            with self._capturer.stream():
+                made = self._recorded(self._capturer, images, image_sizes)
+        except torch.OutOfMemoryError:  # a graph needs memory of its own; the run itself may fit
+            made = None
         if made is None:
+            self._capturer.wait()  # a graph that runs must not be released
             self._graphs.clear()
             self._capturer = None
             return
         cooled = self._hot.heat(images.shape)
         if cooled is not None:
-            self._capturer.wait()  # a graph that runs must not be released
+            self._capturer.wait()
             del self._graphs[cooled]
-        self._graphs[images.shape] = ShapeGraph(made[0], *own, made[1])
+        self._graphs[images.shape] = made
+
+    def _recorded(self, capturer: Capturer, images: Tensor, image_sizes: Tensor) -> ShapeGraph | None:
+        own = images.clone(), image_sizes.clone()
+        for _ in range(WARM_UPS):
+            self._network(*own)
+        capturer.wait()
+        found = capturer.captured(lambda: self._network(*own))
+        return None if found is None else ShapeGraph(found[0], *own, found[1])
 
 
 class CudaCapturer:
@@ -131,13 +139,18 @@ class CudaCapturer:
     def captured(self, work: Callable[[], Instances]) -> tuple[Graph, Instances] | None:
         """See `Capturer`. `torch.cuda.graph` would empty all caches and wait for the whole GPU."""
         graph = torch.cuda.CUDAGraph()
-        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        try:
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        except RuntimeError:
+            return None
         try:
             outputs = work()
-        except RuntimeError:
+        except BaseException as e:
             with suppress(RuntimeError):  # it says again that the capture is broken
                 graph.capture_end()
-            return None
+            if isinstance(e, RuntimeError):
+                return None
+            raise
         try:
             graph.capture_end()
         except RuntimeError:
@@ -149,9 +162,11 @@ class CudaCapturer:
         """See `Capturer`."""
         outer = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(outer)
-        with torch.cuda.stream(self._stream):
-            yield
-        outer.wait_stream(self._stream)
+        try:
+            with torch.cuda.stream(self._stream):
+                yield
+        finally:
+            outer.wait_stream(self._stream)
 
     def wait(self) -> None:
         """See `Capturer`."""

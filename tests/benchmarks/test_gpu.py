@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import gpu_streams, gpu_timing
+from benchmarks import gpu_timing
 from benchmarks.targets import Target
 from condinst_deploy.contract import ImageGeometry
-from condinst_deploy.imaging.decode import rgb_from
 from condinst_deploy.model.fixed_slots import FixedSlots
 from condinst_deploy.model.folding import fold_batch_norms
 from condinst_deploy.model.mask_head import dynamic_mask_head
@@ -151,10 +150,10 @@ def part(benchmark: ModuleType, name: str, measure: Any, seconds: float = 0) -> 
 
 
 @pytest.mark.usefixtures("gpu")
-def test_what_is_printed_is_what_is_written_and_a_part_that_fails_loses_no_other(
-    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_part_that_fails_loses_no_other(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """With machine, versions and commit: where only the output comes back, it is all there is."""
+    """The file has machine, versions and commit."""
     out = tmp_path / "gpu.json"
     written: list[list[str]] = []
 
@@ -169,11 +168,11 @@ def test_what_is_printed_is_what_is_written_and_a_part_that_fails_loses_no_other
         part(benchmark, "last", lambda: {"ms": 3.0}),
     ]
     monkeypatch.setattr(benchmark, "parts", lambda: made)
-    monkeypatch.setattr(sys, "argv", ["gpu", "--out", str(out)])
-    assert benchmark.main() == 3
+    monkeypatch.setattr(sys, "argv", ["gpu", "--here", "--out", str(out)])
+    monkeypatch.setattr(benchmark, "gpu_works", lambda: True)
+    assert benchmark.main() == 0
     assert written == [["first"]]
-    printed = json.loads(capsys.readouterr().out)
-    assert printed == json.loads(out.read_text())
+    printed = json.loads(out.read_text())
     assert list(printed["parts"]) == ["first", "last"]
     assert printed["not_measured"]["broken"] == "RuntimeError: masks differ"
     assert "s were left of 9 minutes; it takes 1000000 s" in printed["not_measured"]["long"]
@@ -185,15 +184,66 @@ def test_what_is_printed_is_what_is_written_and_a_part_that_fails_loses_no_other
 
 @pytest.mark.usefixtures("gpu")
 def test_parts_can_be_chosen_and_a_wrong_name_is_an_error(
-    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """What a second process measures is added to the file."""
+    out = tmp_path / "gpu.json"
     monkeypatch.setattr(benchmark, "parts", lambda: [part(benchmark, name, lambda: {"ms": 1.0}) for name in "ab"])
-    monkeypatch.setattr(sys, "argv", ["gpu", "--only", "b"])
-    assert benchmark.main() == 0
-    assert list(json.loads(capsys.readouterr().out)["parts"]) == ["b"]
+    for name, there in (("b", ["b"]), ("a", ["a", "b"])):
+        monkeypatch.setattr(sys, "argv", ["gpu", "--here", "--out", str(out), "--only", name])
+        assert benchmark.main() == 0
+        state = json.loads(out.read_text())
+        assert sorted(state["parts"]) == sorted(target["name"] for target in state["targets"]) == there
+        assert state["running"] is None
     monkeypatch.setattr(sys, "argv", ["gpu", "--only", "c"])
     assert benchmark.main() == 2
     assert "no such part; there are a, b" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU that works")
+@pytest.mark.usefixtures("gpu")
+def test_a_process_with_a_broken_gpu_ends_behind_the_part_that_broke_it(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out = tmp_path / "gpu.json"
+
+    def broken() -> dict[str, Any]:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    made = [part(benchmark, "a", broken), part(benchmark, "b", lambda: {"ms": 1.0})]
+    monkeypatch.setattr(benchmark, "parts", lambda: made)
+    monkeypatch.setattr(sys, "argv", ["gpu", "--here", "--out", str(out)])
+    assert benchmark.main() == benchmark.BROKEN
+    state = json.loads(out.read_text())
+    assert list(state["not_measured"]) == ["a"]
+    assert state["parts"] == {}
+
+
+@pytest.mark.usefixtures("gpu")
+def test_what_is_printed_is_what_is_written(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where only the output comes back, it is all there is."""
+    out = tmp_path / "gpu.json"
+    out.write_text('{"parts": {"of a run before": {}}}')
+    monkeypatch.setattr(benchmark, "parts", lambda: [part(benchmark, name, lambda: {}) for name in "ab"])
+
+    def measured(command: list[str], out: Path, parts: dict[str, float], seconds: float) -> None:
+        assert command[1:] == ["-m", "benchmarks.gpu", "--here", "--out", str(out)]
+        assert (list(parts), seconds) == (["a", "b"], 120)
+        assert not out.exists()
+        out.write_text(json.dumps({"parts": {"a": {"ms": 1}}, "not_measured": {"b": "why"}}))
+
+    monkeypatch.setattr(benchmark, "measured_in_processes", measured)
+    monkeypatch.setattr(sys, "argv", ["gpu", "--out", str(out), "--minutes", "2"])
+    assert benchmark.main() == 3
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["parts"], printed["not_measured"]) == ({"a": {"ms": 1}}, {"b": "why"})
+
+
+@pytest.mark.parametrize(("graph_ms", "replays"), [(0.0, 100), (1.0, 100), (40.0, 50), (160.0, 12), (5000.0, 5)])
+def test_large_graphs_are_replayed_less_often(graph_ms: float, replays: int) -> None:
+    assert gpu_timing.replays_for(graph_ms) == replays
 
 
 def test_all_parts_fit_the_time_and_have_names_of_their_own(benchmark: ModuleType) -> None:
@@ -249,39 +299,3 @@ def test_half_precision_with_folded_norms_is_the_network(benchmark: ModuleType) 
 def test_a_norm_without_a_convolution_is_not_folded_in_silence() -> None:
     with pytest.raises(ValueError, match="no convolution stands before 1"):
         fold_batch_norms(torch.nn.Sequential(torch.nn.ReLU(), torch.nn.BatchNorm2d(3)).eval())
-
-
-def test_the_streams_images_are_jpegs_of_mixed_sizes() -> None:
-    images = gpu_streams.jpegs(6, seed=0)
-    assert len({image.name for image in images}) > 1
-    for image in images:
-        assert "x".join(map(str, rgb_from(image).shape[1::-1])) == image.name
-    assert [image.content for image in gpu_streams.jpegs(2, seed=0)] == [image.content for image in images[:2]]
-
-
-def test_the_streams_masks_have_the_areas_that_it_says() -> None:
-    areas = (gpu_streams.ellipse_logits(100, 150)[0] > 0).float().mean((1, 2))
-    assert 0.03 < float(areas.median()) < 0.08
-
-
-def test_the_network_alone_has_its_time_and_share_of_the_peak(
-    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[str] = []
-    clock = iter([0.0, 0.4, 1.0, 2.0])  # the second pair: 100 runs in a second
-
-    class Counting:
-        def collate(self, parts: Any) -> Any:
-            assert parts[0].images.shape == (8, 3, 800, 1344)
-            return parts
-
-        def forward(self, inputs: Any) -> None:
-            calls.append("forward")
-
-        def synchronize(self) -> None:
-            calls.append("synchronize")
-
-    monkeypatch.setattr("benchmarks.gpu_streams.time.perf_counter", lambda: next(clock))
-    found = gpu_streams.network_alone(Counting(), 740.64)  # type: ignore[arg-type]
-    assert calls == [*["forward"] * 20, "synchronize", *["forward"] * 100, "synchronize"]
-    assert found == {"network_batch_8_ms": 10.0, "network_share_of_measured_peak": 0.5}

@@ -10,10 +10,11 @@ import torch
 
 from condinst_deploy.contract import NetworkOutputs
 from condinst_deploy.errors import BackendError
+from condinst_deploy.kernels.host_memory import to_device
 from condinst_deploy.model.condinst import Instances
 from condinst_deploy.runtime import device_backend
 from condinst_deploy.runtime.device_backend import DeviceBackend
-from condinst_deploy.runtime.device_outputs import DeviceOutputs, side_stream, to_device
+from condinst_deploy.runtime.device_outputs import DeviceOutputs, side_stream
 from condinst_deploy.runtime.torch_backend import TorchBackend
 from tests.support.batches import host_batch
 from tests.support.gpu_work import occupy

@@ -50,9 +50,21 @@ def test_each_error_that_stays_is_recognised(text: str) -> None:
     assert guard.failure == text
 
 
+def test_too_little_memory_is_an_error_of_this_run_alone() -> None:
+    guard = TorchGuard()
+    with (
+        pytest.raises(BackendError, match=r"\(CUDA out of memory\); use a smaller batch_size") as raised,
+        guard.guarded(),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of")
+    assert isinstance(raised.value.__cause__, torch.OutOfMemoryError)
+    with guard.guarded():
+        pass
+
+
 def test_other_errors_pass_and_work_goes_on() -> None:
     guard = TorchGuard()
-    with pytest.raises(torch.OutOfMemoryError), guard.guarded():
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    with pytest.raises(RuntimeError, match="sizes differ"), guard.guarded():
+        raise RuntimeError("sizes differ")
     with guard.guarded():
         pass

@@ -240,6 +240,19 @@ def test_an_error_stays_with_its_image() -> None:
     assert str(predicted(stages(), [ValueError("odd")])[0].error).endswith("(ValueError: odd)")
 
 
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_an_error_of_the_backend_while_an_image_is_prepared_is_no_error_of_the_image(batch_size: int) -> None:
+    """The image is written to memory of the backend; the stream ends as after an error of the network."""
+    sources = [image(0), image(1), BackendError("the host has no memory left"), image(3)]
+    stream = predictions(stages(batch_size=batch_size, window=batch_size), sources)
+    assert [value(next(stream)) for _ in range(2)] == [0, 1]
+    with pytest.raises(BackendError, match="the host has no memory left"):
+        next(stream)
+    with pytest.raises(BackendError, match="the host has no memory left"):
+        predicted(stages(), sources[2:3])
+    assert ours() == []
+
+
 def broken(outputs_or_inputs: Any, *_: Any) -> Any:
     values = first_pixels(outputs_or_inputs) if isinstance(outputs_or_inputs, NetworkInputs) else outputs_or_inputs
     if 3 in values:

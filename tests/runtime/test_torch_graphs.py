@@ -13,7 +13,7 @@ from torch import Tensor
 
 from condinst_deploy.model.condinst import Instances
 from condinst_deploy.runtime.hot_shapes import HotLimits
-from condinst_deploy.runtime.torch_graphs import Graph, GraphedNetwork, captures_are_safe
+from condinst_deploy.runtime.torch_graphs import CudaCapturer, Graph, GraphedNetwork, captures_are_safe
 
 
 class Network:
@@ -63,8 +63,10 @@ class DoubleCapturer:
     def stream(self) -> Iterator[None]:
         assert not self.current
         self.current = True
-        yield
-        self.current = False
+        try:
+            yield
+        finally:
+            self.current = False
 
     def wait(self) -> None:
         self.waits += 1
@@ -100,6 +102,96 @@ def test_a_capture_that_fails_is_the_last_one() -> None:
     for seed in range(4):
         assert_right(network(*batch(seed, side=8)), batch(seed, side=8))
     assert capturer.graphs == []
+
+
+class NetworkOfLittleMemory(Network):
+    """No memory is left while a graph is made: its runs are those on the capturer's stream."""
+
+    def __init__(self, capturer: DoubleCapturer) -> None:
+        super().__init__()
+        self.capturer, self.left = capturer, 0
+
+    def __call__(self, images: Tensor, sizes: Tensor) -> Instances:
+        if self.capturer.current:
+            if self.left == 0:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            self.left -= 1
+        return super().__call__(images, sizes)
+
+
+@pytest.mark.parametrize("warm_ups", [0, 1])
+def test_too_little_memory_for_a_graph_costs_the_graphs_alone(warm_ups: int) -> None:
+    capturer = DoubleCapturer()
+    network = NetworkOfLittleMemory(capturer)
+    graphed = GraphedNetwork(network, capturer)
+    network.left = 1000
+    for seed in range(3):
+        assert_right(graphed(*batch(seed)), batch(seed))
+    network.left, waits = warm_ups, capturer.waits
+    for seed in range(4):
+        assert_right(graphed(*batch(seed, side=8)), batch(seed, side=8))
+    assert capturer.waits > waits  # the graph of the first shape may still run when it is released
+    assert len(capturer.graphs) == 1
+
+
+class CudaGraphOfErrors:
+    """`torch.cuda.CUDAGraph` whose calls are noted, and one of which fails."""
+
+    def __init__(self, fails: str) -> None:
+        self.fails, self.calls = fails, list[str]()
+
+    def _called(self, name: str) -> None:
+        self.calls.append(name)
+        if name == self.fails:
+            raise RuntimeError(f"CUDA error in {name}")
+
+    def capture_begin(self, pool: object, capture_error_mode: str) -> None:
+        assert capture_error_mode == "thread_local"
+        self._called("begin")
+
+    def capture_end(self) -> None:
+        self._called("end")
+
+
+def failing(error: BaseException | None) -> Instances:
+    if error is not None:
+        raise error
+    return Network()(*batch(0))
+
+
+@pytest.mark.parametrize(
+    ("fails", "error", "calls"),
+    [
+        ("", None, ["begin", "end"]),
+        ("begin", None, ["begin"]),
+        ("end", None, ["begin", "end"]),
+        ("", torch.OutOfMemoryError("CUDA out of memory"), ["begin", "end"]),
+        ("end", RuntimeError("not permitted when stream is capturing"), ["begin", "end"]),
+    ],
+)
+def test_a_capture_is_ended_however_it_fails(
+    monkeypatch: pytest.MonkeyPatch, fails: str, error: BaseException | None, calls: list[str]
+) -> None:
+    graph = CudaGraphOfErrors(fails)
+    capturer = capturer_of(graph, monkeypatch)
+    found = capturer.captured(lambda: failing(error))
+    assert (found is not None) is (not fails and error is None)
+    assert graph.calls == calls
+
+
+def test_an_interruption_ends_the_capture_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = CudaGraphOfErrors("")
+    capturer = capturer_of(graph, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        capturer.captured(lambda: failing(KeyboardInterrupt()))
+    assert graph.calls == ["begin", "end"]
+
+
+def capturer_of(graph: CudaGraphOfErrors, monkeypatch: pytest.MonkeyPatch) -> CudaCapturer:
+    monkeypatch.setattr("condinst_deploy.runtime.torch_graphs.own_stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+    return CudaCapturer(torch.device("cuda", 0))
 
 
 def test_a_shape_gives_way_to_a_hotter_one_when_its_graph_does_not_run() -> None:
