@@ -74,7 +74,7 @@ def test_options_and_commands_are_imported_without_the_backends(statement: str, 
         ("condinst_engines.cli.inspect", ["a.onnx"], "no model at a.onnx"),
     ],
 )
-def test_a_file_that_is_not_there_is_told_before_the_backends_are_imported(
+def test_a_file_that_is_not_there_is_reported_before_the_backends_are_imported(
     module: str, arguments: list[str], message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "a.png").touch()

@@ -32,6 +32,22 @@ HOMES = {
         r'"\.(pth|pt|onnx|engine|plan)"',
         {"condinst_deploy/contract/artifacts.py"},
     ),
+    "decoding images": (
+        r'Image\.open\(|decode_jpeg\(|\.convert\("RGB"\)|exif_transpose\(',
+        {
+            "condinst_deploy/imaging/decode.py",
+            "condinst_deploy/imaging/image_sizes.py",  # headers alone
+            "condinst_deploy/runtime/preprocessing/jpeg_batches.py",  # `pixels="cuda"`
+            "condinst_deploy/doctor/probe_worker.py",  # tries the GPU's decoder
+        },
+    ),
+    "resizing images for the network": (
+        r"Resampling\.BILINEAR|antialias=True",
+        {
+            "condinst_deploy/imaging/resize.py",
+            "condinst_deploy/runtime/preprocessing/tensor.py",  # `pixels="fast"` and "cuda"
+        },
+    ),
     "convolutions that are never quantised": (r'"head\.cls_logits/', {"condinst_deploy/contract/onnx_names.py"}),
     "precisions of a network": (
         r'Literal\["float32", "(float16", "bfloat16|bfloat16", "float16)"\]',

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
-from condinst_deploy.cli.progress import ProgressLines
 from condinst_deploy.evaluation import evaluator
+from condinst_deploy.evaluation.evaluate_models import EvaluationHooks
+from condinst_deploy.evaluation.evaluate_models import evaluate as evaluate_models
 from condinst_deploy.evaluation.ground_truth import load_ground_truth
 from condinst_deploy.evaluation.provenance import code_digest
 from condinst_deploy.evaluation.sources import EvaluationOptions, Source
@@ -367,20 +368,21 @@ def test_wrong_usage_exits_with_two() -> None:
 
 
 def test_three_sides_with_one_file_name_have_results_and_progress_of_their_own(
-    data: tuple[Path, Path], slim_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    data: tuple[Path, Path], slim_checkpoint: Path
 ) -> None:
-    monkeypatch.setattr(ProgressLines.__init__, "__defaults__", (0.0, *(ProgressLines.__init__.__defaults__ or ())[1:]))
     models = [Path("x/a.pth"), Path("y/a.pth"), Path("x_a.pth")]
     for model in models:
         model.parent.mkdir(exist_ok=True)
         shutil.copy(slim_checkpoint, model)
-    done = run(data, *(argument for model in models for argument in ("--model", model)), "--gate", "0")
-    assert done.exit_code == 0, done.output
+    seen: list[tuple[str, int, int]] = []
+    hooks = EvaluationHooks(on_progress=lambda *progress: seen.append(progress))
+    options = EvaluationOptions(Path("evaluation"), "cpu", gate=0.0)
+    found = evaluate_models(*data, models=models, options=options, hooks=hooks)
+    assert not found.verdict.failures
     names = ["x/a.pth", "y/a.pth", "x_a.pth (3)"]
     assert [side["name"] for side in metrics()["sides"]] == names
     assert len({side["results"] for side in metrics()["sides"]}) == 3
     assert [comparison["name"] for comparison in metrics()["comparisons"]] == names[1:]
-    lines = done.stderr.splitlines()
-    assert any(line.startswith(f"x/a.pth: 1 of {COUNT}") for line in lines)
-    assert f"y/a.pth: {COUNT} of {COUNT} images were finished before" in lines
-    assert any(line.startswith(f"x_a.pth (3): agreement: {COUNT} of {COUNT}") for line in lines)
+    assert ("x/a.pth", 1, COUNT) in seen
+    assert [progress for progress in seen if progress[0] == "y/a.pth"] == [("y/a.pth", COUNT, COUNT)]  # the same file
+    assert ("x_a.pth (3): agreement", COUNT, COUNT) in seen

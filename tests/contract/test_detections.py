@@ -47,7 +47,7 @@ def test_fields_of_different_lengths_are_refused(changes: dict[str, Any]) -> Non
         ([-1, 2], -1),
     ],
 )
-def test_label_without_a_name_is_refused_and_told(labels: list[int], outlier: int) -> None:
+def test_label_without_a_name_is_refused_and_named(labels: list[int], outlier: int) -> None:
     with pytest.raises(ConfigError, match=f"labels reach {outlier}; there are 3 class names"):
         changed(labels=np.array(labels))
 

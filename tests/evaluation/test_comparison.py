@@ -112,7 +112,7 @@ def test_every_iou_is_counted_in_its_class() -> None:
     assert iou_counts(ious) == [2, 1, 1, 1, 1, 1, 2, 1]
 
 
-def test_progress_is_told_once_an_image() -> None:
+def test_progress_is_reported_once_an_image() -> None:
     calls: list[int] = []
     compare({}, {}, (1, 2, 3), lambda: calls.append(1))
     assert len(calls) == 3

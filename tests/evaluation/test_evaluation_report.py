@@ -115,7 +115,7 @@ def test_every_figure_is_on_the_page(tmp_path: Path) -> None:
     assert "AP of 3 classes" not in page(tmp_path, evaluation, per_class=False)
 
 
-def test_the_gate_is_told(tmp_path: Path) -> None:
+def test_the_gate_is_reported(tmp_path: Path) -> None:
     evaluation = evaluated(tmp_path, small_coco.results(), moved())
     found = failures(evaluation, 1.0)
     assert [(f.metric, round(f.other - f.reference, 2)) for f in found if isinstance(f, Failure)] == [

@@ -100,7 +100,7 @@ def test_tensor_of_another_layout_is_refused(shape: tuple[int, ...]) -> None:
         rgb_from(torch.zeros(shape, dtype=torch.uint8))
 
 
-def test_tensor_with_channels_last_is_told_the_layout() -> None:
+def test_tensor_with_channels_last_names_the_layout() -> None:
     with pytest.raises(ImageError, match=r"a tensor has shape \(24, 36, 3\); expected \(3, H, W\), channels first"):
         rgb_from(torch.zeros(24, 36, 3, dtype=torch.uint8))
 

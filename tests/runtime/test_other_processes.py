@@ -19,9 +19,7 @@ def predictor(slim_checkpoint: Path) -> Predictor:
     return Predictor(slim_checkpoint, device="cpu")
 
 
-def test_a_forked_process_is_told_to_load_the_model_itself(
-    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_forked_process_must_load_the_model_itself(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     image = np.zeros((64, 64, 3), np.uint8)
     predictor(image)
     own = os.getpid()

@@ -207,7 +207,7 @@ def test_images_come_from_the_callers_thread() -> None:
     assert threads == {threading.current_thread()}
 
 
-def test_every_thread_begins_as_told() -> None:
+def test_every_thread_begins_as_asked() -> None:
     entered, used = set(), set()
 
     def forward(inputs: NetworkInputs) -> Any:

@@ -55,7 +55,9 @@ def test_a_predictor_says_what_it_runs(models: dict[str, Path], predictors: dict
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".PTH"])
-def test_the_kind_of_file_is_told_by_its_suffix_in_any_case(suffix: str, slim_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_kind_of_file_is_known_by_its_suffix_in_any_case(
+    suffix: str, slim_checkpoint: Path, tmp_path: Path
+) -> None:
     path = (tmp_path / "model").with_suffix(suffix)
     path.symlink_to(slim_checkpoint)
     assert load_backend(path, "cpu").name == "torch"

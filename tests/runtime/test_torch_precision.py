@@ -54,7 +54,7 @@ def test_precision_is_a_checkpoints(slim_checkpoint: Path, tmp_path: Path) -> No
         Predictor(backend, precision="bfloat16")
 
 
-def test_a_gpu_without_bfloat16_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_without_bfloat16_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     with pytest.raises(
         BackendError, match=r"compute capability 7\.5, and bfloat16 needs 8\.0; use precision='float16'"

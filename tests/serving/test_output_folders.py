@@ -210,7 +210,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_part(
     assert len(parts(tmp_path)) == 3
 
 
-def test_an_output_that_cannot_be_written_or_read_is_told_before_the_work(
+def test_an_output_that_cannot_be_written_or_read_is_reported_before_the_work(
     ten_images: list[Path], small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = options_of(ten_images[0].parent, small_model, tmp_path, format="coco")

@@ -203,7 +203,7 @@ def test_errors_that_no_other_worker_can_mend_end_the_run(run: Any) -> None:
     assert (of_kind(events, "lost"), len(stand_in.given)) == ([], 2)
 
 
-def test_a_wait_for_room_is_told(run: Any) -> None:
+def test_a_wait_for_room_is_reported(run: Any) -> None:
     calls: list[int] = []
 
     def script(number: int, shard: Shard | None) -> Any:

@@ -86,7 +86,7 @@ def test_an_answer_that_is_wrong_is_one_line(name: str) -> None:
     assert "\n" not in str(raised.value)
 
 
-def found_or_told(client: Client) -> InstanceDetections | str:
+def found_or_refused(client: Client) -> InstanceDetections | str:
     """Detections of one image, or what the client says is wrong with the answer."""
     try:
         return client([IMAGE])[0]
@@ -107,7 +107,7 @@ def test_an_answer_with_any_bytes_changed_is_detections_or_one_line() -> None:
         return Answer(body=bytes(content), headers=whole.headers)
 
     with fake_server(damaged, MANIFEST) as server, Client(server.url, retries=0, in_flight=1) as client:
-        results = [found_or_told(client) for _ in range(300)]
+        results = [found_or_refused(client) for _ in range(300)]
     detections = [found for found in results if isinstance(found, InstanceDetections)]
     for found in detections:
         assert np.isfinite(found.boxes).all()
