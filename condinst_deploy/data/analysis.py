@@ -30,6 +30,8 @@ USUAL: tuple[Reason, ...] = ("crowd", "marked ignore")
 DIFFERENT = 0.5
 """Overlap (IoU) of an object's box and its mask's below which the two are said to differ."""
 
+TOO_SMALL = "they are too small or too thin: train at larger sizes"
+
 DECIMALS = 2
 """Digits of pixels in which two annotations of the same object agree; another first corner moves the last bits."""
 
@@ -70,11 +72,7 @@ def analyse(data: CocoDataset, preprocessing: Preprocessing, short_sides: Sequen
         *_duplicates(data, objects, headers),
         *_left_out_oddly(data),
         found(differing, "whose box is not their mask's (overlap below one half)", "boxes are [x, y, width, height]"),
-        found(
-            unlearnable,
-            "that no pyramid level can learn at these sizes",
-            "they are too small or too thin: train at larger sizes",
-        ),
+        found(unlearnable, "that no pyramid level can learn at these sizes", TOO_SMALL),
         Finding.of("class", "without an object to learn", "", [c.name for c in classes if not c.objects]),
         *_class_names(data),
     ]

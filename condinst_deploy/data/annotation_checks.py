@@ -1,6 +1,7 @@
 """Checks of single annotations in COCO's format: boxes, polygons, RLEs, and objects to train on."""
 
 import sys
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -104,6 +105,21 @@ def checked_bbox(bbox: Any, where: str) -> list[float]:
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(is_place(value) for value in bbox):
         raise DataError(f"{where} has bbox {shown_value(bbox)}; expected four finite numbers x, y, width, height")
     return bbox
+
+
+def check_annotated_size(
+    name: str, size: tuple[int, int], annotated: tuple[int, int], image_id: int, annotations: Path
+) -> None:
+    """Check that an image, called `name` in messages, has the annotated `(height, width)`.
+
+    Raises:
+        DataError: it has another size.
+    """
+    if size != annotated:
+        raise DataError(
+            f"{name} is {size[1]}x{size[0]}, but image {image_id} of {annotations} is annotated as"
+            f" {annotated[1]}x{annotated[0]}; expected the data set's own images"
+        )
 
 
 def is_place(value: Any) -> bool:

@@ -20,7 +20,7 @@ from condinst_deploy.data.annotation_arrays import (
     id_array,
 )
 from condinst_deploy.data.annotation_blocks import BLOCK, Known, block_of
-from condinst_deploy.data.annotation_checks import LeftOut, field_of, is_place, object_of
+from condinst_deploy.data.annotation_checks import LeftOut, check_annotated_size, field_of, is_place, object_of
 from condinst_deploy.data.coco_file import coco_content, has_masks, no_collection
 from condinst_deploy.errors import ConfigError, DataError, ImageError
 from condinst_deploy.imaging.decode import RGBArray, rgb_from
@@ -143,11 +143,8 @@ class CocoDataset:
         """
         record = self.records[index]
         image = _decoded(record.path)
-        if image.shape[:2] != record.size:
-            raise DataError(
-                f"{record.path} is {image.shape[1]}x{image.shape[0]}, but image {record.image_id} of"
-                f" {self.annotations} is annotated as {record.size[1]}x{record.size[0]}"
-            )
+        height, width = image.shape[:2]
+        check_annotated_size(str(record.path), (height, width), record.size, record.image_id, self.annotations)
         return Sample(
             image_id=record.image_id,
             image=image,

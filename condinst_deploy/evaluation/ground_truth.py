@@ -8,6 +8,7 @@ from pathlib import Path
 from pycocotools.coco import COCO
 
 from condinst_deploy.contract import ModelManifest, default_class_names
+from condinst_deploy.data.annotation_checks import check_annotated_size
 from condinst_deploy.data.coco import evaluation_set
 from condinst_deploy.data.coco_file import coco_content
 from condinst_deploy.errors import ConfigError, DataError
@@ -59,12 +60,7 @@ class GroundTruth:
         Raises:
             DataError: it has not.
         """
-        height, width = self.size(image_id)
-        if size != (height, width):
-            raise DataError(
-                f"{name} is {size[1]}x{size[0]}, but image {image_id} of {self.annotations} is annotated as"
-                f" {width}x{height}; expected the data set's own images"
-            )
+        check_annotated_size(name, size, self.size(image_id), image_id, self.annotations)
 
     def name_of(self, category_id: int) -> str:
         """Class name of a category."""

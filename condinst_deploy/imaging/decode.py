@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from condinst_deploy.errors import ImageError
 from condinst_deploy.imaging.image_urls import ImageUrl, images_behind
+from condinst_deploy.imaging.orientation import TURNS, orientation_of
 from condinst_deploy.support.launch import remarks_on
 from condinst_deploy.support.remote_files import entry_type, is_url, local_path, public_url
 
@@ -31,18 +32,6 @@ SUFFIXES = frozenset(
 
 STORAGE_FAILURES = 3
 """Failed URLs after which a storage counts as not reachable."""
-
-ORIENTATION = 0x0112  # EXIF tag
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""Orientation -> the transposition that makes the image upright."""
 
 FOREIGN_DECODERS = frozenset({"EPS"})
 """Formats, whatever the name of the file, that Pillow gives to another program: Ghostscript may run it without end."""
@@ -369,14 +358,6 @@ def _rgb_of_strip(image: Image.Image) -> RGBArray:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def orientation_of(image: Image.Image) -> Any:
-    """EXIF orientation of an opened image, a key of `TURNS` or anything else; None if it cannot be read."""
-    try:
-        return image.getexif().get(ORIENTATION)
-    except Exception:  # Pillow raises errors of many kinds on malformed EXIF; the pixels can still be read
-        return None
 
 
 def _rgb_from_array(array: npt.NDArray[Any]) -> RGBArray:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from condinst_deploy.imaging.decode import ORIENTATION, check_readable, orientation_of
+from condinst_deploy.imaging.decode import check_readable
+from condinst_deploy.imaging.orientation import ORIENTATION, orientation_of
 from condinst_deploy.shown_text import first_line
 
 LONGEST_SIDE, MOST_PIXELS = 65_535, 1 << 28
