@@ -51,9 +51,10 @@ HOMES = {
     "convolutions that are never quantised": (r'"head\.cls_logits/', {"condinst_deploy/contract/onnx_names.py"}),
     "precisions of a network": (
         r'Literal\["float32", "(float16", "bfloat16|bfloat16", "float16)"\]',
-        {"condinst_deploy/contract/precision.py", "condinst_deploy/training/recipe.py"},
+        {"condinst_deploy/contract/precision.py"},
     ),
     "a class that a model does not have": (r'f"the model has no class', {"condinst_deploy/contract/manifest.py"}),
+    "a closed model": (r'"this model was closed', {"condinst_deploy/runtime/backend.py"}),
     "a model file that is not there": (r'f"no model at \{', {"condinst_deploy/contract/artifacts.py"}),
     "control groups": (r'"sys/fs/cgroup', {"condinst_deploy/runtime/cores.py"}),
     "the driver's version file": (r'"proc/driver/nvidia', {"condinst_deploy/runtime/devices.py"}),

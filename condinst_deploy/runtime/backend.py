@@ -22,6 +22,11 @@ Outputs: TypeAlias = "NetworkOutputs | DeviceOutputs | GpuOutputs"
 """Outputs on the host, or on the device that computes them. `on_host` gives arrays of all."""
 
 
+def closed_error() -> BackendError:
+    """The error of a network that is run after its backend was closed."""
+    return BackendError("this model was closed; load it again")
+
+
 class Backend(AbstractContextManager["Backend"]):
     """One loaded model on one device. Close it, or use it in a `with` block."""
 

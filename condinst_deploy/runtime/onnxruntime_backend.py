@@ -17,7 +17,7 @@ from condinst_deploy.contract import (
 )
 from condinst_deploy.contract.artifacts import ONNX, check_there
 from condinst_deploy.errors import ArtifactError, BackendError, DeviceError
-from condinst_deploy.runtime.backend import Backend, Outputs
+from condinst_deploy.runtime.backend import Backend, Outputs, closed_error
 from condinst_deploy.runtime.cores import CpuThreads, usable_cores
 from condinst_deploy.runtime.cpu_features import OVERFLOW_REMARK, products_may_overflow
 from condinst_deploy.runtime.devices import Device, driver_present, parsed_device
@@ -119,7 +119,7 @@ class OnnxRuntimeBackend(Backend):
     def forward(self, inputs: Inputs) -> Outputs:
         """Run the network on one batch; on a GPU the outputs stay there."""
         if self._session is None:
-            raise BackendError("this model was closed; load it again")
+            raise closed_error()
         if self._on_gpu is not None:
             return self._on_gpu.run(inputs)
         feed = dict(zip(INPUTS, inputs.on_host(), strict=True))

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from condinst_deploy.contract import INPUTS, OUTPUTS, ImageGeometry, InstanceDetections, ModelManifest
 from condinst_deploy.errors import BackendError
-from condinst_deploy.runtime.backend import Outputs
+from condinst_deploy.runtime.backend import Outputs, closed_error
 from condinst_deploy.runtime.cuda.gpu import Gpu, Stream, shared_gpu
 from condinst_deploy.runtime.cuda.gpu_batches import GpuInputs, GpuOutputs
 from condinst_deploy.runtime.cuda.mask_runs import detections_from_gpu
@@ -88,7 +88,7 @@ class CudaRuns:
         batch = self.uploads.on_gpu(inputs)
         with self._lock, self._gpu.current():
             if self._session is None:
-                raise BackendError("this model was closed; load it again")
+                raise closed_error()
             outputs = self._room_for(batch)
             binding = self._session.io_binding()
             given = dict(zip(INPUTS, (batch.images, batch.image_sizes), strict=True))

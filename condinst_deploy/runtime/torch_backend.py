@@ -10,14 +10,15 @@ from torch import Tensor
 
 from condinst_deploy.contract import NetworkOutputs
 from condinst_deploy.contract.precision import PRECISIONS, Precision
-from condinst_deploy.errors import BackendError, ConfigError, DeviceError
+from condinst_deploy.errors import BackendError, DeviceError
 from condinst_deploy.kernels.operations import kernels_run_on, missing_for_kernels, operations_for
 from condinst_deploy.model.checkpoints import LoadedModel, load_model
 from condinst_deploy.model.condinst import CondInst, Instances
 from condinst_deploy.model.half import HalfNetwork
-from condinst_deploy.runtime.backend import Outputs
+from condinst_deploy.runtime.backend import Outputs, closed_error
 from condinst_deploy.runtime.device_backend import DeviceBackend
 from condinst_deploy.runtime.device_outputs import DeviceOutputs, on_host
+from condinst_deploy.runtime.devices import parsed_device
 from condinst_deploy.runtime.preprocessing.types import Inputs
 from condinst_deploy.runtime.torch_graphs import Capturer, GraphedNetwork, capturer_for
 
@@ -71,7 +72,7 @@ class TorchBackend(DeviceBackend):
             BackendError: the backend was closed.
         """
         if self._model is None:
-            raise BackendError("this model was closed; load it again")
+            raise closed_error()
         return self._model
 
     def close(self) -> None:
@@ -110,21 +111,13 @@ def torch_device(device: str) -> torch.device:
         ConfigError: the name is unknown.
         DeviceError: PyTorch does not see the device.
     """
-    if device == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as e:
-        raise ConfigError(f"device {device!r} is unknown; expected auto, cpu, cuda or cuda:N") from e
-    if chosen.type not in ("cpu", "cuda"):
-        raise ConfigError(f"device {device!r} is not supported; expected auto, cpu, cuda or cuda:N")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+    chosen = parsed_device(device, gpu_usable=torch.cuda.is_available())
+    if chosen.kind == "cuda" and chosen.index >= torch.cuda.device_count():
         raise DeviceError(
             f"device {device!r} was asked for; PyTorch sees {torch.cuda.device_count()} CUDA devices."
             " Use device='cpu', or check the driver with nvidia-smi"
         )
-    # "cuda" means the first GPU in every backend, not the current one of the thread
-    return torch.device("cuda", chosen.index or 0) if chosen.type == "cuda" else chosen
+    return torch.device(str(chosen))
 
 
 def check_precision(precision: str, device: torch.device) -> None:

@@ -127,7 +127,7 @@ class Ranks:
         result, problem = [], None
         try:
             result.append(function())
-        except DistributedError:  # the others know, or cannot be told
+        except DistributedError:  # the others know, or cannot be reached
             raise
         except CondInstError as e:
             problem = e

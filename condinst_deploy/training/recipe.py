@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from condinst_deploy.contract import Family
 from condinst_deploy.contract.model_settings import SIDE
+from condinst_deploy.contract.precision import Precision
 from condinst_deploy.data.augmentation import Augmentation
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.config import CondInstConfig
@@ -19,7 +20,6 @@ from condinst_deploy.support.validation import Limits, check_choice, check_numbe
 PUBLISHED: dict[Family, str] = {"mmdet": "condinst_r50_1x", "adelaidet": "adelaidet_r50_1x"}
 """The recipe that each family's own ones vary."""
 
-Precision = Literal["float32", "bfloat16", "float16"]
 OptimizerKind = Literal["sgd", "adamw", "muon"]
 Decay = Literal["steps", "cosine", "linear"]
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from condinst_deploy.contract.precision import Precision
 from condinst_deploy.data.shapes_dataset import generate_shapes
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.checkpoints import load_model
@@ -20,7 +21,6 @@ from condinst_deploy.training.loss_module import LossModule
 from condinst_deploy.training.loss_scale import LossScale
 from condinst_deploy.training.recipe import (
     ExecutionSettings,
-    Precision,
     Recipe,
     ScheduleSettings,
 )

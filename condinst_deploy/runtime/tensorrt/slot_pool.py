@@ -6,6 +6,7 @@ from threading import Condition
 from typing import Generic, Protocol, TypeVar
 
 from condinst_deploy.errors import BackendError
+from condinst_deploy.runtime.backend import closed_error
 
 
 class Closable(Protocol):
@@ -78,7 +79,7 @@ class SlotPool(Generic[Kept]):
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._idle or self._count < self._most)
             if self._closed:
-                raise BackendError("this model was closed; load it again")
+                raise closed_error()
             if self._idle:
                 return self._idle.pop()
             self._count += 1
