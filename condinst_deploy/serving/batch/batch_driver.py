@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 
-from condinst_deploy.contract.artifacts import check_there
+from condinst_deploy.contract.artifacts import check_there, model_kind
 from condinst_deploy.errors import ArtifactError, ConfigError, DataError, ImageError
 from condinst_deploy.serving.batch.batch_options import BatchOptions
 from condinst_deploy.serving.batch.inputs import BatchInput, open_input
@@ -80,6 +80,7 @@ def planned(options: BatchOptions, on_wait: OnWait = lambda line: None) -> Itera
     Raises:
         CondInstError: model, input or output cannot be used, or the output belongs to another run.
     """
+    model_kind(options.model)  # by its name, before a folder is made
     check_there(options.model)
     if not options.model.is_file():
         raise ArtifactError(f"no model at {options.model}; expected a checkpoint, an .onnx file or an engine")
