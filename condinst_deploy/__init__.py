@@ -6,7 +6,6 @@ and `condinst_engines.build_engine` make the files in between.
 What is refused raises a `CondInstError`, or one of its kinds.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from condinst_deploy.errors import (
@@ -24,6 +23,7 @@ from condinst_deploy.errors import (
     OutputError,
     VerificationError,
 )
+from condinst_deploy.support.extras import resolved
 
 if TYPE_CHECKING:
     from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest
@@ -66,6 +66,9 @@ _HOMES = {
     "train": "condinst_deploy.training.train_model",
 }
 
+_EXTRAS = {"TrainedModel": "train", "train": "train", "evaluate": "eval"}
+"""Name -> extra that brings all that it needs."""
+
 __all__ = [
     "ArtifactError",
     "BackendError",
@@ -107,9 +110,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # resolved on first use, so that `condinst-predict --help` does not wait for the backends' libraries
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return resolved(__name__, name, _HOMES, _EXTRAS.get(name))
 
 
 def __dir__() -> list[str]:

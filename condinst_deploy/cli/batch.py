@@ -257,8 +257,9 @@ def _report(outcome: Outcome, as_json: bool) -> None:
         print_json(summary)
     elif totals is not None:
         print_line(
-            f"{totals.images} images, {totals.failed} of them with an error, {totals.detections} detections in"
-            f" {totals.shards} new parts; {outcome.finished_before + totals.shards} of {outcome.shards} parts:"
+            f"{counted(totals.images, 'image')}, {totals.failed} of them with an error,"
+            f" {counted(totals.detections, 'detection')} in {totals.shards} new parts;"
+            f" {outcome.finished_before + totals.shards} of {outcome.shards} parts:"
             f" {outcome.out}"
         )
     if outcome.interrupted:

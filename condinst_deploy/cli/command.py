@@ -161,9 +161,11 @@ def print_json(value: Any, what: str = "the summary") -> None:
 class Command(typer.Typer):
     """A command line; call it to run it to the end of the process."""
 
+    extra: str | None = None  # that brings all that the command needs
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run with signals heard, and with every error in one line."""
-        run(lambda: super(Command, self).__call__(*args, **kwargs))
+        run(lambda: super(Command, self).__call__(*args, **kwargs), self.extra)
 
 
 def _show_version(context: typer.Context, asked: bool) -> None:
@@ -184,8 +186,10 @@ VERSION = inspect.Parameter(
 """The option that every command has."""
 
 
-def command_app(function: Callable[P, None]) -> Command:
+def command_app(function: Callable[P, None], *, extra: str | None = None) -> Command:
     """A command line of one function; call it to run.
+
+    Where a library is missing, `extra` is named if it brings that library: one command then installs all of them.
 
     Every command has --version, and --install-completion for the shell in use. Exit status: 0 done, 1 failed with one
     line on standard error, 2 wrong usage (options that the command line or a `ConfigError` refuses), 130 interrupted by
@@ -219,6 +223,7 @@ def command_app(function: Callable[P, None]) -> Command:
     )
     guarded.__annotations__ = function.__annotations__ | {VERSION.name: VERSION.annotation}
     app = Command(add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.extra = extra
     app.command(context_settings={"help_option_names": ["-h", "--help"]})(guarded)
     return app
 

@@ -27,6 +27,7 @@ from condinst_deploy.cli.command import (
 from condinst_deploy.cli.progress import ProgressLines
 from condinst_deploy.evaluation.sources import EvaluationOptions, checked_sources
 from condinst_deploy.evaluation.wording import metric_text
+from condinst_deploy.shown_text import counted
 from condinst_deploy.support.signals import exit_status
 
 if TYPE_CHECKING:
@@ -159,7 +160,8 @@ def _hooks(progress: Progress, detector: "Detector | None") -> "EvaluationHooks"
     def on_ground_truth(ground_truth: "GroundTruth") -> None:
         progress.update(stages, visible=False)
         terminal.print(
-            f"{len(ground_truth)} images, {len(ground_truth.class_names)} classes: {ground_truth.annotations}"
+            f"{counted(len(ground_truth), 'image')}, {counted(len(ground_truth.class_names), 'class')}:"
+            f" {ground_truth.annotations}"
         )
         if not ground_truth.has_masks:
             terminal.print("it has no masks: boxes alone are evaluated")

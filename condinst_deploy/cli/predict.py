@@ -30,6 +30,7 @@ from condinst_deploy.contract import DRAWN_ABOVE
 from condinst_deploy.contract.artifacts import check_there
 from condinst_deploy.errors import CondInstError, ConfigError
 from condinst_deploy.runtime.label_files import TOLERANCE, Format
+from condinst_deploy.shown_text import counted
 from condinst_deploy.support.signals import exit_status
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def _shown(model: Path) -> "Iterator[PredictFilesReports]":
             nonlocal total
             backend, total = predictor.backend, images
             note = f" ({backend.note})" if backend.note else ""
-            terminal.print(f"{model}{note}: {backend.name} on {backend.device}, {images} images")
+            terminal.print(f"{model}{note}: {backend.name} on {backend.device}, {counted(images, 'image')}")
             progress.update(task, description="images", total=images)
             lines.update("images", 0, images)
 
@@ -214,7 +215,9 @@ def _report(done: "PredictedFiles", as_json: bool) -> None:
         }
         print_json(summary)
     else:
-        print_line(f"{done.detections} detections in {count} images, {skipped} skipped: {done.folder}")
+        print_line(
+            f"{counted(done.detections, 'detection')} in {counted(count, 'image')}, {skipped} skipped: {done.folder}"
+        )
     if done.interrupted:
         terminal.print("interrupted; the results hold the images that were finished")
         raise typer.Exit(exit_status())

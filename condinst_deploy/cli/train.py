@@ -206,4 +206,4 @@ class _Shown:
         self.stopped = f"stopped at iteration {iteration}, saved {folder}/last.pth; --resume goes on"
 
 
-main = command_app(train)
+main = command_app(train, extra="train")

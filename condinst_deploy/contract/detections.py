@@ -15,6 +15,7 @@ from condinst_deploy.imaging.decode import rgb_from
 from condinst_deploy.imaging.drawing import overlay
 from condinst_deploy.masks import Masks, Selector
 from condinst_deploy.shown_text import shown
+from condinst_deploy.support.validation import Limits, checked_number
 
 if TYPE_CHECKING:
     import supervision
@@ -130,9 +131,10 @@ class InstanceDetections:
                 captions are drawn after the scaling.
 
         Raises:
-            ConfigError: the image has another size than the image that was predicted on.
+            ConfigError: the image has another size than the image that was predicted on, or an option is no number.
             ImageError: the image cannot be decoded, or is of no type that `Predictor` takes.
         """
+        above = checked_number("score_threshold", score_threshold, Limits())
         height, width = self.masks.size
         is_rgb = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape == (height, width, 3)
         pixels = image if is_rgb else rgb_from(image)  # no copy of an image that can be drawn from
@@ -141,6 +143,6 @@ class InstanceDetections:
                 f"the image to draw on is {pixels.shape[1]}x{pixels.shape[0]}; expected {width}x{height}, the image"
                 " that was predicted on"
             )
-        drawn = self[self.scores > score_threshold]
+        drawn = self[self.scores > above]
         captions = [f"{name} {score:.2f}".lstrip() for name, score in zip(drawn.names, drawn.scores, strict=True)]
         return overlay(pixels, drawn.boxes, captions, drawn.masks, drawn.labels.tolist(), longest_side)

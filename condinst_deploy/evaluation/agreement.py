@@ -10,6 +10,7 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from condinst_deploy.contract import InstanceDetections
+from condinst_deploy.data.annotation_arrays import Ids, id_array
 from condinst_deploy.masks import RLE
 
 
@@ -49,7 +50,7 @@ class Instances:
 
     boxes: npt.NDArray[np.float64]  # (n, 4) xyxy, original pixels
     scores: npt.NDArray[np.float64]  # (n,)
-    labels: npt.NDArray[np.int64]  # (n,) label or category id, the same on both sides
+    labels: Ids  # (n,) label or category id, the same on both sides
     areas: npt.NDArray[np.float64]  # (n,) pixels of the mask, of the box where there is none
     rles: list[RLE] | None  # n masks; None: boxes alone
 
@@ -80,7 +81,7 @@ def instances_from_coco(entries: Sequence[Mapping[str, Any]]) -> Instances:
     return Instances(
         boxes,
         np.array([entry["score"] for entry in entries], dtype=np.float64),
-        np.array([entry["category_id"] for entry in entries], dtype=np.int64),
+        id_array([entry["category_id"] for entry in entries]),
         areas,
         rles,
     )

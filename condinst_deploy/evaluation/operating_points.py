@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
+from condinst_deploy.data.annotation_arrays import Ids, id_array
 from condinst_deploy.evaluation.coco_metrics import KIND_NAMES, Entry, Kind
 from condinst_deploy.evaluation.ground_truth import GroundTruth
 from condinst_deploy.evaluation.results_reader import by_image, kinds_of
@@ -68,11 +69,11 @@ class _Matched:
     """Detections and objects of one image, after matching within the classes."""
 
     shapes: list[Any]  # of the detections, as coco_mask.iou takes them
-    categories: npt.NDArray[np.int64]  # (n,)
+    categories: Ids  # (n,)
     scores: npt.NDArray[np.float64]  # (n,)
     partners: npt.NDArray[np.int64]  # (n,) index of the object, FREE or IGNORED
     objects: list[Any]  # shapes of the m objects that are no crowds
-    object_categories: npt.NDArray[np.int64]  # (m,)
+    object_categories: Ids  # (m,)
 
 
 def operating_points(entries: Sequence[Entry], ground_truth: GroundTruth, lowest: float = 0.0) -> OperatingPoints:
@@ -157,9 +158,9 @@ def points_json(points: OperatingPoints, ground_truth: GroundTruth) -> dict[str,
 def most_confused(points: OperatingPoints) -> list[tuple[tuple[int | None, int | None], int]]:
     """Return the confusion table as a list, the largest counts first."""
 
-    def key(item: tuple[tuple[int | None, int | None], int]) -> tuple[int, int, int]:
+    def key(item: tuple[tuple[int | None, int | None], int]) -> tuple[int, bool, int, bool, int]:
         (annotated, found), count = item
-        return -count, -1 if annotated is None else annotated, -1 if found is None else found
+        return -count, annotated is not None, annotated or 0, found is not None, found or 0
 
     return sorted(points.confusion.items(), key=key)
 
@@ -169,7 +170,7 @@ def _matched_image(entries: Sequence[Entry], image_id: int, kind: Kind, ground_t
     annotations = coco.imgToAnns.get(image_id, [])
     objects = [a for a in annotations if not a["iscrowd"]]
     crowds = [a for a in annotations if a["iscrowd"]]
-    categories = np.array([entry["category_id"] for entry in entries], dtype=np.int64)
+    categories = id_array([entry["category_id"] for entry in entries])
     scores = np.array([entry["score"] for entry in entries], dtype=np.float64)
     shapes = [entry["bbox"] if kind == "bbox" else _encoded(entry["segmentation"]) for entry in entries]
     partners = np.full(len(entries), IGNORED, dtype=np.int64)
@@ -185,7 +186,7 @@ def _matched_image(entries: Sequence[Entry], image_id: int, kind: Kind, ground_t
         partners[chosen] = [
             same[j] if j >= 0 else IGNORED if crowd else FREE for j, crowd in zip(taken, on_crowd, strict=True)
         ]
-    object_categories = np.array([a["category_id"] for a in objects], dtype=np.int64)
+    object_categories = id_array([a["category_id"] for a in objects])
     return _Matched(shapes, categories, scores, partners, object_shapes, object_categories)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from condinst_deploy.contract.artifacts import check_json, check_precision_applies, check_there
+from condinst_deploy.contract.artifacts import check_json, check_precision_applies, check_there, model_kind
 from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ConfigError, DataError
 from condinst_deploy.runtime.observer import Observer
@@ -134,6 +134,7 @@ def check_sources(sources: Sequence[Source], images: Path | None, gate: float | 
         raise ConfigError("--gate compares with the first model or results file; name at least one more")
     for source in sources:
         if source.is_model:
+            model_kind(source.path)  # by its name, before a folder is made
             check_there(source.path)
         else:
             check_json(source.path, "a COCO results file (.json)")

@@ -16,6 +16,7 @@ from condinst_deploy.imaging.labels import Label, draw_labels
 from condinst_deploy.imaging.palette import DARK, LIGHT, Colour, colour_of, lightened
 from condinst_deploy.masks import BoolArray, Masks, Window
 from condinst_deploy.support.atomic_write import atomic_path
+from condinst_deploy.support.validation import Limits, checked_number
 
 OPACITY = 0.45
 """Opacity of a mask's colour over the image."""
@@ -144,9 +145,7 @@ def _scaled_image(image: npt.NDArray[np.uint8], longest_side: int | None) -> tup
     """Return a copy of the drawn size, and the factor; pixels of an image that is enlarged stay squares."""
     if longest_side is None:
         return image.copy(), 1.0
-    if not 1 <= longest_side <= LARGEST_JPEG:
-        raise ConfigError(f"the longest side is {longest_side}; expected 1 to {LARGEST_JPEG} pixels")
-    scale = longest_side / max(image.shape[:2])
+    scale = checked_number("longest_side", longest_side, Limits(1, LARGEST_JPEG)) / max(image.shape[:2])
     size = tuple(max(1, round(side * scale)) for side in (image.shape[1], image.shape[0]))
     method = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
     return np.array(Image.fromarray(image).resize((size[0], size[1]), method)), scale

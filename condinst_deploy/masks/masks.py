@@ -11,6 +11,7 @@ from condinst_deploy.errors import ConfigError
 from condinst_deploy.masks.contours import outlines
 from condinst_deploy.masks.rle import counts_from_runs, run_lengths_from_counts
 from condinst_deploy.masks.simplification import simplified
+from condinst_deploy.support.validation import Limits, checked_number
 
 BoolArray = npt.NDArray[np.bool_]
 Runs = npt.NDArray[np.int64]
@@ -168,10 +169,9 @@ class Masks:
             outlines' length.
 
         Raises:
-            ConfigError: the tolerance is negative or not finite.
+            ConfigError: the tolerance is no number, negative or not finite.
         """
-        if not 0 <= tolerance < float("inf"):
-            raise ConfigError(f"the tolerance is {tolerance}; expected 0 or more pixels")
+        tolerance = checked_number("tolerance", tolerance, Limits(0))
         return [[simplified(ring, tolerance) for ring in outlines(runs, self.size[0])] for runs in self.runs]
 
 

@@ -17,7 +17,7 @@ from condinst_deploy.model.key_prefixes import unwrapped
 from condinst_deploy.model.published_checkpoints import published_model
 from condinst_deploy.model.safe_load import load_checkpoint_file
 from condinst_deploy.model.weight_names import KEY_TABLES, KeyTable, renamed
-from condinst_deploy.shown_text import shown_value
+from condinst_deploy.shown_text import counted, shown_value
 from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.digests import sha256_of
 from condinst_deploy.support.validation import printable
@@ -125,7 +125,7 @@ def _load_own(path: Path, content: dict[str, Any]) -> LoadedModel:
     own: KeyTable = ((r"(.+)", r"\1"),)
     state, prefix_remark = unwrapped(state)
     model = _with_weights(path, config, state, own)
-    note = f"condinst-deploy checkpoint, {config.title}, {config.num_classes} classes{prefix_remark}"
+    note = f"condinst-deploy checkpoint, {config.title}, {counted(config.num_classes, 'class')}{prefix_remark}"
     return LoadedModel(model.eval(), manifest, note)
 
 

@@ -18,6 +18,7 @@ from condinst_deploy.model.key_prefixes import unwrapped, weights_in
 from condinst_deploy.model.mmdet_config import own_selection
 from condinst_deploy.model.safe_load import Inert
 from condinst_deploy.model.weight_names import ADELAIDET_BACKBONE, renamed
+from condinst_deploy.shown_text import counted
 from condinst_deploy.support.validation import printable
 
 MARKERS: dict[Family, str] = {"mmdet": "bbox_head.controller.weight", "adelaidet": "controller.weight"}
@@ -82,7 +83,7 @@ def published_model(path: Path, content: Mapping[Any, Any], family: Family | Non
     if own is not None:
         config, thresholds = replace(config, selection=own.selection), f"sizes are the published ones; {own.remark}"
     note = (
-        f"{FULL_NAMES[found]} CondInst, {config.title}, {config.num_classes} classes{remark};"
+        f"{FULL_NAMES[found]} CondInst, {config.title}, {counted(config.num_classes, 'class')}{remark};"
         f" {thresholds}{prefix_remark}"
     )
     state = in_our_layout(state) if found == "adelaidet" else state

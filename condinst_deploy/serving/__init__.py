@@ -3,8 +3,9 @@
 `detect_dataset` runs a model on a Ray Dataset. It needs the extra `ray`.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from condinst_deploy.support.extras import resolved
 
 if TYPE_CHECKING:
     from condinst_deploy.serving.client.client import Client
@@ -20,6 +21,8 @@ __all__ = ["Client", "detect_dataset"]
 
 def __getattr__(name: str) -> Any:
     # resolved on first use: a client needs neither PyTorch nor Ray, and the server side needs no client
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return resolved(__name__, name, _HOMES)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

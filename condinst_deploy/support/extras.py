@@ -1,5 +1,11 @@
 """Optional libraries, and the extra that installs each; the message about a missing one has the pip command."""
 
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from condinst_deploy.errors import ConfigError
+
 EXTRAS = {
     "fsspec": "urls",
     "faster_coco_eval": "eval",
@@ -26,18 +32,58 @@ EXTRAS = {
 """Name of a module -> extra. `cpu` stands for `gpu`, too, which brings ONNX Runtime's build for GPUs instead."""
 
 
-def missing_library(error: ImportError) -> str | None:
+INCLUDED = {
+    "export": {"eval", "torch"},
+    "rtx": {"eval", "export", "torch"},
+    "train": {"eval", "torch"},
+}
+"""Extra -> those that it brings, too."""
+
+ALTERNATIVES = {
+    "cpu": " (or condinst-deploy[gpu] for NVIDIA GPUs)",
+    "rtx": " (or condinst-deploy[tensorrt] for full TensorRT)",
+}
+"""What can be installed instead of an extra."""
+
+
+def missing_library(error: ImportError, extra: str | None = None) -> str | None:
     """One line on a library that is not installed.
 
     Args:
         error: what an import raised.
+        extra: one that brings all that the work needs; it is named where it brings this library.
 
     Returns:
         What is missing and the command that brings it; None if the module is not one of `EXTRAS`.
     """
     module = (error.name or "").partition(".")[0]
-    extra = EXTRAS.get(module)
-    if extra is None or not isinstance(error, ModuleNotFoundError):
+    own = EXTRAS.get(module)
+    if own is None or not isinstance(error, ModuleNotFoundError):
         return None
-    other = " (or condinst-deploy[gpu] for NVIDIA GPUs)" if extra == "cpu" else ""
-    return f"this needs {module}, which is not installed: pip install 'condinst-deploy[{extra}]'{other}"
+    named = extra if extra is not None and own in INCLUDED.get(extra, ()) else own
+    other = ALTERNATIVES.get(named, "")
+    return f"this needs {module}, which is not installed: pip install 'condinst-deploy[{named}]'{other}"
+
+
+def resolved(module: str, name: str, homes: Mapping[str, str], extra: str | None = None) -> Any:
+    """Return a name of a package's interface, for the package's `__getattr__`.
+
+    Args:
+        module: the package.
+        name: that was asked for.
+        homes: name -> module that has it.
+        extra: as for `missing_library`.
+
+    Raises:
+        AttributeError: the package has no such name.
+        ConfigError: a library that it needs is not installed.
+    """
+    if name not in homes:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(homes[name]), name)
+    except ModuleNotFoundError as e:
+        line = missing_library(e, extra)
+        if line is None:
+            raise
+        raise ConfigError(line) from e

@@ -35,11 +35,12 @@ def command(module: str) -> Callable[[], None]:
     return entry
 
 
-def run(main: Callable[[], object]) -> NoReturn:
+def run(main: Callable[[], object], extra: str | None = None) -> NoReturn:
     """Run a command to its exit status; nothing that a user, a disk or a signal can cause prints a traceback.
 
     Args:
         main: raises `SystemExit` with a status, or returns when all went well.
+        extra: the one that brings all that the command needs.
     """
     if not _standard_streams_are_open():
         say("error: standard output is closed; direct it to a file, or to /dev/null")
@@ -57,7 +58,7 @@ def run(main: Callable[[], object]) -> NoReturn:
         say(reason_of(e))
         drop_unwritable_output()
     except Exception as e:
-        missing = missing_library(e) if isinstance(e, ModuleNotFoundError) else None
+        missing = missing_library(e, extra) if isinstance(e, ModuleNotFoundError) else None
         if received() is None and missing is None:  # a defect: its traceback is what we need
             raise
         status = FAILED

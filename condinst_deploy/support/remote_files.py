@@ -21,7 +21,15 @@ FIRST_PAUSE = 0.5
 """Seconds before the second attempt; each further one waits twice as long."""
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
-_CREDENTIALS = re.compile(r"(?<=://)[^/@]*@")
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
+_SECRETS = re.compile(r"([?&][^=&\s]*(?:sig|token|secret|password|credential|key)[^=&\s]*=)[^&#\s'\")]+", re.IGNORECASE)
+"""Parameters of signed URLs: whoever has them can read the file."""
+
+FSSPEC_EXTRAS = {
+    "http": "http", "https": "http", "s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "abfs",
+    "abfss": "abfs", "az": "abfs", "adl": "adl", "ssh": "ssh", "sftp": "sftp", "smb": "smb", "github": "github",
+}  # fmt: skip
+"""Protocol -> extra of fsspec that brings its library."""
 
 
 class StoredFile(NamedTuple):
@@ -59,8 +67,24 @@ def absolute(text: str) -> str:
 
 
 def public_url(text: str) -> str:
-    """Remove a user name and a password from a URL: manifests and messages must not hold them."""
-    return _CREDENTIALS.sub("", text) if is_url(text) else text
+    """Remove a user name, a password and signatures from a URL: manifests and messages must not hold them."""
+    return _without_secrets(text) if is_url(text) else text
+
+
+def _without_secrets(text: str) -> str:
+    return _SECRETS.sub(r"\1...", _CREDENTIALS.sub("", text))
+
+
+def public_reason(error: BaseException) -> str:
+    """Return the first line of what a library says, which may quote a URL, without secrets."""
+    return _without_secrets(first_line(error))
+
+
+def _library_of(url: str) -> str:
+    """The command that brings the library of a URL's protocol."""
+    protocol = url.partition("://")[0].lower()
+    extra = FSSPEC_EXTRAS.get(protocol)
+    return f"pip install 'fsspec[{extra}]'" if extra else "pip install it"
 
 
 def filesystem_of(url: str) -> tuple[Any, str]:
@@ -68,6 +92,7 @@ def filesystem_of(url: str) -> tuple[Any, str]:
 
     Raises:
         ConfigError: fsspec or the library of the protocol is missing, or the protocol is unknown.
+        ImageError: the storage cannot be reached.
     """
     try:
         import fsspec
@@ -79,11 +104,13 @@ def filesystem_of(url: str) -> tuple[Any, str]:
         filesystem, path = fsspec.core.url_to_fs(place)
     except ImportError as e:  # fsspec's text names the library
         raise ConfigError(
-            f"{public_url(url)} needs one more library ({first_line(e)}); pip install it, or give a local path"
+            f"{public_url(url)} needs one more library ({public_reason(e)}); {_library_of(url)}, or give a local path"
         ) from e
+    except OSError as e:  # some protocols connect here
+        raise ImageError(f"{public_url(url)} cannot be reached ({public_reason(e)})") from e
     except Exception as e:  # each storage library raises its own exceptions
         raise ConfigError(
-            f"{public_url(url)} cannot be opened ({first_line(e)}); expected a URL that fsspec knows"
+            f"{public_url(url)} cannot be opened ({public_reason(e)}); expected a URL that fsspec knows"
         ) from e
     return filesystem, path if place == url else f"{path.rstrip('/')}{url[len(place) :]}"
 
@@ -106,7 +133,7 @@ def list_files(url: str, pattern: bool, recursive: bool = True) -> list[StoredFi
         else:
             found = filesystem.find(path, maxdepth=None if recursive else 1, detail=True)
     except Exception as e:  # each storage library raises its own exceptions
-        raise ImageError(f"{public_url(url)} cannot be listed ({first_line(e)})") from e
+        raise ImageError(f"{public_url(url)} cannot be listed ({public_reason(e)})") from e
     if not found:  # fsspec leaves out folders that it may not list
         entry_type(re.split(r"/[^/]*[*?\[]", url, maxsplit=1)[0] if pattern else url)
     protocol, rest = url.split("://", 1)
@@ -169,7 +196,7 @@ def image_content(url: str) -> bytes:
         except Exception as e:  # each storage library raises its own exceptions
             again = not isinstance(e, ConfigError | PermissionError)  # these would end the same way
             if not again or attempt + 1 == ATTEMPTS:
-                raise ImageError(f"{shown} cannot be read ({first_line(e)})") from e
+                raise ImageError(f"{shown} cannot be read ({public_reason(e)})") from e
         time.sleep(FIRST_PAUSE * 2**attempt)
     raise AssertionError("the last attempt returns or raises")
 
@@ -186,7 +213,7 @@ def entry_type(url: str) -> str | None:
     except FileNotFoundError:
         return None
     except Exception as e:  # each storage library raises its own exceptions
-        raise ImageError(f"{public_url(url)} cannot be read ({first_line(e)})") from e
+        raise ImageError(f"{public_url(url)} cannot be read ({public_reason(e)})") from e
 
 
 def is_pattern(url: str) -> bool:

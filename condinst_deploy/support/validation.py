@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import cache
+from numbers import Real
 from types import UnionType
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -125,6 +126,17 @@ def check_number(name: str, value: object, limits: Limits) -> None:
     """
     if not limits.hold(value):
         raise ConfigError(f"{name} is {shown_value(value)}; expected {limits}")
+
+
+def checked_number(name: str, value: Any, limits: Limits) -> float:
+    """Return a number that a caller gave as an argument, of Python's or of NumPy's types.
+
+    Raises:
+        ConfigError: it is not a finite number inside the limits.
+    """
+    plain = value.item() if isinstance(value, Real) and hasattr(value, "item") else value
+    check_number(name, plain, limits)
+    return float(plain)
 
 
 def check_choice(name: str, value: object, kind: Any) -> None:

@@ -1,7 +1,8 @@
 """The stage ONNX -> TensorRT: engines of the builders `tensorrt` and `rtx`, from one code path."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from condinst_deploy.support.extras import resolved
 
 if TYPE_CHECKING:
     from condinst_engines.build_engine_file import BuildReports, BuiltEngineFile, build_engine
@@ -21,6 +22,8 @@ __all__ = ["BuildOptions", "BuildRecipe", "BuildReports", "BuiltEngineFile", "bu
 
 def __getattr__(name: str) -> Any:
     # resolved at the first use: `condinst-build-engine --help` does not wait for PyTorch
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return resolved(__name__, name, _HOMES, "rtx")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

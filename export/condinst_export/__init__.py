@@ -1,7 +1,8 @@
 """The stage PyTorch -> ONNX: one file that shows the two special operations as two nodes."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from condinst_deploy.support.extras import resolved
 
 if TYPE_CHECKING:
     from condinst_export.export_options import ExportOptions
@@ -19,6 +20,8 @@ __all__ = ["ExportOptions", "ExportReports", "ExportedModel", "export_model"]
 
 def __getattr__(name: str) -> Any:
     # resolved at the first use: `condinst-export --help` does not wait for PyTorch
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return resolved(__name__, name, _HOMES, "export")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

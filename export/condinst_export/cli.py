@@ -164,4 +164,4 @@ def _static_shape(text: str | None) -> tuple[int, int, int] | None:
     return batch, height, width
 
 
-main = command_app(export)
+main = command_app(export, extra="export")

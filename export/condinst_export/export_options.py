@@ -1,5 +1,6 @@
 """Options of an export; light, so that a command can check them before it imports PyTorch."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,8 @@ def class_names_from(path: Path) -> tuple[str, ...]:
         ConfigError: it cannot be read, or names a class twice.
     """
     try:
-        lines = read_text(path, "utf-8-sig").splitlines()
+        # a form feed or a line separator inside a name ends no line, as it would for `splitlines`
+        lines = re.split(r"\r\n|\r|\n", read_text(path, "utf-8-sig"))
     except (OSError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path} cannot be read as a list of class names ({e})") from e
     names = tuple(line.strip() for line in lines if line.strip())

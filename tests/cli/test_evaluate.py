@@ -367,6 +367,16 @@ def test_wrong_usage_exits_with_two() -> None:
     assert evaluate("--annotations", "x.json", "--limit", "0").exit_code == 2
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "image.png", "folder", "nothing"])
+def test_a_model_of_another_kind_is_refused_before_a_folder_is_made(data: tuple[Path, Path], name: str) -> None:
+    Path("notes.txt").write_text("x")
+    Path("folder").mkdir()
+    done = run(data, "--model", name)
+    assert (done.exit_code, done.stderr.count("error:")) == (2, 1)
+    assert "; expected a model, a file ending in .pth" in done.stderr
+    assert not Path("evaluation").exists()
+
+
 def test_three_sides_with_one_file_name_have_results_and_progress_of_their_own(
     data: tuple[Path, Path], slim_checkpoint: Path
 ) -> None:

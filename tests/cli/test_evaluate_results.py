@@ -31,6 +31,32 @@ def test_fast_gives_the_same_metrics(tmp_path: Path) -> None:
         assert reported[1]["sides"][0][kind] == pytest.approx(reported[0]["sides"][0][kind], abs=1e-10)
 
 
+@pytest.mark.parametrize("ids", [(2**64 - 1, 2**63, -5), (2**63 - 1, -(2**31), 0)])
+def test_ids_of_64_bits_change_no_metric_threshold_or_agreement(ids: tuple[int, ...], tmp_path: Path) -> None:
+    content, results = small_coco.content(), small_coco.results()
+    others = [entry | {"score": entry["score"] / 2} for entry in results]
+    new = dict(zip(sorted(small_coco.CATEGORIES), sorted(ids), strict=True))
+    reported = []
+    for large in (False, True):
+        if large:
+            for entry in (*content["annotations"], *results, *others):
+                entry["category_id"] = new[entry["category_id"]]
+            for entry in content["categories"]:
+                entry["id"] = new[entry["id"]]
+        annotations, _ = small_coco.written(tmp_path, content)
+        Path("a.json").write_text(json.dumps(results))
+        Path("b.json").write_text(json.dumps(others))
+        done = evaluate("--annotations", annotations, "--results", "a.json", "--results", "b.json", "--out", str(large))
+        assert done.exit_code == 0, done.stderr
+        figures = json.loads(Path(str(large), "figures.json").read_text())
+        for side in figures["sides"]:
+            for point in side["thresholds"]["per_class"]:
+                del point["category_id"]
+        sides = [(side["box"], side["mask"], side["thresholds"]) for side in figures["sides"]]
+        reported.append((sides, figures["comparisons"][0]["agreement"]))
+    assert reported[0] == reported[1]
+
+
 def test_the_gate_fails_where_masks_cannot_be_compared(tmp_path: Path) -> None:
     annotations, _ = small_coco.written(tmp_path)
     boxes = [{k: v for k, v in entry.items() if k != "segmentation"} for entry in small_coco.results()]

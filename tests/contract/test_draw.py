@@ -70,8 +70,29 @@ def test_an_overlay_is_scaled_before_anything_is_written_on_it() -> None:
     filled = (np.asarray(large)[:above_box] == PALETTE[0]).all(axis=2).sum(axis=1) > 20
     assert 11 <= filled.sum() < 40
     assert (np.asarray(plain)[: above_box // 10] == PALETTE[0]).all(axis=2).any()
-    with pytest.raises(ConfigError, match="the longest side is 0; expected 1 to"):
+    with pytest.raises(ConfigError, match="longest_side is 0; expected a number from 1 to"):
         detections(1).draw(image(), longest_side=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"score_threshold": "0.3"}, "score_threshold is '0.3'; expected a finite number"),
+        ({"score_threshold": None}, "score_threshold is None"),
+        ({"score_threshold": True}, "score_threshold is True"),
+        ({"score_threshold": float("nan")}, "score_threshold is nan"),
+        ({"longest_side": "100"}, "longest_side is '100'; expected a number from 1 to 65500"),
+        ({"longest_side": 10**9}, "longest_side is 1000000000"),
+    ],
+)
+def test_options_that_are_no_numbers_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        detections(1).draw(image(), **options)
+
+
+def test_numbers_may_be_numpys() -> None:
+    drawn = detections(1).draw(image(), score_threshold=np.float32(0.1), longest_side=np.int64(50))  # type: ignore[arg-type]
+    assert max(drawn.size) == 50
 
 
 def test_drawing_leaves_the_image_itself_alone() -> None:

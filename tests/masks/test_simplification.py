@@ -1,5 +1,7 @@
 """Polygons with fewer points: none of those left out is farther away than was allowed."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -60,7 +62,7 @@ def test_small_polygons_stay_as_they_are() -> None:
     assert np.array_equal(simplified(triangle, 100), triangle)
 
 
-@pytest.mark.parametrize("tolerance", [-1.0, float("nan"), float("inf")])
-def test_tolerances_without_meaning_are_refused(tolerance: float) -> None:
-    with pytest.raises(ConfigError, match="the tolerance is"):
+@pytest.mark.parametrize("tolerance", [-1.0, float("nan"), float("inf"), "1", None, True])
+def test_tolerances_without_meaning_are_refused(tolerance: Any) -> None:
+    with pytest.raises(ConfigError, match="tolerance is"):
         disc(5).polygons(tolerance)

@@ -17,6 +17,7 @@ from condinst_deploy.runtime.label_files import Format
 from condinst_deploy.runtime.predict_files import PredictedFiles, PredictFilesOptions, predict_files
 from condinst_deploy.runtime.predictor_options import PredictorOptions
 from condinst_deploy.runtime.recording import FileOutputs
+from condinst_deploy.support.remote_files import public_url
 from tests.support.images import png
 from tests.support.storages import FailingStorage, failing_storage
 
@@ -83,11 +84,43 @@ def test_nothing_to_predict_behind_a_url_is_said_before_the_model_is_loaded(
     ("url", "reason"),
     [
         ("nothing://b/1.png", r"^nothing://b/1.png cannot be opened \(Protocol not known: nothing\); expected a URL"),
-        ("wandb://b/1.png", "^wandb://b/1.png needs one more library"),
+        ("wandb://b/1.png", r"^wandb://b/1.png needs one more library .*; pip install it, or"),
+        ("smb://b/1.png", r"^smb://b/1.png needs one more library .*; pip install 'fsspec\[smb\]', or"),
     ],
 )
 def test_a_protocol_without_its_library_is_wrong_usage(url: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
+        names(url)
+
+
+def test_a_storage_that_cannot_be_reached_is_no_wrong_usage() -> None:
+    with pytest.raises(ImageError, match=r"^ftp://127\.0\.0\.1:1/a\.png cannot be reached \("):
+        names("ftp://me:secret@127.0.0.1:1/a.png")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("s3://me:se@cret@b/1.png", "s3://b/1.png"),
+        ("https://h/a.png?X-Amz-Signature=f00&X-Amz-Date=1", "https://h/a.png?X-Amz-Signature=...&X-Amz-Date=1"),
+        ("https://h/a.png?id=3&sig=f%2F00#x", "https://h/a.png?id=3&sig=...#x"),
+        ("https://h/a.png?sv=1&X-Goog-Credential=me", "https://h/a.png?sv=1&X-Goog-Credential=..."),
+        ("https://h/a@b.png", "https://h/a@b.png"),
+        ("s3://b/a?.png", "s3://b/a?.png"),
+    ],
+)
+def test_messages_and_results_hold_no_secret_of_a_url(url: str, shown: str) -> None:
+    assert public_url(url) == shown
+
+
+def test_what_a_library_says_holds_no_secret_either(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "memory://b/1.png?sig=f00"
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(f"403, url=URL('{url}')")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", fail)
+    with pytest.raises(ImageError, match=r"^memory://b/1\.png\?sig=\.\.\. .*sig=\.\.\.'\)\)$"):
         names(url)
 
 

@@ -21,6 +21,15 @@ from tests.support.batch_runs import (
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+def test_a_model_of_another_kind_is_refused_before_a_folder_is_made(ten_images: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    out = tmp_path / "out"
+    options = options_of(ten_images[0].parent, tmp_path / "notes.txt", out)
+    with pytest.raises(ConfigError, match=r"notes\.txt is of an unknown kind; expected a model"), planned(options):
+        raise AssertionError
+    assert not out.exists()
+
+
 def test_a_run_goes_on_where_it_was_stopped(ten_images: list[Path], small_model: Path, tmp_path: Path) -> None:
     options = options_of(ten_images[0].parent, small_model, tmp_path, format="coco")
 

@@ -3,11 +3,12 @@
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from condinst_deploy.support.extras import EXTRAS, missing_library
+from condinst_deploy.support.extras import EXTRAS, INCLUDED, missing_library
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -31,6 +32,68 @@ def test_what_is_missing_names_its_extra(name: str, extra: str) -> None:
     line = missing_library(ModuleNotFoundError(f"No module named {name!r}", name=name))
     assert line is not None
     assert f"pip install 'condinst-deploy[{extra}]'" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "named"),
+    [
+        ("torch", "train", "train"),
+        ("matplotlib", "train", "train"),
+        ("onnx", "rtx", "rtx"),
+        ("torch", "export", "export"),
+        ("onnxruntime", "rtx", "cpu"),  # which the extra does not bring
+        ("ray", "train", "ray"),
+        ("torch", None, "torch"),
+    ],
+)
+def test_one_extra_that_brings_all_is_named(name: str, wanted: str | None, named: str) -> None:
+    line = missing_library(ModuleNotFoundError(name=name), wanted)
+    assert line is not None
+    assert f"pip install 'condinst-deploy[{named}]'" in line
+
+
+def test_what_an_extra_brings_is_what_the_project_says() -> None:
+    def brought(extra: str) -> set[str]:
+        found: set[str] = set()
+        for requirement in PROJECT["optional-dependencies"][extra]:
+            if requirement.startswith("condinst-deploy["):
+                for each in requirement.partition("[")[2].rstrip("]").split(","):
+                    found |= {each, *brought(each)}
+        return found
+
+    assert {extra: brought(extra) for extra in INCLUDED} == INCLUDED
+
+
+@pytest.mark.parametrize(
+    ("statement", "extra"),
+    [
+        ("from condinst_deploy import train", "train"),
+        ("import condinst_deploy; condinst_deploy.TrainedModel", "train"),
+        ("from condinst_export import export_model", "export"),
+        ("from condinst_engines import build_engine", "rtx"),
+    ],
+)
+def test_a_name_that_needs_a_missing_library_says_so_in_python(statement: str, extra: str) -> None:
+    code = f"""
+import sys
+sys.modules.update(torch=None, torchvision=None, onnx=None)
+from condinst_deploy import ConfigError
+try:
+    {statement}
+except ConfigError as e:
+    print(e)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"which is not installed: pip install 'condinst-deploy[{extra}]'" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["condinst_deploy", "condinst_deploy.serving", "condinst_engines", "condinst_export"])
+def test_a_package_lists_its_interface_and_nothing_else(name: str) -> None:
+    package = import_module(name)
+    assert [each for each in dir(package) if not each.startswith("__")] == sorted(
+        each for each in package.__all__ if not each.startswith("__")
+    )
 
 
 def test_a_module_of_our_own_and_a_broken_library_are_defects() -> None:
@@ -58,4 +121,5 @@ def test_a_command_without_pytorch_ends_with_one_line(command: str, slim_checkpo
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "pip install 'condinst-deploy[torch]'" in done.stderr.splitlines()[-1]
+    extra = "train" if command == "train" else "torch"
+    assert f"pip install 'condinst-deploy[{extra}]'" in done.stderr.splitlines()[-1]

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 
-from condinst_deploy.contract.artifacts import check_model_file
+from condinst_deploy.contract.artifacts import check_model_file, model_kind
 from condinst_deploy.errors import ConfigError, DataError, ImageError
 from condinst_deploy.serving.batch.batch_options import BatchOptions
 from condinst_deploy.serving.batch.inputs import BatchInput, open_input
@@ -84,6 +84,7 @@ def planned(
     Raises:
         CondInstError: model, input or output cannot be used, or the output belongs to another run.
     """
+    model_kind(options.model)  # by its name, before a folder is made
     check_model_file(options.model)
     if options.format == "parquet":
         pyarrow()

@@ -12,7 +12,6 @@ from condinst_deploy.errors import CondInstError, ConfigError, DataError, ImageE
 from condinst_deploy.imaging.decode import SUFFIXES, is_image_name
 from condinst_deploy.serving.batch.shards import PathSpan, RowSpan, Span
 from condinst_deploy.serving.batch.storage import PART_PREFIX
-from condinst_deploy.shown_text import first_line
 from condinst_deploy.support.digests import sha256_of_text
 from condinst_deploy.support.remote_files import (
     StoredFile,
@@ -23,6 +22,7 @@ from condinst_deploy.support.remote_files import (
     joined,
     list_files,
     local_path,
+    public_reason,
     public_url,
 )
 
@@ -108,7 +108,7 @@ class ListInput(BatchInput):
         except CondInstError:
             raise
         except Exception as e:  # each storage library raises its own exceptions
-            raise DataError(f"{public_url(self._text)} cannot be read ({first_line(e)})") from e
+            raise DataError(f"{public_url(self._text)} cannot be read ({public_reason(e)})") from e
 
     def _lines(self) -> Iterator[str]:
         folder, shown = self._text.rpartition("/")[0], public_url(self._text)
@@ -240,7 +240,7 @@ def _check_there(name: str) -> None:
         try:
             there = filesystem.isfile(path)
         except Exception as e:  # each storage library raises its own exceptions
-            raise ImageError(f"{public_url(name)} cannot be read ({first_line(e)})") from e
+            raise ImageError(f"{public_url(name)} cannot be read ({public_reason(e)})") from e
     else:
         there = Path(name).is_file()
     if not there:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from condinst_deploy.errors import CondInstError, ConfigError, DataError
-from condinst_deploy.shown_text import first_line, shown
-from condinst_deploy.support.remote_files import ATTEMPTS, filesystem_of, is_url, joined, public_url
+from condinst_deploy.shown_text import shown
+from condinst_deploy.support.remote_files import ATTEMPTS, filesystem_of, is_url, joined, public_reason, public_url
 
 CONTENTS = ("image", "bytes", "image_bytes", "content", "jpg", "png")
 PATHS = ("path", "file_name", "image_path", "url", "uri")
@@ -59,7 +59,7 @@ def parquet_file(name: str) -> Iterator[Any]:
         raise
     except Exception as e:
         # damaged files raise errors of many kinds, and each storage library raises its own exceptions
-        raise DataError(f"{public_url(name)} cannot be read as Parquet ({first_line(e)})") from e
+        raise DataError(f"{public_url(name)} cannot be read as Parquet ({public_reason(e)})") from e
 
 
 def _opened(name: str) -> BinaryIO:
@@ -224,7 +224,7 @@ def _sources_of_group(group: _Group, columns: "_Columns", start: int, end: int) 
                 return
             reason = "the row group has fewer rows than the file's footer says"
         except Exception as e:  # damaged files raise errors of many kinds
-            reason = first_line(e)
+            reason = public_reason(e)
         if is_url(group.name) and attempt + 1 < ATTEMPTS:
             time.sleep(0.5 * 2**attempt)
     group.check_in_reach(names)

@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.serving.batch.object_lock import LOCK_TIMES, LockTimes, ObjectLock
-from condinst_deploy.shown_text import first_line
 from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.held_folders import check_held, held_folder
-from condinst_deploy.support.remote_files import filesystem_of, is_url, local_path, public_url
+from condinst_deploy.support.remote_files import filesystem_of, is_url, local_path, public_reason, public_url
 
 PART_PREFIX = "part-"
 """The names of parts begin with it."""
@@ -310,7 +309,9 @@ class UrlFolder(OutputFolder):
         try:
             yield
         except Exception as e:  # each storage library raises its own exceptions
-            raise OutputError(f"{self.name} cannot be used ({first_line(e)}); choose another place with --out") from e
+            raise OutputError(
+                f"{self.name} cannot be used ({public_reason(e)}); choose another place with --out"
+            ) from e
 
 
 def output_folder(text: str) -> OutputFolder:

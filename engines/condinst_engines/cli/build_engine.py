@@ -210,4 +210,4 @@ def _summarise(manifest: "EngineManifest") -> None:
     terminal.print(f"  {manifest.plan_bytes / 1e6:.0f} MB, built in {manifest.build_seconds:.0f} s")
 
 
-main = command_app(build_engine)
+main = command_app(build_engine, extra="rtx")
