@@ -49,7 +49,8 @@ def on_step(do: Callable[[], None], when: int) -> Reports:
 def test_shared_memory_that_is_full_stops_the_run_with_a_checkpoint(
     recipe: Recipe, sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    share, calls = torch.Tensor.share_memory_, []
+    share: Callable[[torch.Tensor], torch.Tensor] = torch.Tensor.share_memory_
+    calls = []
 
     def full(tensor: torch.Tensor) -> torch.Tensor:
         calls.append(tensor)
@@ -63,14 +64,24 @@ def test_shared_memory_that_is_full_stops_the_run_with_a_checkpoint(
     assert resumed_run(recipe, tmp_path / "last.pth", CPU).iteration == 3
 
 
-def test_a_killed_process_stops_the_run_with_a_checkpoint(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
-    def kill() -> None:
-        for process in multiprocessing.active_children():
-            assert process.pid is not None
-            os.kill(process.pid, signal.SIGKILL)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_process_stops_the_run_with_a_checkpoint(
+    workers: int, recipe: Recipe, sets: Sets, tmp_path: Path
+) -> None:
+    recipe = replace(recipe, data=replace(recipe.data, workers=workers))
+    others = set(multiprocessing.active_children())
 
-    with pytest.raises(PreparationError, match=r"^a process that prepares images ended \([^\n]*\); [^\n]*--resume$"):
-        train(run_of(recipe, sets), sets, tmp_path, on_step(kill, when=2))
+    def kill_one() -> None:
+        process = next(process for process in multiprocessing.active_children() if process not in others)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+
+    with pytest.raises(
+        PreparationError, match=r"^a process that prepares images ended \([^\n]*\); [^\n]*--resume$"
+    ) as held:
+        train(run_of(recipe, sets), sets, tmp_path, on_step(kill_one, when=2))
+    assert held.value is not None
+    assert set(multiprocessing.active_children()) <= others  # the other one has ended, too
     assert resumed_run(recipe, tmp_path / "last.pth", CPU).iteration >= 2
 
 
