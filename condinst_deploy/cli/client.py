@@ -104,14 +104,13 @@ def _detect(served: "Client", images: list[str], overlays: Path | None, as_json:
 
 def _draw(detections: "InstanceDetections", path: "ImageFile", out: Path) -> None:
     from condinst_deploy.imaging.decode import rgb_from
-    from condinst_deploy.support.atomic_write import atomic_path
+    from condinst_deploy.imaging.encode import write_jpeg
 
     image = rgb_from(path)
     if image.shape[:2] != detections.masks.size:
         height, width = detections.masks.size
         raise BackendError(f"the server says that {path} has {width}x{height} pixels; expected those of the file")
-    with atomic_path(out) as temporary:
-        detections.draw(image).save(temporary, format="JPEG", quality=92)
+    write_jpeg(out, detections.draw(image), quality=92)
 
 
 main = command_app(client)

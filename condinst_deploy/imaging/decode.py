@@ -291,6 +291,8 @@ def _named(name: str) -> Iterator[None]:
         raise ImageError(f"{name} is not an image in a known format") from e
     except Image.DecompressionBombError as e:
         raise ImageError(f"{name} is too large to be decoded safely ({e})") from e
+    except MemoryError as e:  # the image need not be damaged
+        raise ImageError(f"{name} cannot be decoded: the memory is not enough") from e
     except Exception as e:  # Pillow's decoders raise errors of any kind on damaged files
         if isinstance(e, OSError) and e.errno is not None:  # of the system; Pillow's own have no number
             raise ImageError(f"{name} cannot be read ({e.strerror})") from e

@@ -11,11 +11,10 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from condinst_deploy.errors import ConfigError
-from condinst_deploy.imaging.encode import LARGEST_JPEG
+from condinst_deploy.imaging.encode import LARGEST_JPEG, write_jpeg
 from condinst_deploy.imaging.labels import Label, draw_labels
 from condinst_deploy.imaging.palette import DARK, LIGHT, Colour, colour_of, lightened
 from condinst_deploy.masks import BoolArray, Masks, Window
-from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.validation import Limits, checked_number
 
 OPACITY = 0.45
@@ -104,8 +103,7 @@ def write_sheet(images: Sequence[Image.Image], path: Path) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    with atomic_path(path) as temporary:
-        contact_sheet(images).save(temporary, format="JPEG", quality=90)
+    write_jpeg(path, contact_sheet(images))
 
 
 def draw_masks(

@@ -1,5 +1,6 @@
 """Arrays -> image files, written atomically."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,28 @@ def write_overlay(folder: Path, stem: str, overlay: Image.Image) -> Path:
     Raises:
         OutputError: it cannot be written.
     """
-    kind, suffix = ("JPEG", ".jpg") if max(overlay.size) <= LARGEST_JPEG else ("PNG", ".png")
-    path = folder / f"{stem}{suffix}"
-    with atomic_path(path) as temporary:
-        overlay.save(temporary, format=kind, quality=90)
+    if max(overlay.size) > LARGEST_JPEG:
+        path = folder / f"{stem}.png"
+        with atomic_path(path) as temporary:
+            overlay.save(temporary, format="PNG")
+        return path
+    path = folder / f"{stem}.jpg"
+    write_jpeg(path, overlay)
     return path
+
+
+def write_jpeg(path: Path, image: Image.Image, quality: int = 90) -> None:
+    """Write a JPEG.
+
+    It is encoded in memory: when Pillow encodes a JPEG into a file, a disk that takes only a part of it is no error.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    content = io.BytesIO()
+    image.save(content, format="JPEG", quality=quality)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def write_png(path: Path, pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> None:

@@ -223,6 +223,15 @@ def _forget(pythons: socket.socket) -> None:
 
 
 @contextmanager
+def unchanged_handler(number: signal.Signals) -> Iterator[None]:
+    """Put the handler of a signal back at the end of the block, if a library replaced it."""
+    before = signal.getsignal(number)
+    yield
+    if signal.getsignal(number) is not before:  # None: the previous handler was not set from Python
+        signal.signal(number, signal.SIG_DFL if before is None else before)
+
+
+@contextmanager
 def kept_sigterm() -> Iterator[None]:
     """Put the handler of SIGTERM back at the end of the block, for libraries that replace it.
 

@@ -8,20 +8,31 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
+from signal import SIGCHLD
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from condinst_deploy.data.coco import CocoDataset
 from condinst_deploy.data.transforms import Source, TrainingBatch, TrainingExample, TrainingTransform, collate
-from condinst_deploy.errors import ConfigError, DataError
-from condinst_deploy.support.signals import ignore_signals
+from condinst_deploy.errors import BackendError, ConfigError, DataError
+from condinst_deploy.shown_text import first_line
+from condinst_deploy.support.signals import ignore_signals, unchanged_handler
 from condinst_deploy.training.order import Grouping, Key, batch_keys
 from condinst_deploy.training.ranks import ALONE, Ranks
 from condinst_deploy.training.recipe import Recipe
 
 Prepared = tuple[TrainingExample, Source]
+
+
+class PreparationError(BackendError):
+    """The processes that prepare images cannot go on: one was killed, or shared memory is full."""
+
+
+PROBLEMS = (DataError, PreparationError)
+"""What a process that prepares images returns instead of a batch."""
 
 
 class Examples(Dataset[Prepared | DataError]):
@@ -77,6 +88,7 @@ def batches(
     Raises:
         ConfigError: the batch cannot be divided evenly.
         DataError: an image cannot be decoded or has another size than annotated.
+        PreparationError: shared memory is full, or a process that prepares images was killed.
     """
     schedule, settings = recipe.schedule, recipe.data
     grouping = Grouping(settings.group, data.landscape) if settings.group > 1 else None
@@ -90,10 +102,58 @@ def batches(
         worker_init_fn=_leave_signals_to_the_trainer,
         collate_fn=partial(_collated, pad_divisor=recipe.model.preprocessing.pad_divisor),
     )
-    for batch in loader:
-        if isinstance(batch, DataError):
+    for batch in _received(loader):
+        if isinstance(batch, PROBLEMS):
             raise batch
         yield batch
+
+
+def _received(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Yield what the processes prepared.
+
+    Raises:
+        PreparationError: one of them was killed.
+    """
+    # PyTorch's handler raises an error in whatever line the trainer is when a process is killed, also while it writes a
+    # checkpoint; the loader notices the same within seconds when it waits for a batch
+    with unchanged_handler(SIGCHLD):
+        processes = iter(loader)
+    ended = None
+    try:
+        yield from processes
+    except (OSError, EOFError) as e:  # of the connection to a process
+        if not loader.num_workers:
+            raise
+        ended = _ended(e)
+    except RuntimeError as e:
+        if not str(e).startswith("DataLoader worker"):
+            raise
+        ended = _ended(e)
+    finally:
+        del processes
+    if ended is not None:  # raised here, because PyTorch's error would keep the other processes alive
+        raise ended
+
+
+def _ended(error: Exception) -> PreparationError:
+    return PreparationError(
+        f"a process that prepares images ended ({first_line(error)}); the system ends processes when memory runs out:"
+        " lower data.workers in the recipe, then go on with --resume"
+    )
+
+
+def _share(batch: TrainingBatch) -> None:
+    """Move the tensors to shared memory, through which the trainer gets them."""
+    targets = (x for target in batch.targets for x in (target.boxes, target.labels, target.masks))
+    try:
+        for tensor in (batch.images, batch.image_sizes, *targets):
+            if tensor.numel():  # PyTorch cannot share an empty one
+                tensor.share_memory_()
+    except RuntimeError as e:
+        raise PreparationError(
+            f"prepared images do not fit into shared memory ({first_line(e)}); enlarge /dev/shm, in Docker with"
+            " --shm-size 2g, or set data.workers = 0 in the recipe"
+        ) from e
 
 
 def _leave_signals_to_the_trainer(_number: int) -> None:
@@ -104,11 +164,17 @@ def _leave_signals_to_the_trainer(_number: int) -> None:
     ignore_signals()
 
 
-def _collated(prepared: list[Prepared | DataError], pad_divisor: int) -> TrainingBatch | DataError:
-    """A batch, or the first error among its examples."""
+def _collated(prepared: list[Prepared | DataError], pad_divisor: int) -> TrainingBatch | DataError | PreparationError:
+    """A batch, or the first error among its examples, or why it cannot go to the trainer."""
     errors = [each for each in prepared if isinstance(each, DataError)]
     if errors:
         return errors[0]
     good = [each for each in prepared if not isinstance(each, DataError)]
     batch = collate([example for example, _ in good], pad_divisor=pad_divisor)
+    if get_worker_info() is not None:
+        # the loader does this in a thread: an error there is lost, and the trainer would wait for the batch forever
+        try:
+            _share(batch)
+        except PreparationError as e:
+            return e
     return replace(batch, sources=tuple(source for _, source in good))

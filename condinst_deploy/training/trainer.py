@@ -21,7 +21,7 @@ from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.runtime.torch_backend import TorchBackend
 from condinst_deploy.shown_text import shown
 from condinst_deploy.support.signals import Interruption, Stopped, received, whole_steps
-from condinst_deploy.training.batches import batches
+from condinst_deploy.training.batches import PROBLEMS, batches
 from condinst_deploy.training.history import History, Record, draw_curves, is_evaluation, score_of
 from condinst_deploy.training.ranks import Ranks
 from condinst_deploy.training.recipe import Recipe
@@ -122,6 +122,7 @@ def train(run: TrainingRun, sets: Sets, folder: Path, reports: Reports) -> Recor
     Raises:
         ConfigError: the losses are not finite.
         DataError: an image is damaged.
+        PreparationError: a process that prepares images was killed, or shared memory is full.
         OutputError: a file cannot be written.
         DistributedError: another process failed, or is lost.
         KeyboardInterrupt: a signal asked this process or another one to stop.
@@ -135,7 +136,7 @@ def train(run: TrainingRun, sets: Sets, folder: Path, reports: Reports) -> Recor
             history = stack.enter_context(History(folder, run.iteration, run.recipe.tensorboard, run.ranks.first))
             loader = stack.enter_context(closing(batches(sets.train, run.recipe, run.iteration, run.ranks)))
             return _Training(run, sets, folder, reports, store, history, interruption, loader).to_the_end()
-    except (KeyboardInterrupt, DataError, OutputError) as e:  # an image of thousands can be damaged, a disk full
+    except (KeyboardInterrupt, *PROBLEMS, OutputError) as e:  # an image of thousands can be damaged, a disk full
         if isinstance(e, KeyboardInterrupt):
             run.average_statistics()
         if run.ranks.first:
@@ -191,14 +192,15 @@ class _Training:
         """The next step's batches, where all processes have theirs and none wants to stop.
 
         Raises:
-            DataError, DistributedError: this process or another one has a damaged image.
+            DataError, PreparationError, DistributedError: this process or another one has a damaged image, or no
+                memory for its batch.
             KeyboardInterrupt: a signal came, here or there.
         """
         parts: list[TrainingBatch] = []
         problem = None
         try:
             parts = list(islice(self.loader, self.run.recipe.execution.accumulate))
-        except DataError as e:
+        except PROBLEMS as e:
             problem = e
         failed, stop = self.run.ranks.any((int(problem is not None), int(self.interruption.wanted)))
         if failed:

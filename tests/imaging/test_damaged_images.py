@@ -26,6 +26,19 @@ def test_file_of_floats_is_refused_by_its_name(tmp_path: Path) -> None:
         rgb_from(tmp_path / "x.tif")
 
 
+def test_an_image_that_does_not_fit_into_memory_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(RGB).save(tmp_path / "x.png")
+
+    def full(*_: object) -> None:
+        raise MemoryError("Unable to allocate 232. MiB")
+
+    monkeypatch.setattr(Image.Image, "load", full)
+    with pytest.raises(ImageError, match=r"x\.png cannot be decoded: the memory is not enough$"):
+        rgb_from(tmp_path / "x.png")
+
+
 def png(path: Path) -> bytes:
     Image.fromarray(RGB).save(path, format="PNG")
     return path.read_bytes()

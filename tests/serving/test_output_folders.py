@@ -12,6 +12,7 @@ import pytest
 from condinst_deploy.errors import CondInstError, ConfigError, OutputError
 from condinst_deploy.serving.batch.batch_driver import planned, run_here
 from condinst_deploy.serving.batch.reporting import Event
+from condinst_deploy.support.folder_lock import locked_folder
 from tests.support.batch_runs import (
     options_of,
     parts,
@@ -177,6 +178,16 @@ def test_parts_of_other_runs_are_refused(name: str, ten_images: list[Path], smal
 def test_two_drivers_cannot_write_into_one_folder(ten_images: list[Path], small_model: Path, tmp_path: Path) -> None:
     options = options_of(ten_images[0].parent, small_model, tmp_path, format="coco")
     with planned(options), pytest.raises(ConfigError, match="another run writes into"), planned(options):
+        pass
+
+
+def test_a_run_and_another_command_do_not_write_into_one_folder(
+    ten_images: list[Path], small_model: Path, tmp_path: Path
+) -> None:
+    options = options_of(ten_images[0].parent, small_model, tmp_path, format="coco")
+    with planned(options), pytest.raises(ConfigError, match="another run is writing into"), locked_folder(tmp_path):
+        pass
+    with locked_folder(tmp_path), pytest.raises(ConfigError, match="another run is writing into"), planned(options):
         pass
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from PIL import Image, ImageFile
 
 from condinst_deploy.errors import BackendError, ConfigError, ImageError
 from condinst_deploy.runtime.predictor import Predictor
@@ -128,6 +129,24 @@ def test_a_file_that_the_disk_does_not_give_is_unreadable(small_model: Path, tmp
         ("broken.jpg", "unreadable"),
         ("nowhere.jpg", "missing"),
     ]
+
+
+def test_an_image_that_does_not_fit_into_memory_is_unreadable(
+    small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("large.png", "small.png"):
+        Image.new("RGB", (40, 30) if name == "small.png" else (400, 300)).save(tmp_path / name)
+    load = ImageFile.ImageFile.load
+
+    def full(self: ImageFile.ImageFile) -> Any:
+        if self.size == (400, 300):
+            raise MemoryError("Unable to allocate 232. MiB")
+        return load(self)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", full)
+    run_in_process(options_of(tmp_path, small_model, tmp_path / "out", format="coco"))
+    (error,) = coco_part(tmp_path / "out", 0)["errors"]
+    assert (Path(error["file_name"]).name, error["error"]) == ("large.png", "unreadable")
 
 
 def test_pipes_and_circles_of_links_are_rows_with_reasons(

@@ -272,7 +272,8 @@ def _undecoded(image: _Loaded, position: int, error: ImageError) -> ImageRow:
     kind: ErrorKind = "damaged"
     if isinstance(image.source, Path):
         cause = error.__cause__
-        if isinstance(cause, OSError) and cause.errno is not None:  # of the disk; Pillow's own errors have none
+        # an error of the disk, or of the memory; Pillow's own errors have no number
+        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno is not None):
             kind = "unreadable"
         try:
             if not image.source.is_file() and image.source.exists():

@@ -11,7 +11,8 @@ from typing import NamedTuple
 from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.serving.batch.object_lock import LOCK_TIMES, LockTimes, ObjectLock
 from condinst_deploy.support.atomic_write import atomic_path
-from condinst_deploy.support.held_folders import check_held, held_folder
+from condinst_deploy.support.folder_lock import locked_folder
+from condinst_deploy.support.held_folders import check_held
 from condinst_deploy.support.remote_files import filesystem_of, is_url, local_path, public_reason, public_url
 
 PART_PREFIX = "part-"
@@ -161,8 +162,8 @@ class LocalFolder(OutputFolder):
     def locked(self, on_wait: OnWait, times: LockTimes = LOCK_TIMES) -> Iterator[None]:
         """Lock the folder, and remove temporary files of processes that were killed.
 
-        A file in it is locked and not the folder itself, because NFS, which clusters share, cannot lock folders. On a
-        file system without locks the block runs unprotected.
+        A file in it is locked beside the folder, because NFS, which clusters share, cannot lock folders. On a file
+        system without locks the block runs unprotected.
 
         Raises:
             ConfigError: another driver writes into the folder.
@@ -191,7 +192,7 @@ class LocalFolder(OutputFolder):
             for leftover in self.path.glob(f".{PART_PREFIX}*.partial"):
                 leftover.unlink(missing_ok=True)
             try:
-                with held_folder(self.path):
+                with locked_folder(self.path):  # against condinst-predict and the others, which lock the folder
                     yield
                     check_held(self.path)  # otherwise parts that were written before are lost without an error
             finally:
