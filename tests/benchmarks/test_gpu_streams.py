@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import gpu_streams
 from condinst_deploy.imaging.decode import rgb_from
+from condinst_deploy.model.condinst import CondInst
 from tests.support.batches import host_batch
 from tests.support.engines_on_doubles import engine_backend
 from tests.support.models import noise_image
@@ -77,6 +80,19 @@ def test_the_rate_is_that_behind_the_first_images(
         "images_before": before,
     }
     assert predictor.given == before + images
+
+
+def test_the_operations_of_the_network_are_those_that_are_counted() -> None:
+    """Convolutions are counted without computing them; the controller's and the mask head's follow from their sizes."""
+    with torch.device("meta"):
+        model = CondInst().eval()
+        images = torch.empty(1, 3, 800, 1344)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.features_before_controller(images)
+    controller = 2 * gpu_streams.SLOTS * 256 * 3 * 3 * 169
+    mask_head = 2 * gpu_streams.SLOTS * (10 * 8 + 8 * 8 + 8) * (800 // 8) * (1344 // 8)
+    counted = (counter.get_total_flops() + controller + mask_head) / 1e9
+    assert counted == pytest.approx(gpu_streams.GFLOP, abs=0.05)
 
 
 def test_the_network_alone_has_its_time_and_share_of_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
