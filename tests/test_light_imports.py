@@ -41,6 +41,13 @@ def test_what_a_script_catches_is_imported_without_the_backends(tmp_path: Path) 
     assert python(f"from condinst_deploy import {names}, Predictor", tmp_path).stdout == "[]\n"
 
 
+def test_the_engines_runtime_is_imported_without_pytorch_and_onnx_runtime(tmp_path: Path) -> None:
+    """`tests/test_engine_environment.py` runs it where they are not installed; it is slow to make."""
+    modules = ("tensorrt.backend", "cuda.mask_runs", "gpu_uploads", "onnxruntime_cuda", "predictor")
+    names = ", ".join(f"condinst_deploy.runtime.{name}" for name in modules)
+    assert python(f"import {names}", tmp_path).stdout == "[]\n"
+
+
 @pytest.mark.parametrize(
     "statement",
     [

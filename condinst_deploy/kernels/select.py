@@ -86,7 +86,9 @@ def select_instances_kernel(
 
 
 def block_of(candidates: int) -> int:
-    """Candidates that a program has room for: a power of two."""
+    """Candidates that a program has room for: a power of two up to a chunk, then whole chunks."""
+    if candidates > CHUNK:
+        return -(-candidates // CHUNK) * CHUNK
     return max(32, int(triton.next_power_of_2(candidates)))
 
 

@@ -105,6 +105,19 @@ def test_it_takes_masks_that_differ_for_a_failure(network: ModuleType) -> None:
         network.require_dense_masks(logits.flip(0), geometry, found)
 
 
+def test_its_references_do_not_run_with_tf32(benchmark: ModuleType) -> None:
+    switches: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = True
+        benchmark.exact_float32()
+        assert [switch.allow_tf32 for switch in switches] == [False, False]
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value
+
+
 @pytest.mark.parametrize("value", [0.03, float("nan"), float("inf")])
 def test_a_mask_head_that_is_off_is_not_timed(kernels: ModuleType, value: float) -> None:
     want = torch.tensor([1.0, -2.0, 0.5])

@@ -155,6 +155,21 @@ def test_the_tests_numbers_are_read_from_the_report(tmp_path: Path) -> None:
     assert first.counts(report) == "4 passed, 1 failures, 2 errors, 3 skipped"
 
 
+@pytest.mark.parametrize(("skipped", "state"), [(2, "passed"), (3, "failed")])
+def test_a_run_whose_tests_are_all_skipped_has_not_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skipped: int, state: str
+) -> None:
+    def run(command: list[str], log: Path, seconds: float, meanwhile: object) -> tuple[int, float]:
+        (report,) = (Path(each.partition("=")[2]) for each in command if each.startswith("--junitxml="))
+        report.write_text(
+            f'<testsuites><testsuite tests="3" failures="0" errors="0" skipped="{skipped}"/></testsuites>'
+        )
+        return 0, 1.0
+
+    monkeypatch.setattr(first, "run", run)
+    assert first.tests(tmp_path, quiet).state == state
+
+
 def test_missed_targets_fail_the_benchmarks_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = {
         "targets": [{"name": "a", "met": True}, {"name": "b", "met": False}, {"name": "c", "met": None}],

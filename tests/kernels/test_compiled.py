@@ -28,6 +28,7 @@ SOURCES = {
     "mask head, 16 hidden, float16": mask_head_source("float16", 16, 16),
     "mask head, 16 hidden, bfloat16": mask_head_source("bfloat16", 16, 16),
     "select, 8192": select_source(0.6, MOST_CANDIDATES),
+    "select, 6144": select_source(0.6, 6144),
     "select, 1024": select_source(0.6, 1024),
     "mask extents, float16": extents_source("float16"),
     "probabilities, float32": probabilities_source("float32"),
@@ -81,7 +82,7 @@ def test_half_precision_runs_on_tensor_cores(capability: int, width: str) -> Non
     assert "mma" not in compiled(SOURCES[f"{width}, float32"], capability).ptx
 
 
-@pytest.mark.parametrize("source", [SOURCES["select, 1024"], SOURCES["select, 8192"]])
+@pytest.mark.parametrize("source", [SOURCES["select, 1024"], SOURCES["select, 6144"]])
 def test_selection_is_compiled_as_it_is_written(source: KernelSource) -> None:
     """A fused multiply-add or an approximate division would move IoUs off the reference's."""
     ptx = compiled(source, 80).ptx

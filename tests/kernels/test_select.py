@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from condinst_deploy.kernels.select import MOST_CANDIDATES, block_of, chunk_of
 from condinst_deploy.model.select import select_instances
 from tests.support.interpreter import interpreted
 from tests.support.operations import THRESHOLD, SelectCase, select_cases
@@ -19,7 +20,20 @@ def with_nan() -> SelectCase:
     return replace(case, name="NaN among the scores", scores=scores)
 
 
-CASES = [*select_cases(), with_nan()]
+def in_chunks(candidates: int, batch: int = 1) -> SelectCase:
+    """More candidates than a program takes at once: the best ones and their rivals lie in different chunks."""
+    random = torch.Generator().manual_seed(candidates)
+    corner = torch.rand(batch, candidates, 2, generator=random) * torch.tensor([1333.0, 800.0])
+    boxes = torch.cat((corner, corner + 20 + 200 * torch.rand(batch, candidates, 2, generator=random)), 2)
+    scores = torch.rand(batch, candidates, generator=random)
+    scores[:, ::3] = 0.0  # below the threshold
+    half = candidates // 2
+    boxes[:, half : 2 * half] = boxes[:, :half] + 1.0  # a rival of each candidate of the first half
+    labels = torch.randint(3, (batch, half + 1), generator=random).repeat(1, 2)[:, :candidates].int()
+    return SelectCase(f"{candidates} candidates", boxes, scores, labels, 30)
+
+
+CASES = [*select_cases(), with_nan(), in_chunks(2048), in_chunks(2049), in_chunks(5000, 2), in_chunks(MOST_CANDIDATES)]
 
 
 def arguments(case: SelectCase) -> tuple[Tensor, Tensor, Tensor, float, int]:
@@ -38,6 +52,14 @@ def test_the_kernel_keeps_what_the_reference_keeps(results: list[tuple[Tensor, T
     assert count.tolist() == want_count.tolist()
     assert indices.tolist() == want_indices.tolist()
     assert (indices.dtype, count.dtype) == (torch.int64, torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "block"), [(1, 32), (33, 64), (2048, 2048), (2049, 4096), (5000, 6144), (8192, 8192)]
+)
+def test_a_program_goes_through_no_chunk_without_candidates(candidates: int, block: int) -> None:
+    assert block_of(candidates) == block
+    assert block % chunk_of(block) == 0
 
 
 @pytest.mark.gpu

@@ -9,11 +9,15 @@ from tests.support.size_mixes import (
     BATCH,
     IMAGES,
     MIXES,
+    NO_FREQUENT_SHAPE,
+    ORDERED,
     anything,
     batches_of,
+    drifting,
     fewest_batches,
     graphs_of,
     mean_batch_of_places,
+    ordered_stream,
     recorded,
     stream_of,
 )
@@ -30,6 +34,34 @@ def test_batches_are_half_full_and_most_replay_a_graph(name: str, seed: int) -> 
     assert IMAGES / len(batches) >= LEAST_MEAN
     assert replayed / len(batches) >= LEAST_REPLAYED
     assert 2 * made <= MOST_MADE  # a graph has its own context
+
+
+@pytest.mark.parametrize("seed", [11, 12])
+@pytest.mark.parametrize("name", ORDERED)
+def test_streams_in_an_order_of_their_own_have_half_full_batches_and_replays(name: str, seed: int) -> None:
+    batches = batches_of(ordered_stream(ORDERED[name], IMAGES, seed))
+    made, replayed = graphs_of(batches)
+    assert IMAGES / len(batches) >= LEAST_MEAN
+    assert replayed / len(batches) >= LEAST_REPLAYED
+    assert 2 * made <= MOST_MADE
+
+
+@pytest.mark.parametrize("name", NO_FREQUENT_SHAPE)
+def test_where_hardly_any_policy_makes_half_full_batches_ours_is_near_it(name: str) -> None:
+    shapes = ordered_stream(NO_FREQUENT_SHAPE[name], IMAGES, 11)
+    batches = batches_of(shapes)
+    made, replayed = graphs_of(batches)
+    assert IMAGES / len(batches) >= 0.9 * mean_batch_of_places(shapes, BATCH, 64)
+    assert replayed / len(batches) >= LEAST_REPLAYED
+    assert 2 * made <= MOST_MADE
+
+
+def test_sizes_that_do_not_come_again_cost_replays_and_no_graphs() -> None:
+    """Twenty graphs cannot replay 60 % of a stream in which each shape stays for a while."""
+    batches = batches_of(ordered_stream(drifting, IMAGES, 11))
+    made, _ = graphs_of(batches)
+    assert IMAGES / len(batches) >= LEAST_MEAN
+    assert 2 * made <= MOST_MADE
 
 
 def test_without_any_frequent_shape_few_graphs_are_made_and_batches_are_near_the_best() -> None:

@@ -8,6 +8,7 @@ import torch
 from condinst_deploy.data.shapes_dataset import ShapesConfig, image_of, scene_of
 from condinst_deploy.errors import BackendError, ConfigError
 from condinst_deploy.evaluation.agreement import agreement, merged
+from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.runtime.torch_backend import TorchBackend, check_precision
 from tests.support.models import SHIPPED, noise_image
@@ -52,6 +53,18 @@ def test_precision_is_a_checkpoints(slim_checkpoint: Path, tmp_path: Path) -> No
         pytest.raises(ConfigError, match="precision is bfloat16 for a backend that is loaded"),
     ):
         Predictor(backend, precision="bfloat16")
+
+
+def test_float32_on_a_gpu_is_float32_from_loading_on(slim_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TF32 is switched off once, for convolutions too; a guard around each run is not safe with threads."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *_: self)  # there is no GPU here
+    loaded = load_model(slim_checkpoint)
+    TorchBackend(loaded, torch.device("cpu"))
+    assert torch.backends.cudnn.allow_tf32
+    TorchBackend(loaded, torch.device("cuda", 0))
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_a_gpu_without_bfloat16_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

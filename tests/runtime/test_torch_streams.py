@@ -38,3 +38,14 @@ def test_no_two_parts_get_one_stream_until_all_are_taken() -> None:
     assert len({stream.cuda_stream for stream in streams}) == POOL
     assert own_stream(DEVICE, make=make).cuda_stream in {stream.cuda_stream for stream in streams}
     assert own_stream(DEVICE, -1, make).cuda_stream >= 2000
+
+
+def test_a_stream_that_a_part_has_is_left_out_when_its_turn_comes_again() -> None:
+    make = PoolOfStreams()
+    held = own_stream(DEVICE, make=make)
+    for _ in range(POOL - 1):  # others take the rest of the turn
+        make(DEVICE, 0)
+    found = own_stream(DEVICE, make=make)
+    assert found.cuda_stream != held.cuda_stream
+    del found, held
+    gc.collect()

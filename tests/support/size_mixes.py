@@ -117,6 +117,89 @@ MIXES: dict[str, Callable[[random.Random], Rows]] = {
 """Mixes in which some shapes are frequent."""
 
 
+Sizes = list[tuple[int, int]]
+"""Width and height of each image of a stream."""
+
+
+def one_size(_: random.Random, images: int) -> Sizes:
+    return [(640, 480)] * images
+
+
+def two_sizes_in_turn(_: random.Random, images: int) -> Sizes:
+    return [((640, 480), (480, 640))[i % 2] for i in range(images)]
+
+
+def bursts(rng: random.Random, images: int) -> Sizes:
+    """One camera after the other, up to 120 images each."""
+    sizes: Sizes = []
+    while len(sizes) < images:
+        size = (rng.choice([640, 1280, 1920, 1024]), rng.choice([480, 720, 1080, 768, 360, 640]))
+        sizes += [size] * rng.randint(1, 120)
+    return sizes[:images]
+
+
+def short_bursts(rng: random.Random, images: int) -> Sizes:
+    """Albums of up to six images of one size, of sixty sizes."""
+    usual = [(rng.randint(300, 1500), rng.randint(300, 1500)) for _ in range(60)]
+    sizes: Sizes = []
+    while len(sizes) < images:
+        sizes += [rng.choice(usual)] * rng.randint(1, 6)
+    return sizes[:images]
+
+
+def other_sizes_by_and_by(rng: random.Random, images: int) -> Sizes:
+    """Three kinds of images, each for a sixth of the stream and then again."""
+    kinds: list[Sizes] = [
+        [(640, 480), (640, 427), (480, 640), (500, 375)],
+        [(1080, 1920), (720, 1280), (4032, 3024)],
+        [(rng.randint(300, 900), rng.randint(300, 900)) for _ in range(12)],
+    ]
+    return [rng.choice(kinds[i * 6 // images % 3]) for i in range(images)]
+
+
+def a_camera_now_and_then(rng: random.Random, images: int) -> Sizes:
+    """The recorded mix, and one size for 700 images in turn."""
+    rows = recorded(rng)
+    mixed = rng.choices(rows, [row[2] for row in rows], k=images)
+    return [(1280, 720) if i // 700 % 2 else (int(row[0]), int(row[1])) for i, row in enumerate(mixed)]
+
+
+ORDERED: dict[str, Callable[[random.Random, int], Sizes]] = {
+    "one size": one_size,
+    "two sizes in turn": two_sizes_in_turn,
+    "bursts of up to 120": bursts,
+    "bursts of up to 6": short_bursts,
+    "other sizes by and by": other_sizes_by_and_by,
+    "a camera now and then": a_camera_now_and_then,
+}
+"""Streams whose order is not random."""
+
+
+def drifting(rng: random.Random, images: int) -> Sizes:
+    """Sizes that come, stay for some hundreds of images, and do not come again."""
+    sizes = [(rng.randint(300, 1500), rng.randint(300, 1500)) for _ in range(200)]
+    return [sizes[min(199, int(i / images * 180) + int(rng.expovariate(1 / 4)))] for i in range(images)]
+
+
+def one_side_of_640(rng: random.Random, images: int) -> Sizes:
+    """The other side is anything from 320."""
+    sides = [rng.randint(320, 640) for _ in range(images)]
+    return [(640, side) if rng.random() < 0.5 else (side, 640) for side in sides]
+
+
+def four_hundred_sizes(rng: random.Random, images: int) -> Sizes:
+    """Sizes whose frequencies fall as 1, 1/2, 1/3 and so on."""
+    sizes = [(rng.randint(200, 2000), rng.randint(200, 2000)) for _ in range(400)]
+    return rng.choices(sizes, [1 / (i + 1) for i in range(400)], k=images)
+
+
+NO_FREQUENT_SHAPE: dict[str, Callable[[random.Random, int], Sizes]] = {
+    "640 by anything": one_side_of_640,
+    "400 sizes": four_hundred_sizes,
+}
+"""Streams for which no policy makes batches of 4 with 64 images that wait, or hardly one does."""
+
+
 @cache
 def padded(width: int, height: int) -> Shape:
     return ImageGeometry.of((height, width), Preprocessing()).padded
@@ -127,6 +210,11 @@ def stream_of(mix: Callable[[random.Random], Rows], images: int, seed: int) -> l
     rows = mix(random.Random(7))
     chosen = random.Random(seed).choices(rows, [row[2] for row in rows], k=images)
     return [padded(width, height) for width, height, _ in chosen]
+
+
+def ordered_stream(sizes: Callable[[random.Random, int], Sizes], images: int, seed: int) -> list[Shape]:
+    """Padded shapes of a stream in its order."""
+    return [padded(*size) for size in sizes(random.Random(seed), images)]
 
 
 def fewest_batches(shapes: Sequence[Hashable], batch_size: int, longest_wait: int) -> int:

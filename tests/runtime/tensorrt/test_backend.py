@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from condinst_deploy.contract.engine_manifest import (
 from condinst_deploy.errors import ArtifactError, BackendError, ConfigError
 from condinst_deploy.imaging.decode import RGBArray
 from condinst_deploy.runtime.backend import Backend
+from condinst_deploy.runtime.cuda.driver import OUT_OF_MEMORY, CudaError
 from condinst_deploy.runtime.cuda.gpu import Gpu
 from condinst_deploy.runtime.cuda.gpu_batches import GpuOutputs
 from condinst_deploy.runtime.devices import driver_present
@@ -132,6 +134,25 @@ def test_an_engine_for_another_gpu_is_refused_before_it_is_loaded(engine: Path) 
     write_engine(engine, PLAN, replace(DYNAMIC, targets=("90",), weights_stripped=True))
     with pytest.raises(ArtifactError, match="has no weights"):
         load_backend(engine)
+
+
+def test_an_engine_whose_backend_cannot_be_made_is_released(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no memory for the stream of the uploads."""
+    driver, closed = StrictDriver(), list[str]()
+    driver.refusals["create_stream", 1] = OUT_OF_MEMORY
+    place = "condinst_deploy.runtime.tensorrt.backend"
+    logger = type("Logger", (), {"ERROR": 0, "__init__": lambda self, level: None})
+    library = SimpleNamespace(Logger=logger, __version__=DYNAMIC.library_version)
+    monkeypatch.setattr(f"{place}.driver_present", lambda: True)
+    monkeypatch.setattr(f"{place}.shared_gpu", lambda index: Gpu(driver))
+    monkeypatch.setattr(f"{place}.runtime_library", lambda flavour: library)
+    monkeypatch.setattr(f"{place}.engine_from_plan", lambda *_, **__: object())
+    monkeypatch.setattr(f"{place}.Engine", lambda *_: SimpleNamespace(close=lambda: closed.append("engine")))
+    write_engine(engine, PLAN, replace(DYNAMIC, targets=("90",)))
+    with pytest.raises(CudaError, match="create_stream fails with CUDA_ERROR_OUT_OF_MEMORY"):
+        TensorRtBackend.load(engine)
+    assert closed == ["engine"]
+    assert driver.streams_alive == 0
 
 
 def test_a_missing_library_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:

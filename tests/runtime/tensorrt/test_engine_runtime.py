@@ -53,6 +53,20 @@ def test_a_stream_finds_what_onnx_runtime_finds(slim_onnx: Path, expected: list[
         del predictor, slot
 
 
+@pytest.mark.parametrize(("cores", "finishers"), [(16, 3), (2, 2), (1, 1)])
+def test_a_stream_beside_a_gpu_has_several_finishers(
+    slim_onnx: Path, monkeypatch: pytest.MonkeyPatch, cores: int, finishers: int
+) -> None:
+    """One thread that makes detections is slower than the network on a GPU."""
+    monkeypatch.setattr("condinst_deploy.runtime.predictor_options.usable_cores", lambda: cores)
+    with engine_backend(slim_onnx) as (backend, _, _):
+        predictor = Predictor(backend)
+        assert predictor.stages.finishers == finishers
+        del predictor
+    with Predictor(slim_onnx, device="cpu") as portable:
+        assert portable.stages.finishers == 1
+
+
 def test_the_engine_hears_of_each_run(slim_onnx: Path) -> None:
     with engine_backend(slim_onnx) as (backend, _, engine):
         Predictor(backend, batch_size=1)(IMAGES[:2])
