@@ -5,7 +5,6 @@ after them is integer arithmetic, so that every machine makes the same annotatio
 """
 
 import math
-import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -21,8 +20,10 @@ from PIL import Image
 from condinst_deploy.data.shape_outlines import OUTLINES, between, cut_in_two, rasterised, turned, whole_between
 from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.masks import BoolArray, Masks, trimmed_crop
+from condinst_deploy.support.atomic_folder import temporary_folder
 from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.digests import sha256_of_text
+from condinst_deploy.support.folder_lock import locked_folder
 from condinst_deploy.support.json_text import json_text
 from condinst_deploy.support.option_types import check_types
 
@@ -123,7 +124,7 @@ def generate_shapes(
         The path of the annotations, in COCO's format; segmentations are RLEs of what is seen.
 
     Raises:
-        ConfigError: the objects do not fit into the images, or `count` is below 1.
+        ConfigError: the objects do not fit into the images, `count` is below 1, or another run writes the set.
         OutputError: the set cannot be written, or its names belong to something else.
     """
     config = config or ShapesConfig()
@@ -135,10 +136,11 @@ def generate_shapes(
         return annotations
     if not stamp.is_file() and (images.exists() or annotations.exists()):
         raise OutputError(f"{images} or {annotations} is there, but no generated set; choose another folder")
-    with _replaced_folder(images, stamp) as temporary:
-        document = coco_document(_saved(temporary, split, count, config, on_progress), split, config)
-    _write(annotations, document)
-    _write(stamp, fingerprint)
+    with locked_folder(folder):
+        with _replaced_folder(images, stamp) as temporary:
+            document = coco_document(_saved(temporary, split, count, config, on_progress), split, config)
+        _write(annotations, document)
+        _write(stamp, fingerprint)
     return annotations
 
 
@@ -238,19 +240,15 @@ def _saved(
 @contextmanager
 def _replaced_folder(folder: Path, stamp: Path) -> Iterator[Path]:
     """A new folder that takes the place of `folder` when the block ends well."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # of a process of this number that was killed
-        temporary.mkdir(parents=True)
-        yield temporary
-        _write(stamp, "unfinished")  # until images and annotations go together again
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
+        with temporary_folder(folder) as temporary:
+            yield temporary
+            _write(stamp, "unfinished")  # until images and annotations go together again
+            if folder.exists():
+                shutil.rmtree(folder)
+            temporary.rename(folder)
     except OSError as e:
         raise OutputError(f"{folder} cannot be written ({e.strerror or e}); choose another folder") from e
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write(path: Path, text: str) -> None:

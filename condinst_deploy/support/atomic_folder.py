@@ -17,32 +17,43 @@ from condinst_deploy.support.atomic_write import TEMPORARY_NAME, name_start
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path`, renamed to it when the block ends well and removed when it does not.
 
-    What killed runs left of the same folder is removed first.
-
     Raises:
         OutputError: there is something at `path` that is no empty folder, or it is the current folder, or it cannot be
             written.
     """
-    temporary, descriptor = None, -1
     try:
         path = Path(os.path.abspath(path))  # noqa: PTH100  (without links; "." has a name then)
         _check_free(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
-        temporary = path.parent / f"{_beginning(path)}{secrets.token_hex(8)}.partial"
-        temporary.mkdir()
+        with temporary_folder(path) as temporary:
+            yield temporary
+            with suppress(FileNotFoundError):
+                path.rmdir()
+            temporary.rename(path)
+    except OSError as e:
+        raise OutputError(f"{path} cannot be written ({e.strerror or e}); choose another place") from e
+
+
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path`; when the block ends it is removed, unless the block renamed it.
+
+    What killed runs left of the same folder is removed first.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
+    temporary = path.parent / f"{_beginning(path)}{secrets.token_hex(8)}.partial"
+    temporary.mkdir()
+    descriptor = -1
+    try:
         descriptor = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with suppress(OSError):  # a file system without locks, on which leftovers may be taken for others' work
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield temporary
-        with suppress(FileNotFoundError):
-            path.rmdir()
-        temporary.rename(path)
-    except OSError as e:
-        raise OutputError(f"{path} cannot be written ({e.strerror or e}); choose another place") from e
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         if descriptor >= 0:
             os.close(descriptor)
 

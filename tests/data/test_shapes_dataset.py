@@ -207,6 +207,23 @@ def test_an_interrupted_set_is_not_there_and_keeps_the_former(tmp_path: Path) ->
     assert len(list((tmp_path / "val").iterdir())) == 3
 
 
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    left = tmp_path / ".val.0123456789abcdef.partial"
+    left.mkdir()
+    (left / "000001.png").touch()
+    generate_shapes(tmp_path, "val", 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["val", "val.json", "val.stamp"]
+
+
+def test_two_runs_do_not_write_one_set(tmp_path: Path) -> None:
+    def second(done: int, count: int) -> None:
+        with pytest.raises(ConfigError, match="another run is writing into"):
+            generate_shapes(tmp_path, "val", 2)
+
+    annotations = generate_shapes(tmp_path, "val", 2, on_progress=second)
+    assert len(CocoDataset(annotations, tmp_path / "val", training=False).paths) == 2
+
+
 def test_a_set_that_is_not_generated_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "val").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "val" / "mine.png")
