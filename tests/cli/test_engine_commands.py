@@ -337,7 +337,7 @@ def test_two_files_are_compared_on_images(folder: Path) -> None:
         Image.fromarray(noise_image(seed, 40, 60)).save(f"{seed}.png")
     result = run(compare, source, "half.onnx", "--images", "*.png", "--top", "3")
     assert result.exit_code == 0, result.output
-    assert "2 images" in result.stdout
+    assert "2 images" in " ".join(result.stdout.split())  # the title is wrapped where the folder's name is long
     values = json.loads(run(compare, source, "half.onnx", "--images", "0.png", "--json").stdout)
     assert values["detections"] is None  # the small network has boxes alone
     assert values["tensors"][0]["name"] == "boxes"
