@@ -92,6 +92,14 @@ def triton_check(answer: Answer) -> Check:
         return Check(
             "Triton", "failed", f"{answer['version']} does not compile our kernels", "reinstall triton", answer
         )
+    if not answer["cache_writable"]:
+        return Check(
+            "Triton",
+            "warning",
+            f"{answer['version']} compiles our kernels, but its cache {answer['cache']} cannot be written",
+            "set TRITON_CACHE_DIR to a folder that can be written; Triton keeps compiled kernels there",
+            answer,
+        )
     return Check("Triton", "ok", f"{answer['version']} compiles our kernels", details=answer)
 
 

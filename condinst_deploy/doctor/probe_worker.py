@@ -4,7 +4,9 @@
 output.
 """
 
+import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ IDENTITY = bytes.fromhex(
 PROVIDERS = ("CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider")
 CAPABILITY = 80
 """Compute capability that the Triton compiler is tried for; compiling needs no GPU."""
+TRITON_CACHE = "TRITON_CACHE_DIR"
+"""Environment variable that names the folder of compiled kernels."""
 
 
 def torch(_: str = "") -> dict[str, Any]:
@@ -82,8 +86,28 @@ def triton(_: str = "") -> dict[str, Any]:
 
     from condinst_deploy.kernels.aot import compiled, extents_source, target_of
 
-    ptx = compiled(extents_source("float16"), CAPABILITY, ptx_version=80).ptx
-    return {"version": library.__version__, "compiles": target_of(ptx) == f"sm_{CAPABILITY}"}
+    cache = os.environ.get(TRITON_CACHE) or str(Path.home() / ".triton" / "cache")  # as Triton chooses it
+    with tempfile.TemporaryDirectory() as folder:
+        keeps = _can_keep_files(Path(cache))
+        if not keeps:
+            os.environ[TRITON_CACHE] = folder
+        ptx = compiled(extents_source("float16"), CAPABILITY, ptx_version=80).ptx
+    return {
+        "version": library.__version__,
+        "compiles": target_of(ptx) == f"sm_{CAPABILITY}",
+        "cache": cache,
+        "cache_writable": keeps,
+    }
+
+
+def _can_keep_files(folder: Path) -> bool:
+    """Whether files can be made in a folder, which is made if it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def nvjpeg(_: str = "") -> dict[str, Any]:

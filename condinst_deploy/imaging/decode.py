@@ -187,7 +187,10 @@ def rgb_from(source: Any) -> RGBArray:
                 raise ImageError(f"a tensor has shape {array.shape}; expected (3, H, W), channels first")
             array = array.transpose(1, 2, 0)
         return _rgb_from_array(array)
-    raise ImageError(f"an image is a {type(source).__name__}; expected a path, an array, a PIL image or a tensor")
+    expected = "a path, an array, a PIL image or a tensor"
+    if isinstance(source, bytes | bytearray | memoryview):
+        expected = "EncodedImage(name, content) for the content of a file, or " + expected
+    raise ImageError(f"an image is a {type(source).__name__}; expected {expected}")
 
 
 def rgb_from_bytes(content: bytes, max_pixels: int | None = None) -> RGBArray:

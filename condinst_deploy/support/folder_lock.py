@@ -4,7 +4,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from condinst_deploy.errors import ConfigError, OutputError
@@ -17,7 +17,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
     The folder itself is locked: nothing is left in it, and the system unlocks it when the process dies. On a file
     system without locks the block runs unprotected. A file that is written into the folder after it was removed or
-    replaced is an error; see `held_folders`.
+    replaced is an error; see `held_folders`. A new folder that is empty when the block fails is removed.
 
     Raises:
         ConfigError: another run is at work in it.
@@ -25,8 +25,11 @@ def locked_folder(folder: Path) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
+            is_new = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
             descriptor = stack.enter_context(held_folder(folder))
+            if is_new:
+                stack.enter_context(_removed_if_unused(folder, descriptor))
         except (OSError, ValueError) as e:
             reason = getattr(e, "strerror", None) or e
             raise OutputError(f"the folder {folder} cannot be written ({reason}); choose another place") from e
@@ -40,3 +43,15 @@ def locked_folder(folder: Path) -> Iterator[None]:
         if not os.access(folder, os.W_OK | os.X_OK):
             raise OutputError(f"the folder {folder} cannot be written (Permission denied); choose another place")
         yield
+
+
+@contextmanager
+def _removed_if_unused(folder: Path, descriptor: int) -> Iterator[None]:
+    """If the block fails, remove the folder, unless something is in it or another one has its name."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            if os.path.samestat(os.stat(descriptor), folder.lstat()):
+                folder.rmdir()
+        raise

@@ -35,7 +35,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "torch": TORCH,
     "onnxruntime": {"version": "1.31.1", "providers": PROVIDERS},
     "tensorrt": {"version": MANIFEST.library_version, "builder": True, "runtime": True},
-    "triton": {"version": "3.8.0", "compiles": True},
+    "triton": {"version": "3.8.0", "compiles": True, "cache": "/cache", "cache_writable": True},
     "nvjpeg": {"version": "0.29", "decodes": True},
     "model": {"backend": "x", "device": "cuda:0", "family": "mmdet", "classes": 80, "precision": "float16"},
 }
@@ -147,8 +147,16 @@ def test_missing_and_failing_libraries_are_told_apart(check: Callable[[dict[str,
     assert check({"missing": "No module named 'x'"}).status == "absent"
     failed = check({"failed": "RuntimeError: no device"})
     assert (failed.status, failed.found) == ("failed", "fails: RuntimeError: no device")
-    assert check({"version": "1", "compiles": False, "decodes": False}).status == "failed"
-    assert check({"version": "1", "compiles": True, "decodes": True}).status == "ok"
+    cache = {"cache": "/cache", "cache_writable": True}
+    assert check({"version": "1", "compiles": False, "decodes": False} | cache).status == "failed"
+    assert check({"version": "1", "compiles": True, "decodes": True} | cache).status == "ok"
+
+
+def test_a_cache_of_triton_that_cannot_be_written_is_named_with_the_setting() -> None:
+    check = triton_check({"version": "1", "compiles": True, "cache": "/ro/.triton/cache", "cache_writable": False})
+    assert check.status == "warning"
+    assert "/ro/.triton/cache" in check.found
+    assert "TRITON_CACHE_DIR" in check.advice
 
 
 def test_memory_is_what_the_control_group_leaves(tmp_path: Path) -> None:

@@ -96,3 +96,12 @@ def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"no model")
     assert "broken.onnx" in probe("model", str(path))["error"]
+
+
+def test_triton_is_tried_where_its_cache_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", reason="the probe compiles with Triton")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    answer = probe("triton")
+    assert (answer["compiles"], answer["cache_writable"]) == (True, False)
+    assert answer["cache"] == str(tmp_path / "file" / "cache")

@@ -1,5 +1,6 @@
 """Arrays, tensors and PIL images of every form against the pixels that they were made from."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -185,7 +186,13 @@ def test_pil_image_without_pixels_is_refused(mode: str) -> None:
         rgb_from(Image.new(mode, (0, 5)))
 
 
-@pytest.mark.parametrize("source", [None, 3, b"x.png", {"path": "x.png"}, [RGB]], ids=str)
+@pytest.mark.parametrize("source", [None, 3, {"path": "x.png"}, [RGB]], ids=str)
 def test_what_is_no_image_at_all_is_refused_by_its_type(source: Any) -> None:
     with pytest.raises(ImageError, match=f"an image is a {type(source).__name__}; expected a path, an array"):
         rgb_from(source)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_the_content_of_a_file_alone_is_refused_with_the_form_to_use(kind: Callable[[bytes], object]) -> None:
+    with pytest.raises(ImageError, match=rf"an image is a {kind.__name__}; expected EncodedImage\(name, content\) for"):
+        rgb_from(kind(b"content"))

@@ -99,3 +99,26 @@ def test_a_folder_behind_a_link_is_the_same_folder(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match=ERROR):
             check_held(tmp_path / "run" / "y.txt")
     assert (tmp_path / "disk" / "x.txt").read_text() == "new"
+
+
+def interrupt(action: Callable[[Path], object], folder: Path) -> None:
+    action(folder)
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("used", [False, True])
+def test_a_new_folder_that_was_not_used_is_removed_after_an_error(there: bool, used: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    if there:
+        folder.mkdir()
+    with pytest.raises(KeyboardInterrupt), locked_folder(folder):
+        interrupt(lambda folder: (folder / "x.txt").write_text("x") if used else None, folder)
+    assert folder.is_dir() == (there or used)
+
+
+def test_an_empty_folder_of_the_same_name_is_not_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt), locked_folder(folder):
+        interrupt(replaced_by_a_folder, folder)
+    assert folder.is_dir()
