@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO, cast
 
 from condinst_deploy.shown_text import shown
 from condinst_deploy.support.extras import missing_library
@@ -45,6 +45,7 @@ def run(main: Callable[[], object], extra: str | None = None) -> NoReturn:
     if not _standard_streams_are_open():
         say("error: standard output is closed; direct it to a file, or to /dev/null")
         leave(FAILED)
+    sys.stderr = cast("TextIO", _Lenient(sys.stderr))
     listen(_say_ended)
     threading.excepthook = _thread_failed
     show_remarks_of_libraries()
@@ -67,6 +68,25 @@ def run(main: Callable[[], object], extra: str | None = None) -> NoReturn:
     if received() is not None and status:
         status = exit_status()
     leave(status)
+
+
+class _Lenient:
+    """Standard error, where a full disk or a reader that is gone does not end the work: it holds no results."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _standard_streams_are_open() -> bool:

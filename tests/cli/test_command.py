@@ -153,6 +153,38 @@ def test_a_full_standard_output_is_one_line_for_every_option(option: str) -> Non
     assert done.stderr.count("\n") == 1
 
 
+NOTES = """
+import logging, sys
+from condinst_deploy.cli.command import command_app, print_line, terminal
+
+def f() -> None:
+    for _ in range(3):
+        terminal.print("progress")
+        logging.getLogger("library").warning("remark")
+        print("note", file=sys.stderr, flush=True)
+    print_line("result")
+
+command_app(f)()
+"""
+
+
+def test_a_full_standard_error_does_not_end_the_work() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", NOTES], stdout=subprocess.PIPE, stderr=full, text=True, check=False
+        )
+    assert (done.returncode, done.stdout) == (0, "result\n")
+
+
+def test_a_reader_of_standard_error_that_is_gone_does_not_end_the_work() -> None:
+    process = subprocess.Popen([sys.executable, "-c", NOTES], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    process.stderr.close()
+    assert process.stdout is not None
+    assert process.stdout.read() == b"result\n"
+    assert process.wait() == 0
+
+
 def test_a_reader_that_has_enough_is_no_error() -> None:
     code = PRINTS.format("x") + "command_app(f)()"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
