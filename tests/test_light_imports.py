@@ -72,7 +72,7 @@ def test_options_and_commands_are_imported_without_the_backends(statement: str, 
         ("condinst_deploy.cli.batch", ["b", "--model", "a.pth", "--out", "c"], "/a.pth: give the path"),
         (
             "condinst_deploy.cli.batch",
-            ["b", "--model", "a.png", "--out", "c", "--format", "coco"],
+            ["b", "--model", "m.onnx", "--out", "c", "--format", "coco"],
             "/b; expected a folder",
         ),
         ("condinst_deploy.cli.evaluate", ["--model", "a.pth", "--annotations", "b", "--images", "c"], "at a.pth"),
@@ -84,7 +84,8 @@ def test_options_and_commands_are_imported_without_the_backends(statement: str, 
 def test_a_file_that_is_not_there_is_reported_before_the_backends_are_imported(
     module: str, arguments: list[str], message: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "a.png").touch()
+    for name in ("a.png", "m.onnx"):
+        (tmp_path / name).touch()
     done = python(RUN.format(module=module, arguments=["command", *arguments]), tmp_path)
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
