@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest
     from condinst_deploy.evaluation.evaluate_models import EvaluatedModels, evaluate
     from condinst_deploy.evaluation.sources import EvaluationOptions
+    from condinst_deploy.imaging.decode import EncodedImage
     from condinst_deploy.masks import Masks
     from condinst_deploy.runtime.cores import CpuThreads
     from condinst_deploy.runtime.observer import Observer, StageTime, StageTimer
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "__version__": "condinst_deploy.support.versions",
     "CpuThreads": "condinst_deploy.runtime.cores",
+    "EncodedImage": "condinst_deploy.imaging.decode",
     "EvaluatedModels": "condinst_deploy.evaluation.evaluate_models",
     "EvaluationOptions": "condinst_deploy.evaluation.sources",
     "FileOutputs": "condinst_deploy.runtime.recording",
@@ -79,6 +81,7 @@ __all__ = [
     "DataError",
     "DeviceError",
     "DistributedError",
+    "EncodedImage",
     "EngineError",
     "EvaluatedModels",
     "EvaluationOptions",

@@ -3,7 +3,6 @@
 curl --data-binary @street.jpg http://127.0.0.1:8000/predict
 """
 
-import io
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,9 +11,8 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
-from PIL import Image
 
-from condinst_deploy import ImageError, Predictor
+from condinst_deploy import EncodedImage, ImageError, Predictor
 
 LARGEST_BODY = 20_000_000  # bytes
 
@@ -36,9 +34,9 @@ async def predict(request: Request) -> list[dict[str, Any]]:
         if len(body) > LARGEST_BODY:
             raise HTTPException(413, f"the image has more than {LARGEST_BODY} bytes")
     try:
-        detections = (await run_in_threadpool(app.state.predictor, Image.open(io.BytesIO(body))))[0]
-    except (OSError, Image.DecompressionBombError, ImageError) as e:
-        raise HTTPException(422, "the body is not an image that can be read; send JPEG, PNG or another format") from e
+        (detections,) = await run_in_threadpool(app.state.predictor, EncodedImage("body", bytes(body)))
+    except ImageError as e:
+        raise HTTPException(422, f"not an image that can be read: {e}") from e
     entries: list[dict[str, Any]] = detections.to_coco(image_id=0)
     return entries
 
