@@ -121,7 +121,8 @@ def test_the_architecture_is_read_off_the_tensors(config: CondInstConfig, tmp_pa
     original = seeded_model(config)
     loaded = load_model(saved(tmp_path / "model.pth", {"state_dict": mmdet_state_of(original)}))
     assert loaded.model.config == config
-    assert loaded.note.startswith(f"mmdetection CondInst, ResNet-{config.depth}, {config.num_classes} classes")
+    classes = "1 class" if config.num_classes == 1 else f"{config.num_classes} classes"
+    assert loaded.note.startswith(f"mmdetection CondInst, ResNet-{config.depth}, {classes} (")
     assert_same_weights(loaded.model, original)
     assert_same_outputs(loaded.model, original)
 
