@@ -182,7 +182,7 @@ class _Shown:
         names = sets.train.class_names
         terminal.print(f"{counted(len(sets.train), 'image')} to train on, {len(sets.val):,} to evaluate on")
         more = ", ..." if len(names) > MOST_NAMES else ""  # the table of the data set lists all
-        terminal.print(f"{counted(len(names), 'class')}: {', '.join(names[:MOST_NAMES])}{more}")
+        terminal.print(f"classes: {', '.join(names[:MOST_NAMES])}{more}")
 
     def _start(self, iteration: int, recipe: "Recipe") -> None:
         self._total, self._every = recipe.schedule.iterations, recipe.log_every
