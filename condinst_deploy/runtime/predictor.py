@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, closing
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -29,6 +29,7 @@ from condinst_deploy.runtime.predictor_options import (
 )
 from condinst_deploy.runtime.preprocessing.factory import preparation
 from condinst_deploy.support.extras import missing_library
+from condinst_deploy.support.suggestions import did_you_mean
 
 BACKENDS = {
     CHECKPOINT: "condinst_deploy.runtime.torch_backend:TorchBackend",
@@ -72,6 +73,10 @@ class Predictor(AbstractContextManager["Predictor"]):
         """
         if options is not None and not isinstance(options, PredictorOptions):
             raise ConfigError(f"options is {options!r:.60}; expected PredictorOptions or keywords, as device='cpu'")
+        known = [field.name for field in fields(PredictorOptions)]
+        if unknown := [name for name in changes if name not in known]:
+            similar = did_you_mean(unknown[0], known)
+            raise ConfigError(f"Predictor has no option {unknown[0]!r}; expected one of {', '.join(known)}{similar}")
         options = replace(options or PredictorOptions(), **changes)
         loaded = isinstance(model, Backend)
         self.backend = _checked(model, options) if isinstance(model, Backend) else _loaded(model, options)

@@ -330,6 +330,13 @@ def test_a_file_that_cannot_be_described_is_said(name: str, reason: str, status:
     assert reason in error_of(run(inspect, tmp_path / name), status)
 
 
+@pytest.mark.parametrize("name", ["model.pth", "model.engine"])
+def test_a_checkpoint_or_an_engine_is_not_called_a_damaged_graph(name: str, folder: Path) -> None:
+    (folder / name).write_bytes(b"content")
+    result = run(compare, "model.onnx", name, "--images", "0.png")
+    assert f"B is {name}, which is " in error_of(result, 2)
+
+
 def test_two_files_are_compared_on_images(folder: Path) -> None:
     source = folder / "export/build/small.onnx"
     onnx.save(converted(onnx.load(str(source)), "float16"), "half.onnx")

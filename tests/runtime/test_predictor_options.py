@@ -120,3 +120,8 @@ def test_an_option_that_does_not_fit_closes_what_the_predictor_loaded_and_nothin
             Predictor(backend, classes="class d")
         assert len(closed) == 1
         assert len(Predictor(backend)(IMAGE)[0]) > 0
+
+
+def test_a_misspelt_option_is_an_error_of_ours_with_the_name_that_is_close() -> None:
+    with pytest.raises(ConfigError, match=r"no option 'score_treshold'; .* Did you mean 'score_threshold'\?"):
+        Predictor("model.onnx", score_treshold=0.3)  # type: ignore[call-arg]

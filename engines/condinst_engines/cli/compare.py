@@ -9,6 +9,7 @@ from rich.table import Table
 
 from condinst_deploy.cli.command import FAILED, command_app, labelled, print_json, results_console, terminal
 from condinst_deploy.cli.progress import ProgressLines
+from condinst_deploy.contract.artifacts import ONNX, check_kind
 from condinst_deploy.support.json_text import finite_or_none
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def compare(
     from condinst_engines.onnx_input import load_onnx, manifest_of
     from condinst_engines.tensor_comparison import compare as compare_tensors
 
+    for name, path in (("A", first), ("B", second)):
+        check_kind(path, ONNX, name)
     protos = load_onnx(first), load_onnx(second)
     manifest = manifest_of(protos[0], first)
     batches = [_batch(path, manifest) for pattern in images for path in expand_sources(pattern)]
