@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from condinst_deploy import errors
+from condinst_deploy.support import current_folder
 from condinst_deploy.support.json_text import json_text
 
 WORKER = (sys.executable, "-P", "-m", "condinst_deploy.benchmarking.worker")
@@ -53,6 +54,7 @@ class ModelProcess:
         Raises:
             CondInstError: the model's process raised it.
             BackendError: the process ended.
+            ConfigError: the current folder was deleted, which ended it.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -63,6 +65,8 @@ class ModelProcess:
         except BrokenPipeError:
             line = ""
         if not line:
+            if current_folder.is_gone():
+                raise errors.ConfigError(current_folder.GONE)
             raise errors.BackendError(
                 f"the process that ran {self.model} ended with status {self._process.wait()};"
                 " it printed the reason above; with status -9 the system ran out of memory: try a smaller --batch"

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from condinst_deploy.support import current_folder
 from condinst_deploy.support.json_text import json_text
 
 if TYPE_CHECKING:
@@ -239,6 +240,8 @@ def answered(worker: object, request: dict[str, Any]) -> dict[str, Any]:
     except CondInstError as e:
         return {"error": type(e).__name__, "message": str(e)}
     except Exception as e:  # what the libraries raise when memory runs out has no common base
+        if current_folder.is_gone():
+            return {"error": "ConfigError", "message": current_folder.GONE}
         if verb == "load":
             raise
         reason = (str(e).splitlines() or [""])[0][:200]

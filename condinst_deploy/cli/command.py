@@ -1,7 +1,6 @@
 """Shared parts of all commands: literal output, one line for an error, the exit status."""
 
 import inspect
-import os
 from collections.abc import Callable
 from enum import StrEnum
 from functools import wraps
@@ -14,6 +13,7 @@ from rich.text import Text
 
 from condinst_deploy.errors import CondInstError, ConfigError
 from condinst_deploy.shown_text import LONGEST, shown
+from condinst_deploy.support import current_folder
 from condinst_deploy.support.json_text import json_text
 from condinst_deploy.support.launch import FAILED as FAILED
 from condinst_deploy.support.launch import drop_unwritable_output, is_stopped_import, leave, reason_of, run, say
@@ -199,8 +199,8 @@ def command_app(function: Callable[P, None], *, extra: str | None = None) -> Com
     @wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         kwargs.pop(VERSION.name, None)
-        if _folder_is_gone():  # MKL would end the process in the middle of the work, with its own line
-            _show_error("the current folder was deleted; change to one that exists")
+        if current_folder.is_gone():  # MKL would end the process in the middle of the work, with its own line
+            _show_error(current_folder.GONE)
             raise typer.Exit(FAILED)
         try:
             function(*args, **kwargs)
@@ -226,14 +226,6 @@ def command_app(function: Callable[P, None], *, extra: str | None = None) -> Com
     app.extra = extra
     app.command(context_settings={"help_option_names": ["-h", "--help"]})(guarded)
     return app
-
-
-def _folder_is_gone() -> bool:
-    try:
-        os.getcwd()  # noqa: PTH109  (Path.cwd is the same)
-    except OSError:
-        return True
-    return False
 
 
 def _show_error(message: str) -> None:

@@ -6,6 +6,9 @@ import subprocess
 import sys
 from typing import Any
 
+from condinst_deploy.errors import ConfigError
+from condinst_deploy.support import current_folder
+
 MODULE = "condinst_deploy.doctor.probe_worker"
 SECONDS = 120.0
 """After this time a probe is ended; importing PyTorch from a cold disk takes up to half a minute."""
@@ -22,6 +25,9 @@ def probe(name: str, argument: str = "", seconds: float = SECONDS, module: str =
 
     Returns:
         What the probe found; or `missing` (a library is not installed) or `failed`, each with the reason.
+
+    Raises:
+        ConfigError: the current folder was deleted.
     """
     command = [sys.executable, "-m", module, name, argument]
     environment = os.environ | {"CUDA_MODULE_LOADING": "LAZY"}
@@ -36,6 +42,8 @@ def probe(name: str, argument: str = "", seconds: float = SECONDS, module: str =
         answer = json.loads(lines[-1]) if lines else None
     except ValueError:
         answer = None
+    if current_folder.is_gone():
+        raise ConfigError(current_folder.GONE)  # every library fails then, and none of them is at fault
     if not isinstance(answer, dict):
         return {"failed": f"its process ended with status {done.returncode} and no answer{_last_words(done.stderr)}"}
     return answer

@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import Any, NoReturn, TextIO, cast
 
 from condinst_deploy.shown_text import shown
+from condinst_deploy.support import current_folder
 from condinst_deploy.support.extras import missing_library
 from condinst_deploy.support.signals import exit_status, listen, received, stop_listening
 
@@ -59,15 +60,24 @@ def run(main: Callable[[], object], extra: str | None = None) -> NoReturn:
         say(reason_of(e))
         drop_unwritable_output()
     except Exception as e:
-        missing = missing_library(e, extra) if isinstance(e, ModuleNotFoundError) else None
-        if received() is None and missing is None:  # a defect: its traceback is what we need
+        reason = _reason_outside_the_code(e, extra)
+        if reason is None:  # a defect: its traceback is what we need
             raise
         status = FAILED
-        # after a signal it is an error that a library made of the signal
-        say(f"error: {missing}" if received() is None else reason_of(KeyboardInterrupt()))
+        say(reason)
     if received() is not None and status:
         status = exit_status()
     leave(status)
+
+
+def _reason_outside_the_code(error: Exception, extra: str | None) -> str | None:
+    """One line on what a signal, the current folder or a missing library made a library raise; None: a defect."""
+    if received() is not None:
+        return reason_of(KeyboardInterrupt())
+    if current_folder.is_gone():
+        return f"error: {current_folder.GONE}"
+    missing = missing_library(error, extra) if isinstance(error, ModuleNotFoundError) else None
+    return None if missing is None else f"error: {missing}"
 
 
 class _Lenient:
@@ -165,6 +175,8 @@ def reason_of(error: BaseException) -> str:
         return "interrupted"
     if isinstance(error, MemoryError):
         return "error: the memory is not enough; try smaller images, a smaller batch or a machine with more"
+    if isinstance(error, OSError) and current_folder.is_gone():
+        return f"error: {current_folder.GONE}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"error: {os.fsdecode(error.filename)}: {error.strerror or error}; check the place and its free space"
     return f"error: {getattr(error, 'strerror', None) or error}; check the disk, the current folder and the output"

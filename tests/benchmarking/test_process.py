@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from condinst_deploy.benchmarking.benchmark_settings import cores_for
 from condinst_deploy.benchmarking.machine import machine
 from condinst_deploy.benchmarking.process import ModelProcess
 from condinst_deploy.errors import ArtifactError, BackendError, ConfigError
+from condinst_deploy.support import current_folder
 
 IMAGES = {"size": [96, 128], "seed": 0}
 
@@ -64,6 +66,21 @@ def test_a_request_that_fails_says_so_and_the_process_goes_on() -> None:
         assert answer["error"] == "BackendError"
         assert "failed (AttributeError: " in answer["message"]
     assert answer["message"].startswith("a batch of 3 failed")
+
+
+def test_a_current_folder_that_is_gone_is_named(
+    tmp_path: Path, slim_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    answer = worker.answered(worker.Worker(), {"verb": "load", "model": "nothing of this is read"})
+    assert answer == {"error": "ConfigError", "message": current_folder.GONE}
+    with (
+        pytest.raises(ConfigError, match="current folder was deleted"),
+        ModelProcess(slim_checkpoint, cores_for(1), [sys.executable, "-c", "raise SystemExit(2)"]) as process,
+    ):
+        process.ask("load")
 
 
 def test_the_gpu_that_is_described_is_the_one_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

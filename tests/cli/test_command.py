@@ -195,11 +195,23 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
     assert process.returncode == 1
 
 
-def test_a_working_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("work", "printed"),
+    [
+        ("print('worked')", ""),  # libraries that look for the folder later do not start
+        ("print('worked'); leave(); Path('out').mkdir()", "worked\n"),
+        ("print('worked'); leave(); Path('out').resolve()", "worked\n"),
+        ("print('worked'); leave(); raise ValueError('of a library that did not find it')", "worked\n"),
+    ],
+)
+def test_a_current_folder_that_is_gone_is_one_line(work: str, printed: str, tmp_path: Path) -> None:
     code = (
-        "import os, sys; os.rmdir(os.getcwd())\n"
+        "import os\n"
+        "from pathlib import Path\n"
         "from condinst_deploy.cli.command import command_app\n"
-        "def f() -> None: print('worked')\n"
+        "def leave() -> None: os.rmdir(os.getcwd())\n"
+        f"def f() -> None: {work}\n"
+        f"{'' if printed else 'leave()'}\n"
         "command_app(f)()"
     )
     (tmp_path / "gone").mkdir()
@@ -211,8 +223,7 @@ def test_a_working_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == 1
-    assert done.stdout == ""  # libraries that look for the folder later do not start
+    assert (done.returncode, done.stdout) == (1, printed)
     assert done.stderr == "error: the current folder was deleted; change to one that exists\n"
 
 

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 
 from condinst_deploy.doctor import probe_worker
 from condinst_deploy.doctor.probes import probe
+from condinst_deploy.errors import ConfigError
 
 FAKE = """
 import os, sys, time
@@ -42,6 +43,17 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("fake")
 def test_the_last_line_is_the_answer() -> None:
     assert probe_fake("good") == {"version": "1.0"}
+
+
+@pytest.mark.usefixtures("fake")
+def test_no_library_is_to_blame_for_a_current_folder_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ConfigError, match="current folder was deleted"):
+        probe_fake("noise")
 
 
 @pytest.mark.usefixtures("fake")
