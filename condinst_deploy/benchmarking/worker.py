@@ -215,12 +215,12 @@ def answer_requests(make: Callable[[], object]) -> None:
         make: returns the object whose methods are the requests; called on these cores.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the one that asks decides
-    answers = _answers()
-    os.sched_setaffinity(0, {int(core) for core in sys.argv[1].split(",")})
-    worker = make()
-    for line in sys.stdin:
-        answers.write(json_text(answered(worker, json.loads(line)), "an answer") + "\n")
-        answers.flush()
+    with _answers() as answers:
+        os.sched_setaffinity(0, {int(core) for core in sys.argv[1].split(",")})
+        worker = make()
+        for line in sys.stdin:
+            answers.write(json_text(answered(worker, json.loads(line)), "an answer") + "\n")
+            answers.flush()
 
 
 def _answers() -> TextIO:

@@ -60,11 +60,12 @@ def run(main: Callable[[], object], extra: str | None = None) -> NoReturn:
         say(reason_of(e))
         drop_unwritable_output()
     except Exception as e:
+        status = FAILED
         reason = _reason_outside_the_code(e, extra)
         if reason is None:  # a defect: its traceback is what we need
-            raise
-        status = FAILED
-        say(reason)
+            sys.excepthook(type(e), e, e.__traceback__)
+        else:
+            say(reason)
     if received() is not None and status:
         status = exit_status()
     leave(status)

@@ -113,26 +113,28 @@ def _received(loader: DataLoader[Any]) -> Iterator[Any]:
 
     Raises:
         PreparationError: one of them was killed.
+        Exception: what one of them raised; PyTorch puts its traceback there into the message.
     """
     # PyTorch's handler raises an error in whatever line the trainer is when a process is killed, also while it writes a
     # checkpoint; the loader notices the same within seconds when it waits for a batch
     with unchanged_handler(SIGCHLD):
         processes = iter(loader)
-    ended = None
+    failure = None
     try:
         yield from processes
-    except (OSError, EOFError) as e:  # of the connection to a process
+    except Exception as e:
         if not loader.num_workers:
             raise
-        ended = _ended(e)
-    except RuntimeError as e:
-        if not str(e).startswith("DataLoader worker"):
-            raise
-        ended = _ended(e)
+        failure = _ended(e) if _is_of_a_process_that_ended(e) else e.with_traceback(None)
     finally:
         del processes
-    if ended is not None:  # raised here, because PyTorch's error would keep the other processes alive
-        raise ended
+    if failure is not None:  # raised here: the frames of PyTorch's error would keep the processes alive
+        raise failure
+
+
+def _is_of_a_process_that_ended(error: Exception) -> bool:
+    connection = isinstance(error, OSError | EOFError)
+    return connection or (isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"))
 
 
 def _ended(error: Exception) -> PreparationError:

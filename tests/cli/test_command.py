@@ -85,6 +85,27 @@ def test_every_error_is_one_line_and_a_status(error: BaseException, status: int,
     assert result.stderr.count("\n") == 1
 
 
+DEFECT = """
+import threading
+from condinst_deploy.cli.command import command_app
+
+def f() -> None:
+    threading.Thread(target=threading.Event().wait).start()
+    raise ValueError("a defect")
+
+command_app(f)()
+"""
+
+
+def test_a_defect_shows_its_traceback_and_does_not_wait_for_threads() -> None:
+    command = [sys.executable, "-c", DEFECT]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback")
+    assert done.stderr.endswith("\nValueError: a defect\n")
+    assert done.stderr.count("a defect") == 1
+
+
 PRINTS = "from condinst_deploy.cli.command import command_app, print_line\ndef f() -> None: print_line({!r})\n"
 
 

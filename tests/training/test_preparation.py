@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from condinst_deploy.data.shapes_dataset import generate_shapes
+from condinst_deploy.data.transforms import TrainingTransform
 from condinst_deploy.model.losses import Losses
 from condinst_deploy.training.batches import PreparationError, batches
 from condinst_deploy.training.recipe import Recipe, ScheduleSettings
@@ -92,6 +93,20 @@ def test_another_error_of_pytorch_stays(recipe: Recipe, sets: Sets, tmp_path: Pa
     with pytest.raises(RuntimeError, match="unspecified launch failure"):
         train(run_of(recipe, sets), sets, tmp_path, on_step(fail, when=1))
     assert not (tmp_path / "last.pth").exists()
+
+
+def test_a_process_that_raises_what_nobody_expects_is_ended(
+    recipe: Recipe, sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a defect of a transform")
+
+    monkeypatch.setattr(TrainingTransform, "__call__", fail)
+    others = set(multiprocessing.active_children())
+    with pytest.raises(ZeroDivisionError, match=r"(?s)Traceback.*a defect of a transform") as held:
+        train(run_of(recipe, sets), sets, tmp_path, Reports())
+    assert held.value is not None
+    assert set(multiprocessing.active_children()) <= others  # Python would wait for them, and they ignore signals
 
 
 def test_a_batch_comes_through_shared_memory_as_it_was_made(recipe: Recipe, sets: Sets) -> None:
