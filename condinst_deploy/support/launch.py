@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any, NoReturn, TextIO, cast
 
-from condinst_deploy.shown_text import shown
+from condinst_deploy.shown_text import first_line, shown
 from condinst_deploy.support import current_folder
 from condinst_deploy.support.extras import missing_library
 from condinst_deploy.support.signals import exit_status, listen, received, stop_listening
@@ -72,13 +72,20 @@ def run(main: Callable[[], object], extra: str | None = None) -> NoReturn:
 
 
 def _reason_outside_the_code(error: Exception, extra: str | None) -> str | None:
-    """One line on what a signal, the current folder or a missing library made a library raise; None: a defect."""
+    """One line on what a signal, the current folder or a library that is missing or broken caused; None: a defect."""
     if received() is not None:
         return reason_of(KeyboardInterrupt())
     if current_folder.is_gone():
         return f"error: {current_folder.GONE}"
-    missing = missing_library(error, extra) if isinstance(error, ModuleNotFoundError) else None
-    return None if missing is None else f"error: {missing}"
+    if isinstance(error, ModuleNotFoundError):
+        missing = missing_library(error, extra)
+        return None if missing is None else f"error: {missing}"
+    if isinstance(error, ImportError) and not (error.name or "").startswith("condinst_"):
+        return (
+            f"error: {error.path or error.name or 'a library'} cannot be loaded ({first_line(error)}); it is damaged,"
+            " or memory is limited: condinst-doctor tries every library by itself"
+        )
+    return None
 
 
 class _Lenient:

@@ -106,6 +106,25 @@ def test_a_defect_shows_its_traceback_and_does_not_wait_for_threads() -> None:
     assert done.stderr.count("a defect") == 1
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            "ImportError('libtorch_cpu.so: failed to map segment\\nsecond line', name='_C', path='/lib/torch/_C.so')",
+            "error: /lib/torch/_C.so cannot be loaded (libtorch_cpu.so: failed to map segment);",
+        ),
+        ("ImportError('numpy is broken')", "error: a library cannot be loaded (numpy is broken);"),
+        ("ImportError('no such name', name='condinst_deploy.cli')", "Traceback (most recent call last):"),  # a defect
+    ],
+)
+def test_a_library_that_cannot_be_loaded_is_one_line(error: str, line: str) -> None:
+    code = f"from condinst_deploy.cli.command import command_app\ndef f() -> None: raise {error}\ncommand_app(f)()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(line)
+    assert (done.stderr.count("\n") == 1) == line.startswith("error")
+
+
 PRINTS = "from condinst_deploy.cli.command import command_app, print_line\ndef f() -> None: print_line({!r})\n"
 
 
