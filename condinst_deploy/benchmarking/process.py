@@ -54,7 +54,6 @@ class ModelProcess:
         Raises:
             CondInstError: the model's process raised it.
             BackendError: the process ended.
-            ConfigError: the current folder was deleted, which ended it.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -66,7 +65,7 @@ class ModelProcess:
             line = ""
         if not line:
             if current_folder.is_gone():
-                raise errors.ConfigError(current_folder.GONE)
+                raise errors.BackendError(current_folder.GONE)
             raise errors.BackendError(
                 f"the process that ran {self.model} ended with status {self._process.wait()};"
                 " it printed the reason above; with status -9 the system ran out of memory: try a smaller --batch"

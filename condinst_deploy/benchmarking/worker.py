@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from condinst_deploy.support import current_folder
 from condinst_deploy.support.json_text import json_text
+from condinst_deploy.support.launch import reason_outside_the_code
 
 if TYPE_CHECKING:
     from condinst_deploy.benchmarking.benchmark_images import Batches, Source
@@ -240,8 +240,9 @@ def answered(worker: object, request: dict[str, Any]) -> dict[str, Any]:
     except CondInstError as e:
         return {"error": type(e).__name__, "message": str(e)}
     except Exception as e:  # what the libraries raise when memory runs out has no common base
-        if current_folder.is_gone():
-            return {"error": "ConfigError", "message": current_folder.GONE}
+        outside = reason_outside_the_code(e)
+        if outside is not None:
+            return {"error": "BackendError", "message": outside}
         if verb == "load":
             raise
         reason = (str(e).splitlines() or [""])[0][:200]

@@ -53,18 +53,6 @@ class TrainingBatch:
             targets=tuple(target.to(device) for target in self.targets),
         )
 
-    def pin_memory(self) -> "TrainingBatch":
-        """Return a copy in pinned memory, from which a GPU copies asynchronously; `DataLoader` calls this."""
-        return replace(
-            self,
-            images=self.images.pin_memory(),
-            image_sizes=self.image_sizes.pin_memory(),
-            targets=tuple(
-                ImageTargets(target.boxes.pin_memory(), target.labels.pin_memory(), target.masks.pin_memory())
-                for target in self.targets
-            ),
-        )
-
 
 @dataclass(frozen=True)
 class TrainingTransform:

@@ -61,28 +61,27 @@ def run(main: Callable[[], object], extra: str | None = None) -> NoReturn:
         drop_unwritable_output()
     except Exception as e:
         status = FAILED
-        reason = _reason_outside_the_code(e, extra)
+        reason = reason_outside_the_code(e, extra)
         if reason is None:  # a defect: its traceback is what we need
             sys.excepthook(type(e), e, e.__traceback__)
         else:
-            say(reason)
+            say(f"error: {reason}" if received() is None else reason)
     if received() is not None and status:
         status = exit_status()
     leave(status)
 
 
-def _reason_outside_the_code(error: Exception, extra: str | None) -> str | None:
+def reason_outside_the_code(error: Exception, extra: str | None = None) -> str | None:
     """One line on what a signal, the current folder or a library that is missing or broken caused; None: a defect."""
     if received() is not None:
         return reason_of(KeyboardInterrupt())
     if current_folder.is_gone():
-        return f"error: {current_folder.GONE}"
+        return current_folder.GONE
     if isinstance(error, ModuleNotFoundError):
-        missing = missing_library(error, extra)
-        return None if missing is None else f"error: {missing}"
+        return missing_library(error, extra)
     if isinstance(error, ImportError) and not (error.name or "").startswith("condinst_"):
         return (
-            f"error: {error.path or error.name or 'a library'} cannot be loaded ({first_line(error)}); it is damaged,"
+            f"{error.path or error.name or 'a library'} cannot be loaded ({first_line(error)}); it is damaged,"
             " or memory is limited: condinst-doctor tries every library by itself"
         )
     return None

@@ -4,6 +4,7 @@ The images of an iteration are decided first and then divided among the processe
 sees the same images.
 """
 
+import errno
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -21,6 +22,7 @@ from condinst_deploy.errors import BackendError, ConfigError, DataError
 from condinst_deploy.shown_text import first_line
 from condinst_deploy.support.signals import ignore_signals, unchanged_handler
 from condinst_deploy.training.order import Grouping, Key, batch_keys
+from condinst_deploy.training.packed_batch import PackedBatch, packed
 from condinst_deploy.training.ranks import ALONE, Ranks
 from condinst_deploy.training.recipe import Recipe
 
@@ -28,7 +30,7 @@ Prepared = tuple[TrainingExample, Source]
 
 
 class PreparationError(BackendError):
-    """The processes that prepare images cannot go on: one was killed, or shared memory is full."""
+    """The processes that prepare images cannot go on: one was killed, or shared memory or descriptors are used up."""
 
 
 PROBLEMS = (DataError, PreparationError)
@@ -88,7 +90,7 @@ def batches(
     Raises:
         ConfigError: the batch cannot be divided evenly.
         DataError: an image cannot be decoded or has another size than annotated.
-        PreparationError: shared memory is full, or a process that prepares images was killed.
+        PreparationError: shared memory or descriptors are used up, or a process that prepares images was killed.
     """
     schedule, settings = recipe.schedule, recipe.data
     grouping = Grouping(settings.group, data.landscape) if settings.group > 1 else None
@@ -105,7 +107,7 @@ def batches(
     for batch in _received(loader):
         if isinstance(batch, PROBLEMS):
             raise batch
-        yield batch
+        yield batch.unpacked()
 
 
 def _received(loader: DataLoader[Any]) -> Iterator[Any]:
@@ -125,37 +127,35 @@ def _received(loader: DataLoader[Any]) -> Iterator[Any]:
     except Exception as e:
         if not loader.num_workers:
             raise
-        failure = _ended(e) if _is_of_a_process_that_ended(e) else e.with_traceback(None)
+        failure = _failure_of(e)
     finally:
         del processes
     if failure is not None:  # raised here: the frames of PyTorch's error would keep the processes alive
         raise failure
 
 
-def _is_of_a_process_that_ended(error: Exception) -> bool:
-    connection = isinstance(error, OSError | EOFError)
-    return connection or (isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"))
-
-
-def _ended(error: Exception) -> PreparationError:
+def _failure_of(error: Exception) -> Exception:
+    """An error of the loader without PyTorch's frames, which hold the processes."""
+    error = error.with_traceback(None)
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return _no_descriptor(error)
+    text = str(error)
+    if isinstance(error, RuntimeError) and (text.startswith("Too many open files") or text.endswith("of ancdata")):
+        return _no_descriptor(error)  # the second is what Python says where the system dropped a descriptor
+    of_a_process = isinstance(error, RuntimeError) and text.startswith("DataLoader worker")
+    if not of_a_process and not isinstance(error, OSError | EOFError):  # of the connection to a process
+        return error
     return PreparationError(
         f"a process that prepares images ended ({first_line(error)}); the system ends processes when memory runs out:"
         " lower data.workers in the recipe, then go on with --resume"
     )
 
 
-def _share(batch: TrainingBatch) -> None:
-    """Move the tensors to shared memory, through which the trainer gets them."""
-    targets = (x for target in batch.targets for x in (target.boxes, target.labels, target.masks))
-    try:
-        for tensor in (batch.images, batch.image_sizes, *targets):
-            if tensor.numel():  # PyTorch cannot share an empty one
-                tensor.share_memory_()
-    except RuntimeError as e:
-        raise PreparationError(
-            f"prepared images do not fit into shared memory ({first_line(e)}); enlarge /dev/shm, in Docker with"
-            " --shm-size 2g, or set data.workers = 0 in the recipe"
-        ) from e
+def _no_descriptor(error: Exception) -> PreparationError:
+    return PreparationError(
+        f"prepared images cannot be handed over, because no file descriptor is left ({first_line(error)}); raise the"
+        " limit (ulimit -n), or lower data.workers in the recipe"
+    )
 
 
 def _leave_signals_to_the_trainer(_number: int) -> None:
@@ -166,17 +166,23 @@ def _leave_signals_to_the_trainer(_number: int) -> None:
     ignore_signals()
 
 
-def _collated(prepared: list[Prepared | DataError], pad_divisor: int) -> TrainingBatch | DataError | PreparationError:
-    """A batch, or the first error among its examples, or why it cannot go to the trainer."""
+def _collated(prepared: list[Prepared | DataError], pad_divisor: int) -> PackedBatch | DataError | PreparationError:
+    """A batch, or the first error among its examples, or why it cannot go to the trainer.
+
+    The loader would share a batch in a thread: an error there is lost, and the trainer would wait for ever.
+    """
     errors = [each for each in prepared if isinstance(each, DataError)]
     if errors:
         return errors[0]
     good = [each for each in prepared if not isinstance(each, DataError)]
     batch = collate([example for example, _ in good], pad_divisor=pad_divisor)
-    if get_worker_info() is not None:
-        # the loader does this in a thread: an error there is lost, and the trainer would wait for the batch forever
-        try:
-            _share(batch)
-        except PreparationError as e:
-            return e
-    return replace(batch, sources=tuple(source for _, source in good))
+    sources = [source for _, source in good]
+    try:
+        return packed(batch, sources, shared=get_worker_info() is not None)
+    except OSError as e:
+        return _no_descriptor(e)
+    except RuntimeError as e:
+        return PreparationError(
+            f"prepared images do not fit into shared memory ({first_line(e)}); enlarge /dev/shm, in Docker with"
+            " --shm-size 2g, or set data.workers = 0 in the recipe"
+        )

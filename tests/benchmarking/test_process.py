@@ -75,12 +75,22 @@ def test_a_current_folder_that_is_gone_is_named(
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     answer = worker.answered(worker.Worker(), {"verb": "load", "model": "nothing of this is read"})
-    assert answer == {"error": "ConfigError", "message": current_folder.GONE}
+    assert answer == {"error": "BackendError", "message": current_folder.GONE}
     with (
-        pytest.raises(ConfigError, match="current folder was deleted"),
+        pytest.raises(BackendError, match="current folder was deleted"),
         ModelProcess(slim_checkpoint, cores_for(1), [sys.executable, "-c", "raise SystemExit(2)"]) as process,
     ):
         process.ask("load")
+
+
+def test_a_library_that_cannot_be_loaded_is_an_answer() -> None:
+    class Broken:
+        def load(self) -> None:
+            raise ImportError("libtorch_cpu.so: failed to map segment", path="/lib/torch/_C.so")
+
+    answer = worker.answered(Broken(), {"verb": "load"})
+    assert answer["error"] == "BackendError"
+    assert answer["message"].startswith("/lib/torch/_C.so cannot be loaded (libtorch_cpu.so: failed to map segment);")
 
 
 def test_the_gpu_that_is_described_is_the_one_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
