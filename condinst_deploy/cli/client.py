@@ -75,11 +75,13 @@ def _healthy(served: "Client", as_json: bool) -> bool:
 
 
 def _detect(served: "Client", images: list[str], overlays: Path | None, as_json: bool) -> bool:
+    from condinst_deploy.contract.artifacts import check_images
     from condinst_deploy.imaging.decode import existing_sources
     from condinst_deploy.support.atomic_write import check_writable
 
     if not images:
         raise ConfigError("no images were named; give images, folders or patterns, or --health")
+    check_images(images, "an image: the server has its model")
     paths, failed = existing_sources(images), 0
     if overlays is not None:
         check_writable(overlays / "overlay.jpg")
