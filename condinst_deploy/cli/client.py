@@ -17,6 +17,7 @@ from condinst_deploy.cli.command import (
     progress_bar,
     terminal,
 )
+from condinst_deploy.cli.progress import ProgressLines
 from condinst_deploy.errors import BackendError, ConfigError
 from condinst_deploy.serving.protocol import MODEL, RequestOptions
 from condinst_deploy.support.json_text import json_text
@@ -85,10 +86,13 @@ def _detect(served: "Client", images: list[str], overlays: Path | None, as_json:
     paths, failed = existing_sources(images), 0
     if overlays is not None:
         check_writable(overlays / "overlay.jpg")
+    lines = ProgressLines()
+    lines.update("images", 0, len(paths))
     with progress_bar() as progress:
         for number, (path, found) in enumerate(
             progress.track(zip(paths, served.stream(paths), strict=True), total=len(paths), description="images"), 1
         ):
+            lines.update("images", number, len(paths))
             if found.detections is None:
                 failed += 1
                 terminal.print(labelled("failed:", "yellow", found.error))
