@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from condinst_deploy.contract.artifacts import kind_of
+from condinst_deploy.contract.artifacts import check_images
 from condinst_deploy.data.shapes_dataset import ShapesConfig, image_of, scene_of
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.imaging.decode import RGBArray, existing_sources, rgb_from
@@ -27,11 +27,7 @@ def given_images(sources: Sequence[str]) -> list[Path]:
         ImageError: not one is there, a folder has no images, or a pattern matches nothing.
         ConfigError: one is a URL, or a model by its name.
     """
-    models = [source for source in sources if kind_of(Path(source)) is not None]
-    if models:
-        raise ConfigError(
-            f"{models[0]} is a model by its name and was given as an image; expected --model or --against"
-        )
+    check_images(sources, "--model or --against")
     if any(map(is_url, sources)):
         raise ConfigError("a URL was given as an image; expected files on the disk: a network would be timed, too")
     files = existing_sources(sources) if sources else []

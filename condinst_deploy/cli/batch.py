@@ -1,8 +1,7 @@
 """`condinst-batch`: detect instances in a large input, shard by shard, in one process or on Ray."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -200,7 +199,8 @@ def _run(plan: "Plan", placement: "RayOptions | None", outcome: Outcome) -> None
     if plan.finished:
         terminal.print(f"finished before: {counted(len(plan.finished), 'shard')}")
     with ExitStack() as stack:
-        listeners: list[OnEvent] = [totals, stack.enter_context(_progress(plan))]
+        shown = _Shown(plan, stack.enter_context(_progress()))
+        listeners: list[OnEvent] = [totals, shown]
         folder = output_folder(options.out)
         if isinstance(folder, LocalFolder):
             listeners.append(stack.enter_context(EventLog(folder.path)))
@@ -210,29 +210,30 @@ def _run(plan: "Plan", placement: "RayOptions | None", outcome: Outcome) -> None
                 listener(event)
 
         if placement is None:
-            run_here(plan, on_event)
+            run_here(plan, on_event, shown.images_of_shard)
         else:
             from condinst_deploy.serving.batch.ray_driver import run_on_ray
 
             run_on_ray(plan, placement, on_event)
 
 
-@contextmanager
-def _progress(plan: "Plan") -> Iterator["OnEvent"]:
-    """A bar on a terminal, else lines; both with images per second and the time that is left."""
-    with progress_bar(TextColumn("{task.fields[status]}", markup=False)) as progress:
-        yield _shown_events(plan, progress)
+def _progress() -> Progress:
+    """A bar on a terminal, with images per second and the time that is left."""
+    return progress_bar(TextColumn("{task.fields[status]}", markup=False))
 
 
-def _shown_events(plan: "Plan", progress: Progress) -> "Callable[[Event], None]":
-    """Return a listener that prints events and moves the bar."""
-    task = progress.add_task("", total=plan.images, completed=plan.finished_images, status="images")
-    lines, done = ProgressLines(), plan.finished_images
+class _Shown:
+    """Listener that prints events, and shows how far the run is: by a bar, or by a line from time to time."""
 
-    def on_event(event: "Event") -> None:
-        nonlocal done
+    def __init__(self, plan: "Plan", progress: Progress) -> None:
+        self._total, self._done = plan.images, plan.finished_images
+        self._progress, self._lines = progress, ProgressLines()
+        self._task = progress.add_task("", total=self._total, completed=self._done, status="images")
+
+    def __call__(self, event: "Event") -> None:
+        """Show an event."""
         if event.kind == "ready":
-            lines.update("images", done, plan.images)  # the rate counts from the first worker that is ready
+            self._lines.update("images", self._done, self._total)  # the rate counts from the first worker that is ready
             terminal.print(f"worker {event.worker} is ready: {event.reason or ''}")
         elif event.kind == "waiting":
             terminal.print(event.reason or "")
@@ -245,10 +246,13 @@ def _shown_events(plan: "Plan", progress: Progress) -> "Callable[[Event], None]"
             text = what if event.kind == "lost" else f"shard {event.shard} is left out"
             terminal.print(labelled(f"{text}:", "yellow", event.reason or ""))
         elif event.report is not None:
-            done += event.report.images
-            progress.update(task, completed=done, status=lines.update("images", done, plan.images))
+            self._done += event.report.images
+            self.images_of_shard(0)
 
-    return on_event
+    def images_of_shard(self, images: int) -> None:
+        """Take how many images of the shard under way are done."""
+        done = self._done + images
+        self._progress.update(self._task, completed=done, status=self._lines.update("images", done, self._total))
 
 
 def _report(outcome: Outcome, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from condinst_deploy.cli.command import (
     progress_bar,
     terminal,
 )
+from condinst_deploy.cli.progress import ProgressLines
 from condinst_deploy.errors import BackendError, ConfigError
 from condinst_deploy.serving.protocol import MODEL, RequestOptions
 from condinst_deploy.support.json_text import json_text
@@ -75,18 +76,23 @@ def _healthy(served: "Client", as_json: bool) -> bool:
 
 
 def _detect(served: "Client", images: list[str], overlays: Path | None, as_json: bool) -> bool:
+    from condinst_deploy.contract.artifacts import check_images
     from condinst_deploy.imaging.decode import existing_sources
     from condinst_deploy.support.atomic_write import check_writable
 
     if not images:
         raise ConfigError("no images were named; give images, folders or patterns, or --health")
+    check_images(images, "an image: the server has its model")
     paths, failed = existing_sources(images), 0
     if overlays is not None:
         check_writable(overlays / "overlay.jpg")
+    lines = ProgressLines()
+    lines.update("images", 0, len(paths))
     with progress_bar() as progress:
         for number, (path, found) in enumerate(
             progress.track(zip(paths, served.stream(paths), strict=True), total=len(paths), description="images"), 1
         ):
+            lines.update("images", number, len(paths))
             if found.detections is None:
                 failed += 1
                 terminal.print(labelled("failed:", "yellow", found.error))

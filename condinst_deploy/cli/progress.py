@@ -1,5 +1,6 @@
 """Progress of long commands: bars on a terminal, and elsewhere a line from time to time with rate and time left."""
 
+import re
 import time
 from collections.abc import Callable
 
@@ -7,6 +8,10 @@ from condinst_deploy.cli.command import terminal
 
 LINE_SECONDS = 30.0
 """Between two lines where there is no terminal to draw a bar on."""
+
+
+COUNTS = re.compile(r" (\d+) of (\d+)")
+"""How far a stage is, behind its name and a colon."""
 
 
 class ProgressLines:
@@ -42,8 +47,12 @@ class ProgressLines:
             self._print(f"{what}: {share:.0%}{left}")
 
     def stage(self, text: str) -> None:
-        """Take what begins now; a number after a colon is how far it is, and comes from time to time."""
-        name, _, _ = text.partition(":")
+        """Take what begins now; `NAME: 3 of 10 images` is how far it is, and comes from time to time, with its rate."""
+        name, _, place = text.partition(":")
+        if counts := COUNTS.match(place):
+            now, done = self._clock(), int(counts[1])
+            begun, before = self._begun.setdefault(name, (now, done))
+            text = progress_line(name, done, int(counts[2]), done - before, now - begun)
         if self._show and (name != self._stage or self._clock() - self._shown_at >= self._seconds):
             self._print(text)
         self._stage = name

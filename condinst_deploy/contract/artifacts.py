@@ -1,7 +1,7 @@
 """Kinds of model files, by the ending of the file name."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from condinst_deploy.contract.precision import Precision
@@ -35,6 +35,14 @@ def kind_of(path: Path) -> str | None:
 _NAMES = {CHECKPOINT: "a checkpoint (.pth)", ONNX: "an exported file (.onnx)", ENGINE: "an engine (.engine)"}
 
 
+_OTHERS = {
+    ".json": "a JSON file",
+    ".toml": "a recipe (.toml)",
+    ".txt": "a text file",
+    ".parquet": "a Parquet file",
+}
+"""Endings of files that commands read besides models and images."""
+
 UNKNOWN = "of an unknown kind"
 
 
@@ -47,7 +55,7 @@ def check_kind(path: Path, kind: str, option: str) -> None:
         option: what the message calls the option.
 
     Raises:
-        ConfigError: it is of another kind, an image or a folder.
+        ConfigError: it is of another kind: another model, an image, a JSON file, a recipe, a text or a folder.
     """
     if kind_of(path) != kind and (what := kind_words(path)) != UNKNOWN:
         raise ConfigError(f"{option} is {path}, which is {what}; expected {_NAMES[kind]}")
@@ -62,7 +70,8 @@ def kind_words(path: Path) -> str:
         return "a folder"
     if found is not None:
         return f"{_NAMES[found]} by its name"
-    return "an image by its name" if path.suffix.lower() in SUFFIXES else UNKNOWN
+    other = "an image" if path.suffix.lower() in SUFFIXES else _OTHERS.get(path.suffix.lower())
+    return UNKNOWN if other is None else f"{other} by its name"
 
 
 def model_kind(path: Path) -> str:
@@ -77,14 +86,45 @@ def model_kind(path: Path) -> str:
     return kind
 
 
+def check_images(images: Iterable[str | Path], expected: str) -> None:
+    """Check that no model is among files that are given as images.
+
+    Args:
+        images: files, folders, patterns or URLs.
+        expected: what the message asks for instead; `{path}` stands for the model.
+
+    Raises:
+        ConfigError: one is a model by its name.
+    """
+    for path in map(Path, images):
+        if kind_of(path) is not None:
+            raise ConfigError(
+                f"{path} is a model by its name and was given as an image; expected {expected.format(path=path)}"
+            )
+
+
 def check_json(path: Path, expected: str) -> None:
-    """Check that a file that is read as JSON is not a model, an image or a folder.
+    """Check that a file that is read as JSON is not a model, an image, a recipe or a folder.
 
     Raises:
         ConfigError: it is one.
     """
+    check_text(path, expected, ".json", ".txt")
+
+
+def check_text(path: Path, expected: str, *endings: str) -> None:
+    """Check that a file that is read, or replaced, as text is not a file of another kind or a folder.
+
+    Args:
+        path: the file. A name of unknown kind passes.
+        expected: what the message asks for.
+        endings: known ones that such a file may have.
+
+    Raises:
+        ConfigError: it is of another kind.
+    """
     what = kind_words(path)
-    if what != UNKNOWN:
+    if what == "a folder" or (what != UNKNOWN and path.suffix.lower() not in endings):
         raise ConfigError(f"{path} is {what}; expected {expected}")
 
 

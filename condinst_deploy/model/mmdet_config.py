@@ -1,12 +1,13 @@
 """The selection settings in the configuration text that mmdetection saves with a checkpoint.
 
 mmengine's runner keeps the whole configuration as Python text in `meta["cfg"]` (mmdetection 2: `meta["config"]`). The
-text is parsed and never run: only `model = dict(..., test_cfg=dict(...))` with plain numbers is read.
+text is parsed and never run: only `model = dict(..., test_cfg=dict(...))` with plain numbers is read. A setting is
+taken over, equal to what the toolkit does, or named as one that cannot be used.
 """
 
 import ast
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -19,13 +20,31 @@ LONGEST_TEXT = 1_000_000
 LARGEST_LIMIT = 10_000
 """Largest `nms_pre` and `max_per_img` that are taken over: both decide the sizes of tensors."""
 
-LIMITS = {"nms_pre": "candidates_per_level", "max_per_img": "max_detections"}
-"""mmdetection's whole numbers -> fields of `Selection`."""
+FIELDS = {
+    "score_thr": "score_threshold",
+    "nms.iou_threshold": "nms_iou",
+    "nms_pre": "candidates_per_level",
+    "max_per_img": "max_detections",
+}
+"""mmdetection's settings -> fields of `Selection`."""
 
-FIXED = {"min_bbox_size": 0, "mask_thr": 0.5}
+WHOLE = ("candidates_per_level", "max_detections")
+
+FIXED = {"min_bbox_size": 0, "mask_thr": 0.5, "nms.type": "nms", "nms.class_agnostic": False}
 """Settings of mmdetection's that the toolkit has no choice of."""
 
-NMS_SETTINGS = {"type", "iou_threshold"}
+OF_SPEED = "nms.split_thr"
+"""Number of boxes from which mmcv's NMS goes class by class; what it keeps does not depend on it."""
+
+MOST_NAMED = 20
+"""Settings that cannot be used, which a remark lists; it counts the others."""
+
+
+class Expression:
+    """A value that would have to be computed, and is not."""
+
+    def __repr__(self) -> str:
+        return "(an expression)"
 
 
 class OwnSelection(NamedTuple):
@@ -49,20 +68,23 @@ def own_selection(meta: Mapping[Any, Any], published: Selection) -> OwnSelection
     Returns:
         None if the checkpoint has no configuration.
     """
-    text = meta.get("cfg", meta.get("config"))
+    text = meta.get("config") if meta.get("cfg") is None else meta["cfg"]
     if text is None:
         return None
     try:
         settings = _test_cfg(text)
     except _Unreadable as e:
         return OwnSelection(published, f"thresholds are the published configuration's: the file's own {e}")
-    selection, left = _selection(settings, published)
+    selection, left, taken = _selection(settings, published)
+    whose = "the file's own test_cfg" if taken else "the published configuration's"
     remark = (
-        f"thresholds are the file's own test_cfg (score {selection.score_threshold:g}, NMS {selection.nms_iou:g},"
+        f"thresholds are {whose} (score {selection.score_threshold:g}, NMS {selection.nms_iou:g},"
         f" {selection.candidates_per_level} candidates a level, {selection.max_detections} detections)"
     )
     if left:
-        remark += f", except {', '.join(left)}, which cannot be used"
+        more = f" and {len(left) - MOST_NAMED} more" if len(left) > MOST_NAMED else ""
+        names = ", ".join(left[:MOST_NAMED]) + more
+        remark += f", except {names}, which cannot be used" if taken else f"; the file's own {names} cannot be used"
     return OwnSelection(selection, remark)
 
 
@@ -102,41 +124,49 @@ def _entries(node: ast.expr) -> dict[str, ast.expr]:
 
 
 def _plain(node: ast.expr) -> Any:
-    """A number, a text or a dictionary of them; None for anything else."""
+    """A number, a text or a dictionary of them; an `Expression` for anything else."""
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         value = _plain(node.operand)
-        return -value if isinstance(value, int | float) else None
+        return -value if isinstance(value, int | float) else Expression()
     entries = _entries(node)
-    return {key: _plain(value) for key, value in entries.items()} if entries else None
+    return {key: _plain(value) for key, value in entries.items()} if entries else Expression()
 
 
-def _selection(settings: Mapping[str, Any], selection: Selection) -> tuple[Selection, list[str]]:
-    """`selection` with the settings that can be taken over, and the others as text."""
-    nms = settings.get("nms")
-    nms = nms if isinstance(nms, dict) else {}
-    wanted: dict[str, tuple[str, Any]] = {}  # field -> mmdetection's name, value
-    if "score_thr" in settings:
-        wanted["score_threshold"] = ("score_thr", settings["score_thr"])
-    if "iou_threshold" in nms:
-        wanted["nms_iou"] = ("nms.iou_threshold", nms["iou_threshold"])
-    wanted |= {field: (name, settings[name]) for name, field in LIMITS.items() if name in settings}
-    left = _without_choice(settings, nms)
-    for field, (name, value) in wanted.items():
-        changed = _with(selection, field, value)
-        if changed is None:
-            left.append(f"{name} = {_shown(value)}")
+def _selection(settings: Mapping[str, Any], selection: Selection) -> tuple[Selection, list[str], bool]:
+    """`selection` with the settings that can be taken over, the others as text, and whether any was taken over."""
+    left, taken = [], False
+    for name, value in _named(settings):
+        field = FIELDS.get(name)
+        changed = None if field is None else _with(selection, field, value)
+        if changed is not None:
+            selection, taken = changed, True
+        elif field is not None or (name != OF_SPEED and not _is_fixed(name, value)):
+            left.append(f"{_short(ascii(name)[1:-1])} = {_shown(value)}")
+    return selection, left, taken
+
+
+def _named(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every setting with its name; those of NMS are called `nms.NAME`."""
+    for name, value in settings.items():
+        if name == "nms" and isinstance(value, dict):
+            yield from ((f"nms.{own}", each) for own, each in value.items())
         else:
-            selection = changed
-    return selection, left
+            yield name, value
+
+
+def _is_fixed(name: str, value: Any) -> bool:
+    """Return whether the toolkit does what a setting asks for."""
+    fixed = FIXED.get(name)
+    return fixed is not None and isinstance(value, bool) == isinstance(fixed, bool) and bool(value == fixed)
 
 
 def _with(selection: Selection, field: str, value: Any) -> Selection | None:
     """The selection with another value of one field; None if it cannot be used."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if field in LIMITS.values() and not (isinstance(value, int) and 1 <= value <= LARGEST_LIMIT):
+    if field in WHOLE and not (isinstance(value, int) and 1 <= value <= LARGEST_LIMIT):
         return None
     try:
         changes: dict[str, Any] = {field: value}
@@ -145,15 +175,12 @@ def _with(selection: Selection, field: str, value: Any) -> Selection | None:
         return None
 
 
-def _without_choice(settings: Mapping[str, Any], nms: Mapping[str, Any]) -> list[str]:
-    """Settings that the toolkit fixes to another value, as text."""
-    left = [f"{name} = {_shown(settings[name])}" for name, fixed in FIXED.items() if settings.get(name, fixed) != fixed]
-    if nms.get("type", "nms") != "nms":
-        left.append(f"nms.type = {_shown(nms['type'])}")
-    return left + [f"nms.{_shown(name)}" for name in nms if name not in NMS_SETTINGS]
-
-
 def _shown(value: Any) -> str:
     """A value of a file, short and on one line."""
-    text = ascii(value) if not isinstance(value, int) or abs(value) < 10**12 else "a number of more than 12 digits"
+    if isinstance(value, int) and abs(value) >= 10**12:
+        return "a number of more than 12 digits"
+    return _short(ascii(value))
+
+
+def _short(text: str) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."

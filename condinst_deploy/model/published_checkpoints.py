@@ -30,8 +30,11 @@ FCOS_PARTS = ("bbox_head.conv_centerness.", "proposal_generator.fcos_head.")
 FULL_NAMES: dict[Family, str] = {"mmdet": "mmdetection", "adelaidet": "AdelaiDet"}
 
 BOTTOM_UP = re.compile(r"^(?:backbone\.bottom_up\.)?(?:backbone\.)?")  # BiFPN's has another one inside
-DEFORMABLE = re.compile(r"(?:.*[._])?offset\.(?:weight|bias)")
-"""Keys of the offsets of deformable convolutions: detectron2's `conv2_offset`, mmcv's `conv2.conv_offset`."""
+DEFORMABLE = re.compile(r"(?:.*[._])?offset(?:_mask)?\.(?:weight|bias)")
+"""Keys of the offsets of deformable convolutions: detectron2's `conv2_offset`, mmcv's `conv2.conv_offset`.
+
+mmcv's older files call them `conv2.conv_offset_mask`.
+"""
 
 STEM = re.compile(rf"{BOTTOM_UP.pattern}stem\.conv1\.weight")
 SCALE = re.compile(r"proposal_generator\.fcos_head\.scales\.\d+\.scale")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from condinst_deploy.contract import ModelManifest
-from condinst_deploy.contract.artifacts import check_there, kind_of
-from condinst_deploy.errors import CondInstError, ConfigError
+from condinst_deploy.contract.artifacts import check_images, check_there
+from condinst_deploy.errors import CondInstError
 from condinst_deploy.imaging.decode import ImageFile, existing_sources
 from condinst_deploy.imaging.fonts import without_glyphs
 from condinst_deploy.runtime.coco_results import coco_results, write_json
@@ -132,9 +132,7 @@ def predict_files(
 
 
 def _images(given: Sequence[str | Path], recursive: bool) -> list[ImageFile]:
-    for path in map(Path, given):
-        if kind_of(path) is not None:
-            raise ConfigError(f"{path} is a model by its name and was given as an image; expected --model {path}")
+    check_images(given, "--model {path}")
     return existing_sources([str(path) for path in given], recursive=recursive)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from condinst_deploy.contract.artifacts import ONNX, check_kind
+from condinst_deploy.contract.artifacts import ONNX, check_kind, check_text
 from condinst_deploy.contract.engine_manifest import EngineManifest, manifest_path
 from condinst_deploy.errors import OutputError
 from condinst_deploy.support.atomic_write import only_writer
@@ -58,6 +58,7 @@ def build_engine(
         KeyboardInterrupt: Ctrl-C; nothing was written.
     """
     options, reports = options or BuildOptions(), reports or BuildReports()
+    _check_replaced(options)
     library = load_builder_library(options.flavour)
     recipe = recipe_of(options, library)
     source, given = only_exported() if onnx is None else Path(onnx), None if out is None else Path(out)
@@ -72,7 +73,8 @@ def build_engine(
         "--keep-onnx": options.keep_onnx,
         "--keep-policy": options.keep_policy,
     }
-    check_apart({"--onnx": source} | written | {"--log": options.log, "--timing-cache": options.timing_cache})
+    read = {"--onnx": source, "--recipe": Path(options.recipe) if isinstance(options.recipe, str) else None}
+    check_apart(read | written | {"--log": options.log, "--timing-cache": options.timing_cache})
     reports.on_start(source, library)
     for note in coverage_notes(options, recipe, library):
         reports.on_note(note)
@@ -81,6 +83,14 @@ def build_engine(
     with only_writer(engine), _log_file(options.log, reports.on_note) as log:
         surroundings = Surroundings(options.timing_cache, log, reports.on_progress, reports.on_note)
         return BuiltEngineFile(*engine_from_onnx(files, recipe, library, surroundings, options.shapes))
+
+
+def _check_replaced(options: BuildOptions) -> None:
+    """Raise a `ConfigError` if a file of another kind would be replaced by the builder's log or cache."""
+    if options.log is not None:
+        check_text(options.log, "the name of a text file for --log, which is replaced", ".txt")
+    if options.timing_cache is not None:
+        check_text(options.timing_cache, "the name of a file for --timing-cache, which is replaced")
 
 
 @contextmanager

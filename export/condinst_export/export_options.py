@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from condinst_deploy.contract import Family
-from condinst_deploy.contract.artifacts import CHECKPOINT, EXPORT_FOLDER, INT8_ONNX, ONNX, check_kind, check_there
+from condinst_deploy.contract.artifacts import (
+    CHECKPOINT,
+    EXPORT_FOLDER,
+    INT8_ONNX,
+    ONNX,
+    check_kind,
+    check_text,
+    check_there,
+)
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.input_files import read_text
@@ -85,8 +93,9 @@ def class_names_from(path: Path) -> tuple[str, ...]:
     """Class names of a text file, one a line; empty lines do not count.
 
     Raises:
-        ConfigError: it cannot be read, or names a class twice.
+        ConfigError: it is a file of another kind, cannot be read, or names a class twice.
     """
+    check_text(path, "a text file with one class name a line", ".txt")
     try:
         # a form feed or a line separator inside a name ends no line, as it would for `splitlines`
         lines = re.split(r"\r\n|\r|\n", read_text(path, "utf-8-sig"))

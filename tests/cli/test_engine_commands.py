@@ -142,12 +142,20 @@ def test_ranges_are_said_kept_and_shown(folder: Path) -> None:
         (["--optimization-level", "9"], "expected a whole number from 0 to 5", 2),
         (["--hardware-compatible", "--flavour", "rtx"], "are for --flavour tensorrt", 2),
         (["--timing-cache", "x", "--flavour", "rtx"], "--timing-cache does nothing", 2),
-        (["--log", "export/build/small.onnx"], "--onnx and --log are the same file", 2),
+        (
+            ["--log", "export/build/small.onnx"],
+            "is an exported file (.onnx) by its name; expected the name of a text",
+            2,
+        ),
         (["--keep-onnx", "export/build/small.onnx"], "are the same file", 2),
-        (["--log", "export/build"], "the log export/build cannot be written", 1),
+        (["--log", "export/build"], "export/build is a folder; expected the name of a text file for --log", 2),
+        (["--recipe", "own.toml", "--keep-policy", "own.toml"], "--recipe and --keep-policy are the same file", 2),
+        (["--log", "model.pth"], "model.pth is a checkpoint (.pth) by its name; expected the name of a text file", 2),
+        (["--timing-cache", "r.toml"], "r.toml is a recipe (.toml) by its name; expected the name of a file", 2),
     ],
 )
 def test_a_mistake_is_one_clear_line(folder: Path, options: list[str], reason: str, status: int) -> None:
+    Path("own.toml").write_text('precision = "float16"\n')
     assert reason in error_of(run(build_engine, *options), status)
     assert not Path("engines").exists()
 
@@ -324,7 +332,11 @@ def test_a_checkpoint_is_described(slim_checkpoint: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "reason", "status"),
-    [("x.txt", "of an unknown kind; expected a model", 2), ("x.onnx", "no model at", 1), ("x.engine", "no engine", 1)],
+    [
+        ("x.txt", "a text file by its name; expected a model", 2),
+        ("x.onnx", "no model at", 1),
+        ("x.engine", "no engine", 1),
+    ],
 )
 def test_a_file_that_cannot_be_described_is_said(name: str, reason: str, status: int, tmp_path: Path) -> None:
     assert reason in error_of(run(inspect, tmp_path / name), status)

@@ -188,7 +188,7 @@ def test_no_image_s_files_are_called_as_the_list_of_classes() -> None:
         (("none*.jpg", "--model", "{model}"), "nothing matches none*.jpg", 1),
         (("pictures", "--model", "none.pth"), "no checkpoint at none.pth", 1),
         (("pictures", "--model", "pictures/a.png"), "pictures/a.png is an image by its name; expected a model", 2),
-        (("pictures", "--model", "text.txt"), "text.txt is of an unknown kind; expected a model", 2),
+        (("pictures", "--model", "text.txt"), "text.txt is a text file by its name; expected a model", 2),
         (("pictures", "m.onnx", "--model", "{model}"), "m.onnx is a model by its name and was given as an image", 2),
         (
             ("pictures", "--model", "{model}", "--classes", "class a,class x"),

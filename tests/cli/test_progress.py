@@ -51,11 +51,12 @@ def test_shares_have_the_time_that_is_left(capfd: pytest.CaptureFixture[str]) ->
 def test_stages_are_said_once_and_their_numbers_from_time_to_time(capfd: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     lines = ProgressLines(seconds=30, clock=clock, show=True)
-    for text in ("exporting", "calibrating: 0 of 9", "calibrating: 1 of 9", "calibrating: 2 of 9", "comparing"):
+    for text in ("exporting", *(f"calibrating: {i} of 9 images" for i in range(3)), "comparing"):
         lines.stage(text)
         clock.now += 15
     shown = capfd.readouterr().err.splitlines()
-    assert shown == ["exporting", "calibrating: 0 of 9", "calibrating: 2 of 9", "comparing"]
+    later = "calibrating: 2 of 9, 15.0 s each, 1 min 45 s left"
+    assert shown == ["exporting", "calibrating: 0 of 9", later, "comparing"]
 
 
 def test_nothing_done_has_no_rate() -> None:

@@ -8,8 +8,10 @@ from condinst_deploy.contract.artifacts import (
     CHECKPOINT,
     ENGINE,
     ONNX,
+    check_images,
     check_kind,
     check_precision_applies,
+    check_text,
     check_there,
     kind_of,
     precision_for,
@@ -91,7 +93,10 @@ def test_files_of_the_wrong_kind_are_wrong_usage_wherever_they_are_read(
         check_kind(Path(name), CHECKPOINT, "--weights")
 
 
-@pytest.mark.parametrize(("name", "what"), [("a.png", "an image by its name"), ("x.txt", "of an unknown kind")])
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("a.png", "an image by its name"), ("x.txt", "a text file by its name"), ("x.dat", "of an unknown kind")],
+)
 def test_what_is_no_model_is_wrong_usage_for_every_reader_of_models(name: str, what: str) -> None:
     def diagnosed(path: Path) -> object:
         return file_checks(path, probe, ())
@@ -99,6 +104,36 @@ def test_what_is_no_model_is_wrong_usage_for_every_reader_of_models(name: str, w
     for read in (load_backend, inspect_file, diagnosed):
         with pytest.raises(ConfigError, match=f"^{name} is {what}; expected a model, a file ending in .pth"):
             read(Path(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("a.json", "a JSON file by its name"),
+        ("r.TOML", r"a recipe \(\.toml\) by its name"),
+        ("n.txt", "a text file by its name"),
+        ("t.parquet", "a Parquet file by its name"),
+        ("m.engine", r"an engine \(\.engine\) by its name"),
+    ],
+)
+def test_files_of_any_kind_are_no_model_of_another_one(name: str, what: str) -> None:
+    for kind in (CHECKPOINT, ONNX):
+        with pytest.raises(ConfigError, match=f"^--model is {name}, which is {what}; expected a"):
+            check_kind(Path(name), kind, "--model")
+
+
+def test_text_is_read_and_replaced_only_in_files_that_may_be_text(tmp_path: Path) -> None:
+    for name in ("names.txt", "names.lst", "names"):
+        check_text(tmp_path / name, "text", ".txt")
+    for name in ("m.pth", "m.onnx", "a.json", "r.toml", "i.png", "."):
+        with pytest.raises(ConfigError, match=r" is a.*; expected text$"):
+            check_text(tmp_path / name, "text", ".txt")
+
+
+def test_a_model_among_images_is_named_with_what_to_do() -> None:
+    check_images(["i.png", "folder", "s3://bucket/*.jpg"], "--model {path}")
+    with pytest.raises(ConfigError, match=r"^a\.PT is a model by its name and .*; expected --model a\.PT$"):
+        check_images(["i.png", Path("a.PT")], "--model {path}")
 
 
 def test_a_precision_is_for_checkpoints_alone() -> None:

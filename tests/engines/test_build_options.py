@@ -71,7 +71,9 @@ def test_one_file_in_two_roles_is_refused_before_anything_is_read(rtx: BuilderLi
     from condinst_engines import build_engine
 
     assert rtx.name == "rtx"
-    options = BuildOptions(flavour="rtx", log=tmp_path / "x.engine")
+    log = tmp_path / "build.log"
+    log.symlink_to("x.engine")
+    options = BuildOptions(flavour="rtx", log=log)
     with pytest.raises(ConfigError, match="--out and --log are the same file"):
         build_engine(tmp_path / "none.onnx", tmp_path / "x.engine", options)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [log]

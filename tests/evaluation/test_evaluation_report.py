@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -99,6 +101,30 @@ def test_on_a_phone_wide_tables_scroll_and_the_page_does_not(tmp_path: Path) -> 
     assert all(checker.tables)
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
     assert ".scroll { overflow-x: auto;" in text
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="measures the page in chromium, which is not installed")
+def test_long_names_do_not_make_the_page_wider_than_a_phone(tmp_path: Path) -> None:
+    names = tuple("x" * 90 + str(side) for side in range(3))
+    page(tmp_path, evaluated(tmp_path, small_coco.results(), moved(), moved(), names=names))
+    # a frame, because a window of chromium is not as narrow as a phone
+    (tmp_path / "frame.html").write_text(
+        '<iframe id="f" src="report.html" style="width: 380px; height: 800px; border: 0"></iframe>'
+        "<output></output><script>"
+        'f.onload = () => document.querySelector("output").textContent = f.contentDocument.documentElement.scrollWidth'
+        "</script>"
+    )
+    options = ("--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom")
+    budget = "--virtual-time-budget=5000"  # of the page's own clock
+    done = subprocess.run(
+        ["chromium", *options, budget, f"--user-data-dir={tmp_path}/user", f"file://{tmp_path}/frame.html"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    (width,) = re.findall(r"<output>(\d+)</output>", done.stdout)
+    assert 300 < int(width) <= 380
 
 
 def test_every_figure_is_on_the_page(tmp_path: Path) -> None:

@@ -222,6 +222,7 @@ def test_two_keys_that_differ_in_a_wrappers_name_alone_are_not_made_one(tmp_path
         ("backbone.bottom_up.backbone.res3.0.conv2_offset.weight", "adelaidet"),
         ("proposal_generator.fcos_head.cls_tower.9.offset.bias", "adelaidet"),
         ("backbone.layer2.0.conv2.conv_offset.weight", "mmdet"),
+        ("backbone.layer2.0.conv2.conv_offset_mask.bias", "mmdet"),
     ],
 )
 def test_deformable_convolutions_are_refused_by_name(key: str, family: str, tmp_path: Path) -> None:

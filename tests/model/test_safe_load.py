@@ -47,6 +47,17 @@ def zip_of(**files: str) -> bytes:
     return stream.getvalue()
 
 
+def test_a_zip_file_that_inflates_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    stored = saved(tmp_path / "stored.pth", {"state_dict": {"weight": torch.zeros(1 << 20)}})
+    with zipfile.ZipFile(stored) as archive, zipfile.ZipFile(tmp_path / "m.pth", "w", zipfile.ZIP_DEFLATED) as packed:
+        for entry in archive.infolist():
+            packed.writestr(entry.filename, archive.read(entry))
+    assert (tmp_path / "m.pth").stat().st_size < 1 << 16
+    with pytest.raises(CheckpointError, match=r"would take 4,\d{3},\d{3} when unpacked; expected"):
+        load_checkpoint_file(tmp_path / "m.pth")
+    assert load_checkpoint_file(stored)["state_dict"]["weight"].shape == (1 << 20,)
+
+
 DAMAGED = {
     "empty": b"",
     "text": b"hello world\n",

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_a_file_of_an_unknown_kind_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError,
-        match=r"(unknown kind|is a folder); expected .* \.pth, \.pt, \.onnx, \.engine, \.plan",
+        match=r"(unknown kind|a text file by its name|is a folder); expected .* \.pth, \.pt, \.onnx, \.engine, \.plan",
     ):
         Predictor(tmp_path / name)
 

@@ -168,14 +168,15 @@ def test_an_empty_object_is_an_empty_image(memory: Any, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("none", "no input at none; expected a folder, a pattern"),
+        ("none", "no input at none; expected an image, a folder, a pattern"),
         ("none.txt", "no input at none.txt"),
         ("none.parquet", "no input at none.parquet"),
         ("none.jpg", "no input at none.jpg"),
         ("none/*.jpg", "no images at none/"),
         ("empty", "no images at empty; expected files ending in .avif"),
         ("mixed", "mixed holds images and Parquet files; give a pattern"),
-        ("notes.md", "no input at notes.md"),
+        ("notes.md", "the input notes.md is of an unknown kind; expected an image, a folder"),
+        ("m.pth", "the input m.pth is a checkpoint (.pth) by its name; expected an image, a folder"),
         ("unknown://bucket/x", "unknown://bucket/x cannot be opened"),
         ("memory://nothing", "no images at memory://nothing"),
         ("memory://nothing.txt", "no input at memory://nothing.txt"),
@@ -186,7 +187,7 @@ def test_an_input_that_cannot_be_used_is_one_line(
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "mixed").mkdir()
-    for name in ("mixed/a.jpg", "mixed/b.parquet", "notes.md"):
+    for name in ("mixed/a.jpg", "mixed/b.parquet", "notes.md", "m.pth"):
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CondInstError) as reported:

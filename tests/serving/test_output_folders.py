@@ -26,7 +26,7 @@ def test_a_model_of_another_kind_is_refused_before_a_folder_is_made(ten_images: 
     (tmp_path / "notes.txt").write_text("x")
     out = tmp_path / "out"
     options = options_of(ten_images[0].parent, tmp_path / "notes.txt", out)
-    with pytest.raises(ConfigError, match=r"notes\.txt is of an unknown kind; expected a model"), planned(options):
+    with pytest.raises(ConfigError, match=r"notes\.txt is a text file by its name; expected a model"), planned(options):
         raise AssertionError
     assert not out.exists()
 

@@ -13,10 +13,13 @@ import fsspec
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
+from typer.testing import CliRunner
 
+from condinst_deploy.cli.batch import main
+from condinst_deploy.cli.progress import ProgressLines
 from condinst_deploy.errors import CondInstError, ConfigError, DataError, ImageError
 from condinst_deploy.runtime.predictor import Predictor
-from condinst_deploy.serving.batch.batch_driver import planned
+from condinst_deploy.serving.batch.batch_driver import planned, run_here
 from condinst_deploy.serving.batch.batch_options import DetectionOptions
 from condinst_deploy.serving.batch.reporting import Event, EventLog, Totals
 from condinst_deploy.serving.batch.shard_worker import ShardWorker
@@ -239,6 +242,25 @@ def test_credentials_in_urls_are_not_written(small_model: Path, tmp_path: Path, 
     for path in (tmp_path / "out").iterdir():
         assert "secret" not in path.read_text()
     assert coco_part(tmp_path / "out", 0)["images"][0]["file_name"] == "memory://host/a.jpg"
+
+
+def test_images_of_a_shard_are_counted_before_the_shard_is_done(
+    ten_images: list[Path], small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+    with planned(options_of(ten_images[0].parent, small_model, tmp_path / "out", shard_size=6)) as plan:
+        run_here(plan, lambda event: None, counted.append)
+    assert counted == [*range(1, 7), *range(1, 5)]
+    shown: list[tuple[int, int]] = []
+
+    def update(_lines: ProgressLines, _what: str, done: int, total: int) -> str:
+        shown.append((done, total))
+        return ""
+
+    monkeypatch.setattr(ProgressLines, "update", update)
+    arguments = [ten_images[0].parent, "--model", small_model, "--out", tmp_path / "again", "--shard-size", 6]
+    assert CliRunner().invoke(main, [*map(str, arguments), "--device", "cpu", "--format", "coco"]).exit_code == 0
+    assert shown == [(0, 10), *((i, 10) for i in range(1, 7)), (6, 10), *((i, 10) for i in range(7, 11)), (10, 10)]
 
 
 def test_the_command_tells_what_it_did(ten_images: list[Path], small_model: Path, tmp_path: Path) -> None:

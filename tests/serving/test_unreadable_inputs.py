@@ -8,7 +8,7 @@ import fsspec
 import pytest
 from PIL import Image, ImageFile
 
-from condinst_deploy.errors import BackendError, ConfigError, ImageError
+from condinst_deploy.errors import BackendError, ConfigError, ImageError, OutputError
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.serving.batch.batch_driver import planned
 from tests.support.batch_runs import (
@@ -189,6 +189,13 @@ def test_a_pipe_in_place_of_the_lock_is_not_waited_for(
     os.mkfifo(tmp_path / ".lock")
     options = options_of(ten_images[0].parent, small_model, tmp_path, format="coco")
     with planned(options), pytest.raises(ConfigError, match="another run writes into"), planned(options):
+        pass
+
+
+def test_a_lock_that_cannot_be_opened_is_named(ten_images: list[Path], small_model: Path, tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+    options = options_of(ten_images[0].parent, small_model, tmp_path, format="coco")
+    with pytest.raises(OutputError, match=r"/\.lock cannot be written \(Is a directory\)"), planned(options):
         pass
 
 

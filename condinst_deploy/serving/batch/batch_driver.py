@@ -14,7 +14,7 @@ from condinst_deploy.serving.batch.parquet_inputs import pyarrow
 from condinst_deploy.serving.batch.parts import finished_parts
 from condinst_deploy.serving.batch.reporting import Event, OnEvent
 from condinst_deploy.serving.batch.run_manifest import RunManifest, claimed, run_manifest
-from condinst_deploy.serving.batch.shard_worker import Job, ShardWorker
+from condinst_deploy.serving.batch.shard_worker import Job, OnImage, ShardWorker
 from condinst_deploy.serving.batch.shards import Shard, shard_count, shards_of
 from condinst_deploy.serving.batch.storage import OnWait, OutputFolder, output_folder
 from condinst_deploy.support.digests import sha256_of
@@ -104,8 +104,13 @@ def planned(
         yield Plan(job, manifest, source, out, finished)
 
 
-def run_here(plan: Plan, on_event: OnEvent) -> None:
+def run_here(plan: Plan, on_event: OnEvent, on_image: OnImage = lambda done: None) -> None:
     """Run all pending shards in this process.
+
+    Args:
+        plan: the run.
+        on_event: called when a shard begins and ends.
+        on_image: called with the number of images that are done of the shard under way.
 
     Raises:
         CondInstError: the model, the input or the output cannot be used.
@@ -118,5 +123,5 @@ def run_here(plan: Plan, on_event: OnEvent) -> None:
         on_event(Event("ready", worker.name, reason=worker.note))
         for shard in chain((first,), shards):
             on_event(Event("start", worker.name, shard.index))
-            report = worker.run(shard)
+            report = worker.run(shard, on_image)
             on_event(Event("done", worker.name, shard.index, report=report))

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from condinst_deploy.contract.artifacts import kind_words
 from condinst_deploy.errors import CondInstError, ConfigError, DataError, ImageError
 from condinst_deploy.imaging.decode import SUFFIXES, is_image_name
 from condinst_deploy.serving.batch.shards import PathSpan, RowSpan, Span
@@ -154,7 +155,7 @@ def open_input(text: str, out: str | None = None) -> BatchInput:
 
     Raises:
         ImageError: nothing is there, or there are no images.
-        ConfigError: a folder holds both images and Parquet files, or a library is missing.
+        ConfigError: it is a file of another kind, a folder of both images and Parquet files, or a library is missing.
     """
     name = text if is_url(text) else str(local_path(text))
     suffix = Path(name).suffix.lower()
@@ -202,7 +203,10 @@ def _is_part_in(folder: str, path: str) -> bool:
 def _local_files(name: str, single: bool) -> list[StoredFile]:
     if single:
         if not Path(name).is_dir():
-            raise ImageError(f"no input at {name}; expected a folder, a pattern, a list file (.txt) or a .parquet file")
+            expected = "expected an image, a folder, a pattern, a list file (.txt) or a .parquet file"
+            if Path(name).is_file():
+                raise ConfigError(f"the input {name} is {kind_words(Path(name))}; {expected}")
+            raise ImageError(f"no input at {name}; {expected}")
         paths: Iterable[str] = _walked(name)
     else:
         paths = (path for path in glob(name, recursive=True) if Path(path).is_file())  # noqa: PTH207

@@ -4,7 +4,7 @@ import os
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
@@ -65,6 +65,9 @@ class _Loaded(NamedTuple):
     reason: str | None = None
 
 
+OnImage = Callable[[int], None]
+
+
 class ShardWorker(AbstractContextManager["ShardWorker"]):
     """Runs shards of a job."""
 
@@ -90,8 +93,12 @@ class ShardWorker(AbstractContextManager["ShardWorker"]):
         backend = self.predictor.backend
         return f"{backend.name} on {backend.device}"
 
-    def run(self, shard: Shard) -> ShardReport:
+    def run(self, shard: Shard, on_image: OnImage = lambda done: None) -> ShardReport:
         """Write the part of a shard.
+
+        Args:
+            shard: the images.
+            on_image: called with the number of its images that are done.
 
         Raises:
             ImageError: no image of the shard can be read, so the storage is not reachable.
@@ -103,19 +110,20 @@ class ShardWorker(AbstractContextManager["ShardWorker"]):
         if is_whole(self._out, name, self._options.format):
             return ShardReport(shard.index, len(shard), 0, 0, 0.0, self.name, existed=True)
         try:
-            part, failed, detections = self._encoded(shard, self._rows(shard))
+            part, failed, detections = self._encoded(shard, self._rows(shard), on_image)
         except BackendError:  # one image can be the reason, by numbers that float16 does not have for example
-            part, failed, detections = self._encoded(shard, self._rows_alone(shard))
+            part, failed, detections = self._encoded(shard, self._rows_alone(shard), on_image)
         self._out.write(name, part)
         seconds = time.perf_counter() - started
         return ShardReport(shard.index, len(shard), failed, detections, seconds, self.name)
 
-    def _encoded(self, shard: Shard, rows: Iterator[ImageRow]) -> tuple[bytes, int, int]:
+    def _encoded(self, shard: Shard, rows: Iterator[ImageRow], on_image: OnImage) -> tuple[bytes, int, int]:
         """The content of a part, the number of images with errors, and that of detections."""
         encoder, errors, detections = part_encoder(self._options.format, self._classes), Counter[str](), 0
         reason = None
-        for row in rows:
+        for done, row in enumerate(rows, start=1):
             encoder.add(row)
+            on_image(done)
             if row.detections is None:
                 errors[row.error or ""] += 1
                 reason = row.reason

@@ -178,7 +178,7 @@ class LocalFolder(OutputFolder):
             stream = os.fdopen(os.open(self.path / ".lock", flags, 0o666), "rb")
         except OSError as e:
             raise OutputError(
-                f"{self.path} cannot be written ({e.strerror or e}); choose another place with --out"
+                f"{e.filename or self.path} cannot be written ({e.strerror or e}); choose another place with --out"
             ) from e
         with stream:
             try:

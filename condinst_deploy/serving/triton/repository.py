@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from condinst_deploy.contract import INPUTS, ModelManifest
-from condinst_deploy.contract.artifacts import ENGINE, KINDS, ONNX, check_there, kind_of
+from condinst_deploy.contract.artifacts import ENGINE, ONNX, check_there, kind_of, kind_words
 from condinst_deploy.contract.engine_manifest import EngineManifest, manifest_path, read_engine
-from condinst_deploy.errors import ArtifactError, ConfigError
+from condinst_deploy.errors import ConfigError
 from condinst_deploy.runtime.canvases import canvases_for
 from condinst_deploy.runtime.predictor import load_backend
 from condinst_deploy.serving.protocol import MODEL, NETWORK
@@ -41,14 +41,15 @@ def write_repository(model: Path, out: Path, options: RepositoryOptions | None =
 
     Raises:
         ArtifactError: the file cannot be used.
-        ConfigError: the options do not fit the file.
+        ConfigError: the file is of another kind, or the options do not fit it.
         OutputError: the folder is not empty, or cannot be written.
     """
     options = options or RepositoryOptions()
     kind = kind_of(model)
     if kind not in (ONNX, ENGINE):
-        raise ArtifactError(
-            f"{model} cannot be served; expected an exported file (.onnx) or an engine ({', '.join(KINDS)})"
+        raise ConfigError(
+            f"{model} is {kind_words(model)} and cannot be served; expected an exported file (.onnx) or an engine"
+            " (.engine, .plan)"
         )
     check_there(model)
     engine = read_engine(model)[1] if kind == ENGINE else None

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from condinst_deploy.cli.command import FAILED, command_app, labelled, print_json, results_console, terminal
 from condinst_deploy.cli.progress import ProgressLines
-from condinst_deploy.contract.artifacts import ONNX, check_kind
+from condinst_deploy.contract.artifacts import ONNX, check_images, check_kind
 from condinst_deploy.support.json_text import finite_or_none
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def compare(
 
     for name, path in (("A", first), ("B", second)):
         check_kind(path, ONNX, name)
+    check_images(images, "images for both files")
     protos = load_onnx(first), load_onnx(second)
     manifest = manifest_of(protos[0], first)
     batches = [_batch(path, manifest) for pattern in images for path in expand_sources(pattern)]
