@@ -33,7 +33,7 @@ MANY_PARAMETERS = {
     *("batch", "benchmark", "build_engine", "client", "evaluate", "export", "predict", "train", "triton_repo"),
     # pointers and constants of kernels in the Triton language, and of the plugins that launch them
     *("mask_head_float32", "mask_head_half", "resize_kernel", "probabilities_kernel", "changes_kernel"),
-    *("select_instances_kernel", "kernel"),
+    *("select_instances_kernel", "slice_begin", "compacted", "overlap", "kernel"),
     # requests of another process, by name
     "Worker.load",
     # all but two by name only

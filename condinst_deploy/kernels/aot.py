@@ -14,7 +14,7 @@ from condinst_deploy.kernels.resize import resize_kernel
 from condinst_deploy.kernels.resize_launch import TILE_INNER, TILE_OUTER, WARPS, ResizeNumbers
 from condinst_deploy.kernels.runs import changes_kernel, offsets_kernel, probabilities_kernel
 from condinst_deploy.kernels.runs_launch import SCAN, STRIP, TILE
-from condinst_deploy.kernels.select import chunk_of, select_instances_kernel, warps_of
+from condinst_deploy.kernels.select import constants_of, select_instances_kernel, warps_of
 
 POINTERS = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16"}
 ALIGNMENT = 16
@@ -56,7 +56,7 @@ def select_source(threshold: float, block: int) -> KernelSource:
     """Instance selection for up to `block` candidates."""
     arguments = {"boxes": "*fp32", "scores": "*fp32", "labels": "*i32", "candidates": "i32", "slots": "i32"}
     arguments |= {"indices": "*i32", "count": "*i32"}
-    constants = {"THRESHOLD": threshold, "BLOCK": block, "CHUNK": chunk_of(block)}
+    constants = {"THRESHOLD": threshold} | constants_of(block)
     exact = {"enable_fp_fusion": False}
     return KernelSource(select_instances_kernel, arguments, constants, warps_of(block), exact)
 

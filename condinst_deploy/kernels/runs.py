@@ -68,6 +68,13 @@ def logit_at(own, row, column, height, width, inside):
 
 
 @triton.jit
+def beside(own, row, rows, columns, inside):
+    """Probabilities of a row, left and right of columns of pixels; 0 behind the last row."""
+    real = inside & (row < rows)
+    return tl.load(own + row * columns, real, 0.0), tl.load(own + row * columns + 1, real, 0.0)
+
+
+@triton.jit
 def joined(count, after):
     """1 where a run goes on from a column to the next, given the counts of both."""
     return (((count & BOTTOM_SET) != 0) & ((after & TOP_SET) != 0)).to(tl.int32)
@@ -138,11 +145,13 @@ def changes_kernel(
         number_of_top = pixel.to(tl.int64) * height
     before = tl.zeros((STRIP,), tl.float32)
     waiting = tl.full((STRIP,), -1, tl.int32)  # a change that the next one may undo
+    left, right = beside(own, 0, rows, columns, inside)
+    next_left, next_right = beside(own, 1, rows, columns, inside)
     for row in range(0, rows + 1):  # there is a 0 before the first row and one behind the last
-        real = inside & (row < rows)
-        left = tl.load(own + row * columns, real, 0.0)
-        right = tl.load(own + row * columns + 1, real, 0.0)
         value = (right - left) * weight + left
+        left, right = next_left, next_right
+        # read two rows ahead: few warps share a multiprocessor, so nothing else hides the time that a read takes
+        next_left, next_right = beside(own, row + 2, rows, columns, inside)
         above = value > 0.5
         crosses = above != (before > 0.5)
         if tl.max(crosses.to(tl.int32), axis=0) > 0:

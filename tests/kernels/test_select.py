@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from condinst_deploy.kernels.select import MOST_CANDIDATES, block_of, chunk_of
+from condinst_deploy.kernels.select import CHUNK, MOST_CANDIDATES, SLICE, block_of, constants_of
 from condinst_deploy.model.select import select_instances
 from tests.support.interpreter import interpreted
 from tests.support.operations import THRESHOLD, SelectCase, select_cases
@@ -20,8 +20,8 @@ def with_nan() -> SelectCase:
     return replace(case, name="NaN among the scores", scores=scores)
 
 
-def in_chunks(candidates: int, batch: int = 1) -> SelectCase:
-    """More candidates than a program takes at once: the best ones and their rivals lie in different chunks."""
+def overlapping_in_pairs(candidates: int, batch: int = 1) -> SelectCase:
+    """More candidates than a slice: the best ones and their rivals lie in different slices and chunks."""
     random = torch.Generator().manual_seed(candidates)
     corner = torch.rand(batch, candidates, 2, generator=random) * torch.tensor([1333.0, 800.0])
     boxes = torch.cat((corner, corner + 20 + 200 * torch.rand(batch, candidates, 2, generator=random)), 2)
@@ -33,7 +33,54 @@ def in_chunks(candidates: int, batch: int = 1) -> SelectCase:
     return SelectCase(f"{candidates} candidates", boxes, scores, labels, 30)
 
 
-CASES = [*select_cases(), with_nan(), in_chunks(2048), in_chunks(2049), in_chunks(5000, 2), in_chunks(MOST_CANDIDATES)]
+def spread(candidates: int) -> Tensor:
+    """Boxes that do not overlap."""
+    left = torch.arange(candidates, dtype=torch.float32) * 50
+    return torch.stack((left, left, left + 40, left + 30), dim=1)[None]
+
+
+def of_many_slices() -> list[SelectCase]:
+    """Cases in which a slice ends among equal scores, or keeps nothing."""
+    random = torch.Generator().manual_seed(3)
+    n = 2 * SLICE + 100
+    labels = torch.ones(1, n, dtype=torch.int32)
+    one_box = torch.tensor([10.0, 20.0, 110.0, 90.0]).repeat(1, n, 1)
+    few_scores = torch.randint(1, 4, (1, n), generator=random) / 8
+    two_objects = one_box + 500.0 * (torch.rand(1, n, 1, generator=random) < 0.01)
+    next_to_each_other = (torch.arange(n, dtype=torch.int32) + 0x3F000000)[torch.randperm(n, generator=random)]
+    return [
+        SelectCase("slices of equal scores", spread(n), torch.full((1, n), 0.5), labels, SLICE + 30),
+        SelectCase("slices of one box", one_box, torch.rand(1, n, generator=random), labels, 5),
+        SelectCase("slices of three scores", spread(n), few_scores, labels, 20),
+        SelectCase("a rare object far down", two_objects, torch.rand(1, n, generator=random), labels, 5),
+        SelectCase("neighbouring scores", spread(n), next_to_each_other.view(torch.float32)[None], labels, 20),
+        SelectCase("exactly a slice", spread(SLICE), torch.rand(1, SLICE, generator=random), labels[:, :SLICE], 20),
+    ]
+
+
+def odd_numbers() -> list[SelectCase]:
+    """Scores and coordinates that are infinite, NaN or below the normal numbers."""
+    random = torch.Generator().manual_seed(4)
+    infinity, nan = float("inf"), float("nan")
+    usual = next(each for each in select_cases() if each.name == "crowded, one class")
+    scores = usual.scores.clone()
+    scores[:, :6] = torch.tensor([infinity, nan, -infinity, 1e-45, -0.0, infinity])
+    cases = [replace(usual, name="odd scores", scores=scores)]
+    for value in (infinity, -infinity, nan, 3e38, -3e38, 1e-40):
+        some = torch.rand(usual.boxes.shape, generator=random) < 0.1
+        cases.append(replace(usual, name=f"coordinates {value:g}", boxes=torch.where(some, value, usual.boxes)))
+    turned = usual.boxes[..., [2, 1, 0, 3]]
+    return [*cases, replace(usual, name="corners in the wrong order", boxes=turned)]
+
+
+CASES = [
+    *select_cases(),
+    with_nan(),
+    *(overlapping_in_pairs(n) for n in (CHUNK, CHUNK + 1, MOST_CANDIDATES)),
+    overlapping_in_pairs(5000, 2),
+    *of_many_slices(),
+    *odd_numbers(),
+]
 
 
 def arguments(case: SelectCase) -> tuple[Tensor, Tensor, Tensor, float, int]:
@@ -54,12 +101,63 @@ def test_the_kernel_keeps_what_the_reference_keeps(results: list[tuple[Tensor, T
     assert (indices.dtype, count.dtype) == (torch.int64, torch.int64)
 
 
-@pytest.mark.parametrize(
-    ("candidates", "block"), [(1, 32), (33, 64), (2048, 2048), (2049, 4096), (5000, 6144), (8192, 8192)]
-)
-def test_a_program_goes_through_no_chunk_without_candidates(candidates: int, block: int) -> None:
+@pytest.mark.parametrize(("candidates", "block"), [(1, 32), (33, 64), (1024, 1024), (5000, 8192), (8192, 8192)])
+def test_room_for_candidates_is_a_power_of_two(candidates: int, block: int) -> None:
     assert block_of(candidates) == block
-    assert block % chunk_of(block) == 0
+    constants = constants_of(block)
+    assert constants["BLOCK"] % constants["CHUNK"] == constants["CHUNK"] % constants["SLICE"] == 0
+
+
+def of_spread_boxes(name: str, scores: Tensor) -> SelectCase:
+    labels = torch.zeros(scores.shape, dtype=torch.int32)
+    return SelectCase(name, spread(scores.shape[1]), scores, labels, 100)
+
+
+def counted_cases() -> list[SelectCase]:
+    """5,000 candidates, 100 slots."""
+    n, random = 5000, torch.Generator().manual_seed(5)
+    all_scores = torch.rand(1, n, generator=random)
+    few_scores = torch.zeros(1, n)
+    few_scores[0, torch.randperm(n, generator=random)[:SLICE]] = torch.linspace(0.1, 0.9, SLICE)
+    one_object = torch.tensor([10.0, 20.0, 110.0, 90.0]).repeat(1, n, 1)
+    return [
+        of_spread_boxes("all live", all_scores),
+        of_spread_boxes("a slice is live", few_scores),
+        of_spread_boxes("none is live", torch.zeros(1, n)),
+        replace(of_spread_boxes("one object", all_scores), boxes=one_object),
+    ]
+
+
+@pytest.fixture(scope="module")
+def reads() -> dict[str, tuple[float, float, float]]:
+    """How often boxes, scores and labels of candidates are read, in all."""
+    select = "condinst_deploy.kernels.select:fused_select_instances"
+    cases = counted_cases()
+    counts = interpreted([("tests.support.interpreted_reads:elements_read", (select, arguments(c))) for c in cases])
+    return {case.name: (boxes / 4, scores, labels) for case, (boxes, scores, labels) in zip(cases, counts, strict=True)}
+
+
+def test_it_reads_the_boxes_of_the_best_candidates_only(reads: dict[str, tuple[float, float, float]]) -> None:
+    """One slice is enough, and the search for it reads scores alone."""
+    boxes, scores, labels = reads["all live"]
+    assert boxes == labels  # a slice, and each instance that is kept
+    assert SLICE // 2 + 100 <= boxes <= SLICE + 100
+    assert scores % 5000 == 0
+    assert scores <= 15 * 5000
+
+
+def test_dead_candidates_cost_two_looks_at_their_scores(reads: dict[str, tuple[float, float, float]]) -> None:
+    """The first counts, the second compacts; rounds go through the live ones, wherever they are."""
+    assert reads["a slice is live"] == (SLICE + 100, 2 * 5000, SLICE + 100)
+    assert reads["none is live"] == (0, 5000, 0)
+
+
+def test_no_box_is_read_twice_as_a_candidate(reads: dict[str, tuple[float, float, float]]) -> None:
+    """One object has all candidates, so that every slice is gone through."""
+    boxes, scores, _ = reads["one object"]
+    most_slices = 5000 // (SLICE // 2)
+    assert 5000 < boxes <= 5000 + 1 + most_slices  # the instance: when it is kept, and beside each later slice
+    assert scores <= 4 * most_slices * 5000  # the width of the last slice is a good guess for the next
 
 
 @pytest.mark.gpu

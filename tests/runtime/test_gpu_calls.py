@@ -155,11 +155,14 @@ RESULTS = {
 """Method -> result that the runtime relies on."""
 
 
-def tensorrt_signatures(owner: str, name: str) -> list[tuple[int, int, str]]:
+def tensorrt_signatures(owner: str, name: str, *, missing_allowed: bool = False) -> list[tuple[int, int, str]]:
     """Fewest and most parameters without `self`, and the result, of each overload, from the bindings' text."""
     import tensorrt_rtx
 
-    text = getattr(getattr(tensorrt_rtx, owner), name).__doc__ or ""
+    kind = getattr(tensorrt_rtx, owner)
+    if missing_allowed and not hasattr(kind, name):  # a method of a class of ours
+        return []
+    text = getattr(kind, name).__doc__ or ""
     found = []
     for parameters, result in re.findall(rf"{name}\(self: [\w.]+(.*?)\) -> ([\w.]+)", text):
         given = [each for each in parameters.split(", ") if ":" in each]
@@ -182,6 +185,32 @@ def test_calls_of_tensorrts_runtime_have_its_parameters_and_results() -> None:
             assert {result for *_, result in overloads} == {RESULTS[name]}
         seen.add(name)
     assert seen >= RESULTS.keys() | {"create_execution_context", "set_device_memory", "set_runtime_cache", "serialize"}
+
+
+BUILDER_OWNERS = {
+    "builder": "Builder",
+    "config": "IBuilderConfig",
+    "made": "IOptimizationProfile",
+    "network": "INetworkDefinition",
+    "parser": "OnnxParser",
+}
+"""As `OWNERS`, in the code that builds engines."""
+
+
+def test_no_result_of_tensorrt_is_dropped() -> None:
+    """Its functions report failure by their result: false, None or a negative number."""
+    folders = [(RUNTIME / "tensorrt", OWNERS), (ROOT / "engines" / "condinst_engines", BUILDER_OWNERS)]
+    seen = set()
+    for folder, owners in folders:
+        for path in folder.rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)):
+                    continue
+                prefix, _, name = ast.unparse(node.value.func).rpartition(".")
+                if prefix in owners and (overloads := tensorrt_signatures(owners[prefix], name, missing_allowed=True)):
+                    assert {result for *_, result in overloads} == {"None"}, f"{path}:{node.lineno}: {name}"
+                    seen.add(name)
+    assert seen >= {"set_device_memory", "set_flag", "set_shape"}
 
 
 # ---- ONNX Runtime

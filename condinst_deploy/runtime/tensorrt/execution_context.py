@@ -43,8 +43,16 @@ class ExecutionContext:
         return int(self._context.update_device_memory_size_for_shapes())
 
     def tensor_shapes(self, names: list[str]) -> dict[str, tuple[int, ...]]:
-        """Shapes of inputs and outputs at the shape."""
-        return {name: tuple(self._context.get_tensor_shape(name)) for name in names}
+        """Shapes of inputs and outputs at the shape.
+
+        Raises:
+            BackendError: the engine does not know one.
+        """
+        shapes = {name: tuple(self._context.get_tensor_shape(name)) for name in names}
+        unknown = [name for name, sides in shapes.items() if min(sides, default=-1) < 0]  # as the library says it
+        if unknown:
+            raise BackendError(f"the engine does not know the shape of {', '.join(unknown)}; build it again")
+        return shapes
 
     def bind(self, activations: Block, tensors: Mapping[str, Block]) -> None:
         """Take memory for activations, inputs and outputs.

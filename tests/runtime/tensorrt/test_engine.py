@@ -3,11 +3,14 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from condinst_deploy.errors import BackendError
+from condinst_deploy.runtime.cuda.gpu import Stream
 from condinst_deploy.runtime.tensorrt.engine import CACHE_SUFFIX, SECONDS_BETWEEN_SAVES, Engine
+from condinst_deploy.runtime.tensorrt.execution_context import ExecutionContext
 from tests.support.engine_manifests import engine_manifest, image_profile
 
 TENSORRT = engine_manifest(image_profile((1, 32, 32), (8, 256, 256)))
@@ -18,19 +21,21 @@ RTX = replace(TENSORRT, flavour="rtx", plugins=())
 class Cache:
     content: bytes = b""
     accepts: bool = True
+    serializes: bool = True
     given: list[bytes] = field(default_factory=list)
 
     def deserialize(self, content: bytes) -> bool:
         self.given.append(content)
         return self.accepts
 
-    def serialize(self) -> bytes:
-        return self.content
+    def serialize(self) -> bytes | None:
+        return self.content if self.serializes else None
 
 
 @dataclass
 class Config:
-    cache: Cache
+    cache: Cache | None
+    takes_cache: bool = True
     cuda_graph_strategy: str = ""
     strategy: str = ""
     used: Any = None
@@ -38,20 +43,20 @@ class Config:
     def set_execution_context_allocation_strategy(self, strategy: str) -> None:
         self.strategy = strategy
 
-    def create_runtime_cache(self) -> Cache:
+    def create_runtime_cache(self) -> Cache | None:
         return self.cache
 
     def set_runtime_cache(self, cache: Cache) -> bool:
         self.used = cache
-        return True
+        return self.takes_cache
 
 
 @dataclass
 class Plan:
-    config: Config
+    config: Config | None
     contexts: list[Any] = field(default_factory=list)
 
-    def create_runtime_config(self) -> Config:
+    def create_runtime_config(self) -> Config | None:
         return self.config
 
     def create_execution_context(self, how: Any) -> str:
@@ -126,6 +131,46 @@ def test_kernels_are_kept_while_the_engine_runs_and_not_at_every_run(
     engine.close()
     assert list(tmp_path.iterdir()) == []
     engine.ran()
+
+
+@pytest.mark.parametrize(
+    ("config", "fault"),
+    [(Config(Cache(b"kernels"), takes_cache=False), "does not take"), (Config(None), "could not make")],
+)
+def test_a_cache_that_the_library_refuses_is_said_once_and_not_written(
+    tmp_path: Path, config: Config, fault: str
+) -> None:
+    with pytest.warns(UserWarning, match=f"{fault} the cache of compiled kernels; .* every start") as found:
+        engine = Engine(LIBRARY, Plan(config), RTX, tmp_path / "a.engine")
+    assert len(found) == 1
+    assert engine.context() == "a context"
+    engine.ran()
+    engine.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_does_not_end_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("condinst_deploy.runtime.tensorrt.engine.SECONDS_BETWEEN_SAVES", 0.0)
+    engine = Engine(LIBRARY, Plan(Config(Cache(b"kernels", serializes=False))), RTX, tmp_path / "a.engine")
+    with pytest.warns(UserWarning, match="could not write the cache") as found:
+        engine.ran()
+    assert len(found) == 1
+    engine.ran()
+    engine.close()
+
+
+def test_an_engine_without_a_configuration_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="could not configure the engine"):
+        Engine(LIBRARY, Plan(None), RTX, tmp_path / "a.engine")
+
+
+@pytest.mark.parametrize("shape", [(-1, 100), (), (8, -1)])
+def test_a_shape_that_the_library_does_not_know_is_refused(shape: tuple[int, ...]) -> None:
+    library: Any = SimpleNamespace(get_tensor_shape={"boxes": (8, 100, 4), "scores": shape}.__getitem__)
+    context = ExecutionContext(library, None, cast("Stream", None))
+    assert context.tensor_shapes(["boxes"]) == {"boxes": (8, 100, 4)}
+    with pytest.raises(BackendError, match="does not know the shape of scores; build it again"):
+        context.tensor_shapes(["boxes", "scores"])
 
 
 def test_a_folder_that_cannot_be_written_costs_the_cache_alone(tmp_path: Path) -> None:
