@@ -76,12 +76,14 @@ def _healthy(served: "Client", as_json: bool) -> bool:
 
 def _detect(served: "Client", images: list[str], overlays: Path | None, as_json: bool) -> bool:
     from condinst_deploy.imaging.decode import existing_sources
+    from condinst_deploy.runtime.earlier_results import check_apart
     from condinst_deploy.support.atomic_write import check_writable
 
     if not images:
         raise ConfigError("no images were named; give images, folders or patterns, or --health")
     paths, failed = existing_sources(images), 0
     if overlays is not None:
+        check_apart(paths, overlays)
         check_writable(overlays / "overlay.jpg")
     with progress_bar() as progress:
         for number, (path, found) in enumerate(

@@ -165,3 +165,12 @@ def test_options_of_a_repository_that_cannot_be_used(option: tuple[str, ...], sl
     assert result.stderr.startswith("error: ")
     assert len(result.stderr) < 300
     assert not (tmp_path / "repo").exists()
+
+
+def test_overlays_are_not_written_among_the_images_that_are_read(images: Path) -> None:
+    before = sorted(images.iterdir())
+    with fake_server(one_instance, MANIFEST) as server:
+        result = run(server.url, images, "--overlays", images / ".." / images.name)
+    assert result.exit_code == 2
+    assert "0.png is to be read, and this run writes its own files into" in result.stderr
+    assert sorted(images.iterdir()) == before
