@@ -133,7 +133,7 @@ def test_ranges_are_said_kept_and_shown(folder: Path) -> None:
         (["--fp16", "--calibration", "export"], "has no images", 1),
         (["--fp16", "--keep-policy", "x.json"], "ending in .toml", 2),
         (["--fp16", "--bf16"], "give one of --fp32, --fp16 and --bf16", 2),
-        (["--onnx", "none.onnx"], "no file at none.onnx", 1),
+        (["--onnx", "none.onnx"], "no model at none.onnx", 1),
         (["--out", "x.plan"], "ending in .engine", 2),
         (["--flavour", "vanilla"], "expected tensorrt or rtx", 2),
         (["--recipe", "h100"], "no recipe 'h100'", 2),
@@ -324,7 +324,12 @@ def test_a_checkpoint_is_described(slim_checkpoint: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "reason", "status"),
-    [("x.txt", "of an unknown kind; expected a model", 2), ("x.onnx", "no model at", 1), ("x.engine", "no engine", 1)],
+    [
+        ("x.txt", "no file at", 1),
+        ("nosuch", "nosuch; expected a model", 1),
+        ("x.onnx", "no model at", 1),
+        ("x.engine", "no engine", 1),
+    ],
 )
 def test_a_file_that_cannot_be_described_is_said(name: str, reason: str, status: int, tmp_path: Path) -> None:
     assert reason in error_of(run(inspect, tmp_path / name), status)

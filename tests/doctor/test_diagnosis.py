@@ -228,6 +228,7 @@ def test_a_file_larger_than_memory_is_a_warning(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_file_of_no_known_kind_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").touch()
     with pytest.raises(ConfigError, match=r"expected a model, a file ending in \.pth"):
         file_checks(tmp_path / "model.bin", answers, [])
     with pytest.raises(ArtifactError, match="no model at"):

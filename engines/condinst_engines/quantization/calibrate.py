@@ -122,9 +122,24 @@ def earlier_record(request: Request, onnx_sha256: str) -> Quantization | None:
         ArtifactError: it is no manifest of an engine.
         ConfigError: the engine is of another file or kind.
     """
-    path, kind = request.scales, request.kind
-    if path is None:
+    if request.scales is None:
         return None
+    record, manifest = recorded_ranges(request.scales, request.kind)
+    if manifest.onnx_sha256 != onnx_sha256:
+        raise ConfigError(
+            f"--scales is {request.scales}, of an engine from another ONNX file ({manifest.onnx}); calibrate again:"
+            " ranges belong to weights"
+        )
+    return record
+
+
+def recorded_ranges(path: Path, kind: Quantized) -> tuple[Quantization, EngineManifest]:
+    """The ranges in the manifest of an engine, and the manifest.
+
+    Raises:
+        ArtifactError: it is no manifest of an engine.
+        ConfigError: the engine is of another kind.
+    """
     try:
         manifest = EngineManifest.from_json(read_text(path))
     except (OSError, UnicodeDecodeError) as e:
@@ -139,12 +154,7 @@ def earlier_record(request: Request, onnx_sha256: str) -> Quantization | None:
         raise ConfigError(
             f"--scales is {path}, which has {had}; expected the manifest of an engine built with --{kind}"
         )
-    if manifest.onnx_sha256 != onnx_sha256:
-        raise ConfigError(
-            f"--scales is {path}, of an engine from another ONNX file ({manifest.onnx}); calibrate again: ranges"
-            " belong to weights"
-        )
-    return record
+    return record, manifest
 
 
 def _check_usable(record: Quantization, names: list[str], request: Request, recipe: BuildRecipe) -> None:

@@ -45,12 +45,8 @@ def int8_from_float32(
         VerificationError: the detections differ by more than `INT8_TOLERANCE`.
     """
     images = CalibrationImages(calibration.folder, manifest, calibration.images)
-    kept = (*PREDICTORS, *keep_float)
-    model = ir.from_proto(proto)
-    _check_patterns(model, keep_float)
-    chosen = u8s8.convolutions(model, kept)
-    if not chosen:
-        raise ConfigError("--keep-float leaves no convolution to quantise; leave it out, or export without --int8")
+    chosen = quantized_convolutions(proto, keep_float)
+    kept, model = (*PREDICTORS, *keep_float), ir.from_proto(proto)
     count = len(images.calibration)
     histograms = collected(
         proto,
@@ -78,6 +74,20 @@ def int8_from_float32(
     described = replace(manifest, precision="int8", quantization=record)
     _describe(quantized, described)
     return quantized, described
+
+
+def quantized_convolutions(proto: onnx.ModelProto, keep_float: tuple[str, ...] = ()) -> list[ir.Node]:
+    """The convolutions of a float32 file that are quantised.
+
+    Raises:
+        ConfigError: a pattern matches no convolution, or none is left to quantise.
+    """
+    model = ir.from_proto(proto)
+    _check_patterns(model, keep_float)
+    chosen = u8s8.convolutions(model, (*PREDICTORS, *keep_float))
+    if not chosen:
+        raise ConfigError("--keep-float leaves no convolution to quantise; leave it out, or export without --int8")
+    return chosen
 
 
 def _check_patterns(model: ir.Model, keep_float: tuple[str, ...]) -> None:
