@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from condinst_deploy.errors import BackendError, DeviceError
+from condinst_deploy.support.extras import install_command
 
 Handle = Any
 """Handle of a stream, event, graph, module or function; `int(handle)` is its address for other libraries."""
@@ -56,7 +57,7 @@ UNREADABLE_PTX = frozenset(
 ALIGNMENT = 512
 """Bytes; of ordinary memory of the host, as the driver aligns its own."""
 
-INSTALL = "pip install 'condinst-deploy[engine]'"
+INSTALL = install_command("engine")
 
 
 class CudaError(BackendError):
