@@ -23,6 +23,10 @@ from condinst_deploy.support.versions import __version__
 USAGE = 2
 
 
+UNBOUNDED = 100_000
+"""Columns of a console that is no terminal: cells of tables stay whole, so that a script finds their text."""
+
+
 class PlainConsole(Console):
     """Shows every text as it is, in messages and in cells of tables: no markup, no emoji codes, no escape sequences.
 
@@ -31,6 +35,8 @@ class PlainConsole(Console):
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        if not self.is_terminal:
+            self.width = UNBOUNDED
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Escape what a terminal would obey; rich asks this of every plain string."""

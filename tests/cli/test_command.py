@@ -36,6 +36,18 @@ def test_texts_from_files_are_shown_in_lines_tables_and_labels(capsys: pytest.Ca
     assert not any(line.startswith("error:") for line in lines)
 
 
+def test_cells_of_tables_are_whole_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "/".join(["head.tower"] * 12)
+    table = Table("node", "relative")
+    table.add_column("fold", overflow="fold")
+    table.add_row(name, "1", name)
+    results_console().print(table, soft_wrap=False)
+    assert sum(line.count(name) for line in capsys.readouterr().out.splitlines()) == 2
+
+
 def test_a_bar_s_description_is_shown_as_it_is() -> None:
     progress = progress_bar()
     progress.add_task(HOSTILE, total=3)
