@@ -123,7 +123,7 @@ def _load_own(path: Path, content: dict[str, Any]) -> LoadedModel:
     if not manifest.source:
         manifest = replace(manifest, source=printable(path.name), source_sha256=sha256_of(path))
     own: KeyTable = ((r"(.+)", r"\1"),)
-    state, prefix_remark = unwrapped(state)
+    state, prefix_remark = unwrapped(path, state)
     model = _with_weights(path, config, state, own)
     note = f"condinst-deploy checkpoint, {config.title}, {counted(config.num_classes, 'class')}{prefix_remark}"
     return LoadedModel(model.eval(), manifest, note)

@@ -69,7 +69,7 @@ def published_model(path: Path, content: Mapping[Any, Any], family: Family | Non
     Raises:
         CheckpointError: it is no CondInst model of the family (of any), or its tensors describe none.
     """
-    state, prefix_remark = unwrapped(weights_in(content))
+    state, prefix_remark = unwrapped(path, weights_in(content))
     found = _family(path, state, family)
     _check_plain(path, state)
     shapes = {key: tuple(value.shape) for key, value in state.items() if isinstance(value, Tensor)}
@@ -111,7 +111,7 @@ def resnet_weights(path: Path, content: Mapping[Any, Any]) -> ResNetWeights:
     Raises:
         CheckpointError: it has deformable convolutions, or is a whole model of mmdetection's or of this toolkit's.
     """
-    state, _ = unwrapped(weights_in(content))
+    state, _ = unwrapped(path, weights_in(content))
     _check_plain(path, state)
     if not any(STEM.fullmatch(key) for key in state):
         _check_alone(path, state)
