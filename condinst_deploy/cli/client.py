@@ -19,6 +19,7 @@ from condinst_deploy.cli.command import (
 )
 from condinst_deploy.errors import BackendError, ConfigError
 from condinst_deploy.serving.protocol import MODEL, RequestOptions
+from condinst_deploy.shown_text import counted
 from condinst_deploy.support.json_text import json_text
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _detect(served: "Client", images: list[str], overlays: Path | None, as_json:
             if as_json:
                 print(json_text(entry, "a result"), flush=True)
             elif found.detections is not None:
-                print_line(f"{path}: {len(found.detections)} instances")
+                print_line(f"{path}: {counted(len(found.detections), 'instance')}")
     return failed == 0
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from condinst_deploy.contract.engine_manifest import MODULES, Builder, install_hint
 from condinst_deploy.doctor.checks import Check
+from condinst_deploy.shown_text import counted
 from condinst_deploy.support.extras import ALTERNATIVES, install_command
 from condinst_deploy.support.versions import version_of
 
@@ -29,7 +30,7 @@ def torch_check(answer: Answer, driver_sees_gpus: bool) -> Check:
     if broken := _broken("PyTorch", answer, f"{install_command('torch')}; checkpoints and GPU masks need it"):
         return broken
     gpus = answer["gpus"]
-    found = f"{answer['version']}, CUDA {answer['cuda'] or 'not built in'}, {len(gpus)} usable GPUs"
+    found = f"{answer['version']}, CUDA {answer['cuda'] or 'not built in'}, {counted(len(gpus), 'usable GPU')}"
     if driver_sees_gpus and not gpus:
         advice = "the driver sees a GPU and PyTorch does not: install a CUDA build that this driver supports"
         return Check("PyTorch", "warning", found, advice, answer)

@@ -145,8 +145,9 @@ def _check_plain(path: Path, state: Mapping[str, Any]) -> None:
     offsets = [key for key in state if DEFORMABLE.fullmatch(key)]
     if offsets:
         raise CheckpointError(
-            f"{path} has deformable convolutions ({len(offsets)} tensors of offsets, the first: {offsets[0]}),"
-            " which are not supported; expected a variant with plain convolutions (docs/models.md lists them)"
+            f"{path} has deformable convolutions ({counted(len(offsets), 'tensor')} of offsets, the first:"
+            f" {offsets[0]}), which are not supported; expected a variant with plain convolutions"
+            " (docs/models.md lists them)"
         )
 
 

@@ -13,6 +13,7 @@ from condinst_deploy.errors import ConfigError
 from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE
 from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.runtime.cpu_features import OVERFLOW_REMARK, products_may_overflow
+from condinst_deploy.shown_text import counted
 from condinst_deploy.support.atomic_write import atomic_path, check_writable, only_writer
 from condinst_export.export_options import ExportOptions, checked_output
 from condinst_export.onnx_file import onnx_from_model, tensorrt_remarks, with_options
@@ -136,5 +137,7 @@ def _in_int8(
 
 def _named(manifest: ModelManifest, names: tuple[str, ...]) -> ModelManifest:
     if len(names) != len(manifest.class_names):
-        raise ConfigError(f"{len(names)} class names were given; the model has {len(manifest.class_names)} classes")
+        raise ConfigError(
+            f"{counted(len(names), 'class name')} given; the model has {counted(len(manifest.class_names), 'class')}"
+        )
     return replace(manifest, class_names=names, category_ids=contiguous_ids(names))

@@ -368,7 +368,7 @@ def test_a_file_that_overflows_ends_with_1(folder: Path) -> None:
     Image.fromarray(noise_image(0, 40, 60)).save("0.png")
     result = run(compare, source, "half.onnx", "--images", "0.png")
     assert result.exit_code == 1
-    assert "tensors of half.onnx are not finite" in result.stderr
+    assert "not finite: " in result.stderr
 
 
 def test_images_that_are_missing_are_said(folder: Path) -> None:

@@ -244,7 +244,7 @@ def test_deformable_convolutions_are_refused_by_name(key: str, family: str, tmp_
         mmdet_state_of(seeded_model(SLIM)) if family == "mmdet" else adelaidet_state_of(seeded_model(SLIM_ADELAIDET))
     )
     state[key] = torch.zeros(1)
-    with pytest.raises(CheckpointError, match=rf"deformable convolutions \(1 tensors .* first: {re.escape(key)}\)"):
+    with pytest.raises(CheckpointError, match=rf"deformable convolutions \(1 tensor .* first: {re.escape(key)}\)"):
         load_model(saved(tmp_path / "model.pth", {"model": state}))
 
 

@@ -73,7 +73,7 @@ def test_overlays_are_drawn_on_the_images(images: Path, tmp_path: Path) -> None:
     with fake_server(one_instance, MANIFEST) as server:
         result = run(server.url, images, "--overlays", tmp_path / "found")
     assert result.exit_code == 0
-    assert [line.endswith(": 1 instances") for line in result.stdout.splitlines()] == [True, True]
+    assert [line.endswith(": 1 instance") for line in result.stdout.splitlines()] == [True, True]
     drawn = sorted((tmp_path / "found").iterdir())
     assert [path.name for path in drawn] == ["000001_0.jpg", "000002_1.jpg"]
     with Image.open(drawn[0]) as overlay:

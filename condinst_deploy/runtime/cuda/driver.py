@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from condinst_deploy.errors import BackendError, DeviceError
+from condinst_deploy.shown_text import counted
 from condinst_deploy.support.extras import install_command
 
 Handle = Any
@@ -203,8 +204,8 @@ class CudaDriver:
         count = self._call("cuDeviceGetCount")
         if index >= count:
             raise DeviceError(
-                f"device cuda:{index} was asked for; the driver sees {count} GPUs. Use device='cpu', or check with"
-                " nvidia-smi"
+                f"device cuda:{index} was asked for; the driver sees {counted(count, 'GPU')}. Use device='cpu', or"
+                " check with nvidia-smi"
             )
         self._device = self._call("cuDeviceGet", index)
         self._context = self._call("cuDevicePrimaryCtxRetain", self._device)

@@ -11,6 +11,7 @@ from condinst_deploy.contract import ModelManifest
 from condinst_deploy.contract.engine_manifest import EngineManifest
 from condinst_deploy.contract.quantization import Quantization
 from condinst_deploy.errors import ArtifactError, ConfigError, EngineError
+from condinst_deploy.shown_text import counted
 from condinst_deploy.support.input_files import read_text
 from condinst_engines.build_recipe import BuildRecipe
 from condinst_engines.precision_policy import Quantized
@@ -161,8 +162,8 @@ def _check_usable(record: Quantization, names: list[str], request: Request, reci
     missing = [name for name in names if name not in record.ranges]
     if missing:
         raise ConfigError(
-            f"--scales is {request.scales}, which lacks {len(missing)} tensors ({missing[0]}): its policy quantised"
-            " other convolutions; calibrate again"
+            f"--scales is {request.scales}, which lacks {counted(len(missing), 'tensor')} ({missing[0]}): its policy"
+            " quantised other convolutions; calibrate again"
         )
     most = largest_range(request.kind, recipe.precision)
     wide = [name for name in names if record.ranges[name] > most]

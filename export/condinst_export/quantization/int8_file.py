@@ -11,6 +11,7 @@ from condinst_deploy.contract import MANIFEST_KEY, ModelManifest
 from condinst_deploy.contract.onnx_names import PREDICTORS
 from condinst_deploy.contract.quantization import HeldOutAgreement, Quantization
 from condinst_deploy.errors import ConfigError, VerificationError
+from condinst_deploy.shown_text import counted
 from condinst_export.quantization import u8s8
 from condinst_export.quantization.calibration_images import CalibrationImages
 from condinst_export.quantization.calibration_options import CalibrationOptions
@@ -53,7 +54,7 @@ def int8_from_float32(
         u8s8.activations(model, kept),
         images.calibration,
         calibration.method,
-        lambda done: on_stage(f"calibrating: {done} of {count} images"),
+        lambda done: on_stage(f"calibrating: {done} of {counted(count, 'image')}"),
     )
     on_stage(f"choosing ranges by {calibration.method}")
     ranges = {name: range_of(entry, calibration.method, "uint8") for name, entry in histograms.tensors.items()}
