@@ -20,6 +20,7 @@ from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE, Agreement, agre
 from condinst_deploy.evaluation.coco_metrics import average_precision, load_coco
 from condinst_deploy.imaging.decode import ImageFile, existing_sources
 from condinst_deploy.imaging.drawing import SHEET_SIDE, write_sheet
+from condinst_deploy.shown_text import counted
 from condinst_export.cli import export
 
 FOLDER = Path(__file__).resolve().parent
@@ -70,7 +71,7 @@ def demonstrate(weights: Path, images: Path | None, output: Path = OUTPUT, unsee
     print(f"\n2. Predictor({model.name!r}) on {len(paths)} images, beside the PyTorch model")
     results = list(compare(model, weights, paths))
     if not results:
-        raise ImageError(f"none of the {len(paths)} images could be read; expected at least one")
+        raise ImageError(f"none of {counted(len(paths), 'image')} could be read; expected at least one")
     total = merged(one.agreement for one in results)
     print(f"   {total}")
     if annotations is not None and weights == SHIPPED:

@@ -17,6 +17,13 @@ HOMES = {
         {"condinst_deploy/support/versions.py"},
     ),
     "libraries that results depend on": (r'"pillow"', {"condinst_deploy/support/versions.py"}),
+    "commands that install something": (
+        r"pip install",
+        {
+            "condinst_deploy/support/extras.py",
+            "condinst_deploy/support/remote_files.py",  # extras of fsspec
+        },
+    ),
     "the version of the package": (r"^__version__ = ", {"condinst_deploy/support/versions.py"}),
     "ONNX Runtime, whose telemetry is off": (r"import onnxruntime\b", {"condinst_deploy/support/onnx_runtime.py"}),
     "SHA-256": (

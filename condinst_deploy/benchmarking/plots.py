@@ -7,6 +7,7 @@ from condinst_deploy.benchmarking.measure import END_TO_END, Benchmark, ModelMet
 from condinst_deploy.benchmarking.tables import STAGE_NAMES
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.support.atomic_write import atomic_path
+from condinst_deploy.support.extras import install_command
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +24,7 @@ def check_plot(path: Path) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as e:
-        raise ConfigError("--plot needs matplotlib: pip install matplotlib") from e
+        raise ConfigError(f"--plot needs matplotlib: {install_command('train')}") from e
 
 
 def draw_benchmark(benchmark: Benchmark, path: Path) -> None:

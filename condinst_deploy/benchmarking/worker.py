@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from condinst_deploy.shown_text import counted
 from condinst_deploy.support.json_text import json_text
 from condinst_deploy.support.launch import reason_outside_the_code
 
@@ -199,7 +200,7 @@ def _batches(sources: "list[Source]", geometry_of: "GeometryOf") -> "tuple[Batch
         except ImageError as e:
             skipped.append(str(e))
     if not usable:
-        raise ImageError(f"none of the {len(sources)} images can be read; the first: {skipped[0]}")
+        raise ImageError(f"none of {counted(len(sources), 'image')} can be read; the first: {skipped[0]}")
     return Batches(usable, padded), skipped
 
 

@@ -20,6 +20,7 @@ from condinst_deploy.cli.command import (
 from condinst_deploy.cli.progress import ProgressLines
 from condinst_deploy.errors import BackendError, ConfigError
 from condinst_deploy.serving.protocol import MODEL, RequestOptions
+from condinst_deploy.shown_text import counted
 from condinst_deploy.support.json_text import json_text
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def _healthy(served: "Client", as_json: bool) -> bool:
 def _detect(served: "Client", images: list[str], overlays: Path | None, as_json: bool) -> bool:
     from condinst_deploy.contract.artifacts import check_images
     from condinst_deploy.imaging.decode import existing_sources
+    from condinst_deploy.runtime.earlier_results import check_apart
     from condinst_deploy.support.atomic_write import check_writable
 
     if not images:
@@ -85,6 +87,7 @@ def _detect(served: "Client", images: list[str], overlays: Path | None, as_json:
     check_images(images, "an image: the server has its model")
     paths, failed = existing_sources(images), 0
     if overlays is not None:
+        check_apart(paths, overlays)
         check_writable(overlays / "overlay.jpg")
     lines = ProgressLines()
     lines.update("images", 0, len(paths))
@@ -104,7 +107,7 @@ def _detect(served: "Client", images: list[str], overlays: Path | None, as_json:
             if as_json:
                 print(json_text(entry, "a result"), flush=True)
             elif found.detections is not None:
-                print_line(f"{path}: {len(found.detections)} instances")
+                print_line(f"{path}: {counted(len(found.detections), 'instance')}")
     return failed == 0
 
 

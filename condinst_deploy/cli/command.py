@@ -1,5 +1,6 @@
 """Shared parts of all commands: literal output, one line for an error, the exit status."""
 
+import csv
 import inspect
 from collections.abc import Callable
 from enum import StrEnum
@@ -12,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from condinst_deploy.errors import CondInstError, ConfigError
-from condinst_deploy.shown_text import LONGEST, shown
+from condinst_deploy.shown_text import LONGEST, shown, shown_value
 from condinst_deploy.support import current_folder
 from condinst_deploy.support.json_text import json_text
 from condinst_deploy.support.launch import FAILED as FAILED
@@ -23,6 +24,10 @@ from condinst_deploy.support.versions import __version__
 USAGE = 2
 
 
+UNBOUNDED = 100_000
+"""Columns of a console that is no terminal: cells of tables stay whole, so that a script finds their text."""
+
+
 class PlainConsole(Console):
     """Shows every text as it is, in messages and in cells of tables: no markup, no emoji codes, no escape sequences.
 
@@ -31,6 +36,8 @@ class PlainConsole(Console):
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        if not self.is_terminal:
+            self.width = UNBOUNDED
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Escape what a terminal would obey; rich asks this of every plain string."""
@@ -44,16 +51,24 @@ P = ParamSpec("P")
 
 
 def class_names(text: str | None) -> tuple[str, ...] | None:
-    """The value of --classes: names with commas between them; None if it was not given.
+    """The value of --classes: names with commas between them, in double quotes where one has a comma itself.
+
+    Returns:
+        The names; None if the option was not given.
 
     Raises:
-        ConfigError: it names no class.
+        ConfigError: it names no class, or a quote is not closed.
     """
     if text is None:
         return None
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    expected = "expected names of classes with commas between them, in double quotes if a name has a comma"
+    try:
+        rows = list(csv.reader([text], skipinitialspace=True, strict=True))
+    except csv.Error as e:
+        raise ConfigError(f"--classes is {shown_value(text)} ({e}); {expected}") from e
+    names = tuple(name.strip() for row in rows for name in row if name.strip())
     if not names:
-        raise ConfigError(f"--classes is {text!r}; expected names of classes with commas between them")
+        raise ConfigError(f"--classes is {shown_value(text)}; {expected}")
     return names
 
 
@@ -71,7 +86,13 @@ class Precision(StrEnum):
 
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
-ClassesOption = Annotated[str | None, typer.Option(help="Class names to keep, separated by commas. Default: all.")]
+ClassesOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Class names to keep, with commas between them; a name that has a comma stands in double quotes:"
+        " '\"cup, large\",plate'. Default: all."
+    ),
+]
 """`class_names` reads its value."""
 
 MaxDetectionsOption = Annotated[int | None, typer.Option(help="Most detections of an image; the best are kept.")]

@@ -153,7 +153,7 @@ def _hooks(progress: Progress, detector: "Detector | None") -> "EvaluationHooks"
         if what not in tasks:
             tasks[what] = progress.add_task(what, total=of, completed=done)
             if done:
-                terminal.print(f"{what}: {done} of {of} images were finished before")
+                terminal.print(f"{what}: {done} of {counted(of, 'image')} finished before")
         progress.update(tasks[what], completed=done)
         lines.update(what, done, of)
 

@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ArtifactError, CheckpointError, CondInstError, ConfigError
+from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.input_files import is_there
 
 CHECKPOINT, ONNX, ENGINE = ".pth", ".onnx", ".engine"
@@ -45,6 +47,15 @@ _OTHERS = {
 
 UNKNOWN = "of an unknown kind"
 
+MOST_LOOKED_AT = 1000
+"""Files of a folder that are looked at for the one that a message names."""
+
+CHECKPOINT_STARTS = (b"PK", b"\x80")
+"""First bytes of what PyTorch writes: a zip file, and a pickle before PyTorch 1.6."""
+
+TAR_MARK = (257, b"ustar")
+"""Place and content of the mark in a tar file, which PyTorch wrote before 0.1.10."""
+
 
 def check_kind(path: Path, kind: str, option: str) -> None:
     """Check by its name that a file is not of another kind than an option takes.
@@ -79,10 +90,14 @@ def model_kind(path: Path) -> str:
 
     Raises:
         ConfigError: it is an image or a folder, or its ending is not known.
+        ArtifactError: its ending is not known, and no file is there.
     """
     kind = kind_of(path)
     if kind is None:
-        raise ConfigError(f"{path} is {kind_words(path)}; expected a model, a file ending in {', '.join(KINDS)}")
+        what, expected = kind_words(path), f"expected a model, a file ending in {', '.join(KINDS)}{_found_near(path)}"
+        if what == UNKNOWN and not os.path.lexists(path):
+            raise ArtifactError(f"no file at {path}; {expected}")
+        raise ConfigError(f"{path} is {what}; {expected}")
     return kind
 
 
@@ -101,6 +116,23 @@ def check_images(images: Iterable[str | Path], expected: str) -> None:
             raise ConfigError(
                 f"{path} is a model by its name and was given as an image; expected {expected.format(path=path)}"
             )
+
+
+def _found_near(path: Path, kind: str | None = None) -> str:
+    """The only model file in a folder, or beside a missing file, as the end of a message; empty if there is not one.
+
+    Args:
+        path: the folder or the missing file.
+        kind: CHECKPOINT, ONNX or ENGINE; None: any.
+    """
+    try:
+        folder = path if path.is_dir() else path.parent
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in islice(entries, MOST_LOOKED_AT) if entry.is_file()]
+    except (OSError, ValueError):
+        return ""
+    found = [name for name in names if (own := kind_of(Path(name))) is not None and kind in (None, own)]
+    return f". There is {folder / found[0]}" if len(found) == 1 and len(names) < MOST_LOOKED_AT else ""
 
 
 def check_json(path: Path, expected: str) -> None:
@@ -148,7 +180,28 @@ def check_there(path: Path, kind: str | None = None) -> None:
     except OSError as e:
         raise error(f"{path} cannot be read ({e.strerror or e}); expected {_NAMES[kind]}") from e
     ending = path.suffix.lower() if kind_of(path) == kind else kind
-    raise error(message.format(path=path, ending=ending))
+    raise error(message.format(path=path, ending=ending) + _found_near(path, kind))
+
+
+def check_checkpoint(path: Path) -> None:
+    """Check that a checkpoint exists and begins as one, before PyTorch is imported to read it.
+
+    Raises:
+        CheckpointError: no file is there, it cannot be read, or it is a file of another kind.
+    """
+    check_there(path, CHECKPOINT)
+    place, mark = TAR_MARK
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(place + len(mark))
+    except OSError as e:
+        raise CheckpointError(f"{path} cannot be read ({e.strerror or e}); expected {_NAMES[CHECKPOINT]}") from e
+    if not start.startswith(CHECKPOINT_STARTS) and start[place:] != mark:
+        what = f"it begins with {shown_value(start[:20])}" if start else "it is empty"
+        raise CheckpointError(
+            f"{path} cannot be read as a PyTorch checkpoint ({what}); it may be truncated or of another format:"
+            " expected a file that torch.save wrote"
+        )
 
 
 def check_model_file(path: Path) -> None:

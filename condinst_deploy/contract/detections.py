@@ -15,6 +15,7 @@ from condinst_deploy.imaging.decode import rgb_from
 from condinst_deploy.imaging.drawing import overlay
 from condinst_deploy.masks import Masks, Selector
 from condinst_deploy.shown_text import shown
+from condinst_deploy.support.extras import install_command
 from condinst_deploy.support.validation import Limits, checked_number
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class InstanceDetections:
         try:
             import supervision
         except ImportError as e:
-            raise ConfigError("to_supervision needs the package supervision: pip install 'condinst-deploy[viz]'") from e
+            raise ConfigError(f"to_supervision needs the package supervision: {install_command('viz')}") from e
         return supervision.Detections(
             xyxy=self.boxes,
             mask=np.asarray(self.masks),

@@ -20,6 +20,7 @@ from condinst_deploy.errors import ArtifactError, ConfigError
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.digests import sha256_of_bytes
+from condinst_deploy.support.extras import install_command
 from condinst_deploy.support.input_files import read_file, read_text
 from condinst_deploy.support.json_text import json_text
 from condinst_deploy.support.validation import typed
@@ -27,7 +28,14 @@ from condinst_deploy.support.validation import typed
 Builder = Literal["tensorrt", "rtx"]
 MODULES: dict[Builder, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 """Python module of each builder's library, which also runs its engines."""
-PACKAGES: dict[Builder, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt-rtx"}
+_PACKAGES: dict[Builder, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt-rtx"}
+
+
+def install_hint(builder: Builder) -> str:
+    """The command that brings what engines of a builder run with, without PyTorch."""
+    return install_command("engine", _PACKAGES[builder])
+
+
 """Package that brings each module, as pip names it."""
 Shape = tuple[int, ...]
 ENGINE_MANIFEST_VERSION = 1
@@ -197,7 +205,7 @@ class EngineManifest:
         if builder != self.flavour:
             raise ArtifactError(
                 f"the engine is of the flavour {self.flavour} and the library at hand is {builder};"
-                f" install the other (pip install 'condinst-deploy[{self.flavour}]') or build with --flavour {builder}"
+                f" install the other ({install_hint(self.flavour)}) or build with --flavour {builder}"
             )
         if library_version != self.library_version and not self._runs_later(library_version):
             raise ArtifactError(

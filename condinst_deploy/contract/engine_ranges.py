@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from condinst_deploy.errors import ArtifactError
+from condinst_deploy.shown_text import counted
 
 Handling = Literal["scale", "bfloat16", "float32"]
 
@@ -61,7 +62,7 @@ class CheckedRanges:
             for kind, words in (("scale", "scaled"), ("bfloat16", "in bfloat16"), ("float32", "in float32"))
         )
         return (
-            f"largest magnitude {largest:.4g} ({block}) on {self.images} images ({self.source}),"
+            f"largest magnitude {largest:.4g} ({block}) on {counted(self.images, 'image')} ({self.source}),"
             f" limit {self.limit:.4g}; handled: {counts if self.handled else 'nothing'}"
             + ("" if self.matched is None else f"; {self.matched:.1%} of float32's detections matched")
             + ("" if self.half_work is None else f"; {self.half_work:.1%} of the convolutions' work in half")

@@ -119,8 +119,11 @@ def label_of(class_names: Sequence[str], wanted: object) -> int:
     """
     if isinstance(wanted, str) and wanted in class_names:
         return class_names.index(wanted)
+    # as --classes takes them
+    listed = ", ".join(f'"{name.replace(chr(34), chr(34) * 2)}"' if "," in name else name for name in class_names)
+    quoted = " (a name with a comma stands in double quotes)" if any("," in name for name in class_names) else ""
     raise ConfigError(
-        f"the model has no class {shown_value(wanted)}; its classes are {shown(', '.join(class_names), 1000)}"
+        f"the model has no class {shown_value(wanted)}; its classes are {shown(listed, 1000)}{quoted}"
         f"{did_you_mean(wanted[:60] if isinstance(wanted, str) else wanted, class_names)}"
     )
 

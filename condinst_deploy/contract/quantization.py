@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from condinst_deploy.errors import ArtifactError
+from condinst_deploy.shown_text import counted
 
 Scheme = Literal["uint8 activations, int8 weights", "int8", "fp8"]
 
@@ -23,11 +24,13 @@ class HeldOutAgreement:
 
     def __str__(self) -> str:
         if not self.reference:
-            return f"float32 finds nothing in the {self.images} held-out images, so what 8 bits cost is not known"
+            return (
+                f"float32 finds nothing in {counted(self.images, 'held-out image')}, so what 8 bits cost is not known"
+            )
         masks = "" if self.median_mask_iou is None else f", median mask IoU {self.median_mask_iou:.4f}"
         return (
-            f"{self.matched_share:.1%} of float32's {self.reference} detections matched on {self.images} held-out"
-            f" images (equal label, box IoU at least {self.min_box_iou:g}){masks}"
+            f"{self.matched_share:.1%} of float32's {self.reference} detections matched on"
+            f" {counted(self.images, 'held-out image')} (equal label, box IoU at least {self.min_box_iou:g}){masks}"
         )
 
 
@@ -63,6 +66,6 @@ class Quantization:
 
     def __str__(self) -> str:
         return (
-            f"{self.convolutions} convolutions in 8 bits ({self.scheme}), ranges by {self.method} on {self.images}"
-            f" images ({self.source})"
+            f"{counted(self.convolutions, 'convolution')} in 8 bits ({self.scheme}), ranges by {self.method} on"
+            f" {counted(self.images, 'image')} ({self.source})"
         )

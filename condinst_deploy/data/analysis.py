@@ -14,6 +14,7 @@ from condinst_deploy.data.annotation_arrays import Images, Record, Records
 from condinst_deploy.data.annotation_checks import Reason
 from condinst_deploy.data.coco import MIN_SIZE, CocoDataset
 from condinst_deploy.data.data_report import ClassCount, DataReport, Finding
+from condinst_deploy.data.equal_files import equal_files
 from condinst_deploy.data.learnable import learnable
 from condinst_deploy.data.object_shapes import Objects, leaves, objects_of
 from condinst_deploy.imaging.image_sizes import Header, headers_of
@@ -166,7 +167,7 @@ def _overlap(a: FloatArray, b: FloatArray) -> FloatArray:
 
 
 def _duplicates(data: CocoDataset, objects: Objects, headers: Sequence[Header]) -> list[Finding]:
-    """Files that are listed twice, and objects that are annotated twice."""
+    """Files that are listed twice or have copies, and objects that are annotated twice."""
     ids, names = data.image_ids, data.records.images.names
     listed = defaultdict(list)
     for position, header in enumerate(headers):
@@ -177,10 +178,15 @@ def _duplicates(data: CocoDataset, objects: Objects, headers: Sequence[Header]) 
         for places in listed.values()
         if len(places) > 1
     ]
+    copies = [
+        f"images {', '.join(str(ids[p]) for p in places)}: {', '.join(data.paths[p].name for p in places)}"
+        for places in equal_files(data.paths, headers)
+    ]
     again, otherwise = _annotated_again(data.records, objects)
     twice = "annotated a second time, with the same"
     return [
         Finding.of("file", "listed as several images", "", files),
+        Finding.of("file", "with the same bytes under other names", "a copy is trained on as one more image", copies),
         Finding.of("object", f"{twice} class, box and mask", "", _chosen(objects, again)),
         Finding.of("object", f"{twice} box and mask but another class", "", _chosen(objects, otherwise)),
     ]

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from condinst_deploy.contract.engine_manifest import MODULES, PACKAGES, Builder
+from condinst_deploy.contract.engine_manifest import MODULES, Builder, install_hint
 from condinst_deploy.doctor.checks import Check
+from condinst_deploy.shown_text import counted
+from condinst_deploy.support.extras import ALTERNATIVES, install_command
 from condinst_deploy.support.versions import version_of
 
 Answer = Mapping[str, Any]
@@ -25,10 +27,10 @@ def runtimes_check() -> Check:
 
 def torch_check(answer: Answer, driver_sees_gpus: bool) -> Check:
     """PyTorch, beside what the driver sees."""
-    if broken := _broken("PyTorch", answer, "pip install torch; checkpoints and GPU masks need it"):
+    if broken := _broken("PyTorch", answer, f"{install_command('torch')}; checkpoints and GPU masks need it"):
         return broken
     gpus = answer["gpus"]
-    found = f"{answer['version']}, CUDA {answer['cuda'] or 'not built in'}, {len(gpus)} usable GPUs"
+    found = f"{answer['version']}, CUDA {answer['cuda'] or 'not built in'}, {counted(len(gpus), 'usable GPU')}"
     if driver_sees_gpus and not gpus:
         advice = "the driver sees a GPU and PyTorch does not: install a CUDA build that this driver supports"
         return Check("PyTorch", "warning", found, advice, answer)
@@ -54,19 +56,20 @@ def _has_kernels(capability: str, architectures: list[str]) -> bool:
 
 def onnxruntime_check(answer: Answer, driver_sees_gpus: bool) -> Check:
     """ONNX Runtime's providers that really run, not those that it lists."""
-    if broken := _broken("ONNX Runtime", answer, "pip install onnxruntime-gpu (it runs on CPUs, too)"):
+    if broken := _broken("ONNX Runtime", answer, f"{install_command('cpu')}{ALTERNATIVES['cpu']}"):
         return broken
     loads: dict[str, bool] = answer["providers"]
     short = {name: name.removesuffix("ExecutionProvider") for name in loads}
     running = ", ".join(short[name] for name, works in loads.items() if works) or "nothing"
-    listed = ", ".join(short[name] for name, works in loads.items() if not works)
-    found = f"{answer['version']} runs on {running}" + (f"; listed, but does not load: {listed}" if listed else "")
+    found = f"{answer['version']} runs on {running}"  # of the others only CUDA's is ever used
+    if loads.get("CUDAExecutionProvider") is False:
+        found += "; its CUDA provider does not load" if driver_sees_gpus else "; CUDA needs a GPU, and there is none"
     if not loads.get("CPUExecutionProvider"):
-        return Check("ONNX Runtime", "failed", found, "reinstall onnxruntime-gpu", answer)
-    if driver_sees_gpus and not loads.get("CUDAExecutionProvider"):
-        advice = (
-            "its CUDA provider does not load: install onnxruntime-gpu, and the CUDA and cuDNN that it was built for"
+        return Check(
+            "ONNX Runtime", "failed", found, f"reinstall it: {install_command('cpu')}{ALTERNATIVES['cpu']}", answer
         )
+    if driver_sees_gpus and not loads.get("CUDAExecutionProvider"):
+        advice = f"for the GPU: {install_command('gpu')}, and the CUDA and cuDNN that it was built for"
         return Check("ONNX Runtime", "warning", found, advice, answer)
     return Check("ONNX Runtime", "ok", found, details=answer)
 
@@ -74,7 +77,7 @@ def onnxruntime_check(answer: Answer, driver_sees_gpus: bool) -> Check:
 def tensorrt_check(builder: Builder, answer: Answer) -> Check:
     """One builder of TensorRT: it builds engines, runs engines, or both."""
     name = NAMES[builder]
-    if broken := _broken(name, answer, f"pip install {PACKAGES[builder]}; engines of this builder need it"):
+    if broken := _broken(name, answer, f"{install_hint(builder)}; engines of this builder need it"):
         return broken
     abilities = {"builds engines": answer["builder"], "has a runtime": answer["runtime"]}
     can = ", ".join(text for text, there in abilities.items() if there) or "neither builds nor runs engines here"

@@ -9,6 +9,7 @@ from condinst_deploy.doctor.checks import Check
 from condinst_deploy.doctor.libraries import Answer, Probe
 from condinst_deploy.doctor.system import available_memory
 from condinst_deploy.errors import ArtifactError
+from condinst_deploy.shown_text import counted
 
 NEEDS = {
     CHECKPOINT: "PyTorch; a GPU is optional",
@@ -111,6 +112,6 @@ def run_check(answer: Answer) -> Check:
         return Check("runs here", "failed", str(reason), "see the message; condinst-inspect describes the file", answer)
     found = (
         f"yes, by the backend {answer['backend']} on {answer['device']}"
-        f" ({answer['family']}, {answer['classes']} classes, {answer['precision']})"
+        f" ({answer['family']}, {counted(answer['classes'], 'class')}, {answer['precision']})"
     )
     return Check("runs here", "ok", found, details=answer)

@@ -20,6 +20,7 @@ from condinst_deploy.data.coco_file import coco_content
 from condinst_deploy.errors import BackendError
 from condinst_deploy.runtime.pipeline import Prediction
 from condinst_deploy.runtime.predictor import Predictor
+from condinst_deploy.support.extras import install_command
 
 Kind = Literal["bbox", "segm"]
 Entry = dict[str, Any]
@@ -200,9 +201,7 @@ def _faster_coco_eval() -> Any:
     try:
         import faster_coco_eval
     except ImportError as e:
-        raise BackendError(
-            "--fast needs faster-coco-eval: pip install 'condinst-deploy[eval]', or leave --fast out"
-        ) from e
+        raise BackendError(f"--fast needs faster-coco-eval: {install_command('eval')}, or leave --fast out") from e
     return faster_coco_eval
 
 

@@ -27,6 +27,7 @@ from condinst_deploy.runtime.coco_results import coco_results
 from condinst_deploy.runtime.observer import observed
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.runtime.preprocessing.types import InputOptions
+from condinst_deploy.shown_text import counted
 from condinst_deploy.support.digests import sha256_of, sha256_of_text
 
 JOURNALS = "journals"
@@ -214,7 +215,7 @@ def _run_model(source: Source, name: str, run: Run) -> _Found:
         note = f"{predictor.backend.name} on {predictor.backend.device}, {predictor.manifest.precision}"
         entries, settings, reused = (run.detector or detect)(predictor, source.path, name, run)
     if reused:
-        note += f"; {reused} of {len(run.ground_truth)} images from the journal"
+        note += f"; {reused} of {counted(len(run.ground_truth), 'image')} from the journal"
     path = results_path(run.options.out, name)
     with coco_results(path) as writer:
         writer.add_entries(entries)

@@ -13,7 +13,7 @@ from condinst_deploy.data.coco import evaluation_set
 from condinst_deploy.data.coco_file import coco_content
 from condinst_deploy.errors import ConfigError, DataError
 from condinst_deploy.evaluation.coco_metrics import load_coco
-from condinst_deploy.shown_text import shown
+from condinst_deploy.shown_text import counted, shown
 from condinst_deploy.support.digests import sha256_of
 
 CROWDED, LONG_WAIT = 1_000, 5_000
@@ -82,8 +82,8 @@ class GroundTruth:
                 sorted(set(a) - set(b)) for a, b in ((self.class_names, names), (names, self.class_names))
             )
             raise ConfigError(
-                f"{model} has {len(names)} classes and {self.annotations} {len(self.class_names)}, and they are not the"
-                f" same: {_named('only the model has', surplus)}{_named('only the data has', lacking)}"
+                f"{model} has {counted(len(names), 'class')} and {self.annotations} {len(self.class_names)}, and they"
+                f" are not the same: {_named('only the model has', surplus)}{_named('only the data has', lacking)}"
                 "expected the classes that the model was trained on"
             )
         ids = dict(zip(self.class_names, self.category_ids, strict=True))
@@ -110,7 +110,7 @@ def load_ground_truth(annotations: Path, images: Path | None, limit: int | None 
     objects = coco.loadAnns(coco.getAnnIds(imgIds=list(data.image_ids), iscrowd=False)) if coco.anns else []
     if not objects:
         raise DataError(
-            f"{annotations} has no ground truth: nothing is annotated in its {len(data)} images to evaluate;"
+            f"{annotations} has no ground truth: nothing is annotated in its {counted(len(data), 'image')} to evaluate;"
             " expected a validation set (files of test sets name images alone)"
         )
     return GroundTruth(

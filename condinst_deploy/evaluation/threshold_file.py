@@ -1,5 +1,6 @@
 """Thresholds read from the `figures.json` of an evaluation, for the model that they were found with."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,13 +36,18 @@ class Thresholds:
         """Return the threshold of each label of a model; a class that has none takes the overall one.
 
         Raises:
-            ConfigError: the classes are not the model's.
+            ConfigError: the classes are not the model's, or one of them has several thresholds.
         """
-        names = manifest.class_names
-        if names == default_class_names(len(self.classes)):  # numbered as in the data set
+        names, own = manifest.class_names, tuple(name for name, _ in self.classes)
+        if names in (own, default_class_names(len(own))):  # in the data set's order
             found: list[float | None] = [threshold for _, threshold in self.classes]
         else:
             known = dict(self.classes)
+            doubled = [name for name, count in Counter(own).items() if count > 1 and name in names]
+            if doubled:
+                raise ConfigError(
+                    f"the thresholds have the class {shown_value(doubled[0])} more than once; {EXPECTED}, or one entry"
+                )
             missing = [name for name in names if name not in known]
             if missing:
                 raise ConfigError(

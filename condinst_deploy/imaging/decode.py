@@ -16,7 +16,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from condinst_deploy.errors import ImageError
+from condinst_deploy.errors import ConfigError, ImageError
 from condinst_deploy.imaging.image_urls import ImageUrl, images_behind
 from condinst_deploy.imaging.orientation import TURNS, orientation_of
 from condinst_deploy.support.launch import remarks_on
@@ -62,6 +62,20 @@ class EncodedImage:
 
     name: str  # what messages call it
     content: bytes
+
+    def __post_init__(self) -> None:
+        """Check the types: a text as content would be taken for a damaged image.
+
+        Raises:
+            ConfigError: a value has a wrong type.
+        """
+        if not isinstance(self.name, str):
+            raise ConfigError(f"EncodedImage's name is a {type(self.name).__name__}; expected text for messages")
+        if not isinstance(self.content, bytes | bytearray | memoryview):
+            raise ConfigError(
+                f"EncodedImage's content is a {type(self.content).__name__}; expected the bytes of an image file"
+                + (" (a path is given to Predictor as it is)" if isinstance(self.content, str | Path) else "")
+            )
 
 
 @dataclass(frozen=True)
@@ -187,10 +201,17 @@ def rgb_from(source: Any) -> RGBArray:
                 raise ImageError(f"a tensor has shape {array.shape}; expected (3, H, W), channels first")
             array = array.transpose(1, 2, 0)
         return _rgb_from_array(array)
-    expected = "a path, an array, a PIL image or a tensor"
+    raise ImageError(f"an image is a {type(source).__name__}; expected {_expected_for(source)}")
+
+
+def _expected_for(source: Any) -> str:
+    """Forms of an image, first the one that is meant by a value that is none of them."""
+    forms = "a path, an array, a PIL image or a tensor"
     if isinstance(source, bytes | bytearray | memoryview):
-        expected = "EncodedImage(name, content) for the content of a file, or " + expected
-    raise ImageError(f"an image is a {type(source).__name__}; expected {expected}")
+        return f"EncodedImage(name, content) for the content of a file, or {forms}"
+    if hasattr(source, "read"):
+        return f"EncodedImage(name, file.read()) for an open file, or {forms}"
+    return forms
 
 
 def rgb_from_bytes(content: bytes, max_pixels: int | None = None) -> RGBArray:

@@ -32,12 +32,14 @@ class Header:
         turned: EXIF swaps the sides when the image is shown.
         problem: why the image cannot be read; "" if the header can be, and its kind of pixels.
         file: device and number of the file, the same under all its names; None: it cannot be opened.
+        bytes: length of the file.
     """
 
     stored: tuple[int, int] = (0, 0)
     turned: bool = False
     problem: str = ""
     file: tuple[int, int] | None = None
+    bytes: int = 0
 
     @property
     def size(self) -> tuple[int, int]:
@@ -54,18 +56,18 @@ def headers_of(paths: Sequence[Path]) -> Iterator[Header]:
 
 def header_of(path: Path) -> Header:
     """Read one header."""
-    file = None
+    file, length = None, 0
     try:
         with path.open("rb") as stream:
             found = os.fstat(stream.fileno())
-            file = (found.st_dev, found.st_ino)
+            file, length = (found.st_dev, found.st_ino), found.st_size
             with Image.open(stream) as image:
                 check_readable(image)
-                return Header(*_size_of(image), file=file)
+                return Header(*_size_of(image), file=file, bytes=length)
     except UnidentifiedImageError:
-        return Header(problem="not an image in a known format", file=file)
+        return Header(problem="not an image in a known format", file=file, bytes=length)
     except Exception as e:  # Pillow's readers raise errors of any kind on damaged files
-        return Header(problem=first_line(e), file=file)
+        return Header(problem=first_line(e), file=file, bytes=length)
 
 
 def _size_of(image: Image.Image) -> tuple[tuple[int, int], bool]:

@@ -117,13 +117,15 @@ def _load_own(path: Path, content: dict[str, Any]) -> LoadedModel:
     except (ConfigError, ArtifactError) as e:
         raise CheckpointError(f"{path} is a {OWN_FORMAT} checkpoint with unusable settings: {e}") from e
     if len(manifest.class_names) != config.num_classes:
-        raise CheckpointError(f"{path} names {len(manifest.class_names)} classes for a model of {config.num_classes}")
+        raise CheckpointError(
+            f"{path} names {counted(len(manifest.class_names), 'class')} for a model of {config.num_classes}"
+        )
     if (manifest.selection, manifest.preprocessing) != (config.selection, config.preprocessing):
         raise CheckpointError(f"{path} contradicts itself: its manifest and its model have different settings")
     if not manifest.source:
         manifest = replace(manifest, source=printable(path.name), source_sha256=sha256_of(path))
     own: KeyTable = ((r"(.+)", r"\1"),)
-    state, prefix_remark = unwrapped(state)
+    state, prefix_remark = unwrapped(path, state)
     model = _with_weights(path, config, state, own)
     note = f"condinst-deploy checkpoint, {config.title}, {counted(config.num_classes, 'class')}{prefix_remark}"
     return LoadedModel(model.eval(), manifest, note)
@@ -222,7 +224,7 @@ def check_fitting(
         shown = found[:PROBLEMS_SHOWN]
         if len(found) > len(shown):
             shown = [*shown, f"and {len(found) - len(shown)} more"]
-        raise CheckpointError(f"{path} does not fit the model, {len(found)} problems: {'; '.join(shown)}")
+        raise CheckpointError(f"{path} does not fit the model, {counted(len(found), 'problem')}: {'; '.join(shown)}")
 
 
 def _problem(key: str, theirs: str, have: object, want: Tensor) -> str | None:

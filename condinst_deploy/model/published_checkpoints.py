@@ -72,7 +72,7 @@ def published_model(path: Path, content: Mapping[Any, Any], family: Family | Non
     Raises:
         CheckpointError: it is no CondInst model of the family (of any), or its tensors describe none.
     """
-    state, prefix_remark = unwrapped(weights_in(content))
+    state, prefix_remark = unwrapped(path, weights_in(content))
     found = _family(path, state, family)
     _check_plain(path, state)
     shapes = {key: tuple(value.shape) for key, value in state.items() if isinstance(value, Tensor)}
@@ -114,7 +114,7 @@ def resnet_weights(path: Path, content: Mapping[Any, Any]) -> ResNetWeights:
     Raises:
         CheckpointError: it has deformable convolutions, or is a whole model of mmdetection's or of this toolkit's.
     """
-    state, _ = unwrapped(weights_in(content))
+    state, _ = unwrapped(path, weights_in(content))
     _check_plain(path, state)
     if not any(STEM.fullmatch(key) for key in state):
         _check_alone(path, state)
@@ -148,8 +148,9 @@ def _check_plain(path: Path, state: Mapping[str, Any]) -> None:
     offsets = [key for key in state if DEFORMABLE.fullmatch(key)]
     if offsets:
         raise CheckpointError(
-            f"{path} has deformable convolutions ({len(offsets)} tensors of offsets, the first: {offsets[0]}),"
-            " which are not supported; expected a variant with plain convolutions (docs/models.md lists them)"
+            f"{path} has deformable convolutions ({counted(len(offsets), 'tensor')} of offsets, the first:"
+            f" {offsets[0]}), which are not supported; expected a variant with plain convolutions"
+            " (docs/models.md lists them)"
         )
 
 

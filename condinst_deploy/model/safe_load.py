@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from condinst_deploy.contract.artifacts import CHECKPOINT, check_there
+from condinst_deploy.contract.artifacts import check_checkpoint
 from condinst_deploy.errors import CheckpointError
 
 
@@ -52,7 +52,7 @@ def load_checkpoint_file(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing, damaged, not a checkpoint, or holds objects that would
             have to be run to be read.
     """
-    check_there(path, CHECKPOINT)
+    check_checkpoint(path)
     _check_size(path)
     # one class a name: the unpickler tells stand-ins apart by identity
     stand_ins = [(type(f"Inert_{i}", (Inert,), {}), name) for i, name in enumerate(INERT_NAMES)]

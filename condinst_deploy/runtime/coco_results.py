@@ -1,7 +1,7 @@
 """Result files: a COCO results list, written as it grows, and the images that it names."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -11,12 +11,17 @@ from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.json_text import json_text
 
 
+class _Dropped(Exception):
+    """Ends the block of a file that is not to get its name."""
+
+
 class ResultsWriter:
     """Appends the detections of one image after the other; memory does not grow with their number."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self.count = 0
+        self.is_dropped = False  # True: an earlier file of the name stays
 
     def add(self, image_id: int, detections: InstanceDetections) -> None:
         """Append all detections of an image."""
@@ -31,14 +36,17 @@ class ResultsWriter:
 
 @contextmanager
 def coco_results(path: Path) -> Iterator[ResultsWriter]:
-    """Write a COCO results file; it gets its name when the block ends well.
+    """Write a COCO results file; it gets its name when the block ends well, unless the block drops it.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+    with suppress(_Dropped), atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
         stream.write("[")
-        yield ResultsWriter(stream)
+        writer = ResultsWriter(stream)
+        yield writer
+        if writer.is_dropped:
+            raise _Dropped
         stream.write("]\n")
 
 

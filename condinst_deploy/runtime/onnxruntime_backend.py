@@ -30,6 +30,7 @@ from condinst_deploy.runtime.onnxruntime_session import (
 from condinst_deploy.runtime.postprocess import ResultFilter
 from condinst_deploy.runtime.preprocessing.types import Inputs
 from condinst_deploy.shown_text import first_line
+from condinst_deploy.support.extras import ALTERNATIVES, install_command
 from condinst_deploy.support.input_files import read_file
 from condinst_deploy.support.onnx_runtime import onnx_runtime
 from condinst_deploy.support.versions import installed_versions
@@ -43,8 +44,7 @@ AVOID_OVERFLOW = "session.x64quantprecision"
 NO_FOLDER = Path("/dev/null/no folder")
 
 THROUGH_THE_HOST = (
-    "cuda-bindings is not installed, so images are resized and masks are made on the host:"
-    " pip install 'condinst-deploy[gpu]'"
+    f"cuda-bindings is not installed, so images are resized and masks are made on the host: {install_command('gpu')}"
 )
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -169,7 +169,7 @@ def opened_session(
     try:
         onnxruntime = onnx_runtime()
     except ImportError as e:
-        raise BackendError("ONNX Runtime is not installed: pip install onnxruntime-gpu (it serves CPUs too)") from e
+        raise BackendError(f"ONNX Runtime is not installed: {install_command('cpu')}{ALTERNATIVES['cpu']}") from e
     if kind == "cuda":
         onnxruntime.preload_dlls()  # finds the CUDA libraries that PyTorch brought
     wanted = PROVIDERS[kind]
@@ -280,5 +280,5 @@ def _refuse_two_runtimes() -> None:
         return
     raise BackendError(
         f"both {versions[0]} and {versions[1]} are installed and overwrite each other's files;"
-        " pip uninstall both, then pip install onnxruntime-gpu"
+        f" pip uninstall both, then {install_command('cpu')}{ALTERNATIVES['cpu']}"
     )

@@ -1,6 +1,7 @@
 """Predict files: a model file and images in, a folder of COCO results, overlays and label files out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,10 +12,12 @@ from condinst_deploy.errors import CondInstError
 from condinst_deploy.imaging.decode import ImageFile, existing_sources
 from condinst_deploy.imaging.fonts import without_glyphs
 from condinst_deploy.runtime.coco_results import coco_results, write_json
+from condinst_deploy.runtime.earlier_results import EarlierFiles, without_results
 from condinst_deploy.runtime.label_files import Format, write_text
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.runtime.predictor_options import PredictorOptions
 from condinst_deploy.runtime.recording import Destination, FileOutputs, Recorded, record
+from condinst_deploy.shown_text import counted
 from condinst_deploy.support.atomic_write import check_writable
 from condinst_deploy.support.folder_lock import locked_folder
 from condinst_deploy.support.option_types import check_types
@@ -96,7 +99,9 @@ def predict_files(
     """Detect instances in image files and write the results into a folder.
 
     Writes detections.json (COCO results, all detections), images.json (images with their overlays, and classes, with
-    their ids) and the files of `options.outputs`. An image that cannot be read is skipped.
+    their ids) and the files of `options.outputs`. An image that cannot be read is skipped. Where no image is finished,
+    the results of an earlier run into the folder stay as they are. Files of an earlier run that this one does not
+    replace stay, too, and are named in a note.
 
     Args:
         model: model file (.pth, .onnx, .engine).
@@ -105,13 +110,14 @@ def predict_files(
         reports: functions that are called while images are predicted.
 
     Raises:
-        ArtifactError, CheckpointError, BackendError, ConfigError: the model cannot be used so.
+        ArtifactError, CheckpointError, BackendError, ConfigError: the model cannot be used so, or an image lies where
+            the run writes.
         ImageError: no image is there, or a storage cannot be read.
         OutputError: a file cannot be written, or another run writes into the folder.
     """
     options, reports = options or PredictFilesOptions(), reports or PredictFilesReports()
-    paths = _images([images] if isinstance(images, str | Path) else images, options.recursive)
-    model, out = Path(model), Path(options.out)
+    given, model, out = [images] if isinstance(images, str | Path) else images, Path(model), Path(options.out)
+    paths = _images(given, options.recursive, out, reports)
     check_there(model)
     check_writable(out / RESULTS_FILE)
     inputs = replace(options.predictor.inputs, keep_images=True)  # files are made of the images
@@ -120,20 +126,48 @@ def predict_files(
         _note_missing_glyphs(predictor.class_names, options.outputs, reports)
         manifest = predictor.manifest
         label_thresholds = None if options.thresholds is None else options.thresholds.per_label(manifest)
-        destination = Destination(out, options.outputs, label_thresholds)
-        with locked_folder(out):
+        with locked_folder(out), _watched(out, reports) as earlier:
+            destination = Destination(out, options.outputs, label_thresholds, earlier.replaced)
             with coco_results(out / RESULTS_FILE) as writer:
                 recorded = record(predictor, paths, destination, writer, reports.on_image)
-            _write_lists(destination, recorded, manifest)
+                writer.is_dropped = not recorded.images and earlier.has_results
+            if writer.is_dropped:
+                reports.on_note(f"no image was finished: {out / RESULTS_FILE} of an earlier run stays as it is")
+            else:
+                _write_lists(destination, recorded, manifest)
+                if others := str(earlier):
+                    reports.on_note(f"of earlier runs, not of these results: {others}")
     _note_nothing_drawn(recorded, options.outputs, reports)
     return PredictedFiles(
         out.absolute(), recorded.images, recorded.skipped, writer.count, recorded.drawn, recorded.interrupted
     )
 
 
-def _images(given: Sequence[str | Path], recursive: bool) -> list[ImageFile]:
+@contextmanager
+def _watched(out: Path, reports: PredictFilesReports) -> Iterator[EarlierFiles]:
+    """Know what an earlier run left; where this one fails, say that files of both are mixed."""
+    earlier = EarlierFiles(out, (RESULTS_FILE, IMAGES_FILE))
+    try:
+        yield earlier
+    except BaseException:
+        if earlier.has_results and earlier.changed:
+            reports.on_note(
+                f"this run failed: {counted(earlier.changed, 'file')} of its images lie in {out} beside"
+                f" {RESULTS_FILE} or {IMAGES_FILE} of an earlier run"
+            )
+        raise
+
+
+def _images(given: Sequence[str | Path], recursive: bool, out: Path, reports: PredictFilesReports) -> list[ImageFile]:
     check_images(given, "--model {path}")
-    return existing_sources([str(path) for path in given], recursive=recursive)
+    found = existing_sources([str(path) for path in given], recursive=recursive)
+    images, left_out = without_results(found, given, out)
+    if left_out:
+        reports.on_note(
+            f"{counted(len(left_out), 'image')} left out, such as {left_out[0]}: they lie where this run writes;"
+            " another --out takes them"
+        )
+    return images
 
 
 def _write_lists(destination: Destination, recorded: Recorded, manifest: ModelManifest) -> None:
@@ -146,6 +180,7 @@ def _write_lists(destination: Destination, recorded: Recorded, manifest: ModelMa
     write_json(destination.folder / IMAGES_FILE, content)
     if Format.YOLO in destination.outputs.formats:
         write_text(destination.folder / CLASSES_FILE, "".join(f"{name}\n" for name in manifest.class_names))
+        destination.on_file(destination.folder / CLASSES_FILE)
 
 
 def _note_missing_glyphs(names: Sequence[str], outputs: FileOutputs, reports: PredictFilesReports) -> None:

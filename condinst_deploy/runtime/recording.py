@@ -17,6 +17,7 @@ from condinst_deploy.imaging.decode import ImageFile
 from condinst_deploy.imaging.encode import write_overlay, write_png
 from condinst_deploy.runtime.coco_results import ResultsWriter, image_ids
 from condinst_deploy.runtime.cores import usable_cores
+from condinst_deploy.runtime.earlier_results import CROPS, INSTANCES, LABELME, OVERLAYS, YOLO
 from condinst_deploy.runtime.label_files import (
     TOLERANCE,
     Format,
@@ -32,9 +33,6 @@ from condinst_deploy.support.file_names import fitting_stem
 from condinst_deploy.support.option_types import check_types
 from condinst_deploy.support.signals import whole_steps
 from condinst_deploy.support.validation import Limits, check_number
-
-OVERLAYS, LABELME, YOLO, INSTANCES, CROPS = "overlays", "labelme", "yolo", "instances", "crops"
-"""Folders below that of the run."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +74,13 @@ class Destination:
         folder: of the run.
         outputs: what is written of each image.
         label_thresholds: for each label, keep detections with a higher score in all outputs; None: keep all.
+        on_file: called with each file of an image that is written, beside the list of results.
     """
 
     folder: Path
     outputs: FileOutputs = FileOutputs()
     label_thresholds: tuple[float, ...] | None = None
+    on_file: Callable[[Path], None] = lambda path: None
 
 
 @dataclass
@@ -120,6 +120,7 @@ class _ImageFiles:
     results: list[dict[str, Any]]
     overlay: Path | None
     drawn: int
+    paths: list[Path]  # of all files that were written
 
 
 def record(
@@ -191,6 +192,8 @@ class _Recorder:
                 entry["overlay"] = files.overlay.relative_to(self._destination.folder).as_posix()
             self._done.images.append(entry)
             self._done.drawn += files.drawn
+            for path in files.paths:
+                self._destination.on_file(path)
             self._pending.popleft()
 
     def __enter__(self) -> Self:
@@ -209,27 +212,36 @@ def _written(image: _Image, prediction: Prediction, destination: Destination) ->
     if destination.label_thresholds is not None:
         found = found[found.scores > np.array(destination.label_thresholds, dtype=np.float32)[found.labels]]
     overlay, drawn = None, 0
+    paths = list(_saved_labels(image, found, destination))
     if outputs.overlays:
         overlay = write_overlay(folder / OVERLAYS, image.stem, found.draw(prediction.image, outputs.draw_threshold))
         drawn = int((found.scores > outputs.draw_threshold).sum())
-    _save_labels(image, found, destination)
+        paths.append(overlay)
     if outputs.crops:
         for number, crop in cut_outs(found, prediction.image):
-            write_png(folder / CROPS / f"{image.stem}_{number:03d}.png", crop)
-    return _ImageFiles(found.to_coco(image.image_id), overlay, drawn)
+            paths.append(folder / CROPS / f"{image.stem}_{number:03d}.png")
+            write_png(paths[-1], crop)
+    return _ImageFiles(found.to_coco(image.image_id), overlay, drawn, paths)
 
 
-def _save_labels(image: _Image, found: InstanceDetections, destination: Destination) -> None:
+def _saved_labels(image: _Image, found: InstanceDetections, destination: Destination) -> Iterator[Path]:
+    """Write an image's label files; yields each."""
     folder, outputs = destination.folder, destination.outputs
     if Format.LABELME in outputs.formats:
         where = str(image.path)
         if isinstance(image.path, Path):  # labelme looks for the image from the folder of its file
             where = os.path.relpath(image.path.absolute(), (folder / LABELME).absolute())
-        write_labelme(folder / LABELME / f"{image.stem}.json", found, where, outputs.tolerance)
+        path = folder / LABELME / f"{image.stem}.json"
+        write_labelme(path, found, where, outputs.tolerance)
+        yield path
     if Format.YOLO in outputs.formats:
-        write_text(folder / YOLO / f"{image.stem}.txt", yolo_text(found, outputs.tolerance))
+        path = folder / YOLO / f"{image.stem}.txt"
+        write_text(path, yolo_text(found, outputs.tolerance))
+        yield path
     if outputs.instances:
-        write_png(folder / INSTANCES / f"{image.stem}.png", instance_image(found))
+        path = folder / INSTANCES / f"{image.stem}.png"
+        write_png(path, instance_image(found))
+        yield path
 
 
 def file_stems(paths: Sequence[ImageFile]) -> Iterator[str]:

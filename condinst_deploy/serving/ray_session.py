@@ -19,6 +19,7 @@ from typing import Any
 
 from condinst_deploy.errors import BackendError, ConfigError
 from condinst_deploy.shown_text import first_line, shown_value
+from condinst_deploy.support.extras import install_command
 from condinst_deploy.support.option_types import check_types
 from condinst_deploy.support.signals import kept_sigterm
 
@@ -81,7 +82,7 @@ def check_ray() -> None:
     """
     if find_spec("ray") is None:
         raise BackendError(
-            "Ray is not installed: pip install 'condinst-deploy[ray]'; without --ray, --workers and"
+            f"Ray is not installed: {install_command('ray')}; without --ray, --workers and"
             " --address the same command runs in one process"
         )
 

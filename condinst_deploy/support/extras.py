@@ -46,6 +46,11 @@ ALTERNATIVES = {
 """What can be installed instead of an extra."""
 
 
+def install_command(extra: str, *packages: str) -> str:
+    """The command that brings an extra, as every message names it, and further packages beside it."""
+    return " ".join((f"pip install 'condinst-deploy[{extra}]'", *packages))
+
+
 def missing_library(error: ImportError, extra: str | None = None) -> str | None:
     """One line on a library that is not installed.
 
@@ -62,7 +67,7 @@ def missing_library(error: ImportError, extra: str | None = None) -> str | None:
         return None
     named = extra if extra is not None and own in INCLUDED.get(extra, ()) else own
     other = ALTERNATIVES.get(named, "")
-    return f"this needs {module}, which is not installed: pip install 'condinst-deploy[{named}]'{other}"
+    return f"this needs {module}, which is not installed: {install_command(named)}{other}"
 
 
 def resolved(module: str, name: str, homes: Mapping[str, str], extra: str | None = None) -> Any:

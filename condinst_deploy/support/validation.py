@@ -6,6 +6,7 @@ not finite, integers of more than 64 bits, text that is not Unicode, and deep ne
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import cache
@@ -89,6 +90,8 @@ def typed(values: object, kind: type[T], where: str = "") -> T:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as e:
         raise ConfigError(_message(_refused(_Place(values, kind, where)), str(e))) from e
+    except ConfigError as e:  # of a dataclass, which does not know where it stands
+        raise ConfigError(_placed(_refused(_Place(values, kind, where)), str(e))) from e
 
 
 def known_part(values: object, kind: Any) -> object:
@@ -269,15 +272,26 @@ def _children(place: _Place) -> Iterator[_Place]:
 
 
 def _refused(place: _Place) -> _Place:
-    """The innermost part that msgspec refuses."""
+    """The innermost part that msgspec, or a dataclass's own check, refuses."""
     import msgspec
 
     for child in _children(place):
         try:
             msgspec.convert(child.value, child.kind)
-        except msgspec.ValidationError:
+        except (msgspec.ValidationError, ConfigError):
             return _refused(child)
     return place
+
+
+def _placed(place: _Place, reason: str) -> str:
+    """What a dataclass says about itself, with the place of the field that it names."""
+    where, named = place.where, reason.partition(" ")[0]
+    if not where or named.startswith(where):
+        return reason
+    table, parent = _table_type(place.kind), where.rpartition(".")
+    if table is not None and re.split(r"[.\[]", named)[0] in _hints(table):
+        return f"{where}.{reason}"
+    return f"{parent[0]}.{reason}" if named.startswith(f"{parent[2]}.") else f"{where}: {reason}"
 
 
 def _message(place: _Place, reason: str) -> str:

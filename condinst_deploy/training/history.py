@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from condinst_deploy.data.annotation_checks import is_finite
 from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.support.atomic_write import atomic_path
+from condinst_deploy.support.extras import install_command
 from condinst_deploy.support.held_folders import check_held
 from condinst_deploy.support.json_text import json_text
 
@@ -132,7 +133,7 @@ def _library(tensorboard: bool) -> Any:
     except ImportError as e:
         raise ConfigError(
             "training needs matplotlib, and tensorboard unless the recipe has tensorboard = false:"
-            " pip install 'condinst-deploy[train]'"
+            f" {install_command('train')}"
         ) from e
     return SummaryWriter
 

@@ -15,6 +15,7 @@ from condinst_deploy.model.checkpoints import LoadedModel, check_fitting, load_m
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.published_checkpoints import resnet_weights
 from condinst_deploy.model.safe_load import load_checkpoint_file
+from condinst_deploy.shown_text import counted
 from condinst_deploy.support.validation import Limits, check_number, typed
 from condinst_deploy.training.imagenet import TORCHVISION, torchvision_resnet
 from condinst_deploy.training.loss_module import layout_of
@@ -96,7 +97,8 @@ def fine_tuning_run(
     if config.num_classes != loaded.model.config.num_classes:
         classifiers = ("head.cls_logits.", "mask_branch.semantic.2.")
         state = {key: value for key, value in state.items() if not key.startswith(classifiers)}
-        note = f"fine-tuning {weights} ({loaded.note}); the class layer is initialised for {config.num_classes} classes"
+        classes = counted(config.num_classes, "class")
+        note = f"fine-tuning {weights} ({loaded.note}); the class layer is initialised for {classes}"
     elif loaded.manifest.class_names != manifest.class_names:
         note += f", also for classes of other names ({' '.join(loaded.manifest.class_names[:3])} ...)"
     model.load_state_dict(state, strict=False)

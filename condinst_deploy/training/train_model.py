@@ -14,7 +14,7 @@ from condinst_deploy.data.shapes_dataset import TRAIN_COUNT, VAL_COUNT, ShapesCo
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.checkpoints import LoadedModel, load_model
 from condinst_deploy.runtime.torch_backend import torch_device
-from condinst_deploy.shown_text import shown
+from condinst_deploy.shown_text import counted, shown
 from condinst_deploy.support.atomic_write import check_writable
 from condinst_deploy.support.folder_lock import locked_folder
 from condinst_deploy.training import trainer
@@ -169,7 +169,7 @@ def _prepared(
     chosen = trainer.with_classes(placed, sets)
     if options.num_classes not in (None, chosen.model.num_classes):
         raise ConfigError(
-            f"--num-classes is {options.num_classes}; the data set has {chosen.model.num_classes} classes"
+            f"--num-classes is {options.num_classes}; the data set has {counted(chosen.model.num_classes, 'class')}"
         )
     reports.on_data(sets)
     if sets.val.boxes_only:

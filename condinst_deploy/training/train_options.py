@@ -1,10 +1,11 @@
 """Options of a training run; light, so that a command can check them before it imports PyTorch."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from condinst_deploy.contract.artifacts import CHECKPOINT, check_kind, check_there
-from condinst_deploy.errors import ConfigError
+from condinst_deploy.contract.artifacts import CHECKPOINT, check_checkpoint, check_json, check_kind
+from condinst_deploy.errors import ConfigError, DataError
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.option_types import check_types
 from condinst_deploy.support.validation import is_unicode
@@ -53,19 +54,36 @@ class TrainOptions:
         """Check what the run begins with.
 
         Raises:
-            CheckpointError: the file of weights or of the backbone does not exist.
+            CheckpointError: the file of weights or of the backbone does not exist, or is no checkpoint.
+            DataError: the data is not where it was named.
             ConfigError: a value has a wrong type, or two options name different beginnings.
         """
         check_types(self)
-        for name, place in self.places.items():
-            if not is_unicode(place):
-                raise ConfigError(f"{name} is {shown_value(place)}; the recipe of the run names it: expected UTF-8")
+        self._check_places()
+        if self.weights is not None and self.backbone is not None:
+            raise ConfigError("--weights and --backbone both say what to begin with; give one of them")
         for option, start in (("--weights", self.weights), ("--backbone", self.backbone)):
             if start is not None and not (option == "--backbone" and str(start) == "torchvision"):
                 check_kind(Path(start), CHECKPOINT, option)
-                check_there(Path(start), CHECKPOINT)
-        if self.weights is not None and self.backbone is not None:
-            raise ConfigError("--weights and --backbone both say what to begin with; give one of them")
+                check_checkpoint(Path(start))
+
+    def _check_places(self) -> None:
+        """Check that the data is where it was named, before anything is imported or generated.
+
+        Raises:
+            ConfigError: a path is no text, or is of another kind.
+            DataError: nothing is there.
+        """
+        for name, place in self.places.items():
+            if not is_unicode(place):
+                raise ConfigError(f"{name} is {shown_value(place)}; the recipe of the run names it: expected UTF-8")
+            option = f"--{name.replace('_', '-')}"
+            if name.endswith("annotations"):
+                check_json(Path(place), "a COCO annotation file (.json)")
+                if not os.path.lexists(place):
+                    raise DataError(f"no annotations at {place}; expected a COCO annotation file in {option}")
+            elif not os.path.isdir(place):  # noqa: PTH112  (Path.is_dir raises on names that no file can have)
+                raise DataError(f"{option} is {place}; expected the folder of the annotated images")
 
     @property
     def places(self) -> dict[str, str]:

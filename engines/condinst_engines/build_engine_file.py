@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from condinst_deploy.contract.artifacts import ONNX, check_kind, check_text
+from condinst_deploy.contract.artifacts import ONNX, check_kind, check_text, check_there
 from condinst_deploy.contract.engine_manifest import EngineManifest, manifest_path
 from condinst_deploy.errors import OutputError
 from condinst_deploy.support.atomic_write import only_writer
@@ -75,6 +75,7 @@ def build_engine(
     }
     read = {"--onnx": source, "--recipe": Path(options.recipe) if isinstance(options.recipe, str) else None}
     check_apart(read | written | {"--log": options.log, "--timing-cache": options.timing_cache})
+    check_there(source, ONNX)
     reports.on_start(source, library)
     for note in coverage_notes(options, recipe, library):
         reports.on_note(note)

@@ -9,7 +9,9 @@ from condinst_deploy.support.option_types import check_types
 from condinst_engines.build_recipe import BuildRecipe, load_recipe
 from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.precision_policy import Quantized
-from condinst_engines.quantization.calibrate import Request
+from condinst_engines.quantization.calibrate import Request, recorded_ranges
+from condinst_engines.ranges.range_images import images_of
+from condinst_export.quantization.calibration_folder import check_calibration, check_headers
 from condinst_export.quantization.calibration_options import calibration_from
 
 
@@ -103,13 +105,17 @@ def request_of(options: BuildOptions, recipe: BuildRecipe) -> Request | None:
     """Return the request for a quantised build; None if nothing is quantised.
 
     Raises:
+        ArtifactError: `scales` is no manifest of an engine.
         ConfigError: an option is missing or cannot be used.
+        ImageError: the folder of images has none, or the header of one that is used cannot be read.
     """
     kind = recipe.quantized
     given = {"--scales": options.scales, "--report": options.report, "--sensitivity": options.sensitivity or None}
     if options.calibration is not None and recipe.precision == "float32":
         raise ConfigError("--calibration is for half and 8-bit engines: float32 has no ranges to check; leave it out")
     asked_by = [] if kind is None else [f"--{kind}"]
+    if options.calibration is not None:
+        _check_range_images(options.calibration)
     calibration = calibration_from(
         options.calibration, options.calibration_images, options.calibration_method, asked_by, "--int8 or --fp8"
     )
@@ -118,7 +124,22 @@ def request_of(options: BuildOptions, recipe: BuildRecipe) -> Request | None:
             if value is not None:
                 raise ConfigError(f"{name} is for quantised engines; give --int8 or --fp8, too")
         return None
+    if options.scales is not None:
+        recorded_ranges(options.scales, kind)
+    check_calibration(calibration)
     return Request(kind, calibration, options.scales, options.report, options.sensitivity)
+
+
+def _check_range_images(folder: Path) -> None:
+    """Check the folder that half precision is checked on, before the file is read.
+
+    Raises:
+        ConfigError: it is none.
+        ImageError: it has no images, or the header of one that is used cannot be read.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"--calibration is {folder}; expected a folder of images")
+    check_headers(images_of(folder))
 
 
 def _with_options(recipe: BuildRecipe, **options: object) -> BuildRecipe:

@@ -6,11 +6,12 @@ from typing import Any, get_args
 
 from condinst_deploy.contract.engine_manifest import MODULES, Builder
 from condinst_deploy.errors import BackendError, ConfigError
+from condinst_deploy.support.extras import install_command
 
 INSTALL: dict[Builder, str] = {
-    "tensorrt": "pip install 'condinst-deploy[tensorrt]';"
+    "tensorrt": f"{install_command('tensorrt')};"
     " it downloads from NVIDIA's index and builds on the GPU that the engine is for",
-    "rtx": "pip install 'condinst-deploy[rtx]'; it builds without a GPU",
+    "rtx": f"{install_command('rtx')}; it builds without a GPU",
 }
 
 

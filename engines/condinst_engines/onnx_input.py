@@ -7,9 +7,8 @@ import onnx_ir as ir
 from onnx_ir.convenience import get_const_tensor
 
 from condinst_deploy.contract import MANIFEST_KEY, ModelManifest
-from condinst_deploy.contract.artifacts import EXPORT_FOLDER, INT8_ONNX, ONNX
+from condinst_deploy.contract.artifacts import EXPORT_FOLDER, INT8_ONNX, ONNX, check_there
 from condinst_deploy.errors import ArtifactError, ConfigError
-from condinst_deploy.support.input_files import check_ordinary
 from condinst_engines.onnx_checks import check_graph
 from condinst_engines.quantization.insert import QDQ
 
@@ -37,11 +36,9 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     Raises:
         ArtifactError: it is missing, is not one, or has weights that are not finite.
     """
+    check_there(path, ONNX)
     try:
-        check_ordinary(path)
         proto = onnx.load(str(path))
-    except FileNotFoundError as e:
-        raise ArtifactError(f"no file at {path}: write one with condinst-export --weights model.pth") from e
     except OSError as e:
         raise ArtifactError(f"{path} cannot be read ({e.strerror or e})") from e
     except Exception as e:  # protobuf's errors come without types

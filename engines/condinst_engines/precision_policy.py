@@ -14,6 +14,7 @@ from typing import Literal, get_args
 from condinst_deploy.contract.onnx_names import PREDICTORS
 from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ConfigError, EngineError
+from condinst_deploy.shown_text import counted
 from condinst_deploy.support.json_text import json_text
 
 Quantized = Literal["int8", "fp8"]
@@ -181,8 +182,8 @@ class Policy:
         if odd:
             shown = ", ".join(repr(name) for name in list(dict.fromkeys(odd))[:WORDS_SHOWN])
             raise EngineError(
-                f"the names of {len(odd)} nodes ({shown}) are unknown to the precision policy; export the model again"
-                " with condinst-export, or name them under [policy] in a recipe"
+                f"the names of {counted(len(odd), 'node')} ({shown}) are unknown to the precision policy; export the"
+                " model again with condinst-export, or name them under [policy] in a recipe"
             )
 
     def check(self, nodes: Iterable[str]) -> None:

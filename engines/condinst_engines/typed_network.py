@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from condinst_deploy.contract.engine_manifest import TYPED_NETWORK, EngineTensor, FoundPrecision
 from condinst_deploy.errors import EngineError
+from condinst_deploy.shown_text import counted
 from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.builder_log import BuilderLog
 from condinst_engines.node_types import value_types
@@ -104,7 +105,7 @@ def check_types(network: "tensorrt.INetworkDefinition", graph: onnx.ModelProto) 
     wrong = [f"{name} is {found[name]}" for name, kind in wanted.items() if found.get(name, kind) != kind]
     if wrong:
         raise EngineError(
-            f"{len(wrong)} tensors did not get the precision that was asked for: "
+            f"{counted(len(wrong), 'tensor')} did not get the precision that was asked for: "
             + ", ".join(wrong[:WORDS_SHOWN])
             + "; no engine was written"
         )

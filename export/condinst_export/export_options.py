@@ -11,9 +11,9 @@ from condinst_deploy.contract.artifacts import (
     EXPORT_FOLDER,
     INT8_ONNX,
     ONNX,
+    check_checkpoint,
     check_kind,
     check_text,
-    check_there,
 )
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.shown_text import shown_value
@@ -77,7 +77,7 @@ def checked_output(weights: Path, out: Path | None, *, int8: bool = False) -> Pa
         int8: whether an INT8 file is written.
 
     Raises:
-        CheckpointError: the checkpoint does not exist.
+        CheckpointError: the checkpoint does not exist, or is no checkpoint.
         ConfigError: the name of the file to write does not end in .onnx, or .int8.onnx for INT8 files alone.
     """
     ending = INT8_ONNX if int8 else ONNX
@@ -85,7 +85,7 @@ def checked_output(weights: Path, out: Path | None, *, int8: bool = False) -> Pa
         reason = "" if out.suffix != ONNX else f": condinst-build-engine passes over {INT8_ONNX} files"
         raise ConfigError(f"--out is {out}; expected a name ending in {ending}{reason}")
     check_kind(weights, CHECKPOINT, "--weights")
-    check_there(weights, CHECKPOINT)
+    check_checkpoint(weights)
     return (out or EXPORT_FOLDER / f"{weights.stem}{ending}").absolute()
 
 

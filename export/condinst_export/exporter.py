@@ -13,10 +13,12 @@ from condinst_deploy.errors import ConfigError
 from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE
 from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.runtime.cpu_features import OVERFLOW_REMARK, products_may_overflow
+from condinst_deploy.shown_text import counted
 from condinst_deploy.support.atomic_write import atomic_path, check_writable, only_writer
 from condinst_export.export_options import ExportOptions, checked_output
 from condinst_export.onnx_file import onnx_from_model, tensorrt_remarks, with_options
-from condinst_export.quantization.int8_file import int8_from_float32
+from condinst_export.quantization.calibration_folder import check_calibration
+from condinst_export.quantization.int8_file import int8_from_float32, quantized_convolutions
 from condinst_export.quantization.quantized_agreement import INT8_TOLERANCE
 from condinst_export.verify import CaseResult, Verification, verify_onnx
 
@@ -88,7 +90,7 @@ def export_model(
         CheckpointError: the checkpoint cannot be loaded.
         ConfigError: an option cannot be used, or another run writes the same file.
         ExportError: the graph cannot be traced or translated.
-        ImageError: a calibration image cannot be read.
+        ImageError: the calibration's folder has no images, or one of them cannot be read.
         VerificationError: the file and PyTorch disagree, or INT8 and float32; nothing was written.
         OutputError: the file cannot be written.
     """
@@ -96,6 +98,8 @@ def export_model(
     options, reports, weights = options or ExportOptions(), reports or ExportReports(), Path(weights)
     path = checked_output(weights, None if out is None else Path(out), int8=options.int8 is not None)
     check_writable(path)
+    if options.int8 is not None:
+        check_calibration(options.int8)
     reports.on_stage("reading the checkpoint")
     loaded = load_model(weights, options.family)
     manifest = with_options(loaded.model, loaded.manifest, options)
@@ -107,6 +111,8 @@ def export_model(
     with only_writer(path), atomic_path(path) as temporary:
         reports.on_stage("exporting the graph")
         proto = onnx_from_model(loaded.model, manifest)
+        if options.int8 is not None:
+            quantized_convolutions(proto, options.keep_float)  # a mistake is found before the comparison
         for remark in tensorrt_remarks(proto):
             reports.on_note(remark)
         reports.on_stage("comparing")
@@ -131,5 +137,7 @@ def _in_int8(
 
 def _named(manifest: ModelManifest, names: tuple[str, ...]) -> ModelManifest:
     if len(names) != len(manifest.class_names):
-        raise ConfigError(f"{len(names)} class names were given; the model has {len(manifest.class_names)} classes")
+        raise ConfigError(
+            f"{counted(len(names), 'class name')} given; the model has {counted(len(manifest.class_names), 'class')}"
+        )
     return replace(manifest, class_names=names, category_ids=contiguous_ids(names))

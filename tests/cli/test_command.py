@@ -15,7 +15,8 @@ from rich.table import Table
 from typer.testing import CliRunner
 
 import condinst_deploy
-from condinst_deploy.cli.command import command_app, labelled, progress_bar, results_console
+from condinst_deploy.cli.command import class_names, command_app, labelled, progress_bar, results_console
+from condinst_deploy.contract.manifest import label_of
 from condinst_deploy.errors import ConfigError, DataError, OutputError
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +35,52 @@ def test_texts_from_files_are_shown_in_lines_tables_and_labels(capsys: pytest.Ca
     lines = capsys.readouterr().out.splitlines()
     assert sum(SHOWN in line for line in lines) == 5
     assert not any(line.startswith("error:") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("cat, dog ,", ("cat", "dog")),
+        ('"cup, large",plate', ("cup, large", "plate")),
+        ('plate, "cup, large"', ("plate", "cup, large")),
+        ('pipe 5",nail', ('pipe 5"', "nail")),  # a quote inside a name is one
+        ('"12"" disc, thin"', ('12" disc, thin',)),
+        (None, None),
+    ],
+)
+def test_class_names_with_a_comma_stand_in_double_quotes(text: str | None, names: tuple[str, ...] | None) -> None:
+    assert class_names(text) == names
+
+
+@pytest.mark.parametrize("text", ['"cup, large', '"cup" large', " ,,", "", '""'])
+def test_classes_that_cannot_be_read_are_refused_with_the_form(text: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^--classes is '.*; expected names .* in double quotes if a name has a comma"
+    ):
+        class_names(text)
+
+
+def test_the_error_of_an_unknown_class_lists_names_as_the_option_takes_them() -> None:
+    model = ("cup, large", "plate")
+    with pytest.raises(
+        ConfigError, match=r"no class 'cup'; its classes are \"cup, large\", plate \(a name with a comma"
+    ):
+        label_of(model, "cup")
+    assert class_names('"cup, large", plate') == model
+    with pytest.raises(ConfigError, match=r"its classes are cat, dog$"):
+        label_of(("cat", "dog"), "owl")
+
+
+def test_cells_of_tables_are_whole_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "/".join(["head.tower"] * 12)
+    table = Table("node", "relative")
+    table.add_column("fold", overflow="fold")
+    table.add_row(name, "1", name)
+    results_console().print(table, soft_wrap=False)
+    assert sum(line.count(name) for line in capsys.readouterr().out.splitlines()) == 2
 
 
 def test_a_bar_s_description_is_shown_as_it_is() -> None:

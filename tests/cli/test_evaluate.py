@@ -161,7 +161,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_numbers(
     stop.at, stop.runs, stop.images = None, 0, 0
     done = run(data, *arguments, "--out", "parts")
     assert done.exit_code == 0
-    assert f"{kept} of {count} images were finished before" in done.stderr
+    assert f"{kept} of {count} images finished before" in done.stderr
     assert stop.images == count - kept
     reported = f"; {kept} of {count} images from the journal"
     assert Path("parts/slim.pth.results.json").read_bytes() == Path("whole/slim.pth.results.json").read_bytes()
@@ -191,7 +191,7 @@ def test_the_images_of_a_limited_run_are_not_run_again(
 ) -> None:
     assert run(data, "--model", slim_checkpoint, "--limit", "4").exit_code == 0
     assert stop.images == 4
-    assert f"4 of {COUNT} images were finished before" in run(data, "--model", slim_checkpoint).stderr
+    assert f"4 of {COUNT} images finished before" in run(data, "--model", slim_checkpoint).stderr
     assert stop.images == COUNT
     run(data, "--model", slim_checkpoint, "--limit", "2")
     assert stop.images == COUNT

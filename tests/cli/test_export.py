@@ -279,7 +279,7 @@ def run_here(*arguments: str | Path, status: int = 2) -> str:
         (("--score-threshold", "nan"), "score_threshold is nan"),
         (("--nms-iou", "-0.1"), "nms_iou is -0.1"),
         (("--candidates-per-level", "0"), "candidates_per_level is 0"),
-        (("--class-names", "two.txt"), "2 class names were given; the model has 3 classes"),
+        (("--class-names", "two.txt"), "2 class names given; the model has 3 classes"),
         (("--class-names", "latin.txt"), "latin.txt cannot be read as a list of class names"),
         (("--class-names", "none.txt"), "none.txt cannot be read as a list of class names"),
         (("--class-names", "."), ". is a folder; expected a text file with one class name a line"),

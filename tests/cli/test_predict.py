@@ -210,6 +210,7 @@ def test_what_cannot_be_done_is_one_line_and_leaves_nothing(
     arguments: tuple[str, ...], reason: str, status: int, images: Path, slim_checkpoint: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "text.txt").touch()
     filled_in = [argument.format(model=slim_checkpoint) for argument in arguments]
     done = predict(*filled_in, "--json", "--out", "out", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (status, "")

@@ -8,12 +8,14 @@ from condinst_deploy.contract.artifacts import (
     CHECKPOINT,
     ENGINE,
     ONNX,
+    check_checkpoint,
     check_images,
     check_kind,
     check_precision_applies,
     check_text,
     check_there,
     kind_of,
+    model_kind,
     precision_for,
 )
 from condinst_deploy.data.coco_file import coco_content
@@ -23,7 +25,9 @@ from condinst_deploy.errors import ArtifactError, CheckpointError, ConfigError
 from condinst_deploy.evaluation.sources import Source, check_sources
 from condinst_deploy.evaluation.threshold_file import load_thresholds
 from condinst_deploy.runtime.predictor import BACKENDS, load_backend
+from condinst_deploy.training.train_options import TrainOptions
 from condinst_engines.inspection import inspect_file
+from condinst_export.export_options import checked_output
 
 
 @pytest.mark.parametrize(
@@ -97,7 +101,12 @@ def test_files_of_the_wrong_kind_are_wrong_usage_wherever_they_are_read(
     ("name", "what"),
     [("a.png", "an image by its name"), ("x.txt", "a text file by its name"), ("x.dat", "of an unknown kind")],
 )
-def test_what_is_no_model_is_wrong_usage_for_every_reader_of_models(name: str, what: str) -> None:
+def test_what_is_no_model_is_wrong_usage_for_every_reader_of_models(
+    name: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).touch()
+
     def diagnosed(path: Path) -> object:
         return file_checks(path, probe, ())
 
@@ -134,6 +143,51 @@ def test_a_model_among_images_is_named_with_what_to_do() -> None:
     check_images(["i.png", "folder", "s3://bucket/*.jpg"], "--model {path}")
     with pytest.raises(ConfigError, match=r"^a\.PT is a model by its name and .*; expected --model a\.PT$"):
         check_images(["i.png", Path("a.PT")], "--model {path}")
+
+
+def test_a_missing_file_of_no_known_kind_is_missing_for_every_reader_of_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for read in (load_backend, inspect_file, lambda path: file_checks(path, probe, ())):
+        with pytest.raises(ArtifactError, match=r"^no file at nosuch; expected a model, a file ending in .pth"):
+            read(Path("nosuch"))
+
+
+def test_the_only_model_beside_a_missing_one_is_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "model.fp32.onnx").touch()
+    with pytest.raises(ArtifactError, match=r"no model at .*/model\.onnx: .*\. There is .*/model\.fp32\.onnx$"):
+        check_there(tmp_path / "model.onnx")
+    with pytest.raises(CheckpointError, match=r"give the path of a \.pth file$"):  # there is none of that kind
+        check_there(tmp_path / "model.pth")
+    with pytest.raises(ConfigError, match=r"is a folder; expected a model, .*\. There is .*/model\.fp32\.onnx$"):
+        model_kind(tmp_path)
+    (tmp_path / "other.onnx").touch()
+    with pytest.raises(ArtifactError, match=r"condinst-export --weights model\.pth$"):  # which one is not known
+        check_there(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("content", "what"), [(b"# Title\n\ntext", r"it begins with b'# Title\\n\\ntext'"), (b"", "it is empty")]
+)
+def test_a_file_that_does_not_begin_as_a_checkpoint_is_refused_before_pytorch_reads_it(
+    content: bytes, what: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.md"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"x\.md cannot be read as a PyTorch checkpoint \({what}\)"):
+        check_checkpoint(path)
+    with pytest.raises(CheckpointError, match="cannot be read as a PyTorch checkpoint"):
+        checked_output(path, None)
+    with pytest.raises(CheckpointError, match="cannot be read as a PyTorch checkpoint"):
+        TrainOptions(weights=path)
+
+
+@pytest.mark.parametrize("start", [b"PK\x03\x04", b"\x80\x02", b"\0" * 257 + b"ustar"])
+def test_all_forms_of_pytorch_pass_as_the_start_of_a_checkpoint(start: bytes, tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(start + b"...")
+    check_checkpoint(tmp_path / "weights")
 
 
 def test_a_precision_is_for_checkpoints_alone() -> None:

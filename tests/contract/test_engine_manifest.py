@@ -111,7 +111,7 @@ def test_a_manifest_that_is_not_json_is_named(engine: Path, text: str) -> None:
         (
             {},
             ("tensorrt", "1.7.1.116", "86"),
-            r"flavour rtx .* library at hand is tensorrt.*condinst-deploy\[rtx\]",
+            r"flavour rtx .* library at hand is tensorrt.*condinst-deploy\[engine\]' tensorrt-rtx",
         ),
         ({}, ("rtx", "1.8.0.2", "86"), r"built by version 1\.7\.1\.116 and 1\.8\.0\.2 is installed"),
         ({}, ("rtx", "1.7.1.116", "90"), "capability 86, 120 and this one has 90"),

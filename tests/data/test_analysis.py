@@ -10,13 +10,16 @@ import torch
 from PIL import Image
 
 from condinst_deploy.contract import ImageGeometry, Preprocessing
+from condinst_deploy.data import equal_files as equal_files_module
 from condinst_deploy.data.analysis import analyse
 from condinst_deploy.data.coco import CocoDataset
 from condinst_deploy.data.data_report import DataReport
+from condinst_deploy.data.equal_files import FIRST_BLOCK, equal_files
 from condinst_deploy.data.learnable import learnable
 from condinst_deploy.errors import DataError
 from condinst_deploy.imaging.image_sizes import header_of, headers_of
 from condinst_deploy.model.targets import ImageTargets, assign, locations_at
+from condinst_deploy.support.digests import sha256_of
 
 WIDTH, HEIGHT = 200, 160
 PREPROCESSING = Preprocessing(short_side=160, long_side=320)
@@ -45,7 +48,7 @@ def report_of(folder: Path, *annotations: dict[str, Any], images: list[dict[str,
     for entry in images:
         path = folder / entry["file_name"]
         if not path.exists():
-            Image.new("RGB", (WIDTH, HEIGHT), "grey").save(path)
+            Image.new("RGB", (WIDTH, HEIGHT), (entry["id"] % 256, 99, 99)).save(path)  # none is another's copy
     path = folder / "set.json"
     categories = [{"id": 1, "name": "bee"}, {"id": 2, "name": "ant"}]
     other = annotation(100, (5, 5, 30, 40), category_id=2)
@@ -169,6 +172,47 @@ def test_small_images_classes_without_objects_and_files_listed_twice_are_warning
         "listed as several images": ("images 1, 4: 1.jpg",),
         "left out: a side is below 32 pixels": ("small.jpg",),
     }
+
+
+def test_copies_of_a_file_under_other_names_are_warnings(tmp_path: Path) -> None:
+    report_of(tmp_path)
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes((tmp_path / "1.jpg").read_bytes())
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "2.jpg")  # the same file, not a copy
+    files = {3: "a.jpg", 4: "b.jpg", 5: "link.jpg"}
+    listed = [image(1), image(2), *(image(n, file_name=name) for n, name in files.items())]
+    others = [annotation(n, (20, 20, 60, 70), image=n - 197) for n in (200, 201, 202)]
+    report = report_of(tmp_path, *others, images=listed)
+    assert [str(warning) for warning in report.warnings] == [
+        "1 file listed as several images (images 2, 5: 2.jpg)",
+        "1 file with the same bytes under other names (images 1, 3, 4: 1.jpg, a.jpg, b.jpg);"
+        " a copy is trained on as one more image",
+    ]
+
+
+def test_files_of_equal_size_are_read_only_as_far_as_they_are_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = bytes(FIRST_BLOCK)
+    contents = {
+        "a": content + b"end",
+        "b": content + b"END",
+        "c": b"x" + content + b"en",
+        "d": content + b"end",
+        "e": b"",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    paths = [tmp_path / name for name in contents]
+    whole: list[str] = []
+
+    def read(path: Path) -> str:
+        whole.append(path.name)
+        return sha256_of(path)
+
+    monkeypatch.setattr(equal_files_module, "sha256_of", read)
+    assert equal_files(paths, list(headers_of(paths))) == [[0, 3]]
+    assert sorted(whole) == ["a", "b", "d"]
 
 
 @pytest.mark.parametrize("way", ["with dots", "symbolic link", "hard link", "absolute"])

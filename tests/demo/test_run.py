@@ -46,7 +46,7 @@ def test_without_any_readable_image_there_is_nothing_to_show(
     exports: list[Path], slim_checkpoint: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "a.png").write_text("no image")
-    with pytest.raises(ImageError, match="none of the 1 images"):
+    with pytest.raises(ImageError, match="none of 1 image"):
         run.demonstrate(slim_checkpoint, tmp_path / "a.png", tmp_path / "output")
     assert len(exports) == 1
 

@@ -124,8 +124,12 @@ def test_a_provider_counts_only_if_it_loads() -> None:
     cuda_fails = {"version": "1.31.1", "providers": PROVIDERS | {"CUDAExecutionProvider": False}}
     check = onnxruntime_check(cuda_fails, driver_sees_gpus=True)
     assert check.status == "warning"
-    assert check.found == "1.31.1 runs on CPU; listed, but does not load: CUDA"
-    assert onnxruntime_check(cuda_fails, driver_sees_gpus=False).status == "ok"
+    assert check.found == "1.31.1 runs on CPU; its CUDA provider does not load"
+    without = onnxruntime_check(cuda_fails, driver_sees_gpus=False)
+    assert (without.status, without.found) == ("ok", "1.31.1 runs on CPU; CUDA needs a GPU, and there is none")
+    # a provider that this toolkit never uses is no finding
+    unused = {"version": "1.31.1", "providers": PROVIDERS | {"TensorrtExecutionProvider": False}}
+    assert "not" not in onnxruntime_check(unused, driver_sees_gpus=True).found
     broken = {"version": "1.31.1", "providers": {"CPUExecutionProvider": False}}
     assert onnxruntime_check(broken, driver_sees_gpus=False).status == "failed"
 
@@ -228,6 +232,7 @@ def test_a_file_larger_than_memory_is_a_warning(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_file_of_no_known_kind_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").touch()
     with pytest.raises(ConfigError, match=r"expected a model, a file ending in \.pth"):
         file_checks(tmp_path / "model.bin", answers, [])
     with pytest.raises(ArtifactError, match="no model at"):

@@ -1,14 +1,16 @@
 """Options of a build change its recipe, and nothing else of it."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from condinst_deploy.errors import ConfigError
+from condinst_deploy.errors import CondInstError, ConfigError
 from condinst_engines.build_options import BuildOptions, recipe_of
 from condinst_engines.build_recipe import BuildRecipe, RtxSettings, TensorrtSettings, load_recipe
 from condinst_engines.builder_library import BuilderLibrary
+from tests.support.models import IMAGES
 
 
 class FullTensorrt:
@@ -77,3 +79,28 @@ def test_one_file_in_two_roles_is_refused_before_anything_is_read(rtx: BuilderLi
     with pytest.raises(ConfigError, match="--out and --log are the same file"):
         build_engine(tmp_path / "none.onnx", tmp_path / "x.engine", options)
     assert list(tmp_path.iterdir()) == [log]
+
+
+def test_files_that_an_option_names_are_looked_at_before_anything_is_announced(
+    rtx: BuilderLibrary, tmp_path: Path
+) -> None:
+    from condinst_engines import BuildReports, build_engine
+
+    assert rtx.name == "rtx"
+    said: list[str] = []
+    reports = BuildReports(lambda source, library: said.append(str(source)), on_note=said.append)
+    (tmp_path / "model.onnx").write_bytes(b"content")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "torn.png").write_bytes(b"no image")
+    shutil.copy(IMAGES / "coffee.png", tmp_path / "images")
+    int8 = BuildOptions(flavour="rtx", quantization="int8", calibration=IMAGES)
+    cases: list[tuple[str, BuildOptions, str]] = [
+        ("none.onnx", BuildOptions(flavour="rtx"), r"no model at .*none\.onnx"),
+        ("model.onnx", replace(int8, calibration=tmp_path / "images"), r"torn\.png cannot be read"),
+        ("model.onnx", replace(int8, scales=tmp_path / "none.json"), r"--scales is .*none\.json, which cannot be read"),
+        ("model.onnx", BuildOptions(flavour="rtx", precision="float16", calibration=tmp_path / "images"), r"torn\.png"),
+    ]
+    for name, options, message in cases:
+        with pytest.raises(CondInstError, match=message):
+            build_engine(tmp_path / name, tmp_path / "x.engine", options, reports)
+    assert said == []

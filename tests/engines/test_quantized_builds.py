@@ -146,7 +146,7 @@ def test_where_float32_finds_nothing_the_cost_is_not_known(static_onnx: Path, tm
     folder, report = noise_folder(tmp_path / "images", 3), tmp_path / "report"
     options = BuildOptions(flavour="rtx", sm=("89",), quantization="int8", calibration=folder, report=report)
     build_file(tmp_path / "blind.onnx", tmp_path / "a.engine", options, BuildReports(on_note=notes.append))
-    assert "float32 finds nothing in the 1 held-out images, so what 8 bits cost is not known" in notes
+    assert "float32 finds nothing in 1 held-out image, so what 8 bits cost is not known" in notes
     assert [note for note in notes if note.startswith("no report")]
     assert not report.exists()
 

@@ -67,7 +67,7 @@ def test_no_ground_truth_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no ground truth"):
         load_ground_truth(*changed(tmp_path, annotations=crowd_alone))
     annotations, images = changed(tmp_path, images=small_coco.content()["images"][::-1])
-    with pytest.raises(DataError, match="nothing is annotated in its 1 images to evaluate"):
+    with pytest.raises(DataError, match="nothing is annotated in its 1 image to evaluate"):
         load_ground_truth(annotations, images, limit=1)
 
 

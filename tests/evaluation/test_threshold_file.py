@@ -62,6 +62,21 @@ def test_what_is_no_threshold_is_refused(tmp_path: Path, value: Any) -> None:
         load_thresholds(*written(tmp_path, side("a", value)))
 
 
+def test_a_class_that_is_there_twice_is_refused_unless_the_model_has_it_twice(tmp_path: Path) -> None:
+    doubled = side("a", 0.5)
+    doubled["thresholds"]["per_class"] = [{"name": "cat", "threshold": 0.2}, {"name": "cat", "threshold": 0.9}]
+    found = load_thresholds(*written(tmp_path, doubled))
+    with pytest.raises(ConfigError, match=r"the thresholds have the class 'cat' more than once; expected the figures"):
+        found.per_label(manifest("cat"))
+    # a data set may have two categories of one name; its model has them in the same order
+    assert found.per_label(manifest("cat", "cat")) == (0.2, 0.9)
+
+
+def test_a_number_outside_the_range_is_named_with_its_place(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r": sides\[0\]\.thresholds\.per_class\[1\]\.threshold is -1\.0; expected"):
+        load_thresholds(*written(tmp_path, side("a", 0.5, cat=0.2, dog=-1.0)))
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"sides": []}', '{"sides": [1]}', '{"sides": [{"name": "a"}]}'])
 def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
     path, model = written(tmp_path)

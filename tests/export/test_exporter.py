@@ -6,12 +6,14 @@ from typing import Any
 
 import onnx
 import pytest
+from PIL import Image
 
-from condinst_deploy.errors import CheckpointError, ConfigError, VerificationError
+from condinst_deploy.errors import CheckpointError, ConfigError, ImageError, VerificationError
 from condinst_deploy.model.checkpoints import save_model
 from condinst_export import ExportOptions, ExportReports, export_model, exporter
+from condinst_export.quantization.calibration_options import CalibrationOptions
 from condinst_export.verify import Verification
-from tests.support.models import TINY, manifest_of, seeded_model
+from tests.support.models import TINY, manifest_of, noise_image, seeded_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -61,7 +63,7 @@ def test_without_a_name_the_file_goes_below_the_current_directory(
     [
         ({"out": "x.pth"}, ConfigError, r"expected a name ending in \.onnx"),
         ({"weights": "none.pth"}, CheckpointError, r"no checkpoint at none\.pth"),
-        ({"options": ExportOptions(class_names=("a",))}, ConfigError, "1 class names were given; the model has 3"),
+        ({"options": ExportOptions(class_names=("a",))}, ConfigError, "^1 class name given; the model has 3"),
         ({"options": ExportOptions(family="adelaidet")}, CheckpointError, "of the family mmdet; expected adelaidet"),
         ({"options": ExportOptions(nms_iou=2.0)}, ConfigError, "nms_iou is 2.0; expected a number from 0 to 1"),
     ],
@@ -89,3 +91,40 @@ def test_a_file_that_disagrees_with_pytorch_is_not_written(weights: Path, monkey
 def test_a_shape_that_the_network_cannot_have_is_refused() -> None:
     with pytest.raises(ConfigError, match="the fixed shape is 1x32x33"):
         replace(ExportOptions(), static_shape=(1, 32, 33))
+
+
+def with_images(folder: Path, count: int, torn: bool = False) -> Path:
+    folder.mkdir()
+    for seed in range(count):
+        Image.fromarray(noise_image(seed, 32, 32)).save(folder / f"{seed}.png")
+    if torn:
+        (folder / "torn.png").write_bytes(b"no image")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("count", "torn", "error", "message"),
+    [
+        (0, False, ImageError, "has no images"),
+        (1, False, ConfigError, "holds 1 image; expected at least 2"),
+        (2, True, ImageError, r"torn\.png cannot be read: not an image in a known format"),
+    ],
+)
+def test_a_calibration_folder_is_checked_before_the_checkpoint_is_read(
+    count: int, torn: bool, error: type[Exception], message: str, weights: Path, tmp_path: Path
+) -> None:
+    stages: list[str] = []
+    calibration = CalibrationOptions(with_images(tmp_path / "images", count, torn))
+    with pytest.raises(error, match=message):
+        export_model(weights, tmp_path / "x.int8.onnx", ExportOptions(int8=calibration), ExportReports(stages.append))
+    assert stages == []
+    assert not (tmp_path / "x.int8.onnx").exists()
+
+
+def test_patterns_of_layers_are_checked_before_the_comparison_with_pytorch(weights: Path, tmp_path: Path) -> None:
+    stages: list[str] = []
+    calibration = CalibrationOptions(with_images(tmp_path / "images", 2))
+    options = ExportOptions(int8=calibration, keep_float=("nosuch*",))
+    with pytest.raises(ConfigError, match=r"--keep-float 'nosuch\*' matches no convolution"):
+        export_model(weights, tmp_path / "x.int8.onnx", options, ExportReports(stages.append))
+    assert "comparing" not in stages

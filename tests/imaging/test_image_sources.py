@@ -1,5 +1,6 @@
 """Folders and patterns become their images."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from condinst_deploy.errors import ImageError
+from condinst_deploy.errors import ConfigError, ImageError
 from condinst_deploy.imaging.decode import EncodedImage, expand_sources, rgb_from, source_name
 from tests.support.images import GREY, RGB, assert_rgb
 
@@ -105,6 +106,30 @@ def test_images_are_called_by_their_path_or_their_place() -> None:
     assert source_name(Path("a") / "b.png", 3) == "a/b.png"
     assert source_name("b.png", 3) == "b.png"
     assert source_name(RGB, 3) == "image 3"
+
+
+def test_content_of_a_wrong_type_is_not_called_a_damaged_image(tmp_path: Path) -> None:
+    wrong: Any
+    for wrong, kind in (("x.png", "str"), (tmp_path, "Path"), (None, "NoneType"), (BytesIO(b""), "BytesIO")):
+        with pytest.raises(
+            ConfigError, match=rf"^EncodedImage's content is a \w*{kind}; expected the bytes of an image"
+        ):
+            EncodedImage("upload", wrong)
+    with pytest.raises(ConfigError, match=r"^EncodedImage's name is a bytes; expected text"):
+        EncodedImage(b"content", b"content")  # type: ignore[arg-type]
+    Image.fromarray(RGB).save(tmp_path / "x.png")
+    content = (tmp_path / "x.png").read_bytes()
+    for held in (bytearray(content), memoryview(content)):
+        assert (rgb_from(EncodedImage("upload", held)) == RGB).all()  # type: ignore[arg-type]
+
+
+def test_an_open_file_is_refused_with_the_form_to_use(tmp_path: Path) -> None:
+    (tmp_path / "x.png").touch()
+    with (tmp_path / "x.png").open("rb") as stream:
+        for source in (stream, BytesIO(b"content")):
+            with pytest.raises(ImageError, match=r"is a Buffered|is a BytesIO") as caught:
+                rgb_from(source)
+            assert "expected EncodedImage(name, file.read()) for an open file" in str(caught.value)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])

@@ -202,10 +202,25 @@ def test_a_part_that_was_compiled_by_itself_finds_its_place(tmp_path: Path) -> N
     assert_same_weights(loaded.model, original)
 
 
-def test_prefixes_that_only_some_keys_have_stay(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["bare", "state_dict", "own"])
+def test_a_file_half_of_whose_keys_have_a_prefix_is_one_clear_error(content: str, tmp_path: Path) -> None:
+    original = seeded_model(SLIM_ADELAIDET)
+    plain = adelaidet_state_of(original)
+    half = len(plain) // 2
+    state = {key if i < half else f"module.{key}": value for i, (key, value) in enumerate(plain.items())}
+    own = own_content(original, manifest_of(SLIM_ADELAIDET)) | {"state_dict": state}
+    whole: dict[str, Any] = {"bare": state, "state_dict": {"state_dict": state}, "own": own}
+    with pytest.raises(CheckpointError) as caught:
+        load_model(saved(tmp_path / "model.pth", whole[content]))
+    assert f": {len(plain) - half} keys of {len(plain)} have a prefix" in str(caught.value)
+    assert "('module.', such as 'module." in str(caught.value)
+    assert "FCOS" not in str(caught.value)
+
+
+def test_prefixes_that_only_some_keys_have_are_named(tmp_path: Path) -> None:
     state = {f"module.model.{key}": value for key, value in adelaidet_state_of(seeded_model(SLIM_ADELAIDET)).items()}
     state["module.loss.weight"] = torch.zeros(1)
-    with pytest.raises(CheckpointError, match=r"none of the keys of a CondInst model \(its first keys: model\."):
+    with pytest.raises(CheckpointError, match=r"\('model\.', such as .*others have none, such as 'loss\.weight'"):
         load_model(saved(tmp_path / "model.pth", state))
 
 
@@ -230,7 +245,7 @@ def test_deformable_convolutions_are_refused_by_name(key: str, family: str, tmp_
         mmdet_state_of(seeded_model(SLIM)) if family == "mmdet" else adelaidet_state_of(seeded_model(SLIM_ADELAIDET))
     )
     state[key] = torch.zeros(1)
-    with pytest.raises(CheckpointError, match=rf"deformable convolutions \(1 tensors .* first: {re.escape(key)}\)"):
+    with pytest.raises(CheckpointError, match=rf"deformable convolutions \(1 tensor .* first: {re.escape(key)}\)"):
         load_model(saved(tmp_path / "model.pth", {"model": state}))
 
 

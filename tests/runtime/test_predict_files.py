@@ -2,15 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from condinst_deploy import FileOutputs, PredictFilesOptions, Predictor, PredictorOptions, predict_files
 from condinst_deploy.contract import ModelManifest
-from condinst_deploy.errors import CondInstError, ConfigError
+from condinst_deploy.errors import BackendError, CondInstError, ConfigError
 from condinst_deploy.runtime.label_files import Format
 from condinst_deploy.runtime.predict_files import PredictFilesReports
+from condinst_deploy.runtime.recording import Destination, record
 from tests.support.models import noise_image
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -63,3 +65,97 @@ def test_a_model_among_the_images_is_refused_before_anything_is_written(slim_che
     with pytest.raises(ConfigError, match="is a model by its name and was given as an image"):
         predict_files(slim_checkpoint, [slim_checkpoint], PredictFilesOptions(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def noted(notes: list[str]) -> PredictFilesReports:
+    return PredictFilesReports(on_note=notes.append)
+
+
+ALL = FileOutputs(formats=frozenset(Format), instances=True, crops=True)
+
+
+def test_a_run_that_finishes_no_image_leaves_the_results_of_an_earlier_one(
+    images: Path, slim_checkpoint: Path, tmp_path: Path
+) -> None:
+    out, notes = tmp_path / "out", list[str]()
+    options = PredictFilesOptions(out, PredictorOptions(device="cpu"), ALL)
+    predict_files(slim_checkpoint, images / "0.png", options)
+    before = content(out)
+    assert {"detections.json", "images.json", "yolo/classes.txt", "yolo/0.txt", "labelme/0.json"} < set(before)
+    done = predict_files(slim_checkpoint, images / "torn.png", options, noted(notes))
+    assert [entry["file_name"] for entry in done.skipped] == [str(images / "torn.png")]
+    assert (done.images, done.detections) == ([], 0)
+    assert content(out) == before
+    assert notes == [f"no image was finished: {out / 'detections.json'} of an earlier run stays as it is"]
+
+
+def test_files_of_an_earlier_run_beside_new_results_are_named(
+    images: Path, slim_checkpoint: Path, tmp_path: Path
+) -> None:
+    out, notes = tmp_path / "out", list[str]()
+    loose = PredictorOptions(device="cpu")
+    crops = FileOutputs(overlays=False, crops=True, formats=frozenset({Format.YOLO}))
+    predict_files(slim_checkpoint, images / "0.png", PredictFilesOptions(out, loose, crops))
+    found = len(list((out / "crops").iterdir()))
+    assert found > 1
+    predict_files(slim_checkpoint, images / "1.png", PredictFilesOptions(out, loose), noted(notes))
+    (line,) = [note for note in notes if note.startswith("of earlier runs")]
+    assert line == (
+        f"of earlier runs, not of these results: 2 files in {out / 'yolo'} (0.txt, ...),"
+        f" {found} files in {out / 'crops'} (0_001.png, ...)"
+    )
+    # the same image with fewer detections: its further crops are of the earlier run
+    notes.clear()
+    fewer = PredictFilesOptions(out, PredictorOptions(device="cpu", max_detections=1), crops)
+    predict_files(slim_checkpoint, images / "0.png", fewer, noted(notes))
+    (line,) = [note for note in notes if note.startswith("of earlier runs")]
+    assert f"{found - 1} file" in line
+    assert "yolo" not in line
+
+
+def test_a_run_that_fails_says_that_its_files_lie_beside_earlier_results(
+    images: Path, slim_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, notes = tmp_path / "out", list[str]()
+    options = PredictFilesOptions(out, PredictorOptions(device="cpu"))
+    predict_files(slim_checkpoint, images / "0.png", options)
+    before = (out / "detections.json").read_bytes()
+
+    def broken(predictor: Predictor, paths: Any, destination: Destination, *rest: Any) -> None:
+        record(predictor, paths, destination, *rest)
+        raise BackendError("the model fails")
+
+    monkeypatch.setattr("condinst_deploy.runtime.predict_files.record", broken)
+    with pytest.raises(BackendError):
+        predict_files(slim_checkpoint, images / "1.png", options, noted(notes))
+    assert notes[-1] == (
+        f"this run failed: 1 file of its images lie in {out} beside detections.json or images.json of an earlier run"
+    )
+    assert (out / "detections.json").read_bytes() == before
+
+
+def test_what_a_run_wrote_is_no_image_of_the_next_one(images: Path, slim_checkpoint: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+    (images / "torn.png").unlink()
+    outputs = FileOutputs(instances=True, crops=True)
+    options = PredictFilesOptions(images, PredictorOptions(device="cpu", max_detections=1), outputs, recursive=True)
+    first = predict_files(slim_checkpoint, images, options)
+    before = content(images)
+    second = predict_files(slim_checkpoint, images, options, noted(notes))
+    assert second.images == first.images
+    assert content(images) == before
+    assert notes[0] == (
+        f"6 images left out, such as {images / 'crops' / '0_001.png'}: they lie where this run writes;"
+        " another --out takes them"
+    )
+    for named in (images / "overlays" / "0.jpg", images / "overlays"):
+        with pytest.raises(ConfigError, match=r"is to be read, and this run writes its own files into .*overlays"):
+            predict_files(slim_checkpoint, [named], options)
+    (tmp_path / "elsewhere").symlink_to(images / "overlays")
+    with pytest.raises(ConfigError, match="is to be read"):
+        predict_files(slim_checkpoint, tmp_path / "elsewhere", options)
+    assert content(images) == before

@@ -73,7 +73,7 @@ def test_overlays_are_drawn_on_the_images(images: Path, tmp_path: Path) -> None:
     with fake_server(one_instance, MANIFEST) as server:
         result = run(server.url, images, "--overlays", tmp_path / "found")
     assert result.exit_code == 0
-    assert [line.endswith(": 1 instances") for line in result.stdout.splitlines()] == [True, True]
+    assert [line.endswith(": 1 instance") for line in result.stdout.splitlines()] == [True, True]
     drawn = sorted((tmp_path / "found").iterdir())
     assert [path.name for path in drawn] == ["000001_0.jpg", "000002_1.jpg"]
     with Image.open(drawn[0]) as overlay:
@@ -165,3 +165,12 @@ def test_options_of_a_repository_that_cannot_be_used(option: tuple[str, ...], sl
     assert result.stderr.startswith("error: ")
     assert len(result.stderr) < 300
     assert not (tmp_path / "repo").exists()
+
+
+def test_overlays_are_not_written_among_the_images_that_are_read(images: Path) -> None:
+    before = sorted(images.iterdir())
+    with fake_server(one_instance, MANIFEST) as server:
+        result = run(server.url, images, "--overlays", images / ".." / images.name)
+    assert result.exit_code == 2
+    assert "0.png is to be read, and this run writes its own files into" in result.stderr
+    assert sorted(images.iterdir()) == before

@@ -53,7 +53,7 @@ def test_images_that_cannot_be_read_are_rows_with_reasons(
 def test_a_storage_out_of_reach_is_an_error_and_no_part(small_model: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("".join(f"/no/such/disk/{i}.jpg\n" for i in range(12)))
     options = options_of(tmp_path / "list.txt", small_model, tmp_path / "out", format="coco", shard_size=12)
-    with pytest.raises(ImageError, match=r"none of the 12 images of shard 0 can be read, .*run the same command again"):
+    with pytest.raises(ImageError, match=r"none of 12 images of shard 0 can be read, .*run the same command again"):
         run_in_process(options)
     assert parts(tmp_path / "out") == []
 

@@ -213,7 +213,7 @@ def test_a_resnet_that_cannot_be_trained_is_an_error(
     state: dict[str, Any] = dict(detectron2_resnet(TINY_ADELAIDET, ""))
     assert state["stem.conv1.norm.bias"].shape == (8,)
     begun = beginning_with(recipe, state | {"stem.conv1.norm.bias": value}, tmp_path)
-    with pytest.raises(CheckpointError, match=f"1 problems: {problem}: bn1.bias"):
+    with pytest.raises(CheckpointError, match=f"1 problem: {problem}: bn1.bias"):
         new_run(begun, manifest_for(begun, sets), CPU)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 import condinst_deploy
 from condinst_deploy import Predictor, TrainOptions, train
 from condinst_deploy.data.shapes_dataset import generate_shapes
-from condinst_deploy.errors import CheckpointError, ConfigError
+from condinst_deploy.errors import CheckpointError, ConfigError, DataError
 from condinst_deploy.model.checkpoints import LoadedModel, load_model
 from condinst_deploy.model.losses import Losses
 from condinst_deploy.training.recipe import Recipe, load_recipe
@@ -99,6 +99,16 @@ def test_options_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
         TrainOptions(weights=Path("none.pth"))
     with pytest.raises(ConfigError, match="--weights and --backbone both say"):
         TrainOptions(weights=tmp_path / "a.pth", backbone=tmp_path / "a.pth")
+
+
+def test_data_that_is_not_where_it_was_named_is_refused_before_the_run(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no annotations at .*none\.json; expected .* in --val-annotations"):
+        TrainOptions(val_annotations=tmp_path / "none.json")
+    with pytest.raises(DataError, match=r"--train-images is .*none; expected the folder"):
+        TrainOptions(train_images=tmp_path / "none")
+    with pytest.raises(ConfigError, match=r"is a folder; expected a COCO annotation file"):
+        TrainOptions(train_annotations=tmp_path)
+    assert options(folder, tmp_path / "run").train_images is not None
 
 
 def test_fine_tuning_takes_the_sizes_that_the_recipe_does_not_name_from_the_weights(

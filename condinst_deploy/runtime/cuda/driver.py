@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from condinst_deploy.errors import BackendError, DeviceError
+from condinst_deploy.shown_text import counted
+from condinst_deploy.support.extras import install_command
 
 Handle = Any
 """Handle of a stream, event, graph, module or function; `int(handle)` is its address for other libraries."""
@@ -56,7 +58,7 @@ UNREADABLE_PTX = frozenset(
 ALIGNMENT = 512
 """Bytes; of ordinary memory of the host, as the driver aligns its own."""
 
-INSTALL = "pip install 'condinst-deploy[engine]'"
+INSTALL = install_command("engine")
 
 
 class CudaError(BackendError):
@@ -202,8 +204,8 @@ class CudaDriver:
         count = self._call("cuDeviceGetCount")
         if index >= count:
             raise DeviceError(
-                f"device cuda:{index} was asked for; the driver sees {count} GPUs. Use device='cpu', or check with"
-                " nvidia-smi"
+                f"device cuda:{index} was asked for; the driver sees {counted(count, 'GPU')}. Use device='cpu', or"
+                " check with nvidia-smi"
             )
         self._device = self._call("cuDeviceGet", index)
         self._context = self._call("cuDevicePrimaryCtxRetain", self._device)

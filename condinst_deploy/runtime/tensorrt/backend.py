@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from condinst_deploy.contract import ImageGeometry, InstanceDetections
-from condinst_deploy.contract.engine_manifest import MODULES, PACKAGES, Builder, EngineManifest, read_engine
+from condinst_deploy.contract.engine_manifest import MODULES, Builder, EngineManifest, install_hint, read_engine
 from condinst_deploy.errors import ArtifactError, BackendError, DeviceError
 from condinst_deploy.runtime.backend import Backend, Outputs
 from condinst_deploy.runtime.batching import rounded_batch
@@ -137,11 +137,10 @@ def runtime_library(builder: Builder) -> Any:
         module = import_module(MODULES[builder])
     except (ImportError, OSError) as e:
         raise BackendError(
-            f"the engine is of the flavour {builder}, whose library is not installed ({e}):"
-            f" pip install {PACKAGES[builder]}"
+            f"the engine is of the flavour {builder}, whose library is not installed ({e}): {install_hint(builder)}"
         ) from e
     if not hasattr(module, "Runtime"):  # packages of type stubs leave a folder of that name
-        raise BackendError(f"{MODULES[builder]} is there without its library: pip install {PACKAGES[builder]}")
+        raise BackendError(f"{MODULES[builder]} is there without its library: {install_hint(builder)}")
     return module
 
 

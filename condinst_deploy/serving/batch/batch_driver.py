@@ -17,6 +17,7 @@ from condinst_deploy.serving.batch.run_manifest import RunManifest, claimed, run
 from condinst_deploy.serving.batch.shard_worker import Job, OnImage, ShardWorker
 from condinst_deploy.serving.batch.shards import Shard, shard_count, shards_of
 from condinst_deploy.serving.batch.storage import OnWait, OutputFolder, output_folder
+from condinst_deploy.shown_text import counted
 from condinst_deploy.support.digests import sha256_of
 from condinst_deploy.support.remote_files import absolute, public_url
 
@@ -65,7 +66,7 @@ class Plan:
                 yield shard
         if images != self.images:
             raise DataError(
-                f"{public_url(self.job.options.input)} changed during the run: it had {self.images} images;"
+                f"{public_url(self.job.options.input)} changed during the run: it had {counted(self.images, 'image')};"
                 " name another --out, and run again when nothing writes into it"
             )
 

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from condinst_deploy.errors import CondInstError, ConfigError, DataError
 from condinst_deploy.shown_text import shown
+from condinst_deploy.support.extras import install_command
 from condinst_deploy.support.remote_files import ATTEMPTS, filesystem_of, is_url, joined, public_reason, public_url
 
 CONTENTS = ("image", "bytes", "image_bytes", "content", "jpg", "png")
@@ -36,7 +37,7 @@ def pyarrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as e:
-        raise ConfigError("Parquet needs pyarrow: pip install 'condinst-deploy[ray]', or write --format coco") from e
+        raise ConfigError(f"Parquet needs pyarrow: {install_command('ray')}, or write --format coco") from e
     return pyarrow
 
 

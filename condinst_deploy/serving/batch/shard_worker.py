@@ -22,6 +22,7 @@ from condinst_deploy.serving.batch.parts import is_whole, part_encoder, part_nam
 from condinst_deploy.serving.batch.run_manifest import FILE
 from condinst_deploy.serving.batch.shards import PathSpan, Shard, Span
 from condinst_deploy.serving.batch.storage import OutputFolder, output_folder
+from condinst_deploy.shown_text import counted
 from condinst_deploy.support.digests import sha256_of, sha256_of_bytes
 from condinst_deploy.support.remote_files import image_content, is_url, public_url
 from condinst_deploy.support.versions import __version__
@@ -131,8 +132,8 @@ class ShardWorker(AbstractContextManager["ShardWorker"]):
                 detections += len(row.detections)
         if errors["missing"] + errors["unreadable"] == len(shard) >= FEWEST_UNREAD:
             raise ImageError(
-                f"none of the {len(shard)} images of shard {shard.index} can be read, the last one because {reason};"
-                " see that the storage is in reach, then run the same command again"
+                f"none of {counted(len(shard), 'image')} of shard {shard.index} can be read, the last one because"
+                f" {reason}; see that the storage is in reach, then run the same command again"
             )
         return encoder.finish(), errors.total(), detections
 

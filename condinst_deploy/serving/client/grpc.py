@@ -10,6 +10,7 @@ from condinst_deploy.errors import BackendError, ConfigError
 from condinst_deploy.serving.client.transport import ServerUnavailable, address_of
 from condinst_deploy.serving.client.wire import Reply
 from condinst_deploy.serving.protocol import IMAGE
+from condinst_deploy.support.extras import install_command
 
 REFUSED = ("INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED")
 AGAIN = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")
@@ -31,7 +32,7 @@ class GrpcTransport:
             from tritonclient.utils import InferenceServerException
         except ImportError as e:
             raise BackendError(
-                f"grpc:// needs tritonclient ({e}): pip install 'condinst-deploy[triton-client]', or use http://"
+                f"grpc:// needs tritonclient ({e}): {install_command('triton-client')}, or use http://"
             ) from e
         self._library, self._error, self._timeout, self.url = grpc, InferenceServerException, timeout, url
         self._client = grpc.InferenceServerClient(parts.netloc)

@@ -7,6 +7,7 @@ from condinst_deploy.contract.engine_manifest import EngineManifest
 from condinst_deploy.serving.protocol import MODEL, NETWORK
 from condinst_deploy.serving.triton.repository_settings import RepositoryOptions
 from condinst_deploy.shown_text import shown
+from condinst_deploy.support.extras import install_command
 
 CONTAINER = "nvcr.io/nvidia/tritonserver:26.10-py3"
 
@@ -22,7 +23,7 @@ Input, outputs and parameters: `condinst_deploy/serving/protocol.py`.
 
 The Python models import `condinst_deploy`, so the server's Python needs it:
 
-    pip install 'condinst-deploy[{extra}]'
+    {install}
 
 In the container `{container}`{gpus}:
 
@@ -78,7 +79,7 @@ def repository_guide(
         precision=manifest.precision,
         slots=manifest.selection.max_detections,
         engine=built,
-        extra="gpu" if options.device == "cuda" else "cpu",
+        install=install_command("gpu" if options.device == "cuda" else "cpu"),
         container=CONTAINER,
         gpus=" with `--gpus all`" if options.device == "cuda" else "",
         drain=drain if ensemble else " It answers what is under way before it ends.",

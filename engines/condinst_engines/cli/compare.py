@@ -10,6 +10,7 @@ from rich.table import Table
 from condinst_deploy.cli.command import FAILED, command_app, labelled, print_json, results_console, terminal
 from condinst_deploy.cli.progress import ProgressLines
 from condinst_deploy.contract.artifacts import ONNX, check_images, check_kind
+from condinst_deploy.shown_text import counted
 from condinst_deploy.support.json_text import finite_or_none
 
 if TYPE_CHECKING:
@@ -56,10 +57,10 @@ def compare(
         detections = None if comparison.detections is None else asdict(comparison.detections)
         print_json({"detections": detections, "tensors": tensors})
     else:
-        _show(comparison, top, f"{second} against {first}, {len(batches)} images")
+        _show(comparison, top, f"{second} against {first}, {counted(len(batches), 'image')}")
     broken = [error for error in errors if error.not_finite]
     if broken:
-        terminal.print(labelled(f"{len(broken)} tensors", "bold red", f"of {second} are not finite"))
+        terminal.print(labelled("not finite:", "bold red", f"{counted(len(broken), 'tensor')} of {second}"))
         raise typer.Exit(FAILED)
 
 
@@ -92,7 +93,7 @@ def _show(comparison: "Comparison", top: int, title: str) -> None:
     console.print(table, soft_wrap=False)
     if comparison.detections is not None:
         console.print(f"{comparison.detections}; the rows of the outputs are of the matched ones")
-    console.print(f"{len(layers)} layers compared, {min(top, len(layers))} shown; --json prints all")
+    console.print(f"{counted(len(layers), 'layer')} compared, {min(top, len(layers))} shown; --json prints all")
 
 
 main = command_app(compare)

@@ -7,6 +7,7 @@ import typer
 
 from condinst_deploy.cli.command import command_app, labelled, print_json, results_console
 from condinst_deploy.contract.artifacts import check_there
+from condinst_deploy.shown_text import counted
 
 MOST_CLASSES, MOST_LAYERS = 10, 30
 
@@ -46,7 +47,7 @@ def _onnx(found: dict[str, Any]) -> list[str]:
         f"  weights: {weights}",
         *_tensors("input", found["inputs"]),
         *_tensors("output", found["outputs"]),
-        f"  {len(found['nodes'])} nodes; functions: {functions}",
+        f"  {counted(len(found['nodes']), 'node')}; functions: {functions}",
         *(_model(found["manifest"]) if found["manifest"] else ["  no manifest of this toolkit: of another tool"]),
     ]
 
@@ -118,11 +119,11 @@ def _model(manifest: dict[str, Any]) -> list[str]:
     shown = ", ".join(names[:MOST_CLASSES]) + (", ..." if len(names) > MOST_CLASSES else "")
     return [
         *_quantization(quantization),
-        f"  family {manifest['family']}; {len(names)} classes: {shown}",
+        f"  family {manifest['family']}; {counted(len(names), 'class')}: {shown}",
         f"  images: short side {preprocessing['short_side']}, long side at most {preprocessing['long_side']},"
         f" padded to {preprocessing['pad_divisor']}",
         f"  class probability above {selection['score_threshold']}, NMS at IoU {selection['nms_iou']},"
-        f" at most {selection['max_detections']} instances",
+        f" at most {counted(selection['max_detections'], 'instance')}",
         f"  weights from {manifest['source'] or 'an unnamed file'}",
     ]
 

@@ -11,6 +11,7 @@ from condinst_deploy.contract import ModelManifest
 from condinst_deploy.contract.engine_manifest import EngineManifest
 from condinst_deploy.contract.quantization import Quantization
 from condinst_deploy.errors import ArtifactError, ConfigError, EngineError
+from condinst_deploy.shown_text import counted
 from condinst_deploy.support.input_files import read_text
 from condinst_engines.build_recipe import BuildRecipe
 from condinst_engines.precision_policy import Quantized
@@ -122,9 +123,24 @@ def earlier_record(request: Request, onnx_sha256: str) -> Quantization | None:
         ArtifactError: it is no manifest of an engine.
         ConfigError: the engine is of another file or kind.
     """
-    path, kind = request.scales, request.kind
-    if path is None:
+    if request.scales is None:
         return None
+    record, manifest = recorded_ranges(request.scales, request.kind)
+    if manifest.onnx_sha256 != onnx_sha256:
+        raise ConfigError(
+            f"--scales is {request.scales}, of an engine from another ONNX file ({manifest.onnx}); calibrate again:"
+            " ranges belong to weights"
+        )
+    return record
+
+
+def recorded_ranges(path: Path, kind: Quantized) -> tuple[Quantization, EngineManifest]:
+    """The ranges in the manifest of an engine, and the manifest.
+
+    Raises:
+        ArtifactError: it is no manifest of an engine.
+        ConfigError: the engine is of another kind.
+    """
     try:
         manifest = EngineManifest.from_json(read_text(path))
     except (OSError, UnicodeDecodeError) as e:
@@ -139,20 +155,15 @@ def earlier_record(request: Request, onnx_sha256: str) -> Quantization | None:
         raise ConfigError(
             f"--scales is {path}, which has {had}; expected the manifest of an engine built with --{kind}"
         )
-    if manifest.onnx_sha256 != onnx_sha256:
-        raise ConfigError(
-            f"--scales is {path}, of an engine from another ONNX file ({manifest.onnx}); calibrate again: ranges"
-            " belong to weights"
-        )
-    return record
+    return record, manifest
 
 
 def _check_usable(record: Quantization, names: list[str], request: Request, recipe: BuildRecipe) -> None:
     missing = [name for name in names if name not in record.ranges]
     if missing:
         raise ConfigError(
-            f"--scales is {request.scales}, which lacks {len(missing)} tensors ({missing[0]}): its policy quantised"
-            " other convolutions; calibrate again"
+            f"--scales is {request.scales}, which lacks {counted(len(missing), 'tensor')} ({missing[0]}): its policy"
+            " quantised other convolutions; calibrate again"
         )
     most = largest_range(request.kind, recipe.precision)
     wide = [name for name in names if record.ranges[name] > most]

@@ -20,6 +20,7 @@ from condinst_deploy.evaluation.evaluate_models import evaluate
 from condinst_deploy.evaluation.sources import EvaluationOptions
 from condinst_deploy.runtime.coco_results import write_json
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from condinst_deploy.shown_text import counted
 from condinst_engines.quantization.insert import Scales
 from condinst_engines.tensor_comparison import compare as compare_tensors
 from condinst_export.graph_session import graph_session
@@ -58,7 +59,8 @@ class GroupCost:
     def __str__(self) -> str:
         masks = self.agreement.median_mask_iou
         iou = "" if masks is None else f", median mask IoU {masks:.4f}"
-        return f"{self.group} ({self.convolutions} convolutions) alone: {self.agreement.matched_share:.1%} matched{iou}"
+        size = counted(self.convolutions, "convolution")
+        return f"{self.group} ({size}) alone: {self.agreement.matched_share:.1%} matched{iou}"
 
 
 def judged(

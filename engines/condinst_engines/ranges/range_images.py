@@ -63,9 +63,17 @@ class RangeImages:
         """Images at the model's own size, and those that smaller sizes are enough for."""
         if self.folder is None:
             return built_in_images()
-        found = expand_sources(self.folder)
-        step = max(1, -(-len(found) // MOST_IMAGES))
-        return found[::step], []
+        return images_of(self.folder), []
+
+
+def images_of(folder: Path) -> list[Path]:
+    """At most `MOST_IMAGES` images of a folder, at even distances.
+
+    Raises:
+        ImageError: it has none.
+    """
+    found = [Path(path) for path in expand_sources(folder)]
+    return found[:: max(1, -(-len(found) // MOST_IMAGES))]
 
 
 def built_in_images() -> tuple[Sequence[RGBArray], Sequence[RGBArray]]:

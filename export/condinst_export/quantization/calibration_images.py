@@ -1,6 +1,6 @@
 """Images of a calibration: some of a user's folder, others of it held out to judge the result."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,17 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from condinst_deploy.contract import ImageGeometry, ModelManifest, NetworkInputs
-from condinst_deploy.errors import ConfigError
-from condinst_deploy.imaging.decode import expand_sources, rgb_from
+from condinst_deploy.imaging.decode import rgb_from
 from condinst_deploy.runtime.preprocessing.batch import inputs_of_one
 from condinst_deploy.support.digests import sha256_of_bytes, sha256_of_text
+from condinst_export.quantization.calibration_folder import Divided, divided
 from condinst_export.quantization.calibration_options import IMAGES
-
-HELD_OUT = 50
-"""Most images that the result is evaluated on."""
-
-LEAST_FOLDER = 2
-"""One image to calibrate on and one to judge by."""
 
 
 @dataclass(frozen=True)
@@ -65,35 +59,21 @@ class CalibrationImages:
             ConfigError: it has too few images.
             ImageError: it has none.
         """
-        if len(self._found) < LEAST_FOLDER:
-            raise ConfigError(
-                f"{self.folder} holds {len(self._found)} image; expected at least {LEAST_FOLDER}: some to calibrate on"
-                " and others to judge by. A hundred of the kind that the model will see are a good number"
-            )
+        self._divided  # noqa: B018  (it looks into the folder once)
 
     @cached_property
-    def _found(self) -> list[Path]:
-        return [Path(path) for path in expand_sources(self.folder)]
+    def _divided(self) -> Divided:
+        return divided(self.folder, self.count)
 
     @property
     def held_out(self) -> ImageSet:
         """A fifth of the folder at most, evenly spread."""
-        found = self._found
-        return ImageSet(tuple(spread(found, max(1, min(HELD_OUT, len(found) // 5)))), self.manifest)
+        return ImageSet(self._divided.held_out, self.manifest)
 
     @property
     def calibration(self) -> ImageSet:
-        """Return up to `count` of the other images, evenly spaced."""
-        judged = set(self.held_out.paths)
-        others = [path for path in self._found if path not in judged]
-        return ImageSet(tuple(spread(others, self.count)), self.manifest)
-
-
-def spread(paths: Sequence[Path], count: int) -> list[Path]:
-    """At most `count` of the paths, at even distances."""
-    if len(paths) <= count:
-        return list(paths)
-    return [paths[i * len(paths) // count] for i in range(count)]
+        """Up to `count` of the other images, evenly spread."""
+        return ImageSet(self._divided.calibration, self.manifest)
 
 
 class InputsHash:

@@ -71,5 +71,4 @@ def calibration_from(
         raise ConfigError(
             f"{asked_by[0]} needs --calibration DIR: a folder of images of the kind that the model will see"
         )
-    own = CalibrationOptions(folder)
-    return CalibrationOptions(folder, own.images if images is None else images, method or own.method)  # type: ignore[arg-type]
+    return CalibrationOptions(folder, IMAGES if images is None else images, method or "mse")  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from condinst_deploy.contract import MANIFEST_KEY, ModelManifest
 from condinst_deploy.contract.onnx_names import PREDICTORS
 from condinst_deploy.contract.quantization import HeldOutAgreement, Quantization
 from condinst_deploy.errors import ConfigError, VerificationError
+from condinst_deploy.shown_text import counted
 from condinst_export.quantization import u8s8
 from condinst_export.quantization.calibration_images import CalibrationImages
 from condinst_export.quantization.calibration_options import CalibrationOptions
@@ -45,19 +46,15 @@ def int8_from_float32(
         VerificationError: the detections differ by more than `INT8_TOLERANCE`.
     """
     images = CalibrationImages(calibration.folder, manifest, calibration.images)
-    kept = (*PREDICTORS, *keep_float)
-    model = ir.from_proto(proto)
-    _check_patterns(model, keep_float)
-    chosen = u8s8.convolutions(model, kept)
-    if not chosen:
-        raise ConfigError("--keep-float leaves no convolution to quantise; leave it out, or export without --int8")
+    chosen = quantized_convolutions(proto, keep_float)
+    kept, model = (*PREDICTORS, *keep_float), ir.from_proto(proto)
     count = len(images.calibration)
     histograms = collected(
         proto,
         u8s8.activations(model, kept),
         images.calibration,
         calibration.method,
-        lambda done: on_stage(f"calibrating: {done} of {count} images"),
+        lambda done: on_stage(f"calibrating: {done} of {counted(count, 'image')}"),
     )
     on_stage(f"choosing ranges by {calibration.method}")
     ranges = {name: range_of(entry, calibration.method, "uint8") for name, entry in histograms.tensors.items()}
@@ -78,6 +75,20 @@ def int8_from_float32(
     described = replace(manifest, precision="int8", quantization=record)
     _describe(quantized, described)
     return quantized, described
+
+
+def quantized_convolutions(proto: onnx.ModelProto, keep_float: tuple[str, ...] = ()) -> list[ir.Node]:
+    """The convolutions of a float32 file that are quantised.
+
+    Raises:
+        ConfigError: a pattern matches no convolution, or none is left to quantise.
+    """
+    model = ir.from_proto(proto)
+    _check_patterns(model, keep_float)
+    chosen = u8s8.convolutions(model, (*PREDICTORS, *keep_float))
+    if not chosen:
+        raise ConfigError("--keep-float leaves no convolution to quantise; leave it out, or export without --int8")
+    return chosen
 
 
 def _check_patterns(model: ir.Model, keep_float: tuple[str, ...]) -> None:

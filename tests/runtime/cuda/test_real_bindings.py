@@ -74,7 +74,7 @@ def test_refusals_are_the_drivers(found: dict[str, Any]) -> None:
     refusals = found["refusals"]
     assert refusals["memory"].startswith("there are no 33554432 MiB of memory left")
     assert refusals["context"] == "cuMemAlloc fails with CUDA_ERROR_INVALID_CONTEXT"
-    assert refusals["index"].startswith("device cuda:7 was asked for; the driver sees 1 GPUs")
+    assert refusals["index"].startswith("device cuda:7 was asked for; the driver sees 1 GPU.")
 
 
 def test_where_the_driver_makes_nothing_of_a_kind_work_goes_on_or_an_error_names_the_call(

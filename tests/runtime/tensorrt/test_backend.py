@@ -158,7 +158,7 @@ def test_an_engine_whose_backend_cannot_be_made_is_released(engine: Path, monkey
 def test_a_missing_library_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hasattr(runtime_library("rtx"), "Runtime")
     monkeypatch.setitem(MODULES, "rtx", "a_library_that_is_not_there")
-    with pytest.raises(BackendError, match="pip install tensorrt-rtx"):
+    with pytest.raises(BackendError, match=r"pip install 'condinst-deploy\[engine\]' tensorrt-rtx"):
         runtime_library("rtx")
 
 
