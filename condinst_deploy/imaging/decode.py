@@ -289,8 +289,8 @@ def _reading(source: str | ImageFile | EncodedImage) -> Iterator[BinaryIO]:
         with _named(source.name):
             yield BytesIO(source.content)
         return
-    path = Path(source)
-    with _named(str(path)):
+    with _named(str(source)):
+        path = local_path(source) if isinstance(source, str) and source else Path(source)
         if not path.is_file():
             if path.is_dir():
                 raise ImageError("it is a folder; expected an image file")

@@ -6,6 +6,7 @@ import time
 from glob import has_magic
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from condinst_deploy.errors import ConfigError, ImageError
 from condinst_deploy.shown_text import first_line
@@ -51,10 +52,25 @@ def local_path(text: str) -> Path:
     Raises:
         ConfigError: it is empty; `Path` takes that for the current folder.
     """
-    path = text[len("file://") :] if text.lower().startswith("file://") else text
+    path = _without_scheme(text)
     if not path:
         raise ConfigError(f"a path is {text!r}; expected the path or URL of a file or folder ('.' is the current one)")
     return Path(path)
+
+
+def _without_scheme(text: str) -> str:
+    """The path in a `file://` URL, other texts as they are.
+
+    `%20` is a space, as browsers and file managers write it, unless a file has the very name.
+    """
+    if not text.lower().startswith("file://"):
+        return text
+    path = text[len("file://") :]
+    if path.lower().startswith("localhost/"):
+        path = path[len("localhost") :]
+    if "%" not in path or os.path.lexists(path):
+        return path
+    return unquote(path, errors="surrogateescape")
 
 
 def absolute(text: str) -> str:
@@ -155,7 +171,7 @@ def joined(folder: str, name: str) -> str:
     if is_url(name):
         return name
     # no Path: it keeps the names of folders and files in its own table
-    path = name[len("file://") :] if name.lower().startswith("file://") else name
+    path = _without_scheme(name)
     return path if path.startswith("/") or not folder else f"{folder}/{path}"
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from condinst_deploy import ConfigError, ImageError, Predictor
-from condinst_deploy.imaging.decode import existing_sources
+from condinst_deploy.imaging.decode import existing_sources, rgb_from
 from condinst_deploy.imaging.image_urls import ImageUrl
 from condinst_deploy.runtime.label_files import Format
 from condinst_deploy.runtime.predict_files import PredictedFiles, PredictFilesOptions, predict_files
 from condinst_deploy.runtime.predictor_options import PredictorOptions
 from condinst_deploy.runtime.recording import FileOutputs
-from condinst_deploy.support.remote_files import public_url
+from condinst_deploy.support.remote_files import joined, public_url
 from tests.support.images import png
 from tests.support.storages import FailingStorage, failing_storage
 
@@ -58,6 +58,24 @@ def test_folders_patterns_and_files_behind_urls(memory: Any, tmp_path: Path) -> 
     assert names("memory://b/1.png", "memory://b/missing.png") == ["memory://b/1.png", "memory://b/missing.png"]
     (tmp_path / "x.png").write_bytes(png(0))
     assert existing_sources([f"file://{tmp_path}/x.png", f"file://{tmp_path}"]) == [tmp_path / "x.png"] * 2
+
+
+def test_a_file_url_is_decoded_as_a_browser_writes_it(tmp_path: Path) -> None:
+    folder = tmp_path / "my images" / "ä"
+    folder.mkdir(parents=True)
+    image = folder / "a b.png"
+    image.write_bytes(png(0))
+    url = image.as_uri()
+    assert "%20" in url
+    assert existing_sources([url, folder.as_uri(), url.replace("file:///", "file://localhost/")]) == [image] * 3
+    assert existing_sources([f"{folder.as_uri()}/*.png"]) == [image]
+    assert (rgb_from(url) == rgb_from(image)).all()
+    assert joined("elsewhere", url) == str(image)
+    literal = folder / "100%25.png"  # a file of the very name comes first
+    literal.write_bytes(png(1))
+    assert existing_sources([f"file://{literal}"]) == [literal]
+    with pytest.raises(ImageError, match=r"no image at .*/missing one\.png"):
+        existing_sources([f"{folder.as_uri()}/missing%20one.png"])
 
 
 @pytest.mark.parametrize(
