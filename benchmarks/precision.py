@@ -25,7 +25,7 @@ from condinst_deploy.contract.engine_ranges import CheckedRanges
 from condinst_deploy.contract.precision import Precision
 from condinst_deploy.evaluation.agreement import agreement, merged
 from condinst_deploy.evaluation.coco_metrics import Kind, average_precision, load_coco
-from condinst_deploy.imaging.decode import expand_sources
+from condinst_deploy.imaging.image_files import expand_sources
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.support.validation import typed
 from condinst_engines.build_recipe import BuildRecipe

@@ -18,8 +18,8 @@ from condinst_deploy.contract import DRAWN_ABOVE
 from condinst_deploy.data.shapes_dataset import ShapesConfig, generate_shapes
 from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE, Agreement, agreement, merged
 from condinst_deploy.evaluation.coco_metrics import average_precision, load_coco
-from condinst_deploy.imaging.decode import ImageFile, existing_sources
 from condinst_deploy.imaging.drawing import SHEET_SIDE, write_sheet
+from condinst_deploy.imaging.image_files import ImageFile, existing_sources
 from condinst_deploy.shown_text import counted
 from condinst_export.cli import export
 

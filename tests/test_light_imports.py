@@ -73,7 +73,7 @@ def test_options_and_commands_are_imported_without_the_backends(statement: str, 
         (
             "condinst_deploy.cli.batch",
             ["b", "--model", "m.onnx", "--out", "c", "--format", "coco"],
-            "/b; expected a folder",
+            "/b; expected an image, a folder",
         ),
         ("condinst_deploy.cli.evaluate", ["--model", "a.pth", "--annotations", "b", "--images", "c"], "at a.pth"),
         ("condinst_deploy.cli.train", ["--recipe", "shapes_slim", "--weights", "a.pth"], "no checkpoint at a.pth"),

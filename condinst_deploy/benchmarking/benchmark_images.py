@@ -10,7 +10,8 @@ from PIL import Image
 from condinst_deploy.contract.artifacts import check_images
 from condinst_deploy.data.shapes_dataset import ShapesConfig, image_of, scene_of
 from condinst_deploy.errors import ConfigError
-from condinst_deploy.imaging.decode import RGBArray, existing_sources, rgb_from
+from condinst_deploy.imaging.decode import RGBArray, rgb_from
+from condinst_deploy.imaging.image_files import existing_sources
 from condinst_deploy.support.remote_files import is_url
 
 GENERATED = 4

@@ -25,7 +25,7 @@ from condinst_deploy.support.json_text import json_text
 
 if TYPE_CHECKING:
     from condinst_deploy.contract import InstanceDetections
-    from condinst_deploy.imaging.decode import ImageFile
+    from condinst_deploy.imaging.image_files import ImageFile
     from condinst_deploy.serving.client.client import Client
 
 
@@ -78,7 +78,7 @@ def _healthy(served: "Client", as_json: bool) -> bool:
 
 def _detect(served: "Client", images: list[str], overlays: Path | None, as_json: bool) -> bool:
     from condinst_deploy.contract.artifacts import check_images
-    from condinst_deploy.imaging.decode import existing_sources
+    from condinst_deploy.imaging.image_files import existing_sources
     from condinst_deploy.runtime.earlier_results import check_apart
     from condinst_deploy.support.atomic_write import check_writable
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ArtifactError, CheckpointError, CondInstError, ConfigError
+from condinst_deploy.imaging.image_files import SUFFIXES
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.input_files import is_there
 
@@ -74,8 +75,6 @@ def check_kind(path: Path, kind: str, option: str) -> None:
 
 def kind_words(path: Path) -> str:
     """What a file is by its name, or that it is a folder, in the words of messages."""
-    from condinst_deploy.imaging.decode import SUFFIXES  # commands that only show their help do not wait for Pillow
-
     found = kind_of(path)
     if os.path.isdir(path):  # noqa: PTH112  (Path.is_dir raises on names that no file can have)
         return "a folder"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from condinst_deploy.contract import InstanceDetections
-from condinst_deploy.imaging.decode import ImageFile
+from condinst_deploy.imaging.image_files import ImageFile
 from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.json_text import json_text
 

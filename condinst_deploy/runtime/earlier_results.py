@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from condinst_deploy.errors import ConfigError
-from condinst_deploy.imaging.decode import ImageFile
+from condinst_deploy.imaging.image_files import ImageFile
 from condinst_deploy.shown_text import counted
 from condinst_deploy.support.input_files import real_path
 

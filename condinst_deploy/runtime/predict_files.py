@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from condinst_deploy.contract import ModelManifest
 from condinst_deploy.contract.artifacts import check_images, check_there
 from condinst_deploy.errors import CondInstError
-from condinst_deploy.imaging.decode import ImageFile, existing_sources
 from condinst_deploy.imaging.fonts import without_glyphs
+from condinst_deploy.imaging.image_files import ImageFile, existing_sources
 from condinst_deploy.runtime.coco_results import coco_results, write_json
 from condinst_deploy.runtime.earlier_results import EarlierFiles, without_results
 from condinst_deploy.runtime.label_files import Format, write_text

@@ -12,7 +12,7 @@ from condinst_deploy.contract import InstanceDetections, ModelManifest
 from condinst_deploy.contract.artifacts import CHECKPOINT, ENGINE, ONNX, model_kind
 from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import BackendError, CondInstError, ConfigError
-from condinst_deploy.imaging.decode import expand_sources
+from condinst_deploy.imaging.image_files import expand_sources
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.canvases import geometry_for
 from condinst_deploy.runtime.cores import CpuThreads

@@ -13,8 +13,8 @@ import numpy as np
 
 from condinst_deploy.contract import DRAWN_ABOVE, InstanceDetections
 from condinst_deploy.errors import CondInstError
-from condinst_deploy.imaging.decode import ImageFile
 from condinst_deploy.imaging.encode import write_overlay, write_png
+from condinst_deploy.imaging.image_files import ImageFile
 from condinst_deploy.runtime.coco_results import ResultsWriter, image_ids
 from condinst_deploy.runtime.cores import usable_cores
 from condinst_deploy.runtime.earlier_results import CROPS, INSTANCES, LABELME, OVERLAYS, YOLO

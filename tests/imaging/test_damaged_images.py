@@ -13,7 +13,8 @@ import pytest
 from PIL import EpsImagePlugin, Image, features
 
 from condinst_deploy.errors import ImageError
-from condinst_deploy.imaging.decode import expand_sources, rgb_from
+from condinst_deploy.imaging.decode import rgb_from
+from condinst_deploy.imaging.image_files import expand_sources
 from tests.support.images import (
     RGB,
 )

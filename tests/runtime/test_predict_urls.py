@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from condinst_deploy import ConfigError, ImageError, Predictor
-from condinst_deploy.imaging.decode import existing_sources, rgb_from
+from condinst_deploy.imaging.decode import rgb_from
+from condinst_deploy.imaging.image_files import existing_sources
 from condinst_deploy.imaging.image_urls import ImageUrl
 from condinst_deploy.runtime.label_files import Format
 from condinst_deploy.runtime.predict_files import PredictedFiles, PredictFilesOptions, predict_files

@@ -10,7 +10,7 @@ from typing import NamedTuple, TextIO
 
 from condinst_deploy.contract.artifacts import kind_words
 from condinst_deploy.errors import CondInstError, ConfigError, DataError, ImageError
-from condinst_deploy.imaging.decode import SUFFIXES, is_image_name
+from condinst_deploy.imaging.image_files import SUFFIXES, is_image_name
 from condinst_deploy.serving.batch.shards import PathSpan, RowSpan, Span
 from condinst_deploy.serving.batch.storage import PART_PREFIX
 from condinst_deploy.support.digests import sha256_of_text

@@ -17,7 +17,8 @@ from PIL import Image
 
 from condinst_deploy.contract import InstanceDetections, ModelManifest
 from condinst_deploy.errors import ArtifactError, BackendError, CondInstError, ConfigError, ImageError
-from condinst_deploy.imaging.decode import expand_sources, file_content, rgb_from, source_name
+from condinst_deploy.imaging.decode import file_content, rgb_from, source_name
+from condinst_deploy.imaging.image_files import expand_sources
 from condinst_deploy.imaging.image_urls import ImageUrl
 from condinst_deploy.masks import RLE, Masks
 from condinst_deploy.runtime.pipeline import Prediction

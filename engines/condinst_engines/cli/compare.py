@@ -33,7 +33,7 @@ def compare(
     of B is not finite.
     """
     # imported here, so that --help does not wait for PyTorch
-    from condinst_deploy.imaging.decode import expand_sources
+    from condinst_deploy.imaging.image_files import expand_sources
     from condinst_engines.onnx_input import load_onnx, manifest_of
     from condinst_engines.tensor_comparison import compare as compare_tensors
 

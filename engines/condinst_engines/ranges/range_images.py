@@ -9,7 +9,8 @@ import numpy as np
 
 from condinst_deploy.contract import ModelManifest, NetworkInputs
 from condinst_deploy.data.shapes_dataset import ShapesConfig, image_of, scene_of
-from condinst_deploy.imaging.decode import RGBArray, expand_sources, rgb_from
+from condinst_deploy.imaging.decode import RGBArray, rgb_from
+from condinst_deploy.imaging.image_files import expand_sources
 from condinst_deploy.runtime.preprocessing.batch import inputs_of_one
 
 MOST_IMAGES, MOST_SMALL = 32, 8

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from condinst_deploy.errors import ConfigError, ImageError
-from condinst_deploy.imaging.decode import expand_sources
+from condinst_deploy.imaging.image_files import expand_sources
 from condinst_deploy.imaging.image_sizes import headers_of
 from condinst_export.quantization.calibration_options import CalibrationOptions
 
