@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -73,6 +74,30 @@ def odd_numbers() -> list[SelectCase]:
     return [*cases, replace(usual, name="corners in the wrong order", boxes=turned)]
 
 
+def random_case(seed: int) -> SelectCase:
+    """Few or many candidates, apart or crowded, with ties, equal boxes, boxes without area, and odd numbers."""
+    random = np.random.default_rng(seed)
+    batch, n = int(random.integers(1, 3)), int(random.choice([1, 2, 31, 33, 200, SLICE, SLICE + 1, CHUNK + 7, 1500]))
+    span = float(random.choice([3.0, 20.0, 1000.0]))
+    corner = random.random((batch, n, 2)) * span
+    boxes = np.concatenate((corner, corner + random.random((batch, n, 2)) * span * random.choice([0.05, 0.5, 2])), 2)
+    if seed % 3 == 0:
+        boxes = boxes.round()  # many equal coordinates, and boxes without area
+    if seed % 4 == 0:
+        boxes = boxes[:, random.integers(0, max(1, n // 10), n)]  # equal boxes
+    scores = random.random((batch, n))
+    if seed % 5 == 0:
+        scores = (scores * 10).round() / 10  # ties
+    scores[random.random((batch, n)) < random.choice([0.0, 0.5, 0.98])] = 0.0
+    if seed % 2 == 0:
+        boxes[random.random(boxes.shape) < 0.02] = random.choice([np.inf, -np.inf, np.nan, 1e-40])
+        scores[random.random(scores.shape) < 0.02] = random.choice([np.inf, np.nan, -1.0])
+    labels = random.integers(0, random.choice([1, 2, 80]), (batch, n))
+    slots = int(random.choice([1, 10, 100]))
+    tensors = torch.from_numpy(boxes).float(), torch.from_numpy(scores).float(), torch.from_numpy(labels).int()
+    return SelectCase(f"random, seed {seed}", *tensors, slots)
+
+
 CASES = [
     *select_cases(),
     with_nan(),
@@ -80,6 +105,7 @@ CASES = [
     overlapping_in_pairs(5000, 2),
     *of_many_slices(),
     *odd_numbers(),
+    *(random_case(seed) for seed in range(24)),
 ]
 
 
