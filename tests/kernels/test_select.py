@@ -43,7 +43,7 @@ def spread(candidates: int) -> Tensor:
 def of_many_slices() -> list[SelectCase]:
     """Cases in which a slice ends among equal scores, or keeps nothing."""
     random = torch.Generator().manual_seed(3)
-    n = 2 * SLICE + 100
+    n, m = 2 * SLICE + 100, SLICE + 40
     labels = torch.ones(1, n, dtype=torch.int32)
     one_box = torch.tensor([10.0, 20.0, 110.0, 90.0]).repeat(1, n, 1)
     few_scores = torch.randint(1, 4, (1, n), generator=random) / 8
@@ -55,6 +55,8 @@ def of_many_slices() -> list[SelectCase]:
         SelectCase("slices of three scores", spread(n), few_scores, labels, 20),
         SelectCase("a rare object far down", two_objects, torch.rand(1, n, generator=random), labels, 5),
         SelectCase("neighbouring scores", spread(n), next_to_each_other.view(torch.float32)[None], labels, 20),
+        # no IoU takes a candidate out, so each must be in one slice, and in one only
+        SelectCase("slices of points", one_box[:, :m, [0, 1, 0, 1]], torch.full((1, m), 0.5), labels[:, :m], m + 1),
         SelectCase("exactly a slice", spread(SLICE), torch.rand(1, SLICE, generator=random), labels[:, :SLICE], 20),
     ]
 
