@@ -52,10 +52,10 @@ def mask_head_source(dtype: str, channels: int, hidden: int) -> KernelSource:
     return KernelSource(launch.kernel, arguments, constants, launch.warps)
 
 
-def select_source(threshold: float, block: int) -> KernelSource:
-    """Instance selection for up to `block` candidates."""
-    arguments = {"boxes": "*fp32", "scores": "*fp32", "labels": "*i32", "candidates": "i32", "slots": "i32"}
-    arguments |= {"indices": "*i32", "count": "*i32"}
+def select_source(threshold: float, block: int, whole: str = "*i32") -> KernelSource:
+    """Instance selection for up to `block` candidates; `whole` is the type of labels and results, `*i64` in PyTorch."""
+    arguments = {"boxes": "*fp32", "scores": "*fp32", "labels": whole, "candidates": "i32", "slots": "i32"}
+    arguments |= {"indices": whole, "count": whole}
     constants = {"THRESHOLD": threshold} | constants_of(block)
     exact = {"enable_fp_fusion": False}
     return KernelSource(select_instances_kernel, arguments, constants, warps_of(block), exact)

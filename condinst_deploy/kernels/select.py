@@ -115,7 +115,7 @@ def select_instances_kernel(
     boxes, scores, labels, candidates, slots, indices, count,
     THRESHOLD: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, SLICE: tl.constexpr,
 ):  # fmt: skip
-    """All candidates of one image; program (image)."""
+    """All candidates of one image; program (image). Labels fit 32 bits."""
     image = tl.program_id(0).to(tl.int64)
     own_boxes = boxes + image * candidates * 4
     own_scores = scores + image * candidates
@@ -144,14 +144,14 @@ def select_instances_kernel(
         left -= size
         index = (BLOCK - 1 - key % BLOCK).to(tl.int32)
         x1, y1, x2, y2 = corners_at(own_boxes, index, key > 0, SLICE)
-        label = tl.load(own_labels + index, key > 0, -1)
+        label = tl.load(own_labels + index, key > 0, -1).to(tl.int32)
 
         tl.debug_barrier()  # one thread wrote the indices, all read them
         for first in tl.range(0, kept, PICKS):
             place = first + tl.arange(0, PICKS)
             pick = tl.load(own_indices + place, place < kept, 0).to(tl.int32)
             pick_x1, pick_y1, pick_x2, pick_y2 = corners_at(own_boxes, pick, place < kept, PICKS)
-            same = label[:, None] == tl.load(own_labels + pick, place < kept, -1)[None, :]
+            same = label[:, None] == tl.load(own_labels + pick, place < kept, -1).to(tl.int32)[None, :]
             rival = same & (place < kept)[None, :] & overlap(
                 x1[:, None], y1[:, None], x2[:, None], y2[:, None],
                 pick_x1[None, :], pick_y1[None, :], pick_x2[None, :], pick_y2[None, :], THRESHOLD,
@@ -168,7 +168,7 @@ def select_instances_kernel(
             pick_x2 = tl.load(own_boxes + pick * 4 + 2)
             pick_y2 = tl.load(own_boxes + pick * 4 + 3)
             rival = overlap(x1, y1, x2, y2, pick_x1, pick_y1, pick_x2, pick_y2, THRESHOLD)
-            gone = (rival & (label == tl.load(own_labels + pick))) | (key == best)
+            gone = (rival & (label == tl.load(own_labels + pick).to(tl.int32))) | (key == best)
             key = tl.where(gone, 0, key)
             best = tl.max(key, axis=0)
 

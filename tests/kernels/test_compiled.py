@@ -28,6 +28,7 @@ SOURCES = {
     "mask head, 16 hidden, float16": mask_head_source("float16", 16, 16),
     "mask head, 16 hidden, bfloat16": mask_head_source("bfloat16", 16, 16),
     "select, 8192": select_source(0.6, MOST_CANDIDATES),
+    "select, 8192, as PyTorch launches it": select_source(0.6, MOST_CANDIDATES, "*i64"),
     "select, 1024": select_source(0.6, 1024),
     "mask extents, float16": extents_source("float16"),
     "probabilities, float32": probabilities_source("float32"),

@@ -15,6 +15,8 @@ CASES = [(8, case) for case in mask_head_cases()] + [(6, case) for case in mask_
 CASES += [(16, case) for case in mask_head_cases(16, 16) if case.name != "large values"]
 CASES += [(8, case) for case in mask_head_cases(16, 8)[:4]]  # AdelaiDet's BoxInst
 CASES += [(12, case) for case in mask_head_cases(8, 12)[:4]]  # a width that has to be padded to 16
+CASES += [(4, mask_head_cases(5, 4)[0]), (1, mask_head_cases(1, 1)[1]), (15, mask_head_cases(3, 15)[1])]
+CASES += [(24, mask_head_cases(8, 24)[1])]  # not covered: the reference
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 """Relative to the output's scale; a rounding to bfloat16 is eight times one to float16."""
 
@@ -64,6 +66,23 @@ def test_nan_in_a_feature_is_in_the_logits_of_its_pixel() -> None:
         broken = torch.isnan(logits[0])
         assert broken[:, 1, 2].all()
         assert int(broken.sum()) == len(broken)
+
+
+def test_a_broken_parameter_is_in_the_logits_of_its_instance() -> None:
+    """Wherever the reference is not finite, the kernels are not."""
+    case = next(case for _, case in CASES if case.name == "odd width")
+    broken = [(0, float("nan")), (80, float("inf")), (152, float("nan")), (168, float("-inf"))]  # a layer each, a bias
+    calls, wanted = [], []
+    for dtype in TOLERANCES:
+        for place, value in broken:
+            feats, params, points, soi = arguments(case, dtype)
+            params = params.clone()
+            params[0, 3, place] = value
+            calls.append(("mask_head", (feats, params, points, soi, 8)))
+            wanted.append(torch.isfinite(dynamic_mask_head(feats.float(), params.float(), points, soi, 8)))
+    for logits, finite in zip(interpreted(calls), wanted, strict=True):
+        assert not finite.all()
+        assert not torch.isfinite(logits[~finite]).any()
 
 
 @pytest.mark.gpu

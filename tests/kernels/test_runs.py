@@ -88,12 +88,23 @@ def adversarial_case(original: tuple[int, int]) -> Case:
     return Case(f"adversarial, {original}", logits[None], sizes)
 
 
+def any_geometry_case(seed: int) -> Case:
+    """Noise in an image whose sides were resized by unequal factors; equal values, zeros and large values among it."""
+    random = np.random.default_rng(seed)
+    original, resized = (tuple(random.integers(1, side, 2).tolist()) for side in (120, 90))
+    padded = tuple(-(-side // 32) * 32 for side in resized)
+    noise = torch.from_numpy(random.normal(size=(1, 2, padded[0] // 8, padded[1] // 8))).float()
+    logits = ((2 * noise).round() / 2, noise * 1e-6, noise * 200, torch.where(noise < 0.5, 0.0, noise))[seed % 4]
+    return Case(f"any geometry, {seed}", logits, [(original, resized, padded)])
+
+
 CASES = [
     random_case(torch.float32, ORIGINALS, 2),
     random_case(torch.float16, ORIGINALS[3:5], 3),
     random_case(torch.bfloat16, ORIGINALS[3:5], 3),
     adversarial_case((64, 120)),
     adversarial_case((30, 50)),
+    *(any_geometry_case(seed) for seed in range(4)),
 ]
 LARGE_CASES = [random_case(dtype, LARGE, 30) for dtype in TYPES]
 

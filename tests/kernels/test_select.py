@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ def spread(candidates: int) -> Tensor:
 def of_many_slices() -> list[SelectCase]:
     """Cases in which a slice ends among equal scores, or keeps nothing."""
     random = torch.Generator().manual_seed(3)
-    n = 2 * SLICE + 100
+    n, m = 2 * SLICE + 100, SLICE + 40
     labels = torch.ones(1, n, dtype=torch.int32)
     one_box = torch.tensor([10.0, 20.0, 110.0, 90.0]).repeat(1, n, 1)
     few_scores = torch.randint(1, 4, (1, n), generator=random) / 8
@@ -54,6 +55,8 @@ def of_many_slices() -> list[SelectCase]:
         SelectCase("slices of three scores", spread(n), few_scores, labels, 20),
         SelectCase("a rare object far down", two_objects, torch.rand(1, n, generator=random), labels, 5),
         SelectCase("neighbouring scores", spread(n), next_to_each_other.view(torch.float32)[None], labels, 20),
+        # no IoU takes a candidate out, so each must be in one slice, and in one only
+        SelectCase("slices of points", one_box[:, :m, [0, 1, 0, 1]], torch.full((1, m), 0.5), labels[:, :m], m + 1),
         SelectCase("exactly a slice", spread(SLICE), torch.rand(1, SLICE, generator=random), labels[:, :SLICE], 20),
     ]
 
@@ -73,6 +76,30 @@ def odd_numbers() -> list[SelectCase]:
     return [*cases, replace(usual, name="corners in the wrong order", boxes=turned)]
 
 
+def random_case(seed: int) -> SelectCase:
+    """Few or many candidates, apart or crowded, with ties, equal boxes, boxes without area, and odd numbers."""
+    random = np.random.default_rng(seed)
+    batch, n = int(random.integers(1, 3)), int(random.choice([1, 2, 31, 33, 200, SLICE, SLICE + 1, CHUNK + 7, 1500]))
+    span = float(random.choice([3.0, 20.0, 1000.0]))
+    corner = random.random((batch, n, 2)) * span
+    boxes = np.concatenate((corner, corner + random.random((batch, n, 2)) * span * random.choice([0.05, 0.5, 2])), 2)
+    if seed % 3 == 0:
+        boxes = boxes.round()  # many equal coordinates, and boxes without area
+    if seed % 4 == 0:
+        boxes = boxes[:, random.integers(0, max(1, n // 10), n)]  # equal boxes
+    scores = random.random((batch, n))
+    if seed % 5 == 0:
+        scores = (scores * 10).round() / 10  # ties
+    scores[random.random((batch, n)) < random.choice([0.0, 0.5, 0.98])] = 0.0
+    if seed % 2 == 0:
+        boxes[random.random(boxes.shape) < 0.02] = random.choice([np.inf, -np.inf, np.nan, 1e-40])
+        scores[random.random(scores.shape) < 0.02] = random.choice([np.inf, np.nan, -1.0])
+    labels = random.integers(0, random.choice([1, 2, 80]), (batch, n))
+    slots = int(random.choice([1, 10, 100]))
+    tensors = torch.from_numpy(boxes).float(), torch.from_numpy(scores).float(), torch.from_numpy(labels).int()
+    return SelectCase(f"random, seed {seed}", *tensors, slots)
+
+
 CASES = [
     *select_cases(),
     with_nan(),
@@ -80,6 +107,7 @@ CASES = [
     overlapping_in_pairs(5000, 2),
     *of_many_slices(),
     *odd_numbers(),
+    *(random_case(seed) for seed in range(24)),
 ]
 
 
