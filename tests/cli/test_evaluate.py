@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
-from condinst_deploy.errors import DataError
 from condinst_deploy.evaluation import evaluator
 from condinst_deploy.evaluation.evaluate_models import EvaluationHooks
 from condinst_deploy.evaluation.evaluate_models import evaluate as evaluate_models
@@ -239,32 +238,6 @@ def test_metrics_say_what_they_depend_on(data: tuple[Path, Path], slim_checkpoin
     assert settings["versions"]["torch"] == version("torch")
     assert {"onnxruntime", "tensorrt-rtx"} < settings["versions"].keys()
     assert metrics()["versions"]["pycocotools"] == version("pycocotools")
-
-
-def test_an_evaluation_that_fails_says_which_results_lie_beside_the_metrics_of_an_earlier_one(
-    data: tuple[Path, Path], slim_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    notes: list[str] = []
-    options, hooks = EvaluationOptions(tmp_path / "out", "cpu", limit=2), EvaluationHooks(on_note=notes.append)
-    evaluate_models(*data, [slim_onnx], options=options, hooks=hooks)
-    before = (tmp_path / "out" / "figures.json").read_bytes()
-
-    def broken(*_: object) -> None:
-        raise DataError("it fails")
-
-    monkeypatch.setattr("condinst_deploy.evaluation.evaluate_models.figures_json", broken)
-    with pytest.raises(DataError):
-        evaluate_models(*data, [slim_onnx], options=options, hooks=hooks)
-    assert notes == [
-        f"this evaluation failed: in {tmp_path / 'out'} it replaced {slim_onnx.name}.results.json; figures.json and"
-        " report.html are of an earlier one"
-    ]
-    assert (tmp_path / "out" / "figures.json").read_bytes() == before
-    # nothing to say where there was no earlier one
-    notes.clear()
-    with pytest.raises(DataError):
-        evaluate_models(*data, [slim_onnx], options=replace(options, out=tmp_path / "new"), hooks=hooks)
-    assert notes == []
 
 
 def test_what_is_to_be_read_is_not_written_over(data: tuple[Path, Path], slim_checkpoint: Path, stop: Stop) -> None:
