@@ -21,7 +21,7 @@ from PIL import Image
 from benchmarks.network_work import gflop_of_r50
 from condinst_deploy.benchmarking.memory import free_device_mb, resident_mb
 from condinst_deploy.contract import NetworkInputs
-from condinst_deploy.imaging.decode import EncodedImage
+from condinst_deploy.imaging.encoded_image import EncodedImage
 from condinst_deploy.model.condinst import CondInst, Instances
 from condinst_deploy.runtime.backend import Backend, Outputs
 from condinst_deploy.runtime.cuda.gpu import Gpu

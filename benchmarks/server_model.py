@@ -19,7 +19,8 @@ from benchmarks.markdown import RESULTS, content_of
 from benchmarks.targets import Target, parser_of, results_of, write_results
 from benchmarks.timing import median_ms
 from condinst_deploy.contract import ImageGeometry, Preprocessing
-from condinst_deploy.imaging.decode import EncodedImage, rgb_from
+from condinst_deploy.imaging.decode import rgb_from
+from condinst_deploy.imaging.encoded_image import EncodedImage
 from condinst_deploy.runtime.coco_results import write_json
 from condinst_deploy.runtime.decoded_image import DecodedLayout
 from condinst_deploy.runtime.predictor_options import MOST_FINISHERS

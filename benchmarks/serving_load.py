@@ -38,7 +38,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.targets import Target, parser_of, write_results
-from condinst_deploy.imaging.decode import EncodedImage
+from condinst_deploy.imaging.encoded_image import EncodedImage
 from condinst_deploy.model.checkpoints import save_model
 from condinst_deploy.runtime.cores import CpuThreads
 from condinst_deploy.runtime.predictor import Predictor

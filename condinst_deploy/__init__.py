@@ -2,7 +2,9 @@
 
 `train` makes a checkpoint, `Predictor` runs a model file on images and returns `InstanceDetections`, `predict_files`
 writes the results of image files into a folder, and `evaluate` measures model files. `condinst_export.export_model`
-and `condinst_engines.build_engine` make the files in between.
+and `condinst_engines.build_engine` make the files in between. Each of these functions takes an object of
+functions that it calls as it goes on, for progress: `TrainReports`, `PredictFilesReports`, `EvaluationHooks`,
+`ExportReports`, `BuildReports`.
 What is refused raises a `CondInstError`, or one of its kinds.
 """
 
@@ -27,26 +29,32 @@ from condinst_deploy.support.extras import resolved
 
 if TYPE_CHECKING:
     from condinst_deploy.contract import ImageGeometry, InstanceDetections, ModelManifest
-    from condinst_deploy.evaluation.evaluate_models import EvaluatedModels, evaluate
+    from condinst_deploy.evaluation.evaluate_models import EvaluatedModels, EvaluationHooks, evaluate
     from condinst_deploy.evaluation.sources import EvaluationOptions
-    from condinst_deploy.imaging.decode import EncodedImage
+    from condinst_deploy.imaging.encoded_image import EncodedImage
     from condinst_deploy.masks import Masks
     from condinst_deploy.runtime.cores import CpuThreads
     from condinst_deploy.runtime.observer import Observer, StageTime, StageTimer
-    from condinst_deploy.runtime.predict_files import PredictedFiles, PredictFilesOptions, predict_files
+    from condinst_deploy.runtime.predict_files import (
+        PredictedFiles,
+        PredictFilesOptions,
+        PredictFilesReports,
+        predict_files,
+    )
     from condinst_deploy.runtime.predictor import Predictor
     from condinst_deploy.runtime.predictor_options import PredictorOptions
     from condinst_deploy.runtime.preprocessing.types import InputOptions
     from condinst_deploy.runtime.recording import FileOutputs
     from condinst_deploy.support.versions import __version__
-    from condinst_deploy.training.train_model import TrainedModel, train
+    from condinst_deploy.training.train_model import TrainedModel, TrainReports, train
     from condinst_deploy.training.train_options import TrainOptions
 
 _HOMES = {
     "__version__": "condinst_deploy.support.versions",
     "CpuThreads": "condinst_deploy.runtime.cores",
-    "EncodedImage": "condinst_deploy.imaging.decode",
+    "EncodedImage": "condinst_deploy.imaging.encoded_image",
     "EvaluatedModels": "condinst_deploy.evaluation.evaluate_models",
+    "EvaluationHooks": "condinst_deploy.evaluation.evaluate_models",
     "EvaluationOptions": "condinst_deploy.evaluation.sources",
     "FileOutputs": "condinst_deploy.runtime.recording",
     "ImageGeometry": "condinst_deploy.contract",
@@ -56,19 +64,27 @@ _HOMES = {
     "ModelManifest": "condinst_deploy.contract",
     "Observer": "condinst_deploy.runtime.observer",
     "PredictFilesOptions": "condinst_deploy.runtime.predict_files",
+    "PredictFilesReports": "condinst_deploy.runtime.predict_files",
     "PredictedFiles": "condinst_deploy.runtime.predict_files",
     "Predictor": "condinst_deploy.runtime.predictor",
     "PredictorOptions": "condinst_deploy.runtime.predictor_options",
     "StageTime": "condinst_deploy.runtime.observer",
     "StageTimer": "condinst_deploy.runtime.observer",
     "TrainOptions": "condinst_deploy.training.train_options",
+    "TrainReports": "condinst_deploy.training.train_model",
     "TrainedModel": "condinst_deploy.training.train_model",
     "evaluate": "condinst_deploy.evaluation.evaluate_models",
     "predict_files": "condinst_deploy.runtime.predict_files",
     "train": "condinst_deploy.training.train_model",
 }
 
-_EXTRAS = {"TrainedModel": "train", "train": "train", "evaluate": "eval"}
+_EXTRAS = {
+    "EvaluationHooks": "eval",
+    "TrainReports": "train",
+    "TrainedModel": "train",
+    "evaluate": "eval",
+    "train": "train",
+}
 """Name -> extra that brings all that it needs."""
 
 __all__ = [
@@ -84,6 +100,7 @@ __all__ = [
     "EncodedImage",
     "EngineError",
     "EvaluatedModels",
+    "EvaluationHooks",
     "EvaluationOptions",
     "ExportError",
     "FileOutputs",
@@ -96,12 +113,14 @@ __all__ = [
     "Observer",
     "OutputError",
     "PredictFilesOptions",
+    "PredictFilesReports",
     "PredictedFiles",
     "Predictor",
     "PredictorOptions",
     "StageTime",
     "StageTimer",
     "TrainOptions",
+    "TrainReports",
     "TrainedModel",
     "VerificationError",
     "__version__",

@@ -1,6 +1,7 @@
 """Evaluate models and results files: metrics, comparison with the first, report, files."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,15 @@ from condinst_deploy.evaluation.evaluator import Detector, Evaluation, OnProgres
 from condinst_deploy.evaluation.evaluator import evaluate as evaluate_sources
 from condinst_deploy.evaluation.gate import failures
 from condinst_deploy.evaluation.ground_truth import GroundTruth, crowding_note, load_ground_truth
-from condinst_deploy.evaluation.sources import METRICS, REPORT, EvaluationOptions, checked_sources
+from condinst_deploy.evaluation.sources import (
+    METRICS,
+    REPORT,
+    EvaluationOptions,
+    Source,
+    checked_sources,
+    results_path,
+    unique_names,
+)
 from condinst_deploy.runtime.coco_results import write_json
 from condinst_deploy.support.atomic_write import check_writable
 from condinst_deploy.support.folder_lock import locked_folder
@@ -85,7 +94,7 @@ def evaluate(
     hooks.on_ground_truth(ground_truth)
     if not options.fast and (note := crowding_note(ground_truth)):
         hooks.on_note(note)
-    with locked_folder(options.out):
+    with locked_folder(options.out), _mixed_results_named(sources, options.out, hooks.on_note):
         evaluation = evaluate_sources(sources, ground_truth, options, hooks.on_progress, hooks.detector)
         verdict = Verdict(options.gate, () if options.gate is None else tuple(failures(evaluation, options.gate)))
         metrics = figures_json(evaluation, verdict, options.per_class)
@@ -94,3 +103,30 @@ def evaluate(
         report = options.out / REPORT
         write_html(report, evaluation, verdict, options.per_class)
     return EvaluatedModels(evaluation, verdict, metrics, report.absolute())
+
+
+@contextmanager
+def _mixed_results_named(sources: Sequence[Source], out: Path, on_note: Callable[[str], None]) -> Iterator[None]:
+    """Where an evaluation fails, say which results files it replaced beside the metrics of an earlier one."""
+    names = unique_names([source.path for source in sources])
+    paths = [results_path(out, name) for source, name in zip(sources, names, strict=True) if source.is_model]
+    before = {path: _state(path) for path in (*paths, out / METRICS)}
+    try:
+        yield
+    except BaseException:
+        replaced = [path.name for path in paths if _state(path) != before[path]]
+        if replaced and before[out / METRICS] is not None and _state(out / METRICS) == before[out / METRICS]:
+            on_note(
+                f"this evaluation failed: in {out} it replaced {', '.join(replaced)}; {METRICS} and {REPORT} are of an"
+                " earlier one"
+            )
+        raise
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """What changes when a file is replaced; None: there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns

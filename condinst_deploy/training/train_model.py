@@ -28,6 +28,9 @@ from condinst_deploy.training.store import CHECKPOINT, CheckpointStore, Found
 from condinst_deploy.training.train_options import PLACES, TrainOptions
 from condinst_deploy.training.trainer import Reports, Sets
 
+TrainReports = Reports
+"""`Reports`, as the package names it."""
+
 SHAPES_FOLDER = Path("data/shapes")
 """Folder of the generated data set, relative to the current directory."""
 

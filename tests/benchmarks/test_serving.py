@@ -12,7 +12,7 @@ from benchmarks.mask_transport import crop_bytes, dense_bytes, rle_bytes
 from benchmarks.serving_load import OTHERS, PREDICTORS, SINGLE, Load, Service, loaded, targets_of
 from benchmarks.serving_load import Cost as CpuSeconds
 from benchmarks.serving_tables import DOCUMENT, PLOT, draw_load, filled, shown_bytes
-from condinst_deploy.imaging.decode import EncodedImage
+from condinst_deploy.imaging.encoded_image import EncodedImage
 from condinst_deploy.masks import Masks
 
 IMAGES = [EncodedImage(str(number), bytes([number])) for number in range(3)]

@@ -25,34 +25,17 @@ from condinst_deploy.runtime.observer import DECODE, NETWORK, StageTimer
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_deploy.runtime.torch_backend import TorchBackend
 from tests.support import small_coco
-from tests.support.evaluations import evaluate, metrics
+from tests.support.evaluations import SIZES, data_set, evaluate, metrics
 from tests.support.models import SLIM, manifest_of, noise_image, seeded_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 COUNT = 7
-SIZES = ((120, 200), (90, 110))
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> tuple[Path, Path]:
     return data_set(tmp_path, COUNT)
-
-
-def data_set(tmp_path: Path, count: int) -> tuple[Path, Path]:
-    """Images of two sizes with the slim model's three classes, in an order that is not the ids'."""
-    (tmp_path / "pictures").mkdir()
-    images, annotations = [], []
-    for i in range(count, 0, -1):
-        height, width = SIZES[i % 2]
-        Image.fromarray(noise_image(i, height, width)).save(tmp_path / "pictures" / f"{i}.png")
-        images.append({"id": i, "file_name": f"{i}.png", "height": height, "width": width})
-        entry = small_coco.annotation(i, i, 10 + i % 3, (10, 10, 60, 60))
-        annotations.append(entry)
-    categories = [{"id": 10 + i, "name": f"class {name}"} for i, name in enumerate("abc")]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    (tmp_path / "val.json").write_text(json.dumps(content))
-    return tmp_path / "val.json", tmp_path / "pictures"
 
 
 @pytest.fixture(autouse=True)
@@ -367,12 +350,14 @@ def test_wrong_usage_exits_with_two() -> None:
     assert evaluate("--annotations", "x.json", "--limit", "0").exit_code == 2
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "image.png", "folder", "nothing"])
-def test_a_model_of_another_kind_is_refused_before_a_folder_is_made(data: tuple[Path, Path], name: str) -> None:
+@pytest.mark.parametrize(("name", "status"), [("notes.txt", 2), ("image.png", 2), ("folder", 2), ("nothing", 1)])
+def test_a_model_of_another_kind_is_refused_before_a_folder_is_made(
+    data: tuple[Path, Path], name: str, status: int
+) -> None:
     Path("notes.txt").write_text("x")
     Path("folder").mkdir()
     done = run(data, "--model", name)
-    assert (done.exit_code, done.stderr.count("error:")) == (2, 1)
+    assert (done.exit_code, done.stderr.count("error:")) == (status, 1)
     assert "; expected a model, a file ending in .pth" in done.stderr
     assert not Path("evaluation").exists()
 

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from condinst_deploy.errors import ConfigError, ImageError
-from condinst_deploy.imaging.decode import EncodedImage, rgb_from, source_name
+from condinst_deploy.imaging.decode import rgb_from, source_name
+from condinst_deploy.imaging.encoded_image import EncodedImage
 from condinst_deploy.imaging.image_files import expand_sources
 from tests.support.images import GREY, RGB, assert_rgb
 

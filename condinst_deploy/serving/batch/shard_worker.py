@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from condinst_deploy.errors import ArtifactError, BackendError, ConfigError, ImageError
-from condinst_deploy.imaging.decode import EncodedImage
+from condinst_deploy.imaging.encoded_image import EncodedImage
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.serving.batch.batch_options import BatchOptions
 from condinst_deploy.serving.batch.output_rows import Classes, ErrorKind, ImageRow

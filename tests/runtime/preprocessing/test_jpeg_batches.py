@@ -21,7 +21,8 @@ from torch import Tensor
 
 from condinst_deploy.contract import ImageGeometry, Preprocessing
 from condinst_deploy.errors import ImageError
-from condinst_deploy.imaging.decode import EncodedImage, Jpeg, jpeg_from, rgb_from
+from condinst_deploy.imaging.decode import Jpeg, jpeg_from, rgb_from
+from condinst_deploy.imaging.encoded_image import EncodedImage
 from condinst_deploy.runtime.pipeline import Stages, predictions
 from condinst_deploy.runtime.preprocessing import jpeg_batches
 from condinst_deploy.runtime.preprocessing.batch import HostWriter, stacked
