@@ -104,14 +104,14 @@ def check_images(images: Iterable[str | Path], expected: str) -> None:
     """Check that no model is among files that are given as images.
 
     Args:
-        images: files, folders, patterns or URLs.
+        images: files, folders, patterns or URLs. A folder may have any name.
         expected: what the message asks for instead; `{path}` stands for the model.
 
     Raises:
         ConfigError: one is a model by its name.
     """
     for path in map(Path, images):
-        if kind_of(path) is not None:
+        if kind_of(path) is not None and not os.path.isdir(path):  # noqa: PTH112  (Path.is_dir raises on odd names)
             raise ConfigError(
                 f"{path} is a model by its name and was given as an image; expected {expected.format(path=path)}"
             )

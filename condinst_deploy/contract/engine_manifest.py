@@ -29,6 +29,7 @@ Builder = Literal["tensorrt", "rtx"]
 MODULES: dict[Builder, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 """Python module of each builder's library, which also runs its engines."""
 _PACKAGES: dict[Builder, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt-rtx"}
+"""Package that brings each module, as pip names it."""
 
 
 def install_hint(builder: Builder) -> str:
@@ -36,7 +37,6 @@ def install_hint(builder: Builder) -> str:
     return install_command("engine", _PACKAGES[builder])
 
 
-"""Package that brings each module, as pip names it."""
 Shape = tuple[int, ...]
 ENGINE_MANIFEST_VERSION = 1
 

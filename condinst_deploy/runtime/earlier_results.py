@@ -9,6 +9,7 @@ from condinst_deploy.errors import ConfigError
 from condinst_deploy.imaging.image_files import ImageFile
 from condinst_deploy.shown_text import counted
 from condinst_deploy.support.input_files import real_path
+from condinst_deploy.support.remote_files import local_path
 
 OVERLAYS, LABELME, YOLO, INSTANCES, CROPS = "overlays", "labelme", "yolo", "instances", "crops"
 """Folders below that of the run."""
@@ -21,7 +22,7 @@ class EarlierFiles:
     """Files of a folder of results that were there before this run and that it has not replaced."""
 
     def __init__(self, folder: Path, lists: Sequence[str]) -> None:
-        """Look at what is there.
+        """Look at what is there; the files of a folder that cannot be listed are not known.
 
         Args:
             folder: of the results; it may be missing.
@@ -54,7 +55,7 @@ def _files(folder: Path) -> Iterator[str]:
     try:
         with os.scandir(folder) as entries:
             yield from (entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir())
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):  # a folder may be for writing alone
         return
 
 
@@ -72,7 +73,7 @@ def without_results(
         ConfigError: an image that was named itself, or every image, lies where the run writes.
     """
     places = {real_path(folder / name): folder / name for name in WITH_IMAGES}
-    given = {str(path) for path in named}
+    given = {local_path(path) if isinstance(path, str) else path for path in named}
 
     @cache
     def place_of(parent: Path) -> Path | None:
@@ -83,7 +84,7 @@ def without_results(
     left_out: list[ImageFile] = []
     for image in images:
         place = place_of(image.parent) if isinstance(image, Path) else None
-        if place is not None and str(image) in given:
+        if place is not None and image in given:
             raise _to_be_written_over(image, place)
         (kept if place is None else left_out).append(image)
     if left_out and not kept:

@@ -164,8 +164,8 @@ def _images(given: Sequence[str | Path], recursive: bool, out: Path, reports: Pr
     images, left_out = without_results(found, given, out)
     if left_out:
         reports.on_note(
-            f"{counted(len(left_out), 'image')} left out, such as {left_out[0]}: they lie where this run writes;"
-            " another --out takes them"
+            f"{counted(len(left_out), 'image')} left out where this run writes its own, such as {left_out[0]};"
+            " another --out takes all"
         )
     return images
 

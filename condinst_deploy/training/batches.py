@@ -22,7 +22,7 @@ from condinst_deploy.errors import BackendError, ConfigError, DataError
 from condinst_deploy.shown_text import first_line
 from condinst_deploy.support.signals import ignore_signals, unchanged_handler
 from condinst_deploy.training.order import Grouping, Key, batch_keys
-from condinst_deploy.training.packed_batch import PackedBatch, packed
+from condinst_deploy.training.packed_batch import PackedBatch, SharingError, packed
 from condinst_deploy.training.ranks import ALONE, Ranks
 from condinst_deploy.training.recipe import Recipe
 
@@ -181,8 +181,8 @@ def _collated(prepared: list[Prepared | DataError], pad_divisor: int) -> PackedB
         return packed(batch, sources, shared=get_worker_info() is not None)
     except OSError as e:
         return _no_descriptor(e)
-    except RuntimeError as e:
+    except SharingError as e:
         return PreparationError(
-            f"prepared images do not fit into shared memory ({first_line(e)}); enlarge /dev/shm, in Docker with"
+            f"prepared images do not fit into shared memory ({e}); enlarge /dev/shm, in Docker with"
             " --shm-size 2g, or set data.workers = 0 in the recipe"
         )

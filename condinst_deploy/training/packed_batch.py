@@ -4,6 +4,7 @@ PyTorch opens a file descriptor for each tensor that another process gets. A bat
 batches that ten processes hold ready have 1,000, and a process may usually open 1,024 files.
 """
 
+import errno
 import math
 import os
 from collections.abc import Sequence
@@ -14,12 +15,17 @@ from torch import Tensor
 
 from condinst_deploy.data.transforms import Source, TrainingBatch
 from condinst_deploy.model.targets import ImageTargets
+from condinst_deploy.shown_text import first_line
 
 ALIGNMENT = 16
 """Bytes; every tensor begins at a multiple of it."""
 
 DESCRIPTORS = 4
 """That have to be free when a batch is handed over."""
+
+
+class SharingError(Exception):
+    """The system gives no shared memory for a batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,14 +61,14 @@ def packed(batch: TrainingBatch, sources: Sequence[Source], *, shared: bool) -> 
         shared: whether another process gets it.
 
     Raises:
-        RuntimeError: shared memory is full (of PyTorch).
+        SharingError: shared memory is full.
         OSError: the process has no file descriptor left for it.
     """
     tensors = _tensors(batch)
     layout = tuple((tensor.dtype, tuple(tensor.shape)) for tensor in tensors)
     content = torch.empty(sum(_aligned(_bytes(*each)) for each in layout), dtype=torch.uint8)
     if shared:
-        content.share_memory_()
+        _share(content)
         _check_descriptors()
     whole = PackedBatch(content, layout, tuple(sources))
     for place, tensor in zip(_tensors(whole.unpacked()), tensors, strict=True):
@@ -81,6 +87,22 @@ def _bytes(dtype: torch.dtype, shape: Sequence[int]) -> int:
 
 def _aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _share(content: Tensor) -> None:
+    """Move a tensor to shared memory.
+
+    Raises:
+        SharingError: shared memory is full, or cannot be used.
+        OSError: no descriptor is left; PyTorch raises RuntimeError there, too, with the number of the system's error.
+    """
+    try:
+        content.share_memory_()
+    except RuntimeError as e:
+        for number in (errno.EMFILE, errno.ENFILE):
+            if str(e).rstrip().endswith(f"({number})"):
+                raise OSError(number, os.strerror(number)) from e
+        raise SharingError(first_line(e)) from e
 
 
 def _check_descriptors() -> None:

@@ -139,8 +139,10 @@ def test_text_is_read_and_replaced_only_in_files_that_may_be_text(tmp_path: Path
             check_text(tmp_path / name, "text", ".txt")
 
 
-def test_a_model_among_images_is_named_with_what_to_do() -> None:
-    check_images(["i.png", "folder", "s3://bucket/*.jpg"], "--model {path}")
+def test_a_model_among_images_is_named_with_what_to_do(tmp_path: Path) -> None:
+    folder = tmp_path / "photos.plan"
+    folder.mkdir()
+    check_images(["i.png", "folder", "s3://bucket/*.jpg", folder, f"{folder}/", "a\0.png"], "--model {path}")
     with pytest.raises(ConfigError, match=r"^a\.PT is a model by its name and .*; expected --model a\.PT$"):
         check_images(["i.png", Path("a.PT")], "--model {path}")
 

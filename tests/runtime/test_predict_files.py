@@ -149,8 +149,8 @@ def test_what_a_run_wrote_is_no_image_of_the_next_one(images: Path, slim_checkpo
     assert second.images == first.images
     assert content(images) == before
     assert notes[0] == (
-        f"6 images left out, such as {images / 'crops' / '0_001.png'}: they lie where this run writes;"
-        " another --out takes them"
+        f"6 images left out where this run writes its own, such as {images / 'crops' / '0_001.png'};"
+        " another --out takes all"
     )
     for named in (images / "overlays" / "0.jpg", images / "overlays"):
         with pytest.raises(ConfigError, match=r"is to be read, and this run writes its own files into .*overlays"):

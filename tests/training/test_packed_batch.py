@@ -16,7 +16,7 @@ from condinst_deploy.data.transforms import Source, TrainingBatch
 from condinst_deploy.model.targets import ImageTargets
 from condinst_deploy.training import batches as module
 from condinst_deploy.training.batches import PreparationError, batches
-from condinst_deploy.training.packed_batch import packed
+from condinst_deploy.training.packed_batch import SharingError, packed
 from condinst_deploy.training.recipe import Recipe
 from condinst_deploy.training.trainer import open_sets
 from tests.support.recipes import tiny_recipe
@@ -130,3 +130,39 @@ def test_hardly_a_descriptor_left_is_found_before_the_batch_is_sent(
     for number in opened:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(number)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("unable to open shared memory object </torch_7> in read-write mode: Too many open files (24)", OSError),
+        (
+            "unable to open shared memory object </torch_7> in read-write mode: Too many open files in system (23)",
+            OSError,
+        ),
+        ("unable to allocate shared memory(shm) for file </torch_7>: No space left on device (28)", SharingError),
+    ],
+)
+def test_what_pytorch_says_of_shared_memory_is_told_apart(
+    said: str, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: torch.Tensor) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", refused)
+    with pytest.raises(expected):
+        packed(a_batch([1], 4, 4, seed=0), [Source(0, 1, "a.png")], shared=True)
+
+
+def test_an_error_that_is_none_of_shared_memory_is_raised_as_it_is(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(module, "packed", broken)
+    here = replace(recipe, data=replace(recipe.data, workers=0))
+    with pytest.raises(RuntimeError, match=r"^a defect$"):
+        next(batches(open_sets(recipe).train, here, 0))
+    with pytest.raises(RuntimeError, match="a defect"):
+        next(batches(open_sets(recipe).train, recipe, 0))
