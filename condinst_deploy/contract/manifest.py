@@ -119,13 +119,19 @@ def label_of(class_names: Sequence[str], wanted: object) -> int:
     """
     if isinstance(wanted, str) and wanted in class_names:
         return class_names.index(wanted)
-    # as --classes takes them
-    listed = ", ".join(f'"{name.replace(chr(34), chr(34) * 2)}"' if "," in name else name for name in class_names)
-    quoted = " (a name with a comma stands in double quotes)" if any("," in name for name in class_names) else ""
+    as_option = [_quoted(name) for name in class_names]
+    remark = (
+        "" if as_option == list(class_names) else " (a name with a comma, or a quote first, stands in double quotes)"
+    )
     raise ConfigError(
-        f"the model has no class {shown_value(wanted)}; its classes are {shown(listed, 1000)}{quoted}"
+        f"the model has no class {shown_value(wanted)}; its classes are {shown(', '.join(as_option), 1000)}{remark}"
         f"{did_you_mean(wanted[:60] if isinstance(wanted, str) else wanted, class_names)}"
     )
+
+
+def _quoted(name: str) -> str:
+    """A class name as `--classes` takes it: double quotes around a comma or a leading quote, quotes inside doubled."""
+    return f'"{name.replace(chr(34), chr(34) * 2)}"' if "," in name or name.lstrip().startswith('"') else name
 
 
 def default_class_names(num_classes: int) -> tuple[str, ...]:

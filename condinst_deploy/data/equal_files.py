@@ -17,9 +17,13 @@ def equal_files(paths: Sequence[Path], headers: Sequence[Header]) -> list[list[i
 
     Args:
         paths: of the files; a file under several names or links counts once.
-        headers: of the same files; files that could not be opened are left out.
+        headers: of the same files; files that are no readable images are left out: nobody trains on them.
     """
-    files = {header.file: position for position, header in reversed(list(enumerate(headers))) if header.file}
+    files = {
+        header.file: position
+        for position, header in reversed(list(enumerate(headers)))
+        if header.file is not None and not header.problem
+    }
     with ThreadPoolExecutor(THREADS) as pool:
         same_size = _alike([sorted(files.values())], lambda some: (headers[i].bytes for i in some))
         same_start = _alike(same_size, lambda some: pool.map(_of_first_block, [paths[i] for i in some]))

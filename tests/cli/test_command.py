@@ -67,6 +67,14 @@ def test_the_error_of_an_unknown_class_lists_names_as_the_option_takes_them() ->
     ):
         label_of(model, "cup")
     assert class_names('"cup, large", plate') == model
+
+
+@pytest.mark.parametrize("names", [('"hot" cup', "plate"), ('5" pipe', "pipe"), ('"a", b', '"'), (' "a', "b")])
+def test_the_names_in_the_message_about_an_unknown_class_are_taken_by_the_option(names: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        label_of(names, "nope")
+    listed = str(caught.value).partition("its classes are ")[2].partition(" (a name")[0]
+    assert class_names(listed) == tuple(name.strip() for name in names)
     with pytest.raises(ConfigError, match=r"its classes are cat, dog$"):
         label_of(("cat", "dog"), "owl")
 

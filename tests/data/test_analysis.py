@@ -1,6 +1,7 @@
 """Findings in a training set: each kind with its annotation or image, and none in a sound set."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,8 +212,16 @@ def test_files_of_equal_size_are_read_only_as_far_as_they_are_equal(
         return sha256_of(path)
 
     monkeypatch.setattr(equal_files_module, "sha256_of", read)
-    assert equal_files(paths, list(headers_of(paths))) == [[0, 3]]
+    headers = [replace(header, problem="") for header in headers_of(paths)]
+    assert equal_files(paths, headers) == [[0, 3]]
     assert sorted(whole) == ["a", "b", "d"]
+
+
+def test_copies_of_a_file_that_is_no_image_are_problems_of_their_own(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg")]
+    for path, content in zip(paths, (b"", b"", b"torn", b"torn"), strict=True):
+        path.write_bytes(content)
+    assert equal_files(paths, list(headers_of(paths))) == []
 
 
 @pytest.mark.parametrize("way", ["with dots", "symbolic link", "hard link", "absolute"])
