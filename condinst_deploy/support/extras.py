@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from condinst_deploy.errors import ConfigError
@@ -52,7 +53,7 @@ def install_command(extra: str, *packages: str) -> str:
 
 
 def missing_library(error: ImportError, extra: str | None = None) -> str | None:
-    """One line on a library that is not installed.
+    """One line on a library that is not installed, or does not have a module of its own that is needed.
 
     Args:
         error: what an import raised.
@@ -66,8 +67,22 @@ def missing_library(error: ImportError, extra: str | None = None) -> str | None:
     if own is None or not isinstance(error, ModuleNotFoundError):
         return None
     named = extra if extra is not None and own in INCLUDED.get(extra, ()) else own
+    if error.name != module and _is_installed(module):
+        return (
+            f"this needs {error.name}, which the installed {module} does not have; it is damaged or of another version:"
+            f" {install_command(named)} in a new environment"
+        )
     other = ALTERNATIVES.get(named, "")
     return f"this needs {module}, which is not installed: {install_command(named)}{other}"
+
+
+def _is_installed(module: str) -> bool:
+    """Return whether a library is there. A folder that several libraries share, and none fills, is not one."""
+    try:
+        spec = find_spec(module)
+    except ValueError:  # of a stand-in without a specification
+        return True
+    return spec is not None and spec.origin is not None
 
 
 def resolved(module: str, name: str, homes: Mapping[str, str], extra: str | None = None) -> Any:

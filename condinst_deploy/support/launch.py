@@ -81,8 +81,8 @@ def reason_outside_the_code(error: Exception, extra: str | None = None) -> str |
         return missing_library(error, extra)
     if isinstance(error, ImportError) and not (error.name or "").startswith("condinst_"):
         return (
-            f"{error.path or error.name or 'a library'} cannot be loaded ({first_line(error)}); it is damaged,"
-            " or memory is limited: condinst-doctor tries every library by itself"
+            f"{error.path or error.name or 'a library'} cannot be loaded ({first_line(error)}); it is damaged"
+            " or of another version, or memory is limited: condinst-doctor tries every library by itself"
         )
     return None
 

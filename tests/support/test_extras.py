@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import tomllib
-from importlib import import_module
+from importlib import import_module, invalidate_caches
 from pathlib import Path
 
 import pytest
@@ -32,6 +32,27 @@ def test_what_is_missing_names_its_extra(name: str, extra: str) -> None:
     line = missing_library(ModuleNotFoundError(f"No module named {name!r}", name=name))
     assert line is not None
     assert f"pip install 'condinst-deploy[{extra}]'" in line
+
+
+def test_a_module_that_an_installed_library_lacks_is_not_called_a_missing_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    package = tmp_path / "ray"
+    package.mkdir()
+    error = ModuleNotFoundError("No module named 'ray.newer'", name="ray.newer")
+    (package / "__init__.py").touch()
+    assert missing_library(error) == (
+        "this needs ray.newer, which the installed ray does not have; it is damaged or of another version:"
+        " pip install 'condinst-deploy[ray]' in a new environment"
+    )
+    (package / "__init__.py").unlink()  # a folder that is called so is no library
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    invalidate_caches()
+    assert missing_library(error) == ("this needs ray, which is not installed: pip install 'condinst-deploy[ray]'")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert "not installed" in (missing_library(error) or "")
 
 
 @pytest.mark.parametrize(
