@@ -15,7 +15,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from condinst_deploy.errors import ImageError
+from condinst_deploy.errors import ConfigError, ImageError
 from condinst_deploy.imaging.encoded_image import EncodedImage
 from condinst_deploy.imaging.image_files import ImageFile
 from condinst_deploy.imaging.image_urls import ImageUrl
@@ -185,8 +185,11 @@ def _reading(source: str | ImageFile | EncodedImage) -> Iterator[BinaryIO]:
         with _named(source.name):
             yield BytesIO(source.content)
         return
+    try:
+        path = local_path(source) if isinstance(source, str) else Path(source)
+    except ConfigError as e:  # it is empty
+        raise ImageError(str(e)) from e
     with _named(str(source)):
-        path = local_path(source) if isinstance(source, str) and source else Path(source)
         if not path.is_file():
             if path.is_dir():
                 raise ImageError("it is a folder; expected an image file")

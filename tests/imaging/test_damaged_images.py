@@ -168,3 +168,9 @@ def test_what_pillow_warns_of_is_said_with_the_name_of_the_file(tmp_path: Path) 
         [sys.executable, "-c", code, str(tmp_path / "x.tif")], capture_output=True, text=True, check=False
     )
     assert done.stderr.startswith(f"warning: {tmp_path / 'x.tif'}: "), done.stderr
+
+
+@pytest.mark.parametrize("text", ["", "file://"])
+def test_an_empty_path_is_named_as_what_it_is(text: str) -> None:
+    with pytest.raises(ImageError, match=rf"^a path is '{text}'; expected the path or URL of a file"):
+        rgb_from(text)
