@@ -137,7 +137,8 @@ def predict_files(
                 _write_lists(destination, recorded, manifest)
                 if others := str(earlier):
                     reports.on_note(f"of earlier runs, not of these results: {others}")
-    _note_nothing_drawn(recorded, options.outputs, reports)
+    if recorded.images and not recorded.drawn:
+        _note_nothing_drawn(options, writer.count, reports)
     return PredictedFiles(
         out.absolute(), recorded.images, recorded.skipped, writer.count, recorded.drawn, recorded.interrupted
     )
@@ -193,8 +194,12 @@ def _note_missing_glyphs(names: Sequence[str], outputs: FileOutputs, reports: Pr
         )
 
 
-def _note_nothing_drawn(recorded: Recorded, outputs: FileOutputs, reports: PredictFilesReports) -> None:
-    if outputs.overlays and recorded.images and not recorded.drawn:
+def _note_nothing_drawn(options: PredictFilesOptions, detections: int, reports: PredictFilesReports) -> None:
+    """Say which threshold nothing is above."""
+    outputs, least = options.outputs, options.predictor.score_threshold
+    if not detections and least is not None:
+        reports.on_note(f"no detection above the score threshold {least:g}; --score-threshold keeps lower scores")
+    elif detections and outputs.overlays:
         reports.on_note(
             f"none above {outputs.draw_threshold:g} drawn; --draw-threshold draws detections of lower scores"
         )

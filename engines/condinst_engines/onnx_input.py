@@ -21,8 +21,10 @@ def only_exported(folder: Path = EXPORT_FOLDER) -> Path:
     """
     found = sorted(path for path in folder.glob(f"*{ONNX}") if not path.name.endswith(INT8_ONNX))
     if not found:
+        others = sorted(folder.glob(f"*{INT8_ONNX}"))
+        passed_over = f" ({others[0].name} is for CPUs; engines are built from float32 files)" if others else ""
         raise ConfigError(
-            f"no ONNX file in {folder.absolute()}:"
+            f"no ONNX file in {folder.absolute()}{passed_over}:"
             " run condinst-export --weights model.pth here, or name one with --onnx"
         )
     if len(found) > 1:

@@ -58,6 +58,7 @@ def test_it_is_refused_in_one_line(name: str, special: str, tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     for other in ("i.png", "m.onnx", "m.pth", "m.engine", "a.json", "r.json"):
         Path(other).write_text("[]")
+    Path("m.pth").write_bytes(b"PK")  # what a checkpoint begins with
     SPECIAL[special](Path(file))
     result = CliRunner().invoke(import_module(module).main, arguments.split())
     assert result.exit_code in (1, 2), result.exception

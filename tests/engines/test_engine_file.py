@@ -212,7 +212,10 @@ def test_none_and_several_exported_files_are_said(source: Path, small_graph: onn
         only_exported()
     for path in source.parent.iterdir():
         path.unlink()
-    with pytest.raises(ConfigError, match=r"no ONNX file in .*condinst-export --weights model\.pth"):
+    with pytest.raises(ConfigError, match=r"no ONNX file in [^()]*: run condinst-export --weights model\.pth"):
+        only_exported()
+    onnx.save(small_graph, str(source.with_name("model.int8.onnx")))
+    with pytest.raises(ConfigError, match=r"no ONNX file in .* \(model\.int8\.onnx is for CPUs; .*condinst-export"):
         only_exported()
 
 
@@ -222,7 +225,7 @@ def test_a_file_that_is_not_onnx_is_refused(content: bytes, tmp_path: Path) -> N
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match=r"broken\.onnx"):
         load_onnx(path)
-    with pytest.raises(ArtifactError, match=r"no file at .*none\.onnx"):
+    with pytest.raises(ArtifactError, match=r"no model at .*none\.onnx"):
         load_onnx(tmp_path / "none.onnx")
 
 

@@ -70,7 +70,7 @@ def test_a_file_with_qdq_is_recognised_by_fp16_and_proved(static_onnx: Path, tmp
     assert len(asked) > 20
     assert notes[0].startswith("the file has Q/DQ already")
     assert manifest.quantization is None
-    again = replace(options, quantization="int8", calibration=tmp_path)
+    again = replace(options, quantization="int8", calibration=noise_folder(tmp_path / "images", 2))
     with pytest.raises(EngineError, match=r"Q/DQ already .*; --int8 quantises float32 files"):
         build_file(source, tmp_path / "b.engine", again)
 
@@ -213,7 +213,7 @@ def test_groups_are_ranked_by_what_they_cost() -> None:
     shares = {"a": (0.99, 0.999), "b": (0.9, 0.98), "c": (0.99, 0.9)}
     costs = [GroupCost(n, 1, HeldOutAgreement(1, 9, 9, share, 0.9, iou)) for n, (share, iou) in shares.items()]
     assert [cost.group for cost in ranked(costs)] == ["b", "c", "a"]
-    assert str(costs[1]) == "b (1 convolutions) alone: 90.0% matched, median mask IoU 0.9800"
+    assert str(costs[1]) == "b (1 convolution) alone: 90.0% matched, median mask IoU 0.9800"
 
 
 def test_the_command_writes_the_report_with_the_cost_of_each_group(static_onnx: Path, tmp_path: Path) -> None:

@@ -78,6 +78,21 @@ def noted(notes: list[str]) -> PredictFilesReports:
 ALL = FileOutputs(formats=frozenset(Format), instances=True, crops=True)
 
 
+def test_the_threshold_that_nothing_is_above_is_named(images: Path, slim_checkpoint: Path, tmp_path: Path) -> None:
+    for threshold, draw, said in (
+        (0.999, 0.3, "no detection above the score threshold 0.999; --score-threshold keeps lower scores"),
+        (None, 0.999, "none above 0.999 drawn; --draw-threshold draws detections of lower scores"),
+    ):
+        notes: list[str] = []
+        options = PredictFilesOptions(
+            tmp_path / f"out{draw}",
+            PredictorOptions(device="cpu", score_threshold=threshold),
+            outputs=FileOutputs(draw_threshold=draw),
+        )
+        predict_files(slim_checkpoint, images, options, noted(notes))
+        assert notes == [said]
+
+
 def test_a_run_that_finishes_no_image_leaves_the_results_of_an_earlier_one(
     images: Path, slim_checkpoint: Path, tmp_path: Path
 ) -> None:
