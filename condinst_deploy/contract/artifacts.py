@@ -9,7 +9,7 @@ from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ArtifactError, CheckpointError, CondInstError, ConfigError
 from condinst_deploy.imaging.image_files import SUFFIXES
 from condinst_deploy.shown_text import shown_value
-from condinst_deploy.support.input_files import is_there
+from condinst_deploy.support.input_files import is_folder, is_there
 
 CHECKPOINT, ONNX, ENGINE = ".pth", ".onnx", ".engine"
 """The kinds. Each is named by the ending that this toolkit writes."""
@@ -76,7 +76,7 @@ def check_kind(path: Path, kind: str, option: str) -> None:
 def kind_words(path: Path) -> str:
     """What a file is by its name, or that it is a folder, in the words of messages."""
     found = kind_of(path)
-    if os.path.isdir(path):  # noqa: PTH112  (Path.is_dir raises on names that no file can have)
+    if is_folder(path):
         return "a folder"
     if found is not None:
         return f"{_NAMES[found]} by its name"
@@ -111,7 +111,7 @@ def check_images(images: Iterable[str | Path], expected: str) -> None:
         ConfigError: one is a model by its name.
     """
     for path in map(Path, images):
-        if kind_of(path) is not None and not os.path.isdir(path):  # noqa: PTH112  (Path.is_dir raises on odd names)
+        if kind_of(path) is not None and not is_folder(path):
             raise ConfigError(
                 f"{path} is a model by its name and was given as an image; expected {expected.format(path=path)}"
             )

@@ -31,12 +31,6 @@ MODULES: dict[Builder, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 _PACKAGES: dict[Builder, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt-rtx"}
 """Package that brings each module, as pip names it."""
 
-
-def install_hint(builder: Builder) -> str:
-    """The command that brings what engines of a builder run with, without PyTorch."""
-    return install_command("engine", _PACKAGES[builder])
-
-
 Shape = tuple[int, ...]
 ENGINE_MANIFEST_VERSION = 1
 
@@ -45,6 +39,11 @@ ENGINE_INSPECTOR = "engine inspector"
 
 AMPERE = 80
 """Lowest compute capability of hardware-compatible engines, wherever they were built (TensorRT's AMPERE_PLUS)."""
+
+
+def install_hint(builder: Builder) -> str:
+    """The command that brings what engines of a builder run with, without PyTorch."""
+    return install_command("engine", _PACKAGES[builder])
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 from condinst_deploy.contract.engine_manifest import MODULES, Builder, install_hint
 from condinst_deploy.doctor.checks import Check
 from condinst_deploy.shown_text import counted
-from condinst_deploy.support.extras import ALTERNATIVES, install_command
+from condinst_deploy.support.extras import install_choice, install_command
 from condinst_deploy.support.versions import version_of
 
 Answer = Mapping[str, Any]
@@ -56,7 +56,7 @@ def _has_kernels(capability: str, architectures: list[str]) -> bool:
 
 def onnxruntime_check(answer: Answer, driver_sees_gpus: bool) -> Check:
     """ONNX Runtime's providers that really run, not those that it lists."""
-    if broken := _broken("ONNX Runtime", answer, f"{install_command('cpu')}{ALTERNATIVES['cpu']}"):
+    if broken := _broken("ONNX Runtime", answer, install_choice("cpu")):
         return broken
     loads: dict[str, bool] = answer["providers"]
     short = {name: name.removesuffix("ExecutionProvider") for name in loads}
@@ -65,9 +65,7 @@ def onnxruntime_check(answer: Answer, driver_sees_gpus: bool) -> Check:
     if loads.get("CUDAExecutionProvider") is False:
         found += "; its CUDA provider does not load" if driver_sees_gpus else "; CUDA needs a GPU, and there is none"
     if not loads.get("CPUExecutionProvider"):
-        return Check(
-            "ONNX Runtime", "failed", found, f"reinstall it: {install_command('cpu')}{ALTERNATIVES['cpu']}", answer
-        )
+        return Check("ONNX Runtime", "failed", found, f"reinstall it: {install_choice('cpu')}", answer)
     if driver_sees_gpus and not loads.get("CUDAExecutionProvider"):
         advice = f"for the GPU: {install_command('gpu')}, and the CUDA and cuDNN that it was built for"
         return Check("ONNX Runtime", "warning", found, advice, answer)

@@ -30,7 +30,7 @@ from condinst_deploy.runtime.onnxruntime_session import (
 from condinst_deploy.runtime.postprocess import ResultFilter
 from condinst_deploy.runtime.preprocessing.types import Inputs
 from condinst_deploy.shown_text import first_line
-from condinst_deploy.support.extras import ALTERNATIVES, install_command
+from condinst_deploy.support.extras import install_choice, install_command
 from condinst_deploy.support.input_files import read_file
 from condinst_deploy.support.onnx_runtime import onnx_runtime
 from condinst_deploy.support.versions import installed_versions
@@ -169,7 +169,7 @@ def opened_session(
     try:
         onnxruntime = onnx_runtime()
     except ImportError as e:
-        raise BackendError(f"ONNX Runtime is not installed: {install_command('cpu')}{ALTERNATIVES['cpu']}") from e
+        raise BackendError(f"ONNX Runtime is not installed: {install_choice('cpu')}") from e
     if kind == "cuda":
         onnxruntime.preload_dlls()  # finds the CUDA libraries that PyTorch brought
     wanted = PROVIDERS[kind]
@@ -280,5 +280,5 @@ def _refuse_two_runtimes() -> None:
         return
     raise BackendError(
         f"both {versions[0]} and {versions[1]} are installed and overwrite each other's files;"
-        f" pip uninstall both, then {install_command('cpu')}{ALTERNATIVES['cpu']}"
+        f" pip uninstall both, then {install_choice('cpu')}"
     )

@@ -40,7 +40,7 @@ INCLUDED = {
 }
 """Extra -> those that it brings, too."""
 
-ALTERNATIVES = {
+_ALTERNATIVES = {
     "cpu": " (or condinst-deploy[gpu] for NVIDIA GPUs)",
     "rtx": " (or condinst-deploy[tensorrt] for full TensorRT)",
 }
@@ -50,6 +50,11 @@ ALTERNATIVES = {
 def install_command(extra: str, *packages: str) -> str:
     """The command that brings an extra, as every message names it, and further packages beside it."""
     return " ".join((f"pip install 'condinst-deploy[{extra}]'", *packages))
+
+
+def install_choice(extra: str) -> str:
+    """The command that brings an extra, and what can be installed instead of it."""
+    return install_command(extra) + _ALTERNATIVES.get(extra, "")
 
 
 def missing_library(error: ImportError, extra: str | None = None) -> str | None:
@@ -72,8 +77,7 @@ def missing_library(error: ImportError, extra: str | None = None) -> str | None:
             f"this needs {error.name}, which the installed {module} does not have; it is damaged or of another version:"
             f" {install_command(named)} in a new environment"
         )
-    other = ALTERNATIVES.get(named, "")
-    return f"this needs {module}, which is not installed: {install_command(named)}{other}"
+    return f"this needs {module}, which is not installed: {install_choice(named)}"
 
 
 def _is_installed(module: str) -> bool:

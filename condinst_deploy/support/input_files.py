@@ -48,6 +48,11 @@ def is_there(path: Path) -> bool:
     return True
 
 
+def is_folder(path: str | Path) -> bool:
+    """Return whether a folder is there; False, too, for a name that no file can have, where `Path.is_dir` raises."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
 def special_kind(mode: int) -> str | None:
     """What a file of a mode (`st_mode`) is called if it is no ordinary file; None: it is one."""
     if stat.S_ISREG(mode):

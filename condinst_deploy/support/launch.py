@@ -61,20 +61,19 @@ def run(main: Callable[[], object], extra: str | None = None) -> NoReturn:
         drop_unwritable_output()
     except Exception as e:
         status = FAILED
-        reason = reason_outside_the_code(e, extra)
-        if reason is None:  # a defect: its traceback is what we need
+        if received() is not None:  # an error that a library made of the signal
+            say(reason_of(KeyboardInterrupt()))
+        elif reason := reason_outside_the_code(e, extra):
+            say(f"error: {reason}")
+        else:  # a defect: its traceback is what we need
             sys.excepthook(type(e), e, e.__traceback__)
-        else:
-            say(f"error: {reason}" if received() is None else reason)
     if received() is not None and status:
         status = exit_status()
     leave(status)
 
 
 def reason_outside_the_code(error: Exception, extra: str | None = None) -> str | None:
-    """One line on what a signal, the current folder or a library that is missing or broken caused; None: a defect."""
-    if received() is not None:
-        return reason_of(KeyboardInterrupt())
+    """One line on what the current folder, or a library that is missing or broken, caused; None: a defect."""
     if current_folder.is_gone():
         return current_folder.GONE
     if isinstance(error, ModuleNotFoundError):

@@ -7,6 +7,7 @@ from pathlib import Path
 from condinst_deploy.contract.artifacts import CHECKPOINT, check_checkpoint, check_json, check_kind
 from condinst_deploy.errors import ConfigError, DataError
 from condinst_deploy.shown_text import shown_value
+from condinst_deploy.support.input_files import is_folder
 from condinst_deploy.support.option_types import check_types
 from condinst_deploy.support.validation import is_unicode
 
@@ -82,7 +83,7 @@ class TrainOptions:
                 check_json(Path(place), "a COCO annotation file (.json)")
                 if not os.path.lexists(place):
                     raise DataError(f"no annotations at {place}; expected a COCO annotation file in {option}")
-            elif not os.path.isdir(place):  # noqa: PTH112  (Path.is_dir raises on names that no file can have)
+            elif not is_folder(place):
                 raise DataError(f"{option} is {place}; expected the folder of the annotated images")
 
     @property

@@ -12,7 +12,7 @@ from condinst_engines.precision_policy import Quantized
 from condinst_engines.quantization.calibrate import Request, recorded_ranges
 from condinst_engines.ranges.range_images import images_of
 from condinst_export.quantization.calibration_folder import check_calibration, check_headers
-from condinst_export.quantization.calibration_options import calibration_from
+from condinst_export.quantization.calibration_options import calibration_from, check_folder
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,7 @@ def _check_range_images(folder: Path) -> None:
         ConfigError: it is none.
         ImageError: it has no images, or the header of one that is used cannot be read.
     """
-    if not folder.is_dir():
-        raise ConfigError(f"--calibration is {folder}; expected a folder of images")
+    check_folder(folder)
     check_headers(images_of(folder))
 
 

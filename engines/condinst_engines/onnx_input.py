@@ -19,10 +19,10 @@ def only_exported(folder: Path = EXPORT_FOLDER) -> Path:
     Raises:
         ConfigError: there is none, or more than one.
     """
-    found = sorted(path for path in folder.glob(f"*{ONNX}") if not path.name.endswith(INT8_ONNX))
+    there = sorted(folder.glob(f"*{ONNX}"))
+    found = [path for path in there if not path.name.endswith(INT8_ONNX)]
     if not found:
-        others = sorted(folder.glob(f"*{INT8_ONNX}"))
-        passed_over = f" ({others[0].name} is for CPUs; engines are built from float32 files)" if others else ""
+        passed_over = f" ({there[0].name} is for CPUs; engines are built from float32 files)" if there else ""
         raise ConfigError(
             f"no ONNX file in {folder.absolute()}{passed_over}:"
             " run condinst-export --weights model.pth here, or name one with --onnx"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 
 from condinst_deploy.contract import ModelManifest, contiguous_ids
 from condinst_deploy.errors import ConfigError
@@ -112,7 +113,7 @@ def export_model(
         reports.on_stage("exporting the graph")
         proto = onnx_from_model(loaded.model, manifest)
         if options.int8 is not None:
-            quantized_convolutions(proto, options.keep_float)  # a mistake is found before the comparison
+            quantized_convolutions(ir.from_proto(proto), options.keep_float)  # a mistake is found before the comparison
         for remark in tensorrt_remarks(proto):
             reports.on_note(remark)
         reports.on_stage("comparing")

@@ -14,6 +14,9 @@ METHODS: tuple[Method, ...] = get_args(Method)
 IMAGES = 100
 """Images that are calibrated on, where the user does not say."""
 
+METHOD: Method = "mse"
+"""How ranges are found, where the user does not say."""
+
 
 @dataclass(frozen=True)
 class CalibrationOptions:
@@ -27,7 +30,7 @@ class CalibrationOptions:
 
     folder: Path
     images: int = IMAGES
-    method: Method = "mse"
+    method: Method = METHOD
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -38,12 +41,21 @@ class CalibrationOptions:
         """
         check_types(self)
         object.__setattr__(self, "folder", Path(self.folder))  # text is taken, too
-        if not self.folder.is_dir():
-            raise ConfigError(f"--calibration is {self.folder}; expected a folder of images")
+        check_folder(self.folder)
         if self.images < 1:
             raise ConfigError(f"--calibration-images is {self.images}; expected at least 1")
         if self.method not in METHODS:
             raise ConfigError(f"--calibration-method is {self.method!r}; expected one of {', '.join(METHODS)}")
+
+
+def check_folder(folder: Path) -> None:
+    """Check that the value of --calibration is a folder.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"--calibration is {folder}; expected a folder of images")
 
 
 def calibration_from(
@@ -71,4 +83,4 @@ def calibration_from(
         raise ConfigError(
             f"{asked_by[0]} needs --calibration DIR: a folder of images of the kind that the model will see"
         )
-    return CalibrationOptions(folder, IMAGES if images is None else images, method or "mse")  # type: ignore[arg-type]
+    return CalibrationOptions(folder, IMAGES if images is None else images, method or METHOD)  # type: ignore[arg-type]

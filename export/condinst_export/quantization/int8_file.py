@@ -46,8 +46,8 @@ def int8_from_float32(
         VerificationError: the detections differ by more than `INT8_TOLERANCE`.
     """
     images = CalibrationImages(calibration.folder, manifest, calibration.images)
-    chosen = quantized_convolutions(proto, keep_float)
     kept, model = (*PREDICTORS, *keep_float), ir.from_proto(proto)
+    chosen = quantized_convolutions(model, keep_float)
     count = len(images.calibration)
     histograms = collected(
         proto,
@@ -77,13 +77,12 @@ def int8_from_float32(
     return quantized, described
 
 
-def quantized_convolutions(proto: onnx.ModelProto, keep_float: tuple[str, ...] = ()) -> list[ir.Node]:
+def quantized_convolutions(model: ir.Model, keep_float: tuple[str, ...] = ()) -> list[ir.Node]:
     """The convolutions of a float32 file that are quantised.
 
     Raises:
         ConfigError: a pattern matches no convolution, or none is left to quantise.
     """
-    model = ir.from_proto(proto)
     _check_patterns(model, keep_float)
     chosen = u8s8.convolutions(model, (*PREDICTORS, *keep_float))
     if not chosen:
