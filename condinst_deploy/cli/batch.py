@@ -12,6 +12,7 @@ from rich.progress import Progress, TextColumn
 
 from condinst_deploy.cli.command import (
     FAILED,
+    SCORE_THRESHOLD_HELP,
     BatchSizeOption,
     CanvasOption,
     ClassesOption,
@@ -66,9 +67,7 @@ def batch(
         str | None, typer.Option(help="Parquet input: column of contents or paths. Default: the first known name.")
     ] = None,
     device: DeviceOption = "auto",
-    score_threshold: Annotated[
-        float | None, typer.Option(help="Keep scores above it; at least the model's own.")
-    ] = None,
+    score_threshold: Annotated[float | None, typer.Option(help=SCORE_THRESHOLD_HELP)] = None,
     classes: ClassesOption = None,
     max_detections: MaxDetectionsOption = None,
     batch_size: BatchSizeOption = None,

@@ -95,7 +95,17 @@ ClassesOption = Annotated[
 ]
 """`class_names` reads its value."""
 
-MaxDetectionsOption = Annotated[int | None, typer.Option(help="Most detections of an image; the best are kept.")]
+MaxDetectionsOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Most detections of an image; the best are kept. Exported files and engines: at most their own number."
+    ),
+]
+
+SCORE_THRESHOLD_HELP = (
+    "Keep scores (class probability and centerness together) above it. Default: the model's own, which is the lowest"
+    " for exported files and engines."
+)
 
 BatchSizeOption = Annotated[
     int | None, typer.Option(help="Images of equal padded shape run at once. Default: 1 on a CPU, 8 on a GPU.")

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from condinst_deploy.cli.command import (
     FAILED,
+    SCORE_THRESHOLD_HELP,
     BatchSizeOption,
     CanvasOption,
     DeviceOption,
@@ -56,9 +57,7 @@ def evaluate(
     per_class: Annotated[bool, typer.Option("--per-class", help="Show the AP of each class, too.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Number of images to evaluate, from the first on.")] = None,
     batch_size: BatchSizeOption = None,
-    score_threshold: Annotated[
-        float | None, typer.Option(help="Keep scores above it; at least the models' own. Default: the models' own.")
-    ] = None,
+    score_threshold: Annotated[float | None, typer.Option(help=SCORE_THRESHOLD_HELP)] = None,
     out: Annotated[Path, typer.Option(help="Folder for report, metrics, results and journals.")] = Path("evaluation"),
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Run all images again and ignore the results of earlier runs.")

@@ -9,6 +9,7 @@ import typer
 
 from condinst_deploy.cli.command import (
     FAILED,
+    SCORE_THRESHOLD_HELP,
     BatchSizeOption,
     CanvasOption,
     ClassesOption,
@@ -64,8 +65,7 @@ def predict(
         str | None,
         typer.Option(
             metavar="NUMBER|best|per-class",
-            help="Keep scores (class probability and centerness together) above it; at least the model's own."
-            " best, per-class: what --thresholds recommends, for all classes or for each.",
+            help=f"{SCORE_THRESHOLD_HELP} best, per-class: what --thresholds recommends, for all classes or for each.",
         ),
     ] = None,
     thresholds: Annotated[

@@ -1,7 +1,7 @@
 """Settings of a model: how images are prepared, and which predictions become instances."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from condinst_deploy.errors import ConfigError
@@ -17,6 +17,9 @@ MOST_DETECTIONS, MOST_CANDIDATES = 10_000, 1_000_000
 """Largest limits of an image's detections and of a level's candidates. A file's settings size nothing beyond these."""
 
 SIDE = Limits(1, LARGEST_SIDE, whole=True)
+
+SHARE, DETECTIONS = Limits(0, 1), Limits(1, MOST_DETECTIONS, whole=True)
+"""Limits of thresholds, and of the number of an image's detections."""
 
 
 @dataclass(frozen=True)
@@ -95,14 +98,33 @@ class Selection:
         """
         check_family(self.family)
         for name in ("score_threshold", "nms_iou"):
-            check_number(name, getattr(self, name), Limits(0, 1))
+            check_number(name, getattr(self, name), SHARE)
         check_number("candidates_per_level", self.candidates_per_level, Limits(1, MOST_CANDIDATES, whole=True))
-        check_number("max_detections", self.max_detections, Limits(1, MOST_DETECTIONS, whole=True))
+        check_number("max_detections", self.max_detections, DETECTIONS)
 
     @property
     def lowest_score(self) -> float:
         """The threshold on the scale of the scores: AdelaiDet's are square roots of what it is compared with."""
         return math.sqrt(self.score_threshold) if self.family == "adelaidet" else self.score_threshold
+
+    def widened(self, score_threshold: float | None = None, max_detections: int | None = None) -> "Selection":
+        """The selection that also lets through what a filter with other limits asks for.
+
+        Args:
+            score_threshold: on the scale of the scores; one above the own threshold changes nothing.
+            max_detections: a number below the own maximum changes nothing.
+
+        Raises:
+            ConfigError: a limit is outside its range.
+        """
+        threshold, most = self.score_threshold, self.max_detections
+        if score_threshold is not None and score_threshold < self.lowest_score:
+            threshold = score_threshold
+            if self.family == "adelaidet":  # down, so that the root is not above what was asked for
+                threshold = max(0.0, math.nextafter(score_threshold**2, 0))
+        if max_detections is not None:
+            most = max(most, max_detections)
+        return replace(self, score_threshold=threshold, max_detections=most)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Selection":

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from condinst_deploy.contract.artifacts import check_json, check_precision_applies, check_there, model_kind
+from condinst_deploy.contract.model_settings import SHARE
 from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ConfigError, DataError
 from condinst_deploy.runtime.observer import Observer
@@ -14,6 +15,7 @@ from condinst_deploy.support.digests import sha256_of_bytes
 from condinst_deploy.support.file_names import fitting_stem
 from condinst_deploy.support.input_files import is_there, real_path
 from condinst_deploy.support.option_types import check_types
+from condinst_deploy.support.validation import checked_number
 
 REPORT, METRICS = "report.html", "figures.json"
 
@@ -66,9 +68,8 @@ class EvaluationOptions:
             ConfigError: a value has a wrong type or is outside its range.
         """
         check_types(self)
-        threshold = self.score_threshold
-        if threshold is not None and not 0 <= threshold <= 1:  # NaN is neither
-            raise ConfigError(f"score_threshold is {threshold:g}; expected 0 to 1")
+        if self.score_threshold is not None:
+            checked_number("score_threshold", self.score_threshold, SHARE)
         if self.batch_size is not None and self.batch_size < 1:
             raise ConfigError(f"batch_size is {self.batch_size}; expected at least 1")
         if self.gate is not None and not 0 <= self.gate <= 100:

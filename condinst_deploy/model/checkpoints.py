@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from condinst_deploy.contract import Family, ModelManifest
+from condinst_deploy.contract.model_settings import Selection
 from condinst_deploy.errors import ArtifactError, CheckpointError, ConfigError
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.config import CondInstConfig
@@ -77,6 +78,12 @@ def load_model(path: str | Path, family: Family | None = None, content: dict[str
         source_sha256=sha256_of(path),
     )
     return LoadedModel(model.eval(), manifest, published.note)
+
+
+def with_selection(model: CondInst, manifest: ModelManifest, selection: Selection) -> ModelManifest:
+    """Set other selection rules on the model, in place, and on a copy of its manifest."""
+    model.config = replace(model.config, selection=selection)
+    return replace(manifest, selection=selection)
 
 
 def save_model(path: str | Path, model: CondInst, manifest: ModelManifest) -> None:

@@ -173,9 +173,23 @@ class Predictor(AbstractContextManager["Predictor"]):
 
 
 def load_backend(
-    path: str | Path, device: str = "auto", threads: CpuThreads | None = None, precision: Precision | None = None
+    path: str | Path,
+    device: str = "auto",
+    threads: CpuThreads | None = None,
+    precision: Precision | None = None,
+    *,
+    score_threshold: float | None = None,
+    max_detections: int | None = None,
 ) -> Backend:
     """Load a model file with the backend of its kind.
+
+    Args:
+        path: a checkpoint, an exported file or an engine.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        threads: of the network, for exported files.
+        precision: of a checkpoint's network.
+        score_threshold: replaces a checkpoint's own where it is lower; other files have a fixed one.
+        max_detections: replaces a checkpoint's own where it is higher; other files have a fixed one.
 
     Raises:
         BackendError: a library or the device is missing.
@@ -198,7 +212,9 @@ def load_backend(
         load: Callable[..., Backend] = getattr(import_module(module), name).load
     except ModuleNotFoundError as e:
         raise BackendError(f"{path}: {missing_library(e) or e}") from e
-    given = {"threads": threads, "precision": precision}
+    given: dict[str, Any] = {"threads": threads, "precision": precision}
+    if kind == CHECKPOINT:
+        given |= {"score_threshold": score_threshold, "max_detections": max_detections}
     return load(path, device, **{name: value for name, value in given.items() if value is not None})
 
 
@@ -232,7 +248,14 @@ def stages_of(backend: Backend, options: PredictorOptions) -> Stages:
 
 
 def _loaded(path: str | Path, options: PredictorOptions) -> Backend:
-    return load_backend(path, options.device, options.threads, options.precision)
+    return load_backend(
+        path,
+        options.device,
+        options.threads,
+        options.precision,
+        score_threshold=options.score_threshold,
+        max_detections=options.max_detections,
+    )
 
 
 def _checked(backend: Backend, options: PredictorOptions) -> Backend:

@@ -8,6 +8,7 @@ from typing import TypedDict
 
 from condinst_deploy.contract import ModelManifest
 from condinst_deploy.contract.manifest import label_of
+from condinst_deploy.contract.model_settings import DETECTIONS, SHARE
 from condinst_deploy.contract.precision import PRECISIONS, Precision
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.runtime.backend import Backend
@@ -18,6 +19,7 @@ from condinst_deploy.runtime.postprocess import ResultFilter
 from condinst_deploy.runtime.preprocessing.types import InputOptions, Pixels
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.option_types import check_types
+from condinst_deploy.support.validation import checked_number
 
 Classes = Collection[str | int] | str | int
 
@@ -48,10 +50,11 @@ class PredictorOptions:
 
     Attributes:
         device: "auto", "cpu", "cuda" or "cuda:N". A backend that is loaded already has its device; leave "auto" then.
-        score_threshold: keep detections whose score (class probability and centerness together) is above it; not
-            below the model's own threshold (`Selection.lowest_score`). None: the model's own.
+        score_threshold: keep detections whose score (class probability and centerness together) is above it; of
+            exported files and engines not below their own threshold (`Selection.lowest_score`). None: the model's own.
         classes: names or labels to keep, or a single one; None: all.
-        max_detections: keep this number of the best detections of an image; it can only lower the model's own limit.
+        max_detections: keep this number of the best detections of an image; of exported files and engines it can
+            only lower their own limit. None: the model's own.
         batch_size: images in a batch of the network, at most 1,024; None: 1 on a CPU, 8 on a GPU.
         inputs: how images are decoded and resized. By default as the references do it, with one thread for every
             eight cores beside a network on a CPU, and one thread for each core, 16 at most, beside a GPU.
@@ -95,6 +98,9 @@ class PredictorOptions:
             if value is not None and not 1 <= value <= most:
                 limit = "at least 1" if value < 1 else f"at most {most}"
                 raise ConfigError(f"{name} is {shown_value(value)}; expected {limit}")
+        for name, limits in (("score_threshold", SHARE), ("max_detections", DETECTIONS)):
+            if (limit := getattr(self, name)) is not None:
+                checked_number(name, limit, limits)
         if self.precision is not None and self.precision not in PRECISIONS:
             raise ConfigError(f"precision is {shown_value(self.precision)}; expected one of {', '.join(PRECISIONS)}")
 
@@ -165,16 +171,16 @@ def result_filter_for(manifest: ModelManifest, options: PredictorOptions) -> Res
         ConfigError: a threshold, a class or a limit does not fit the model.
     """
     own, score_threshold, max_detections = manifest.selection, options.score_threshold, options.max_detections
-    if score_threshold is not None and not own.lowest_score <= score_threshold <= 1:
+    if score_threshold is not None and score_threshold < own.lowest_score:
         raise ConfigError(
             f"score_threshold is {shown_value(score_threshold)}; the model was made with"
-            f" {_rounded_up(own.lowest_score)} and can only be raised from there, up to"
-            " 1. Export it again with --score-threshold for a lower one"
+            f" {_rounded_up(own.lowest_score)} and can only be raised from there."
+            " Export it again with --score-threshold for a lower one, or give the checkpoint"
         )
-    if max_detections is not None and not 1 <= max_detections <= own.max_detections:
+    if max_detections is not None and max_detections > own.max_detections:
         raise ConfigError(
-            f"max_detections is {shown_value(max_detections)}; expected 1 to {own.max_detections}, the model's own."
-            " Export it again with --max-detections for more"
+            f"max_detections is {shown_value(max_detections)}; the model was made for {own.max_detections} at most."
+            " Export it again with --max-detections for more, or give the checkpoint"
         )
     classes = options.classes
     wanted = [classes] if isinstance(classes, str | int | Integral) else classes

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from condinst_deploy.contract import NetworkOutputs
+from condinst_deploy.contract.model_settings import Selection
 from condinst_deploy.contract.precision import PRECISIONS, Precision
 from condinst_deploy.errors import BackendError, DeviceError
 from condinst_deploy.kernels.operations import kernels_run_on, missing_for_kernels, operations_for
-from condinst_deploy.model.checkpoints import LoadedModel, load_model
+from condinst_deploy.model.checkpoints import LoadedModel, load_model, with_selection
 from condinst_deploy.model.condinst import CondInst, Instances
 from condinst_deploy.model.half import HalfNetwork
 from condinst_deploy.runtime.backend import Outputs, closed_error
@@ -58,11 +59,28 @@ class TorchBackend(DeviceBackend):
             torch.backends.cudnn.allow_tf32 = False
 
     @classmethod
-    def load(cls, path: Path, device: str = "auto", precision: Precision = "float32") -> Self:
-        """Load a checkpoint (see `load_model`)."""
+    def load(
+        cls,
+        path: Path,
+        device: str = "auto",
+        precision: Precision = "float32",
+        *,
+        score_threshold: float | None = None,
+        max_detections: int | None = None,
+    ) -> Self:
+        """Load a checkpoint (see `load_model`).
+
+        A lower `score_threshold` and a higher `max_detections` than the checkpoint's own replace them; limits on the
+        other side of its own are for a filter of the results (`Selection.widened`).
+        """
         chosen = torch_device(device)
         check_precision(precision, chosen)
-        return cls(load_model(path), chosen, precision, capturer_for(chosen))
+        loaded = load_model(path)
+        own = loaded.manifest.selection
+        if (asked := own.widened(score_threshold, max_detections)) != own:
+            manifest = with_selection(loaded.model, loaded.manifest, asked)
+            loaded = LoadedModel(loaded.model, manifest, f"{loaded.note}; the options replace {_replaced(own, asked)}")
+        return cls(loaded, chosen, precision, capturer_for(chosen))
 
     @property
     def model(self) -> CondInst:
@@ -102,6 +120,15 @@ class TorchBackend(DeviceBackend):
         return outputs._replace(
             num_detections=outputs.num_detections.to(torch.int32), labels=outputs.labels.to(torch.int32)
         )
+
+
+def _replaced(own: Selection, asked: Selection) -> str:
+    """Which limits of a checkpoint are not its own any more, in words."""
+    limits = (
+        ("the score threshold", own.lowest_score, asked.lowest_score),
+        ("the maximum of detections", own.max_detections, asked.max_detections),
+    )
+    return " and ".join(f"{name} {before:g} by {now:g}" for name, before, now in limits if before != now)
 
 
 def torch_device(device: str) -> torch.device:

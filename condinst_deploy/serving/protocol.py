@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from condinst_deploy.contract.manifest import label_of
+from condinst_deploy.contract.model_settings import DETECTIONS, SHARE
 from condinst_deploy.errors import ConfigError
-from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.option_types import check_types
 from condinst_deploy.support.suggestions import did_you_mean
+from condinst_deploy.support.validation import checked_number
 
 IMAGE = "IMAGE"
 BOXES, SCORES, LABELS, IMAGE_SIZE, RLE_COUNTS, MASKS = OUTPUTS = (
@@ -44,8 +45,6 @@ MANIFEST_PARAMETER = "condinst_manifest"
 
 PARAMETERS = ("score_threshold", "classes", "max_detections", "masks")
 MaskForm = Literal["rle", "dense", "none"]
-LARGEST_COUNT = 1_000_000
-"""Of instances of an image, and of images of a batch; Triton's parameters are 64-bit numbers."""
 
 LONGEST_TEXT = 10_000
 """Characters of a parameter's text."""
@@ -67,11 +66,9 @@ class RequestOptions:
             ConfigError: a value has a wrong type or is out of range.
         """
         check_types(self)
-        threshold = self.score_threshold
-        if threshold is not None and not 0 <= threshold <= 1:  # NaN is neither
-            raise ConfigError(f"score_threshold is {shown_value(threshold)}; expected a number from 0 to 1")
-        if self.max_detections is not None and not 1 <= self.max_detections <= LARGEST_COUNT:
-            raise ConfigError(f"max_detections is {shown_value(self.max_detections)}; expected 1 to {LARGEST_COUNT}")
+        for name, limits in (("score_threshold", SHARE), ("max_detections", DETECTIONS)):
+            if (value := getattr(self, name)) is not None:
+                checked_number(name, value, limits)
         if self.masks not in get_args(MaskForm):
             raise ConfigError(f"masks is {self.masks!r:.40}; expected one of {', '.join(get_args(MaskForm))}")
 

@@ -12,6 +12,7 @@ import torch
 from condinst_deploy.contract import INPUTS, MANIFEST_KEY, OUTPUTS, ModelManifest
 from condinst_deploy.contract.onnx_names import DOMAIN
 from condinst_deploy.errors import ExportError
+from condinst_deploy.model.checkpoints import with_selection
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.config import MASK_STRIDE
 from condinst_deploy.support.versions import installed_versions
@@ -36,9 +37,8 @@ def with_options(model: CondInst, manifest: ModelManifest, options: ExportOption
         for name in ("max_detections", "score_threshold", "nms_iou", "candidates_per_level")
         if (value := getattr(options, name)) is not None
     }
-    selection = replace(model.config.selection, **changes)
-    model.config = replace(model.config, selection=selection)
-    return replace(manifest, selection=selection, static_shape=options.static_shape, tools=_tools())
+    manifest = with_selection(model, manifest, replace(model.config.selection, **changes))
+    return replace(manifest, static_shape=options.static_shape, tools=_tools())
 
 
 def tensorrt_remarks(proto: onnx.ModelProto) -> list[str]:

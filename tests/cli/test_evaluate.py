@@ -306,19 +306,24 @@ def test_cocos_own_ids_are_in_the_results(tmp_path: Path) -> None:
         ),
         (("--results", "a.json"), "no results file at a.json", 1),
         (("--model", "x.engine", "--images", "pictures"), "no engine at x.engine: write one with condinst-build", 1),
-        (("--results", "val.json", "--score-threshold", "nan"), "score_threshold is nan; expected 0 to 1", 2),
-        (("--results", "val.json", "--score-threshold", "7"), "score_threshold is 7; expected 0 to 1", 2),
+        (("--results", "val.json", "--score-threshold", "nan"), "score_threshold is nan; expected a number from", 2),
+        (("--results", "val.json", "--score-threshold", "7"), "score_threshold is 7.0; expected a number from", 2),
         (("--results", "val.json", "--batch-size", "0"), "batch_size is 0; expected at least 1", 2),
         (("--results", "val.json", "--precision", "float16"), "no model is a checkpoint", 2),
         (("--model", "none.pth", "--images", "pictures"), "no checkpoint at none.pth", 1),
-        (("--model", "{model}", "--images", "pictures", "--score-threshold", "0.01"), "score_threshold is 0.01", 2),
+        (("--model", "{onnx}", "--images", "pictures", "--score-threshold", "0.01"), "score_threshold is 0.01", 2),
         (("--model", "{model}", "--images", "pictures", "--out", "val.json"), "val.json", 1),
     ],
 )
 def test_what_cannot_be_done_is_one_line(
-    arguments: tuple[str, ...], message: str, status: int, data: tuple[Path, Path], slim_checkpoint: Path
+    arguments: tuple[str, ...],
+    message: str,
+    status: int,
+    data: tuple[Path, Path],
+    slim_checkpoint: Path,
+    slim_onnx: Path,
 ) -> None:
-    filled_in = [argument.format(model=slim_checkpoint) for argument in arguments]
+    filled_in = [argument.format(model=slim_checkpoint, onnx=slim_onnx) for argument in arguments]
     done = evaluate("--annotations", "val.json", "--device", "cpu", *filled_in)
     assert (done.exit_code, done.stdout) == (status, "")
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]

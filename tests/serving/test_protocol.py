@@ -36,7 +36,7 @@ def test_parameters_become_options(parameters: dict[str, Any], options: RequestO
         ({"score_threshold": -0.1}, "expected a number from 0 to 1"),
         ({"score_threshold": True}, "score_threshold is True"),
         ({"score_threshold": "1" * 5000}, "expected a number"),
-        ({"max_detections": 0}, "max_detections is 0; expected 1 to 1000000"),
+        ({"max_detections": 0}, "max_detections is 0; expected a whole number from 1 to 10000"),
         ({"max_detections": 2.5}, "max_detections is 2.5; expected a whole number"),
         ({"max_detections": "1e3"}, "expected a whole number"),
         ({"classes": " , "}, "classes names no class"),

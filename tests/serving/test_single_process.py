@@ -120,7 +120,7 @@ def test_contents_in_parquet_and_paths_give_the_same_rows(
     [
         ({"score_threshold": float("nan")}, "score_threshold is nan; expected a number from 0 to 1"),
         ({"score_threshold": 1.5}, "score_threshold is 1.5"),
-        ({"max_detections": 0}, "max_detections is 0; expected 1 to 1000000"),
+        ({"max_detections": 0}, "max_detections is 0; expected a whole number from 1 to 10000"),
         ({"batch_size": 10**5000}, "batch_size is a whole number of"),
         ({"classes": ()}, "classes names no class"),
     ],
@@ -133,8 +133,9 @@ def test_options_that_fit_no_model_are_refused(changes: dict[str, Any], reason: 
 def test_a_run_that_fails_before_its_first_part_does_not_keep_the_folder(
     ten_images: list[Path], small_model: Path, tmp_path: Path
 ) -> None:
-    wrong = options_of(ten_images[0].parent, small_model, tmp_path, format="coco", max_detections=101)
-    with pytest.raises(ConfigError, match="max_detections is 101"):
+    unknown = DetectionOptions(device="cpu", classes=("a tree",))
+    wrong = replace(options_of(ten_images[0].parent, small_model, tmp_path, format="coco"), detection=unknown)
+    with pytest.raises(ConfigError, match="no class 'a tree'"):
         run_in_process(wrong)
     assert not (tmp_path / "run.json").exists()
     run_in_process(options_of(ten_images[0].parent, small_model, tmp_path, format="coco"))

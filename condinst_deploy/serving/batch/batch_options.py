@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from condinst_deploy.contract.model_settings import DETECTIONS, SHARE
 from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.runtime.canvases import canvases_as_json
+from condinst_deploy.runtime.predictor_options import MOST_IN_BATCH
 from condinst_deploy.serving.batch.shards import check_shard_size
-from condinst_deploy.serving.protocol import LARGEST_COUNT
-from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.option_types import check_types
+from condinst_deploy.support.validation import Limits, checked_number
 
 if TYPE_CHECKING:
     from condinst_deploy.runtime.predictor import Predictor
@@ -44,12 +45,13 @@ class DetectionOptions:
             ConfigError: a value has another type, or cannot be used with any model.
         """
         check_types(self)
-        if self.score_threshold is not None and not 0 <= self.score_threshold <= 1:
-            raise ConfigError(f"score_threshold is {self.score_threshold}; expected a number from 0 to 1")
-        for name in ("max_detections", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and not 1 <= value <= LARGEST_COUNT:
-                raise ConfigError(f"{name} is {shown_value(value)}; expected 1 to {LARGEST_COUNT}")
+        for name, limits in (
+            ("score_threshold", SHARE),
+            ("max_detections", DETECTIONS),
+            ("batch_size", Limits(1, MOST_IN_BATCH, whole=True)),
+        ):
+            if (value := getattr(self, name)) is not None:
+                checked_number(name, value, limits)
         if self.classes is not None and not self.classes:
             raise ConfigError("classes names no class; expected at least one, or None for all")
 
