@@ -1,10 +1,17 @@
-"""Kinds of model files, by the ending of the file name."""
+"""Kinds of model files: by the ending of the name, and whether the first bytes contradict it."""
 
 import os
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
+from condinst_deploy.contract.file_contents import (
+    CHECKPOINT_WORDS,
+    ENGINE_WORDS,
+    ONNX_WORDS,
+    ZIP_WORDS,
+    content_words,
+)
 from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ArtifactError, CheckpointError, CondInstError, ConfigError
 from condinst_deploy.imaging.image_files import SUFFIXES
@@ -35,7 +42,7 @@ def kind_of(path: Path) -> str | None:
     return KINDS.get(path.suffix.lower())
 
 
-_NAMES = {CHECKPOINT: "a checkpoint (.pth)", ONNX: "an exported file (.onnx)", ENGINE: "an engine (.engine)"}
+_NAMES = {CHECKPOINT: CHECKPOINT_WORDS, ONNX: ONNX_WORDS, ENGINE: ENGINE_WORDS}
 
 
 _OTHERS = {
@@ -96,6 +103,8 @@ def model_kind(path: Path) -> str:
         what, expected = kind_words(path), f"expected a model, a file ending in {', '.join(KINDS)}{_found_near(path)}"
         if what == UNKNOWN and not os.path.lexists(path):
             raise ArtifactError(f"no file at {path}; {expected}")
+        if what == UNKNOWN and path.is_file() and (words := content_words(path)) in _NAMES.values():
+            expected = f"it is {words} by its content, so rename it; {expected}"
         raise ConfigError(f"{path} is {what}; {expected}")
     return kind
 
@@ -160,14 +169,14 @@ def check_text(path: Path, expected: str, *endings: str) -> None:
 
 
 def check_there(path: Path, kind: str | None = None) -> None:
-    """Check that a model file exists, before a library is imported to read it.
+    """Check that a model file exists and is not one of another kind, before a library is imported to read it.
 
     Args:
         path: the file. A name of unknown kind passes; its reader refuses it.
         kind: the expected kind, whatever the file's name: CHECKPOINT, ONNX or ENGINE; None: by the name.
 
     Raises:
-        ArtifactError, CheckpointError: the file does not exist.
+        ArtifactError, CheckpointError: the file does not exist, cannot be read, or has the content of another kind.
     """
     kind = kind or kind_of(path)
     if kind is None:
@@ -175,7 +184,10 @@ def check_there(path: Path, kind: str | None = None) -> None:
     error, message = _MISSING[kind]
     try:
         if is_there(path):
-            return
+            words = content_words(path)
+            if words in (None, _NAMES[kind]) or (words == ZIP_WORDS and kind == CHECKPOINT):
+                return
+            raise error(f"{path} is {words} by its content; expected {_NAMES[kind]}")
     except OSError as e:
         raise error(f"{path} cannot be read ({e.strerror or e}); expected {_NAMES[kind]}") from e
     ending = path.suffix.lower() if kind_of(path) == kind else kind

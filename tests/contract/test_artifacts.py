@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
 from condinst_deploy.contract.artifacts import (
     CHECKPOINT,
@@ -21,7 +23,7 @@ from condinst_deploy.contract.artifacts import (
 from condinst_deploy.data.coco_file import coco_content
 from condinst_deploy.doctor.model_file import file_checks
 from condinst_deploy.doctor.probes import probe
-from condinst_deploy.errors import ArtifactError, CheckpointError, ConfigError
+from condinst_deploy.errors import ArtifactError, CheckpointError, CondInstError, ConfigError
 from condinst_deploy.evaluation.sources import Source, check_sources
 from condinst_deploy.evaluation.threshold_file import load_thresholds
 from condinst_deploy.runtime.predictor import BACKENDS, load_backend
@@ -199,3 +201,51 @@ def test_a_precision_is_for_checkpoints_alone() -> None:
     check_precision_applies([Path("a.onnx")], None)
     with pytest.raises(ConfigError, match="precision float16 is asked for, and no model is a checkpoint"):
         check_precision_applies([Path("a.onnx"), Path("a.engine")], "float16")
+
+
+def _torch_file(path: Path, *, old: bool = False) -> Path:
+    torch.save({"state_dict": {"a": torch.zeros(2)}}, path, _use_new_zipfile_serialization=not old)
+    return path
+
+
+def _contents(folder: Path, slim_onnx: Path) -> dict[str, tuple[Path, str | None]]:
+    """A file of each kind with a name without meaning -> the kind that it is (None: none of a model)."""
+    (folder / "page").write_text("<!DOCTYPE HTML><title>404</title>")
+    (folder / "pointer").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    (folder / "rtx").write_bytes(b"vtrt\0\0\0\0\2")  # as the builder in the tests of engines writes
+    (folder / "trt").write_bytes(b"ftrt\0\0\0\0\2")
+    Image.new("RGB", (8, 8)).save(folder / "jpeg", "JPEG")
+    return {
+        "an HTML page, as failed downloads are": (folder / "page", None),
+        r"a pointer of Git LFS \(git lfs pull brings the file itself\)": (folder / "pointer", None),
+        "a JPEG image": (folder / "jpeg", None),
+        r"an engine \(\.engine\)": (folder / "rtx", ENGINE),
+        r"an engine \(\.engine\) ": (folder / "trt", ENGINE),
+        r"a checkpoint \(\.pth\)": (_torch_file(folder / "new"), CHECKPOINT),
+        r"a checkpoint \(\.pth\) ": (_torch_file(folder / "old", old=True), CHECKPOINT),
+        r"an exported file \(\.onnx\)": (slim_onnx, ONNX),
+    }
+
+
+@pytest.mark.parametrize("kind", [CHECKPOINT, ONNX, ENGINE])
+def test_a_file_with_the_name_of_one_kind_and_the_content_of_another_is_named(
+    kind: str, tmp_path: Path, slim_onnx: Path
+) -> None:
+    for number, (words, (content, own)) in enumerate(_contents(tmp_path, slim_onnx).items()):
+        renamed = tmp_path / f"m{number}{kind}"
+        renamed.write_bytes(content.read_bytes())
+        if own == kind:
+            check_there(renamed)
+            continue
+        with pytest.raises(CondInstError, match=rf"m{number}{kind} is {words.strip()} by its content; expected a"):
+            check_there(renamed)
+        with pytest.raises(CondInstError, match=rf"m{number}{kind} is {words.strip()} by its content; expected a"):
+            load_backend(renamed, "cpu")
+
+
+def test_a_model_under_a_name_of_no_kind_is_told_by_its_content(tmp_path: Path, slim_onnx: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(slim_onnx.read_bytes())
+    with pytest.raises(ConfigError, match=r"unknown kind; it is an exported file \(\.onnx\) by its content, so rename"):
+        load_backend(tmp_path / "model.bin")
+    check_kind(_torch_file(tmp_path / "weights"), CHECKPOINT, "--weights")
+    check_checkpoint(tmp_path / "weights")

@@ -192,9 +192,9 @@ def test_a_closed_predictor_does_not_run(
 @pytest.mark.parametrize("name", EITHER)
 def test_a_wrong_option_closes_the_model(name: str, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     backend = load_backend(models[name], "cpu")
-    monkeypatch.setattr("condinst_deploy.runtime.predictor.load_backend", lambda *_: backend)
+    monkeypatch.setattr("condinst_deploy.runtime.predictor.load_backend", lambda *_, **__: backend)
     with pytest.raises(ConfigError):
-        Predictor(models[name], max_detections=0)
+        Predictor(models[name], classes=["no class of it"])
     inputs, _ = host_batch(backend, [IMAGE])
     with pytest.raises(BackendError, match="closed"):
         backend.forward(inputs)
