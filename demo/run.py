@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.progress import track
-
 from condinst_deploy import CondInstError, ImageError, InstanceDetections, Predictor
+from condinst_deploy.cli.command import progress_bar
+from condinst_deploy.cli.progress import ProgressLines
 from condinst_deploy.contract import DRAWN_ABOVE
 from condinst_deploy.data.shapes_dataset import ShapesConfig, generate_shapes
 from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE, Agreement, agreement, merged
@@ -93,9 +93,13 @@ class Result(NamedTuple):
 
 def compare(model: Path, weights: Path, images: Sequence[ImageFile]) -> Iterator[Result]:
     """Both models on every image that can be read; the others are named."""
-    with Predictor(model) as exported, Predictor(weights) as reference:
+    with Predictor(model) as exported, Predictor(weights) as reference, progress_bar() as progress:
         both = zip(images, exported.stream(images), reference.stream(images), strict=True)
-        for image, found, wanted in track(both, "   images", total=len(images), transient=True):
+        lines, task = ProgressLines(), progress.add_task("images", total=len(images))
+        lines.update("images", 0, len(images))
+        for done, (image, found, wanted) in enumerate(both, start=1):
+            progress.update(task, completed=done)
+            lines.update("images", done, len(images))
             if found.detections is None or wanted.detections is None:
                 print(f"   skipped: {found.error or wanted.error}")
                 continue

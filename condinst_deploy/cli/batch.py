@@ -209,11 +209,11 @@ def _run(plan: "Plan", placement: "RayOptions | None", outcome: Outcome) -> None
                 listener(event)
 
         if placement is None:
-            run_here(plan, on_event, shown.images_of_shard)
+            run_here(plan, on_event, shown.images_under_way)
         else:
             from condinst_deploy.serving.batch.ray_driver import run_on_ray
 
-            run_on_ray(plan, placement, on_event)
+            run_on_ray(plan, placement, on_event, shown.images_under_way)
 
 
 def _progress() -> Progress:
@@ -246,10 +246,9 @@ class _Shown:
             terminal.print(labelled(f"{text}:", "yellow", event.reason or ""))
         elif event.report is not None:
             self._done += event.report.images
-            self.images_of_shard(0)
 
-    def images_of_shard(self, images: int) -> None:
-        """Take how many images of the shard under way are done."""
+    def images_under_way(self, images: int) -> None:
+        """Take how many images of the shards under way are done."""
         done = self._done + images
         self._progress.update(self._task, completed=done, status=self._lines.update("images", done, self._total))
 

@@ -18,7 +18,7 @@ from condinst_deploy.serving.batch.batch_options import BatchOptions, DetectionO
 from condinst_deploy.serving.batch.output_rows import ImageRow, coco_entries, read_part
 from condinst_deploy.serving.batch.parts import part_name
 from condinst_deploy.serving.batch.ray_driver import run_on_ray
-from condinst_deploy.serving.batch.reporting import Event, OnEvent, Totals
+from condinst_deploy.serving.batch.reporting import Event, Totals
 from condinst_deploy.serving.ray_session import RayOptions
 from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.digests import sha256_of_text
@@ -72,7 +72,8 @@ class RayDetector:
             shard_size=-(-SHARD // window) * window,
         )
         with planned(batch) as plan:
-            run_on_ray(plan, self.options, _listener(plan, folder, name, run))
+            progress = _Progress(plan, folder, name, run)
+            run_on_ray(plan, self.options, progress, progress.images_under_way)
             entries = _entries(folder, run, category_ids)
         return entries, settings | {"pictures": sha256_of_text(repr(states))}, plan.finished_images
 
@@ -89,20 +90,32 @@ def _written_list(folder: Path, paths: Sequence[Path]) -> Path:
     return path.absolute()
 
 
-def _listener(plan: Plan, folder: Path, name: str, run: Run) -> OnEvent:
-    totals = Totals()
-    run.on_progress(name, plan.finished_images, plan.images)
+class _Progress:
+    """Listener that tells the evaluation how far a model is, and ends it where an image cannot be evaluated."""
 
-    def on_event(event: Event) -> None:
-        totals(event)
+    def __init__(self, plan: Plan, folder: Path, name: str, run: Run) -> None:
+        self._plan, self._folder, self._name, self._run = plan, folder, name, run
+        self._totals = Totals()
+        self.images_under_way(0)
+
+    def __call__(self, event: Event) -> None:
+        """Take an event.
+
+        Raises:
+            DataError: a shard was left out.
+            ImageError: an image cannot be read.
+        """
+        self._totals(event)
         if event.kind == "failed":
-            raise DataError(f"{name}: {totals.failed_shards[-1]}")
+            raise DataError(f"{self._name}: {self._totals.failed_shards[-1]}")
         if event.report is not None and event.report.failed:
-            for _ in _read(folder / part_name(event.report.index, "parquet")):
+            for _ in _read(self._folder / part_name(event.report.index, "parquet")):
                 pass  # to the image that cannot be read
-        run.on_progress(name, plan.finished_images + totals.images, plan.images)
 
-    return on_event
+    def images_under_way(self, images: int) -> None:
+        """Take how many images of the shards under way are done."""
+        done = self._plan.finished_images + self._totals.images + images
+        self._run.on_progress(self._name, done, self._plan.images)
 
 
 def _entries(folder: Path, run: Run, category_ids: Sequence[int]) -> list[Entry]:

@@ -300,3 +300,18 @@ def test_events_are_written_for_the_record(ten_images: list[Path], small_onnx: P
         {"kind": "start", "worker": "1@host", "shard": 3},
         {"kind": "lost", "worker": "1@host", "shard": 3, "reason": "it died"},
     ]
+
+
+def test_images_are_counted_before_their_shard_is_done(
+    ray: Any, ten_images: list[Path], small_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from condinst_deploy.serving.batch import ray_driver
+
+    class Telling(ray_driver.ShardActor):
+        count_seconds = 0.0
+
+    monkeypatch.setattr(ray_driver, "ShardActor", Telling)
+    images: list[int] = []
+    with planned(options_of(ten_images[0].parent, small_onnx, tmp_path, shard_size=10)) as plan:
+        ray_driver.run_on_ray(plan, TWO_WORKERS, lambda event: None, images.append)
+    assert images == [*range(1, 11), 0]

@@ -14,6 +14,7 @@ from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.serving import ray_evaluation
 from condinst_deploy.serving.batch.batch_driver import Plan, run_here
 from condinst_deploy.serving.batch.reporting import OnEvent
+from condinst_deploy.serving.batch.shard_worker import OnImage
 from condinst_deploy.serving.ray_evaluation import RayDetector
 from condinst_deploy.serving.ray_session import RayOptions
 from tests.support.batch_runs import write_images
@@ -42,8 +43,8 @@ def test_an_image_that_could_not_be_read_is_read_again_by_the_next_run(
 ) -> None:
     """Not from the part of the run before: a disk that failed leaves size and time of the image as they were."""
 
-    def run_shards(plan: Plan, options: RayOptions, on_event: OnEvent) -> None:
-        run_here(plan, on_event)
+    def run_shards(plan: Plan, options: RayOptions, on_event: OnEvent, on_image: OnImage) -> None:
+        run_here(plan, on_event, on_image)
 
     monkeypatch.setattr(ray_evaluation, "run_on_ray", run_shards)
     paths = write_images(tmp_path / "images", 3)

@@ -88,9 +88,17 @@ class StandIn:
 
 @dataclass(eq=False)
 class _Reference:
+    """A reference to what `load` returns, or the generator of what `run` yields."""
+
     number: int
     shard: Shard | None
     result: Any = NotImplemented
+
+    def __next__(self) -> "_Reference":
+        yielded = _Reference(self.number, self.shard, self.result)
+        if isinstance(self.result, int):
+            self.result = NotImplemented  # more comes
+        return yielded
 
 
 def works(number: int, shard: Shard | None) -> Any:
@@ -106,9 +114,14 @@ def run(
     """Run shards of one image on the stand-in; returns it, the events, and the error that ended the run."""
 
     def run(
-        script: Script, shards: int = 4, notice_seconds: float = NOTICE_SECONDS, **options: Any
+        script: Script,
+        shards: int = 4,
+        notice_seconds: float = NOTICE_SECONDS,
+        images: list[int] | None = None,
+        **options: Any,
     ) -> tuple[StandIn, list[Event], CondInstError | None]:
         stand_in, events = StandIn(script), list[Event]()
+        images = [] if images is None else images
 
         @contextmanager
         def session(_: RayOptions) -> Iterator[StandIn]:
@@ -119,7 +132,7 @@ def run(
         batch = options_of(tmp_path / "list.txt", small_model, tmp_path / "out", format="coco", shard_size=1)
         with planned(batch) as plan:
             try:
-                run_on_ray(plan, RayOptions(**{"workers": 2} | options), events.append, notice_seconds)
+                run_on_ray(plan, RayOptions(**{"workers": 2} | options), events.append, images.append, notice_seconds)
             except CondInstError as e:
                 return stand_in, events, e
         return stand_in, events, None
@@ -138,6 +151,26 @@ def test_each_worker_has_one_shard_at_a_time_however_long_the_input(run: Any) ->
     assert of_kind(events, "done") == list(range(1000))
     assert (stand_in.most_given, len(stand_in.given)) == (2, 1000)
     assert sorted(stand_in.killed) == [0, 1]  # at the end
+
+
+def test_images_of_all_shards_under_way_are_counted(run: Any) -> None:
+    """Two workers at a time: what each last said of its shard, without shards that ended or were lost."""
+    said: dict[int, Iterator[Any]] = {}
+
+    def script(number: int, shard: Shard | None) -> Any:
+        if shard is None:
+            return works(number, None)
+        ends = RayError("died") if number == 0 else works(number, shard)
+        return next(said.setdefault(number, iter([3, 5, ends])), ends)
+
+    images: list[int] = []
+    _, events, error = run(script, shards=3, images=images)
+    assert error is None
+    assert of_kind(events, "done") == [0, 1, 2]
+    assert len(of_kind(events, "lost")) == 1
+    assert set(images) <= {0, 3, 5, 6, 8, 10}
+    assert {3, 5} < set(images)
+    assert images[-1] == 0
 
 
 @pytest.mark.parametrize(

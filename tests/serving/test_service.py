@@ -72,7 +72,7 @@ def test_one_bad_request_does_not_touch_the_others(predictor: Predictor, service
         "1000x1000 pixels; at most 90000": ImageRequest(bomb.getvalue()),
         "the model has no class 'unicorn'": ImageRequest(png(1), RequestOptions(classes=("unicorn",))),
         "a request can only raise it": ImageRequest(png(1), RequestOptions(score_threshold=0.0)),
-        "the model's own is": ImageRequest(png(1), RequestOptions(max_detections=10**6)),
+        "the model's own is": ImageRequest(png(1), RequestOptions(max_detections=10_000)),
         "ask for masks=rle": ImageRequest(png(1), RequestOptions(masks="dense")),
     }
     requests = [ImageRequest(png(0)), *bad.values(), ImageRequest(png(2))]

@@ -251,7 +251,7 @@ def test_images_of_a_shard_are_counted_before_the_shard_is_done(
     counted: list[int] = []
     with planned(options_of(ten_images[0].parent, small_model, tmp_path / "out", shard_size=6)) as plan:
         run_here(plan, lambda event: None, counted.append)
-    assert counted == [*range(1, 7), *range(1, 5)]
+    assert counted == [*range(1, 7), 0, *range(1, 5), 0]
     shown: list[tuple[int, int]] = []
 
     def update(_lines: ProgressLines, _what: str, done: int, total: int) -> str:

@@ -111,7 +111,7 @@ def run_here(plan: Plan, on_event: OnEvent, on_image: OnImage = lambda done: Non
     Args:
         plan: the run.
         on_event: called when a shard begins and ends.
-        on_image: called with the number of images that are done of the shard under way.
+        on_image: called with the number of images that are done of the shard under way; with 0 behind its end.
 
     Raises:
         CondInstError: the model, the input or the output cannot be used.
@@ -126,3 +126,4 @@ def run_here(plan: Plan, on_event: OnEvent, on_image: OnImage = lambda done: Non
             on_event(Event("start", worker.name, shard.index))
             report = worker.run(shard, on_image)
             on_event(Event("done", worker.name, shard.index, report=report))
+            on_image(0)

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 from condinst_deploy.errors import BackendError, CondInstError, ConfigError
 from condinst_deploy.serving.batch.batch_driver import Plan
 from condinst_deploy.serving.batch.reporting import Event, OnEvent
-from condinst_deploy.serving.batch.shard_worker import Job, ShardReport, ShardWorker
+from condinst_deploy.serving.batch.shard_worker import Job, OnImage, ShardReport, ShardWorker
 from condinst_deploy.serving.batch.shards import Shard
 from condinst_deploy.serving.ray_session import (
     RayOptions,
@@ -57,6 +57,8 @@ class Failure:
 class ShardActor:
     """A worker in a process of Ray's. Errors of the toolkit are returned, so that their message reaches the user."""
 
+    count_seconds = 5.0  # between two numbers of images
+
     def __init__(self, job: Job, cores: tuple[int, ...] | None) -> None:
         self._job, self._cores = job, cores
         self._worker: ShardWorker | None = None
@@ -71,24 +73,38 @@ class ShardActor:
             return Failure(type(e), str(e))
         return self._worker.name, self._worker.note
 
-    def run(self, shard: Shard) -> ShardReport | Failure:
-        """Write the part of a shard."""
+    def run(self, shard: Shard) -> Generator[int | ShardReport | Failure, None, None]:
+        """Write the part of a shard; yields from time to time how many of its images are done, and then the report."""
         assert self._worker is not None
+        steps, told_at = self._worker.steps(shard), time.monotonic()
         try:
-            return self._worker.run(shard)
+            while True:
+                done = next(steps)
+                if time.monotonic() - told_at >= self.count_seconds:
+                    told_at = time.monotonic()
+                    yield done
+        except StopIteration as end:
+            yield end.value
         except CondInstError as e:
-            return Failure(type(e), str(e))
+            yield Failure(type(e), str(e))
         except MemoryError as e:
-            return Failure(BackendError, reason_of(e).removeprefix("error: "))
+            yield Failure(BackendError, reason_of(e).removeprefix("error: "))
 
 
-def run_on_ray(plan: Plan, ray_options: RayOptions, on_event: OnEvent, notice_seconds: float = NOTICE_SECONDS) -> None:
+def run_on_ray(
+    plan: Plan,
+    ray_options: RayOptions,
+    on_event: OnEvent,
+    on_image: OnImage = lambda done: None,
+    notice_seconds: float = NOTICE_SECONDS,
+) -> None:
     """Run all pending shards on Ray.
 
     Args:
         plan: of the run.
         ray_options: where, and how many workers.
         on_event: called with what happens.
+        on_image: called from time to time with the number of images that are done of the shards under way.
         notice_seconds: between two messages while no worker is ready.
 
     Raises:
@@ -108,7 +124,7 @@ def run_on_ray(plan: Plan, ray_options: RayOptions, on_event: OnEvent, notice_se
         if here and resources["num_gpus"] > ray.cluster_resources().get("GPU", 0):
             raise ConfigError(f"--gpus-per-worker {resources['num_gpus']:g}: Ray sees fewer GPUs on this machine")
         core_sets = _core_sets(count, resources["num_cpus"]) if pinned else None
-        pool = _Pool(ray, plan.job, resources, on_event, core_sets, notice_seconds)
+        pool = _Pool(ray, plan.job, resources, on_event, on_image, core_sets, notice_seconds)
         try:
             pool.request(count)
             pool.run(_Queue(deque([_Try(first)]), shards))
@@ -118,10 +134,11 @@ def run_on_ray(plan: Plan, ray_options: RayOptions, on_event: OnEvent, notice_se
 
 @dataclass
 class _Try:
-    """A shard, and how many workers died of it or with it."""
+    """A shard, how many workers died of it or with it, and how many of its images the present one has done."""
 
     shard: Shard
     lost: int = 0
+    images: int = 0
 
 
 @dataclass
@@ -154,11 +171,12 @@ class _Pool:
     job: Job
     resources: dict[str, float]
     on_event: OnEvent
+    on_image: OnImage
     core_sets: list[tuple[int, ...]] | None  # that no worker has; None: workers are not bound to cores
     notice_seconds: float
     loading: dict[Any, _Worker] = field(default_factory=dict)  # by reference to the result of `load`
     idle: list[_Worker] = field(default_factory=list)
-    busy: dict[Any, tuple[_Worker, _Try]] = field(default_factory=dict)  # by reference to the report
+    busy: dict[Any, tuple[_Worker, _Try]] = field(default_factory=dict)  # by generator of what `run` yields
     requested: int = 0
     died_loading: int = 0  # one after the other
     left_out: int = 0  # shards, one after the other
@@ -183,7 +201,7 @@ class _Pool:
             ready, _ = self.ray.wait([*self.busy, *self.loading], num_returns=1, timeout=WAIT_SECONDS)
             for reference in ready:
                 if reference in self.busy:
-                    self._finish(reference, queue)
+                    self._take(reference, queue)
                 else:
                     self._admit(reference)
             self._notice()
@@ -196,17 +214,28 @@ class _Pool:
 
     def _give(self, worker: _Worker, attempt: _Try) -> None:
         self.on_event(Event("start", worker.name, attempt.shard.index))
+        # a method that is a generator: Ray gives a generator of references, which `wait` takes like a reference
         self.busy[worker.actor.run.remote(attempt.shard)] = worker, attempt
 
-    def _finish(self, reference: Any, queue: _Queue) -> None:
-        worker, attempt = self.busy.pop(reference)
+    def _take(self, yielded: Any, queue: _Queue) -> None:
+        """Take the next thing that a worker yields: a number of images, or the report that ends a shard."""
+        worker, attempt = self.busy[yielded]
         try:
-            report = _checked(self.ray.get(reference))
+            result = _checked(self.ray.get(next(yielded)))
         except self.ray.exceptions.RayTaskError:
             raise  # a defect
         except (self.ray.exceptions.RayError, BackendError) as e:
+            del self.busy[yielded]
             self._lose(worker, attempt, queue, e)
-            return
+        else:
+            if isinstance(result, int):
+                attempt.images = result
+            else:
+                del self.busy[yielded]
+                self._finish(worker, result)
+        self.on_image(sum(attempt.images for _, attempt in self.busy.values()))
+
+    def _finish(self, worker: _Worker, report: ShardReport) -> None:
         self.idle.append(worker)
         self.left_out = self.died_loading = 0
         self.on_event(Event("done", worker.name, report.index, report=report))
@@ -235,7 +264,7 @@ class _Pool:
         self.request(1)
 
     def _lose(self, worker: _Worker, attempt: _Try, queue: _Queue, error: Exception) -> None:
-        attempt.lost += 1
+        attempt.lost, attempt.images = attempt.lost + 1, 0
         self.on_event(Event("lost", worker.name, attempt.shard.index, first_line(error)))
         self._replace(worker)
         if attempt.lost < ATTEMPTS:

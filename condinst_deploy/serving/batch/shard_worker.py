@@ -102,6 +102,20 @@ class ShardWorker(AbstractContextManager["ShardWorker"]):
             on_image: called with the number of its images that are done.
 
         Raises:
+            CondInstError: see `steps`.
+        """
+        steps = self.steps(shard)
+        while True:
+            try:
+                on_image(next(steps))
+            except StopIteration as end:
+                report: ShardReport = end.value
+                return report
+
+    def steps(self, shard: Shard) -> Generator[int, None, ShardReport]:
+        """Write the part of a shard; yields the number of its images that are done, and returns the report.
+
+        Raises:
             ImageError: no image of the shard can be read, so the storage is not reachable.
             BackendError: the model fails on every image of the shard.
             DataError: a Parquet file cannot be read.
@@ -111,20 +125,20 @@ class ShardWorker(AbstractContextManager["ShardWorker"]):
         if is_whole(self._out, name, self._options.format):
             return ShardReport(shard.index, len(shard), 0, 0, 0.0, self.name, existed=True)
         try:
-            part, failed, detections = self._encoded(shard, self._rows(shard), on_image)
+            part, failed, detections = yield from self._encoded(shard, self._rows(shard))
         except BackendError:  # one image can be the reason, by numbers that float16 does not have for example
-            part, failed, detections = self._encoded(shard, self._rows_alone(shard), on_image)
+            part, failed, detections = yield from self._encoded(shard, self._rows_alone(shard))
         self._out.write(name, part)
         seconds = time.perf_counter() - started
         return ShardReport(shard.index, len(shard), failed, detections, seconds, self.name)
 
-    def _encoded(self, shard: Shard, rows: Iterator[ImageRow], on_image: OnImage) -> tuple[bytes, int, int]:
+    def _encoded(self, shard: Shard, rows: Iterator[ImageRow]) -> Generator[int, None, tuple[bytes, int, int]]:
         """The content of a part, the number of images with errors, and that of detections."""
         encoder, errors, detections = part_encoder(self._options.format, self._classes), Counter[str](), 0
         reason = None
         for done, row in enumerate(rows, start=1):
             encoder.add(row)
-            on_image(done)
+            yield done
             if row.detections is None:
                 errors[row.error or ""] += 1
                 reason = row.reason
