@@ -92,6 +92,8 @@ def evaluate(
     hooks.on_stage("reading the annotations")
     ground_truth = load_ground_truth(annotations, folder, options.limit)
     hooks.on_ground_truth(ground_truth)
+    if ground_truth.box_note:
+        hooks.on_note(ground_truth.box_note)
     if not options.fast and (note := crowding_note(ground_truth)):
         hooks.on_note(note)
     with locked_folder(options.out), _mixed_results_named(sources, options.out, hooks.on_note):

@@ -9,6 +9,7 @@ from pycocotools.coco import COCO
 
 from condinst_deploy.contract import ModelManifest, default_class_names
 from condinst_deploy.data.annotation_checks import check_annotated_size
+from condinst_deploy.data.box_form import box_note
 from condinst_deploy.data.coco import evaluation_set
 from condinst_deploy.data.coco_file import coco_content
 from condinst_deploy.errors import ConfigError, DataError
@@ -34,6 +35,7 @@ class GroundTruth:
         has_images: whether the files are there; not where results files alone are evaluated.
         class_names: in the order of the ids.
         category_ids: the data set's id of each class, rising; 1..90 with gaps for COCO.
+        box_note: what is odd in the boxes; "" if nothing is.
     """
 
     annotations: Path
@@ -45,6 +47,7 @@ class GroundTruth:
     has_images: bool
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
+    box_note: str = ""
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -100,7 +103,8 @@ def load_ground_truth(annotations: Path, images: Path | None, limit: int | None 
 
     Raises:
         ConfigError: the limit is below 1.
-        DataError: the file is not in COCO's format, an image is missing, or nothing is annotated.
+        DataError: the file is not in COCO's format, an image is missing, nothing is annotated, or most boxes are
+            written as two corners.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"the limit is {limit}; expected at least 1 image")
@@ -113,6 +117,7 @@ def load_ground_truth(annotations: Path, images: Path | None, limit: int | None 
             f"{annotations} has no ground truth: nothing is annotated in its {counted(len(data), 'image')} to evaluate;"
             " expected a validation set (files of test sets name images alone)"
         )
+    note = box_note(data)
     return GroundTruth(
         annotations=annotations,
         sha256=sha256_of(annotations),
@@ -123,6 +128,7 @@ def load_ground_truth(annotations: Path, images: Path | None, limit: int | None 
         has_images=images is not None,
         class_names=data.class_names,
         category_ids=data.category_ids,
+        box_note=note,
     )
 
 

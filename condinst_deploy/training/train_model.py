@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 
 from condinst_deploy.data.analysis import analyse
-from condinst_deploy.data.coco import CocoDataset
 from condinst_deploy.data.data_report import DataReport
 from condinst_deploy.data.shapes_dataset import TRAIN_COUNT, VAL_COUNT, ShapesConfig, generate_shapes
 from condinst_deploy.errors import ConfigError
@@ -177,17 +176,18 @@ def _prepared(
     reports.on_data(sets)
     if sets.val.boxes_only:
         reports.on_note(f"{sets.val.annotations} has no masks: box AP alone is measured, and selects the best model")
-    report = ranks.on_first(lambda: _look_at(sets.train, chosen, options.strict, reports))
+    report = ranks.on_first(lambda: _look_at(sets, chosen, options.strict, reports))
     run = ranks.in_each(lambda: _started(chosen, sets, folder, options, place))
     if run.note:
         reports.on_note(run.note)
     return run, sets, report
 
 
-def _look_at(data: CocoDataset, recipe: Recipe, strict: bool, reports: Reports) -> DataReport:
+def _look_at(sets: Sets, recipe: Recipe, strict: bool, reports: Reports) -> DataReport:
     """Report what is in the training set; refuse what cannot be right, and with `strict` what is odd."""
     reports.on_stage("looking at the training data")
-    report = analyse(data, recipe.model.preprocessing, recipe.short_sides + recipe.late_short_sides)
+    sides = recipe.short_sides + recipe.late_short_sides
+    report = analyse(sets.train, recipe.model.preprocessing, sides, sets.val)
     for line in report.text(errors=False).splitlines():
         reports.on_note(line)
     report.check(strict)

@@ -130,6 +130,25 @@ def test_an_iscrowd_may_be_of_any_number_type(value: Any, crowds: int, tmp_path:
     assert len(ground_truth.coco.getAnnIds(iscrowd=True)) == crowds
 
 
+def test_boxes_that_are_mostly_corners_are_refused_and_a_few_are_noted(tmp_path: Path) -> None:
+    content = small_coco.content()
+    objects = [entry for entry in content["annotations"] if not entry["iscrowd"]]
+    for count, entry in enumerate(objects[:3], 1):
+        x, y, width, height = entry["bbox"]
+        entry["bbox"] = [x, y, x + width, y + height]
+        annotations, _ = small_coco.written(tmp_path / str(count), content)
+        if count < 3:
+            note = load_ground_truth(annotations, None).box_note
+            assert note.startswith(f"warning: {count} object")
+            assert "annotation 10: bbox [10, 10, 30, 30], expected [10, 10, 20, 20]" in note
+        else:
+            with pytest.raises(
+                DataError, match=r"cannot be evaluated on: 3 objects with the corners \[x1, y1, x2, y2\]"
+            ):
+                load_ground_truth(annotations, None)
+    assert load_ground_truth(small_coco.written(tmp_path)[0], None).box_note == ""
+
+
 @pytest.mark.parametrize("limit", [0, -3])
 def test_a_limit_below_one_is_an_error(limit: int, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"the limit is {limit}"):
