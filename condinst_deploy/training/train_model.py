@@ -17,13 +17,13 @@ from condinst_deploy.shown_text import counted, shown
 from condinst_deploy.support.atomic_write import check_writable
 from condinst_deploy.support.folder_lock import locked_folder
 from condinst_deploy.training import trainer
-from condinst_deploy.training.history import Record
+from condinst_deploy.training.history import HISTORY_FILE, Record, best_of, read_history
 from condinst_deploy.training.preview import Preview, preview
 from condinst_deploy.training.ranks import ALONE, Ranks, connected, device_of, ranks_from_environment
 from condinst_deploy.training.recipe import Recipe, load_recipe, sizes_named
 from condinst_deploy.training.run import TrainingRun
 from condinst_deploy.training.run_start import fine_tuning_run, new_run, resumed_run
-from condinst_deploy.training.store import CHECKPOINT, CheckpointStore, Found
+from condinst_deploy.training.store import BEST, CHECKPOINT, CheckpointStore, Found
 from condinst_deploy.training.train_options import PLACES, TrainOptions
 from condinst_deploy.training.trainer import Reports, Sets
 
@@ -42,11 +42,15 @@ class TrainedModel:
         folder: folder of the run, absolute.
         model: the model's file in it.
         metrics: of the last evaluation; average precision from 0 to 1, for example `segm/ap`.
+        best_model: the file of the model with the highest mask AP (box AP without masks); None: nothing is annotated.
+        best: metrics of its evaluation.
     """
 
     folder: Path
     model: Path
     metrics: Record
+    best_model: Path | None = None
+    best: Record | None = None
 
 
 def train(
@@ -155,7 +159,12 @@ def _train(recipe: Recipe, options: TrainOptions, reports: Reports, folder: Path
     except KeyboardInterrupt:
         reports.on_interrupted(run.iteration, folder)
         raise
-    return TrainedModel(folder.absolute(), folder.absolute() / trainer.MODEL, metrics)
+    return _trained(folder.absolute(), metrics)
+
+
+def _trained(folder: Path, metrics: Record) -> TrainedModel:
+    best = best_of(read_history(folder / HISTORY_FILE))
+    return TrainedModel(folder, folder / trainer.MODEL, metrics, None if best is None else folder / BEST, best)
 
 
 def _prepared(

@@ -70,6 +70,8 @@ def test_a_run_is_reported_interrupted_resumed_and_ends_with_a_model(
     assert trained.metrics["iteration"] == 3
     last = json.loads((trained.folder / "history.jsonl").read_text().splitlines()[-1])
     assert trained.metrics["segm/ap"] == pytest.approx(last["segm/ap"])
+    assert trained.best_model == trained.folder / "best.pth"
+    assert trained.best == trained.metrics  # the only evaluation
     assert Predictor(trained.model, device="cpu").class_names == ("ellipse", "rectangle", "star")
     assert capsys.readouterr() == ("", "")  # nothing is printed: the caller decides what is shown
 
