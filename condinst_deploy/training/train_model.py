@@ -22,7 +22,14 @@ from condinst_deploy.training.preview import Preview, preview
 from condinst_deploy.training.ranks import ALONE, Ranks, connected, device_of, ranks_from_environment
 from condinst_deploy.training.recipe import Recipe, load_recipe, sizes_named
 from condinst_deploy.training.run import TrainingRun
-from condinst_deploy.training.run_start import fine_tuning_run, new_run, resumed_run
+from condinst_deploy.training.run_start import (
+    FIXED_LENGTH,
+    can_change_length,
+    check_start,
+    fine_tuning_run,
+    new_run,
+    resumed_run,
+)
 from condinst_deploy.training.store import BEST, CHECKPOINT, CheckpointStore, Found
 from condinst_deploy.training.train_options import PLACES, TrainOptions
 from condinst_deploy.training.trainer import Reports, Sets
@@ -174,6 +181,8 @@ def _prepared(
     ranks = place.ranks
     ranks.on_first(lambda: check_writable(folder / CHECKPOINT))
     changed = _changed(recipe, options, reports)
+    if place.start.checkpoint is None and options.weights is None:
+        check_start(changed.start)  # before the data is read
     placed = ranks.on_first(lambda: _with_data(changed, options, reports))
     reports.on_stage("reading the data")
     sets = ranks.in_each(lambda: trainer.open_sets(placed))
@@ -248,6 +257,14 @@ def _has_run(folder: Path) -> str:
     return f"{path} exists: go on with --resume, or name another folder with --out" if path.exists() else ""
 
 
+def _finished(recipe: Recipe) -> str:
+    """What to say of a run that has done all its iterations."""
+    done = f"the run is finished, all {counted(recipe.schedule.iterations, 'iteration')} are done"
+    if can_change_length(recipe):
+        return f"{done}: --resume with a larger --iterations continues it"
+    return f"{done}; {FIXED_LENGTH}: to train longer, start a new run in another folder with --weights"
+
+
 def _started(recipe: Recipe, sets: Sets, folder: Path, options: TrainOptions, place: Place) -> TrainingRun:
     """A new run, one from trained weights, or the one in the folder."""
     manifest, ranks, device = trainer.manifest_for(recipe, sets), place.ranks, place.device
@@ -261,6 +278,8 @@ def _started(recipe: Recipe, sets: Sets, folder: Path, options: TrainOptions, pl
                 f" data set has {shown(', '.join(manifest.class_names), 1000)}; resume with the same data"
             )
         run.note = f"resumed at iteration {run.iteration}" + (f": {note}" if note else "")
+        if run.iteration == run.recipe.schedule.iterations:
+            run.note += f"; {_finished(run.recipe)}"
         return run
     if place.trains and (problem := _has_run(folder)):
         raise ConfigError(problem)

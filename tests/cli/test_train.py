@@ -146,8 +146,13 @@ def test_data_that_cannot_be_right_is_refused_and_odd_data_where_it_is_asked_for
     ("arguments", "message", "status"),
     [
         (["--recipe", "nothing"], "no recipe 'nothing'; the package has ", 2),
-        (["--recipe", "condinst_r50_1x"], "instances_train2017.json cannot be read", 1),
-        (["--recipe", "condinst_r50_1x", "--num-classes", "7", "DATA"], "--num-classes is 7; the data set has 3", 2),
+        (["--recipe", "condinst_r50_1x", "--weights", "WEIGHTS"], "instances_train2017.json cannot be read", 1),
+        (["--recipe", "condinst_r50_1x", "DATA"], "freezes parts of the backbone (start.frozen_stages = 2)", 2),
+        (
+            ["--recipe", "condinst_r50_1x", "--weights", "WEIGHTS", "--num-classes", "7", "DATA"],
+            "--num-classes is 7;",
+            2,
+        ),
         (["--recipe", "condinst_r50_1x", "--resume", "DATA"], "last.pth", 1),
         (["--recipe", "shapes_slim", "--weights", "WEIGHTS", "--resume"], "last.pth", 1),
         (

@@ -203,5 +203,30 @@ def test_a_look_before_a_run_leaves_a_sheet_and_says_what_it_will_take(folder: P
         check(replace(recipe, start=replace(recipe.start, frozen_stages=2)), options(folder, tmp_path / "run"))
 
 
+def test_a_frozen_backbone_without_weights_is_refused_before_the_data_is_read(folder: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(str(folder / "tiny.toml"))
+    stages: list[str] = []
+    with pytest.raises(ConfigError, match="which would stay random"):
+        train(
+            replace(recipe, start=replace(recipe.start, frozen_stages=2)),
+            options(folder, tmp_path / "run"),
+            Reports(on_stage=stages.append),
+        )
+    assert stages == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_says_so_and_goes_on_with_more_iterations(folder: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+    given, reports = options(folder, tmp_path / "run"), Reports(on_note=notes.append)
+    train(folder / "tiny.toml", replace(given, iterations=2), reports)
+    train(folder / "tiny.toml", replace(given, iterations=2, resume=True), reports)
+    assert notes[-1] == (
+        "resumed at iteration 2; the run is finished, all 2 iterations are done:"
+        " --resume with a larger --iterations continues it"
+    )
+    assert train(folder / "tiny.toml", replace(given, iterations=3, resume=True)).metrics["iteration"] == 3
+
+
 def test_the_package_offers_the_function_itself() -> None:
     assert condinst_deploy.train is train
