@@ -262,7 +262,7 @@ def _report(outcome: Outcome, as_json: bool) -> None:
     elif totals is not None:
         print_line(
             f"{counted(totals.images, 'image')}, {totals.failed} of them with an error,"
-            f" {counted(totals.detections, 'detection')} in {totals.shards} new parts;"
+            f" {counted(totals.detections, 'detection')} in {counted(totals.shards, 'new part')};"
             f" {outcome.finished_before + totals.shards} of {outcome.shards} parts:"
             f" {outcome.out}"
         )

@@ -10,7 +10,7 @@ from rich.progress import Progress, TaskID
 
 from condinst_deploy.cli.command import DeviceOption, command_app, print_json, print_line, progress_bar, terminal
 from condinst_deploy.cli.progress import ProgressLines, progress_line
-from condinst_deploy.shown_text import counted
+from condinst_deploy.shown_text import counted, quoted_if_odd
 from condinst_deploy.support.signals import exit_status, listen_for_preemption
 from condinst_deploy.training.train_options import TrainOptions
 
@@ -199,7 +199,7 @@ class _Shown:
         names = sets.train.class_names
         terminal.print(f"{counted(len(sets.train), 'image')} to train on, {len(sets.val):,} to evaluate on")
         more = ", ..." if len(names) > MOST_NAMES else ""  # the table of the data set lists all
-        terminal.print(f"classes: {', '.join(names[:MOST_NAMES])}{more}")
+        terminal.print(f"classes: {', '.join(map(quoted_if_odd, names[:MOST_NAMES]))}{more}")
 
     def _start(self, iteration: int, recipe: "Recipe") -> None:
         self._total, self._every = recipe.schedule.iterations, recipe.log_every

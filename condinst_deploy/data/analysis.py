@@ -19,7 +19,7 @@ from condinst_deploy.data.equal_files import contents_of
 from condinst_deploy.data.learnable import learnable
 from condinst_deploy.data.object_shapes import Objects, leaves, objects_of
 from condinst_deploy.imaging.image_sizes import Header, headers_of
-from condinst_deploy.shown_text import counted
+from condinst_deploy.shown_text import counted, quoted_if_odd
 
 SMALL, LARGE = 32**2, 96**2
 """COCO's limits of size, in pixels of area."""
@@ -86,7 +86,9 @@ def analyse(
         *(finding for finding, wrong_form in [(unfit, most), *others] if not wrong_form),
         found(differing, "whose box is not their mask's (overlap below one half)", "boxes are [x, y, width, height]"),
         found(unlearnable, "that no pyramid level can learn at these sizes", TOO_SMALL),
-        Finding.of("class", "without an object to learn", "", [c.name for c in classes if not c.objects]),
+        Finding.of(
+            "class", "without an object to learn", "", [quoted_if_odd(c.name) for c in classes if not c.objects]
+        ),
         *_class_names(data),
     ]
     return DataReport(
@@ -257,8 +259,10 @@ def _class_names(data: CocoDataset) -> list[Finding]:
     nameless = [
         f"category {i}" for i, name in zip(data.category_ids, data.class_names, strict=True) if not name.strip()
     ]
-    several = [name for name, count in Counter(data.class_names).items() if count > 1 and name.strip()]
-    alike = [" / ".join(sorted(names)) for plain, names in spellings.items() if len(names) > 1 and plain]
+    several = [quoted_if_odd(name) for name, count in Counter(data.class_names).items() if count > 1 and name.strip()]
+    alike = [
+        " / ".join(map(quoted_if_odd, sorted(names))) for plain, names in spellings.items() if len(names) > 1 and plain
+    ]
     return [
         Finding.of("class", "without a name", "", nameless),
         Finding.of("class name", "that several classes have", "", several),

@@ -15,7 +15,7 @@ from condinst_deploy.model.checkpoints import LoadedModel, check_fitting, load_m
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.published_checkpoints import resnet_weights
 from condinst_deploy.model.safe_load import load_checkpoint_file
-from condinst_deploy.shown_text import counted, shown_value
+from condinst_deploy.shown_text import counted, quoted_if_odd, shown_value
 from condinst_deploy.support.input_files import real_path
 from condinst_deploy.support.validation import Limits, check_number, typed
 from condinst_deploy.training.imagenet import TORCHVISION, torchvision_resnet
@@ -121,7 +121,9 @@ def fine_tuning_run(
         classes = counted(config.num_classes, "class")
         note = f"fine-tuning {weights} ({loaded.note}); the class layer is initialised for {classes}"
     elif loaded.manifest.class_names != manifest.class_names:
-        note += f", also for classes of other names ({' '.join(loaded.manifest.class_names[:3])} ...)"
+        note += (
+            f", also for classes of other names ({', '.join(map(quoted_if_odd, loaded.manifest.class_names[:3]))}, ...)"
+        )
     model.load_state_dict(state, strict=False)
     if recipe.model.family != config.family:
         note += f"; the recipe is of the family {recipe.model.family}: losses and norms follow the checkpoint's"

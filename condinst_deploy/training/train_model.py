@@ -1,5 +1,6 @@
 """Train a model: recipe and data -> a folder with checkpoint, model, curves and metrics."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from condinst_deploy.data.shapes_dataset import TRAIN_COUNT, VAL_COUNT, ShapesCo
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.checkpoints import LoadedModel, load_model
 from condinst_deploy.runtime.torch_backend import torch_device
-from condinst_deploy.shown_text import counted, shown
+from condinst_deploy.shown_text import counted, quoted_if_odd, shown
 from condinst_deploy.support.atomic_write import check_writable
 from condinst_deploy.support.folder_lock import locked_folder
 from condinst_deploy.training import trainer
@@ -206,7 +207,7 @@ def _look_at(sets: Sets, recipe: Recipe, strict: bool, reports: Reports) -> Data
     reports.on_stage("looking at the training data")
     sides = recipe.short_sides + recipe.late_short_sides
     report = analyse(sets.train, recipe.model.preprocessing, sides, sets.val)
-    for line in report.text(errors=False).splitlines():
+    for line in report.text(errors=False, warnings=not strict).splitlines():
         reports.on_note(line)
     report.check(strict)
     return report
@@ -257,6 +258,10 @@ def _has_run(folder: Path) -> str:
     return f"{path} exists: go on with --resume, or name another folder with --out" if path.exists() else ""
 
 
+def _named(class_names: Sequence[str]) -> str:
+    return shown(", ".join(map(quoted_if_odd, class_names)), 1000)
+
+
 def _finished(recipe: Recipe) -> str:
     """What to say of a run that has done all its iterations."""
     done = f"the run is finished, all {counted(recipe.schedule.iterations, 'iteration')} are done"
@@ -274,8 +279,8 @@ def _started(recipe: Recipe, sets: Sets, folder: Path, options: TrainOptions, pl
         run = resumed_run(recipe, checkpoint, device, ranks, content, start.weights)
         if run.manifest.class_names != manifest.class_names:
             raise ConfigError(
-                f"{checkpoint} was trained on the classes {shown(', '.join(run.manifest.class_names), 1000)}, and the"
-                f" data set has {shown(', '.join(manifest.class_names), 1000)}; resume with the same data"
+                f"{checkpoint} was trained on the classes {_named(run.manifest.class_names)}, and the"
+                f" data set has {_named(manifest.class_names)}; resume with the same data"
             )
         run.note = f"resumed at iteration {run.iteration}" + (f": {note}" if note else "")
         if run.iteration == run.recipe.schedule.iterations:

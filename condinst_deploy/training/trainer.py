@@ -19,7 +19,7 @@ from condinst_deploy.model.checkpoints import LoadedModel, save_model
 from condinst_deploy.model.losses import Losses
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.runtime.torch_backend import TorchBackend
-from condinst_deploy.shown_text import shown
+from condinst_deploy.shown_text import quoted_if_odd, shown
 from condinst_deploy.support.signals import Interruption, Stopped, received, whole_steps
 from condinst_deploy.training.batches import PROBLEMS, batches
 from condinst_deploy.training.history import NO_SCORE, History, Record, best_of, draw_curves, is_evaluation, score_of
@@ -360,7 +360,10 @@ def _is_evaluated(run: TrainingRun) -> bool:
 
 
 def _listed(data: CocoDataset) -> str:
-    return shown(", ".join(f"{i} {name}" for i, name in zip(data.category_ids, data.class_names, strict=True)), 1000)
+    return shown(
+        ", ".join(f"{i} {quoted_if_odd(name)}" for i, name in zip(data.category_ids, data.class_names, strict=True)),
+        1000,
+    )
 
 
 def draw_predictions(run: TrainingRun, sets: Sets, path: Path) -> None:

@@ -138,7 +138,8 @@ def test_data_that_cannot_be_right_is_refused_and_odd_data_where_it_is_asked_for
     (tmp_path / "changed.json").write_text(json.dumps(content))
     done = train(*command, "--strict", cwd=tmp_path)
     assert done.returncode == 1
-    assert "warning: 1 object annotated a second time" in done.stderr
+    assert "cannot be trained on: 1 object annotated a second time" in done.stderr
+    assert done.stderr.count("annotated a second time") == 1
     assert not (tmp_path / "runs").exists()
 
 
