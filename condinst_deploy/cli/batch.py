@@ -263,7 +263,7 @@ def _report(outcome: Outcome, as_json: bool) -> None:
         print_line(
             f"{counted(totals.images, 'image')}, {totals.failed} of them with an error,"
             f" {counted(totals.detections, 'detection')} in {counted(totals.shards, 'new part')};"
-            f" {outcome.finished_before + totals.shards} of {outcome.shards} parts:"
+            f" {outcome.finished_before + totals.shards} of {counted(outcome.shards, 'part')}:"
             f" {outcome.out}"
         )
     if outcome.interrupted:

@@ -312,9 +312,8 @@ def _check_present(records: Records, folder: Path) -> None:
     if missing:
         listed = _listed([f"{shown(names[row], 200)} (image {records.images.ids[row]})" for row in missing])
         are = "is" if len(missing) == 1 else "are"
-        raise DataError(
-            f"{counted(len(missing), 'image')} {are} missing from {folder}: {listed}; {_searched(folder, names[missing[0]])}"
-        )
+        searched = _searched(folder, names[missing[0]])
+        raise DataError(f"{counted(len(missing), 'image')} {are} missing from {folder}: {listed}; {searched}")
 
 
 def _searched(folder: Path, name: str) -> str:

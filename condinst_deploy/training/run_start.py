@@ -54,7 +54,7 @@ def check_start(start: StartSettings) -> None:
     Raises:
         ConfigError: parts of the backbone are frozen, and no trained ResNet is named.
     """
-    frozen = {"frozen_stages": (start.frozen_stages, "0")} if start.frozen_stages else {}
+    frozen = {"frozen_stages": (str(start.frozen_stages), "0")} if start.frozen_stages else {}
     frozen |= {} if start.norm_affine else {"norm_affine": ("false", "true")}
     if frozen and not start.backbone:
         now = " and ".join(f"start.{name} = {value}" for name, (value, _) in frozen.items())

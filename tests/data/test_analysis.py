@@ -366,7 +366,7 @@ def named(folder: Path, *names: str) -> list[str]:
 
 def test_class_names_that_cannot_be_told_apart_are_warnings(tmp_path: Path) -> None:
     assert named(tmp_path, "bee", "ant", "bee") == ["1 class name that several classes have (bee)"]
-    assert named(tmp_path, "bee", "Bee", " bee ") == ["1 class name in several spellings ( bee  / Bee / bee)"]
+    assert named(tmp_path, "bee", "Bee", " bee ") == ["1 class name in several spellings (' bee ' / Bee / bee)"]
     assert named(tmp_path, "caf\u00e9", "cafe\u0301") == ["1 class name in several spellings (cafe\u0301 / caf\u00e9)"]
     assert named(tmp_path, "bee", "", " ") == ["2 classes without a name (category 2, category 3)"]
     assert named(tmp_path, "bee", "bees", "be e") == []

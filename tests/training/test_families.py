@@ -274,8 +274,8 @@ def test_what_is_frozen_cannot_begin_at_random(
     message = rf"\({now}\), which would stay random: name .*--backbone or .*--weights; .*, set {free} in the recipe$"
     with pytest.raises(ConfigError, match=message):
         new_run(replace(recipe, start=start), manifest_for(recipe, sets), CPU)
-    free = replace(recipe, start=StartSettings(frozen_stages=0))
-    assert new_run(free, manifest_for(recipe, sets), CPU).iteration == 0
+    trainable = replace(recipe, start=StartSettings(frozen_stages=0))
+    assert new_run(trainable, manifest_for(recipe, sets), CPU).iteration == 0
 
 
 # ---- checkpoints of before there were families

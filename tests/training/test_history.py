@@ -1,5 +1,6 @@
 """What a run says of itself: its best evaluation, and its curves."""
 
+import numpy as np
 import pytest
 
 from condinst_deploy.training.history import Record, best_of, curves_figure
@@ -27,6 +28,6 @@ def test_a_curve_of_one_point_is_visible(points: int) -> None:
     records: list[Record] = [{"iteration": i, "loss/total": 2.0, "loss/cls": 1.0} for i in range(points)]
     losses, precision = curves_figure([*records, evaluation(points, 0.4)]).axes
     (line,) = losses.lines
-    assert len(line.get_xdata()) == points
+    assert len(np.asarray(line.get_xdata())) == points
     assert (line.get_marker() == "o") == (points == 1)
     assert [curve.get_marker() for curve in precision.lines] == ["o", "o"]
