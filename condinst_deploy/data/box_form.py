@@ -60,7 +60,7 @@ def corners_finding(ids: list[int], boxes: FloatArray, which: BoolArray, place: 
     named = []
     for i, (x, y, right, bottom) in zip(chosen.tolist(), _as_written(boxes)[chosen].tolist(), strict=True):
         came, expected = _numbers(x, y, right, bottom), _numbers(x, y, right - x, bottom - y)
-        named.append(f"annotation {ids[i]}: bbox {came}, expected {expected}")
+        named.append(f"annotation {ids[i]}: {came} instead of {expected}")
     what = f"{place} with the corners [x1, y1, x2, y2] as bbox".strip()
     return Finding.of("object", what, ADVICE, named), 2 * len(chosen) > len(ids)
 

@@ -183,20 +183,18 @@ def resumed_run(
 
 def _check_same(path: Path, recipe: Recipe, then: Recipe, done: int) -> None:
     """Refuse a recipe that would go on differently; only the length may change where all else stays what it was."""
-    of_another_length = recipe.schedule.iterations != then.schedule.iterations
-    if of_another_length and can_change_length(recipe) and can_change_length(then):
-        then = replace(then, schedule=replace(then.schedule, iterations=recipe.schedule.iterations))
-        if done > recipe.schedule.iterations:
+    if can_change_length(recipe) and can_change_length(then):
+        if recipe.schedule.iterations < done <= then.schedule.iterations:
             raise ConfigError(
                 f"{path} has done {done} iterations, and the run is to have {recipe.schedule.iterations};"
                 f" expected at least {done} in --iterations or schedule.iterations"
             )
+        then = replace(then, schedule=replace(then.schedule, iterations=recipe.schedule.iterations))
     changed = _changes(then, recipe)
     if changed:
-        listed = "; ".join(changed[:MOST_CHANGES]) + (
-            f"; and {len(changed) - MOST_CHANGES} more" * (len(changed) > MOST_CHANGES)
-        )
-        why = f" {FIXED_LENGTH};" if of_another_length else ""
+        more = f"; and {len(changed) - MOST_CHANGES} more" if len(changed) > MOST_CHANGES else ""
+        listed = "; ".join(changed[:MOST_CHANGES]) + more
+        why = f" {FIXED_LENGTH};" if recipe.schedule.iterations != then.schedule.iterations else ""
         raise ConfigError(
             f"{path} was made with another recipe (it differs in {listed});{why}"
             " resume with the same one, or start a new run in another folder, with its weights by --weights"

@@ -169,7 +169,7 @@ def test_boxes_that_are_mostly_corners_are_refused_with_what_was_expected(tmp_pa
     report = report_of(tmp_path, *wrong)
     (finding,) = report.errors
     assert (finding.count, len(finding.named)) == (9, 5)
-    assert finding.named[0] == "annotation 22: bbox [22, 14, 63, 59], expected [22, 14, 41, 45]"
+    assert finding.named[0] == "annotation 22: [22, 14, 63, 59] instead of [22, 14, 41, 45]"
     with pytest.raises(DataError, match=r"9 objects with the corners .* subtract x1 from x2 and y1 from y2"):
         report.check()
     few = report_of(tmp_path, *wrong[:8])
@@ -181,7 +181,7 @@ def test_large_objects_near_the_corner_of_the_image_are_told_by_pixels_too(tmp_p
     """As corners and as COCO reads them, their boxes overlap by more than half."""
     wrong = annotation(8, (10, 9, 150, 140), bbox=[10, 9, 160, 149], segmentation=[polygon(10, 9, 150, 140)])
     (warning,) = report_of(tmp_path, wrong).warnings
-    assert warning.named == ("annotation 8: bbox [10, 9, 160, 149], expected [10, 9, 150, 140]",)
+    assert warning.named == ("annotation 8: [10, 9, 160, 149] instead of [10, 9, 150, 140]",)
     both = annotation(8, (0, 1, 150, 140), segmentation=[polygon(0, 1, 150, 140)])  # the two differ by a pixel
     assert report_of(tmp_path, both).warnings == ()
 
@@ -200,7 +200,7 @@ def test_corners_are_found_without_masks_where_boxes_leave_their_images(tmp_path
     assert report(entries).errors == ()
     (finding,) = report([as_corners(entry) for entry in entries]).errors
     assert finding.count == 3  # the fourth fits either way
-    assert finding.named[0] == "annotation 1: bbox [120, 90, 170, 130], expected [120, 90, 50, 40]"
+    assert finding.named[0] == "annotation 1: [120, 90, 170, 130] instead of [120, 90, 50, 40]"
 
 
 def validated(folder: Path, *images: tuple[str, Path | None], corners: bool = False) -> DataReport:

@@ -142,7 +142,7 @@ def test_boxes_that_are_mostly_corners_are_refused_and_a_few_are_noted(tmp_path:
         if count < 3:
             (note,) = load_ground_truth(annotations, None).notes
             assert note.startswith(f"warning: {count} object")
-            assert "annotation 10: bbox [10, 10, 30, 30], expected [10, 10, 20, 20]" in note
+            assert "annotation 10: [10, 10, 30, 30] instead of [10, 10, 20, 20]" in note
         else:
             with pytest.raises(
                 DataError, match=r"cannot be evaluated on: 3 objects with the corners \[x1, y1, x2, y2\]"

@@ -220,6 +220,8 @@ def test_a_finished_run_becomes_longer_where_its_iterations_stay_the_same(
     run.iteration = 6
     run.save(tmp_path / "last.pth")
     assert resumed_run(recipe.of_length(9), tmp_path / "last.pth", CPU).recipe.schedule.iterations == 9
+    with pytest.raises(ConfigError, match=r"it differs in seed: 0 then, 5 now\); resume with the same one"):
+        resumed_run(replace(recipe.of_length(9), seed=5), tmp_path / "last.pth", CPU)  # nothing of the length
     with pytest.raises(ConfigError, match="has done 6 iterations, and the run is to have 4; expected at least 6"):
         resumed_run(recipe.of_length(4), tmp_path / "last.pth", CPU)
     fixed = {
