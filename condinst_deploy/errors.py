@@ -21,6 +21,23 @@ class ConfigError(CondInstError):
     """A setting, an option or an argument that cannot be used."""
 
 
+class SettingError(ConfigError):
+    """A setting of a dataclass with a value that cannot be used.
+
+    Attributes:
+        setting: its name, for example `momentum` or `optimizer.betas[1]`.
+        problem: the value and what was expected, as the end of a sentence that begins with the name.
+    """
+
+    def __init__(self, setting: str, problem: str) -> None:
+        """Name the setting apart from the problem, so that a reader of files can say where the setting stands."""
+        super().__init__(setting, problem)
+        self.setting, self.problem = setting, problem
+
+    def __str__(self) -> str:
+        return shown(f"{self.setting} {self.problem}")
+
+
 class CheckpointError(CondInstError):
     """A checkpoint that cannot be read, is not safe to read, or does not fit the model."""
 

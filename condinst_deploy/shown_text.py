@@ -39,6 +39,12 @@ def shortened(text: str, longest: int) -> str:
     return f"{text[:start]}[... {len(text) - start - end:,} more characters ...]{text[-end:] if end else ''}"
 
 
+def quoted_if_odd(name: str, longest: int = 60) -> str:
+    """A name in a list as it can be told apart: in quotes if it is empty or has spaces at its ends."""
+    text = shown(name, longest)
+    return text if name and name == name.strip() else f"'{text}'"
+
+
 def first_line(error: BaseException, longest: int = 200) -> str:
     """First line of what a library says about an error; the error's type if it says nothing."""
     return next((line.strip()[:longest] for line in str(error).splitlines() if line.strip()), type(error).__name__)

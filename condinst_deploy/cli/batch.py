@@ -260,8 +260,8 @@ def _report(outcome: Outcome, as_json: bool) -> None:
     elif totals is not None:
         print_line(
             f"{counted(totals.images, 'image')}, {totals.failed} of them with an error,"
-            f" {counted(totals.detections, 'detection')} in {totals.shards} new parts;"
-            f" {outcome.finished_before + totals.shards} of {outcome.shards} parts:"
+            f" {counted(totals.detections, 'detection')} in {counted(totals.shards, 'new part')};"
+            f" {outcome.finished_before + totals.shards} of {counted(outcome.shards, 'part')}:"
             f" {outcome.out}"
         )
     if outcome.interrupted:

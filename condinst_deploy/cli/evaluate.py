@@ -56,6 +56,10 @@ def evaluate(
     ] = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Show the AP of each class, too.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Number of images to evaluate, from the first on.")] = None,
+    ignore_class: Annotated[
+        list[str] | None,
+        typer.Option(help="Leave out the objects of this class of the data, which the models lack; repeat it."),
+    ] = None,
     batch_size: BatchSizeOption = None,
     score_threshold: Annotated[float | None, typer.Option(help=SCORE_THRESHOLD_HELP)] = None,
     out: Annotated[Path, typer.Option(help="Folder for report, metrics, results and journals.")] = Path("evaluation"),
@@ -96,6 +100,7 @@ def evaluate(
         limit,
         precision=None if precision is None else precision.value,
         canvases=canvases_of(canvas),
+        ignored_classes=tuple(dict.fromkeys(ignore_class or [])),
     )
     checked_sources(model or [], results or [], annotations, images, options)
     detector = _detector(ray, ray_address, ray_workers)

@@ -10,7 +10,7 @@ from rich.progress import Progress, TaskID
 
 from condinst_deploy.cli.command import DeviceOption, command_app, print_json, print_line, progress_bar, terminal
 from condinst_deploy.cli.progress import ProgressLines, progress_line
-from condinst_deploy.shown_text import counted
+from condinst_deploy.shown_text import counted, quoted_if_odd
 from condinst_deploy.support.signals import exit_status, listen_for_preemption
 from condinst_deploy.training.train_options import TrainOptions
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from condinst_deploy.model.losses import Losses
     from condinst_deploy.training.history import Record
     from condinst_deploy.training.recipe import Recipe
+    from condinst_deploy.training.train_model import TrainedModel
     from condinst_deploy.training.trainer import Reports, Sets
 
 READING = "reading"
@@ -65,7 +66,8 @@ def train(
         str, typer.Option(help="Where several processes find each other: env:// (torchrun's), tcp://... or file://...")
     ] = "env://",
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the final metrics as JSON on standard output.")
+        bool,
+        typer.Option("--json", help="Print the metrics of the last and the best model as JSON on standard output."),
     ] = False,
 ) -> None:
     """Train a CondInst model.
@@ -116,8 +118,7 @@ def _check(recipe: str, options: TrainOptions, as_json: bool) -> None:
 
 
 def _train(recipe: str, options: TrainOptions, as_json: bool) -> None:
-    """Train to the end, and print the last metrics."""
-    from condinst_deploy.training.history import average_precision_text
+    """Train to the end, and print the metrics of the best and of the last model."""
     from condinst_deploy.training.train_model import train as train_model
 
     with progress_bar() as progress:
@@ -131,11 +132,27 @@ def _train(recipe: str, options: TrainOptions, as_json: bool) -> None:
             raise typer.Exit(exit_status(e)) from e
     if os.environ.get("RANK", "0") != "0":  # only the first process prints
         return
-    metrics = trained.metrics
     if as_json:
-        print_json({"out": str(trained.folder), **metrics})
-    else:
-        print_line(f"{average_precision_text(metrics)}: {trained.folder}")
+        best = None if trained.best is None else {"model": str(trained.best_model), **trained.best}
+        print_json({"out": str(trained.folder), **trained.metrics, "best": best})
+        return
+    for line in _result_lines(trained):
+        print_line(line)
+
+
+def _result_lines(trained: "TrainedModel") -> list[str]:
+    """The best model and the last one, each with its file, its average precision and its iteration."""
+    from condinst_deploy.training.history import average_precision_text
+
+    def line(model: Path, metrics: "Record", what: str) -> str:
+        return f"{what} model, iteration {metrics['iteration']:.0f}: {average_precision_text(metrics)}: {model}"
+
+    last, best = trained.metrics, trained.best
+    if best is None or trained.best_model is None:
+        return [line(trained.model, last, "last")]
+    if best["iteration"] == last["iteration"]:
+        return [line(trained.best_model, best, "best and last")]
+    return [line(trained.best_model, best, "best"), line(trained.model, last, "last")]
 
 
 class _Shown:
@@ -182,7 +199,7 @@ class _Shown:
         names = sets.train.class_names
         terminal.print(f"{counted(len(sets.train), 'image')} to train on, {len(sets.val):,} to evaluate on")
         more = ", ..." if len(names) > MOST_NAMES else ""  # the table of the data set lists all
-        terminal.print(f"classes: {', '.join(names[:MOST_NAMES])}{more}")
+        terminal.print(f"classes: {', '.join(map(quoted_if_odd, names[:MOST_NAMES]))}{more}")
 
     def _start(self, iteration: int, recipe: "Recipe") -> None:
         self._total, self._every = recipe.schedule.iterations, recipe.log_every

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from condinst_deploy.errors import ConfigError
+from condinst_deploy.errors import ConfigError, SettingError
 from condinst_deploy.support.validation import Limits, check_choice, check_number, typed
 
 Family = Literal["mmdet", "adelaidet"]
@@ -51,14 +51,14 @@ class Preprocessing:
                 f"short side {self.short_side} and long side {self.long_side}: expected 1 <= short <= long"
             )
         if self.pad_divisor % 32:
-            raise ConfigError(f"pad_divisor is {self.pad_divisor}; expected a multiple of 32")
+            raise SettingError("pad_divisor", f"is {self.pad_divisor}; expected a multiple of 32")
         for name in ("mean", "std"):
             self._check_channels(name)
 
     def _check_channels(self, name: str) -> None:
         values = getattr(self, name)
         if len(values) != 3:
-            raise ConfigError(f"{name} has {len(values)} entries; expected three numbers each for mean and std")
+            raise SettingError(name, f"has {len(values)} entries; expected three numbers each for mean and std")
         for i, value in enumerate(values):
             check_number(f"{name}[{i}]", value, Limits(0, open=True) if name == "std" else Limits())
 

@@ -12,12 +12,14 @@ import numpy.typing as npt
 from condinst_deploy.contract import Preprocessing
 from condinst_deploy.data.annotation_arrays import Images, Record, Records
 from condinst_deploy.data.annotation_checks import Reason
+from condinst_deploy.data.box_form import are_corners, corners_finding, corners_in
 from condinst_deploy.data.coco import MIN_SIZE, CocoDataset
 from condinst_deploy.data.data_report import ClassCount, DataReport, Finding
-from condinst_deploy.data.equal_files import equal_files
+from condinst_deploy.data.equal_files import contents_of
 from condinst_deploy.data.learnable import learnable
 from condinst_deploy.data.object_shapes import Objects, leaves, objects_of
 from condinst_deploy.imaging.image_sizes import Header, headers_of
+from condinst_deploy.shown_text import counted, quoted_if_odd
 
 SMALL, LARGE = 32**2, 96**2
 """COCO's limits of size, in pixels of area."""
@@ -40,15 +42,19 @@ FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
 
-def analyse(data: CocoDataset, preprocessing: Preprocessing, short_sides: Sequence[int]) -> DataReport:
+def analyse(
+    data: CocoDataset, preprocessing: Preprocessing, short_sides: Sequence[int], validation: CocoDataset | None = None
+) -> DataReport:
     """Look at every annotation and at the header of every image that is trained on.
 
     Args:
         data: a training set.
         preprocessing: how its images are resized.
         short_sides: that images are trained at.
+        validation: the set that the model will be evaluated on; None: it is not looked at.
     """
     objects, headers = objects_of(data.records), list(headers_of(data.paths))
+    contents, shared = _contents(data, headers, validation)
     classes = _classes(data, objects)
     wrong, normalised, corner = _normalised(data, objects)
     leaving = leaves(objects.extents, objects.sizes) & objects.polygons
@@ -56,7 +62,10 @@ def analyse(data: CocoDataset, preprocessing: Preprocessing, short_sides: Sequen
     outside, empty = empty & leaving, empty & ~leaving
     usable = ~(wrong | outside | empty)  # one finding for each object: no other can be true of these
     learnt = learnable(objects.boxes, objects.centres, objects.sizes, preprocessing, short_sides)
-    differing, unlearnable = _differ(objects) & usable, ~learnt & usable
+    corners = are_corners(objects.boxes, objects.extents, objects.sizes, data.boxes_only) & usable
+    unfit, most = corners_finding(objects.ids, objects.boxes, corners)
+    differing, unlearnable = _differ(objects) & usable & ~corners, ~learnt & usable
+    others = [] if validation is None else [corners_in(validation, "in the validation set")]
 
     def found(which: BoolArray, what: str, advice: str) -> Finding:
         return Finding.of("object", what, advice, _chosen(objects, which))
@@ -65,16 +74,21 @@ def analyse(data: CocoDataset, preprocessing: Preprocessing, short_sides: Sequen
         *_header_findings(data.records, headers),
         normalised,
         found(outside, "whose polygons lie outside their image", "they belong to another image or size"),
+        *(finding for finding, wrong_form in [(unfit, most), *others] if wrong_form),
     ]
     warnings = [
         corner,
         found(leaving & usable, "whose polygons leave their image", "they are cut off at its border"),
         found(empty, "whose mask has no pixels", "it is a polygon on a line, or an RLE of zeros"),
-        *_duplicates(data, objects, headers),
+        shared,
+        *_duplicates(data, objects, headers, contents),
         *_left_out_oddly(data),
+        *(finding for finding, wrong_form in [(unfit, most), *others] if not wrong_form),
         found(differing, "whose box is not their mask's (overlap below one half)", "boxes are [x, y, width, height]"),
         found(unlearnable, "that no pyramid level can learn at these sizes", TOO_SMALL),
-        Finding.of("class", "without an object to learn", "", [c.name for c in classes if not c.objects]),
+        Finding.of(
+            "class", "without an object to learn", "", [quoted_if_odd(c.name) for c in classes if not c.objects]
+        ),
         *_class_names(data),
     ]
     return DataReport(
@@ -166,7 +180,30 @@ def _overlap(a: FloatArray, b: FloatArray) -> FloatArray:
     return np.asarray(np.divide(shared, both, out=np.zeros_like(shared), where=both > 0), dtype=np.float64)
 
 
-def _duplicates(data: CocoDataset, objects: Objects, headers: Sequence[Header]) -> list[Finding]:
+def _contents(
+    data: CocoDataset, headers: Sequence[Header], validation: CocoDataset | None
+) -> tuple[list[int], Finding]:
+    """The first image with the content of each, and the images that are also evaluated on."""
+    others: Sequence[Path] = [] if validation is None else validation.paths
+    contents = contents_of([*data.paths, *others], [*headers, *headers_of(others)])
+    trained, evaluated = contents[: len(headers)], contents[len(headers) :]
+    place = {content: i for i, content in reversed(list(enumerate(evaluated)))}
+    both = [i for i, content in enumerate(trained) if content in place]
+    names = [_name_twice(data.paths[i].name, others[place[trained[i]]].name) for i in both]
+    again = len(set(evaluated) & set(trained))
+    what = f"that the validation set has, too: {again} of its {counted(len(place), 'image')}"
+    return trained, Finding.of(
+        "image", what, "its AP would be of images that were trained on: keep them in one set", names
+    )
+
+
+def _name_twice(trained: str, evaluated: str) -> str:
+    return trained if trained == evaluated else f"{trained} = {evaluated}"
+
+
+def _duplicates(
+    data: CocoDataset, objects: Objects, headers: Sequence[Header], contents: Sequence[int]
+) -> list[Finding]:
     """Files that are listed twice or have copies, and objects that are annotated twice."""
     ids, names = data.image_ids, data.records.images.names
     listed = defaultdict(list)
@@ -178,9 +215,13 @@ def _duplicates(data: CocoDataset, objects: Objects, headers: Sequence[Header]) 
         for places in listed.values()
         if len(places) > 1
     ]
+    copied: defaultdict[int, dict[Any, int]] = defaultdict(dict)  # content -> file -> the first image of it
+    for position, (header, content) in enumerate(zip(headers, contents, strict=True)):
+        copied[content].setdefault(header.file, position)
     copies = [
         f"images {', '.join(str(ids[p]) for p in places)}: {', '.join(data.paths[p].name for p in places)}"
-        for places in equal_files(data.paths, headers)
+        for places in (list(each.values()) for each in copied.values())
+        if len(places) > 1
     ]
     again, otherwise = _annotated_again(data.records, objects)
     twice = "annotated a second time, with the same"
@@ -218,8 +259,10 @@ def _class_names(data: CocoDataset) -> list[Finding]:
     nameless = [
         f"category {i}" for i, name in zip(data.category_ids, data.class_names, strict=True) if not name.strip()
     ]
-    several = [name for name, count in Counter(data.class_names).items() if count > 1 and name.strip()]
-    alike = [" / ".join(sorted(names)) for plain, names in spellings.items() if len(names) > 1 and plain]
+    several = [quoted_if_odd(name) for name, count in Counter(data.class_names).items() if count > 1 and name.strip()]
+    alike = [
+        " / ".join(map(quoted_if_odd, sorted(names))) for plain, names in spellings.items() if len(names) > 1 and plain
+    ]
     return [
         Finding.of("class", "without a name", "", nameless),
         Finding.of("class name", "that several classes have", "", several),

@@ -10,7 +10,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional
 
 from condinst_deploy.contract.model_settings import SIDE
-from condinst_deploy.errors import ConfigError
+from condinst_deploy.errors import SettingError
 from condinst_deploy.model.targets import ImageTargets
 from condinst_deploy.support.option_types import check_types
 from condinst_deploy.support.validation import Limits, check_number
@@ -49,7 +49,7 @@ class Augmentation:
         for i, factor in enumerate(self.scale):
             check_number(f"augment.scale[{i}]", factor, SCALE)
         if self.scale[0] > self.scale[1]:
-            raise ConfigError(f"augment.scale is {list(self.scale)}; expected the least factor first")
+            raise SettingError("augment.scale", f"is {list(self.scale)}; expected the least factor first")
         if self.crop:
             check_number("augment.crop", self.crop, SIDE)
 

@@ -1,7 +1,9 @@
 """Data sets in COCO's format, read with checks. Training targets are chosen as in mmdetection's CocoDataset."""
 
+import os
 from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,9 @@ LARGEST_ID = (1 << 64) - 1
 
 LARGEST_TRAINED_ID = (1 << 63) - 1
 """Largest category id that a model's file holds."""
+
+MOST_SCANNED = 1_000
+"""Entries of a folder that are looked at for an example."""
 
 LISTED = 5
 """Number of entries that an error lists."""
@@ -125,7 +130,8 @@ class CocoDataset:
         chosen = np.flatnonzero(kept) if training else self.all_records.rows
         self.records = Records(listed, objects, chosen[:limit])
         if not len(self.records):
-            what = f"to train on{self._why_nothing()}" if training else "to look at"
+            small = int((listed.sizes.min(axis=1) < min_size).sum())
+            what = f"to train on{self._why_nothing(len(entries), small, min_size)}" if training else "to look at"
             raise DataError(f"{annotations} has no images {what}")
         self.image_ids: tuple[int, ...] = tuple(listed.ids[self.records.rows].tolist())
         self.paths = Paths(self.records)
@@ -159,13 +165,24 @@ class CocoDataset:
         sizes = self.records.sizes
         return np.asarray(sizes[:, 1] >= sizes[:, 0], dtype=np.bool_)
 
-    def _why_nothing(self) -> str:
-        """The reasons why no annotation is an object to learn, with the first of each; "" if there is none."""
+    def _why_nothing(self, annotations: int, small: int, min_size: int) -> str:
+        """What the file has instead of images to train on: counts, and why each annotation and image is none.
+
+        Args:
+            annotations: in the file.
+            small: images with a side below `min_size`.
+            min_size: in pixels.
+        """
         counts = Counter(each.reason for each in self.left_out)
         first = {each.reason: each.annotation_id for each in reversed(self.left_out)}
         listed = ", ".join(f"{count} {reason} (annotation {first[reason]}, ...)" for reason, count in counts.items())
+        has = f": it has {counted(len(self.all_records), 'image')} and {counted(annotations, 'annotation')}"
+        if small:
+            has += f"; {counted(small, 'image')} left out: a side is below {min_size} pixels"
+        if not annotations:
+            has += "; expected objects to learn, with bbox and segmentation"
         pixels = "; COCO's numbers are pixels, not 0..1" if "within the first pixel" in counts else ""
-        return f": annotations left out: {listed}{pixels}" if listed else ""
+        return has + (f"; annotations left out: {listed}{pixels}" if listed else "")
 
     def _collected(self, annotations: list[dict[str, Any]], known: Known, size: int) -> ObjectCollector:
         """All objects to learn; what is not learnt is noted in `left_out`."""
@@ -295,7 +312,20 @@ def _check_present(records: Records, folder: Path) -> None:
     if missing:
         listed = _listed([f"{shown(names[row], 200)} (image {records.images.ids[row]})" for row in missing])
         are = "is" if len(missing) == 1 else "are"
-        raise DataError(f"{counted(len(missing), 'image')} {are} missing from {folder}: {listed}")
+        searched = _searched(folder, names[missing[0]])
+        raise DataError(f"{counted(len(missing), 'image')} {are} missing from {folder}: {listed}; {searched}")
+
+
+def _searched(folder: Path, name: str) -> str:
+    """Where a missing image was looked for, and what is in the folder instead."""
+    place = f"the first was looked for at {shown(folder / name, 200)}"
+    try:
+        with os.scandir(folder) as entries:
+            present = sorted(entry.name for entry in islice(entries, MOST_SCANNED))
+    except OSError:
+        return place
+    example = f"has {shown(present[0], 200)}" + (", ..." if len(present) > 1 else "") if present else "is empty"
+    return f"{place}; this folder {example}: file_name is relative to the folder of the images"
 
 
 def _is_file(path: Path) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 from rich.cells import cell_len
 
 from condinst_deploy.errors import DataError
-from condinst_deploy.shown_text import counted, shown
+from condinst_deploy.shown_text import counted, quoted_if_odd, shown
 
 NAMED = 5
 """Number of entries that a finding lists."""
@@ -96,12 +96,12 @@ class DataReport:
                 f"{shown(self.annotations)} cannot be trained on: " + "; ".join(str(each) for each in found)
             )
 
-    def text(self, *, errors: bool = True) -> str:
-        """The report as plain lines: a table, then what was found; `errors` are what `check` raises."""
+    def text(self, *, errors: bool = True, warnings: bool = True) -> str:
+        """The report as plain lines: a table, then what was found, without what `check` will raise."""
         lines = [f"{self.images:,} of {counted(self.listed, 'image')}, {counted(self.objects, 'object')} to learn"]
         lines += _table(self.classes)
-        wrong = self.errors if errors else ()
-        for kind, findings in (("error", wrong), ("warning", self.warnings), ("note", self.notes)):
+        wrong, odd = self.errors if errors else (), self.warnings if warnings else ()
+        for kind, findings in (("error", wrong), ("warning", odd), ("note", self.notes)):
             lines += [f"{kind}: {finding}" for finding in findings]
         return "\n".join(lines)
 
@@ -114,7 +114,7 @@ def _table(classes: Sequence[ClassCount]) -> list[str]:
     rows: list[tuple[str, ...]] = [("class", "images", "objects", "small", "medium", "large")]
     for each in classes:
         numbers = (each.images, each.objects, each.small, each.medium, each.large)
-        rows.append((shown(each.name, LONGEST_NAME), *map(str, numbers)))
+        rows.append((quoted_if_odd(each.name, LONGEST_NAME), *map(str, numbers)))
     widths = [max(cell_len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for name, *counts in rows:

@@ -30,6 +30,19 @@ def equal_files(paths: Sequence[Path], headers: Sequence[Header]) -> list[list[i
         return _alike(same_start, lambda some: pool.map(_of_all, [paths[i] for i in some]))
 
 
+def contents_of(paths: Sequence[Path], headers: Sequence[Header]) -> list[int]:
+    """For each file the position of the first one with the same bytes: the file itself, or a copy.
+
+    Args: as `equal_files`.
+    """
+    first: dict[Hashable, int] = {}
+    for position, header in enumerate(headers):
+        first.setdefault(position if header.file is None else header.file, position)
+    copies = {position: same[0] for same in equal_files(paths, headers) for position in same}
+    own = [position if header.file is None else first[header.file] for position, header in enumerate(headers)]
+    return [copies.get(position, position) for position in own]
+
+
 def _alike(groups: Iterable[list[int]], keys_of: Callable[[list[int]], Iterable[Hashable]]) -> list[list[int]]:
     """Divide groups by a key, and keep what shares it with others. None as a key shares nothing."""
     found = []

@@ -90,8 +90,10 @@ def evaluate(
     sources = checked_sources([*map(Path, models)], [*map(Path, results)], annotations, folder, options)
     check_writable(options.out / REPORT)
     hooks.on_stage("reading the annotations")
-    ground_truth = load_ground_truth(annotations, folder, options.limit)
+    ground_truth = load_ground_truth(annotations, folder, options.limit, options.ignored_classes)
     hooks.on_ground_truth(ground_truth)
+    for note in ground_truth.notes:
+        hooks.on_note(note)
     if not options.fast and (note := crowding_note(ground_truth)):
         hooks.on_note(note)
     with locked_folder(options.out), _mixed_results_named(sources, options.out, hooks.on_note):

@@ -80,6 +80,7 @@ def figures_json(evaluation: Evaluation, verdict: Verdict, per_class: bool) -> d
     return {
         "annotations": str(ground_truth.annotations),
         "pictures": len(ground_truth),
+        **({"ignored_classes": list(ground_truth.ignored)} if ground_truth.ignored else {}),
         "unit": "AP points, 0..100",
         "versions": evaluation.versions,
         "sides": [_side_json(side, evaluation, per_class) for side in evaluation.sides],

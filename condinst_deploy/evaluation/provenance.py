@@ -29,8 +29,9 @@ def run_settings(
         "annotations": ground_truth.sha256,
         "code": code_digest(PACKAGE),
         "versions": versions(RESULT_LIBRARIES),
-        # journals of runs without canvases stay valid
+        # journals of runs without these options stay valid
         **({} if options.canvases is None else {"canvases": canvases_as_json(options.canvases)}),
+        **({"ignored_classes": sorted(ground_truth.ignored)} if ground_truth.ignored else {}),
     }
 
 

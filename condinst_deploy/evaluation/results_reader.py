@@ -23,13 +23,14 @@ def read_results(path: Path, ground_truth: GroundTruth) -> list[Entry]:
     """Read a results file: objects with `image_id`, `category_id`, `score`, and `bbox`, `segmentation` or both.
 
     Polygons become RLE, and a missing box becomes that of the mask. Entries of images that are not evaluated
-    (`--limit`) are left out.
+    (`--limit`) or of ignored classes are left out.
 
     Raises:
         DataError: it cannot be read, an entry is malformed (named by its place), or it belongs to other data.
     """
     entries = _entries(path)
     wanted, known, categories = set(ground_truth.image_ids), set(ground_truth.coco.imgs), set(ground_truth.category_ids)
+    categories |= ground_truth.ignored_ids
     keys = _keys(entries[0]) if entries else set()
     kept = []
     make_whole(entry for entry in entries if isinstance(entry, dict))
@@ -42,7 +43,7 @@ def read_results(path: Path, ground_truth: GroundTruth) -> list[Entry]:
         _check_ids(entry, where, known, categories, ground_truth.annotations)
         if not is_finite(entry.get("score")):
             raise DataError(f"{where} has score {shown_value(entry.get('score'))}; expected a finite number")
-        if entry["image_id"] in wanted:
+        if entry["image_id"] in wanted and entry["category_id"] not in ground_truth.ignored_ids:
             kept.append(_checked(entry, ground_truth.size(entry["image_id"]), where))
     return kept
 

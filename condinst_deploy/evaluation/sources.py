@@ -46,6 +46,8 @@ class EvaluationOptions:
         precision: of the checkpoints' networks; None: float32. Other files have their own.
         canvases: padded sizes of the models' images, as of `PredictorOptions`. Metrics and agreement then show what
             they cost. None: to multiples of 32.
+        ignored_classes: classes of the data that are not evaluated: their objects are left out, and entries of results
+            files with their ids.
     """
 
     out: Path = Path("evaluation")
@@ -60,6 +62,7 @@ class EvaluationOptions:
     observer: Observer | None = None
     precision: Precision | None = None
     canvases: Sequence[tuple[int, int]] | None = None
+    ignored_classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check types and numbers.

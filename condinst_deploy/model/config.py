@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from condinst_deploy.contract import Family, Preprocessing, Selection
-from condinst_deploy.errors import ConfigError
+from condinst_deploy.errors import ConfigError, SettingError
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.validation import Limits, check_choice, check_number, typed
 
@@ -87,18 +87,20 @@ class CondInstConfig:
             check_number(name, getattr(self, name), Limits(1, most, whole=True))
         for name in ("stride_in_1x1", "semantic_head"):
             if type(getattr(self, name)) is not bool:
-                raise ConfigError(f"{name} is {shown_value(getattr(self, name))}; expected true or false")
+                raise SettingError(name, f"is {shown_value(getattr(self, name))}; expected true or false")
         check_choice("neck", self.neck, Neck)
         if self.preprocessing.family != self.selection.family:
-            raise ConfigError(
-                f"preprocessing is of the family {self.preprocessing.family} and selection of {self.selection.family};"
-                " expected the same"
+            raise SettingError(
+                "preprocessing",
+                f"is of the family {self.preprocessing.family} and selection of {self.selection.family}; expected the"
+                " same",
             )
         # with one channel a group, a level of one cell would have nothing to normalise over
         if not FPN_CHANNELS.hold(self.fpn_channels) or self.fpn_channels % NORM_GROUPS:
-            raise ConfigError(
-                f"fpn_channels is {shown_value(self.fpn_channels)}; the towers' GroupNorm needs a multiple of"
-                f" {NORM_GROUPS}, {FPN_CHANNELS.least} to {FPN_CHANNELS.most}"
+            raise SettingError(
+                "fpn_channels",
+                f"is {shown_value(self.fpn_channels)}; the towers' GroupNorm needs a multiple of {NORM_GROUPS},"
+                f" {FPN_CHANNELS.least} to {FPN_CHANNELS.most}",
             )
 
     @property

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
-from condinst_deploy.errors import ConfigError
+from condinst_deploy.errors import SettingError
 from condinst_deploy.shown_text import shown_value
 
 _PLAIN: dict[Any, tuple[Any, str]] = {
@@ -39,7 +39,7 @@ def check_types(options: Any, where: str = "") -> None:
     for name, kind in _types_of(options_type).items():
         value = getattr(options, name)
         if not _fits(value, kind):
-            raise ConfigError(f"{where}{name} is {shown_value(value)}; expected {_words(kind)}")
+            raise SettingError(f"{where}{name}", f"is {shown_value(value)}; expected {_words(kind)}")
 
 
 @cache

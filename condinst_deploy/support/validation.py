@@ -6,7 +6,6 @@ not finite, integers of more than 64 bits, text that is not Unicode, and deep ne
 """
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import cache
@@ -14,7 +13,7 @@ from numbers import Real
 from types import UnionType
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from condinst_deploy.errors import ConfigError
+from condinst_deploy.errors import ConfigError, SettingError
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.suggestions import did_you_mean
 
@@ -91,7 +90,7 @@ def typed(values: object, kind: type[T], where: str = "") -> T:
     except msgspec.ValidationError as e:
         raise ConfigError(_message(_refused(_Place(values, kind, where)), str(e))) from e
     except ConfigError as e:  # of a dataclass, which does not know where it stands
-        raise ConfigError(_placed(_refused(_Place(values, kind, where)), str(e))) from e
+        raise ConfigError(_placed(_refused(_Place(values, kind, where)).where, e)) from e
 
 
 def known_part(values: object, kind: Any) -> object:
@@ -128,7 +127,7 @@ def check_number(name: str, value: object, limits: Limits) -> None:
         ConfigError: it is not a finite number inside the limits.
     """
     if not limits.hold(value):
-        raise ConfigError(f"{name} is {shown_value(value)}; expected {limits}")
+        raise SettingError(name, f"is {shown_value(value)}; expected {limits}")
 
 
 def checked_number(name: str, value: Any, limits: Limits) -> float:
@@ -150,7 +149,7 @@ def check_choice(name: str, value: object, kind: Any) -> None:
     """
     # the type first: values that cannot be hashed or compared are no choices
     if not any(type(value) is type(choice) and value == choice for choice in get_args(kind)):
-        raise ConfigError(_message(_Place(value, kind, name), ""))
+        raise SettingError(name, f"is {shown_value(value)}; expected {_expected(kind)}")
 
 
 def printable(text: str) -> str:
@@ -283,15 +282,16 @@ def _refused(place: _Place) -> _Place:
     return place
 
 
-def _placed(place: _Place, reason: str) -> str:
-    """What a dataclass says about itself, with the place of the field that it names."""
-    where, named = place.where, reason.partition(" ")[0]
-    if not where or named.startswith(where):
-        return reason
-    table, parent = _table_type(place.kind), where.rpartition(".")
-    if table is not None and re.split(r"[.\[]", named)[0] in _hints(table):
-        return f"{where}.{reason}"
-    return f"{parent[0]}.{reason}" if named.startswith(f"{parent[2]}.") else f"{where}: {reason}"
+def _placed(where: str, error: ConfigError) -> str:
+    """What a dataclass says about itself, with the place of the setting that it names."""
+    if not where:
+        return str(error)
+    if not isinstance(error, SettingError):
+        return f"{where}: {error}"
+    outer, _, own = where.rpartition(".")
+    if error.setting.startswith(f"{own.partition('[')[0]}."):  # it names its own table, too
+        return f"{outer}.{error}" if outer else str(error)
+    return f"{where}.{error}"
 
 
 def _message(place: _Place, reason: str) -> str:

@@ -2,10 +2,10 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from condinst_deploy.data.annotation_checks import is_finite
 from condinst_deploy.errors import ConfigError, OutputError
@@ -14,7 +14,13 @@ from condinst_deploy.support.extras import install_command
 from condinst_deploy.support.held_folders import check_held
 from condinst_deploy.support.json_text import json_text
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 HISTORY_FILE = "history.jsonl"
+NO_SCORE = -1.0
+"""COCO's average precision where nothing is annotated."""
+
 LOSSES = ("cls", "box", "centerness", "mask", "semantic", "pairwise")
 
 Record = dict[str, float]
@@ -28,6 +34,12 @@ def is_evaluation(record: Record) -> bool:
 def score_of(record: Record) -> float:
     """Return the metric of an evaluation that selects the best model: mask AP, or box AP if there are no masks."""
     return record.get("segm/ap", record["bbox/ap"])
+
+
+def best_of(records: Iterable[Record]) -> Record | None:
+    """The evaluation whose model is `best.pth`: the first one with the highest score. None: none has a score."""
+    scored = [record for record in records if is_evaluation(record) and score_of(record) > NO_SCORE]
+    return max(scored, key=score_of, default=None)
 
 
 def average_precision_text(record: Record) -> str:
@@ -158,7 +170,18 @@ def read_history(path: Path) -> list[Record]:
 
 
 def draw_curves(records: list[Record], path: Path) -> None:
-    """An image of the losses and of the average precision over the iterations."""
+    """Write an image of the losses and of the average precision over the iterations.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    figure = curves_figure(records)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def curves_figure(records: list[Record]) -> "Figure":
+    """The plot of `draw_curves`: losses at the left, average precision at the right."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4), layout="constrained")
@@ -167,7 +190,9 @@ def draw_curves(records: list[Record], path: Path) -> None:
     for name in LOSSES:
         own = [record for record in steps if f"loss/{name}" in record]
         if own:
-            losses.plot([r["iteration"] for r in own], [r[f"loss/{name}"] for r in own], label=name, linewidth=1)
+            values = [r[f"loss/{name}"] for r in own]
+            alone = "o" if len(own) == 1 else None  # one point has no line
+            losses.plot([r["iteration"] for r in own], values, label=name, linewidth=1, marker=alone)
     losses.set(title="losses", xlabel="iteration", ylim=(0, None))
     if steps:
         losses.legend()
@@ -178,5 +203,4 @@ def draw_curves(records: list[Record], path: Path) -> None:
             precision.plot([record["iteration"] for record in evaluations], points, marker="o", label=label)
     precision.set(title="validation", xlabel="iteration", ylim=(0, 1))
     precision.legend()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    return figure

@@ -10,7 +10,7 @@ from condinst_deploy.contract import Family
 from condinst_deploy.contract.model_settings import SIDE
 from condinst_deploy.contract.precision import Precision
 from condinst_deploy.data.augmentation import Augmentation
-from condinst_deploy.errors import ConfigError
+from condinst_deploy.errors import ConfigError, SettingError
 from condinst_deploy.model.config import CondInstConfig
 from condinst_deploy.model.loss_plan import LossSettings
 from condinst_deploy.support.option_types import check_types
@@ -118,9 +118,9 @@ class OptimizerSettings:
         for name in UNUSED[self.kind]:
             value, default = getattr(self, name), getattr(type(self), name)
             if value != default:
-                raise ConfigError(
-                    f"optimizer.{name} is {value}, which the optimizer {self.kind} does not use; leave it out,"
-                    f" or set it to {default}"
+                raise SettingError(
+                    f"optimizer.{name}",
+                    f"is {value}, which the optimizer {self.kind} does not use; leave it out, or set it to {default}",
                 )
 
 
@@ -152,9 +152,10 @@ class ScheduleSettings:
             check_number(f"schedule.steps[{i}]", step, Limits(0, whole=True))
         check_choice("schedule.decay", self.decay, Decay)
         if self.decay != "steps" and self.warmup_iterations >= self.iterations:
-            raise ConfigError(
-                f"schedule.warmup_iterations is {self.warmup_iterations} of {self.iterations} iterations;"
-                f" the {self.decay} decay needs some after the warm-up"
+            raise SettingError(
+                "schedule.warmup_iterations",
+                f"is {self.warmup_iterations} of {self.iterations} iterations; the {self.decay} decay needs some after"
+                " the warm-up",
             )
 
     def learning_rate(self, iteration: int, full: float, family: Family = "mmdet") -> float:

@@ -1,7 +1,7 @@
 """How a training run starts: from the recipe's initial weights, from a trained model, or from a checkpoint."""
 
-from collections.abc import Callable
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from condinst_deploy.model.checkpoints import LoadedModel, check_fitting, load_m
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.published_checkpoints import resnet_weights
 from condinst_deploy.model.safe_load import load_checkpoint_file
-from condinst_deploy.shown_text import counted
+from condinst_deploy.shown_text import counted, quoted_if_odd, shown_value
+from condinst_deploy.support.input_files import real_path
 from condinst_deploy.support.validation import Limits, check_number, typed
 from condinst_deploy.training.imagenet import TORCHVISION, torchvision_resnet
 from condinst_deploy.training.loss_module import layout_of
@@ -24,6 +25,7 @@ from condinst_deploy.training.optimizers import optimizer_of
 from condinst_deploy.training.ranks import ALONE, Ranks
 from condinst_deploy.training.recipe import Recipe, StartSettings, recipe_from_dict
 from condinst_deploy.training.run import TrainingRun
+from condinst_deploy.training.train_options import PLACES
 
 RESNETS: dict[Family, str] = {
     "mmdet": "a ResNet in torchvision's names",
@@ -31,11 +33,36 @@ RESNETS: dict[Family, str] = {
 }
 """Pretrained backbone that a family's models start from."""
 
-MAY_CHANGE = ("execution", "log_every", "checkpoint_every", "keep_checkpoints", "tensorboard")
+MAY_CHANGE = (
+    *("execution", "log_every", "checkpoint_every", "keep_checkpoints", "tensorboard"),
+    *("data.workers", "data.prefetch"),
+)
 """Settings of a recipe that a resumed run may have otherwise: none of them changes what is learnt from what."""
 
-LOADING = ("workers", "prefetch")
-"""Settings of `data` that may change, too."""
+MOST_CHANGES = 5
+"""Settings that a message lists."""
+
+FIXED_LENGTH = (
+    "the length cannot change: a decay other than steps, and late_iterations, depend on it, so that the iterations that"
+    " are done would have been others"
+)
+
+
+def check_start(start: StartSettings) -> None:
+    """Check that what a run without trained weights freezes is not random.
+
+    Raises:
+        ConfigError: parts of the backbone are frozen, and no trained ResNet is named.
+    """
+    frozen = {"frozen_stages": (str(start.frozen_stages), "0")} if start.frozen_stages else {}
+    frozen |= {} if start.norm_affine else {"norm_affine": ("false", "true")}
+    if frozen and not start.backbone:
+        now = " and ".join(f"start.{name} = {value}" for name, (value, _) in frozen.items())
+        free = " and ".join(f"start.{name} = {value}" for name, (_, value) in frozen.items())
+        raise ConfigError(
+            f"the recipe freezes parts of the backbone ({now}), which would stay random: name a trained ResNet with"
+            f" --backbone or a model with --weights; to train from scratch, set {free} in the recipe"
+        )
 
 
 def new_run(recipe: Recipe, manifest: ModelManifest, device: torch.device, ranks: Ranks = ALONE) -> TrainingRun:
@@ -45,13 +72,7 @@ def new_run(recipe: Recipe, manifest: ModelManifest, device: torch.device, ranks
         CheckpointError: the file of the backbone cannot be loaded.
         ConfigError: it is the other family's, cannot be fetched, or there is none for what the recipe freezes.
     """
-    start = recipe.start
-    if not start.backbone and (start.frozen_stages or not start.norm_affine):
-        raise ConfigError(
-            f"the recipe freezes parts of the backbone (start.frozen_stages = {start.frozen_stages}, norm_affine ="
-            f" {str(start.norm_affine).lower()}), which would stay random: name a trained ResNet with --backbone or a"
-            " model with --weights, or set frozen_stages = 0 and norm_affine = true to train from scratch"
-        )
+    check_start(recipe.start)
     torch.manual_seed(recipe.seed)
     model = CondInst(recipe.model)
     _start(model, recipe.start)
@@ -100,7 +121,9 @@ def fine_tuning_run(
         classes = counted(config.num_classes, "class")
         note = f"fine-tuning {weights} ({loaded.note}); the class layer is initialised for {classes}"
     elif loaded.manifest.class_names != manifest.class_names:
-        note += f", also for classes of other names ({' '.join(loaded.manifest.class_names[:3])} ...)"
+        note += (
+            f", also for classes of other names ({', '.join(map(quoted_if_odd, loaded.manifest.class_names[:3]))}, ...)"
+        )
     model.load_state_dict(state, strict=False)
     if recipe.model.family != config.family:
         note += f"; the recipe is of the family {recipe.model.family}: losses and norms follow the checkpoint's"
@@ -129,7 +152,7 @@ def resumed_run(
 
     Raises:
         CheckpointError: the file is no training checkpoint.
-        ConfigError: it was made with another recipe.
+        ConfigError: it was made with another recipe. Another length is none where `can_change_length`.
     """
     content = load_checkpoint_file(path) if content is None else content
     training = content.get("training")
@@ -137,7 +160,8 @@ def resumed_run(
         raise CheckpointError(f"{path} is not a training checkpoint; expected last.pth of a run")
     loaded = load_model(path, content=content) if loaded is None else loaded
     recipe = recipe.with_model(loaded.model.config)
-    _check_same(path, recipe, _trained_with(path, training))
+    done = training.get("iteration")
+    _check_same(path, recipe, _trained_with(path, training), done if isinstance(done, int) else 0)
     run = _run(recipe, loaded.model, loaded.manifest, device, ranks)
     try:
         if run.average is not None:
@@ -157,17 +181,54 @@ def resumed_run(
     return run
 
 
-def _check_same(path: Path, recipe: Recipe, then: Recipe) -> None:
-    """Refuse a recipe that would go on differently."""
-    same_loading = {name: getattr(recipe.data, name) for name in LOADING}
-    then = replace(then, data=replace(then.data, **same_loading))
-    compared = [each.name for each in fields(recipe) if each.name not in MAY_CHANGE]
-    changed = [name for name in compared if getattr(recipe, name) != getattr(then, name)]
+def _check_same(path: Path, recipe: Recipe, then: Recipe, done: int) -> None:
+    """Refuse a recipe that would go on differently; only the length may change where all else stays what it was."""
+    if can_change_length(recipe) and can_change_length(then):
+        if recipe.schedule.iterations < done <= then.schedule.iterations:
+            raise ConfigError(
+                f"{path} has done {done} iterations, and the run is to have {recipe.schedule.iterations};"
+                f" expected at least {done} in --iterations or schedule.iterations"
+            )
+        then = replace(then, schedule=replace(then.schedule, iterations=recipe.schedule.iterations))
+    changed = _changes(then, recipe)
     if changed:
+        more = f"; and {len(changed) - MOST_CHANGES} more" if len(changed) > MOST_CHANGES else ""
+        listed = "; ".join(changed[:MOST_CHANGES]) + more
+        why = f" {FIXED_LENGTH};" if recipe.schedule.iterations != then.schedule.iterations else ""
         raise ConfigError(
-            f"{path} was made with another recipe (it differs in {', '.join(changed)});"
-            " resume with the same one, or start a new run in another folder"
+            f"{path} was made with another recipe (it differs in {listed});{why}"
+            " resume with the same one, or start a new run in another folder, with its weights by --weights"
         )
+
+
+def can_change_length(recipe: Recipe) -> bool:
+    """Return whether a run of another length has the same iterations as far as both go: rates and sizes of images."""
+    return recipe.schedule.decay == "steps" and not recipe.late_iterations
+
+
+def _changes(then: Recipe, now: Recipe) -> list[str]:
+    """The settings that differ and decide what is learnt: `name: value then, value now`."""
+    before, after = (dict(_settings(recipe.to_dict())) for recipe in (then, now))
+    return [
+        f"{name}: {shown_value(before.get(name))} then, {shown_value(value)} now"
+        for name, value in after.items()
+        if name not in MAY_CHANGE and name.split(".")[0] not in MAY_CHANGE and not _same(name, before.get(name), value)
+    ]
+
+
+def _settings(table: dict[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from _settings(value, f"{place}{name}.")
+        else:
+            yield f"{place}{name}", value
+
+
+def _same(name: str, before: Any, after: Any) -> bool:
+    """Return whether two values of a setting mean the same; a path may be written in several ways."""
+    if before == after:
+        return True
+    return name.removeprefix("data.") in PLACES and bool(before and after) and real_path(before) == real_path(after)
 
 
 def _trained_with(path: Path, training: dict[str, Any]) -> Recipe:

@@ -1,5 +1,6 @@
 """Train a model: recipe and data -> a folder with checkpoint, model, curves and metrics."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,23 +9,29 @@ from typing import Any, NamedTuple
 import torch
 
 from condinst_deploy.data.analysis import analyse
-from condinst_deploy.data.coco import CocoDataset
 from condinst_deploy.data.data_report import DataReport
 from condinst_deploy.data.shapes_dataset import TRAIN_COUNT, VAL_COUNT, ShapesConfig, generate_shapes
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.model.checkpoints import LoadedModel, load_model
 from condinst_deploy.runtime.torch_backend import torch_device
-from condinst_deploy.shown_text import counted, shown
+from condinst_deploy.shown_text import counted, quoted_if_odd, shown
 from condinst_deploy.support.atomic_write import check_writable
 from condinst_deploy.support.folder_lock import locked_folder
 from condinst_deploy.training import trainer
-from condinst_deploy.training.history import Record
+from condinst_deploy.training.history import HISTORY_FILE, Record, best_of, read_history
 from condinst_deploy.training.preview import Preview, preview
 from condinst_deploy.training.ranks import ALONE, Ranks, connected, device_of, ranks_from_environment
 from condinst_deploy.training.recipe import Recipe, load_recipe, sizes_named
 from condinst_deploy.training.run import TrainingRun
-from condinst_deploy.training.run_start import fine_tuning_run, new_run, resumed_run
-from condinst_deploy.training.store import CHECKPOINT, CheckpointStore, Found
+from condinst_deploy.training.run_start import (
+    FIXED_LENGTH,
+    can_change_length,
+    check_start,
+    fine_tuning_run,
+    new_run,
+    resumed_run,
+)
+from condinst_deploy.training.store import BEST, CHECKPOINT, CheckpointStore, Found
 from condinst_deploy.training.train_options import PLACES, TrainOptions
 from condinst_deploy.training.trainer import Reports, Sets
 
@@ -43,11 +50,15 @@ class TrainedModel:
         folder: folder of the run, absolute.
         model: the model's file in it.
         metrics: of the last evaluation; average precision from 0 to 1, for example `segm/ap`.
+        best_model: the file of the model with the highest mask AP (box AP without masks); None: nothing is annotated.
+        best: metrics of its evaluation.
     """
 
     folder: Path
     model: Path
     metrics: Record
+    best_model: Path | None = None
+    best: Record | None = None
 
 
 def train(
@@ -156,7 +167,12 @@ def _train(recipe: Recipe, options: TrainOptions, reports: Reports, folder: Path
     except KeyboardInterrupt:
         reports.on_interrupted(run.iteration, folder)
         raise
-    return TrainedModel(folder.absolute(), folder.absolute() / trainer.MODEL, metrics)
+    return _trained(folder.absolute(), metrics)
+
+
+def _trained(folder: Path, metrics: Record) -> TrainedModel:
+    best = best_of(read_history(folder / HISTORY_FILE))
+    return TrainedModel(folder, folder / trainer.MODEL, metrics, None if best is None else folder / BEST, best)
 
 
 def _prepared(
@@ -166,6 +182,8 @@ def _prepared(
     ranks = place.ranks
     ranks.on_first(lambda: check_writable(folder / CHECKPOINT))
     changed = _changed(recipe, options, reports)
+    if place.start.checkpoint is None and options.weights is None:
+        check_start(changed.start)  # before the data is read
     placed = ranks.on_first(lambda: _with_data(changed, options, reports))
     reports.on_stage("reading the data")
     sets = ranks.in_each(lambda: trainer.open_sets(placed))
@@ -177,18 +195,19 @@ def _prepared(
     reports.on_data(sets)
     if sets.val.boxes_only:
         reports.on_note(f"{sets.val.annotations} has no masks: box AP alone is measured, and selects the best model")
-    report = ranks.on_first(lambda: _look_at(sets.train, chosen, options.strict, reports))
+    report = ranks.on_first(lambda: _look_at(sets, chosen, options.strict, reports))
     run = ranks.in_each(lambda: _started(chosen, sets, folder, options, place))
     if run.note:
         reports.on_note(run.note)
     return run, sets, report
 
 
-def _look_at(data: CocoDataset, recipe: Recipe, strict: bool, reports: Reports) -> DataReport:
+def _look_at(sets: Sets, recipe: Recipe, strict: bool, reports: Reports) -> DataReport:
     """Report what is in the training set; refuse what cannot be right, and with `strict` what is odd."""
     reports.on_stage("looking at the training data")
-    report = analyse(data, recipe.model.preprocessing, recipe.short_sides + recipe.late_short_sides)
-    for line in report.text(errors=False).splitlines():
+    sides = recipe.short_sides + recipe.late_short_sides
+    report = analyse(sets.train, recipe.model.preprocessing, sides, sets.val)
+    for line in report.text(errors=False, warnings=not strict).splitlines():
         reports.on_note(line)
     report.check(strict)
     return report
@@ -239,6 +258,18 @@ def _has_run(folder: Path) -> str:
     return f"{path} exists: go on with --resume, or name another folder with --out" if path.exists() else ""
 
 
+def _named(class_names: Sequence[str]) -> str:
+    return shown(", ".join(map(quoted_if_odd, class_names)), 1000)
+
+
+def _finished(recipe: Recipe) -> str:
+    """What to say of a run that has done all its iterations."""
+    done = f"the run is finished, all {counted(recipe.schedule.iterations, 'iteration')} are done"
+    if can_change_length(recipe):
+        return f"{done}: --resume with a larger --iterations continues it"
+    return f"{done}; {FIXED_LENGTH}: to train longer, start a new run in another folder with --weights"
+
+
 def _started(recipe: Recipe, sets: Sets, folder: Path, options: TrainOptions, place: Place) -> TrainingRun:
     """A new run, one from trained weights, or the one in the folder."""
     manifest, ranks, device = trainer.manifest_for(recipe, sets), place.ranks, place.device
@@ -248,10 +279,12 @@ def _started(recipe: Recipe, sets: Sets, folder: Path, options: TrainOptions, pl
         run = resumed_run(recipe, checkpoint, device, ranks, content, start.weights)
         if run.manifest.class_names != manifest.class_names:
             raise ConfigError(
-                f"{checkpoint} was trained on the classes {shown(', '.join(run.manifest.class_names), 1000)}, and the"
-                f" data set has {shown(', '.join(manifest.class_names), 1000)}; resume with the same data"
+                f"{checkpoint} was trained on the classes {_named(run.manifest.class_names)}, and the"
+                f" data set has {_named(manifest.class_names)}; resume with the same data"
             )
         run.note = f"resumed at iteration {run.iteration}" + (f": {note}" if note else "")
+        if run.iteration == run.recipe.schedule.iterations:
+            run.note += f"; {_finished(run.recipe)}"
         return run
     if place.trains and (problem := _has_run(folder)):
         raise ConfigError(problem)

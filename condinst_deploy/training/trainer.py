@@ -19,10 +19,10 @@ from condinst_deploy.model.checkpoints import LoadedModel, save_model
 from condinst_deploy.model.losses import Losses
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.runtime.torch_backend import TorchBackend
-from condinst_deploy.shown_text import shown
+from condinst_deploy.shown_text import quoted_if_odd, shown
 from condinst_deploy.support.signals import Interruption, Stopped, received, whole_steps
 from condinst_deploy.training.batches import PROBLEMS, batches
-from condinst_deploy.training.history import History, Record, draw_curves, is_evaluation, score_of
+from condinst_deploy.training.history import NO_SCORE, History, Record, best_of, draw_curves, is_evaluation, score_of
 from condinst_deploy.training.ranks import Ranks
 from condinst_deploy.training.recipe import Recipe
 from condinst_deploy.training.recipe_file import write_recipe
@@ -231,7 +231,8 @@ class _Training:
         """Evaluate; keep the model if it is the best so far."""
         run = self.run
         record = evaluate(run, self.sets, self.reports, self.interruption)
-        if score_of(record) > max(self._scores(), default=-1.0):
+        best = best_of(self.history.records)
+        if score_of(record) > (NO_SCORE if best is None else score_of(best)):
             self._first(lambda: save_model(self.folder / BEST, run.evaluated, run.manifest))
         self._first(lambda: self.history.add(record))
         if not run.ranks.first:
@@ -359,7 +360,10 @@ def _is_evaluated(run: TrainingRun) -> bool:
 
 
 def _listed(data: CocoDataset) -> str:
-    return shown(", ".join(f"{i} {name}" for i, name in zip(data.category_ids, data.class_names, strict=True)), 1000)
+    return shown(
+        ", ".join(f"{i} {quoted_if_odd(name)}" for i, name in zip(data.category_ids, data.class_names, strict=True)),
+        1000,
+    )
 
 
 def draw_predictions(run: TrainingRun, sets: Sets, path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 from condinst_deploy.contract.onnx_names import PREDICTORS
 from condinst_deploy.contract.precision import Precision
-from condinst_deploy.errors import ConfigError, EngineError
+from condinst_deploy.errors import ConfigError, EngineError, SettingError
 from condinst_deploy.shown_text import counted
 from condinst_deploy.support.json_text import json_text
 
@@ -97,12 +97,13 @@ class Policy:
         """
         for name in (own.name for own in fields(self)):
             if not all(isinstance(pattern, str) and pattern for pattern in getattr(self, name)):
-                raise ConfigError(f"policy.{name} is {getattr(self, name)!r}; expected patterns of node names")
+                raise SettingError(f"policy.{name}", f"is {getattr(self, name)!r}; expected patterns of node names")
         for text in self.scale:
             if not (found := re.fullmatch(r".+:(\d{1,2})", text)) or not 1 <= int(found[1]) <= LARGEST_SHIFT:
-                raise ConfigError(
-                    f"policy.scale has {text!r}; expected PATTERN:K with K from 1 to {LARGEST_SHIFT},"
-                    ' for example "head.cls_tower.0.conv/*:4"'
+                raise SettingError(
+                    "policy.scale",
+                    f"has {text!r}; expected PATTERN:K with K from 1 to {LARGEST_SHIFT},"
+                    ' for example "head.cls_tower.0.conv/*:4"',
                 )
 
     @property

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from condinst_deploy.cli.train import train as train_command
 from condinst_deploy.data.shapes_dataset import generate_shapes
+from condinst_deploy.training import train_model
+from condinst_deploy.training.train_model import TrainedModel
 from tests.support.models import SHIPPED
 from tests.support.recipes import RECIPE
 
@@ -51,7 +54,33 @@ def test_a_run_without_a_terminal_says_how_far_it_is_and_prints_its_metrics(fold
     metrics = json.loads(done.stdout)
     assert metrics["iteration"] == 100
     assert metrics["out"] == str(tmp_path / "runs" / "tiny")
+    assert metrics["best"].pop("model") == str(tmp_path / "runs" / "tiny" / "best.pth")
+    assert metrics["best"]["segm/ap"] >= metrics["segm/ap"]
     assert (tmp_path / "runs" / "tiny" / "model.pth").is_file()
+
+
+def test_the_end_of_a_run_names_the_best_and_the_last_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = {"segm/ap50": 0.5, "bbox/ap": 0.4, "bbox/ap50": 0.6}
+    last, best = {"iteration": 9.0, "segm/ap": 0.25} | scores, {"iteration": 6.0, "segm/ap": 0.3} | scores
+    runs = [
+        TrainedModel(Path("run"), Path("run/model.pth"), last, Path("run/best.pth"), best),
+        TrainedModel(Path("run"), Path("run/model.pth"), last, Path("run/best.pth"), last),
+        TrainedModel(Path("run"), Path("run/model.pth"), last),
+    ]
+    monkeypatch.setattr(train_model, "train", lambda *_: runs.pop(0))
+    printed = []
+    for _ in range(3):
+        train_command("tiny", tmp_path, device="cpu")
+        printed.append(capsys.readouterr().out.splitlines())
+    values = "(AP50 0.5000), box AP 0.4000"
+    last_line = f"last model, iteration 9: mask AP 0.2500 {values}: run/model.pth"
+    assert printed == [
+        [f"best model, iteration 6: mask AP 0.3000 {values}: run/best.pth", last_line],
+        [f"best and last model, iteration 9: mask AP 0.2500 {values}: run/best.pth"],
+        [last_line],
+    ]
 
 
 def test_a_look_before_a_run_prints_what_it_will_take(folder: Path, tmp_path: Path) -> None:
@@ -109,7 +138,8 @@ def test_data_that_cannot_be_right_is_refused_and_odd_data_where_it_is_asked_for
     (tmp_path / "changed.json").write_text(json.dumps(content))
     done = train(*command, "--strict", cwd=tmp_path)
     assert done.returncode == 1
-    assert "warning: 1 object annotated a second time" in done.stderr
+    assert "cannot be trained on: 1 object annotated a second time" in done.stderr
+    assert done.stderr.count("annotated a second time") == 1
     assert not (tmp_path / "runs").exists()
 
 
@@ -117,8 +147,13 @@ def test_data_that_cannot_be_right_is_refused_and_odd_data_where_it_is_asked_for
     ("arguments", "message", "status"),
     [
         (["--recipe", "nothing"], "no recipe 'nothing'; the package has ", 2),
-        (["--recipe", "condinst_r50_1x"], "instances_train2017.json cannot be read", 1),
-        (["--recipe", "condinst_r50_1x", "--num-classes", "7", "DATA"], "--num-classes is 7; the data set has 3", 2),
+        (["--recipe", "condinst_r50_1x", "--weights", "WEIGHTS"], "instances_train2017.json cannot be read", 1),
+        (["--recipe", "condinst_r50_1x", "DATA"], "freezes parts of the backbone (start.frozen_stages = 2)", 2),
+        (
+            ["--recipe", "condinst_r50_1x", "--weights", "WEIGHTS", "--num-classes", "7", "DATA"],
+            "--num-classes is 7;",
+            2,
+        ),
         (["--recipe", "condinst_r50_1x", "--resume", "DATA"], "last.pth", 1),
         (["--recipe", "shapes_slim", "--weights", "WEIGHTS", "--resume"], "last.pth", 1),
         (

@@ -200,6 +200,31 @@ def test_an_image_with_only_a_crowd_is_empty(tmp_path: Path) -> None:
     assert len(opened(tmp_path, crowd, training=False)[0].boxes) == 0
 
 
+def test_a_set_with_nothing_to_train_on_says_what_it_has(tmp_path: Path) -> None:
+    has = r"set\.json has no images to train on: it has 2 images and"
+    nothing = written(tmp_path, content([], [image(7), image(8)]))
+    with pytest.raises(
+        DataError, match=rf"{has} 0 annotations; expected objects to learn, with bbox and segmentation$"
+    ):
+        CocoDataset(nothing, tmp_path, training=True)
+    crowd = annotation(1, iscrowd=1, segmentation=uncompressed(random_mask()))
+    crowded = written(tmp_path, content([crowd], [image(7), image(8)]))
+    with pytest.raises(
+        DataError, match=rf"{has} 1 annotation; annotations left out: 1 crowd \(annotation 1, \.\.\.\)$"
+    ):
+        CocoDataset(crowded, tmp_path, training=True)
+    small = written(tmp_path, content([annotation(1)], [image(7), image(8)]))
+    with pytest.raises(DataError, match=rf"{has} 1 annotation; 2 images left out: a side is below 500 pixels$"):
+        CocoDataset(small, tmp_path, training=True, min_size=500)
+
+
+def test_an_empty_folder_of_images_is_said(tmp_path: Path) -> None:
+    path = written(tmp_path, content([annotation()]))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"this folder is empty: file_name is relative"):
+        CocoDataset(path, tmp_path / "empty", training=True)
+
+
 def test_the_camera_s_orientation_is_applied(tmp_path: Path) -> None:
     path = written(tmp_path, content([annotation()]))
     orientation = Image.Exif()
@@ -305,8 +330,10 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         CocoDataset(path, tmp_path / "nowhere", training=False)
     for number in range(12, 20):
         (tmp_path / f"{number}.png").unlink()
+    looked = r"; the first was looked for at .*/12\.png; this folder has 10\.png, \.\.\.: file_name is relative to"
     with pytest.raises(
-        DataError, match=r"8 images are missing from .*: 12\.png \(image 12\), .* 16\.png \(image 16\), \.\.\.$"
+        DataError,
+        match=r"8 images are missing from .*: 12\.png \(image 12\), .* 16\.png \(image 16\), \.\.\." + looked,
     ):
         CocoDataset(path, tmp_path, training=False)
 
@@ -315,7 +342,9 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 def test_a_missing_file_is_named_as_the_annotations_name_it(name: str, tmp_path: Path) -> None:
     path = written(tmp_path, content([annotation()]))
     path.write_text(path.read_text().replace('"7.png"', json.dumps(name)))
-    with pytest.raises(DataError, match=r"1 image is missing from .*: .* \(image 7\)$") as caught:
+    with pytest.raises(
+        DataError, match=r"1 image is missing from .*: .* \(image 7\); the first was looked for at "
+    ) as caught:
         CocoDataset(path, tmp_path, training=False)
     assert shown(name, 200) in str(caught.value)
 

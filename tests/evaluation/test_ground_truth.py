@@ -9,7 +9,9 @@ import pytest
 
 from condinst_deploy.contract import ModelManifest
 from condinst_deploy.errors import ConfigError, DataError
+from condinst_deploy.evaluation.coco_metrics import Kind, evaluate_coco
 from condinst_deploy.evaluation.ground_truth import crowding_note, load_ground_truth
+from condinst_deploy.evaluation.results_reader import read_results
 from tests.support import small_coco
 
 
@@ -130,6 +132,25 @@ def test_an_iscrowd_may_be_of_any_number_type(value: Any, crowds: int, tmp_path:
     assert len(ground_truth.coco.getAnnIds(iscrowd=True)) == crowds
 
 
+def test_boxes_that_are_mostly_corners_are_refused_and_a_few_are_noted(tmp_path: Path) -> None:
+    content = small_coco.content()
+    objects = [entry for entry in content["annotations"] if not entry["iscrowd"]]
+    for count, entry in enumerate(objects[:3], 1):
+        x, y, width, height = entry["bbox"]
+        entry["bbox"] = [x, y, x + width, y + height]
+        annotations, _ = small_coco.written(tmp_path / str(count), content)
+        if count < 3:
+            (note,) = load_ground_truth(annotations, None).notes
+            assert note.startswith(f"warning: {count} object")
+            assert "annotation 10: [10, 10, 30, 30] instead of [10, 10, 20, 20]" in note
+        else:
+            with pytest.raises(
+                DataError, match=r"cannot be evaluated on: 3 objects with the corners \[x1, y1, x2, y2\]"
+            ):
+                load_ground_truth(annotations, None)
+    assert load_ground_truth(small_coco.written(tmp_path)[0], None).notes == ()
+
+
 @pytest.mark.parametrize("limit", [0, -3])
 def test_a_limit_below_one_is_an_error(limit: int, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"the limit is {limit}"):
@@ -150,8 +171,18 @@ def test_a_models_labels_get_the_data_sets_ids_by_their_names(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("person", "stop sign"), r"has 2 classes and .* 3, .*only the data has toothbrush; expected"),
-        (("person", "stop sign", "comb"), r"only the model has comb; only the data has toothbrush; expected"),
+        (
+            ("person", "stop sign"),
+            r"has 2 classes and .* 3, .*only the data has toothbrush; expected .*--ignore-class toothbrush",
+        ),
+        (
+            ("person",),
+            r"--ignore-class 'stop sign' --ignore-class toothbrush to leave the objects of these classes out",
+        ),
+        (
+            ("person", "stop sign", "comb"),
+            r"only the model has comb; only the data has toothbrush; expected the classes .* trained on$",
+        ),
         (("class_0", "class_1"), r"only the model has class_0, class_1; only the data has person, stop sign"),
         (("person", "person", "stop sign"), r"m\.pth has 3 classes"),
         (tuple("abcdefgh"), r"only the model has a, b, c, d, e, \.\.\.; "),
@@ -162,6 +193,36 @@ def test_other_classes_are_one_line(names: tuple[str, ...], message: str, tmp_pa
     ground_truth = load_ground_truth(*small_coco.written(tmp_path))
     with pytest.raises(ConfigError, match=message):
         ground_truth.category_ids_of(manifest(*names), "m.pth")
+
+
+def test_classes_that_only_the_data_has_can_be_ignored(tmp_path: Path) -> None:
+    annotations, images = small_coco.written(tmp_path)
+    ground_truth = load_ground_truth(annotations, images, ignored=("stop sign",))
+    assert (ground_truth.class_names, ground_truth.category_ids) == (("person", "toothbrush"), (1, 90))
+    assert len(ground_truth) == 3  # images stay: what is found on them counts
+    assert ground_truth.notes == ("left out: 2 objects of the ignored class 'stop sign'",)
+    assert {entry["category_id"] for entry in ground_truth.coco.dataset["annotations"]} == {1, 90}
+    assert ground_truth.category_ids_of(manifest("toothbrush", "person"), "m.pth") == (90, 1)
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps(small_coco.results()))
+    entries = read_results(results, ground_truth)
+    assert [entry["category_id"] for entry in entries] == [1, 1, 1, 90]
+    whole = load_ground_truth(annotations, images)
+    kinds: tuple[Kind, ...] = ("bbox", "segm")
+    for kind in kinds:
+        kept = evaluate_coco(ground_truth.coco, entries, kind)
+        before = evaluate_coco(whole.coco, read_results(results, whole), kind)
+        assert kept.per_class == {i: before.per_class[i] for i in (1, 90)}
+    with pytest.raises(
+        ConfigError, match=r"'stopsign', which .* does not have: its classes are .*Did you mean 'stop si"
+    ):
+        load_ground_truth(annotations, images, ignored=("stopsign",))
+
+
+def test_a_class_with_a_space_at_its_end_is_quoted(tmp_path: Path) -> None:
+    ground_truth = load_ground_truth(*small_coco.written(tmp_path))
+    with pytest.raises(ConfigError, match="only the model has 'person '; only the data has person; "):
+        ground_truth.category_ids_of(manifest("person ", "stop sign", "toothbrush"), "m.pth")
 
 
 def test_coco_itself_has_91_ids_with_gaps(tmp_path: Path) -> None:

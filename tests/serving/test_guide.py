@@ -51,9 +51,7 @@ def test_every_command_of_the_guide_runs(place: tuple[Path, dict[str, str], str]
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        assert re.match(
-            r"6 images, 1 of them with an error, \d+ detections in 1 new parts; 1 of 1 parts: ", done.stdout
-        )
+        assert re.match(r"6 images, 1 of them with an error, \d+ detections in 1 new part; 1 of 1 part: ", done.stdout)
     assert len(list((folder / "coco").glob("part-*.json"))) == 1
 
 

@@ -1,6 +1,7 @@
 """Plain data become dataclasses; what cannot be used gives one line: its place, its value, what was expected."""
 
 import math
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from condinst_deploy.errors import ConfigError
+from condinst_deploy.errors import ConfigError, SettingError
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.validation import (
     Limits,
@@ -51,6 +52,49 @@ def nested_lists(levels: int) -> Any:
     for _ in range(levels):
         value = [value] * 10
     return value
+
+
+@dataclass(frozen=True)
+class Checked:
+    share: float = 0.5
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        check_number("checked.share", self.share, Limits(0, 1))
+        if self.text == "no field":
+            raise ConfigError("text is what this begins with, and no field is meant")
+        if self.text == "field":
+            raise SettingError("text", "is 'field'; expected another")
+
+
+@dataclass(frozen=True)
+class Holder:
+    checked: Checked = field(default_factory=Checked)
+    share: tuple[Inner, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("values", "where", "message"),
+    [
+        ({"checked": {"share": 2}}, "", "checked.share is 2.0; expected a number from 0 to 1"),
+        ({"checked": {"share": 2}}, "top", "top.checked.share is 2.0; expected a number from 0 to 1"),
+        ({"checked": {"text": "field"}}, "top", "top.checked.text is 'field'; expected another"),
+        ({"checked": {"text": "no field"}}, "", "checked: text is what this begins with, and no field is meant"),
+        ({"share": [{}, {"share": 3}]}, "", "share[1].share is 3.0; expected a number from 0 to 1"),
+    ],
+)
+def test_what_a_dataclass_refuses_has_the_place_of_the_setting_that_it_names(
+    values: Any, where: str, message: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        typed(values, Holder, where)
+    assert str(refused.value) == message
+
+
+def test_the_error_of_a_setting_crosses_processes() -> None:
+    error = pickle.loads(pickle.dumps(SettingError("a.b", "is 3;\nexpected 4")))
+    assert (error.setting, error.problem) == ("a.b", "is 3;\nexpected 4")
+    assert str(error) == "a.b is 3;\\nexpected 4"
 
 
 def test_plain_data_become_the_dataclasses() -> None:

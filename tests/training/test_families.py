@@ -256,13 +256,26 @@ def test_a_resnet_of_the_other_family_is_refused_though_it_fits(recipe: Recipe, 
 
 
 @pytest.mark.parametrize(
-    "start", [StartSettings(), StartSettings(frozen_stages=1), StartSettings(frozen_stages=0, norm_affine=False)]
+    ("start", "now", "free"),
+    [
+        (StartSettings(), "start.frozen_stages = 2", "start.frozen_stages = 0"),
+        (StartSettings(frozen_stages=0, norm_affine=False), "start.norm_affine = false", "start.norm_affine = true"),
+        (
+            StartSettings(frozen_stages=1, norm_affine=False),
+            "start.frozen_stages = 1 and start.norm_affine = false",
+            "start.frozen_stages = 0 and start.norm_affine = true",
+        ),
+    ],
 )
-def test_what_is_frozen_cannot_begin_at_random(start: StartSettings, recipe: Recipe, sets: Sets) -> None:
-    with pytest.raises(ConfigError, match=r"would stay random: name .*--backbone or .*--weights, or set frozen_stages"):
+def test_what_is_frozen_cannot_begin_at_random(
+    start: StartSettings, now: str, free: str, recipe: Recipe, sets: Sets
+) -> None:
+    """The message asks for what differs, and for nothing that is set already."""
+    message = rf"\({now}\), which would stay random: name .*--backbone or .*--weights; .*, set {free} in the recipe$"
+    with pytest.raises(ConfigError, match=message):
         new_run(replace(recipe, start=start), manifest_for(recipe, sets), CPU)
-    free = replace(recipe, start=StartSettings(frozen_stages=0))
-    assert new_run(free, manifest_for(recipe, sets), CPU).iteration == 0
+    trainable = replace(recipe, start=StartSettings(frozen_stages=0))
+    assert new_run(trainable, manifest_for(recipe, sets), CPU).iteration == 0
 
 
 # ---- checkpoints of before there were families
@@ -290,5 +303,5 @@ def test_a_run_begun_before_there_were_families_resumes(recipe: Recipe, sets: Se
         del stored["model"][part]["family"]
     torch.save(content, tmp_path / "last.pth")
     assert resumed_run(old, tmp_path / "last.pth", CPU).iteration == 0
-    with pytest.raises(ConfigError, match="it differs in optimizer"):
+    with pytest.raises(ConfigError, match=r"it differs in optimizer\.decay_norms: True then, False now"):
         resumed_run(replace(old, optimizer=replace(old.optimizer, decay_norms=False)), tmp_path / "last.pth", CPU)

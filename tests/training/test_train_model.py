@@ -70,6 +70,8 @@ def test_a_run_is_reported_interrupted_resumed_and_ends_with_a_model(
     assert trained.metrics["iteration"] == 3
     last = json.loads((trained.folder / "history.jsonl").read_text().splitlines()[-1])
     assert trained.metrics["segm/ap"] == pytest.approx(last["segm/ap"])
+    assert trained.best_model == trained.folder / "best.pth"
+    assert trained.best == trained.metrics  # the only evaluation
     assert Predictor(trained.model, device="cpu").class_names == ("ellipse", "rectangle", "star")
     assert capsys.readouterr() == ("", "")  # nothing is printed: the caller decides what is shown
 
@@ -199,6 +201,31 @@ def test_a_look_before_a_run_leaves_a_sheet_and_says_what_it_will_take(folder: P
     assert (tmp_path / "run" / "last.pth").read_bytes() == b"of a run"
     with pytest.raises(ConfigError, match="which would stay random"):  # what stops a run stops the look, too
         check(replace(recipe, start=replace(recipe.start, frozen_stages=2)), options(folder, tmp_path / "run"))
+
+
+def test_a_frozen_backbone_without_weights_is_refused_before_the_data_is_read(folder: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(str(folder / "tiny.toml"))
+    stages: list[str] = []
+    with pytest.raises(ConfigError, match="which would stay random"):
+        train(
+            replace(recipe, start=replace(recipe.start, frozen_stages=2)),
+            options(folder, tmp_path / "run"),
+            Reports(on_stage=stages.append),
+        )
+    assert stages == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_says_so_and_goes_on_with_more_iterations(folder: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+    given, reports = options(folder, tmp_path / "run"), Reports(on_note=notes.append)
+    train(folder / "tiny.toml", replace(given, iterations=2), reports)
+    train(folder / "tiny.toml", replace(given, iterations=2, resume=True), reports)
+    assert notes[-1] == (
+        "resumed at iteration 2; the run is finished, all 2 iterations are done:"
+        " --resume with a larger --iterations continues it"
+    )
+    assert train(folder / "tiny.toml", replace(given, iterations=3, resume=True)).metrics["iteration"] == 3
 
 
 def test_the_package_offers_the_function_itself() -> None:

@@ -208,8 +208,49 @@ def test_a_tiny_model_overfits_one_batch(recipe: Recipe, sets: Sets, tmp_path: P
 
 def test_resuming_with_another_recipe_names_what_differs(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
     run_of(recipe, sets).save(tmp_path / "last.pth")
-    with pytest.raises(ConfigError, match="it differs in flip, seed"):
+    with pytest.raises(ConfigError, match=r"it differs in flip: 0\.5 then, 0\.1 now; seed: 0 then, 9 now\)"):
         resumed_run(replace(recipe, seed=9, flip=0.1), tmp_path / "last.pth", CPU)
+
+
+@pytest.mark.parametrize("way", ["cosine", "late iterations"])
+def test_a_finished_run_becomes_longer_where_its_iterations_stay_the_same(
+    way: str, recipe: Recipe, sets: Sets, tmp_path: Path
+) -> None:
+    run = run_of(recipe, sets)
+    run.iteration = 6
+    run.save(tmp_path / "last.pth")
+    assert resumed_run(recipe.of_length(9), tmp_path / "last.pth", CPU).recipe.schedule.iterations == 9
+    with pytest.raises(ConfigError, match=r"it differs in seed: 0 then, 5 now\); resume with the same one"):
+        resumed_run(replace(recipe.of_length(9), seed=5), tmp_path / "last.pth", CPU)  # nothing of the length
+    with pytest.raises(ConfigError, match="has done 6 iterations, and the run is to have 4; expected at least 6"):
+        resumed_run(recipe.of_length(4), tmp_path / "last.pth", CPU)
+    fixed = {
+        "cosine": replace(recipe, schedule=replace(recipe.schedule, decay="cosine")),
+        "late iterations": replace(recipe, late_iterations=2, late_short_sides=(64,)),
+    }[way]
+    run_of(fixed, sets).save(tmp_path / "last.pth")
+    with pytest.raises(ConfigError, match=r"schedule\.iterations: 6 then, 9 now.* the length cannot change: a decay"):
+        resumed_run(fixed.of_length(9), tmp_path / "last.pth", CPU)
+
+
+def test_a_run_that_became_longer_ends_as_one_that_was_as_long_from_the_start(
+    recipe: Recipe, sets: Sets, tmp_path: Path
+) -> None:
+    longer = recipe.of_length(8)
+    train(run_of(longer, sets), sets, tmp_path / "whole", quiet())
+    train(run_of(recipe, sets), sets, tmp_path / "parts", quiet())
+    train(resumed_run(longer, tmp_path / "parts" / "last.pth", CPU), sets, tmp_path / "parts", quiet())
+    assert same_weights(tmp_path / "whole" / "model.pth", tmp_path / "parts" / "model.pth")
+
+
+def test_a_place_of_data_may_be_written_in_another_way(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
+    run_of(recipe, sets).save(tmp_path / "last.pth")
+    annotations = Path(recipe.data.train_annotations)
+    again = str(annotations.parent / "." / ".." / annotations.parent.name / annotations.name)
+    resumed_run(replace(recipe, data=replace(recipe.data, train_annotations=again)), tmp_path / "last.pth", CPU)
+    other = replace(recipe, data=replace(recipe.data, train_annotations="other.json"))
+    with pytest.raises(ConfigError, match=r"differs in data\.train_annotations: '.*' then, 'other\.json' now"):
+        resumed_run(other, tmp_path / "last.pth", CPU)
 
 
 def test_resuming_from_a_plain_model_is_an_error(slim_checkpoint: Path, recipe: Recipe) -> None:

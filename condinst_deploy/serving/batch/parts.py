@@ -9,6 +9,7 @@ from condinst_deploy.serving.batch.batch_options import Format
 from condinst_deploy.serving.batch.output_rows import Classes, ImageRow, arrow_schema, arrow_table, coco_entries
 from condinst_deploy.serving.batch.parquet_inputs import pyarrow
 from condinst_deploy.serving.batch.storage import PART_PREFIX, OutputFolder
+from condinst_deploy.shown_text import counted
 from condinst_deploy.support.json_text import json_text
 
 SUFFIXES: dict[Format, str] = {"parquet": ".parquet", "coco": ".json"}
@@ -44,8 +45,8 @@ def finished_parts(out: OutputFolder, form: Format, shards: int) -> frozenset[in
         index = int(number) if number.isdecimal() else -1
         if not 0 <= index < shards or name != part_name(index, form):
             raise ConfigError(
-                f"{out.name} has {name}, which is not one of the {shards} parts of this run; move it away, or name"
-                " another --out"
+                f"{out.name} has {name}, which is not one of the {counted(shards, 'part')} of this run;"
+                " move it away, or name another --out"
             )
         if size and _is_complete(out, name, form):
             done.add(index)
