@@ -4,6 +4,7 @@ curl --data-binary @street.jpg http://127.0.0.1:8000/predict
 """
 
 import os
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -42,4 +43,8 @@ async def predict(request: Request) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.parse_args()
+    if "MODEL" not in os.environ:
+        parser.error("the environment variable MODEL names no model")
     uvicorn.run(app, host="127.0.0.1", port=8000)

@@ -3,20 +3,25 @@
 supervision's trackers are in a separate package: pip install supervision trackers.
 """
 
-import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
 import supervision as sv
 from trackers import ByteTrackTracker
 
 from condinst_deploy import Predictor
 
-model, source, target = sys.argv[1:]
+parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+parser.add_argument("model", help="checkpoint, .onnx or .engine")
+parser.add_argument("source", help="video file")
+parser.add_argument("target", help="video file to write")
+arguments = parser.parse_args()
+
 # lower than the tracker's defaults: CondInst multiplies class probability and centerness
 tracker = ByteTrackTracker(track_activation_threshold=0.4, high_conf_det_threshold=0.4)
 annotator = sv.MaskAnnotator(color_lookup=sv.ColorLookup.TRACK)
-frames = (frame[..., ::-1].copy() for frame in sv.get_video_frames_generator(source))  # BGR -> RGB
-video = sv.VideoInfo.from_video_path(source)
-with Predictor(model, score_threshold=0.3) as predictor, sv.VideoSink(target, video) as sink:
+frames = (frame[..., ::-1].copy() for frame in sv.get_video_frames_generator(arguments.source))  # BGR -> RGB
+video = sv.VideoInfo.from_video_path(arguments.source)
+with Predictor(arguments.model, score_threshold=0.3) as predictor, sv.VideoSink(arguments.target, video) as sink:
     for prediction in predictor.stream(frames):
         if prediction.detections is None or prediction.image is None:
             continue

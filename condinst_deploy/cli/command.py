@@ -1,7 +1,7 @@
 """Shared parts of all commands: literal output, one line for an error, the exit status."""
 
-import csv
 import inspect
+import re
 from collections.abc import Callable
 from enum import StrEnum
 from functools import wraps
@@ -49,6 +49,9 @@ terminal = PlainConsole(stderr=True)
 
 P = ParamSpec("P")
 
+CLASS_NAME = re.compile(r'\s*(?:"(?P<quoted>(?:[^"]|"")*)"|(?P<plain>[^",][^,]*|))\s*(?:,|$)')
+"""One entry of --classes, and the comma behind it."""
+
 
 def class_names(text: str | None) -> tuple[str, ...] | None:
     """The value of --classes: names with commas between them, in double quotes where one has a comma itself.
@@ -61,15 +64,23 @@ def class_names(text: str | None) -> tuple[str, ...] | None:
     """
     if text is None:
         return None
-    expected = "expected names of classes with commas between them, in double quotes if a name has a comma"
-    try:
-        rows = list(csv.reader([text], skipinitialspace=True, strict=True))
-    except csv.Error as e:
-        raise ConfigError(f"--classes is {shown_value(text)} ({e}); {expected}") from e
-    names = tuple(name.strip() for row in rows for name in row if name.strip())
+    expected = (
+        "expected names of classes with commas between them,"
+        " in double quotes if a name has a comma or spaces at its ends"
+    )
+    names = []
+    rest = text
+    while rest.strip():
+        match = CLASS_NAME.match(rest)
+        if match is None:
+            raise ConfigError(f"--classes is {shown_value(text)} (at {shown_value(rest.strip())}); {expected}")
+        quoted, plain = match["quoted"], match["plain"]
+        name = plain.strip() if quoted is None else quoted.replace('""', '"')  # in quotes, spaces are the name's own
+        names += [name] if name else []
+        rest = rest[match.end() :]
     if not names:
         raise ConfigError(f"--classes is {shown_value(text)}; {expected}")
-    return names
+    return tuple(names)
 
 
 class Pixels(StrEnum):
@@ -89,8 +100,8 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 ClassesOption = Annotated[
     str | None,
     typer.Option(
-        help="Class names to keep, with commas between them; a name that has a comma stands in double quotes:"
-        " '\"cup, large\",plate'. Default: all."
+        help="Class names to keep, with commas between them; a name that has a comma, or spaces at its ends,"
+        " stands in double quotes: '\"cup, large\",plate'. Default: all."
     ),
 ]
 """`class_names` reads its value."""

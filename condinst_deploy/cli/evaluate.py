@@ -179,9 +179,9 @@ def _hooks(progress: Progress, detector: "Detector | None") -> "EvaluationHooks"
 def _print(found: "EvaluatedModels", per_class: bool) -> None:
     console = results_console()
     console.print(_table(found.evaluation, per_class), soft_wrap=False)
-    for table in _threshold_tables(found.evaluation, per_class):
+    for part in _threshold_tables(found.evaluation, per_class):
         console.print("")
-        console.print(table, soft_wrap=False)
+        console.print(part, soft_wrap=isinstance(part, str))
     for comparison in found.metrics["comparisons"]:
         console.print(_agreement_line(comparison))
     console.print(f"report: {found.report}")
@@ -210,9 +210,9 @@ def _table(evaluation: "Evaluation", per_class: bool) -> Table:
     return table
 
 
-def _threshold_tables(evaluation: "Evaluation", per_class: bool) -> Iterator[Table]:
-    """Best thresholds of every side and, of a side alone, its confusions."""
-    from condinst_deploy.evaluation.threshold_tables import COLUMNS, confusion_table, threshold_rows
+def _threshold_tables(evaluation: "Evaluation", per_class: bool) -> Iterator[Table | str]:
+    """Best thresholds of every side and, of the first side, its confusions below their title."""
+    from condinst_deploy.evaluation.threshold_tables import COLUMNS, confusion_table, confusion_title, threshold_rows
 
     per_class = per_class or len(evaluation.ground_truth.class_names) <= MOST_COLUMNS
     for side in evaluation.sides:
@@ -222,7 +222,9 @@ def _threshold_tables(evaluation: "Evaluation", per_class: bool) -> Iterator[Tab
         yield _right_aligned(best)
     for side in evaluation.sides[:1]:
         found = confusion_table(side.points, evaluation)
-        if found.columns and len(found.columns) <= MOST_COLUMNS:
+        whole = bool(found.columns) and len(found.columns) <= MOST_COLUMNS
+        yield confusion_title(side, whole)
+        if whole:
             counts = Table("annotated \\ found", *found.columns, show_edge=False, pad_edge=False)
             for name, numbers in found.rows:
                 counts.add_row(name, *map(str, numbers))

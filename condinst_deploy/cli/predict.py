@@ -140,7 +140,7 @@ def predict(
     )
     with _shown(model) as reports:
         done = predict_files(model, images, options, reports)
-    _report(done, as_json)
+    _report(done, number, as_json)
 
 
 def _thresholds(asked: str | None, thresholds: Path | None, model: Path) -> "tuple[float | None, Thresholds | None]":
@@ -156,12 +156,12 @@ def _thresholds(asked: str | None, thresholds: Path | None, model: Path) -> "tup
         return (None if asked is None else _number(asked)), None
     if thresholds is None:
         raise ConfigError(f"--score-threshold {asked} takes its numbers from --thresholds; give figures.json")
-    from condinst_deploy.evaluation.threshold_file import load_thresholds
+    from condinst_deploy.evaluation.threshold_file import TO_DO, load_thresholds
 
     check_there(model)
     read = load_thresholds(thresholds, model)
     if not read.exact:
-        terminal.print(f"{thresholds} was made with {read.source}, not with this file: its thresholds may not fit")
+        terminal.print(f"the thresholds of {thresholds} may not fit: {read.origin}. {TO_DO}")
     if asked == "per-class":
         return None, read
     terminal.print(f"score threshold {read.overall:.3f}, the best of {read.source}")
@@ -203,14 +203,16 @@ def _shown(model: Path) -> "Iterator[PredictFilesReports]":
         yield PredictFilesReports(on_start, terminal.print, on_image)
 
 
-def _report(done: "PredictedFiles", as_json: bool) -> None:
+def _report(done: "PredictedFiles", number: float | None, as_json: bool) -> None:
     count, skipped = len(done.images), len(done.skipped)
     if as_json:
         summary = {
             "out": str(done.folder),
-            "pictures": count,
+            "images": count,
             "detections": done.detections,
             "drawn": done.drawn,
+            "score_threshold": number,
+            "class_thresholds": [{"name": name, "score_threshold": value} for name, value in done.class_thresholds],
             "skipped": done.skipped,
             "interrupted": done.interrupted,
         }

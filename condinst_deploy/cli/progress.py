@@ -1,6 +1,5 @@
 """Progress of long commands: bars on a terminal, and elsewhere a line from time to time with rate and time left."""
 
-import re
 import time
 from collections.abc import Callable
 
@@ -8,10 +7,6 @@ from condinst_deploy.cli.command import terminal
 
 LINE_SECONDS = 30.0
 """Between two lines where there is no terminal to draw a bar on."""
-
-
-COUNTS = re.compile(r" (\d+) of (\d+)")
-"""How far a stage is, behind its name and a colon."""
 
 
 class ProgressLines:
@@ -24,7 +19,7 @@ class ProgressLines:
         self._show = not terminal.is_terminal if show is None else show
         self._shown_at = clock()
         self._begun: dict[str, tuple[float, int]] = {}  # time, and what was done before
-        self._stage = ""
+        self._share = 0.0
 
     def update(self, what: str, done: int, total: int) -> str:
         """Take how much of a task is done and return its line, printed or not.
@@ -39,23 +34,20 @@ class ProgressLines:
         return line
 
     def share(self, what: str, share: float) -> None:
-        """Take which share of a task, 0 to 1, is done."""
+        """Take which share of a task, 0 to 1, is done; a smaller one than before begins another task."""
         now = self._clock()
+        if share < self._share:
+            self._begun.pop("", None)  # another task
+        self._share = share
         begun, _ = self._begun.setdefault("", (now, 0))
         if self._show and now - self._shown_at >= self._seconds:
             left = f", {duration_text((now - begun) * (1 - share) / share)} left" if share > 0 else ""
             self._print(f"{what}: {share:.0%}{left}")
 
-    def stage(self, text: str) -> None:
-        """Take what begins now; `NAME: 3 of 10 images` is how far it is, and comes from time to time, with its rate."""
-        name, _, place = text.partition(":")
-        if counts := COUNTS.match(place):
-            now, done = self._clock(), int(counts[1])
-            begun, before = self._begun.setdefault(name, (now, done))
-            text = progress_line(name, done, int(counts[2]), done - before, now - begun)
-        if self._show and (name != self._stage or self._clock() - self._shown_at >= self._seconds):
-            self._print(text)
-        self._stage = name
+    def stage(self, name: str) -> None:
+        """Take what begins now and print it at once; `update` of the same name says how far it is."""
+        if self._show:
+            self._print(name)
 
     def _print(self, line: str) -> None:
         terminal.print(line)

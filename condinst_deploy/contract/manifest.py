@@ -121,7 +121,9 @@ def label_of(class_names: Sequence[str], wanted: object) -> int:
         return class_names.index(wanted)
     as_option = [_quoted(name) for name in class_names]
     remark = (
-        "" if as_option == list(class_names) else " (a name with a comma, or a quote first, stands in double quotes)"
+        ""
+        if as_option == list(class_names)
+        else " (a name with a comma, a quote first, or spaces at its ends stands in double quotes)"
     )
     raise ConfigError(
         f"the model has no class {shown_value(wanted)}; its classes are {shown(', '.join(as_option), 1000)}{remark}"
@@ -130,8 +132,9 @@ def label_of(class_names: Sequence[str], wanted: object) -> int:
 
 
 def _quoted(name: str) -> str:
-    """A class name as `--classes` takes it: double quotes around a comma or a leading quote, quotes inside doubled."""
-    return f'"{name.replace(chr(34), chr(34) * 2)}"' if "," in name or name.lstrip().startswith('"') else name
+    """A class name as `--classes` takes it: double quotes where it would be read otherwise, quotes inside doubled."""
+    needed = "," in name or name.startswith('"') or name != name.strip()
+    return f'"{name.replace(chr(34), chr(34) * 2)}"' if needed else name
 
 
 def default_class_names(num_classes: int) -> tuple[str, ...]:

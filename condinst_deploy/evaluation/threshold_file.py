@@ -7,13 +7,15 @@ from pathlib import Path
 from condinst_deploy.contract import ModelManifest, default_class_names
 from condinst_deploy.contract.artifacts import check_json
 from condinst_deploy.errors import ConfigError, DataError
-from condinst_deploy.shown_text import shown_value
+from condinst_deploy.shown_text import shown, shown_value
 from condinst_deploy.support.digests import sha256_of
 from condinst_deploy.support.input_files import read_file
 from condinst_deploy.support.json_text import json_value
 from condinst_deploy.support.validation import Limits, check_number, known_part, typed
 
 EXPECTED = "expected the figures.json of condinst-eval with this model"
+
+TO_DO = "Run condinst-eval with this model and give its figures.json, or give --model the file that was evaluated"
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,14 @@ class Thresholds:
         exact: whether the evaluation ran the very file.
         overall: one threshold for all classes.
         classes: `(class name, threshold)` in the data set's order; a class without annotations has None.
+        origin: what the evaluation ran, and the model that is asked for, with the beginnings of their hashes.
     """
 
     source: str
     exact: bool
     overall: float
     classes: tuple[tuple[str, float | None], ...]
+    origin: str = "another model"
 
     def per_label(self, manifest: ModelManifest) -> tuple[float, ...]:
         """Return the threshold of each label of a model; a class that has none takes the overall one.
@@ -51,7 +55,8 @@ class Thresholds:
             missing = [name for name in names if name not in known]
             if missing:
                 raise ConfigError(
-                    f"the thresholds have no class {shown_value(missing[0])}, which the model has; {EXPECTED}"
+                    f"the thresholds have no class {shown_value(missing[0])}, which the model has: {self.origin}."
+                    f" {TO_DO}"
                 )
             found = [known[name] for name in names]
         return tuple(self.overall if threshold is None else threshold for threshold in found)
@@ -114,10 +119,11 @@ def load_thresholds(path: Path, model: Path) -> Thresholds:
     if not sides:
         raise DataError(f"{path} has no sides; {EXPECTED}")
     digest = sha256_of(model)
+    own = f"--model {model} has SHA-256 {_short(digest)}"
     same = [side for side in sides if side.digest == digest]
     if not same and len(sides) > 1:
-        names = ", ".join(shown_value(side.name) for side in sides[:5])
-        raise ConfigError(f"{path} has thresholds of {names}, and none of them is {model}; {EXPECTED}")
+        names = ", ".join(map(_named, sides[:5])) + (f" and {len(sides) - 5} more" if len(sides) > 5 else "")
+        raise ConfigError(f"the thresholds of {path} were made for other content: {names}; {own}. {TO_DO}")
     side = same[0] if same else sides[0]
     if side.thresholds is None:
         raise DataError(f"{path} has no thresholds; {EXPECTED}, of a version that finds them (0.2.0 and later)")
@@ -125,7 +131,18 @@ def load_thresholds(path: Path, model: Path) -> Thresholds:
     if overall is None:
         raise ConfigError(f"{path} has no best threshold: the evaluation found no object; {EXPECTED}")
     classes = tuple((point.name, point.threshold) for point in side.thresholds.per_class)
-    return Thresholds(side.name, bool(same), overall, classes)
+    origin = "they were made for this file" if same else f"they were made for other content: {_named(side)}; {own}"
+    return Thresholds(side.name, bool(same), overall, classes, origin)
+
+
+def _named(side: _Side) -> str:
+    content = "no model file" if side.digest is None else f"SHA-256 {_short(side.digest)}"
+    return f"{shown_value(side.name)} ({content})"
+
+
+def _short(digest: str) -> str:
+    """The beginning of a hash: enough to tell two files apart."""
+    return shown(digest[:12])
 
 
 def _sides(path: Path) -> tuple[_Side, ...]:

@@ -64,6 +64,15 @@ def confusion_table(points: OperatingPoints, evaluation: Evaluation) -> Confusio
     return ConfusionTable((*ground_truth.class_names, MISSED), rows, largest)
 
 
+def confusion_title(side: Side, whole: bool) -> str:
+    """Return what a confusion table shows, and what its rows and columns are; not `whole`: a list of the largest."""
+    threshold = side.points.overall.threshold
+    at = "" if threshold is None else f" above the score {threshold:.3f}"
+    if not whole:
+        return f"largest confusions of {side.name}{at}: annotated class, found class, number of objects"
+    return f"confusions of {side.name}{at}: rows are annotated classes, columns are found classes"
+
+
 def _cells(point: OperatingPoint) -> tuple[str, ...]:
     numbers = (point.threshold, point.f1, point.precision, point.recall)
     return f"{point.objects:,}", *(DASH if value is None else f"{value:.3f}" for value in numbers)

@@ -102,7 +102,13 @@ def _refusal(path: Path, message: str) -> str:
 def _unreadable(path: Path, reason: str) -> str:
     if "weights_only" in reason:
         reason = "it holds more than tensors and plain values"
+    other = ""
+    if reason.startswith("Unsupported operand"):
+        other = (
+            ", or write it again by torch.save without pickle_protocol if it was pickled by another protocol than 2,"
+            " the one that PyTorch reads safely"
+        )
     return (
         f"{path} cannot be read as a PyTorch checkpoint ({reason});"
-        " it may be truncated or of another format: fetch it again"
+        f" it may be truncated or of another format: fetch it again{other}"
     )

@@ -24,6 +24,9 @@ from condinst_deploy.support.option_types import check_types
 
 RESULTS_FILE, IMAGES_FILE, CLASSES_FILE = "detections.json", "images.json", "yolo/classes.txt"
 
+MOST_LISTED = 20
+"""Classes whose thresholds are said; `PredictedFiles.class_thresholds` has all."""
+
 
 class LabelThresholds(Protocol):
     """Score thresholds that differ between classes, as `evaluation.threshold_file.load_thresholds` reads them."""
@@ -80,6 +83,7 @@ class PredictedFiles:
         detections: number of detections in detections.json.
         drawn: number of detections on overlays.
         interrupted: whether a signal ended the run early; what was finished is written.
+        class_thresholds: `(class name, score threshold)` in the model's order; empty if there was one for all classes.
     """
 
     folder: Path
@@ -88,6 +92,7 @@ class PredictedFiles:
     detections: int
     drawn: int
     interrupted: bool
+    class_thresholds: tuple[tuple[str, float], ...] = ()
 
 
 def predict_files(
@@ -126,6 +131,9 @@ def predict_files(
         _note_missing_glyphs(predictor.class_names, options.outputs, reports)
         manifest = predictor.manifest
         label_thresholds = None if options.thresholds is None else options.thresholds.per_label(manifest)
+        class_thresholds = tuple(zip(manifest.class_names, label_thresholds or (), strict=False))
+        if class_thresholds:
+            reports.on_note(_thresholds_text(class_thresholds))
         with locked_folder(out), _watched(out, reports) as earlier:
             destination = Destination(out, options.outputs, label_thresholds, earlier.replaced)
             with coco_results(out / RESULTS_FILE) as writer:
@@ -140,8 +148,20 @@ def predict_files(
     if recorded.images and not recorded.drawn:
         _note_nothing_drawn(options, writer.count, reports)
     return PredictedFiles(
-        out.absolute(), recorded.images, recorded.skipped, writer.count, recorded.drawn, recorded.interrupted
+        out.absolute(),
+        recorded.images,
+        recorded.skipped,
+        writer.count,
+        recorded.drawn,
+        recorded.interrupted,
+        class_thresholds,
     )
+
+
+def _thresholds_text(thresholds: Sequence[tuple[str, float]]) -> str:
+    listed = ", ".join(f"{name} {threshold:.3f}" for name, threshold in thresholds[:MOST_LISTED])
+    more = f", and {len(thresholds) - MOST_LISTED} more classes" if len(thresholds) > MOST_LISTED else ""
+    return f"score thresholds: {listed}{more}"
 
 
 @contextmanager

@@ -50,6 +50,7 @@ from condinst_engines.ranges.check import RangeCheck
 from condinst_engines.ranges.decide import Setting
 from condinst_engines.ranges.range_images import RangeImages
 from condinst_engines.rounding import rounded
+from condinst_export.quantization.calibration_folder import few_images
 
 DEFAULT_FOLDER = Path("engines/build")
 """Default folder of engines, relative to the current directory."""
@@ -194,6 +195,8 @@ def _judged(
 
     found = judged(proto, simulated(scales), images, lambda share: surroundings.on_progress(share, "judging"))
     surroundings.on_note(f"{found.agreement}")
+    if few := few_images(found.agreement.images):
+        surroundings.on_note(few)
     if not found.agreement.reference:
         if request.report is not None or request.sensitivity:
             surroundings.on_note("no report: nothing can be compared; give images of the kind that the model finds")

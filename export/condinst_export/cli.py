@@ -128,17 +128,20 @@ def export(
 def _reports(weights: Path, status: Status) -> "ExportReports":
     """Lines on the terminal."""
     from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE
-    from condinst_export.exporter import ExportReports
+    from condinst_export.exporter import COMPARING, ExportReports
 
     own_threshold: float | None = None
     lines = ProgressLines()
 
     def on_stage(stage: str) -> None:
-        if stage == "comparing":
+        if stage == COMPARING:
             terminal.print(f"comparing ONNX Runtime with PyTorch (expected: the same set, {ONNX_TOLERANCE}):")
         else:
             lines.stage(stage)
         status.update(stage)
+
+    def on_progress(what: str, done: int, of: int) -> None:
+        status.update(lines.update(what, done, of))
 
     def on_loaded(note: str, manifest: "ModelManifest") -> None:
         nonlocal own_threshold
@@ -151,7 +154,7 @@ def _reports(weights: Path, status: Status) -> "ExportReports":
         where = f", once more with the threshold at {result.score_threshold:.2g} to find something" if lowered else ""
         terminal.print(f"  {result.name}, {batch}x{height}x{width}{where}: {result.agreement}")
 
-    return ExportReports(on_stage, on_loaded, terminal.print, on_case)
+    return ExportReports(on_stage, on_loaded, terminal.print, on_case, on_progress)
 
 
 def _static_shape(text: str | None) -> tuple[int, int, int] | None:

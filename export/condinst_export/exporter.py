@@ -18,10 +18,13 @@ from condinst_deploy.shown_text import counted
 from condinst_deploy.support.atomic_write import atomic_path, check_writable, only_writer
 from condinst_export.export_options import ExportOptions, checked_output
 from condinst_export.onnx_file import onnx_from_model, tensorrt_remarks, with_options
-from condinst_export.quantization.calibration_folder import check_calibration
-from condinst_export.quantization.int8_file import int8_from_float32, quantized_convolutions
+from condinst_export.quantization.calibration_folder import check_calibration, few_images
+from condinst_export.quantization.int8_file import Int8Reports, OnCount, int8_from_float32, quantized_convolutions
 from condinst_export.quantization.quantized_agreement import INT8_TOLERANCE
 from condinst_export.verify import CaseResult, Verification, verify_onnx
+
+COMPARING = "comparing"
+"""Stage in which the file is compared with PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class ExportReports:
     on_loaded: Callable[[str, ModelManifest], None] = lambda note, manifest: None  # what the checkpoint is
     on_note: Callable[[str], None] = lambda note: None  # what a user should know
     on_case: Callable[[CaseResult], None] = lambda result: None  # one comparison with PyTorch
+    on_progress: OnCount = lambda what, done, of: None  # how much of a stage, such as images, is done
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ def export_model(
             quantized_convolutions(ir.from_proto(proto), options.keep_float)  # a mistake is found before the comparison
         for remark in tensorrt_remarks(proto):
             reports.on_note(remark)
-        reports.on_stage("comparing")
+        reports.on_stage(COMPARING)
         verification = verify_onnx(proto, loaded.model, manifest, reports.on_case)
         if options.int8 is not None:
             proto, manifest = _in_int8(proto, manifest, options, reports)
@@ -130,9 +134,14 @@ def _in_int8(
     assert options.int8 is not None
     if products_may_overflow():
         reports.on_note(OVERFLOW_REMARK)
-    proto, manifest = int8_from_float32(proto, manifest, options.int8, options.keep_float, reports.on_stage)
+    watching = Int8Reports(reports.on_stage, reports.on_progress)
+    proto, manifest = int8_from_float32(proto, manifest, options.int8, options.keep_float, watching)
     assert manifest.quantization is not None
-    reports.on_note(f"{manifest.quantization}; {manifest.quantization.agreement} (expected: {INT8_TOLERANCE})")
+    found = manifest.quantization.agreement
+    assert found is not None
+    reports.on_note(f"{manifest.quantization}; {found} (expected: {INT8_TOLERANCE})")
+    if few := few_images(found.images):
+        reports.on_note(few)
     return proto, manifest
 
 

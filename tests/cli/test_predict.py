@@ -134,9 +134,9 @@ def test_corrupt_images_are_named_skipped_and_counted(images: Path, slim_checkpo
     assert done.returncode == 1
     summary = json.loads(done.stdout)
     results = loaded(tmp_path / "out" / "detections.json")
-    assert {key: summary[key] for key in ("out", "pictures", "detections", "interrupted")} == {
+    assert {key: summary[key] for key in ("out", "images", "detections", "interrupted")} == {
         "out": str(tmp_path / "out"),
-        "pictures": 2,
+        "images": 2,
         "detections": len(results),
         "interrupted": False,
     }

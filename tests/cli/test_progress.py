@@ -48,15 +48,30 @@ def test_shares_have_the_time_that_is_left(capfd: pytest.CaptureFixture[str]) ->
     assert capfd.readouterr().err.splitlines() == ["building: 25%, 2 min 0 s left"]
 
 
-def test_stages_are_said_once_and_their_numbers_from_time_to_time(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_smaller_share_begins_another_task(capfd: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     lines = ProgressLines(seconds=30, clock=clock, show=True)
-    for text in ("exporting", *(f"calibrating: {i} of 9 images" for i in range(3)), "comparing"):
-        lines.stage(text)
+    for share in (0.5, 1.0):
+        lines.share("calibrating", share)
+        clock.now += 20
+    for share in (0.0, 0.5):
+        lines.share("judging", share)
+        clock.now += 40
+    assert capfd.readouterr().err.splitlines() == ["judging: 0%", "judging: 50%, 40 s left"]
+
+
+def test_stages_are_said_at_once_and_their_numbers_from_time_to_time(capfd: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    lines = ProgressLines(seconds=30, clock=clock, show=True)
+    lines.stage("exporting")
+    lines.stage("calibrating: 7 of 8 classes")  # a name is text alone: numbers in it say nothing
+    for done in range(3):
         clock.now += 15
+        lines.update("calibrating", done, 9)
+    lines.stage("comparing")
     shown = capfd.readouterr().err.splitlines()
-    later = "calibrating: 2 of 9, 15.0 s each, 1 min 45 s left"
-    assert shown == ["exporting", "calibrating: 0 of 9", later, "comparing"]
+    first, later = "calibrating: 1 of 9, 15.0 s each, 2 min 0 s left", "calibrating: 7 of 8 classes"
+    assert shown == ["exporting", later, first, "comparing"]
 
 
 def test_nothing_done_has_no_rate() -> None:

@@ -147,6 +147,7 @@ def test_where_float32_finds_nothing_the_cost_is_not_known(static_onnx: Path, tm
     options = BuildOptions(flavour="rtx", sm=("89",), quantization="int8", calibration=folder, report=report)
     build_file(tmp_path / "blind.onnx", tmp_path / "a.engine", options, BuildReports(on_note=notes.append))
     assert "float32 finds nothing in 1 held-out image, so what 8 bits cost is not known" in notes
+    assert any(note.startswith("judged on 1 image only") for note in notes)
     assert [note for note in notes if note.startswith("no report")]
     assert not report.exists()
 

@@ -1,12 +1,22 @@
 """Thresholds and confusions, worked out by hand."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from condinst_deploy.evaluation.evaluator import Side
 from condinst_deploy.evaluation.ground_truth import GroundTruth, load_ground_truth
-from condinst_deploy.evaluation.operating_points import FREE, IGNORED, OperatingPoint, best_point, operating_points
+from condinst_deploy.evaluation.operating_points import (
+    FREE,
+    IGNORED,
+    OperatingPoint,
+    OperatingPoints,
+    best_point,
+    operating_points,
+)
+from condinst_deploy.evaluation.threshold_tables import confusion_title
 from tests.support import small_coco
 
 PERSON, STOP_SIGN, TOOTHBRUSH = 1, 13, 90
@@ -109,3 +119,11 @@ def test_the_threshold_keeps_what_the_point_counts() -> None:
     for threshold in np.unique(scores):
         right = (partners[scores > threshold] >= 0).sum()
         assert 2 * right / ((scores > threshold).sum() + 150) <= (point.f1 or 0) + 1e-12
+
+
+def test_the_title_of_confusions_tells_rows_from_columns() -> None:
+    side = Side("m.onnx", "", {}, 0, Path("r.json"), 0, {}, OperatingPoints("bbox", OperatingPoint(3, 0.25), {}, {}))
+    assert confusion_title(side, whole=True) == (
+        "confusions of m.onnx above the score 0.250: rows are annotated classes, columns are found classes"
+    )
+    assert confusion_title(side, whole=False).endswith(": annotated class, found class, number of objects")

@@ -49,10 +49,28 @@ def test_the_side_of_the_same_file_is_taken(tmp_path: Path) -> None:
 def test_the_only_side_is_taken_and_known_to_be_another(tmp_path: Path) -> None:
     found = load_thresholds(*written(tmp_path, side("a", 0.3)))
     assert (found.source, found.exact) == ("a", False)
+    own = sha256_of_bytes(MODEL)[:12]
+    assert found.origin.startswith("they were made for other content: 'a' (SHA-256 ); --model ")
+    assert found.origin.endswith(f"m.onnx has SHA-256 {own}")
+
+
+def test_thresholds_of_other_content_name_both_files_and_what_to_do(tmp_path: Path) -> None:
+    """The refusals are about classes or sides; what caused them is that another model was evaluated."""
+    own, other = sha256_of_bytes(MODEL)[:12], "ab" * 32
+    path, model = written(tmp_path, side("a", 0.3, other, cat=0.2))
+    for refused in (
+        lambda: load_thresholds(path, model).per_label(manifest("owl")),
+        lambda: load_thresholds(*written(tmp_path, side("a", 0.3, other), side("b", 0.3))),
+    ):
+        with pytest.raises(ConfigError) as error:
+            refused()
+        text = str(error.value)
+        assert "made for other content: 'a' (SHA-256 abababababab)" in text
+        assert f"--model {model} has SHA-256 {own}. Run condinst-eval with this model" in text
 
 
 def test_several_other_sides_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="has thresholds of 'a', 'b', and none of them is"):
+    with pytest.raises(ConfigError, match=r"were made for other content: 'a' \(SHA-256 \), 'b'"):
         load_thresholds(*written(tmp_path, side("a", 0.3), side("b", 0.3)))
 
 

@@ -28,6 +28,20 @@ def run(monkeypatch: pytest.MonkeyPatch, script: str, *arguments: Path) -> dict[
     return runpy.run_path(str(EXAMPLES / script), run_name="__main__")
 
 
+@pytest.mark.parametrize("script", sorted(path.name for path in EXAMPLES.glob("*.py")))
+@pytest.mark.parametrize(("option", "status"), [("--help", 0), ("--nonsense", 2)])
+def test_help_and_wrong_usage_print_the_usage(
+    script: str, option: str, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [script, option])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+    assert ended.value.code == status
+    text = "".join(capsys.readouterr())
+    assert text.startswith(f"usage: {script}")
+    assert status or f"python examples/{script}" in text  # the first lines of the script
+
+
 def test_predict(
     shapes_model: Path,
     shapes_images: list[Path],

@@ -2,6 +2,7 @@
 
 import io
 import runpy
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,5 +60,7 @@ def test_a_large_body_is_refused(client: TestClient) -> None:
 def test_only_this_machine_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
     called: dict[str, Any] = {}
     monkeypatch.setattr(uvicorn, "run", lambda app, **options: called.update(options))
+    monkeypatch.setattr(sys, "argv", ["serve.py"])
+    monkeypatch.setenv("MODEL", "model.onnx")
     runpy.run_path(SCRIPT, run_name="__main__")
     assert called == {"host": "127.0.0.1", "port": 8000}

@@ -8,6 +8,8 @@ import onnx
 import pytest
 from PIL import Image
 
+from condinst_deploy.contract import ModelManifest
+from condinst_deploy.contract.quantization import HeldOutAgreement, Quantization
 from condinst_deploy.errors import CheckpointError, ConfigError, ImageError, VerificationError
 from condinst_deploy.model.checkpoints import save_model
 from condinst_export import ExportOptions, ExportReports, export_model, exporter
@@ -119,6 +121,26 @@ def test_a_calibration_folder_is_checked_before_the_checkpoint_is_read(
         export_model(weights, tmp_path / "x.int8.onnx", ExportOptions(int8=calibration), ExportReports(stages.append))
     assert stages == []
     assert not (tmp_path / "x.int8.onnx").exists()
+
+
+@pytest.mark.usefixtures("untraced")
+@pytest.mark.parametrize(("images", "few"), [(2, True), (20, False)])
+def test_an_int8_file_that_few_images_judged_is_said_to_be_one(
+    images: int, few: bool, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agreement = HeldOutAgreement(images, 10, 10, 1.0, 0.9, 0.99)
+
+    def quantised(proto: onnx.ModelProto, manifest: ModelManifest, *_: object) -> tuple[onnx.ModelProto, ModelManifest]:
+        record = Quantization("int8", "mse", "images", 8, "0" * 64, 1, agreement=agreement)
+        return proto, replace(manifest, quantization=record)
+
+    monkeypatch.setattr(exporter, "int8_from_float32", quantised)
+    monkeypatch.setattr(exporter, "quantized_convolutions", lambda *_: [])
+    notes: list[str] = []
+    options = ExportOptions(int8=CalibrationOptions(with_images(tmp_path / "images", 10)))
+    export_model(weights, tmp_path / "x.int8.onnx", options, ExportReports(on_note=notes.append))
+    assert any(f"matched on {images} held-out images" in note for note in notes)
+    assert any(note.startswith(f"judged on {images} images only") for note in notes) == few
 
 
 def test_patterns_of_layers_are_checked_before_the_comparison_with_pytorch(weights: Path, tmp_path: Path) -> None:

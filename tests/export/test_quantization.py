@@ -21,10 +21,11 @@ from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_deploy.support.validation import typed
 from condinst_engines.onnx_input import manifest_of as manifest_in
 from condinst_export.quantization import int8_file, u8s8
+from condinst_export.quantization.calibration_folder import divided, few_images
 from condinst_export.quantization.calibration_images import CalibrationImages
 from condinst_export.quantization.calibration_options import METHODS, CalibrationOptions, Method, calibration_from
 from condinst_export.quantization.histograms import BINS, Histogram, collected
-from condinst_export.quantization.int8_file import int8_from_float32
+from condinst_export.quantization.int8_file import Int8Reports, int8_from_float32
 from condinst_export.quantization.quantized_agreement import INT8_TOLERANCE, QuantizedTolerance
 from condinst_export.quantization.thresholds import (
     FORMATS,
@@ -67,6 +68,36 @@ def float32(slim_onnx: Path) -> tuple[onnx.ModelProto, ModelManifest]:
 @pytest.fixture(scope="module")
 def int8(float32: tuple[onnx.ModelProto, ModelManifest], folder: Path) -> tuple[onnx.ModelProto, ModelManifest]:
     return int8_from_float32(*float32, CalibrationOptions(folder, 6))
+
+
+def test_every_stage_says_how_far_it_is(float32: tuple[onnx.ModelProto, ModelManifest], folder: Path) -> None:
+    """Ten images: two are held out, and both graphs run on each of them."""
+    stages: list[str] = []
+    progress: dict[str, list[tuple[int, int]]] = {}
+    reports = Int8Reports(stages.append, lambda what, done, of: progress.setdefault(what, []).append((done, of)))
+    int8_from_float32(*float32, CalibrationOptions(folder, 3), reports=reports)
+    tensors = len(u8s8.activations(ir.from_proto(float32[0])))
+    counts = {
+        "calibrating on 3 images": 3,
+        f"choosing ranges of {tensors} tensors": tensors,
+        "comparing with float32 on 2 other images": 4,
+    }
+    assert stages == list(progress) == list(counts)
+    for stage, count in counts.items():
+        assert progress[stage] == [(done, count) for done in range(count + 1)], stage
+
+
+def test_a_result_of_few_images_is_said_to_be_one(tmp_path: Path) -> None:
+    note = few_images(2)
+    assert note is not None
+    assert note.startswith("judged on 2 images only")
+    assert "--calibration" in note
+    (tmp_path / "images").mkdir()
+    for i in range(100):  # the number that the message asks for is enough
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / f"{i}.png")
+    assert "at least 100 images" in note
+    assert few_images(len(divided(tmp_path / "images", 100).held_out)) is None
+    assert few_images(19) is not None
 
 
 def test_a_uniform_tensor_keeps_its_whole_range() -> None:

@@ -218,3 +218,10 @@ def test_safe_loading_leaves_no_permission_behind(tmp_path: Path) -> None:
     assert set(torch.serialization.get_safe_globals()) == before
     with pytest.raises(pickle.UnpicklingError, match="getattr"):
         torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 4])
+def test_a_checkpoint_of_another_pickle_protocol_is_named_as_such(protocol: int, tmp_path: Path) -> None:
+    torch.save({"state_dict": {"a": torch.zeros(2)}}, tmp_path / "a.pth", pickle_protocol=protocol)
+    with pytest.raises(CheckpointError, match=r"fetch it again, or write it again by torch\.save.* protocol than 2"):
+        load_checkpoint_file(tmp_path / "a.pth")

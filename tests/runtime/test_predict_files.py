@@ -43,8 +43,11 @@ def test_one_call_writes_what_the_options_ask_for(images: Path, slim_checkpoint:
         FileOutputs(overlays=False, formats=frozenset({Format.YOLO})),
         OnlyFirstClass(),
     )
-    reports = PredictFilesReports(lambda predictor, count: started.append(count), on_image=seen.append)
+    notes: list[str] = []
+    reports = PredictFilesReports(lambda predictor, count: started.append(count), notes.append, seen.append)
     done = predict_files(slim_checkpoint, images, options, reports)
+    assert notes == ["score thresholds: class a 0.000, class b 1.000, class c 1.000"]
+    assert done.class_thresholds == (("class a", 0.0), ("class b", 1.0), ("class c", 1.0))
     with Predictor(slim_checkpoint, device="cpu") as predictor:
         expected = predictor([images / "0.png", images / "1.png"])
     first = sum(int((found.labels == 0).sum()) for found in expected)

@@ -223,7 +223,7 @@ def test_the_command_reads_urls(slim_onnx: Path, tmp_path: Path) -> None:
     ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     summary = json.loads(done.stdout)
-    assert (done.returncode, summary["pictures"]) == (1, 1)
+    assert (done.returncode, summary["images"]) == (1, 1)
     assert summary["skipped"] == [
         {"file_name": f"local://{tmp_path}/b.png", "error": f"no image at local://{tmp_path}/b.png"}
     ]

@@ -188,8 +188,9 @@ def _reports(progress: Progress) -> "BuildReports":
         terminal.print(f"{source} -> TensorRT flavour {library.name}, version {library.version}")
 
     def on_progress(share: float, phase: str) -> None:
-        progress.update(task, completed=share, description=phase.lower() or "building")
-        lines.share("building", share)
+        what = phase.lower() or "building"
+        progress.update(task, completed=share, description=what)
+        lines.share(what, share)
 
     return BuildReports(on_start, on_progress, lambda note: terminal.print(f"  {note}"))
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from condinst_deploy.errors import ConfigError, ImageError
 from condinst_deploy.imaging.image_files import expand_sources
 from condinst_deploy.imaging.image_sizes import headers_of
+from condinst_deploy.shown_text import counted
 from condinst_export.quantization.calibration_options import CalibrationOptions
 
 HELD_OUT = 50
@@ -17,6 +18,9 @@ HELD_OUT = 50
 
 LEAST_FOLDER = 2
 """One image to calibrate on and one to judge by."""
+
+FEW_HELD_OUT = 20
+"""Below it the agreement says little: one image more or less changes it. A folder of a hundred holds out as many."""
 
 
 class Divided(NamedTuple):
@@ -46,6 +50,17 @@ def divided(folder: Path, count: int) -> Divided:
     held_out = spread(found, max(1, min(HELD_OUT, len(found) // 5)))
     judged = set(held_out)
     return Divided(tuple(spread([path for path in found if path not in judged], count)), tuple(held_out))
+
+
+def few_images(held_out: int) -> str | None:
+    """What a user should know of a result that was judged on so many images; None: they are enough."""
+    if held_out >= FEW_HELD_OUT:
+        return None
+    return (
+        f"judged on {counted(held_out, 'image')} only, so the agreement says little: a fifth of the images in"
+        f" --calibration, at most {HELD_OUT}, are held out to judge the result. Put at least {5 * FEW_HELD_OUT} images"
+        " there, or compare the file with the float32 one on annotated images (condinst-eval)"
+    )
 
 
 def spread(paths: Sequence[Path], count: int) -> list[Path]:

@@ -1,7 +1,7 @@
 """An exported file becomes an INT8 file for ONNX Runtime on CPUs: calibrate, quantise, compare, describe."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import onnx
@@ -19,13 +19,30 @@ from condinst_export.quantization.histograms import collected
 from condinst_export.quantization.quantized_agreement import INT8_TOLERANCE, held_out_agreement
 from condinst_export.quantization.thresholds import range_of
 
+OnCount = Callable[[str, int, int], None]
+"""Takes the name of a stage, how many images or tensors of it are done, and how many there are."""
+
+
+@dataclass(frozen=True)
+class Int8Reports:
+    """Functions that are called while a file is quantised."""
+
+    on_stage: Callable[[str], None] = lambda stage: None  # what begins now
+    on_progress: OnCount = lambda what, done, of: None
+
+    def stage(self, what: str, count: int) -> Callable[[int], None]:
+        """Begin a stage of so many parts; what is returned takes how many are done."""
+        self.on_stage(what)
+        self.on_progress(what, 0, count)
+        return lambda done: self.on_progress(what, done, count)
+
 
 def int8_from_float32(
     proto: onnx.ModelProto,
     manifest: ModelManifest,
     calibration: CalibrationOptions,
     keep_float: tuple[str, ...] = (),
-    on_stage: Callable[[str], None] = lambda stage: None,
+    reports: Int8Reports | None = None,
 ) -> tuple[onnx.ModelProto, ModelManifest]:
     """Quantise an exported file, and verify it on images that were held out.
 
@@ -34,7 +51,7 @@ def int8_from_float32(
         manifest: inside it.
         calibration: images and method.
         keep_float: patterns of convolutions that stay in float32 besides those that always do.
-        on_stage: called with what begins.
+        reports: functions that are called while it runs.
 
     Returns:
         The INT8 file, and the manifest inside it.
@@ -45,22 +62,22 @@ def int8_from_float32(
         ImageError: an image cannot be read.
         VerificationError: the detections differ by more than `INT8_TOLERANCE`.
     """
-    images = CalibrationImages(calibration.folder, manifest, calibration.images)
+    reports, images = reports or Int8Reports(), CalibrationImages(calibration.folder, manifest, calibration.images)
     kept, model = (*PREDICTORS, *keep_float), ir.from_proto(proto)
     chosen = quantized_convolutions(model, keep_float)
-    count = len(images.calibration)
-    histograms = collected(
-        proto,
-        u8s8.activations(model, kept),
-        images.calibration,
-        calibration.method,
-        lambda done: on_stage(f"calibrating: {done} of {counted(count, 'image')}"),
-    )
-    on_stage(f"choosing ranges by {calibration.method}")
-    ranges = {name: range_of(entry, calibration.method, "uint8") for name, entry in histograms.tensors.items()}
+    count, others = len(images.calibration), len(images.held_out)
+    on_image = reports.stage(f"calibrating on {counted(count, 'image')}", count)
+    tensors = u8s8.activations(model, kept)
+    histograms = collected(proto, tensors, images.calibration, calibration.method, on_image)
+    on_tensor = reports.stage(f"choosing ranges of {counted(len(tensors), 'tensor')}", len(tensors))
+    ranges = {}
+    for name, entry in histograms.tensors.items():
+        ranges[name] = range_of(entry, calibration.method, "uint8")
+        on_tensor(len(ranges))
     quantized = u8s8.quantized(proto, ranges, kept)
-    on_stage("comparing with float32 on held-out images")
-    agreement = held_out_agreement(proto, quantized, images.held_out)
+    # both graphs run on each of them
+    on_image = reports.stage(f"comparing with float32 on {counted(others, 'other image')}", 2 * others)
+    agreement = held_out_agreement(proto, quantized, images.held_out, on_image)
     _check_agreement(agreement)
     record = Quantization(
         scheme="uint8 activations, int8 weights",

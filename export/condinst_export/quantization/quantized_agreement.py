@@ -75,22 +75,32 @@ def detections_of(
     return found
 
 
-def held_out_agreement(reference: onnx.ModelProto, quantized: onnx.ModelProto, images: ImageSet) -> HeldOutAgreement:
+def held_out_agreement(
+    reference: onnx.ModelProto,
+    quantized: onnx.ModelProto,
+    images: ImageSet,
+    on_image: Callable[[int], None] = lambda done: None,
+) -> HeldOutAgreement:
     """Run two graphs on images in ONNX Runtime, and compare their detections.
 
     Args:
         reference: the float32 file.
         quantized: the other file, with the same manifest's inputs and outputs.
         images: that were not calibrated on.
+        on_image: called with the number of images that are done, of both graphs together.
 
     Raises:
         ImageError: an image cannot be read.
         VerificationError: a graph gives NaN, or the float32 graph finds nothing in any image.
     """
     found = []
-    for proto, name in ((reference, "the float32 graph"), (quantized, "the quantised graph")):
+    count = len(images)
+    for proto, name, of_one in (
+        (reference, "the float32 graph", on_image),
+        (quantized, "the quantised graph", lambda done: on_image(count + done)),
+    ):
         with OnnxRuntimeBackend.from_bytes(proto.SerializeToString(), name, "cpu") as backend:
-            found.append(detections_of(backend, images))
+            found.append(detections_of(backend, images, of_one))
     if not any(map(len, found[0])):
         raise VerificationError(
             f"the float32 model finds nothing in the {len(images)} held-out images, so a quantised one cannot be"
