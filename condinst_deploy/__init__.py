@@ -23,6 +23,7 @@ from condinst_deploy.errors import (
     ExportError,
     ImageError,
     OutputError,
+    SettingError,
     VerificationError,
 )
 from condinst_deploy.support.extras import resolved
@@ -117,6 +118,7 @@ __all__ = [
     "PredictedFiles",
     "Predictor",
     "PredictorOptions",
+    "SettingError",
     "StageTime",
     "StageTimer",
     "TrainOptions",

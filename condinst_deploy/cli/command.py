@@ -49,7 +49,7 @@ terminal = PlainConsole(stderr=True)
 
 P = ParamSpec("P")
 
-CLASS_NAME = re.compile(r'\s*(?:"(?P<quoted>(?:[^"]|"")*)"|(?P<plain>[^",][^,]*|))\s*(?:,|$)')
+CLASS_NAME = re.compile(r'\s*+(?:"(?P<quoted>(?:[^"]|"")*+)"|(?P<plain>[^",\s][^,]*+|))\s*+(?:,|$)')
 """One entry of --classes, and the comma behind it."""
 
 

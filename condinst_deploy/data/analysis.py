@@ -55,7 +55,6 @@ def analyse(
     """
     objects, headers = objects_of(data.records), list(headers_of(data.paths))
     contents, shared = _contents(data, headers, validation)
-    classes = _classes(data, objects)
     wrong, normalised, corner = _normalised(data, objects)
     leaving = leaves(objects.extents, objects.sizes) & objects.polygons
     empty = (objects.mask_areas == 0) & ~wrong
@@ -63,18 +62,18 @@ def analyse(
     usable = ~(wrong | outside | empty)  # one finding for each object: no other can be true of these
     learnt = learnable(objects.boxes, objects.centres, objects.sizes, preprocessing, short_sides)
     corners = are_corners(objects.boxes, objects.extents, objects.sizes, data.boxes_only) & usable
-    unfit, most = corners_finding(objects.ids, objects.boxes, corners)
+    wrong_forms, odd_forms = _box_forms(objects, corners, validation)
     differing, unlearnable = _differ(objects) & usable & ~corners, ~learnt & usable
-    others = [] if validation is None else [corners_in(validation, "in the validation set")]
 
     def found(which: BoolArray, what: str, advice: str) -> Finding:
         return Finding.of("object", what, advice, _chosen(objects, which))
 
+    classes = _classes(data, objects)
     errors = [
         *_header_findings(data.records, headers),
         normalised,
         found(outside, "whose polygons lie outside their image", "they belong to another image or size"),
-        *(finding for finding, wrong_form in [(unfit, most), *others] if wrong_form),
+        *wrong_forms,
     ]
     warnings = [
         corner,
@@ -83,14 +82,17 @@ def analyse(
         shared,
         *_duplicates(data, objects, headers, contents),
         *_left_out_oddly(data),
-        *(finding for finding, wrong_form in [(unfit, most), *others] if not wrong_form),
+        *odd_forms,
         found(differing, "whose box is not their mask's (overlap below one half)", "boxes are [x, y, width, height]"),
         found(unlearnable, "that no pyramid level can learn at these sizes", TOO_SMALL),
-        Finding.of(
-            "class", "without an object to learn", "", [quoted_if_odd(c.name) for c in classes if not c.objects]
-        ),
-        *_class_names(data),
+        *_class_findings(data, classes),
     ]
+    return _report(data, classes, errors, warnings)
+
+
+def _report(
+    data: CocoDataset, classes: tuple[ClassCount, ...], errors: Sequence[Finding], warnings: Sequence[Finding]
+) -> DataReport:
     return DataReport(
         annotations=str(data.annotations),
         images=len(data.records),
@@ -100,6 +102,16 @@ def analyse(
         warnings=_present(warnings),
         notes=_present(_notes(data)),
     )
+
+
+def _box_forms(
+    objects: Objects, corners: BoolArray, validation: CocoDataset | None
+) -> tuple[list[Finding], list[Finding]]:
+    """Boxes that are corners in the sets where most are, and in the others."""
+    found = [corners_finding(objects.ids, objects.boxes, corners)]
+    if validation is not None:
+        found.append(corners_in(validation, "in the validation set"))
+    return [finding for finding, most in found if most], [finding for finding, most in found if not most]
 
 
 def _present(findings: Sequence[Finding]) -> tuple[Finding, ...]:
@@ -251,8 +263,9 @@ def _repeats(rows: npt.NDArray[Any]) -> BoolArray:
     return repeats
 
 
-def _class_names(data: CocoDataset) -> list[Finding]:
-    """Names of classes that a person or a command cannot tell apart."""
+def _class_findings(data: CocoDataset, classes: Sequence[ClassCount]) -> list[Finding]:
+    """Classes without objects, and names that a person or a command cannot tell apart."""
+    unused = [quoted_if_odd(each.name) for each in classes if not each.objects]
     spellings = defaultdict(set)
     for name in data.class_names:
         spellings[" ".join(unicodedata.normalize("NFKC", name).casefold().split())].add(name)
@@ -264,6 +277,7 @@ def _class_names(data: CocoDataset) -> list[Finding]:
         " / ".join(map(quoted_if_odd, sorted(names))) for plain, names in spellings.items() if len(names) > 1 and plain
     ]
     return [
+        Finding.of("class", "without an object to learn", "", unused),
         Finding.of("class", "without a name", "", nameless),
         Finding.of("class name", "that several classes have", "", several),
         Finding.of("class name", "in several spellings", "", alike),

@@ -55,7 +55,10 @@ def test_class_names_with_a_comma_stand_in_double_quotes(text: str | None, names
     assert class_names(text) == names
 
 
-@pytest.mark.parametrize("text", ['"cup, large', '"cup" large', " ,,", "", '""'])
+@pytest.mark.parametrize(
+    "text",
+    ['"cup, large', '"cup" large', ' "cup" large', pytest.param(f'{" " * 100_000}"cup', id="spaces"), " ,,", "", '""'],
+)
 def test_classes_that_cannot_be_read_are_refused_with_the_form(text: str) -> None:
     with pytest.raises(
         ConfigError, match=r"^--classes is '.*; expected names .* in double quotes if a name has a comma"

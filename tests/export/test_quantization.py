@@ -329,19 +329,6 @@ def test_results_are_the_same_where_onnx_runtime_takes_uint8_weights(
     assert have.scores == pytest.approx(want.scores, abs=1e-4)
 
 
-def test_flags_are_those_of_the_first_cpu(tmp_path: Path) -> None:
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\nflags\t\t: fpu avx2 avx512_vnni\n\nflags: other\n")
-    assert cpu_features.cpu_flags(tmp_path) == {"fpu", "avx2", "avx512_vnni"}
-    assert cpu_features.cpu_flags(tmp_path / "none") == frozenset()
-
-
-def test_cpus_of_other_kinds_do_not_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_features, "cpu_flags", frozenset)
-    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    assert not cpu_features.products_may_overflow()
-
-
 def test_a_graph_that_is_too_far_off_is_not_written(
     float32: tuple[onnx.ModelProto, ModelManifest], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
