@@ -75,8 +75,8 @@ def train(
     The recipe shapes_slim generates its data (375 MB) in data/shapes below the current folder.
 
     The folder of the run gets last.pth (checkpoint), best.pth and model.pth (for condinst-export), recipe.toml,
-    history.jsonl, TensorBoard scalars, curves.png and predictions.jpg. Ctrl-C, SIGTERM and SIGUSR1 leave a
-    checkpoint; --resume goes on and ends with the same weights as a run that was never interrupted.
+    data.json, history.jsonl, TensorBoard scalars, curves.png and predictions.jpg. Ctrl-C, SIGTERM and SIGUSR1 leave
+    a checkpoint; --resume goes on and ends with the same weights as a run that was never interrupted.
 
     On several GPUs: torchrun --nproc-per-node 8 --no-python condinst-train --recipe ...
     """

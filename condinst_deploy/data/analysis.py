@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from condinst_deploy.contract import Preprocessing
-from condinst_deploy.data.annotation_arrays import Images, Record, Records
+from condinst_deploy.data.annotation_arrays import Images, Records
 from condinst_deploy.data.annotation_checks import Reason
 from condinst_deploy.data.box_form import are_corners, corners_finding, corners_in
 from condinst_deploy.data.coco import MIN_SIZE, CocoDataset
 from condinst_deploy.data.data_report import ClassCount, DataReport, Finding
 from condinst_deploy.data.equal_files import contents_of
+from condinst_deploy.data.header_checks import header_findings
 from condinst_deploy.data.learnable import learnable
 from condinst_deploy.data.object_shapes import Objects, leaves, objects_of
 from condinst_deploy.imaging.image_sizes import Header, headers_of
@@ -54,45 +55,25 @@ def analyse(
         validation: the set that the model will be evaluated on; None: it is not looked at.
     """
     objects, headers = objects_of(data.records), list(headers_of(data.paths))
-    contents, shared = _contents(data, headers, validation)
-    wrong, normalised, corner = _normalised(data, objects)
-    leaving = leaves(objects.extents, objects.sizes) & objects.polygons
-    empty = (objects.mask_areas == 0) & ~wrong
-    outside, empty = empty & leaving, empty & ~leaving
-    usable = ~(wrong | outside | empty)  # one finding for each object: no other can be true of these
-    learnt = learnable(objects.boxes, objects.centres, objects.sizes, preprocessing, short_sides)
-    corners = are_corners(objects.boxes, objects.extents, objects.sizes, data.boxes_only) & usable
-    wrong_forms, odd_forms = _box_forms(objects, corners, validation)
-    differing, unlearnable = _differ(objects) & usable & ~corners, ~learnt & usable
-
-    def found(which: BoolArray, what: str, advice: str) -> Finding:
-        return Finding.of("object", what, advice, _chosen(objects, which))
-
+    evaluated = [] if validation is None else list(headers_of(validation.paths))
+    contents, shared = _contents(data, headers, validation, evaluated)
     classes = _classes(data, objects)
+    wrong, odd, boxes = _object_findings(data, objects, preprocessing, short_sides)
+    wrong_boxes, odd_boxes = _box_forms(boxes, validation)
     errors = [
-        *_header_findings(data.records, headers),
-        normalised,
-        found(outside, "whose polygons lie outside their image", "they belong to another image or size"),
-        *wrong_forms,
+        *header_findings(data.records, headers),
+        *([] if validation is None else header_findings(validation.records, evaluated, "validation image")),
+        *wrong,
+        *wrong_boxes,
     ]
     warnings = [
-        corner,
-        found(leaving & usable, "whose polygons leave their image", "they are cut off at its border"),
-        found(empty, "whose mask has no pixels", "it is a polygon on a line, or an RLE of zeros"),
+        *odd,
         shared,
         *_duplicates(data, objects, headers, contents),
         *_left_out_oddly(data),
-        *odd_forms,
-        found(differing, "whose box is not their mask's (overlap below one half)", "boxes are [x, y, width, height]"),
-        found(unlearnable, "that no pyramid level can learn at these sizes", TOO_SMALL),
-        *_class_findings(data, classes),
+        *odd_boxes,
+        *_classes_oddly(data, classes),
     ]
-    return _report(data, classes, errors, warnings)
-
-
-def _report(
-    data: CocoDataset, classes: tuple[ClassCount, ...], errors: Sequence[Finding], warnings: Sequence[Finding]
-) -> DataReport:
     return DataReport(
         annotations=str(data.annotations),
         images=len(data.records),
@@ -104,13 +85,39 @@ def _report(
     )
 
 
-def _box_forms(
-    objects: Objects, corners: BoolArray, validation: CocoDataset | None
-) -> tuple[list[Finding], list[Finding]]:
-    """Boxes that are corners in the sets where most are, and in the others."""
-    found = [corners_finding(objects.ids, objects.boxes, corners)]
-    if validation is not None:
-        found.append(corners_in(validation, "in the validation set"))
+def _object_findings(
+    data: CocoDataset, objects: Objects, preprocessing: Preprocessing, short_sides: Sequence[int]
+) -> tuple[list[Finding], list[Finding], tuple[Finding, bool]]:
+    """Objects that cannot be right, objects that are odd, and the `corners_finding` of the others' boxes."""
+    wrong, normalised, corner = _normalised(data, objects)
+    leaving = leaves(objects.extents, objects.sizes) & objects.polygons
+    empty = (objects.mask_areas == 0) & ~wrong
+    outside, empty = empty & leaving, empty & ~leaving
+    usable = ~(wrong | outside | empty)  # one finding for each object: no other can be true of these
+    learnt = learnable(objects.boxes, objects.centres, objects.sizes, preprocessing, short_sides)
+    corners = are_corners(objects.boxes, objects.extents, objects.sizes, data.boxes_only) & usable
+    differing, unlearnable = _differ(objects) & usable & ~corners, ~learnt & usable
+
+    def found(which: BoolArray, what: str, advice: str) -> Finding:
+        return Finding.of("object", what, advice, _chosen(objects, which))
+
+    errors = [
+        normalised,
+        found(outside, "whose polygons lie outside their image", "they belong to another image or size"),
+    ]
+    warnings = [
+        corner,
+        found(leaving & usable, "whose polygons leave their image", "they are cut off at its border"),
+        found(empty, "whose mask has no pixels", "it is a polygon on a line, or an RLE of zeros"),
+        found(differing, "whose box is not their mask's (overlap below one half)", "boxes are [x, y, width, height]"),
+        found(unlearnable, "that no pyramid level can learn at these sizes", TOO_SMALL),
+    ]
+    return errors, warnings, corners_finding(objects.ids, objects.boxes, corners)
+
+
+def _box_forms(trained: tuple[Finding, bool], validation: CocoDataset | None) -> tuple[list[Finding], list[Finding]]:
+    """Findings of boxes as two corners, of both sets: those that cannot be right, where most are so, and others."""
+    found = [trained, *([] if validation is None else [corners_in(validation, "in the validation set")])]
     return [finding for finding, most in found if most], [finding for finding, most in found if not most]
 
 
@@ -120,38 +127,6 @@ def _present(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 
 def _chosen(objects: Objects, mask: npt.NDArray[np.bool_]) -> list[str]:
     return [f"annotation {objects.ids[i]}" for i in np.flatnonzero(mask)]
-
-
-def _header_findings(records: Sequence[Record], headers: Sequence[Header]) -> list[Finding]:
-    """Sizes that differ from the files', by what is wrong with them; and files that cannot be read."""
-    exif, swapped, other, unreadable = [], [], [], []
-    for record, header in zip(records, headers, strict=True):
-        if header.problem:
-            unreadable.append(f"image {record.image_id}: {record.path.name}, {header.problem}")
-        elif header.size != record.size:
-            wrong = _sizes_named(record, header)
-            if header.turned and header.stored == record.size:
-                exif.append(wrong)
-            elif header.size == record.size[::-1]:
-                swapped.append(wrong)
-            else:
-                other.append(wrong)
-    return [
-        Finding.of("image", "that cannot be read", "", unreadable),
-        Finding.of(
-            "image",
-            "that EXIF turns by 90 degrees, annotated for the pixels as stored",
-            "images are turned upright before training: annotate the upright image, or remove the EXIF orientation",
-            exif,
-        ),
-        Finding.of("image", "whose height and width are annotated the other way round", "", swapped),
-        Finding.of("image", "of another size than annotated", "annotations must be of the files themselves", other),
-    ]
-
-
-def _sizes_named(record: Record, header: Header) -> str:
-    (height, width), (own_height, own_width) = record.size, header.size
-    return f"image {record.image_id}: {record.path.name} is {own_width}x{own_height}, annotated {width}x{height}"
 
 
 def _normalised(data: CocoDataset, objects: Objects) -> tuple[BoolArray, Finding, Finding]:
@@ -193,16 +168,16 @@ def _overlap(a: FloatArray, b: FloatArray) -> FloatArray:
 
 
 def _contents(
-    data: CocoDataset, headers: Sequence[Header], validation: CocoDataset | None
+    data: CocoDataset, headers: Sequence[Header], validation: CocoDataset | None, evaluated: Sequence[Header]
 ) -> tuple[list[int], Finding]:
     """The first image with the content of each, and the images that are also evaluated on."""
     others: Sequence[Path] = [] if validation is None else validation.paths
-    contents = contents_of([*data.paths, *others], [*headers, *headers_of(others)])
-    trained, evaluated = contents[: len(headers)], contents[len(headers) :]
-    place = {content: i for i, content in reversed(list(enumerate(evaluated)))}
+    contents = contents_of([*data.paths, *others], [*headers, *evaluated])
+    trained, measured = contents[: len(headers)], contents[len(headers) :]
+    place = {content: i for i, content in reversed(list(enumerate(measured)))}
     both = [i for i, content in enumerate(trained) if content in place]
     names = [_name_twice(data.paths[i].name, others[place[trained[i]]].name) for i in both]
-    again = len(set(evaluated) & set(trained))
+    again = len(set(measured) & set(trained))
     what = f"that the validation set has, too: {again} of its {counted(len(place), 'image')}"
     return trained, Finding.of(
         "image", what, "its AP would be of images that were trained on: keep them in one set", names
@@ -263,7 +238,7 @@ def _repeats(rows: npt.NDArray[Any]) -> BoolArray:
     return repeats
 
 
-def _class_findings(data: CocoDataset, classes: Sequence[ClassCount]) -> list[Finding]:
+def _classes_oddly(data: CocoDataset, classes: Sequence[ClassCount]) -> list[Finding]:
     """Classes without objects, and names that a person or a command cannot tell apart."""
     unused = [quoted_if_odd(each.name) for each in classes if not each.objects]
     spellings = defaultdict(set)

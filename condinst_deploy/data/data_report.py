@@ -35,9 +35,9 @@ class Finding:
     named: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, noun: str, what: str, advice: str, names: Sequence[object]) -> "Finding":
-        """All that were found, by name."""
-        return cls(noun, what, advice, len(names), tuple(shown(name, LONGEST_ENTRY) for name in names[:NAMED]))
+    def of(cls, noun: str, what: str, advice: str, names: Sequence[object], most: int = NAMED) -> "Finding":
+        """All that were found, of which the first `most` are named."""
+        return cls(noun, what, advice, len(names), tuple(shown(name, LONGEST_ENTRY) for name in names[:most]))
 
     def __str__(self) -> str:
         more = ", ..." if self.count > len(self.named) else ""

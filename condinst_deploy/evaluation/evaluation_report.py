@@ -19,7 +19,7 @@ from condinst_deploy.evaluation.panels import Panel, panel_from
 from condinst_deploy.evaluation.svg_plots import Curve, bars, error_rows, iou_rows, precision_recall
 from condinst_deploy.evaluation.threshold_tables import COLUMNS, confusion_table, threshold_rows
 from condinst_deploy.evaluation.wording import change_text, iou_text, percent_text, points_text, small_text
-from condinst_deploy.shown_text import shown
+from condinst_deploy.shown_text import counted, shown
 from condinst_deploy.support.atomic_write import atomic_path
 
 BOX_ERROR_BOUNDS = (0.001, 0.01, 0.1, 1.0, 10.0)  # px
@@ -155,6 +155,7 @@ def _environment(limit: float | None) -> Environment:
         "small": small_text,
         "iou": iou_text,
         "breakable": _breakable,
+        "counted": counted,
     }
     environment.tests["moved"] = lambda change: limit is not None and is_moved(change, limit)
     return environment

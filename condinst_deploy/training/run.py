@@ -21,6 +21,7 @@ from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.loss_plan import Draw, Normalisers, Part, Plan, normalisers_of, plan_step, sums_of
 from condinst_deploy.model.losses import Losses
 from condinst_deploy.training.averaging import WeightAverage
+from condinst_deploy.training.data_record import DataRecord
 from condinst_deploy.training.loss_module import LossModule
 from condinst_deploy.training.loss_scale import LossScale
 from condinst_deploy.training.optimizers import Optimizer
@@ -49,6 +50,7 @@ class TrainingRun:
     note: str = ""  # one sentence on where the weights began
     average: WeightAverage | None = None
     scale: LossScale | None = None
+    data: DataRecord | None = None  # what identifies the data; None: not known
     losses: LossModule = field(init=False)
     _wrapped: nn.Module | None = field(init=False, default=None)
     _before: list[Tensor] = field(init=False, default_factory=list)  # statistics of norms before the step
@@ -125,6 +127,8 @@ class TrainingRun:
             "recipe": self.recipe.to_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
+        if self.data is not None:
+            content["training"]["data"] = self.data.to_dict()
         if self.scale is not None:
             content["training"]["scale"] = self.scale.state_dict()
         if self.average is not None:

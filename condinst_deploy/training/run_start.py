@@ -18,6 +18,7 @@ from condinst_deploy.model.safe_load import load_checkpoint_file
 from condinst_deploy.shown_text import counted, quoted_if_odd, shown_value
 from condinst_deploy.support.input_files import real_path
 from condinst_deploy.support.validation import Limits, check_number, typed
+from condinst_deploy.training.data_record import record_from_dict
 from condinst_deploy.training.imagenet import TORCHVISION, torchvision_resnet
 from condinst_deploy.training.loss_module import layout_of
 from condinst_deploy.training.optimizer_state import load_optimizer_state
@@ -174,6 +175,7 @@ def resumed_run(
             load_optimizer_state(run.optimizer, training["optimizer"])
         else:
             run.optimizer.load_state_dict(training["optimizer"])
+        run.data = record_from_dict(training.get("data"))
         run.iteration = typed(training["iteration"], int, "iteration")
         check_number("iteration", run.iteration, Limits(0, recipe.schedule.iterations, whole=True))
     except (ConfigError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as e:

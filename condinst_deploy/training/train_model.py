@@ -18,7 +18,8 @@ from condinst_deploy.shown_text import counted, quoted_if_odd, shown
 from condinst_deploy.support.atomic_write import check_writable
 from condinst_deploy.support.folder_lock import locked_folder
 from condinst_deploy.training import trainer
-from condinst_deploy.training.history import HISTORY_FILE, Record, best_of, read_history
+from condinst_deploy.training.data_record import DATA_FILE, DataRecord, compared, data_record, write_record
+from condinst_deploy.training.history import HISTORY_FILE, Record, best_of, is_evaluation, read_history
 from condinst_deploy.training.preview import Preview, preview
 from condinst_deploy.training.ranks import ALONE, Ranks, connected, device_of, ranks_from_environment
 from condinst_deploy.training.recipe import Recipe, load_recipe, sizes_named
@@ -66,10 +67,10 @@ def train(
 ) -> TrainedModel:
     """Train a CondInst model to the end of its recipe.
 
-    The folder of the run gets last.pth (checkpoint), best.pth, model.pth, recipe.toml, history.jsonl, TensorBoard
-    scalars, curves.png and predictions.jpg. A recipe with `data.shapes` generates its data (375 MB) in data/shapes
-    below the current directory. In processes that torchrun started this trains together with the others, which all
-    call it with the same arguments.
+    The folder of the run gets last.pth (checkpoint), best.pth, model.pth, recipe.toml, data.json, history.jsonl,
+    TensorBoard scalars, curves.png and predictions.jpg. A recipe with `data.shapes` generates its data (375 MB) in
+    data/shapes below the current directory. In processes that torchrun started this trains together with the others,
+    which all call it with the same arguments.
 
     Args:
         recipe: name of a recipe of the package, path of a TOML file, or a recipe; one that is not read from a file
@@ -163,6 +164,7 @@ def _train(recipe: Recipe, options: TrainOptions, reports: Reports, folder: Path
         with ExitStack() as stack:
             ranks.on_first(lambda: stack.enter_context(locked_folder(folder)))
             ranks.on_first(lambda: CheckpointStore(folder, recipe.keep_checkpoints).set_aside(damaged))
+            ranks.on_first(lambda: _write_data(run, folder))
             metrics = trainer.train(run, sets, folder, reports)
     except KeyboardInterrupt:
         reports.on_interrupted(run.iteration, folder)
@@ -197,6 +199,8 @@ def _prepared(
         reports.on_note(f"{sets.val.annotations} has no masks: box AP alone is measured, and selects the best model")
     report = ranks.on_first(lambda: _look_at(sets, chosen, options.strict, reports))
     run = ranks.in_each(lambda: _started(chosen, sets, folder, options, place))
+    data = ranks.on_first(lambda: data_record(sets.train, sets.val))
+    ranks.in_each(lambda: _use_data(run, data, folder))
     if run.note:
         reports.on_note(run.note)
     return run, sets, report
@@ -260,6 +264,21 @@ def _has_run(folder: Path) -> str:
 
 def _named(class_names: Sequence[str]) -> str:
     return shown(", ".join(map(quoted_if_odd, class_names)), 1000)
+
+
+def _use_data(run: TrainingRun, now: DataRecord, folder: Path) -> None:
+    """Give a run the record of its data; a resumed one is compared with it first."""
+    if run.iteration:
+        records = read_history(folder / HISTORY_FILE)
+        evaluated = any(is_evaluation(each) and each["iteration"] <= run.iteration for each in records)
+        if note := compared(run.data, now, evaluated=evaluated):
+            run.note += f"; {note}"
+    run.data = now
+
+
+def _write_data(run: TrainingRun, folder: Path) -> None:
+    if run.data is not None:
+        write_record(run.data, folder / DATA_FILE)
 
 
 def _finished(recipe: Recipe) -> str:

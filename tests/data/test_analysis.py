@@ -2,25 +2,16 @@
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from condinst_deploy.contract import ImageGeometry
-from condinst_deploy.data import equal_files as equal_files_module
 from condinst_deploy.data.analysis import analyse
 from condinst_deploy.data.coco import CocoDataset
-from condinst_deploy.data.equal_files import FIRST_BLOCK, equal_files
-from condinst_deploy.data.learnable import learnable
 from condinst_deploy.errors import DataError
-from condinst_deploy.imaging.image_sizes import header_of, headers_of
-from condinst_deploy.model.targets import ImageTargets, assign, locations_at
-from condinst_deploy.support.digests import sha256_of
 from tests.support.analysed_sets import BIG, HEIGHT, PREPROCESSING, SOUND, WIDTH, annotation, image, polygon, report_of
 
 
@@ -157,39 +148,6 @@ def test_copies_of_a_file_under_other_names_are_warnings(tmp_path: Path) -> None
     ]
 
 
-def test_files_of_equal_size_are_read_only_as_far_as_they_are_equal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    content = bytes(FIRST_BLOCK)
-    contents = {
-        "a": content + b"end",
-        "b": content + b"END",
-        "c": b"x" + content + b"en",
-        "d": content + b"end",
-        "e": b"",
-    }
-    for name, content in contents.items():
-        (tmp_path / name).write_bytes(content)
-    paths = [tmp_path / name for name in contents]
-    whole: list[str] = []
-
-    def read(path: Path) -> str:
-        whole.append(path.name)
-        return sha256_of(path)
-
-    monkeypatch.setattr(equal_files_module, "sha256_of", read)
-    headers = [replace(header, problem="") for header in headers_of(paths)]
-    assert equal_files(paths, headers) == [[0, 3]]
-    assert sorted(whole) == ["a", "b", "d"]
-
-
-def test_copies_of_a_file_that_is_no_image_are_problems_of_their_own(tmp_path: Path) -> None:
-    paths = [tmp_path / name for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg")]
-    for path, content in zip(paths, (b"", b"", b"torn", b"torn"), strict=True):
-        path.write_bytes(content)
-    assert equal_files(paths, list(headers_of(paths))) == []
-
-
 @pytest.mark.parametrize("way", ["with dots", "symbolic link", "hard link", "absolute"])
 def test_a_file_is_the_same_under_all_its_names(way: str, tmp_path: Path) -> None:
     Image.new("RGB", (WIDTH, HEIGHT), "grey").save(tmp_path / "1.jpg")
@@ -252,59 +210,6 @@ def test_a_normalised_set_is_refused_with_or_without_objects_to_learn(tmp_path: 
         CocoDataset(path, tmp_path, training=True)
 
 
-def test_sizes_that_differ_from_the_files_are_refused_by_what_is_wrong(tmp_path: Path) -> None:
-    turned = Image.Exif()
-    turned[0x0112] = 6
-    Image.new("RGB", (HEIGHT, WIDTH)).save(tmp_path / "1.jpg", exif=turned)  # upright: as annotated
-    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "2.jpg", exif=turned)
-    Image.new("RGB", (HEIGHT, WIDTH)).save(tmp_path / "3.jpg")
-    Image.new("RGB", (WIDTH // 2, HEIGHT // 2)).save(tmp_path / "4.jpg")
-    (tmp_path / "5.jpg").write_bytes(b"no image")
-    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "6.tif", exif=turned)
-    Image.new("F", (WIDTH, HEIGHT)).save(tmp_path / "7.tif")
-    numbers = range(1, 8)
-    objects = [annotation(20 + n, (60.0, 50, 40, 30), image=n) for n in numbers]
-    names = {6: {"file_name": "6.tif"}, 7: {"file_name": "7.tif"}}
-    report = report_of(tmp_path, *objects, images=[image(n, **names.get(n, {})) for n in numbers])
-    assert {error.what.split(",")[0]: error.named for error in report.errors} == {
-        "that cannot be read": (
-            "image 5: 5.jpg, not an image in a known format",
-            "image 7: 7.tif, it has floating-point pixels; convert it to 8 bits first",
-        ),
-        "that EXIF turns by 90 degrees": (
-            "image 2: 2.jpg is 160x200, annotated 200x160",
-            "image 6: 6.tif is 160x200, annotated 200x160",
-        ),
-        "whose height and width are annotated the other way round": ("image 3: 3.jpg is 160x200, annotated 200x160",),
-        "of another size than annotated": ("image 4: 4.jpg is 100x80, annotated 200x160",),
-    }
-    assert "annotate the upright image, or remove the EXIF orientation" in report.text()
-
-
-@pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp"])
-@pytest.mark.parametrize("orientation", [1, 3, 5, 6, 7, 8, 99])
-def test_a_header_gives_the_size_that_decoding_gives(ending: str, orientation: int, tmp_path: Path) -> None:
-    from condinst_deploy.imaging.decode import rgb_from
-
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = tmp_path / f"image.{ending}"
-    Image.new("RGB", (30, 20), "red").save(path, exif=exif)
-    assert header_of(path).size == rgb_from(path).shape[:2]
-
-
-def test_headers_come_in_order_and_no_pixel_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = [tmp_path / f"{n}.{'png' if n % 2 else 'jpg'}" for n in range(20)]
-    for n, path in enumerate(paths):
-        Image.new("RGB", (40 + n, 30)).save(path)
-
-    def fail(*_: object) -> None:
-        raise AssertionError("an image was decoded")
-
-    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
-    assert [header.size for header in headers_of(paths)] == [(30, 40 + n) for n in range(20)]
-
-
 def test_text_from_the_file_is_escaped_and_cut(tmp_path: Path) -> None:
     name = "\x1b[31mred\nline" + "x" * 200
     images = [image(1), image(2), image(3, file_name="3.jpg")]
@@ -317,23 +222,3 @@ def test_text_from_the_file_is_escaped_and_cut(tmp_path: Path) -> None:
     (line,) = (line for line in report.text().split("\n") if "red" in line)
     assert line.startswith("\\x1b[31mred\\nlinexxx")
     assert max(len(line) for line in report.text().split("\n")) < 140
-
-
-def test_objects_are_learnable_where_training_assigns_a_point() -> None:
-    """Against the targets themselves, for rectangles of all sizes in one image."""
-    rng = np.random.default_rng(0)
-    size = ImageGeometry.of((HEIGHT, WIDTH), PREPROCESSING).resized
-    assert size == (160, 200)
-    corners = np.stack((rng.integers(0, 150, 400), rng.integers(0, 110, 400)), axis=1)
-    sides = np.stack((rng.integers(1, 50, 400), rng.integers(1, 50, 400)), axis=1)
-    boxes = np.concatenate((corners, corners + sides), axis=1).astype(np.float64)
-    sizes = np.tile([HEIGHT, WIDTH], (400, 1))
-    found = learnable(boxes, (boxes[:, :2] + boxes[:, 2:]) / 2, sizes, PREPROCESSING, (160,))
-    locations, want = locations_at(160, 224, torch.device("cpu")), []
-    for x1, y1, x2, y2 in boxes.astype(int).tolist():
-        mask = torch.zeros(1, 160, 224, dtype=torch.bool)
-        mask[0, y1:y2, x1:x2] = True
-        targets = ImageTargets(torch.tensor([[x1, y1, x2, y2]], dtype=torch.float32), torch.zeros(1).long(), mask)
-        want.append(len(assign(locations, targets).locations) > 0)
-    assert 10 < want.count(False) < 390
-    assert found.tolist() == want

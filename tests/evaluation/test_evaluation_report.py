@@ -29,14 +29,18 @@ from tests.support import small_coco
 
 
 def evaluated(
-    folder: Path, *sides: list[dict[str, Any]], with_images: bool = True, names: tuple[str, ...] = ("a.json", "b.json")
+    folder: Path,
+    *sides: list[dict[str, Any]],
+    with_images: bool = True,
+    names: tuple[str, ...] = ("a.json", "b.json"),
+    ignored: tuple[str, ...] = (),
 ) -> Evaluation:
     annotations, images = small_coco.written(folder)
     sources = []
     for name, content in zip(names, sides, strict=False):
         (folder / name).write_text(json.dumps(content))
         sources.append(Source(folder / name, is_model=False))
-    ground_truth = load_ground_truth(annotations, images if with_images else None)
+    ground_truth = load_ground_truth(annotations, images if with_images else None, ignored=ignored)
     return evaluate(sources, ground_truth, EvaluationOptions(folder / "out"), lambda *_: None)
 
 
@@ -139,6 +143,15 @@ def test_every_figure_is_on_the_page(tmp_path: Path) -> None:
     assert "mask IoU" in text
     assert "AP of 3 classes" in text
     assert "AP of 3 classes" not in page(tmp_path, evaluation, per_class=False)
+
+
+def test_the_page_says_what_was_left_out(tmp_path: Path) -> None:
+    """The metrics are not those of the whole file."""
+    text = page(tmp_path, evaluated(tmp_path, small_coco.results(), ignored=("stop sign", "toothbrush")))
+    assert "3 images of instances.json, 1 classes" not in text
+    assert "3 images of instances.json, 1 class." in text
+    assert "left out: 3 objects of the ignored classes &#39;stop sign&#39;, &#39;toothbrush&#39;." in text
+    assert "left out" not in page(tmp_path, evaluated(tmp_path, small_coco.results()))
 
 
 def test_the_gate_is_reported(tmp_path: Path) -> None:

@@ -100,6 +100,8 @@ def with_iteration(value: Any) -> Callable[[dict[str, Any]], None]:
         (lambda training: training.pop("optimizer"), "optimizer"),
         (lambda training: training.update(optimizer=[]), "cannot be used"),
         (lambda training: training.update(weights=3), "cannot be used"),
+        (lambda training: training.update(data=[1]), "data is \\[1\\]"),
+        (lambda training: training.update(data={"val": 4}), "data.val is 4"),
     ],
 )
 def test_a_damaged_state_is_refused(

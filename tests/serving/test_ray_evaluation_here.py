@@ -1,4 +1,4 @@
-"""An evaluation on Ray whose images cannot be read; the shards run in this process."""
+"""An evaluation on Ray with unreadable images or ignored classes; the shards run in this process."""
 
 import json
 import os
@@ -65,3 +65,29 @@ def test_an_image_that_could_not_be_read_is_read_again_by_the_next_run(
     paths[1].write_bytes(whole)
     os.utime(paths[1], ns=(status.st_atime_ns, status.st_mtime_ns))
     assert evaluated() > 0
+
+
+def test_ignored_classes_are_left_out_as_in_one_process(
+    small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_shards(plan: Plan, options: RayOptions, on_event: OnEvent, on_image: OnImage) -> None:
+        run_here(plan, on_event, on_image)
+
+    monkeypatch.setattr(ray_evaluation, "run_on_ray", run_shards)
+    paths = write_images(tmp_path / "images", 3)
+    annotations = write_annotations(tmp_path, small_model, paths)
+    content = json.loads(annotations.read_text())
+    other = content["annotations"][0] | {"id": 100, "category_id": 1000}
+    content["annotations"].append(other)
+    content["categories"].append({"id": 1000, "name": "hornet"})  # the model does not have it
+    annotations.write_text(json.dumps(content))
+
+    def evaluated(out: str, hooks: EvaluationHooks) -> Any:
+        options = EvaluationOptions(tmp_path / out, "cpu", ignored_classes=("hornet",))
+        evaluate(annotations, tmp_path / "images", [small_model], options=options, hooks=hooks)
+        return json.loads((tmp_path / out / "figures.json").read_text())
+
+    one = evaluated("one", EvaluationHooks())
+    ray = evaluated("ray", EvaluationHooks(detector=RayDetector(RayOptions())))
+    assert ray["ignored_classes"] == one["ignored_classes"] == ["hornet"]
+    assert [(side["box"], side["mask"]) for side in ray["sides"]] == [(s["box"], s["mask"]) for s in one["sides"]]

@@ -1,0 +1,121 @@
+"""Images are checked by their headers before the first step: those that are trained on, and those of evaluations."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from condinst_deploy.contract import Preprocessing
+from condinst_deploy.data.analysis import analyse
+from condinst_deploy.data.coco import CocoDataset, evaluation_set
+from condinst_deploy.data.data_report import DataReport
+from condinst_deploy.errors import DataError
+from condinst_deploy.imaging.image_sizes import header_of, headers_of
+
+WIDTH, HEIGHT = 200, 160
+PREPROCESSING = Preprocessing(short_side=HEIGHT, long_side=1333, pad_divisor=32)
+
+
+def written(folder: Path, names: list[str]) -> tuple[Path, Path]:
+    """Annotations of images of one size, with an object on each; images that are missing are made."""
+    folder.mkdir(exist_ok=True)
+    images: list[dict[str, Any]] = []
+    objects: list[dict[str, Any]] = []
+    for number, name in enumerate(names, 1):
+        if not (folder / name).exists():
+            Image.new("RGB", (WIDTH, HEIGHT), (number % 256, len(str(folder)) % 256, 9)).save(folder / name)
+        images.append({"id": number, "file_name": name, "width": WIDTH, "height": HEIGHT})
+        corners = [60, 50, 100, 50, 100, 80, 60, 80]
+        place = {"bbox": [60, 50, 40, 30], "segmentation": [corners], "area": 1200}
+        objects.append({"id": number, "image_id": number, "category_id": 1, "iscrowd": 0, **place})
+    content = {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "bee"}]}
+    (folder / "set.json").write_text(json.dumps(content))
+    return folder / "set.json", folder
+
+
+def report_of(train: tuple[Path, Path], val: tuple[Path, Path] | None = None) -> DataReport:
+    data = CocoDataset(*train, training=True)
+    return analyse(data, PREPROCESSING, (HEIGHT,), None if val is None else evaluation_set(*val))
+
+
+def test_sizes_that_differ_from_the_files_are_refused_by_what_is_wrong(tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (HEIGHT, WIDTH)).save(tmp_path / "1.jpg", exif=turned)  # upright: as annotated
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "2.jpg", exif=turned)
+    Image.new("RGB", (HEIGHT, WIDTH)).save(tmp_path / "3.jpg")
+    Image.new("RGB", (WIDTH // 2, HEIGHT // 2)).save(tmp_path / "4.jpg")
+    (tmp_path / "5.jpg").write_bytes(b"no image")
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "6.tif", exif=turned)
+    Image.new("F", (WIDTH, HEIGHT)).save(tmp_path / "7.tif")
+    names = [*(f"{number}.jpg" for number in range(1, 6)), "6.tif", "7.tif"]
+    report = report_of(written(tmp_path, names))
+    assert {error.what.split(",")[0]: error.named for error in report.errors} == {
+        "that cannot be read": (
+            "image 5: 5.jpg, not an image in a known format",
+            "image 7: 7.tif, it has floating-point pixels; convert it to 8 bits first",
+        ),
+        "that EXIF turns by 90 degrees": (
+            "image 2: 2.jpg is 160x200, annotated 200x160",
+            "image 6: 6.tif is 160x200, annotated 200x160",
+        ),
+        "whose height and width are annotated the other way round": ("image 3: 3.jpg is 160x200, annotated 200x160",),
+        "of another size than annotated": ("image 4: 4.jpg is 100x80, annotated 200x160",),
+    }
+    assert "annotate the upright image, or remove the EXIF orientation" in report.text()
+
+
+def test_images_of_the_validation_set_are_checked_alike(tmp_path: Path) -> None:
+    """They would be read at the first evaluation, hours later."""
+    val = tmp_path / "val"
+    val.mkdir()
+    (val / "2.jpg").write_bytes(b"no image")
+    Image.new("RGB", (HEIGHT, WIDTH)).save(val / "3.jpg")
+    Image.new("RGB", (30, 20)).save(val / "4.jpg")
+    report = report_of(written(tmp_path / "train", ["1.jpg"]), written(val, [f"{n}.jpg" for n in range(1, 5)]))
+    assert [str(error) for error in report.errors] == [
+        "1 validation image that cannot be read (image 2: 2.jpg, not an image in a known format)",
+        "1 validation image whose height and width are annotated the other way round"
+        " (image 3: 3.jpg is 160x200, annotated 200x160)",
+        "1 validation image of another size than annotated (image 4: 4.jpg is 30x20, annotated 200x160);"
+        " annotations must be of the files themselves",
+    ]
+    with pytest.raises(DataError, match="1 validation image that cannot be read"):
+        report.check()
+
+
+def test_twenty_files_are_named_and_all_are_counted(tmp_path: Path) -> None:
+    val = tmp_path / "val"
+    val.mkdir()
+    for number in range(23):
+        (val / f"{number}.jpg").write_bytes(b"no image")
+    (error,) = report_of(written(tmp_path / "train", ["1.jpg"]), written(val, [f"{n}.jpg" for n in range(23)])).errors
+    assert str(error).startswith("23 validation images that cannot be read (image 1: 0.jpg")
+    assert len(error.named) == 20
+    assert str(error).endswith("image 20: 19.jpg, not an image in a known format, ...)")
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6, 7, 8, 99])
+def test_a_header_gives_the_size_that_decoding_gives(ending: str, orientation: int, tmp_path: Path) -> None:
+    from condinst_deploy.imaging.decode import rgb_from
+
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"image.{ending}"
+    Image.new("RGB", (30, 20), "red").save(path, exif=exif)
+    assert header_of(path).size == rgb_from(path).shape[:2]
+
+
+def test_headers_come_in_order_and_no_pixel_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / f"{n}.{'png' if n % 2 else 'jpg'}" for n in range(20)]
+    for n, path in enumerate(paths):
+        Image.new("RGB", (40 + n, 30)).save(path)
+
+    def fail(*_: object) -> None:
+        raise AssertionError("an image was decoded")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    assert [header.size for header in headers_of(paths)] == [(30, 40 + n) for n in range(20)]
