@@ -22,7 +22,9 @@ from condinst_deploy.errors import (
     EngineError,
     ExportError,
     ImageError,
+    MissingFileError,
     OutputError,
+    SettingError,
     VerificationError,
 )
 from condinst_deploy.support.extras import resolved
@@ -109,6 +111,7 @@ __all__ = [
     "InputOptions",
     "InstanceDetections",
     "Masks",
+    "MissingFileError",
     "ModelManifest",
     "Observer",
     "OutputError",
@@ -117,6 +120,7 @@ __all__ = [
     "PredictedFiles",
     "Predictor",
     "PredictorOptions",
+    "SettingError",
     "StageTime",
     "StageTimer",
     "TrainOptions",
