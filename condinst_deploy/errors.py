@@ -1,7 +1,9 @@
 """The one error tree of the toolkit.
 
 Every error that a user can cause derives from `CondInstError`; its message says what came, what was
-expected and what to do. Command lines print it as one line, without a traceback.
+expected and what to do. Command lines print it as one line, without a traceback. The class decides the exit status: 2
+(wrong usage) for a `ConfigError`, 1 for every other error. A file that is missing or has the wrong content is therefore
+no `ConfigError`; a name or a folder that an option does not take is one.
 """
 
 from condinst_deploy.shown_text import shown
@@ -36,6 +38,14 @@ class SettingError(ConfigError):
 
     def __str__(self) -> str:
         return shown(f"{self.setting} {self.problem}")
+
+
+class MissingFileError(CondInstError):
+    """A recipe, a list of names or a folder that was named and does not exist.
+
+    Other files that do not exist raise the error of their kind: `CheckpointError`, `ArtifactError`, `DataError` or
+    `ImageError`.
+    """
 
 
 class CheckpointError(CondInstError):

@@ -19,7 +19,7 @@ from condinst_deploy.cli.command import (
     results_console,
 )
 from condinst_deploy.cli.progress import ProgressLines
-from condinst_deploy.contract.artifacts import check_precision_applies, check_there
+from condinst_deploy.contract.artifacts import check_precision_applies, check_there, model_kind
 from condinst_deploy.shown_text import counted
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def benchmark(
         check_plot(plot)
     models = [model] if against is None else [model, against]
     for each in models:
+        model_kind(each)
         check_there(each)  # before the first one is loaded
     check_precision_applies(models, settings.precision)
     with progress_bar() as progress:

@@ -235,7 +235,8 @@ def command_app(function: Callable[P, None], *, extra: str | None = None) -> Com
 
     Every command has --version, and --install-completion for the shell in use. Exit status: 0 done, 1 failed with one
     line on standard error, 2 wrong usage (options that the command line or a `ConfigError` refuses), 130 interrupted by
-    Ctrl-C, 143 by SIGTERM.
+    Ctrl-C, 143 by SIGTERM. A file that is missing, cannot be read or has the wrong content is 1; a name of another kind
+    than an option takes, and a folder in place of a file, are 2.
     """
 
     @wraps(function)

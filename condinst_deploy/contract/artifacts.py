@@ -13,7 +13,7 @@ from condinst_deploy.contract.file_contents import (
     content_words,
 )
 from condinst_deploy.contract.precision import Precision
-from condinst_deploy.errors import ArtifactError, CheckpointError, CondInstError, ConfigError
+from condinst_deploy.errors import ArtifactError, CheckpointError, CondInstError, ConfigError, MissingFileError
 from condinst_deploy.imaging.image_files import SUFFIXES
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.input_files import is_folder, is_there
@@ -91,16 +91,22 @@ def kind_words(path: Path) -> str:
     return UNKNOWN if other is None else f"{other} by its name"
 
 
-def model_kind(path: Path) -> str:
-    """CHECKPOINT, ONNX or ENGINE by the file's name.
+def model_kind(path: Path, kinds: Sequence[str] = (CHECKPOINT, ONNX, ENGINE)) -> str:
+    """One of the kinds, by the file's name.
+
+    Args:
+        path: the file.
+        kinds: those that are taken.
 
     Raises:
-        ConfigError: it is an image or a folder, or its ending is not known.
+        ConfigError: it is an image, a folder or a model of another kind, or its ending is not known.
         ArtifactError: its ending is not known, and no file is there.
     """
     kind = kind_of(path)
-    if kind is None:
-        what, expected = kind_words(path), f"expected a model, a file ending in {', '.join(KINDS)}{_found_near(path)}"
+    if kind is None or kind not in kinds:
+        endings = ", ".join(ending for ending, known in KINDS.items() if known in kinds)
+        near = _found_near(path) if kind is None else ""
+        what, expected = kind_words(path), f"expected a model, a file ending in {endings}{near}"
         if what == UNKNOWN and not os.path.lexists(path):
             raise ArtifactError(f"no file at {path}; {expected}")
         if what == UNKNOWN and path.is_file() and (words := content_words(path)) in _NAMES.values():
@@ -168,6 +174,25 @@ def check_text(path: Path, expected: str, *endings: str) -> None:
         raise ConfigError(f"{path} is {what}; expected {expected}")
 
 
+def check_folder(path: Path, expected: str, missing: type[CondInstError] = MissingFileError) -> None:
+    """Check that a folder exists.
+
+    Args:
+        path: the folder.
+        expected: what the message asks for.
+        missing: the error if nothing is there.
+
+    Raises:
+        ConfigError: it is a file.
+        MissingFileError: nothing is there; or the error that `missing` names.
+    """
+    if is_folder(path):
+        return
+    if os.path.exists(path):  # noqa: PTH110  (`Path.exists` raises for a name that no file can have)
+        raise ConfigError(f"{path} is a file; expected {expected}")
+    raise missing(f"no folder at {path}; expected {expected}")
+
+
 def check_there(path: Path, kind: str | None = None) -> None:
     """Check that a model file exists and is not one of another kind, before a library is imported to read it.
 
@@ -177,10 +202,13 @@ def check_there(path: Path, kind: str | None = None) -> None:
 
     Raises:
         ArtifactError, CheckpointError: the file does not exist, cannot be read, or has the content of another kind.
+        ConfigError: it is a folder.
     """
     kind = kind or kind_of(path)
     if kind is None:
         return
+    if is_folder(path):
+        raise ConfigError(f"{path} is a folder; expected {_NAMES[kind]}{_found_near(path, kind)}")
     error, message = _MISSING[kind]
     try:
         if is_there(path):
@@ -198,7 +226,8 @@ def check_checkpoint(path: Path) -> None:
     """Check that a checkpoint exists and begins as one, before PyTorch is imported to read it.
 
     Raises:
-        CheckpointError: no file is there, it cannot be read, or it is a file of another kind.
+        CheckpointError: no file is there, it cannot be read, or it has the content of another kind.
+        ConfigError: it is a folder.
     """
     check_there(path, CHECKPOINT)
     place, mark = TAR_MARK

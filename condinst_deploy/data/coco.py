@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
+from condinst_deploy.contract.artifacts import check_folder
 from condinst_deploy.data.annotation_arrays import (
     Images,
     ObjectCollector,
@@ -24,7 +25,7 @@ from condinst_deploy.data.annotation_arrays import (
 from condinst_deploy.data.annotation_blocks import BLOCK, Known, block_of
 from condinst_deploy.data.annotation_checks import LeftOut, check_annotated_size, field_of, is_place, object_of
 from condinst_deploy.data.coco_file import coco_content, has_masks, no_collection
-from condinst_deploy.errors import ConfigError, DataError, ImageError
+from condinst_deploy.errors import DataError, ImageError
 from condinst_deploy.imaging.decode import RGBArray, rgb_from
 from condinst_deploy.imaging.image_sizes import LONGEST_SIDE, MOST_PIXELS
 from condinst_deploy.masks import BoolArray
@@ -303,10 +304,7 @@ def _images(entries: list[dict[str, Any]], folder: Path, path: Path) -> Images:
 
 
 def _check_present(records: Records, folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file; expected the folder of the images")
-    if not folder.is_dir():
-        raise DataError(f"no folder of images at {folder}")
+    check_folder(folder, "the folder of the annotated images", DataError)
     names, rows = records.images.names, records.rows.tolist()
     missing = [row for row, path in zip(rows, Paths(records), strict=True) if not _is_file(path)]
     if missing:

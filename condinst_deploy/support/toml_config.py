@@ -7,7 +7,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from condinst_deploy.errors import ConfigError
+from condinst_deploy.errors import ConfigError, MissingFileError
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.input_files import read_text
 from condinst_deploy.support.json_text import DIGITS_READ
@@ -37,7 +37,8 @@ def recipe_from_toml(default: T, name: str, folder: Traversable) -> T:
         folder: the package's recipes.
 
     Raises:
-        ConfigError: no recipe has that name, or one of its settings cannot be used.
+        ConfigError: no recipe of the package has that name, or one of its settings cannot be used.
+        MissingFileError: the file does not exist.
     """
     path, values = _read(name, folder)
     try:
@@ -52,7 +53,8 @@ def named_settings(name: str, folder: Traversable) -> set[str]:
     """Settings that a recipe or its base names, with the names of their tables: `model.preprocessing.short_side`.
 
     Raises:
-        ConfigError: no recipe has that name, or it cannot be read.
+        ConfigError: no recipe of the package has that name, or it cannot be read.
+        MissingFileError: the file does not exist.
     """
     _, values = _read(name, folder)
     base = values.pop("base", None)
@@ -76,6 +78,10 @@ def _read(name: str, folder: Traversable) -> tuple[Path, dict[str, Any]]:
         text = read_text(path, "utf-8-sig")
         _check_readable(text, path)
         return path, tomllib.loads(text)
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise MissingFileError(
+            f"no recipe at {path}; expected a TOML file, or one of the package: {', '.join(_known(folder))}"
+        ) from e
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise ConfigError(f"{path} cannot be read as a recipe ({e})") from e
     except RecursionError as e:
@@ -111,10 +117,15 @@ def _base(default: T, name: object, folder: Traversable) -> T:
 
 def _packaged(name: str, folder: Traversable) -> Path:
     """File of a recipe that comes with the package."""
-    known = {path.stem: path for path in sorted(Path(str(folder)).glob("*.toml"))}
+    known = _known(folder)
     if name not in known:
         raise ConfigError(
             f"no recipe {shown_value(name)}; the package has {', '.join(known)}. Or give a file ending in .toml"
             f"{did_you_mean(name, known)}"
         )
     return known[name]
+
+
+def _known(folder: Traversable) -> dict[str, Path]:
+    """Files of the recipes that come with the package, by their names."""
+    return {path.stem: path for path in sorted(Path(str(folder)).glob("*.toml"))}

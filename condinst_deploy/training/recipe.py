@@ -359,7 +359,8 @@ def load_recipe(name: str) -> Recipe:
     A recipe may begin with `base = "NAME"`, a recipe of the package; it then says only what is different.
 
     Raises:
-        ConfigError: there is none of that name, or it has settings that cannot be used.
+        ConfigError: the package has none of that name, or it has settings that cannot be used.
+        MissingFileError: the file does not exist.
     """
     return recipe_from_toml(Recipe(), name, files("condinst_deploy") / "training" / "recipes")
 

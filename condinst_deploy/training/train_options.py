@@ -4,10 +4,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from condinst_deploy.contract.artifacts import CHECKPOINT, check_checkpoint, check_json, check_kind
+from condinst_deploy.contract.artifacts import CHECKPOINT, check_checkpoint, check_folder, check_json, check_kind
 from condinst_deploy.errors import ConfigError, DataError
 from condinst_deploy.shown_text import shown_value
-from condinst_deploy.support.input_files import is_folder
 from condinst_deploy.support.option_types import check_types
 from condinst_deploy.support.validation import is_unicode
 
@@ -83,8 +82,8 @@ class TrainOptions:
                 check_json(Path(place), "a COCO annotation file (.json)")
                 if not os.path.lexists(place):
                     raise DataError(f"no annotations at {place}; expected a COCO annotation file in {option}")
-            elif not is_folder(place):
-                raise DataError(f"{option} is {place}; expected the folder of the annotated images")
+            else:
+                check_folder(Path(place), f"the folder of the annotated images in {option}", DataError)
 
     @property
     def places(self) -> dict[str, str]:

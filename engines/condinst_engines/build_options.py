@@ -12,7 +12,7 @@ from condinst_engines.precision_policy import Quantized
 from condinst_engines.quantization.calibrate import Request, recorded_ranges
 from condinst_engines.ranges.range_images import images_of
 from condinst_export.quantization.calibration_folder import check_calibration, check_headers
-from condinst_export.quantization.calibration_options import calibration_from, check_folder
+from condinst_export.quantization.calibration_options import calibration_from, check_calibration_folder
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ def recipe_of(options: BuildOptions, library: BuilderLibrary) -> BuildRecipe:
     """The recipe with what the options set instead.
 
     Raises:
-        ConfigError: there is no such recipe, or the library does not offer what an option asks for.
+        ConfigError: the package has no such recipe, or the library does not offer what an option asks for.
+        MissingFileError: the recipe's file does not exist.
     """
     named = options.recipe
     recipe = load_recipe(named) if isinstance(named, str) else named or BuildRecipe()
@@ -107,6 +108,7 @@ def request_of(options: BuildOptions, recipe: BuildRecipe) -> Request | None:
     Raises:
         ArtifactError: `scales` is no manifest of an engine.
         ConfigError: an option is missing or cannot be used.
+        MissingFileError: the folder of images does not exist.
         ImageError: the folder of images has none, or the header of one that is used cannot be read.
     """
     kind = recipe.quantized
@@ -134,10 +136,11 @@ def _check_range_images(folder: Path) -> None:
     """Check the folder that half precision is checked on, before the file is read.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is a file.
+        MissingFileError: it does not exist.
         ImageError: it has no images, or the header of one that is used cannot be read.
     """
-    check_folder(folder)
+    check_calibration_folder(folder)
     check_headers(images_of(folder))
 
 

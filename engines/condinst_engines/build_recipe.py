@@ -86,6 +86,7 @@ def load_recipe(name: str) -> BuildRecipe:
     """Read a recipe that comes with the package, or a TOML file.
 
     Raises:
-        ConfigError: there is none of that name, or it has settings that cannot be used.
+        ConfigError: the package has none of that name, or it has settings that cannot be used.
+        MissingFileError: the file does not exist.
     """
     return recipe_from_toml(BuildRecipe(), name, files("condinst_engines") / "recipes")

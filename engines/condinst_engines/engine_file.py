@@ -51,6 +51,7 @@ from condinst_engines.ranges.decide import Setting
 from condinst_engines.ranges.range_images import RangeImages
 from condinst_engines.rounding import rounded
 from condinst_export.quantization.calibration_folder import few_images
+from condinst_export.quantization.calibration_options import check_calibration_folder
 
 DEFAULT_FOLDER = Path("engines/build")
 """Default folder of engines, relative to the current directory."""
@@ -73,15 +74,16 @@ class EngineFiles:
         """Check the names.
 
         Raises:
-            ConfigError: an ending is wrong, or a file has two roles.
+            ConfigError: an ending is wrong, a file has two roles, or the folder is a file.
+            MissingFileError: the folder does not exist.
         """
         kinds = ((self.engine, ENGINE), (self.keep_onnx, ONNX), (self.keep_policy, ".toml"))
         for path, suffix in kinds:
             if path is not None and path.suffix != suffix:
                 raise ConfigError(f"the file to write is {path}; expected a name ending in {suffix}")
         check_apart({"--onnx": self.source, "--keep-onnx": self.keep_onnx, "--out": self.engine})
-        if self.calibration is not None and not self.calibration.is_dir():
-            raise ConfigError(f"--calibration is {self.calibration}; expected a folder of images")
+        if self.calibration is not None:
+            check_calibration_folder(self.calibration)
 
 
 class Source(NamedTuple):

@@ -15,7 +15,7 @@ from condinst_deploy.contract.artifacts import (
     check_kind,
     check_text,
 )
-from condinst_deploy.errors import ConfigError
+from condinst_deploy.errors import ConfigError, MissingFileError
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.input_files import read_text
 from condinst_deploy.support.option_types import check_types
@@ -94,11 +94,15 @@ def class_names_from(path: Path) -> tuple[str, ...]:
 
     Raises:
         ConfigError: it is a file of another kind, cannot be read, or names a class twice.
+        MissingFileError: no file is there.
     """
-    check_text(path, "a text file with one class name a line", ".txt")
+    expected = "a text file with one class name a line"
+    check_text(path, expected, ".txt")
     try:
         # a form feed or a line separator inside a name ends no line, as it would for `splitlines`
         lines = re.split(r"\r\n|\r|\n", read_text(path, "utf-8-sig"))
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise MissingFileError(f"no list of class names at {path}; expected {expected}") from e
     except (OSError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path} cannot be read as a list of class names ({e})") from e
     names = tuple(line.strip() for line in lines if line.strip())

@@ -129,7 +129,7 @@ def test_ranges_are_said_kept_and_shown(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "reason", "status"),
     [
-        (["--fp16", "--calibration", "none"], "--calibration is none; expected a folder of images", 2),
+        (["--fp16", "--calibration", "none"], "no folder at none; expected a folder of images in --calibration", 1),
         (["--fp16", "--calibration", "export"], "has no images", 1),
         (["--fp16", "--keep-policy", "x.json"], "ending in .toml", 2),
         (["--fp16", "--bf16"], "give one of --fp32, --fp16 and --bf16", 2),

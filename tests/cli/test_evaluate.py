@@ -296,7 +296,11 @@ def test_cocos_own_ids_are_in_the_results(tmp_path: Path) -> None:
     ("arguments", "message", "status"),
     [
         ((), "nothing to evaluate: name models with --model, or results files with --results", 2),
-        (("--model", "{model}", "--images", "nowhere"), "no folder of images at nowhere", 1),
+        (
+            ("--model", "{model}", "--images", "nowhere"),
+            "no folder at nowhere; expected the folder of the annotated images",
+            1,
+        ),
         (("--model", "{model}"), "--images is missing", 2),
         (("--model", "{model}", "--images", "pictures", "--gate", "0.1"), "name at least one more", 2),
         (

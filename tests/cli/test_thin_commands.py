@@ -2,22 +2,13 @@
 
 import ast
 import inspect
-import tomllib
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_origin
 
 import pytest
 
-PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
-COMMANDS: dict[str, str] = tomllib.loads(PYPROJECT.read_text())["project"]["scripts"]
-"""Every console script -> its entry point, `package.commands:name`."""
-
-
-def module_of(entry_point: str) -> str:
-    """The module that has the command's function."""
-    package, name = entry_point.split(".commands:")
-    return "condinst_export.cli" if name == "export" else f"{package}.cli.{name}"
+from tests.support.commands import COMMANDS, module_of
 
 
 @pytest.mark.parametrize("script", COMMANDS)

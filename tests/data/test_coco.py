@@ -326,7 +326,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.json cannot be read \(No such file"):
         CocoDataset(tmp_path / "none.json", tmp_path, training=False)
     path = written(tmp_path, content([], [image(n) for n in range(10, 20)]))
-    with pytest.raises(DataError, match=r"no folder of images at .*nowhere"):
+    with pytest.raises(DataError, match=r"no folder at .*nowhere; expected the folder of the annotated images"):
         CocoDataset(path, tmp_path / "nowhere", training=False)
     for number in range(12, 20):
         (tmp_path / f"{number}.png").unlink()

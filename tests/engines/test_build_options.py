@@ -97,7 +97,7 @@ def test_files_that_an_option_names_are_looked_at_before_anything_is_announced(
     cases: list[tuple[str, BuildOptions, str]] = [
         ("none.onnx", BuildOptions(flavour="rtx"), r"no model at .*none\.onnx"),
         ("model.onnx", replace(int8, calibration=tmp_path / "images"), r"torn\.png cannot be read"),
-        ("model.onnx", replace(int8, scales=tmp_path / "none.json"), r"--scales is .*none\.json, which cannot be read"),
+        ("model.onnx", replace(int8, scales=tmp_path / "none.json"), r"no manifest at .*none\.json; give ENGINE\.json"),
         ("model.onnx", BuildOptions(flavour="rtx", precision="float16", calibration=tmp_path / "images"), r"torn\.png"),
     ]
     for name, options, message in cases:

@@ -14,7 +14,7 @@ from PIL import Image
 from condinst_deploy.contract import INPUTS, MANIFEST_KEY, NetworkInputs
 from condinst_deploy.contract.engine_ranges import CheckedRanges
 from condinst_deploy.contract.precision import Precision
-from condinst_deploy.errors import ConfigError, EngineError, ImageError
+from condinst_deploy.errors import EngineError, ImageError, MissingFileError
 from condinst_deploy.support.validation import typed
 from condinst_engines.engine_file import EngineFiles
 from condinst_engines.mixed_precision import converted
@@ -317,7 +317,7 @@ def test_a_folder_takes_the_place_of_the_built_in_set(tmp_path: Path, small_grap
     empty.mkdir()
     with pytest.raises(ImageError, match="has no images"):
         len(RangeImages(images.manifest, empty))
-    with pytest.raises(ConfigError, match=r"--calibration is .*expected a folder of images"):
+    with pytest.raises(MissingFileError, match=r"no folder at .*; expected a folder of images in --calibration"):
         EngineFiles(Path("x.onnx"), calibration=tmp_path / "missing")
 
 

@@ -106,7 +106,7 @@ def test_options_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
 def test_data_that_is_not_where_it_was_named_is_refused_before_the_run(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no annotations at .*none\.json; expected .* in --val-annotations"):
         TrainOptions(val_annotations=tmp_path / "none.json")
-    with pytest.raises(DataError, match=r"--train-images is .*none; expected the folder"):
+    with pytest.raises(DataError, match=r"no folder at .*none; expected the folder of .* in --train-images"):
         TrainOptions(train_images=tmp_path / "none")
     with pytest.raises(ConfigError, match=r"is a folder; expected a COCO annotation file"):
         TrainOptions(train_annotations=tmp_path)

@@ -160,10 +160,11 @@ def open_input(text: str, out: str | None = None) -> BatchInput:
     name = text if is_url(text) else str(local_path(text))
     suffix = Path(name).suffix.lower()
     single = not is_pattern(name) if is_url(name) else not has_magic(name) or Path(name).exists()  # a folder [1]
-    if single and suffix in LISTS:
+    is_file = single and (is_url(name) or not Path(name).is_dir())  # a folder may have any name
+    if is_file and suffix in LISTS:
         _check_there(name)
         return ListInput(name)
-    if single and suffix in PARQUET | SUFFIXES and (is_url(name) or not Path(name).is_dir()):
+    if is_file and suffix in PARQUET | SUFFIXES:
         _check_there(name)
         files = [_stored(name)]
         return ParquetInput(files) if suffix in PARQUET else FileInput("file", files)

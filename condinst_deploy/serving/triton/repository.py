@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from condinst_deploy.contract import INPUTS, ModelManifest
-from condinst_deploy.contract.artifacts import ENGINE, ONNX, check_there, kind_of, kind_words
+from condinst_deploy.contract.artifacts import ENGINE, ONNX, check_there, model_kind
 from condinst_deploy.contract.engine_manifest import EngineManifest, manifest_path, read_engine
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.runtime.canvases import canvases_for
@@ -45,12 +45,7 @@ def write_repository(model: Path, out: Path, options: RepositoryOptions | None =
         OutputError: the folder is not empty, or cannot be written.
     """
     options = options or RepositoryOptions()
-    kind = kind_of(model)
-    if kind not in (ONNX, ENGINE):
-        raise ConfigError(
-            f"{model} is {kind_words(model)} and cannot be served; expected an exported file (.onnx) or an engine"
-            " (.engine, .plan)"
-        )
+    kind = model_kind(model, (ONNX, ENGINE))
     check_there(model)
     engine = read_engine(model)[1] if kind == ENGINE else None
     manifest = engine.model if engine else _onnx_manifest(model)

@@ -9,12 +9,13 @@ from rich.table import Table
 
 from condinst_deploy.cli.command import FAILED, command_app, labelled, print_json, results_console, terminal
 from condinst_deploy.cli.progress import ProgressLines
-from condinst_deploy.contract.artifacts import ONNX, check_images, check_kind
+from condinst_deploy.contract.artifacts import ONNX, check_images, check_kind, check_there
 from condinst_deploy.shown_text import counted
 from condinst_deploy.support.json_text import finite_or_none
 
 if TYPE_CHECKING:
     from condinst_deploy.contract import ModelManifest, NetworkInputs
+    from condinst_deploy.imaging.decode import RGBArray
     from condinst_engines.tensor_comparison import Comparison
 
 
@@ -32,17 +33,20 @@ def compare(
     compared slot by slot, and where two scores change places, whole slots differ. The exit status is 1 where a tensor
     of B is not finite.
     """
-    # imported here, so that --help does not wait for PyTorch
+    for name, path in (("A", first), ("B", second)):
+        check_kind(path, ONNX, name)
+        check_there(path, ONNX)
+    check_images(images, "images for both files")
+    # imported here, so that neither --help nor a mistake waits for PyTorch
+    from condinst_deploy.imaging.decode import rgb_from
     from condinst_deploy.imaging.image_files import expand_sources
     from condinst_engines.onnx_input import load_onnx, manifest_of
     from condinst_engines.tensor_comparison import compare as compare_tensors
 
-    for name, path in (("A", first), ("B", second)):
-        check_kind(path, ONNX, name)
-    check_images(images, "images for both files")
+    decoded = [rgb_from(path) for path in expand_sources(images)]
     protos = load_onnx(first), load_onnx(second)
     manifest = manifest_of(protos[0], first)
-    batches = [_batch(path, manifest) for pattern in images for path in expand_sources(pattern)]
+    batches = [_batch(image, manifest) for image in decoded]
     lines = ProgressLines()
     with terminal.status("comparing") as status:
 
@@ -69,11 +73,10 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
     return {key: finite_or_none(value) if isinstance(value, float) else value for key, value in values.items()}
 
 
-def _batch(source: object, manifest: "ModelManifest") -> "NetworkInputs":
-    from condinst_deploy.imaging.decode import rgb_from
+def _batch(image: "RGBArray", manifest: "ModelManifest") -> "NetworkInputs":
     from condinst_deploy.runtime.preprocessing.batch import inputs_of_one
 
-    return inputs_of_one(rgb_from(source), manifest)[0]
+    return inputs_of_one(image, manifest)[0]
 
 
 def _show(comparison: "Comparison", top: int, title: str) -> None:

@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from condinst_deploy.contract import ModelManifest
+from condinst_deploy.contract.artifacts import check_json
 from condinst_deploy.contract.engine_manifest import EngineManifest
 from condinst_deploy.contract.quantization import Quantization
 from condinst_deploy.errors import ArtifactError, ConfigError, EngineError
@@ -139,10 +140,13 @@ def recorded_ranges(path: Path, kind: Quantized) -> tuple[Quantization, EngineMa
 
     Raises:
         ArtifactError: it is no manifest of an engine.
-        ConfigError: the engine is of another kind.
+        ConfigError: the file is of another kind, or the engine has no such ranges.
     """
+    check_json(path, "ENGINE.json of a quantised engine in --scales")
     try:
         manifest = EngineManifest.from_json(read_text(path))
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise ArtifactError(f"no manifest at {path}; give ENGINE.json of a quantised engine in --scales") from e
     except (OSError, UnicodeDecodeError) as e:
         raise ArtifactError(
             f"--scales is {path}, which cannot be read ({e}); give ENGINE.json of a quantised engine"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from condinst_deploy.contract.artifacts import check_folder
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.support.option_types import check_types
 
@@ -36,26 +37,27 @@ class CalibrationOptions:
         """Check the values.
 
         Raises:
-            ConfigError: a value has a wrong type, the folder is none, the count is less than 1, or the method is
+            ConfigError: a value has a wrong type, the folder is a file, the count is less than 1, or the method is
                 unknown.
+            MissingFileError: the folder does not exist.
         """
         check_types(self)
         object.__setattr__(self, "folder", Path(self.folder))  # text is taken, too
-        check_folder(self.folder)
+        check_calibration_folder(self.folder)
         if self.images < 1:
             raise ConfigError(f"--calibration-images is {self.images}; expected at least 1")
         if self.method not in METHODS:
             raise ConfigError(f"--calibration-method is {self.method!r}; expected one of {', '.join(METHODS)}")
 
 
-def check_folder(folder: Path) -> None:
+def check_calibration_folder(folder: Path) -> None:
     """Check that the value of --calibration is a folder.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is a file.
+        MissingFileError: nothing is there.
     """
-    if not folder.is_dir():
-        raise ConfigError(f"--calibration is {folder}; expected a folder of images")
+    check_folder(folder, "a folder of images in --calibration")
 
 
 def calibration_from(
@@ -72,6 +74,7 @@ def calibration_from(
 
     Raises:
         ConfigError: an option is missing or cannot be used.
+        MissingFileError: the folder does not exist.
     """
     if not asked_by:
         given = {"--calibration-images": images, "--calibration-method": method}
