@@ -66,7 +66,7 @@ def panel_from(difference: Difference, ground_truth: GroundTruth) -> Panel:
         f" {np.count_nonzero(left)} and {np.count_nonzero(right)} pixels on one side alone",
         reference=_data_uri(drawn[0]),
         other=_data_uri(drawn[1]),
-        difference=_data_uri(_tinted(image, left, right)),
+        difference=_data_uri(_resized(_tinted(image, left, right))),
     )
 
 
@@ -146,10 +146,15 @@ def _drawn_side(longest: int) -> int:
     return SIDE if longest > SIDE else round(SIDE / longest) * longest
 
 
-def _data_uri(image: Image.Image) -> str:
+def _resized(image: Image.Image) -> Image.Image:
+    """The image of the size that overlays of it have."""
     scale = _drawn_side(max(image.size)) / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     method = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
+    return image.resize((width, height), method)
+
+
+def _data_uri(image: Image.Image) -> str:
     stream = io.BytesIO()
-    image.resize((width, height), method).save(stream, format="JPEG", quality=QUALITY)
+    image.save(stream, format="JPEG", quality=QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
