@@ -85,7 +85,7 @@ def _detect(served: "Client", images: list[str], overlays: Path | None, as_json:
     if not images:
         raise ConfigError("no images were named; give images, folders or patterns, or --health")
     check_images(images, "an image: the server has its model")
-    paths, failed = existing_sources(images), 0
+    paths, failed, unlabelled = existing_sources(images), 0, 0
     if overlays is not None:
         check_apart(paths, overlays)
         check_writable(overlays / "overlay.jpg")
@@ -103,23 +103,29 @@ def _detect(served: "Client", images: list[str], overlays: Path | None, as_json:
             else:
                 entry = {"file_name": str(path), "detections": found.detections.to_coco(number)}
                 if overlays is not None:
-                    _draw(found.detections, path, overlays / f"{number:06d}_{path.stem[:100]}.jpg")
+                    unlabelled += _draw(found.detections, path, overlays, f"{number:06d}_{path.stem[:100]}")
             if as_json:
                 print(json_text(entry, "a result"), flush=True)
             elif found.detections is not None:
                 print_line(f"{path}: {counted(len(found.detections), 'instance')}")
+    if unlabelled:
+        terminal.print(f"{counted(unlabelled, 'detection')} drawn without a label, for which there was no room")
     return failed == 0
 
 
-def _draw(detections: "InstanceDetections", path: "ImageFile", out: Path) -> None:
+def _draw(detections: "InstanceDetections", path: "ImageFile", folder: Path, stem: str) -> int:
+    """Write an overlay; returns how many of its detections have no label."""
     from condinst_deploy.imaging.decode import rgb_from
-    from condinst_deploy.imaging.encode import write_jpeg
+    from condinst_deploy.imaging.drawing import OVERLAY_SIDE
+    from condinst_deploy.imaging.encode import write_overlay
 
     image = rgb_from(path)
     if image.shape[:2] != detections.masks.size:
         height, width = detections.masks.size
         raise BackendError(f"the server says that {path} has {width}x{height} pixels; expected those of the file")
-    write_jpeg(out, detections.draw(image), quality=92)
+    made = detections.overlay(image, min_longest_side=OVERLAY_SIDE)
+    write_overlay(folder, stem, made.image)
+    return made.unlabelled
 
 
 main = command_app(client)

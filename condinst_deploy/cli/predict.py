@@ -113,7 +113,8 @@ def predict(
     instances/NAME.png and crops/NAME_K.png. An image that cannot be read is named, skipped and counted,
     and the exit status is 1 at the end. Files of an earlier run into the same folder stay where this one does not
     replace them, and are named; images.json lists the images of this run. If no image can be read, the earlier results
-    stay. Images where this run writes its own (FOLDER/overlays, instances, crops) are left out.
+    stay. Overlays of images below 640 pixels are enlarged by a whole factor to at least that, so that labels do not
+    hide them. Images where this run writes its own (FOLDER/overlays, instances, crops) are left out.
     """
     # imported here, so that --help does not wait for the backends
     from condinst_deploy.runtime.predict_files import PredictFilesOptions, predict_files
@@ -211,6 +212,7 @@ def _report(done: "PredictedFiles", number: float | None, as_json: bool) -> None
             "images": count,
             "detections": done.detections,
             "drawn": done.drawn,
+            "unlabelled": done.unlabelled,
             "score_threshold": number,
             "class_thresholds": [{"name": name, "score_threshold": value} for name, value in done.class_thresholds],
             "skipped": done.skipped,

@@ -12,7 +12,7 @@ from PIL import Image
 from condinst_deploy.contract.tensors import FloatArray
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.imaging.decode import rgb_from
-from condinst_deploy.imaging.drawing import overlay
+from condinst_deploy.imaging.drawing import Overlay, enlarged_side, overlay
 from condinst_deploy.masks import Masks, Selector
 from condinst_deploy.shown_text import shown
 from condinst_deploy.support.extras import install_command
@@ -122,19 +122,48 @@ class InstanceDetections:
             data={"class_name": np.array(self.names, dtype=np.str_)},
         )
 
-    def draw(self, image: Any, score_threshold: float = DRAWN_ABOVE, longest_side: int | None = None) -> Image.Image:
+    def draw(
+        self,
+        image: Any,
+        score_threshold: float = DRAWN_ABOVE,
+        longest_side: int | None = None,
+        min_longest_side: int | None = None,
+    ) -> Image.Image:
         """Overlay of masks, boxes, names and scores on the image they were found in.
+
+        Texts have a smallest height. Several labels cover at most a fifth of the overlay; those for which there is no
+        room are left out. An image of less than about 400 pixels shows more of them, and more of itself, enlarged.
 
         Args:
             image: whatever `Predictor` took: a path, an array, a PIL image or a tensor. It is read in the same way.
             score_threshold: draw detections that score above it; 0 draws all.
             longest_side: pixels that the longest side of the overlay has; None: the image's own size. Lines and
                 captions are drawn after the scaling.
+            min_longest_side: pixels that the longest side has at least, 1 to 32,750: a smaller image is enlarged by a
+                whole factor. Overlay files of the commands have 640. Not with `longest_side`.
 
         Raises:
-            ConfigError: the image has another size than the image that was predicted on, or an option is no number.
+            ConfigError: the image has another size than the image that was predicted on, an option is no number, or
+                both sides are given.
             ImageError: the image cannot be decoded, or is of no type that `Predictor` takes.
         """
+        return self.overlay(image, score_threshold, longest_side, min_longest_side).image
+
+    def overlay(
+        self,
+        image: Any,
+        score_threshold: float = DRAWN_ABOVE,
+        longest_side: int | None = None,
+        min_longest_side: int | None = None,
+    ) -> Overlay:
+        """What `draw` draws, with the numbers of detections that are drawn and of labels that are left out.
+
+        Arguments and errors are those of `draw`.
+        """
+        if longest_side is not None and min_longest_side is not None:
+            raise ConfigError(
+                f"longest_side is {longest_side} and min_longest_side is {min_longest_side}; expected one of them"
+            )
         above = checked_number("score_threshold", score_threshold, Limits())
         height, width = self.masks.size
         is_rgb = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape == (height, width, 3)
@@ -144,6 +173,8 @@ class InstanceDetections:
                 f"the image to draw on is {pixels.shape[1]}x{pixels.shape[0]}; expected {width}x{height}, the image"
                 " that was predicted on"
             )
+        if min_longest_side is not None:
+            longest_side = enlarged_side(max(height, width), min_longest_side)
         drawn = self[self.scores > above]
         captions = [f"{name} {score:.2f}".lstrip() for name, score in zip(drawn.names, drawn.scores, strict=True)]
         return overlay(pixels, drawn.boxes, captions, drawn.masks, drawn.labels.tolist(), longest_side)

@@ -20,7 +20,7 @@ from condinst_deploy.masks import BoolArray, Masks
 
 SIDE = 480
 """Longest side of a drawn image, in pixels: a report of three comparisons stays below 5 MB. Smaller images are
-enlarged, so that their pixels are seen."""
+enlarged by the whole factor that comes closest, so that their pixels are seen."""
 
 QUALITY = 82
 ONLY_REFERENCE, ONLY_OTHER = (230, 57, 70), (0, 150, 255)
@@ -66,7 +66,7 @@ def panel_from(difference: Difference, ground_truth: GroundTruth) -> Panel:
         f" {np.count_nonzero(left)} and {np.count_nonzero(right)} pixels on one side alone",
         reference=_data_uri(drawn[0]),
         other=_data_uri(drawn[1]),
-        difference=_data_uri(_tinted(image, left, right)),
+        difference=_data_uri(_resized(_tinted(image, left, right))),
     )
 
 
@@ -95,7 +95,7 @@ def _drawn(image: RGBArray, side: Instances, which: npt.NDArray[np.int64], groun
     ]
     masks = _masks(side, which, (image.shape[0], image.shape[1]))
     boxes = side.boxes[which].astype(np.float32)
-    return overlay(image, boxes, captions, masks, labels, _drawn_side(max(image.shape)))
+    return overlay(image, boxes, captions, masks, labels, _drawn_side(max(image.shape[:2]))).image
 
 
 def _masks(side: Instances, which: Sequence[int] | npt.NDArray[np.int64], size: tuple[int, int]) -> Masks:
@@ -142,14 +142,19 @@ def _grown(where: BoolArray, size: int) -> BoolArray:
 
 
 def _drawn_side(longest: int) -> int:
-    """Return how long the longest side is drawn; pixels of an enlarged image have one size."""
-    return SIDE if longest > SIDE else SIDE // longest * longest
+    """Return how long the longest side is drawn, more than two thirds of `SIDE`; enlarged pixels have one size."""
+    return SIDE if longest > SIDE else round(SIDE / longest) * longest
 
 
-def _data_uri(image: Image.Image) -> str:
+def _resized(image: Image.Image) -> Image.Image:
+    """The image of the size that overlays of it have."""
     scale = _drawn_side(max(image.size)) / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     method = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
+    return image.resize((width, height), method)
+
+
+def _data_uri(image: Image.Image) -> str:
     stream = io.BytesIO()
-    image.resize((width, height), method).save(stream, format="JPEG", quality=QUALITY)
+    image.save(stream, format="JPEG", quality=QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

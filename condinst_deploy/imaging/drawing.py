@@ -26,6 +26,13 @@ SMALLEST_TEXT, LARGEST_TEXT = 11, 48
 SHEET_SIDE = 288
 """Longest side of an image in a contact sheet, pixels."""
 
+OVERLAY_SIDE = 640
+"""Longest side that the image of an overlay file has at least, pixels: on smaller images the labels, whose texts have a
+smallest height, would hide what they name."""
+
+LARGEST_MINIMUM = LARGEST_JPEG // 2
+"""Largest `min_longest_side`, pixels: an enlarged image, which is less than twice as large, still fits into a JPEG."""
+
 
 class DrawingLimits(NamedTuple):
     """Limits of the memory that masks take while they are drawn; they do not change the result."""
@@ -37,6 +44,31 @@ class DrawingLimits(NamedTuple):
 LIMITS = DrawingLimits()
 
 
+class Overlay(NamedTuple):
+    """An image with instances drawn on it."""
+
+    image: Image.Image
+    drawn: int  # instances
+    unlabelled: int  # of them, those without a label, because there was no room for it
+
+
+def enlarged_side(longest: int, smallest: int) -> int | None:
+    """Return the longest side, in pixels, of an image that is enlarged to have at least the smallest one.
+
+    The factor is whole, so that all pixels of the image stay squares of one size: the result is smaller than twice the
+    smallest side. None for an image that is large enough.
+
+    Args:
+        longest: longest side of the image, pixels.
+        smallest: that the longest side is to have at least.
+
+    Raises:
+        ConfigError: the smallest side is not 1 to 32,750.
+    """
+    checked_number("min_longest_side", smallest, Limits(1, LARGEST_MINIMUM))
+    return None if longest >= smallest else ceil(smallest / longest) * longest
+
+
 def overlay(
     image: npt.NDArray[np.uint8],
     boxes: npt.NDArray[np.float32],
@@ -44,7 +76,7 @@ def overlay(
     masks: Masks,
     labels: Sequence[int] | None = None,
     longest_side: int | None = None,
-) -> Image.Image:
+) -> Overlay:
     """Draw instances on a copy of the image, the first one (the best) on top.
 
     The image and the masks are scaled first, then outlines, boxes and captions are drawn, so that lines and texts are
@@ -79,8 +111,8 @@ def overlay(
         Label(caption, (x1, y1, x2, y2), colour)
         for caption, (x1, y1, x2, y2), colour in zip(captions, boxes.tolist(), colours, strict=True)
     ]
-    draw_labels(drawn, texts, text_size)
-    return drawn
+    places = draw_labels(drawn, texts, text_size)
+    return Overlay(drawn, len(places), places.count(None))
 
 
 def contact_sheet(images: Sequence[Image.Image], columns: int = 4, side: int = SHEET_SIDE) -> Image.Image:

@@ -18,7 +18,7 @@ ELLIPSIS = "\u2026"
 LEAST_KEPT = 4
 """Fewest characters of a shortened caption that still say something."""
 
-MOST_COVERED = 1 / 3
+MOST_COVERED = 1 / 5
 """Share of the image that labels may cover if there are several: more of them would hide what they name."""
 
 MARGIN = 2  # pixels between a text and the border of its label
@@ -55,7 +55,7 @@ def draw_labels(image: Image.Image, labels: Sequence[Label], text_size: int) -> 
     """Write captions on an image, the first ones at the places that they like best.
 
     A label lies above its box, inside it or below it, else at the nearest free place, with a line to the box. A label
-    for which nothing is free, or with which several labels would cover more than a third of the image, is left out.
+    for which nothing is free, or with which several labels would cover more than a fifth of the image, is left out.
 
     Returns:
         Where each label lies; None if it is left out.

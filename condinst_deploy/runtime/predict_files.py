@@ -84,6 +84,7 @@ class PredictedFiles:
         drawn: number of detections on overlays.
         interrupted: whether a signal ended the run early; what was finished is written.
         class_thresholds: `(class name, score threshold)` in the model's order; empty if there was one for all classes.
+        unlabelled: number of detections on overlays whose label is left out, because there was no room for it.
     """
 
     folder: Path
@@ -93,6 +94,7 @@ class PredictedFiles:
     drawn: int
     interrupted: bool
     class_thresholds: tuple[tuple[str, float], ...] = ()
+    unlabelled: int = 0
 
 
 def predict_files(
@@ -147,6 +149,8 @@ def predict_files(
                     reports.on_note(f"of earlier runs, not of these results: {others}")
     if recorded.images and not recorded.drawn:
         _note_nothing_drawn(options, writer.count, reports)
+    if recorded.unlabelled:
+        _note_unlabelled(recorded, reports)
     return PredictedFiles(
         out.absolute(),
         recorded.images,
@@ -155,6 +159,7 @@ def predict_files(
         recorded.drawn,
         recorded.interrupted,
         class_thresholds,
+        recorded.unlabelled,
     )
 
 
@@ -223,3 +228,11 @@ def _note_nothing_drawn(options: PredictFilesOptions, detections: int, reports: 
         reports.on_note(
             f"none above {outputs.draw_threshold:g} drawn; --draw-threshold draws detections of lower scores"
         )
+
+
+def _note_unlabelled(recorded: Recorded, reports: PredictFilesReports) -> None:
+    """Say how many labels are left out."""
+    reports.on_note(
+        f"{recorded.unlabelled} of {counted(recorded.drawn, 'drawn detection')} without a label, for which there was no"
+        " room: labels cover at most a fifth of an image. A higher --draw-threshold draws fewer detections"
+    )

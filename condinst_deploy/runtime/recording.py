@@ -13,6 +13,7 @@ import numpy as np
 
 from condinst_deploy.contract import DRAWN_ABOVE, InstanceDetections
 from condinst_deploy.errors import CondInstError
+from condinst_deploy.imaging.drawing import OVERLAY_SIDE
 from condinst_deploy.imaging.encode import write_overlay, write_png
 from condinst_deploy.imaging.image_files import ImageFile
 from condinst_deploy.runtime.coco_results import ResultsWriter, image_ids
@@ -40,7 +41,8 @@ class FileOutputs:
     """Files that are written for each image, besides COCO results.
 
     Attributes:
-        overlays: write overlays/NAME.jpg, the image with its detections.
+        overlays: write overlays/NAME.jpg, the image with its detections. An image whose longest side is shorter than
+            640 pixels is enlarged by a whole factor to at least that, so that labels do not hide it.
         draw_threshold: draw detections with a higher score.
         formats: label files to write: labelme/NAME.json, yolo/NAME.txt. COCO results are always written.
         tolerance: distance in pixels that polygons in label files may lie beside the exact outline.
@@ -92,12 +94,14 @@ class Recorded:
         skipped: `file_name` and `error` of each image that could not be read.
         interrupted: whether a signal ended the run early; what was finished is written.
         drawn: number of detections on overlays.
+        unlabelled: number of them whose label is left out, because there was no room for it.
     """
 
     images: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
     interrupted: bool = False
     drawn: int = 0
+    unlabelled: int = 0
 
 
 OnImage = Callable[[CondInstError | None], None]
@@ -120,6 +124,7 @@ class _ImageFiles:
     results: list[dict[str, Any]]
     overlay: Path | None
     drawn: int
+    unlabelled: int
     paths: list[Path]  # of all files that were written
 
 
@@ -192,6 +197,7 @@ class _Recorder:
                 entry["overlay"] = files.overlay.relative_to(self._destination.folder).as_posix()
             self._done.images.append(entry)
             self._done.drawn += files.drawn
+            self._done.unlabelled += files.unlabelled
             for path in files.paths:
                 self._destination.on_file(path)
             self._pending.popleft()
@@ -211,17 +217,18 @@ def _written(image: _Image, prediction: Prediction, destination: Destination) ->
     folder, outputs = destination.folder, destination.outputs
     if destination.label_thresholds is not None:
         found = found[found.scores > np.array(destination.label_thresholds, dtype=np.float32)[found.labels]]
-    overlay, drawn = None, 0
+    overlay, drawn, unlabelled = None, 0, 0
     paths = list(_saved_labels(image, found, destination))
     if outputs.overlays:
-        overlay = write_overlay(folder / OVERLAYS, image.stem, found.draw(prediction.image, outputs.draw_threshold))
-        drawn = int((found.scores > outputs.draw_threshold).sum())
+        made = found.overlay(prediction.image, outputs.draw_threshold, min_longest_side=OVERLAY_SIDE)
+        overlay = write_overlay(folder / OVERLAYS, image.stem, made.image)
+        drawn, unlabelled = made.drawn, made.unlabelled
         paths.append(overlay)
     if outputs.crops:
         for number, crop in cut_outs(found, prediction.image):
             paths.append(folder / CROPS / f"{image.stem}_{number:03d}.png")
             write_png(paths[-1], crop)
-    return _ImageFiles(found.to_coco(image.image_id), overlay, drawn, paths)
+    return _ImageFiles(found.to_coco(image.image_id), overlay, drawn, unlabelled, paths)
 
 
 def _saved_labels(image: _Image, found: InstanceDetections, destination: Destination) -> Iterator[Path]:

@@ -134,7 +134,7 @@ def draw_examples(data: CocoDataset, recipe: Recipe, path: Path) -> None:
             labels = targets.labels.tolist()
             names = [data.class_names[label] for label in labels]
             masks = Masks.from_dense(targets.masks[:, :height, :width].numpy())
-            shown.append(overlay(pixels, targets.boxes.numpy(), names, masks, labels, SHEET_SIDE))
+            shown.append(overlay(pixels, targets.boxes.numpy(), names, masks, labels, SHEET_SIDE).image)
         if len(shown) >= EXAMPLES:
             break
     write_sheet(shown[:EXAMPLES], path)

@@ -74,6 +74,23 @@ def test_an_overlay_is_scaled_before_anything_is_written_on_it() -> None:
         detections(1).draw(image(), longest_side=0)
 
 
+def test_a_small_image_is_enlarged_by_a_whole_factor_on_demand() -> None:
+    found = detections(3)
+    assert found.draw(image(), min_longest_side=640).size == (8 * WIDTH, 8 * HEIGHT)
+    same = found.draw(image(), longest_side=8 * WIDTH)
+    assert np.array_equal(np.asarray(found.draw(image(), min_longest_side=640)), np.asarray(same))
+    assert np.array_equal(np.asarray(found.draw(image(), min_longest_side=WIDTH)), np.asarray(found.draw(image())))
+
+
+def test_an_overlay_says_what_is_drawn_and_how_many_labels_are_left_out() -> None:
+    found = detections(4)
+    image_alone, drawn, unlabelled = found.overlay(image())
+    assert np.array_equal(np.asarray(image_alone), np.asarray(found.draw(image())))
+    assert (drawn, unlabelled) == (3, 2)  # one label takes 18 % of the image; the fourth detection scores 0.1
+    assert found.overlay(image(), min_longest_side=640)[1:] == (3, 0)
+    assert found.overlay(image(), score_threshold=1)[1:] == (0, 0)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -83,6 +100,9 @@ def test_an_overlay_is_scaled_before_anything_is_written_on_it() -> None:
         ({"score_threshold": float("nan")}, "score_threshold is nan"),
         ({"longest_side": "100"}, "longest_side is '100'; expected a number from 1 to 65500"),
         ({"longest_side": 10**9}, "longest_side is 1000000000"),
+        ({"min_longest_side": 0}, "min_longest_side is 0; expected a number from 1 to 32750"),
+        ({"min_longest_side": "640"}, "min_longest_side is '640'; expected a number"),
+        ({"longest_side": 90, "min_longest_side": 640}, "longest_side is 90 and min_longest_side is 640; expected one"),
     ],
 )
 def test_options_that_are_no_numbers_are_refused(options: dict[str, Any], message: str) -> None:

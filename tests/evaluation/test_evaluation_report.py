@@ -280,6 +280,23 @@ def test_large_images_are_shrunk_and_others_than_annotated_are_refused(tmp_path:
     assert sum(len(uri) for uri in (panel.reference, panel.other, panel.difference)) < 3 * 60_000
 
 
+@pytest.mark.parametrize(
+    ("size", "drawn"),
+    [((96, 96), 480), ((256, 160), 512), ((160, 319), 638), ((330, 200), 330), ((480, 3), 480), ((481, 3), 480)],
+)
+def test_small_images_are_enlarged_by_the_closest_whole_factor(
+    tmp_path: Path, size: tuple[int, int], drawn: int
+) -> None:
+    evaluation = evaluated(tmp_path, small_coco.results(), moved())
+    Image.new("RGB", size, "grey").save(tmp_path / "small.png")
+    ground_truth = replace(evaluation.ground_truth, paths=(tmp_path / "small.png",) * 3)
+    ground_truth.coco.imgs[285] |= {"width": size[0], "height": size[1]}
+    panel = panel_from(replace(evaluation.differences[0][0], reference=(), other=()), ground_truth)
+    shapes = {image_of(uri).shape for uri in (panel.reference, panel.other, panel.difference)}
+    assert len(shapes) == 1
+    assert max(shapes.pop()) == drawn
+
+
 def test_counts_of_plots() -> None:
     assert error_rows(np.array([0, 0, 0.01, 0.02, 5]), (0.01, 1)) == [
         ("0", 2),

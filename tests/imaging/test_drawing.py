@@ -20,7 +20,7 @@ def drawn(labels: list[int], ground: int = 0, longest_side: int | None = None) -
     dense[0, 22:31, 2:11] = dense[1, 42:51, 40:49] = True
     boxes = np.array([(0, 20, 15, 35), (37, 40, 52, 55)], dtype=np.float32)
     image = np.full((SIDE, SIDE, 3), ground, dtype=np.uint8)
-    return np.asarray(overlay(image, boxes, ["", ""], Masks.from_dense(dense), labels, longest_side))
+    return np.asarray(overlay(image, boxes, ["", ""], Masks.from_dense(dense), labels, longest_side).image)
 
 
 def blended(label: int) -> list[int]:
@@ -59,7 +59,7 @@ def test_a_thin_mask_survives_shrinking() -> None:
     dense = np.zeros((1, 400, 400), dtype=np.bool_)
     dense[0, 201, 20:380] = True
     box, image = np.zeros((1, 4), np.float32), np.zeros((400, 400, 3), np.uint8)
-    small = np.asarray(overlay(image, box, [""], Masks.from_dense(dense), longest_side=40))
+    small = np.asarray(overlay(image, box, [""], Masks.from_dense(dense), longest_side=40).image)
     assert (small[20, 4:36].max(axis=1) > 100).all()
 
 
@@ -69,7 +69,9 @@ def test_masks_at_the_border_and_empty_ones_are_drawn() -> None:
     dense[1, 19, 29] = True
     boxes, image = np.array([[0, 0, 30, 20]] * 3, np.float32), np.zeros((20, 30, 3), np.uint8)
     for side in (None, 7, 91):
-        assert np.asarray(overlay(image, boxes, ["a", "b", "c"], Masks.from_dense(dense), longest_side=side)).any()
+        assert np.asarray(
+            overlay(image, boxes, ["a", "b", "c"], Masks.from_dense(dense), longest_side=side).image
+        ).any()
 
 
 def test_lists_of_different_lengths_are_refused() -> None:

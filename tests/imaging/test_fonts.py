@@ -46,7 +46,7 @@ def write_font(path: Path, character: str) -> None:
 def drawn(name: str) -> bytes:
     masks = Masks.from_dense(np.zeros((1, 80, 240), bool))
     box = np.array([[5, 40, 90, 70]], np.float32)
-    return overlay(np.zeros((80, 240, 3), np.uint8), box, [name], masks).tobytes()
+    return overlay(np.zeros((80, 240, 3), np.uint8), box, [name], masks).image.tobytes()
 
 
 @pytest.mark.parametrize(

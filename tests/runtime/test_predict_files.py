@@ -96,6 +96,22 @@ def test_the_threshold_that_nothing_is_above_is_named(images: Path, slim_checkpo
         assert notes == [said]
 
 
+def test_labels_for_which_there_is_no_room_are_counted_in_one_line(
+    images: Path, slim_checkpoint: Path, tmp_path: Path
+) -> None:
+    notes: list[str] = []
+    options = PredictFilesOptions(
+        tmp_path / "out", PredictorOptions(device="cpu", score_threshold=0), outputs=FileOutputs(draw_threshold=0)
+    )
+    done = predict_files(slim_checkpoint, images, options, noted(notes))
+    assert done.drawn == done.detections > 100
+    assert 0 < done.unlabelled < done.drawn
+    assert notes == [
+        f"{done.unlabelled} of {done.drawn} drawn detections without a label, for which there was no room: labels cover"
+        " at most a fifth of an image. A higher --draw-threshold draws fewer detections"
+    ]
+
+
 def test_a_run_that_finishes_no_image_leaves_the_results_of_an_earlier_one(
     images: Path, slim_checkpoint: Path, tmp_path: Path
 ) -> None:

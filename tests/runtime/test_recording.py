@@ -86,6 +86,19 @@ def test_results_are_written_in_order_and_overlays_beside_them(paths: list[Path]
     assert sorted(path.stem for path in (tmp_path / "overlays").iterdir()) == sorted(paths[i].stem for i in places)
 
 
+def test_labels_that_are_left_out_are_counted(tmp_path: Path) -> None:
+    class Crowd(MadeUp):
+        def stream(self, paths: list[Path]) -> Iterator[Prediction]:
+            for prediction in super().stream(paths):
+                yield Prediction(prediction.name, prediction.image, detections(150))
+
+    outcome = recorded(Crowd(), [Path("a.jpg"), Path("b.jpg")], tmp_path)
+    assert outcome.drawn == 300
+    alone = detections(150).overlay(np.zeros((SIDE, SIDE, 3), dtype=np.uint8), min_longest_side=640)
+    assert outcome.unlabelled == 2 * alone.unlabelled
+    assert 0 < alone.unlabelled < 150
+
+
 def test_an_interruption_keeps_every_image_that_was_finished(paths: list[Path], tmp_path: Path) -> None:
     predictor = MadeUp(7, KeyboardInterrupt())
     outcome = recorded(predictor, paths, tmp_path)

@@ -25,14 +25,18 @@ def run(*arguments: object) -> Result:
 
 
 def one_instance(*_: Any) -> Answer:
-    dense = np.zeros((1, 24, 32), dtype=bool)
-    dense[0, 4:20, 8:28] = True
+    return instances(1)
+
+
+def instances(count: int, size: tuple[int, int] = (24, 32)) -> Answer:
+    dense = np.zeros((count, *size), dtype=bool)
+    dense[:, 4:20, 8:28] = True
     return encoded_answer(
         {
-            BOXES: np.array([[[8, 4, 28, 20]]], dtype=np.float32),
-            SCORES: np.array([[0.75]], dtype=np.float32),
-            LABELS: np.array([[1]], dtype=np.int32),
-            IMAGE_SIZE: np.array([[24, 32]], dtype=np.int32),
+            BOXES: np.array([[[8, 4, 28, 20]] * count], dtype=np.float32),
+            SCORES: np.array([[0.75] * count], dtype=np.float32),
+            LABELS: np.array([[1] * count], dtype=np.int32),
+            IMAGE_SIZE: np.array([size], dtype=np.int32),
             RLE_COUNTS: [rle["counts"] for rle in Masks.from_dense(dense).rle()],
         }
     )
@@ -77,7 +81,26 @@ def test_overlays_are_drawn_on_the_images(images: Path, tmp_path: Path) -> None:
     drawn = sorted((tmp_path / "found").iterdir())
     assert [path.name for path in drawn] == ["000001_0.jpg", "000002_1.jpg"]
     with Image.open(drawn[0]) as overlay:
-        assert overlay.size == (32, 24)
+        assert overlay.size == (640, 480)  # enlarged, so that the label does not hide the image
+
+
+def test_a_crowds_labels_that_are_left_out_are_counted(images: Path, tmp_path: Path) -> None:
+    with fake_server(lambda *_: instances(100), MANIFEST) as server:
+        result = run(server.url, images, "--overlays", tmp_path / "found")
+    assert result.exit_code == 0
+    (line,) = [line for line in result.stderr.splitlines() if "without a label" in line]
+    number, _, rest = line.partition(" ")
+    assert rest == "detections drawn without a label, for which there was no room"
+    assert 0 < int(number) < 200
+
+
+def test_an_overlay_too_wide_for_jpeg_is_a_png(tmp_path: Path) -> None:
+    Image.new("RGB", (66_000, 3)).save(tmp_path / "wide.png")
+    with fake_server(lambda *_: instances(1, (3, 66_000)), MANIFEST) as server:
+        result = run(server.url, tmp_path / "wide.png", "--overlays", tmp_path / "found")
+    assert result.exit_code == 0, result.stderr
+    with Image.open(tmp_path / "found" / "000001_wide.png") as overlay:
+        assert overlay.size == (66_000, 3)
 
 
 def test_an_overlay_needs_the_size_that_the_file_has(images: Path, tmp_path: Path) -> None:
