@@ -3,11 +3,15 @@
 A command calls `listen` before it imports anything large. From then on both signals raise `Stopped`, a
 `KeyboardInterrupt`, in the main thread. Python raises it only between two of its own instructions. A second thread
 hears the signals while the main thread is inside a library, and stops the networks that run (`cancellable`).
+
+Python drops an exception in a callback of a weak reference or in `__del__`, and inside its import system an exception
+can leave a lock held for which other threads wait for ever. In both cases the signal takes effect a moment later.
 """
 
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +26,12 @@ PREEMPTION = signal.SIGUSR1
 
 PATIENCE = 10.0
 """Seconds that a network has to stop after a signal while the main thread waits for it inside a library."""
+
+AGAIN = 0.05
+"""Seconds after which a signal that had no effect yet is tried again."""
+
+MOST_TRIES = 100
+"""Times that a signal inside the import system is tried again, before it takes effect there."""
 
 ONE_SIGNAL = 0.2
 """Seconds in which several signals count as one: `timeout` signals a process, and then its group."""
@@ -54,6 +64,8 @@ class _State:
         self.numbers: tuple[signal.Signals, ...] = STOPPING  # signals that ask this process to stop
         self.received: int | None = None  # the first signal
         self.raised = False  # whether the main thread knows
+        self.again = False  # whether the handler ran and the main thread still does not know
+        self.tries = 0
         self.running: dict[int, Callable[[], None]] = {}  # thread that runs a network -> what stops it
         self.at_end: Callable[[int], None] = lambda number: None
 
@@ -76,6 +88,7 @@ def listen(at_end: Callable[[int], None]) -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:  # shells let background jobs ignore Ctrl-C
             signal.signal(number, _raise)
     signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
+    _catch_dropped()
     os.register_at_fork(after_in_child=lambda: _forget(pythons))
     threading.Thread(target=_hear, args=(ours, pythons), name="condinst-signals", daemon=True).start()
 
@@ -93,6 +106,7 @@ def listen_for_preemption() -> None:
 def stop_listening() -> None:
     """Let a signal end the process silently: its work is done, and only the interpreter's end is left."""
     if _state.listening:
+        _state.again = False
         signal.set_wakeup_fd(-1)
         for number in _state.numbers:
             if signal.getsignal(number) is _raise:
@@ -146,8 +160,8 @@ def whole_steps() -> Iterator[Interruption]:
     finally:
         for kept, handler in before.items():
             signal.signal(kept, handler)
-    for arrived, frame in came:
-        before[arrived](arrived, frame)
+    for arrived, frame in came:  # where the signal came does not matter any more
+        before[arrived](arrived, None if before[arrived] is _raise else frame)
 
 
 @contextmanager
@@ -174,24 +188,53 @@ def cancel(thread: int | None) -> None:
         stop()
 
 
-def _raise(number: int, _frame: FrameType | None) -> None:
+def _raise(number: int, frame: FrameType | None) -> None:
     _state.received = _state.received or number
-    if not _state.raised:  # a second one, for what the first one began is under way
-        _state.raised = True
-        raise Stopped(number)
+    if _state.raised:  # a second one, for what the first one began is under way
+        return
+    if _imports(frame) and _state.tries < MOST_TRIES:
+        _state.again, _state.tries = True, _state.tries + 1
+        return
+    _state.raised = True
+    raise Stopped(number)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Return whether the main thread is in the code of Python's import system itself, not in a module's."""
+    return frame is not None and frame.f_code.co_filename.startswith("<frozen importlib.")
+
+
+def _catch_dropped() -> None:
+    """Try again a `Stopped` that Python drops because it was raised where nobody can catch it."""
+    others = sys.unraisablehook
+
+    def hook(dropped: "sys.UnraisableHookArgs") -> None:
+        if isinstance(dropped.exc_value, Stopped):
+            _state.raised, _state.again = False, True
+        else:
+            others(dropped)
+
+    sys.unraisablehook = hook
 
 
 def _hear(ours: socket.socket, _pythons: socket.socket) -> None:
     """The thread that hears signals; it holds both sockets, so that they stay open."""
-    first = 0.0
+    first, sent, main = 0.0, 0, threading.main_thread().ident
+    assert main is not None  # it runs
     while True:
-        ours.settimeout(PATIENCE if first else None)
+        ours.settimeout(AGAIN if first else None)
         try:
             numbers = [number for number in ours.recv(64) if number in _state.numbers]
         except TimeoutError:
-            if _state.running and not _state.raised:
-                _end(_state.received or signal.SIGTERM)
+            number = _state.received or signal.SIGTERM
+            if _state.running and not _state.raised and time.monotonic() - first > PATIENCE:
+                _end(number)
+            if _state.again:
+                _state.again, sent = False, sent + 1
+                signal.pthread_kill(main, number)  # a true one, which ends a wait; it is heard here, too
             continue
+        own = min(sent, len(numbers))
+        numbers, sent = numbers[own:], sent - own
         if first and numbers and time.monotonic() - first > ONE_SIGNAL:
             _end(_state.received or numbers[0])
         if numbers and not first:
@@ -218,7 +261,7 @@ def _forget(pythons: socket.socket) -> None:
             if signal.getsignal(number) is _raise:
                 signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     pythons.close()
-    _state.listening, _state.received, _state.raised = False, None, False
+    _state.listening, _state.received, _state.raised, _state.again = False, None, False, False
     _state.running.clear()
 
 

@@ -114,6 +114,19 @@ BODIES = {
         "import atexit, time\natexit.register(time.sleep, 100)\ndef main(): print('ready', flush=True); time.sleep(100)"
     ),
     "imports": "print('ready', flush=True)\nimport time\ntime.sleep(100)",
+    "drops it in a callback": (
+        "import time, weakref\nfrom condinst_deploy.support.signals import received\nclass Thing: pass\n"
+        "def wait(_):\n    print('ready', flush=True)\n    while received() is None: pass\n    time.sleep(1)\n"
+        "def main():\n    thing = Thing()\n    kept = weakref.ref(thing, wait)\n    del thing\n    time.sleep(100)"
+    ),
+    "is in the import system": (
+        # where an exception between two lines leaves the lock held that all threads need to import
+        "import importlib._bootstrap, threading\ndef main():\n    try:\n        print('ready', flush=True)\n"
+        "        while True: importlib._bootstrap._get_module_lock('nothing')\n    finally:\n"
+        "        other = threading.Thread(target=__import__, args=('colorsys',), daemon=True)\n"
+        "        other.start()\n        other.join(30)\n"
+        "        print('held' if other.is_alive() else 'free', flush=True)"
+    ),
     "forks": (
         "import os, time\ndef main():\n    there, here = os.pipe()\n    child = os.fork()\n"
         "    if child == 0:\n        os.write(here, b'x')\n        time.sleep(100)\n"
@@ -153,6 +166,8 @@ def started(body: str, folder: Path) -> subprocess.Popen[str]:
         "makes an import fail",
         "makes a library missing",
         "ends slowly",
+        "drops it in a callback",
+        "is in the import system",
     ],
 )
 def test_a_signal_is_one_line_and_its_status(body: str, number: signal.Signals, tmp_path: Path) -> None:
@@ -161,7 +176,7 @@ def test_a_signal_is_one_line_and_its_status(body: str, number: signal.Signals, 
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert err == ("interrupted; nothing was left half-written\n" if "library missing" in body else "interrupted\n")
-    assert out == ("whole\n" if body == "has a step" else "")
+    assert out == {"has a step": "whole\n", "is in the import system": "free\n"}.get(body, "")
 
 
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
