@@ -67,10 +67,10 @@ def analyse(
         *wrong_boxes,
     ]
     warnings = [
-        *odd,
         shared,
         *_duplicates(data, objects, headers, contents),
         *_left_out_oddly(data),
+        *odd,
         *odd_boxes,
         *([] if validation is None else [_nothing_to_evaluate(validation)]),
         *_classes_oddly(data, classes),
