@@ -67,11 +67,12 @@ def analyse(
         *wrong_boxes,
     ]
     warnings = [
-        *odd,
         shared,
         *_duplicates(data, objects, headers, contents),
         *_left_out_oddly(data),
+        *odd,
         *odd_boxes,
+        *([] if validation is None else [_nothing_to_evaluate(validation)]),
         *_classes_oddly(data, classes),
     ]
     return DataReport(
@@ -83,6 +84,13 @@ def analyse(
         warnings=_present(warnings),
         notes=_present(_notes(data)),
     )
+
+
+def _nothing_to_evaluate(validation: CocoDataset) -> Finding:
+    """A validation set of crowds, or of nothing: average precision needs objects."""
+    count = len(validation.records.objects.ids) + sum(each.reason != "crowd" for each in validation.left_out)
+    advice = "no AP can be measured, and no best model is kept: name a set with objects"
+    return Finding.of("validation set", "without an object", advice, [] if count else [validation.annotations.name])
 
 
 def _object_findings(

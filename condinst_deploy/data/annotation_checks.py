@@ -1,6 +1,8 @@
 """Checks of single annotations in COCO's format: boxes, polygons, RLEs, and objects to train on."""
 
 import sys
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -9,7 +11,7 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from condinst_deploy.data.annotation_arrays import Instance, Polygons, Segmentation
-from condinst_deploy.data.annotation_blocks import FARTHEST, FARTHEST_BOX, Known, most_length
+from condinst_deploy.data.annotation_blocks import FARTHEST, FARTHEST_BOX, NUMBERS, Known, most_length
 from condinst_deploy.errors import DataError
 from condinst_deploy.masks import RLE
 from condinst_deploy.masks.rle import run_lengths_from_counts
@@ -18,6 +20,9 @@ from condinst_deploy.shown_text import shown_value
 Scalar = TypeVar("Scalar", int, str)
 
 _KINDS: dict[type, str] = {int: "a whole number", str: "text"}
+
+LISTED = 5
+"""Ids that an error lists."""
 
 Reason = Literal[
     "crowd", "marked ignore", "without area", "below one pixel", "with a negative width or height",
@@ -46,7 +51,8 @@ def object_of(annotation: dict[str, Any], known: Known, where: str) -> Instance 
         )
     if category_id not in known.labels:
         raise DataError(
-            f"{where} has category_id {shown_value(category_id)}, which no category has; expected the id of a category"
+            f"{where} has category_id {shown_value(category_id)}, which no category has; expected the id of a"
+            f" category: {_first(known.labels)}"
         )
     rows, columns = known.sizes[known.rows[image_id]].tolist()
     size = (rows, columns)
@@ -66,6 +72,11 @@ def object_of(annotation: dict[str, Any], known: Known, where: str) -> Instance 
         return LeftOut(annotation["id"], reason)
     segmentation = checked_segmentation(parts, size, where)
     return Instance(box, known.labels[category_id], segmentation, annotation["id"], annotation.get("area"))
+
+
+def _first(ids: Iterable[int]) -> str:
+    listed = [shown_value(each) for each in islice(ids, LISTED + 1)]
+    return ", ".join(listed[:LISTED]) + (", ..." if len(listed) > LISTED else "") or "there is none"
 
 
 def _unlearnable_box(box: tuple[float, float, float, float], size: tuple[int, int]) -> Reason | None:
@@ -103,7 +114,7 @@ def checked_bbox(bbox: Any, where: str) -> list[float]:
         DataError: it is not four finite numbers; `where` says whose it is.
     """
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(is_place(value) for value in bbox):
-        raise DataError(f"{where} has bbox {shown_value(bbox)}; expected four finite numbers x, y, width, height")
+        raise DataError(f"{where} has {_found('bbox', bbox)}; expected four finite numbers x, y, width, height")
     return bbox
 
 
@@ -120,6 +131,11 @@ def check_annotated_size(
             f"{name} is {size[1]}x{size[0]}, but image {image_id} of {annotations} is annotated as"
             f" {annotated[1]}x{annotated[0]}; expected the data set's own images"
         )
+
+
+def _found(name: str, value: Any) -> str:
+    """What an annotation has under a name; None is nothing."""
+    return f"no {name}" if value is None else f"{name} {shown_value(value)}"
 
 
 def is_place(value: Any) -> bool:
@@ -150,24 +166,24 @@ def checked_segmentation(value: Any, size: tuple[int, int], where: str) -> Segme
         return polygons
     if isinstance(value, dict):
         return _rle(value, size, where)
-    raise DataError(f"{where} has segmentation {shown_value(value)}; expected polygons or an RLE")
+    raise DataError(f"{where} has {_found('segmentation', value)}; expected polygons or an RLE")
 
 
 def is_degenerate(part: Any) -> bool:
     """Return whether a polygon is a point or a line: two or four numbers. mmdetection drops it, too."""
-    return isinstance(part, list) and len(part) < 6 and len(part) % 2 == 0
+    return isinstance(part, list) and len(part) < 6 and len(part) % 2 == 0 and are_numbers(part)
 
 
-def has_flags(part: list[Any]) -> bool:
-    """Return whether true or false is among numbers; arrays take them as 1 and 0."""
-    return bool in set(map(type, part))
+def are_numbers(part: list[Any]) -> bool:
+    """Return whether all elements are numbers; an array takes true, false, text and pairs for numbers, too."""
+    return NUMBERS.issuperset(map(type, part))
 
 
 def not_numbers(part: Any, where: str) -> DataError:
     """The error of a polygon with an element that is no number; `where` says whose it is."""
-    return DataError(
-        f"{where} has a polygon that is not a list of numbers: {shown_value(part)}; expected numbers alone"
-    )
+    pairs = isinstance(part, list) and all(isinstance(each, list) and len(each) == 2 for each in part)
+    expected = "one list of all coordinates, [x0, y0, x1, y1, ...], instead of pairs" if pairs else "numbers alone"
+    return DataError(f"{where} has a polygon that is not a list of numbers: {shown_value(part)}; expected {expected}")
 
 
 def merged_rle(segmentation: Segmentation, size: tuple[int, int]) -> RLE:
@@ -181,11 +197,11 @@ def merged_rle(segmentation: Segmentation, size: tuple[int, int]) -> RLE:
 def _polygon(part: Any, size: tuple[int, int], where: str) -> npt.NDArray[np.float64]:
     if not isinstance(part, list):
         raise DataError(f"{where} has {shown_value(part)} where a polygon is expected: [[x0, y0, x1, y1, ...], ...]")
+    if not are_numbers(part):
+        raise not_numbers(part, where)
     if len(part) < 6 or len(part) % 2:
         raise DataError(f"{where} has a polygon of {len(part)} numbers; expected an even count of at least 6")
     try:
-        if has_flags(part):
-            raise TypeError
         polygon = np.array(part, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as e:
         raise not_numbers(part, where) from e
@@ -250,7 +266,8 @@ def field_of(entry: dict[str, Any], name: str, kind: type[Scalar], where: str) -
     """
     value = entry.get(name)
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise DataError(f"{where} has {name!r} {shown_value(value)}; expected {_KINDS[kind]}")
+        found = f"{name!r} {shown_value(value)}" if name in entry else f"no {name!r}"
+        raise DataError(f"{where} has {found}; expected {_KINDS[kind]}")
     if isinstance(value, str) and not value.isascii() and not _is_utf8(value):
         raise DataError(f"{where} has {name!r} {shown_value(value)}; expected text that UTF-8 can encode")
     return value

@@ -1,6 +1,7 @@
 """Data sets in COCO's format, read with checks. Training targets are chosen as in mmdetection's CocoDataset."""
 
 import os
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
@@ -132,7 +133,8 @@ class CocoDataset:
         self.records = Records(listed, objects, chosen[:limit])
         if not len(self.records):
             small = int((listed.sizes.min(axis=1) < min_size).sum())
-            what = f"to train on{self._why_nothing(len(entries), small, min_size)}" if training else "to look at"
+            nothing = self._why_nothing(len(entries), small, min_size)
+            what = f"to train on{nothing}" if training else "to look at: its list 'images' is empty"
             raise DataError(f"{annotations} has no images {what}")
         self.image_ids: tuple[int, ...] = tuple(listed.ids[self.records.rows].tolist())
         self.paths = Paths(self.records)
@@ -323,7 +325,25 @@ def _searched(folder: Path, name: str) -> str:
     except OSError:
         return place
     example = f"has {shown(present[0], 200)}" + (", ..." if len(present) > 1 else "") if present else "is empty"
-    return f"{place}; this folder {example}: file_name is relative to the folder of the images"
+    relative = f"{place}; this folder {example}: file_name is relative to the folder of the images"
+    return relative + _other_spelling(folder, name, present)
+
+
+def _other_spelling(folder: Path, name: str, present: list[str]) -> str:
+    """Which file of the folder a missing image may be; "" if none is like it."""
+    last = name.replace("\\", "/").rpartition("/")[2]
+    if last and _is_file(folder / last):
+        return f"; it has {shown(last, 200)}: write file_name without what stands before it"
+    alike = [each for each in present if _plain(each) == _plain(last)]
+    if not alike:
+        return ""
+    same_case = unicodedata.normalize("NFC", alike[0]) == unicodedata.normalize("NFC", last)
+    how = "whose accents are encoded in another Unicode form" if same_case else "with other upper and lower case"
+    return f"; it has {shown(alike[0], 200)}, the same name {how}"
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _is_file(path: Path) -> bool:

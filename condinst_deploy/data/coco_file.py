@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from condinst_deploy.contract.artifacts import check_json
-from condinst_deploy.data.annotation_checks import has_flags, not_numbers
+from condinst_deploy.data.annotation_checks import are_numbers, not_numbers
 from condinst_deploy.errors import DataError
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.input_files import read_file
@@ -100,11 +100,11 @@ def coco_content(path: Path) -> dict[str, Any]:
 
 
 def _check_numbers(annotations: list[dict[str, Any]], path: Path) -> None:
-    """Check that polygons have no true and false: the checks of many annotations at once would take them as 1 and 0."""
+    """Check that polygons have numbers alone: checks of many annotations at once take true and false for 1 and 0."""
     for annotation in annotations:
         parts = annotation.get("segmentation")
         for part in parts if isinstance(parts, list) else ():
-            if isinstance(part, list) and has_flags(part):
+            if isinstance(part, list) and not are_numbers(part):
                 raise not_numbers(part, f"{path}: annotation {shown_value(annotation.get('id'))}")
 
 

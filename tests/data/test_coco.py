@@ -218,6 +218,36 @@ def test_a_set_with_nothing_to_train_on_says_what_it_has(tmp_path: Path) -> None
         CocoDataset(small, tmp_path, training=True, min_size=500)
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("train/7.png", r"; it has 7\.png: write file_name without what stands before it"),
+        ("C:\\data\\7.png", r"; it has 7\.png: write file_name without"),
+        ("/home/else/7.png", r"; it has 7\.png: write file_name without"),
+        ("7.PNG", r"; it has 7\.png, the same name with other upper and lower case"),
+        (
+            "a/B\u00fcro.png",
+            r"; it has Bu\u0308ro\.png, the same name whose accents are encoded in another Unicode form",
+        ),
+        ("8.png", "relative to the folder of the images"),
+    ],
+)
+def test_a_missing_image_that_is_there_under_another_spelling_is_named(name: str, hint: str, tmp_path: Path) -> None:
+    path = tmp_path / "set.json"
+    path.write_text(json.dumps(content([annotation()], [image() | {"file_name": name}])))
+    (tmp_path / "images").mkdir()
+    for own in ("7.png", "Bu\u0308ro.png"):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / own)
+    with pytest.raises(DataError, match=hint) as raised:
+        CocoDataset(path, tmp_path / "images", training=True)
+    assert ("it has" in str(raised.value)) == (name != "8.png")
+
+
+def test_an_empty_validation_set_says_what_is_empty(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no images to look at: its list 'images' is empty"):
+        CocoDataset(written(tmp_path, content([], [])), tmp_path, training=False)
+
+
 def test_an_empty_folder_of_images_is_said(tmp_path: Path) -> None:
     path = written(tmp_path, content([annotation()]))
     (tmp_path / "empty").mkdir()
@@ -239,7 +269,7 @@ BROKEN_RLE = compressed(random_mask())
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"segmentation": ...}, "segmentation None"),
+        ({"segmentation": ...}, "has no segmentation; expected polygons"),
         ({"segmentation": []}, r"segmentation \[\]"),
         ({"segmentation": TWO_PARTS[0]}, "4.5 where a polygon"),
         ({"segmentation": [[1, 1, 9]]}, "polygon of 3 numbers"),
@@ -247,7 +277,10 @@ BROKEN_RLE = compressed(random_mask())
         ({"segmentation": [TWO_PARTS[0], [1, 1, 9, 1, 9, 9, 3]]}, "polygon of 7 numbers"),
         ({"segmentation": [[1, 1, 9, 1, 9, "x"]]}, "not a list of numbers"),
         ({"segmentation": [[1, 1, 9, 1, 9, [2]]]}, "not a list of numbers"),
-        ({"segmentation": [[1, 1, 9, 1, 9, None]]}, "not finite"),
+        ({"segmentation": [[1, 1, 9, 1, 9, None]]}, "not a list of numbers"),
+        ({"segmentation": [["1", "1", "9", "1", "9", "9"]]}, r"not a list of numbers: \['1', .*expected numbers alone"),
+        ({"segmentation": [[[1, 1], [9, 1], [9, 9], [1, 9]]]}, r"\[x0, y0, x1, y1, \.\.\.\], instead of pairs"),
+        ({"segmentation": [[[2 * i, i * i] for i in range(6)]]}, r"\[x0, y0, x1, y1, \.\.\.\], instead of pairs"),
         ({"segmentation": [[1, 1, 9, 1, 9, float("nan")]]}, "not finite"),
         ({"segmentation": [[1, 1, 9, 1, 9, 1e9]]}, "far outside"),
         ({"segmentation": [[1, 1, 9, 1, 9, 10**400]]}, "not a list of numbers"),
@@ -264,14 +297,14 @@ BROKEN_RLE = compressed(random_mask())
         ({"segmentation": {**BROKEN_RLE, "counts": ""}}, "damaged RLE"),
         ({"segmentation": "polygon"}, "segmentation 'polygon'"),
         ({"image_id": 8}, "image_id 8, which no image has"),
-        ({"image_id": ...}, "'image_id' None"),
-        ({"category_id": 4}, "category_id 4, which no category has"),
+        ({"image_id": ...}, "has no 'image_id'; expected a whole"),
+        ({"category_id": 4}, "category_id 4, which no category has; expected the id of a category: [0-9]"),
         ({"category_id": "3"}, "'category_id' '3'"),
         ({"category_id": 3.5}, "'category_id' 3.5"),
         ({"image_id": True}, "'image_id' True"),
         ({"image_id": 2.0**60}, "'image_id' 1.15"),
         ({"image_id": float("nan")}, "'image_id' nan"),
-        ({"bbox": ...}, "bbox None"),
+        ({"bbox": ...}, "has no bbox; expected four"),
         ({"bbox": [1, 2, 3]}, r"bbox \[1, 2, 3\]"),
         ({"bbox": [1, 2, 3, float("nan")]}, "four finite numbers"),
         ({"bbox": [1, 2, 3, float("inf")]}, "four finite numbers"),
@@ -298,12 +331,12 @@ def test_a_malformed_annotation_is_named(changes: dict[str, Any], message: str, 
         ({**content([]), "images": [7]}, r"has images\[0\] 7; expected an object"),
         ({**content([]), "images": [{"id": "seven"}]}, "image number 1 has 'id' 'seven'; expected a whole number"),
         ({**content([]), "images": [{**image(), "width": 0}]}, "image 7 has height 48 and width 0"),
-        ({**content([]), "images": [{"id": 7, "height": 1, "width": 1}]}, "image 7 has 'file_name' None"),
+        ({**content([]), "images": [{"id": 7, "height": 1, "width": 1}]}, "image 7 has no 'file_name'"),
         ({**content([]), "images": [{**image(), "file_name": ""}]}, "image 7 has 'file_name' ''; expected the name"),
         ({**content([]), "images": [image(), image()]}, "image ids are not unique: 7"),
-        ({**content([]), "categories": [{"id": 3}]}, "category 3 has 'name' None; expected text"),
+        ({**content([]), "categories": [{"id": 3}]}, "category 3 has no 'name'; expected text"),
         (content([annotation(5), annotation(5)]), "annotation ids are not unique: 5"),
-        (content([annotation(id=...)]), "annotation number 1 has 'id' None"),
+        (content([annotation(id=...)]), "annotation number 1 has no 'id'"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -86,6 +86,23 @@ def test_images_of_the_validation_set_are_checked_alike(tmp_path: Path) -> None:
         report.check()
 
 
+def test_a_validation_set_without_objects_is_a_warning(tmp_path: Path) -> None:
+    """A run would go to its end without an average precision."""
+    train, val = written(tmp_path / "train", ["1.jpg"]), written(tmp_path / "val", ["1.jpg"])
+    content = json.loads(val[0].read_text())
+    (crowd,) = (each | {"iscrowd": 1} for each in content["annotations"])
+    (small,) = (each | {"area": 0} for each in content["annotations"])  # it counts, as in pycocotools
+    found = []
+    for annotations in ([], [crowd], [small], content["annotations"]):
+        val[0].write_text(json.dumps(content | {"annotations": annotations}))
+        found.append([str(warning) for warning in report_of(train, val).warnings])
+    warning = (
+        "1 validation set without an object (set.json);"
+        " no AP can be measured, and no best model is kept: name a set with objects"
+    )
+    assert found == [[warning], [warning], [], []]
+
+
 def test_twenty_files_are_named_and_all_are_counted(tmp_path: Path) -> None:
     val = tmp_path / "val"
     val.mkdir()
