@@ -116,7 +116,7 @@ def overhead(folder: Path, images: int) -> dict[str, Any]:
     seconds = seconds_of(timer)
     whole, network = seconds.pop("all"), seconds[LABELS[observer.NETWORK]]
     return {
-        "pictures": images,
+        "images": images,
         "detections": [side.detections for side in evaluation.sides],
         "network_input": "800x1067 padded to 800x1088",
         "seconds": seconds,

@@ -130,7 +130,7 @@ def main() -> None:
                 row |= average_precisions(found, arguments.annotations)
         rows.append(row)
         print(json.dumps(row), flush=True)
-    about = {"model": arguments.onnx.name, "pictures": len(images), "min_box_iou": MIN_BOX_IOU, "rows": rows}
+    about = {"model": arguments.onnx.name, "images": len(images), "min_box_iou": MIN_BOX_IOU, "rows": rows}
     checked = {precision: asdict(each) for precision, each in ranges.items()}
     write_results(arguments.out, [], about | {"ranges": checked}, ("onnx", "onnxruntime-gpu", "numpy"))
 

@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2])
     arguments = parser.parse_args()
-    results: dict[str, Any] = {"seed": 0, "pictures": arguments.images, "original": SIZE}
+    results: dict[str, Any] = {"seed": 0, "images": arguments.images, "original": SIZE}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = arguments.model or exported(folder)
@@ -125,7 +125,7 @@ def measured(
     return {
         name: {
             "seconds": [round(value, 3) for value in wall[name]],
-            "pictures_per_second": round(len(paths) / median(wall[name]), 3),
+            "images_per_second": round(len(paths) / median(wall[name]), 3),
             "share_of_the_networks_throughput": round(ratio(wall[NETWORK], wall[name]), 3),
             "the_same_from_cpu_time": round(ratio(cpu[NETWORK], cpu[name]), 3),
             "found": found[name],
@@ -145,7 +145,7 @@ def show(batch: int, rows: dict[str, Any]) -> None:
     print(f"\nbatch {batch:<18}{'images/s':>12}{'of network':>12}{'by CPU':>8}   (target: folder {TARGET})")
     for name, row in rows.items():
         shares = row["share_of_the_networks_throughput"], row["the_same_from_cpu_time"]
-        print(f"{name:24}{row['pictures_per_second']:12.2f}{shares[0]:12.2f}{shares[1]:8.2f}")
+        print(f"{name:24}{row['images_per_second']:12.2f}{shares[0]:12.2f}{shares[1]:8.2f}")
 
 
 if __name__ == "__main__":

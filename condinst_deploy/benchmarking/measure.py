@@ -32,7 +32,7 @@ class StageMetrics:
     batch: int
     calls: int
     detections: float  # found in an image, on average
-    pictures_per_second: float  # one call after the other
+    images_per_second: float  # one call after the other
     stages: dict[str, Distribution]  # of a whole batch; end to end among them
 
 
@@ -43,7 +43,7 @@ class ServingMetrics:
     batch: int
     concurrency: int
     calls: int
-    pictures_per_second: float
+    images_per_second: float
     latency: Distribution  # of a call
 
 
@@ -77,8 +77,8 @@ class Benchmark:
     ratios: tuple[Ratios, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; scripts know the images under the key `pictures`."""
-        return {"pictures" if key == "images" else key: value for key, value in asdict(self).items()}
+        """Plain JSON values."""
+        return asdict(self)
 
 
 @dataclass
@@ -214,7 +214,7 @@ def _stage_metrics(batch: int, calls: Calls) -> StageMetrics:
         batch=batch,
         calls=len(calls),
         detections=round(sum(call["detections"] for call in calls) / (batch * len(calls)), 2),
-        pictures_per_second=round(batch * len(calls) / sum(whole), 3),
+        images_per_second=round(batch * len(calls) / sum(whole), 3),
         stages=stages | {END_TO_END: Distribution.of(whole)},
     )
 

@@ -61,9 +61,9 @@ def _draw_throughput(axes: "Axes", benchmark: Benchmark) -> None:
     for name, metrics in _named(benchmark):
         for batch in benchmark.settings.batches:
             own = [at for at in metrics.serving if at.batch == batch]
-            rates = [at.pictures_per_second for at in own]
+            rates = [at.images_per_second for at in own]
             axes.plot([at.concurrency for at in own], rates, marker="o", label=f"{name}, batch {batch}")
-    highest = max(at.pictures_per_second for metrics in benchmark.models for at in metrics.serving)
+    highest = max(at.images_per_second for metrics in benchmark.models for at in metrics.serving)
     axes.set(title="throughput", xlabel="threads that share one predictor", ylabel="images/s", ylim=(0, 1.1 * highest))
     axes.set_xticks(sorted(set(benchmark.settings.concurrency)))
     axes.legend()

@@ -36,7 +36,7 @@ def serving_rows(metrics: ModelMetrics) -> Iterator[Row]:
     """Batch, concurrency, images a second, median, p95, p99 of a call in ms."""
     for at in metrics.serving:
         times = map(milliseconds, (at.latency.median_ms, at.latency.p95_ms, at.latency.p99_ms))
-        yield (str(at.batch), str(at.concurrency), f"{at.pictures_per_second:.4g}", *times)
+        yield (str(at.batch), str(at.concurrency), f"{at.images_per_second:.4g}", *times)
 
 
 def ratio_rows(benchmark: Benchmark) -> Iterator[Row]:

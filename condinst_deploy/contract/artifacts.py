@@ -11,6 +11,7 @@ from condinst_deploy.contract.file_contents import (
     ONNX_WORDS,
     ZIP_WORDS,
     content_words,
+    unsafe_pickle_words,
 )
 from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ArtifactError, CheckpointError, CondInstError, ConfigError, MissingFileError
@@ -236,6 +237,11 @@ def check_checkpoint(path: Path) -> None:
             start = stream.read(place + len(mark))
     except OSError as e:
         raise CheckpointError(f"{path} cannot be read ({e.strerror or e}); expected {_NAMES[CHECKPOINT]}") from e
+    if words := unsafe_pickle_words(start):
+        raise CheckpointError(
+            f"{path} is {words}; expected a file that torch.save wrote without pickle_protocol: load it where you trust"
+            " it, and save the state_dict again with torch.save"
+        )
     if not start.startswith(CHECKPOINT_STARTS) and start[place:] != mark:
         what = f"it begins with {shown_value(start[:20])}" if start else "it is empty"
         raise CheckpointError(

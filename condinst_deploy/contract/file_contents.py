@@ -29,6 +29,20 @@ _ZIP = b"PK\x03\x04"
 _PICKLES = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
 """Starts of what PyTorch wrote before 1.6."""
 
+_MAGIC = 0x1950A86A20F9469CFC6C
+"""Number that PyTorch before 1.6 wrote first."""
+
+_BINARY_MAGIC, _TEXT_MAGIC = _MAGIC.to_bytes(10, "little"), f"L{_MAGIC}L".encode()
+"""As protocols from 2 on write it, behind at most 13 bytes, and as 0 and 1 do, which write text."""
+
+_MAGIC_WITHIN = 32
+
+_TEXT_PICKLES = (b"(dp0\n", b"}q\0", b"ccollections\nOrderedDict\n")
+"""Starts of dictionaries in the pickle protocols 0 and 1, which have no mark of their own."""
+
+_LAST_SAFE = 3
+"""Last pickle protocol that PyTorch reads safely in its old format."""
+
 _ONNX_VERSION, _NEWEST_ONNX = 0x08, 50
 """Tag of the field `ir_version`, the first one that writers of ONNX write, and a bound of its values."""
 
@@ -44,6 +58,22 @@ def content_words(path: Path) -> str | None:
     """
     with path.open("rb") as stream:
         return words_of(stream.read(START))
+
+
+def unsafe_pickle_words(start: bytes) -> str | None:
+    """What a pickle is that PyTorch cannot read safely, in the words of messages; None for other files.
+
+    Args:
+        start: the first bytes. Fewer than 32 after the mark of a pickle are a truncated file, which its reader names.
+    """
+    if start.startswith(_TEXT_MAGIC):
+        return "a checkpoint that torch.save wrote with pickle_protocol=0 or 1"
+    is_binary = start.startswith(_PICKLES) and len(start) >= _MAGIC_WITHIN
+    if is_binary and _BINARY_MAGIC in start[:_MAGIC_WITHIN]:
+        return None if start[1] <= _LAST_SAFE else f"a checkpoint that torch.save wrote with pickle_protocol={start[1]}"
+    if is_binary or start.startswith(_TEXT_PICKLES):
+        return "a pickle that torch.save did not write"
+    return None
 
 
 def words_of(start: bytes) -> str | None:

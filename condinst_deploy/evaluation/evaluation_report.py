@@ -79,7 +79,7 @@ def figures_json(evaluation: Evaluation, verdict: Verdict, per_class: bool) -> d
     ground_truth = evaluation.ground_truth
     return {
         "annotations": str(ground_truth.annotations),
-        "pictures": len(ground_truth),
+        "images": len(ground_truth),
         **({"ignored_classes": list(ground_truth.ignored)} if ground_truth.ignored else {}),
         "unit": "AP points, 0..100",
         "versions": evaluation.versions,
@@ -177,7 +177,7 @@ def _side_json(side: Side, evaluation: Evaluation, per_class: bool) -> dict[str,
         "note": side.note,
         "results": str(side.results.absolute()),
         "detections": side.detections,
-        "pictures_from_journal": side.reused,
+        "images_from_journal": side.reused,
         "settings": _without_manifest(side.settings),
         "thresholds": points_json(side.points, evaluation.ground_truth),
     }
@@ -207,7 +207,7 @@ def _comparison_json(side: Side, comparison: Comparison, evaluation: Evaluation)
         "reference": evaluation.sides[0].name,
         "agreement": agreement_metrics(comparison.whole),
         "by_size": {size: agreement_metrics(comparison.by_size[size]) for size in SIZES},
-        "worst_pictures": [
+        "worst_images": [
             {"image_id": image.image_id, "difference": image.difference, **agreement_metrics(image.whole)}
             for image in comparison.worst
         ],

@@ -20,7 +20,7 @@ from condinst_deploy.evaluation.comparison import Comparison, compare
 from condinst_deploy.evaluation.ground_truth import GroundTruth
 from condinst_deploy.evaluation.journal import Journal
 from condinst_deploy.evaluation.operating_points import OperatingPoints, operating_points
-from condinst_deploy.evaluation.provenance import images_with_states, metric_versions, run_settings
+from condinst_deploy.evaluation.provenance import images_with_states, metric_versions, run_settings, with_images
 from condinst_deploy.evaluation.results_reader import by_image, kinds_of, read_results
 from condinst_deploy.evaluation.sources import EvaluationOptions, Source, check_outputs, results_path, unique_names
 from condinst_deploy.runtime.coco_results import coco_results
@@ -28,7 +28,7 @@ from condinst_deploy.runtime.observer import observed
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.runtime.preprocessing.types import InputOptions
 from condinst_deploy.shown_text import counted
-from condinst_deploy.support.digests import sha256_of, sha256_of_text
+from condinst_deploy.support.digests import sha256_of
 
 JOURNALS = "journals"
 
@@ -162,7 +162,7 @@ def detect(predictor: Predictor, source: Path, name: str, run: Run) -> tuple[lis
                 with observed(options.observer, JOURNAL, (prediction.name,)):
                     journal.add(image_id, entries)
                 run.on_progress(name, journal.finished, len(images))
-        return list(journal.entries()), settings | {"pictures": sha256_of_text(repr(states))}, reused
+        return list(journal.entries()), with_images(settings, states), reused
 
 
 def _check_other_sources(sources: Sequence[Source], run: Run) -> None:

@@ -42,6 +42,11 @@ def images_with_states(ground_truth: GroundTruth) -> tuple[tuple[int, str], ...]
     return tuple(zip(ground_truth.image_ids, digests, strict=True))
 
 
+def with_images(settings: dict[str, Any], states: tuple[tuple[int, str], ...]) -> dict[str, Any]:
+    """All that a model's results depend on: settings of the run, and a digest of the images' ids and states."""
+    return settings | {"images": sha256_of_text(repr(states))}
+
+
 def metric_versions(fast: bool) -> dict[str, str | None]:
     """Versions of what turns results into metrics."""
     return versions(("condinst-deploy", "faster-coco-eval" if fast else "pycocotools", "numpy"))

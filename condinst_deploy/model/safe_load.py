@@ -51,6 +51,7 @@ def load_checkpoint_file(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, damaged, not a checkpoint, or holds objects that would
             have to be run to be read.
+        ConfigError: it is a folder.
     """
     check_checkpoint(path)
     _check_size(path)

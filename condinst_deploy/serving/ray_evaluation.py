@@ -11,7 +11,7 @@ from condinst_deploy.contract.artifacts import precision_for
 from condinst_deploy.errors import DataError, ImageError
 from condinst_deploy.evaluation.coco_metrics import Entry
 from condinst_deploy.evaluation.evaluator import Run
-from condinst_deploy.evaluation.provenance import images_with_states, run_settings
+from condinst_deploy.evaluation.provenance import images_with_states, run_settings, with_images
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.serving.batch.batch_driver import Plan, planned
 from condinst_deploy.serving.batch.batch_options import BatchOptions, DetectionOptions
@@ -75,7 +75,7 @@ class RayDetector:
             progress = _Progress(plan, folder, name, run)
             run_on_ray(plan, self.options, progress, progress.images_under_way)
             entries = _entries(folder, run, category_ids)
-        return entries, settings | {"pictures": sha256_of_text(repr(states))}, plan.finished_images
+        return entries, with_images(settings, states), plan.finished_images
 
 
 def _written_list(folder: Path, paths: Sequence[Path]) -> Path:

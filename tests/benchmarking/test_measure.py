@@ -130,13 +130,13 @@ def test_metrics_of_one_model_by_batch_and_concurrency(log: list[Asked]) -> None
     (metrics,) = result.models
     first, second = metrics.stages
     # networks of 1, 2, 1, 2 seconds beside 1 second of the rest
-    assert (first.calls, first.detections, first.pictures_per_second) == (4, 7, 0.4)
+    assert (first.calls, first.detections, first.images_per_second) == (4, 7, 0.4)
     assert first.stages["network"] == Distribution(1500, 2000, 2000)
     assert first.stages["end to end"] == Distribution(2500, 3000, 3000)
     assert list(first.stages) == ["pre", "network", "post", "end to end"]
-    assert (second.batch, second.pictures_per_second) == (2, 0.5)
+    assert (second.batch, second.images_per_second) == (2, 0.5)
     # as many calls for each of three threads: six instead of four
-    assert [(at.batch, at.concurrency, at.calls, at.pictures_per_second) for at in metrics.serving] == [
+    assert [(at.batch, at.concurrency, at.calls, at.images_per_second) for at in metrics.serving] == [
         (1, 1, 4, 1),
         (1, 3, 6, 3),
         (2, 1, 4, 2),

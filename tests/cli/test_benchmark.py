@@ -47,7 +47,7 @@ def test_two_models_on_given_images_as_json_and_as_a_plot(
     done = benchmark("pictures", "--model", slim_onnx, "--against", slim_checkpoint, *QUICK, *settings, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
-    assert result["pictures"]["paths"] == [f"pictures/{i}.png" for i in (0, 1, 2, "broken")]
+    assert result["images"]["paths"] == [f"pictures/{i}.png" for i in (0, 1, 2, "broken")]
     assert next(said for said in result["remarks"] if "broken" in said).startswith("left out: pictures/broken.png")
     assert [(m["model"], m["loaded"]["backend"]) for m in result["models"]] == [
         (str(slim_onnx), "onnxruntime"),
@@ -63,7 +63,7 @@ def test_two_models_on_given_images_as_json_and_as_a_plot(
             assert at["detections"] > 0
             assert all(0 < t["median_ms"] <= t["p95_ms"] <= t["p99_ms"] for t in at["stages"].values())
         assert [(at["batch"], at["concurrency"]) for at in model["serving"]] == [(1, 1), (1, 2), (2, 1), (2, 2)]
-        assert all(at["pictures_per_second"] > 0 for at in model["serving"])
+        assert all(at["images_per_second"] > 0 for at in model["serving"])
         assert model["memory"]["before_loading_mb"] < model["memory"]["peak_mb"]
         assert (model["loaded"]["machine"]["cores"], model["loaded"]["machine"]["threads"]) == (1, 1)
     # both find the same, so both did the same work

@@ -83,7 +83,7 @@ def test_a_precision_is_for_the_checkpoints_among_the_models(
 def test_json_alone_is_on_standard_output(data: tuple[Path, Path], slim_checkpoint: Path) -> None:
     done = run(data, "--model", slim_checkpoint, "--json", "--limit", "2", "--out", "new/folder")
     assert json.loads(done.stdout) == metrics(Path("new/folder"))
-    assert json.loads(done.stdout)["pictures"] == 2
+    assert json.loads(done.stdout)["images"] == 2
     assert json.loads(done.stdout)["comparisons"] == []
 
 
@@ -150,7 +150,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_numbers(
     assert Path("parts/slim.pth.results.json").read_bytes() == Path("whole/slim.pth.results.json").read_bytes()
     assert Path("parts/report.html").read_text().replace(reported, "") == Path("whole/report.html").read_text()
     a, b = metrics(Path("whole")), metrics(Path("parts"))
-    assert (a["sides"][0].pop("pictures_from_journal"), b["sides"][0].pop("pictures_from_journal")) == (0, kept)
+    assert (a["sides"][0].pop("images_from_journal"), b["sides"][0].pop("images_from_journal")) == (0, kept)
     assert b["sides"][0].pop("note") == a["sides"][0].pop("note") + reported
     a["sides"][0].pop("results")
     b["sides"][0].pop("results")
@@ -187,11 +187,11 @@ def test_what_was_run_by_other_code_is_run_again(
     monkeypatch.setattr("condinst_deploy.evaluation.provenance.code_digest", lambda package: "changed")
     run(data, "--model", slim_checkpoint)
     assert stop.images == 2 * COUNT
-    assert metrics()["sides"][0]["pictures_from_journal"] == 0
+    assert metrics()["sides"][0]["images_from_journal"] == 0
     run(data, "--model", slim_checkpoint)
     assert stop.images == 2 * COUNT
     side = metrics()["sides"][0]
-    assert (side["pictures_from_journal"], side["note"]) == (
+    assert (side["images_from_journal"], side["note"]) == (
         COUNT,
         "torch on cpu, float32; 7 of 7 images from the journal",
     )

@@ -281,7 +281,6 @@ def run_here(*arguments: str | Path, status: int = 2) -> str:
         (("--candidates-per-level", "0"), "candidates_per_level is 0"),
         (("--class-names", "two.txt"), "2 class names given; the model has 3 classes"),
         (("--class-names", "latin.txt"), "latin.txt cannot be read as a list of class names"),
-        (("--class-names", "none.txt"), "no list of class names at none.txt; expected a text file with"),
         (("--class-names", "."), ". is a folder; expected a text file with one class name a line"),
         (("--class-names", "a.json"), "a.json is a JSON file by its name; expected a text file with one class name"),
         (("--out", "."), "expected a name ending in .onnx"),

@@ -1,7 +1,11 @@
 """Kinds of model files, and messages for missing ones."""
 
+import pickle
+from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -26,6 +30,7 @@ from condinst_deploy.doctor.probes import probe
 from condinst_deploy.errors import ArtifactError, CheckpointError, CondInstError, ConfigError
 from condinst_deploy.evaluation.sources import Source, check_sources
 from condinst_deploy.evaluation.threshold_file import load_thresholds
+from condinst_deploy.model.safe_load import load_checkpoint_file
 from condinst_deploy.runtime.predictor import BACKENDS, load_backend
 from condinst_deploy.training.train_options import TrainOptions
 from condinst_engines.inspection import inspect_file
@@ -186,6 +191,30 @@ def test_a_file_that_does_not_begin_as_a_checkpoint_is_refused_before_pytorch_re
         checked_output(path, None)
     with pytest.raises(CheckpointError, match="cannot be read as a PyTorch checkpoint"):
         TrainOptions(weights=path)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("kind", [dict, OrderedDict])
+def test_a_pickle_that_is_not_torch_saves_is_named_with_what_to_do(
+    kind: type[dict[str, Any]], protocol: int, tmp_path: Path
+) -> None:
+    for values in ({"a": torch.zeros(2)}, {"a": np.zeros(2)}, {"model": {"a": np.zeros(2)}}):
+        (tmp_path / "m.pth").write_bytes(pickle.dumps(kind(values), protocol=protocol))
+        with pytest.raises(CheckpointError, match=r"a pickle that torch\.save did not write; .* with torch\.save$"):
+            check_checkpoint(tmp_path / "m.pth")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "words"), [(0, "0 or 1"), (1, "0 or 1"), (2, None), (3, None), (4, "4"), (5, "5")]
+)
+def test_the_pickle_protocol_of_the_old_format_is_named(protocol: int, words: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "m.pth"
+    torch.save({"a": torch.zeros(2)}, path, pickle_protocol=protocol, _use_new_zipfile_serialization=False)
+    if words is None:
+        assert list(load_checkpoint_file(path)) == ["a"]
+        return
+    with pytest.raises(CheckpointError, match=f"wrote with pickle_protocol={words}; .* again with torch.save"):
+        check_checkpoint(path)
 
 
 @pytest.mark.parametrize("start", [b"PK\x03\x04", b"\x80\x02", b"\0" * 257 + b"ustar"])

@@ -237,9 +237,9 @@ def test_the_json_file_is_plain_and_in_points(tmp_path: Path) -> None:
         "mask": pytest.approx(50),
     }
     comparison = reported["comparisons"][0]
-    assert [image["image_id"] for image in comparison["worst_pictures"]] == [285, 139]
-    assert comparison["worst_pictures"][0]["difference"] == 0.6
-    assert comparison["worst_pictures"][1]["difference"] == pytest.approx(0.7 * (1 - 40 / 50))
+    assert [image["image_id"] for image in comparison["worst_images"]] == [285, 139]
+    assert comparison["worst_images"][0]["difference"] == 0.6
+    assert comparison["worst_images"][1]["difference"] == pytest.approx(0.7 * (1 - 40 / 50))
     assert comparison["by_size"]["medium"]["matched"] == 1
     nothing = evaluated(tmp_path / "nothing", [], [])
     json.dumps(figures_json(nothing, Verdict(), per_class=True), allow_nan=False)

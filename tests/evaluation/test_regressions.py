@@ -127,4 +127,4 @@ def test_a_broken_model_fails_the_gate_and_the_agreement(
         assert agreement["matched_share"] == 1
         assert agreement["box_error_px"]["max"] < 0.01
         assert not any(figure.startswith("box") for figure in failed)
-    assert metrics["comparisons"][0]["worst_pictures"][0]["difference"] > 0.3
+    assert metrics["comparisons"][0]["worst_images"][0]["difference"] > 0.3

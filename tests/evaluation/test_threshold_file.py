@@ -46,6 +46,16 @@ def test_the_side_of_the_same_file_is_taken(tmp_path: Path) -> None:
         found.per_label(manifest("dog", "owl"))
 
 
+def test_metrics_of_before_that_say_pictures_are_read(tmp_path: Path) -> None:
+    mine = side("a", 0.3, sha256_of_bytes(MODEL)) | {"pictures_from_journal": 2}
+    mine["settings"]["pictures"] = "ab" * 32
+    path, model = written(tmp_path, mine)
+    compared = [{"name": "b", "worst_pictures": [{"image_id": 1}]}]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pictures": 2, "comparisons": compared}))
+    found = load_thresholds(path, model)
+    assert (found.exact, found.overall) == (True, 0.3)
+
+
 def test_the_only_side_is_taken_and_known_to_be_another(tmp_path: Path) -> None:
     found = load_thresholds(*written(tmp_path, side("a", 0.3)))
     assert (found.source, found.exact) == ("a", False)

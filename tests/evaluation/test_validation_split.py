@@ -28,7 +28,7 @@ def test_onnx_runtime_has_pytorchs_precision_on_the_validation_split(tmp_path: P
     done = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert done.exit_code == 0, done.output
     metrics = json.loads((tmp_path / "out" / "figures.json").read_text())
-    assert metrics["pictures"] == VAL_COUNT
+    assert metrics["images"] == VAL_COUNT
     agreement = metrics["comparisons"][0]["agreement"]
     assert agreement["matched_share"] >= 0.999
     assert agreement["mask_iou"]["median"] >= 0.9999

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from condinst_deploy.errors import MissingFileError
 from condinst_export.export_options import class_names_from
 
 
@@ -21,3 +22,8 @@ def test_a_name_is_a_line(content: bytes, names: tuple[str, ...], tmp_path: Path
     path = tmp_path / "names.txt"
     path.write_bytes(content)
     assert class_names_from(path) == names
+
+
+def test_a_list_that_does_not_exist_is_missing_and_not_wrong_usage(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match=r"no list of class names at .*none\.txt; expected a text file with one"):
+        class_names_from(tmp_path / "none.txt")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from condinst_deploy.errors import CheckpointError
+from condinst_deploy.errors import CheckpointError, ConfigError
 from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.model.safe_load import Inert, load_checkpoint_file
 from tests.support.checkpoints import saved
@@ -75,7 +75,7 @@ DAMAGED = {
 def test_a_file_that_is_no_checkpoint_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="truncated or of another format") as caught:
+    with pytest.raises(CheckpointError, match=r"truncated or of another format|by its content; expected a") as caught:
         load_model(path)
     assert str(path) in str(caught.value)
 
@@ -107,13 +107,17 @@ def test_a_damaged_file_of_the_old_format_is_refused(content: bytes, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
-    [("nothing.pth", "no checkpoint at"), ("folder", "it is a folder"), ("file/nothing.pth", "no checkpoint at")],
+    ("name", "error", "message"),
+    [
+        ("nothing.pth", CheckpointError, "no checkpoint at"),
+        ("folder", ConfigError, "folder is a folder; expected a checkpoint"),
+        ("file/nothing.pth", CheckpointError, "no checkpoint at"),
+    ],
 )
-def test_a_path_without_a_file_is_refused(name: str, message: str, tmp_path: Path) -> None:
+def test_a_path_without_a_file_is_refused(name: str, error: type[Exception], message: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(error, match=message):
         load_model(tmp_path / name)
 
 

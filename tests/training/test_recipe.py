@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from condinst_deploy.errors import ConfigError
+from condinst_deploy.errors import ConfigError, MissingFileError
 from condinst_deploy.model.condinst import CondInst
 from condinst_deploy.model.config import CondInstConfig
 from condinst_deploy.model.family_settings import ADELAIDET_PREPROCESSING, ADELAIDET_SELECTION
@@ -266,6 +266,13 @@ def test_a_wrong_setting_is_named_with_its_file(text: str, message: str, tmp_pat
 def test_an_unknown_name_lists_what_there_is() -> None:
     with pytest.raises(ConfigError, match=r"adelaidet_r50_1x, .*condinst_r50_1x, shapes_slim"):
         load_recipe("nothing")
+
+
+def test_a_file_that_does_not_exist_is_missing_and_not_wrong_usage(tmp_path: Path) -> None:
+    with pytest.raises(
+        MissingFileError, match=r"no recipe at .*none\.toml; expected .*: adelaidet_r101_1x, .*shapes_slim"
+    ):
+        load_recipe(str(tmp_path / "none.toml"))
 
 
 def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
