@@ -18,6 +18,9 @@ from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.input_files import read_file
 from condinst_deploy.support.json_text import json_value
 
+OPTIONAL = ("iscrowd", "area", "ignore")
+"""Fields for which null means what no field means."""
+
 WHOLE = ("id", "image_id", "category_id", "height", "width")
 """Fields of COCO's format that are whole numbers."""
 
@@ -155,11 +158,14 @@ def typed_or_plain(text: bytes, kind: Any) -> tuple[Any, bool]:
 
 
 def make_whole(entries: Iterable[dict[str, Any]]) -> None:
-    """Turn ids and sizes that are written as `1.0` into whole numbers, in place.
+    """Turn ids and sizes that are written as `1.0` into whole numbers, and take out `null` for nothing, in place.
 
     Above 2**53 a float can mean several whole numbers; it is left unchanged and refused later.
     """
     for entry in entries:
+        for name in OPTIONAL:
+            if name in entry and entry[name] is None:
+                del entry[name]
         for name in WHOLE:
             value = entry.get(name)
             if type(value) is float and value.is_integer() and abs(value) <= LARGEST_EXACT:

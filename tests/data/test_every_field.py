@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from condinst_deploy.data.coco import CocoDataset
 from condinst_deploy.errors import DataError
+from condinst_deploy.evaluation.coco_metrics import load_coco
 from condinst_deploy.evaluation.ground_truth import load_ground_truth
 from condinst_deploy.evaluation.results_reader import read_results
 from condinst_deploy.evaluation.threshold_file import load_thresholds
+from tests.support import small_coco
 
 RUNS: dict[str, Any] = {"size": [48, 64], "counts": [0, 10, 48 * 64 - 10]}
 BOX: dict[str, Any] = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [7, 5, 23, 15], "area": 345, "iscrowd": 0}
@@ -115,3 +118,20 @@ def test_a_wrong_value_of_any_field_is_one_line(kind: str, place: Place, tmp_pat
 def test_the_files_without_a_wrong_value_are_taken(kind: str, tmp_path: Path) -> None:
     (tmp_path / "f.json").write_text(json.dumps(FILES[kind]))
     reader(kind, tmp_path)(tmp_path / "f.json")
+
+
+@pytest.mark.parametrize("name", ["iscrowd", "area", "ignore"])
+def test_null_means_what_no_field_means(name: str, tmp_path: Path) -> None:
+    """For training, and for pycocotools, which reads the objects themselves."""
+    found = []
+    for variant in ("null", "none"):
+        content = small_coco.content()
+        for entry in content["annotations"]:
+            entry.pop(name, None)
+            if variant == "null":
+                entry[name] = None
+        annotations, images = small_coco.written(tmp_path / variant, content)
+        data = CocoDataset(annotations, images, training=True)
+        objects = load_coco(annotations).anns
+        found.append((data.records.objects.ids.tolist(), [each.reason for each in data.left_out], objects))
+    assert found[0] == found[1]
