@@ -243,24 +243,9 @@ def test_a_missing_image_that_is_there_under_another_spelling_is_named(name: str
     assert ("it has" in str(raised.value)) == (name != "8.png")
 
 
-def test_a_folder_with_the_name_of_an_image_is_no_other_spelling_of_it(tmp_path: Path) -> None:
-    path = tmp_path / "set.json"
-    path.write_text(json.dumps(content([annotation()], [image()])))
-    (tmp_path / "images" / image()["file_name"]).mkdir(parents=True)
-    with pytest.raises(DataError, match=rf"; {image()['file_name']} in it is not a file$"):
-        CocoDataset(path, tmp_path / "images", training=True)
-
-
 def test_an_empty_validation_set_says_what_is_empty(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no images to look at: its list 'images' is empty"):
         CocoDataset(written(tmp_path, content([], [])), tmp_path, training=False)
-
-
-def test_an_empty_folder_of_images_is_said(tmp_path: Path) -> None:
-    path = written(tmp_path, content([annotation()]))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"this folder is empty: file_name is relative"):
-        CocoDataset(path, tmp_path / "empty", training=True)
 
 
 def test_the_camera_s_orientation_is_applied(tmp_path: Path) -> None:
