@@ -110,10 +110,19 @@ def model_kind(path: Path, kinds: Sequence[str] = (CHECKPOINT, ONNX, ENGINE)) ->
         what, expected = kind_words(path), f"expected a model, a file ending in {endings}{near}"
         if what == UNKNOWN and not os.path.lexists(path):
             raise ArtifactError(f"no file at {path}; {expected}")
-        if what == UNKNOWN and path.is_file() and (words := content_words(path)) in _NAMES.values():
+        if what == UNKNOWN and (words := _model_words(path)):
             expected = f"it is {words} by its content, so rename it; {expected}"
         raise ConfigError(f"{path} is {what}; {expected}")
     return kind
+
+
+def _model_words(path: Path) -> str | None:
+    """Which kind of model a file is by its content; None if it is none, or cannot be read."""
+    try:
+        words = content_words(path) if is_there(path) else None
+    except OSError:
+        return None
+    return words if words in _NAMES.values() else None
 
 
 def check_images(images: Iterable[str | Path], expected: str) -> None:

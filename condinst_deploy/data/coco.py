@@ -337,6 +337,8 @@ def _other_spelling(folder: Path, name: str, present: list[str]) -> str:
     alike = [each for each in present if _plain(each) == _plain(last)]
     if not alike:
         return ""
+    if last in alike:
+        return f"; {shown(last, 200)} in it is not a file"
     same_case = unicodedata.normalize("NFC", alike[0]) == unicodedata.normalize("NFC", last)
     how = "whose accents are encoded in another Unicode form" if same_case else "with other upper and lower case"
     return f"; it has {shown(alike[0], 200)}, the same name {how}"

@@ -122,7 +122,7 @@ def load_ground_truth(
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"the limit is {limit}; expected at least 1 image")
-    content, ignored_ids = coco_content(annotations), frozenset[int]()
+    content, ignored_ids, left_out = coco_content(annotations), frozenset[int](), 0
     notes = []
     if ignored:
         content, ignored_ids, left_out = _without(content, ignored, annotations)
@@ -132,9 +132,12 @@ def load_ground_truth(
     coco = load_coco(annotations, content, data.boxes_only)
     objects = coco.loadAnns(coco.getAnnIds(imgIds=list(data.image_ids), iscrowd=False)) if coco.anns else []
     if not objects:
+        expected = "expected a validation set (files of test sets name images alone)"
+        if left_out:
+            expected = f"{notes[0]}; expected objects of other classes, too"
         raise DataError(
             f"{annotations} has no ground truth: nothing is annotated in its {counted(len(data), 'image')} to evaluate;"
-            " expected a validation set (files of test sets name images alone)"
+            f" {expected}"
         )
     notes += [note] if (note := box_note(data)) else []
     return GroundTruth(

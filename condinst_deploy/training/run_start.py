@@ -49,6 +49,12 @@ FIXED_LENGTH = (
 )
 
 
+SHORT_WARM_UP = (
+    "the warm-up was shortened to fit into the run, and a longer run would have a longer one, so that the iterations"
+    " that are done would have been others"
+)
+
+
 def check_start(start: StartSettings) -> None:
     """Check that what a run without trained weights freezes is not random.
 
@@ -185,6 +191,7 @@ def resumed_run(
 
 def _check_same(path: Path, recipe: Recipe, then: Recipe, done: int) -> None:
     """Refuse a recipe that would go on differently; only the length may change where all else stays what it was."""
+    is_shortened = recipe.schedule.iterations > then.schedule.iterations == then.schedule.warmup_iterations + 1
     if can_change_length(recipe) and can_change_length(then):
         if recipe.schedule.iterations < done <= then.schedule.iterations:
             raise ConfigError(
@@ -196,7 +203,11 @@ def _check_same(path: Path, recipe: Recipe, then: Recipe, done: int) -> None:
     if changed:
         more = f"; and {len(changed) - MOST_CHANGES} more" if len(changed) > MOST_CHANGES else ""
         listed = "; ".join(changed[:MOST_CHANGES]) + more
-        why = f" {FIXED_LENGTH};" if recipe.schedule.iterations != then.schedule.iterations else ""
+        why = ""
+        if recipe.schedule.iterations != then.schedule.iterations:
+            why = f" {FIXED_LENGTH};"
+        elif is_shortened and recipe.schedule.warmup_iterations > then.schedule.warmup_iterations:
+            why = f" {SHORT_WARM_UP};"
         raise ConfigError(
             f"{path} was made with another recipe (it differs in {listed});{why}"
             " resume with the same one, or start a new run in another folder, with its weights by --weights"
@@ -230,7 +241,12 @@ def _same(name: str, before: Any, after: Any) -> bool:
     """Return whether two values of a setting mean the same; a path may be written in several ways."""
     if before == after:
         return True
-    return name.removeprefix("data.") in PLACES and bool(before and after) and real_path(before) == real_path(after)
+    if name.removeprefix("data.") not in PLACES or not before or not after:
+        return False
+    try:
+        return real_path(before) == real_path(after)
+    except ValueError:  # no file can have the name; a checkpoint may hold any text
+        return False
 
 
 def _trained_with(path: Path, training: dict[str, Any]) -> Recipe:

@@ -26,6 +26,7 @@ from condinst_deploy.training.recipe import Recipe, load_recipe, sizes_named
 from condinst_deploy.training.run import TrainingRun
 from condinst_deploy.training.run_start import (
     FIXED_LENGTH,
+    SHORT_WARM_UP,
     can_change_length,
     check_start,
     fine_tuning_run,
@@ -199,6 +200,8 @@ def _prepared(
         reports.on_note(f"{sets.val.annotations} has no masks: box AP alone is measured, and selects the best model")
     report = ranks.on_first(lambda: _look_at(sets, chosen, options.strict, reports))
     run = ranks.in_each(lambda: _started(chosen, sets, folder, options, place))
+    if run.iteration == run.recipe.schedule.iterations:
+        run.note += f"; {_finished(recipe, run.recipe)}"
     data = ranks.on_first(lambda: data_record(sets.train, sets.val))
     ranks.in_each(lambda: _use_data(run, data, folder))
     if run.note:
@@ -281,12 +284,14 @@ def _write_data(run: TrainingRun, folder: Path) -> None:
         write_record(run.data, folder / DATA_FILE)
 
 
-def _finished(recipe: Recipe) -> str:
-    """What to say of a run that has done all its iterations."""
+def _finished(asked: Recipe, recipe: Recipe) -> str:
+    """What to say of a run that has done all its iterations; `asked` is its recipe before it was fitted to a length."""
     done = f"the run is finished, all {counted(recipe.schedule.iterations, 'iteration')} are done"
-    if can_change_length(recipe):
+    is_shortened = recipe.schedule.warmup_iterations < asked.schedule.warmup_iterations
+    if can_change_length(recipe) and not is_shortened:
         return f"{done}: --resume with a larger --iterations continues it"
-    return f"{done}; {FIXED_LENGTH}: to train longer, start a new run in another folder with --weights"
+    why = SHORT_WARM_UP if is_shortened else FIXED_LENGTH
+    return f"{done}; {why}: to train longer, start a new run in another folder with --weights"
 
 
 def _started(recipe: Recipe, sets: Sets, folder: Path, options: TrainOptions, place: Place) -> TrainingRun:
@@ -302,8 +307,6 @@ def _started(recipe: Recipe, sets: Sets, folder: Path, options: TrainOptions, pl
                 f" data set has {_named(manifest.class_names)}; resume with the same data"
             )
         run.note = f"resumed at iteration {run.iteration}" + (f": {note}" if note else "")
-        if run.iteration == run.recipe.schedule.iterations:
-            run.note += f"; {_finished(run.recipe)}"
         return run
     if place.trains and (problem := _has_run(folder)):
         raise ConfigError(problem)

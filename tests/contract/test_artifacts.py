@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from condinst_deploy.contract import artifacts
 from condinst_deploy.contract.artifacts import (
     CHECKPOINT,
     ENGINE,
@@ -278,3 +279,15 @@ def test_a_model_under_a_name_of_no_kind_is_told_by_its_content(tmp_path: Path, 
         load_backend(tmp_path / "model.bin")
     check_kind(_torch_file(tmp_path / "weights"), CHECKPOINT, "--weights")
     check_checkpoint(tmp_path / "weights")
+
+
+def test_a_file_of_no_kind_that_cannot_be_read_is_refused_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_path: Path) -> str | None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "model.bin").touch()
+    monkeypatch.setattr(artifacts, "content_words", refuse)  # root may read every file
+    with pytest.raises(ConfigError, match=r"model\.bin is of an unknown kind; expected a model"):
+        model_kind(tmp_path / "model.bin")

@@ -52,7 +52,6 @@ WRONG: list[dict[str, Any]] = [
     {"area": "1"},
     {"area": float("inf")},
     {"iscrowd": 2},
-    {"iscrowd": None},
     {"segmentation": None},
     {"segmentation": []},
     {"segmentation": [TRIANGLE, TRIANGLE[:5]]},

@@ -248,13 +248,6 @@ def test_an_empty_validation_set_says_what_is_empty(tmp_path: Path) -> None:
         CocoDataset(written(tmp_path, content([], [])), tmp_path, training=False)
 
 
-def test_an_empty_folder_of_images_is_said(tmp_path: Path) -> None:
-    path = written(tmp_path, content([annotation()]))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"this folder is empty: file_name is relative"):
-        CocoDataset(path, tmp_path / "empty", training=True)
-
-
 def test_the_camera_s_orientation_is_applied(tmp_path: Path) -> None:
     path = written(tmp_path, content([annotation()]))
     orientation = Image.Exif()

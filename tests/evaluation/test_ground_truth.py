@@ -116,7 +116,7 @@ def test_objects_that_are_no_targets_are_looked_at_too(
         load_ground_truth(*small_coco.written(tmp_path, values))
 
 
-@pytest.mark.parametrize("value", [None, "0", 2, [], float("nan")])
+@pytest.mark.parametrize("value", ["0", 2, [], float("nan")])
 def test_an_iscrowd_that_is_neither_0_nor_1_is_one_line(value: Any, tmp_path: Path) -> None:
     values = small_coco.content()
     values["annotations"][2]["iscrowd"] = value
@@ -217,6 +217,13 @@ def test_classes_that_only_the_data_has_can_be_ignored(tmp_path: Path) -> None:
         ConfigError, match=r"'stopsign', which .* does not have: its classes are .*Did you mean 'stop si"
     ):
         load_ground_truth(annotations, images, ignored=("stopsign",))
+
+
+def test_where_all_objects_are_ignored_the_error_says_so(tmp_path: Path) -> None:
+    annotations, _ = small_coco.written(tmp_path)
+    everything = ("person", "stop sign", "toothbrush")
+    with pytest.raises(DataError, match=r"left out: \d+ objects of the ignored classes 'person', .*of other classes"):
+        load_ground_truth(annotations, None, ignored=everything)
 
 
 def test_a_class_with_a_space_at_its_end_is_quoted(tmp_path: Path) -> None:

@@ -228,5 +228,20 @@ def test_a_finished_run_says_so_and_goes_on_with_more_iterations(folder: Path, t
     assert train(folder / "tiny.toml", replace(given, iterations=3, resume=True)).metrics["iteration"] == 3
 
 
+def test_a_run_with_a_shortened_warm_up_says_why_it_cannot_become_longer(folder: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(str(folder / "tiny.toml"))
+    slow = replace(recipe, schedule=replace(recipe.schedule, warmup_iterations=1000))
+    notes: list[str] = []
+    given = options(folder, tmp_path / "run")
+    train(slow, replace(given, iterations=2))
+    again = replace(given, resume=True)
+    train(slow, replace(again, iterations=2), Reports(on_note=notes.append))
+    why = "the warm-up was shortened to fit into the run, and a longer run would have a longer one"
+    assert f"all 2 iterations are done; {why}" in notes[-1]
+    assert "--resume with a larger" not in notes[-1]
+    with pytest.raises(ConfigError, match=rf"schedule\.warmup_iterations: 1 then, 2 now\); {why}"):
+        train(slow, replace(again, iterations=3))
+
+
 def test_the_package_offers_the_function_itself() -> None:
     assert condinst_deploy.train is train

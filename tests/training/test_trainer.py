@@ -253,6 +253,13 @@ def test_a_place_of_data_may_be_written_in_another_way(recipe: Recipe, sets: Set
         resumed_run(other, tmp_path / "last.pth", CPU)
 
 
+def test_a_place_that_no_file_can_have_is_another_place(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
+    hostile = replace(recipe, data=replace(recipe.data, train_annotations="a\0b"))
+    run_of(hostile, sets).save(tmp_path / "last.pth")
+    with pytest.raises(ConfigError, match=r"it differs in data\.train_annotations: 'a\\x00b' then"):
+        resumed_run(recipe, tmp_path / "last.pth", CPU)
+
+
 def test_resuming_from_a_plain_model_is_an_error(slim_checkpoint: Path, recipe: Recipe) -> None:
     with pytest.raises(CheckpointError, match="not a training checkpoint"):
         resumed_run(recipe, slim_checkpoint, CPU)
