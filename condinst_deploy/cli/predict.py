@@ -152,9 +152,10 @@ def _thresholds(asked: str | None, thresholds: Path | None, model: Path) -> "tup
         DataError: the file has no thresholds.
     """
     if asked not in ("best", "per-class"):
+        number = None if asked is None else _number(asked)
         if thresholds is not None:
             raise ConfigError("--thresholds is for --score-threshold best or per-class; give one of them, too")
-        return (None if asked is None else _number(asked)), None
+        return number, None
     if thresholds is None:
         raise ConfigError(f"--score-threshold {asked} takes its numbers from --thresholds; give figures.json")
     from condinst_deploy.evaluation.threshold_file import TO_DO, load_thresholds

@@ -86,7 +86,8 @@ class GroundTruth:
         A model without class names (class_0, class_1, ...) is taken to number the classes as the data set does.
 
         Raises:
-            ConfigError: the classes are not the same; `model` is what the message calls the model.
+            ConfigError: the classes are not the same, or one that is ignored is the model's; `model` is what the
+                message calls the model.
         """
         names = manifest.class_names
         if names in (self.class_names, default_class_names(len(self.class_names))):
@@ -95,6 +96,11 @@ class GroundTruth:
             lacking, surplus = (
                 sorted(set(a) - set(b)) for a, b in ((self.class_names, names), (names, self.class_names))
             )
+            if needed := [name for name in surplus if name in self.ignored]:
+                raise ConfigError(
+                    f"{_named('--ignore-class leaves out', needed)}{model} has"
+                    f" {'it' if len(needed) == 1 else 'them'}; expected classes that only the data has"
+                )
             raise ConfigError(
                 f"{model} has {counted(len(names), 'class')} and {self.annotations} {len(self.class_names)}, and they"
                 f" are not the same: {_named('only the model has', surplus)}{_named('only the data has', lacking)}"

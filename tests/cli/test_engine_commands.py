@@ -269,7 +269,8 @@ def test_a_graph_that_is_none_is_said(command: object, folder: Path) -> None:
     proto = onnx.load(str(source))
     proto.graph.initializer[0].data_type = 99
     onnx.save(proto, "other.onnx")
-    others: list[str | Path] = [source, "--images", "none.png"] if command is compare else []
+    Image.new("RGB", (8, 8)).save("0.png")
+    others: list[str | Path] = [source, "--images", "0.png"] if command is compare else []
     assert "is no valid ONNX graph (" in error_of(run(command, "other.onnx", *others))
 
 

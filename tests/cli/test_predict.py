@@ -204,6 +204,11 @@ def test_no_image_s_files_are_called_as_the_list_of_classes() -> None:
         (("pictures", "--model", "{model}", "--canvas", "100x96"), "positive multiples of 32", 2),
         (("pictures", "--model", "{model}", "--device", "gpu"), "device 'gpu' is unknown", 2),
         (("pictures", "--model", "{model}", "--thresholds", "f.json"), "--thresholds is for --score-threshold best", 2),
+        (
+            ("pictures", "--model", "{model}", "--score-threshold", "per_class", "--thresholds", "f.json"),
+            "--score-threshold is 'per_class'; expected a number from 0 to 1, best or per-class",
+            2,
+        ),
         (("pictures", "--model", "{model}", "--classes", "Class A"), "class c. Did you mean 'class a'?", 2),
     ],
 )

@@ -226,6 +226,15 @@ def test_where_all_objects_are_ignored_the_error_says_so(tmp_path: Path) -> None
         load_ground_truth(annotations, None, ignored=everything)
 
 
+def test_an_ignored_class_that_the_model_has_is_named_as_the_cause(tmp_path: Path) -> None:
+    ground_truth = load_ground_truth(*small_coco.written(tmp_path), ignored=("stop sign",))
+    with pytest.raises(
+        ConfigError,
+        match=r"^--ignore-class leaves out stop sign; m\.pth has it; expected classes that only the data has$",
+    ):
+        ground_truth.category_ids_of(manifest("person", "stop sign", "toothbrush"), "m.pth")
+
+
 def test_a_class_with_a_space_at_its_end_is_quoted(tmp_path: Path) -> None:
     ground_truth = load_ground_truth(*small_coco.written(tmp_path))
     with pytest.raises(ConfigError, match="only the model has 'person '; only the data has person; "):

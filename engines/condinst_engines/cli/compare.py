@@ -35,6 +35,7 @@ def compare(
     """
     for name, path in (("A", first), ("B", second)):
         check_kind(path, ONNX, name)
+    for path in (first, second):
         check_there(path, ONNX)
     check_images(images, "images for both files")
     # imported here, so that neither --help nor a mistake waits for PyTorch
