@@ -15,7 +15,7 @@ from PIL import Image
 
 from condinst_deploy.contract import INPUTS, MANIFEST_KEY, ModelManifest, NetworkInputs
 from condinst_deploy.contract.quantization import HeldOutAgreement
-from condinst_deploy.errors import ArtifactError, ConfigError, ExportError, VerificationError
+from condinst_deploy.errors import ArtifactError, CondInstError, ConfigError, ExportError, VerificationError
 from condinst_deploy.runtime import cpu_features, onnxruntime_backend
 from condinst_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from condinst_deploy.support.validation import typed
@@ -375,13 +375,13 @@ def test_weights_that_are_not_finite_are_found_before_anything_is_counted(
     [
         ((None, None, None, ["--int8"]), "--int8 needs --calibration DIR"),
         ((None, 5, None, []), "--calibration-images is for quantised files; give --int8, too"),
-        ((Path("none"), None, None, ["--int8"]), "--calibration is none; expected a folder"),
+        ((Path("none"), None, None, ["--int8"]), "no folder at none; expected a folder of images in --calibration"),
         ((Path(), 0, None, ["--int8"]), "--calibration-images is 0; expected at least 1"),
         ((Path(), None, "best", ["--int8"]), "--calibration-method is 'best'; expected one of entropy, mse, max"),
     ],
 )
 def test_options_that_cannot_be_used_are_refused(given: tuple[object, ...], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(CondInstError, match=message):
         calibration_from(*given)  # type: ignore[arg-type]
 
 
