@@ -10,8 +10,9 @@ from condinst_deploy.contract.file_contents import (
     ENGINE_WORDS,
     ONNX_WORDS,
     ZIP_WORDS,
-    content_words,
+    start_of,
     unsafe_pickle_words,
+    words_of,
 )
 from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ArtifactError, CheckpointError, CondInstError, ConfigError, MissingFileError
@@ -119,7 +120,7 @@ def model_kind(path: Path, kinds: Sequence[str] = (CHECKPOINT, ONNX, ENGINE)) ->
 def _model_words(path: Path) -> str | None:
     """Which kind of model a file is by its content; None if it is none, or cannot be read."""
     try:
-        words = content_words(path) if is_there(path) else None
+        words = words_of(start_of(path)) if is_there(path) else None
     except OSError:
         return None
     return words if words in _NAMES.values() else None
@@ -215,16 +216,21 @@ def check_there(path: Path, kind: str | None = None) -> None:
         ConfigError: it is a folder.
     """
     kind = kind or kind_of(path)
-    if kind is None:
-        return
+    if kind is not None:
+        _start_of(path, kind)
+
+
+def _start_of(path: Path, kind: str) -> bytes:
+    """First bytes of a model file of a kind. Errors are those of `check_there`."""
     if is_folder(path):
         raise ConfigError(f"{path} is a folder; expected {_NAMES[kind]}{_found_near(path, kind)}")
     error, message = _MISSING[kind]
     try:
         if is_there(path):
-            words = content_words(path)
+            start = start_of(path)
+            words = words_of(start)
             if words in (None, _NAMES[kind]) or (words == ZIP_WORDS and kind == CHECKPOINT):
-                return
+                return start
             raise error(f"{path} is {words} by its content; expected {_NAMES[kind]}")
     except OSError as e:
         raise error(f"{path} cannot be read ({e.strerror or e}); expected {_NAMES[kind]}") from e
@@ -239,19 +245,14 @@ def check_checkpoint(path: Path) -> None:
         CheckpointError: no file is there, it cannot be read, or it has the content of another kind.
         ConfigError: it is a folder.
     """
-    check_there(path, CHECKPOINT)
+    start = _start_of(path, CHECKPOINT)
     place, mark = TAR_MARK
-    try:
-        with path.open("rb") as stream:
-            start = stream.read(place + len(mark))
-    except OSError as e:
-        raise CheckpointError(f"{path} cannot be read ({e.strerror or e}); expected {_NAMES[CHECKPOINT]}") from e
     if words := unsafe_pickle_words(start):
         raise CheckpointError(
             f"{path} is {words}; expected a file that torch.save wrote without pickle_protocol: load it where you trust"
             " it, and save the state_dict again with torch.save"
         )
-    if not start.startswith(CHECKPOINT_STARTS) and start[place:] != mark:
+    if not start.startswith(CHECKPOINT_STARTS) and start[place : place + len(mark)] != mark:
         what = f"it begins with {shown_value(start[:20])}" if start else "it is empty"
         raise CheckpointError(
             f"{path} cannot be read as a PyTorch checkpoint ({what}); it may be truncated or of another format:"

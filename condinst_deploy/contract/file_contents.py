@@ -50,14 +50,14 @@ _ONNX_NEXT = {0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42, 0x72}
 """Tags of the fields of ONNX's `ModelProto` that may follow."""
 
 
-def content_words(path: Path) -> str | None:
-    """What an ordinary file is by its first bytes, in the words of messages; None if they are no known ones.
+def start_of(path: Path) -> bytes:
+    """The first bytes of an ordinary file.
 
     Raises:
         OSError: it cannot be read.
     """
     with path.open("rb") as stream:
-        return words_of(stream.read(START))
+        return stream.read(START)
 
 
 def unsafe_pickle_words(start: bytes) -> str | None:
@@ -77,7 +77,7 @@ def unsafe_pickle_words(start: bytes) -> str | None:
 
 
 def words_of(start: bytes) -> str | None:
-    """What a file that begins with these bytes is; None if they are no known ones."""
+    """What a file that begins with these bytes is, in the words of messages; None if they are no known ones."""
     if start.startswith(_ZIP):
         return CHECKPOINT_WORDS if b"/data.pkl" in start or b"/.format_version" in start else ZIP_WORDS
     if start.startswith(_PICKLES):

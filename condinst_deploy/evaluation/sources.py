@@ -15,7 +15,7 @@ from condinst_deploy.support.digests import sha256_of_bytes
 from condinst_deploy.support.file_names import fitting_stem
 from condinst_deploy.support.input_files import is_there, real_path
 from condinst_deploy.support.option_types import check_types
-from condinst_deploy.support.validation import checked_number
+from condinst_deploy.support.validation import check_given
 
 REPORT, METRICS = "report.html", "figures.json"
 
@@ -71,8 +71,7 @@ class EvaluationOptions:
             ConfigError: a value has a wrong type or is outside its range.
         """
         check_types(self)
-        if self.score_threshold is not None:
-            checked_number("score_threshold", self.score_threshold, SHARE)
+        check_given(self, score_threshold=SHARE)
         if self.batch_size is not None and self.batch_size < 1:
             raise ConfigError(f"batch_size is {self.batch_size}; expected at least 1")
         if self.gate is not None and not 0 <= self.gate <= 100:

@@ -19,7 +19,7 @@ from condinst_deploy.runtime.postprocess import ResultFilter
 from condinst_deploy.runtime.preprocessing.types import InputOptions, Pixels
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.option_types import check_types
-from condinst_deploy.support.validation import checked_number
+from condinst_deploy.support.validation import check_given
 
 Classes = Collection[str | int] | str | int
 
@@ -98,9 +98,7 @@ class PredictorOptions:
             if value is not None and not 1 <= value <= most:
                 limit = "at least 1" if value < 1 else f"at most {most}"
                 raise ConfigError(f"{name} is {shown_value(value)}; expected {limit}")
-        for name, limits in (("score_threshold", SHARE), ("max_detections", DETECTIONS)):
-            if (limit := getattr(self, name)) is not None:
-                checked_number(name, limit, limits)
+        check_given(self, score_threshold=SHARE, max_detections=DETECTIONS)
         if self.precision is not None and self.precision not in PRECISIONS:
             raise ConfigError(f"precision is {shown_value(self.precision)}; expected one of {', '.join(PRECISIONS)}")
 

@@ -23,7 +23,7 @@ from condinst_deploy.contract.model_settings import DETECTIONS, SHARE
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.support.option_types import check_types
 from condinst_deploy.support.suggestions import did_you_mean
-from condinst_deploy.support.validation import checked_number
+from condinst_deploy.support.validation import check_given
 
 IMAGE = "IMAGE"
 BOXES, SCORES, LABELS, IMAGE_SIZE, RLE_COUNTS, MASKS = OUTPUTS = (
@@ -66,9 +66,7 @@ class RequestOptions:
             ConfigError: a value has a wrong type or is out of range.
         """
         check_types(self)
-        for name, limits in (("score_threshold", SHARE), ("max_detections", DETECTIONS)):
-            if (value := getattr(self, name)) is not None:
-                checked_number(name, value, limits)
+        check_given(self, score_threshold=SHARE, max_detections=DETECTIONS)
         if self.masks not in get_args(MaskForm):
             raise ConfigError(f"masks is {self.masks!r:.40}; expected one of {', '.join(get_args(MaskForm))}")
 

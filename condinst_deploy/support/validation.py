@@ -141,6 +141,21 @@ def checked_number(name: str, value: Any, limits: Limits) -> float:
     return float(plain)
 
 
+def check_given(options: object, **limits: Limits) -> None:
+    """Check those numbers of a dataclass that are not None, of Python's or of NumPy's types.
+
+    Args:
+        options: the dataclass.
+        limits: of each field, by its name.
+
+    Raises:
+        ConfigError: one is not a finite number inside its limits.
+    """
+    for name, each in limits.items():
+        if (value := getattr(options, name)) is not None:
+            checked_number(name, value, each)
+
+
 def check_choice(name: str, value: object, kind: Any) -> None:
     """Check that a value is one of a `Literal` type.
 

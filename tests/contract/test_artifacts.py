@@ -284,10 +284,10 @@ def test_a_model_under_a_name_of_no_kind_is_told_by_its_content(tmp_path: Path, 
 def test_a_file_of_no_kind_that_cannot_be_read_is_refused_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_path: Path) -> str | None:
+    def refuse(_path: Path) -> bytes:
         raise PermissionError(13, "Permission denied")
 
     (tmp_path / "model.bin").touch()
-    monkeypatch.setattr(artifacts, "content_words", refuse)  # root may read every file
+    monkeypatch.setattr(artifacts, "start_of", refuse)  # root may read every file
     with pytest.raises(ConfigError, match=r"model\.bin is of an unknown kind; expected a model"):
         model_kind(tmp_path / "model.bin")

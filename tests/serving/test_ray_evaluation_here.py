@@ -38,15 +38,17 @@ def write_annotations(folder: Path, model: Path, paths: list[Path]) -> Path:
     return folder / "truth.json"
 
 
-def test_an_image_that_could_not_be_read_is_read_again_by_the_next_run(
-    small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not from the part of the run before: a disk that failed leaves size and time of the image as they were."""
-
+@pytest.fixture(autouse=True)
+def shards_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
     def run_shards(plan: Plan, options: RayOptions, on_event: OnEvent, on_image: OnImage) -> None:
         run_here(plan, on_event, on_image)
 
     monkeypatch.setattr(ray_evaluation, "run_on_ray", run_shards)
+
+
+def test_an_image_that_could_not_be_read_is_read_again_by_the_next_run(small_model: Path, tmp_path: Path) -> None:
+    """Not from the part of the run before: a disk that failed leaves size and time of the image as they were."""
+
     paths = write_images(tmp_path / "images", 3)
     annotations = write_annotations(tmp_path, small_model, paths)
     whole, status = paths[1].read_bytes(), paths[1].stat()
@@ -67,13 +69,7 @@ def test_an_image_that_could_not_be_read_is_read_again_by_the_next_run(
     assert evaluated() > 0
 
 
-def test_ignored_classes_are_left_out_as_in_one_process(
-    small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def run_shards(plan: Plan, options: RayOptions, on_event: OnEvent, on_image: OnImage) -> None:
-        run_here(plan, on_event, on_image)
-
-    monkeypatch.setattr(ray_evaluation, "run_on_ray", run_shards)
+def test_ignored_classes_are_left_out_as_in_one_process(small_model: Path, tmp_path: Path) -> None:
     paths = write_images(tmp_path / "images", 3)
     annotations = write_annotations(tmp_path, small_model, paths)
     content = json.loads(annotations.read_text())

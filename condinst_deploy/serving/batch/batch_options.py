@@ -14,7 +14,7 @@ from condinst_deploy.runtime.canvases import canvases_as_json
 from condinst_deploy.runtime.predictor_options import MOST_IN_BATCH
 from condinst_deploy.serving.batch.shards import check_shard_size
 from condinst_deploy.support.option_types import check_types
-from condinst_deploy.support.validation import Limits, checked_number
+from condinst_deploy.support.validation import Limits, check_given
 
 if TYPE_CHECKING:
     from condinst_deploy.runtime.predictor import Predictor
@@ -45,13 +45,8 @@ class DetectionOptions:
             ConfigError: a value has another type, or cannot be used with any model.
         """
         check_types(self)
-        for name, limits in (
-            ("score_threshold", SHARE),
-            ("max_detections", DETECTIONS),
-            ("batch_size", Limits(1, MOST_IN_BATCH, whole=True)),
-        ):
-            if (value := getattr(self, name)) is not None:
-                checked_number(name, value, limits)
+        in_batch = Limits(1, MOST_IN_BATCH, whole=True)
+        check_given(self, score_threshold=SHARE, max_detections=DETECTIONS, batch_size=in_batch)
         if self.classes is not None and not self.classes:
             raise ConfigError("classes names no class; expected at least one, or None for all")
 
