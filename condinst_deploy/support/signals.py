@@ -25,7 +25,7 @@ PREEMPTION = signal.SIGUSR1
 """Signals that schedulers send some time before a job ends; `listen_for_preemption` handles them."""
 
 PATIENCE = 10.0
-"""Seconds that a network has to stop after a signal while the main thread waits for it inside a library."""
+"""Seconds that a network has to stop after a signal while the main thread is inside a library."""
 
 AGAIN = 0.05
 """Seconds after which a signal that had no effect yet is tried again."""
@@ -66,7 +66,7 @@ class _State:
         self.raised = False  # whether the main thread knows
         self.again = False  # whether the handler ran and the main thread still does not know
         self.tries = 0
-        self.running: dict[int, Callable[[], None]] = {}  # thread that runs a network -> what stops it
+        self.running: dict[int, tuple[Callable[[], None], float]] = {}  # a network's thread -> what stops it, its start
         self.at_end: Callable[[int], None] = lambda number: None
 
 
@@ -172,7 +172,7 @@ def cancellable(stop: Callable[[], None]) -> Iterator[None]:
         stop: makes a network's run in this thread end soon; it may be called more than once.
     """
     thread = threading.get_ident()
-    _state.running[thread] = stop
+    _state.running[thread] = stop, time.monotonic()
     try:
         if _state.received is not None:
             stop()
@@ -183,9 +183,9 @@ def cancellable(stop: Callable[[], None]) -> Iterator[None]:
 
 def cancel(thread: int | None) -> None:
     """Stop the network that runs in a thread, if one does."""
-    stop = _state.running.get(thread or 0)
-    if stop is not None:
-        stop()
+    running = _state.running.get(thread or 0)
+    if running is not None:
+        running[0]()
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
@@ -227,7 +227,7 @@ def _hear(ours: socket.socket, _pythons: socket.socket) -> None:
             numbers = [number for number in ours.recv(64) if number in _state.numbers]
         except TimeoutError:
             number = _state.received or signal.SIGTERM
-            if _state.running and not _state.raised and time.monotonic() - first > PATIENCE:
+            if not _state.raised and _waited(first) > PATIENCE:
                 _end(number)
             if _state.again:
                 _state.again, sent = False, sent + 1
@@ -240,9 +240,15 @@ def _hear(ours: socket.socket, _pythons: socket.socket) -> None:
         if numbers and not first:
             first = time.monotonic()
             _state.received = _state.received or numbers[0]
-            for stop in tuple(_state.running.values()):
+            for stop, _start in tuple(_state.running.values()):
                 with suppress(Exception):  # whatever a library raises, the other networks have to stop, too
                     stop()
+
+
+def _waited(first: float) -> float:
+    """Seconds that a network has run on after the first signal; 0: none runs."""
+    starts = [start for _, start in tuple(_state.running.values())]
+    return time.monotonic() - max(first, min(starts)) if starts else 0.0
 
 
 def _end(number: int) -> None:
@@ -261,7 +267,7 @@ def _forget(pythons: socket.socket) -> None:
             if signal.getsignal(number) is _raise:
                 signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     pythons.close()
-    _state.listening, _state.received, _state.raised, _state.again = False, None, False, False
+    _state.listening, _state.received, _state.raised, _state.again, _state.tries = False, None, False, False, 0
     _state.running.clear()
 
 

@@ -87,6 +87,12 @@ BODIES = {
         "        while left: libc.usleep(20000)\n"
         "    import time; time.sleep(100)"
     ),
+    "starts a network in a long step": (
+        # longer than a network may run on after a signal; it needs a moment to stop
+        "import time\nfrom condinst_deploy.support.signals import PATIENCE, cancellable, whole_steps\n"
+        "def main():\n    with whole_steps():\n        print('ready', flush=True)\n        time.sleep(PATIENCE + 1)\n"
+        "        with cancellable(lambda: None): time.sleep(1)\n        print('whole', flush=True)"
+    ),
     "lets a library hear SIGTERM": (
         # which ends the process, as Ray does
         "import signal, sys, time\nfrom condinst_deploy.support.signals import kept_sigterm, received\n"
@@ -177,6 +183,14 @@ def test_a_signal_is_one_line_and_its_status(body: str, number: signal.Signals, 
     assert process.returncode == 128 + number
     assert err == ("interrupted; nothing was left half-written\n" if "library missing" in body else "interrupted\n")
     assert out == {"has a step": "whole\n", "is in the import system": "free\n"}.get(body, "")
+
+
+@pytest.mark.slow
+def test_a_network_that_starts_long_after_a_signal_has_time_to_stop(tmp_path: Path) -> None:
+    process = started("starts a network in a long step", tmp_path)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (143, "whole\n", "interrupted\n")
 
 
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
