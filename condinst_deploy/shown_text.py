@@ -93,6 +93,15 @@ def _escaped(match: re.Match[str]) -> str:
     return ascii(character)[1:-1]
 
 
+def told_apart(*numbers: float) -> tuple[str, ...]:
+    """Numbers of one message with six digits, or with as many more as it takes that different ones look different."""
+    for digits in range(6, 17):
+        texts = tuple(f"{number:.{digits}g}" for number in numbers)
+        if len(set(texts)) == len(set(numbers)):
+            return texts
+    return tuple(f"{number:.17g}" for number in numbers)  # that many tell all apart
+
+
 def counted(number: int, noun: str) -> str:
     """A number and its noun, in the plural if it is not one: `1,024 images`, `3 classes`."""
     plural = noun + ("es" if noun.endswith("s") else "s")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from condinst_deploy.errors import ConfigError
-from condinst_deploy.shown_text import LONGEST, shown, shown_value
+from condinst_deploy.shown_text import LONGEST, shown, shown_value, told_apart
 
 WORDS = "größe 大きさ \u0646\u200c\u0627 \U0001f468\u200d\U0001f373"
 """Two of them are written with joiners."""
@@ -52,6 +52,21 @@ def test_a_message_is_one_line_wherever_it_is_printed() -> None:
     error = ConfigError("no key a\nerror: all is well\x1b[2J")
     assert str(error) == r"no key a\nerror: all is well\x1b[2J"
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        ((0.05, 0.3), ("0.05", "0.3")),
+        ((0.05, 0.05), ("0.05", "0.05")),
+        ((0.05, 0.0499999999), ("0.05", "0.0499999999")),
+        ((0.1 + 0.2, 0.3), ("0.30000000000000004", "0.29999999999999999")),
+        ((100, 5), ("100", "5")),
+        ((100.0000001, 0, 100), ("100.0000001", "0", "100")),
+    ],
+)
+def test_different_numbers_of_a_message_look_different(numbers: tuple[float, ...], expected: tuple[str, ...]) -> None:
+    assert told_apart(*numbers) == expected
 
 
 def test_values_that_contain_themselves_many_times_are_cut_off() -> None:

@@ -25,6 +25,7 @@ from condinst_deploy.support.json_text import json_text
 
 if TYPE_CHECKING:
     from condinst_deploy.contract import InstanceDetections
+    from condinst_deploy.imaging.drawing import Overlay
     from condinst_deploy.imaging.image_files import ImageFile
     from condinst_deploy.serving.client.client import Client
 
@@ -85,7 +86,7 @@ def _detect(served: "Client", images: list[str], overlays: Path | None, as_json:
     if not images:
         raise ConfigError("no images were named; give images, folders or patterns, or --health")
     check_images(images, "an image: the server has its model")
-    paths, failed, unlabelled = existing_sources(images), 0, 0
+    paths, failed, drawn, unlabelled = existing_sources(images), 0, 0, 0
     if overlays is not None:
         check_apart(paths, overlays)
         check_writable(overlays / "overlay.jpg")
@@ -103,18 +104,21 @@ def _detect(served: "Client", images: list[str], overlays: Path | None, as_json:
             else:
                 entry = {"file_name": str(path), "detections": found.detections.to_coco(number)}
                 if overlays is not None:
-                    unlabelled += _draw(found.detections, path, overlays, f"{number:06d}_{path.stem[:100]}")
+                    made = _draw(found.detections, path, overlays, f"{number:06d}_{path.stem[:100]}")
+                    drawn, unlabelled = drawn + made.drawn, unlabelled + made.unlabelled
             if as_json:
                 print(json_text(entry, "a result"), flush=True)
             elif found.detections is not None:
                 print_line(f"{path}: {counted(len(found.detections), 'instance')}")
     if unlabelled:
-        terminal.print(f"{counted(unlabelled, 'detection')} drawn without a label, for which there was no room")
+        from condinst_deploy.imaging.drawing import unlabelled_text
+
+        terminal.print(unlabelled_text(unlabelled, drawn))
     return failed == 0
 
 
-def _draw(detections: "InstanceDetections", path: "ImageFile", folder: Path, stem: str) -> int:
-    """Write an overlay; returns how many of its detections have no label."""
+def _draw(detections: "InstanceDetections", path: "ImageFile", folder: Path, stem: str) -> "Overlay":
+    """Write an overlay; returns it."""
     from condinst_deploy.imaging.decode import rgb_from
     from condinst_deploy.imaging.drawing import OVERLAY_SIDE
     from condinst_deploy.imaging.encode import write_overlay
@@ -125,7 +129,7 @@ def _draw(detections: "InstanceDetections", path: "ImageFile", folder: Path, ste
         raise BackendError(f"the server says that {path} has {width}x{height} pixels; expected those of the file")
     made = detections.overlay(image, min_longest_side=OVERLAY_SIDE)
     write_overlay(folder, stem, made.image)
-    return made.unlabelled
+    return made
 
 
 main = command_app(client)

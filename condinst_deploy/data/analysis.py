@@ -12,13 +12,14 @@ import numpy.typing as npt
 from condinst_deploy.contract import Preprocessing
 from condinst_deploy.data.annotation_arrays import Images, Records
 from condinst_deploy.data.annotation_checks import Reason
-from condinst_deploy.data.box_form import are_corners, corners_finding, corners_in
+from condinst_deploy.data.box_form import are_corners, corners_finding
 from condinst_deploy.data.coco import MIN_SIZE, CocoDataset
 from condinst_deploy.data.data_report import ClassCount, DataReport, Finding
 from condinst_deploy.data.equal_files import contents_of
 from condinst_deploy.data.header_checks import header_findings
 from condinst_deploy.data.learnable import learnable
 from condinst_deploy.data.object_shapes import Objects, leaves, objects_of
+from condinst_deploy.data.validation_findings import validation_findings
 from condinst_deploy.imaging.image_sizes import Header, headers_of
 from condinst_deploy.shown_text import counted, quoted_if_odd
 
@@ -58,22 +59,17 @@ def analyse(
     evaluated = [] if validation is None else list(headers_of(validation.paths))
     contents, shared = _contents(data, headers, validation, evaluated)
     classes = _classes(data, objects)
-    wrong, odd, boxes = _object_findings(data, objects, preprocessing, short_sides)
-    wrong_boxes, odd_boxes = _box_forms(boxes, validation)
-    errors = [
-        *header_findings(data.records, headers),
-        *([] if validation is None else header_findings(validation.records, evaluated, "validation image")),
-        *wrong,
-        *wrong_boxes,
-    ]
+    wrong, odd, (boxes, most) = _object_findings(data, objects, preprocessing, short_sides)
+    wrong_there, odd_there = ([], []) if validation is None else validation_findings(validation, evaluated)
+    errors = [*header_findings(data.records, headers), *wrong, *([boxes] if most else []), *wrong_there]
     warnings = [
         shared,
         *_duplicates(data, objects, headers, contents),
         *_left_out_oddly(data),
         *odd,
-        *odd_boxes,
-        *([] if validation is None else [_nothing_to_evaluate(validation)]),
+        *([] if most else [boxes]),
         *_classes_oddly(data, classes),
+        *odd_there,
     ]
     return DataReport(
         annotations=str(data.annotations),
@@ -84,13 +80,6 @@ def analyse(
         warnings=_present(warnings),
         notes=_present(_notes(data)),
     )
-
-
-def _nothing_to_evaluate(validation: CocoDataset) -> Finding:
-    """A validation set of crowds, or of nothing: average precision needs objects."""
-    count = len(validation.records.objects.ids) + sum(each.reason != "crowd" for each in validation.left_out)
-    advice = "no AP can be measured, and no best model is kept: name a set with objects"
-    return Finding.of("validation set", "without an object", advice, [] if count else [validation.annotations.name])
 
 
 def _object_findings(
@@ -121,12 +110,6 @@ def _object_findings(
         found(unlearnable, "that no pyramid level can learn at these sizes", TOO_SMALL),
     ]
     return errors, warnings, corners_finding(objects.ids, objects.boxes, corners)
-
-
-def _box_forms(trained: tuple[Finding, bool], validation: CocoDataset | None) -> tuple[list[Finding], list[Finding]]:
-    """Findings of boxes as two corners, of both sets: those that cannot be right, where most are so, and others."""
-    found = [trained, *([] if validation is None else [corners_in(validation, "in the validation set")])]
-    return [finding for finding, most in found if most], [finding for finding, most in found if not most]
 
 
 def _present(findings: Sequence[Finding]) -> tuple[Finding, ...]:

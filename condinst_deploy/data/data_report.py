@@ -26,6 +26,7 @@ class Finding:
         advice: what to do; "" if there is nothing to do.
         count: how many.
         named: the first of them.
+        annotations: the annotation file that it is about; "": the report's own.
     """
 
     noun: str
@@ -33,6 +34,7 @@ class Finding:
     advice: str
     count: int
     named: tuple[str, ...] = ()
+    annotations: str = ""
 
     @classmethod
     def of(cls, noun: str, what: str, advice: str, names: Sequence[object], most: int = NAMED) -> "Finding":
@@ -59,7 +61,7 @@ class ClassCount:
 
 @dataclass(frozen=True)
 class DataReport:
-    """Contents of a training set.
+    """Contents of a training set, and what was found in it and in its validation set.
 
     Attributes:
         annotations: its file.
@@ -88,21 +90,31 @@ class DataReport:
         """Refuse what cannot be right; with `strict` also what is odd.
 
         Raises:
-            DataError: something was found; every kind is named with its first examples.
+            DataError: something was found; every kind is named with its file and its first examples.
         """
-        found = self.errors + (self.warnings if strict else ())
-        if found:
+        by_file: dict[str, list[str]] = {}
+        for finding in self.errors + (self.warnings if strict else ()):
+            by_file.setdefault(finding.annotations, []).append(str(finding))
+        if by_file:
             raise DataError(
-                f"{shown(self.annotations)} cannot be trained on: " + "; ".join(str(each) for each in found)
+                "; ".join(
+                    f"{shown(file or self.annotations)} cannot be {'evaluated' if file else 'trained'} on:"
+                    f" {'; '.join(found)}"
+                    for file, found in sorted(by_file.items())
+                )
             )
 
     def text(self, *, errors: bool = True, warnings: bool = True) -> str:
         """The report as plain lines: a table, then what was found, without what `check` will raise."""
-        lines = [f"{self.images:,} of {counted(self.listed, 'image')}, {counted(self.objects, 'object')} to learn"]
+        images = f"{self.images:,} of {counted(self.listed, 'image')}"
+        file = shown(self.annotations, LONGEST_ENTRY)
+        lines = [f"{file}: {images}, {counted(self.objects, 'object')} to learn"]
         lines += _table(self.classes)
         wrong, odd = self.errors if errors else (), self.warnings if warnings else ()
         for kind, findings in (("error", wrong), ("warning", odd), ("note", self.notes)):
-            lines += [f"{kind}: {finding}" for finding in findings]
+            for finding in findings:
+                place = f"{shown(finding.annotations, LONGEST_ENTRY)}: " if finding.annotations else ""
+                lines.append(f"{kind}: {place}{finding}")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from pycocotools.coco import COCO
 
 from condinst_deploy.contract import ModelManifest, default_class_names
+from condinst_deploy.data.annotated_areas import area_note
 from condinst_deploy.data.annotation_checks import check_annotated_size
 from condinst_deploy.data.box_form import box_note
 from condinst_deploy.data.coco import evaluation_set
@@ -145,7 +146,7 @@ def load_ground_truth(
             f"{annotations} has no ground truth: nothing is annotated in its {counted(len(data), 'image')} to evaluate;"
             f" {expected}"
         )
-    notes += [note] if (note := box_note(data)) else []
+    notes += [note for note in (box_note(data), area_note(data)) if note]
     return GroundTruth(
         annotations=annotations,
         sha256=sha256_of(annotations),

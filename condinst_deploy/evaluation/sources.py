@@ -10,7 +10,7 @@ from condinst_deploy.contract.model_settings import SHARE
 from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ConfigError, DataError
 from condinst_deploy.runtime.observer import Observer
-from condinst_deploy.shown_text import shown_value
+from condinst_deploy.shown_text import shown_value, told_apart
 from condinst_deploy.support.digests import sha256_of_bytes
 from condinst_deploy.support.file_names import fitting_stem
 from condinst_deploy.support.input_files import is_there, real_path
@@ -75,7 +75,7 @@ class EvaluationOptions:
         if self.batch_size is not None and self.batch_size < 1:
             raise ConfigError(f"batch_size is {self.batch_size}; expected at least 1")
         if self.gate is not None and not 0 <= self.gate <= 100:
-            raise ConfigError(f"--gate is {self.gate:g}; expected 0 to 100 AP points")
+            raise ConfigError(f"--gate is {told_apart(self.gate, 0, 100)[0]}; expected 0 to 100 AP points")
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"limit is {shown_value(self.limit)}; expected at least 1")
 

@@ -15,6 +15,7 @@ from condinst_deploy.imaging.encode import LARGEST_JPEG, write_jpeg
 from condinst_deploy.imaging.labels import Label, draw_labels
 from condinst_deploy.imaging.palette import DARK, LIGHT, Colour, colour_of, lightened
 from condinst_deploy.masks import BoolArray, Masks, Window
+from condinst_deploy.shown_text import counted
 from condinst_deploy.support.validation import Limits, checked_number
 
 OPACITY = 0.45
@@ -50,6 +51,14 @@ class Overlay(NamedTuple):
     image: Image.Image
     drawn: int  # instances
     unlabelled: int  # of them, those without a label, because there was no room for it
+
+
+def unlabelled_text(unlabelled: int, drawn: int) -> str:
+    """What a command says of drawn instances whose labels were left out (`Overlay`), of all its images together."""
+    return (
+        f"{unlabelled:,} of {counted(drawn, 'drawn detection')} without a label, for which there was no room: labels"
+        " cover at most a fifth of an image"
+    )
 
 
 def enlarged_side(longest: int, smallest: int) -> int | None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from condinst_deploy.contract import ModelManifest
 from condinst_deploy.contract.artifacts import check_images, check_there
 from condinst_deploy.errors import CondInstError
+from condinst_deploy.imaging.drawing import unlabelled_text
 from condinst_deploy.imaging.fonts import without_glyphs
 from condinst_deploy.imaging.image_files import ImageFile, existing_sources
 from condinst_deploy.runtime.coco_results import coco_results, write_json
@@ -17,7 +18,7 @@ from condinst_deploy.runtime.label_files import Format, write_text
 from condinst_deploy.runtime.predictor import Predictor
 from condinst_deploy.runtime.predictor_options import PredictorOptions
 from condinst_deploy.runtime.recording import Destination, FileOutputs, Recorded, record
-from condinst_deploy.shown_text import counted
+from condinst_deploy.shown_text import counted, quoted_if_odd
 from condinst_deploy.support.atomic_write import check_writable
 from condinst_deploy.support.folder_lock import locked_folder
 from condinst_deploy.support.option_types import check_types
@@ -164,7 +165,7 @@ def predict_files(
 
 
 def _thresholds_text(thresholds: Sequence[tuple[str, float]]) -> str:
-    listed = ", ".join(f"{name} {threshold:.3f}" for name, threshold in thresholds[:MOST_LISTED])
+    listed = ", ".join(f"{quoted_if_odd(name)} {threshold:.3f}" for name, threshold in thresholds[:MOST_LISTED])
     more = f", and {len(thresholds) - MOST_LISTED} more classes" if len(thresholds) > MOST_LISTED else ""
     return f"score thresholds: {listed}{more}"
 
@@ -232,7 +233,5 @@ def _note_nothing_drawn(options: PredictFilesOptions, detections: int, reports: 
 
 def _note_unlabelled(recorded: Recorded, reports: PredictFilesReports) -> None:
     """Say how many labels are left out."""
-    reports.on_note(
-        f"{recorded.unlabelled} of {counted(recorded.drawn, 'drawn detection')} without a label, for which there was no"
-        " room: labels cover at most a fifth of an image. A higher --draw-threshold draws fewer detections"
-    )
+    left_out = unlabelled_text(recorded.unlabelled, recorded.drawn)
+    reports.on_note(f"{left_out}. A higher --draw-threshold draws fewer detections")

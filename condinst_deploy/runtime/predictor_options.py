@@ -172,7 +172,7 @@ def result_filter_for(manifest: ModelManifest, options: PredictorOptions) -> Res
     if score_threshold is not None and score_threshold < own.lowest_score:
         raise ConfigError(
             f"score_threshold is {shown_value(score_threshold)}; the model was made with"
-            f" {_rounded_up(own.lowest_score)} and can only be raised from there."
+            f" {rounded_up(own.lowest_score)} and can only be raised from there."
             " Export it again with --score-threshold for a lower one, or give the checkpoint"
         )
     if max_detections is not None and max_detections > own.max_detections:
@@ -186,7 +186,7 @@ def result_filter_for(manifest: ModelManifest, options: PredictorOptions) -> Res
     return ResultFilter(score_threshold, labels, max_detections)
 
 
-def _rounded_up(value: float) -> str:
+def rounded_up(value: float) -> str:
     """Return four digits of a limit, rounded up, so that the printed value is allowed."""
     return f"{Context(prec=4, rounding=ROUND_CEILING).create_decimal(repr(value)).normalize():f}"
 

@@ -22,6 +22,7 @@ from condinst_deploy.runtime.device_outputs import DeviceOutputs, on_host
 from condinst_deploy.runtime.devices import parsed_device
 from condinst_deploy.runtime.preprocessing.types import Inputs
 from condinst_deploy.runtime.torch_graphs import Capturer, GraphedNetwork, capturer_for
+from condinst_deploy.shown_text import told_apart
 
 SMALLEST_BFLOAT16 = (8, 0)
 """Compute capability from which on GPUs have bfloat16."""
@@ -128,7 +129,8 @@ def _replaced(own: Selection, asked: Selection) -> str:
         ("the score threshold", own.lowest_score, asked.lowest_score),
         ("the maximum of detections", own.max_detections, asked.max_detections),
     )
-    return " and ".join(f"{name} {before:g} by {now:g}" for name, before, now in limits if before != now)
+    changed = ((name, *told_apart(before, now)) for name, before, now in limits if before != now)
+    return " and ".join(f"{name} {before} by {now}" for name, before, now in changed)
 
 
 def torch_device(device: str) -> torch.device:

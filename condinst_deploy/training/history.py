@@ -5,13 +5,14 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from condinst_deploy.data.annotation_checks import is_finite
 from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.extras import install_command
 from condinst_deploy.support.held_folders import check_held
+from condinst_deploy.support.input_files import is_there, read_file
 from condinst_deploy.support.json_text import json_text
 
 if TYPE_CHECKING:
@@ -40,6 +41,13 @@ def best_of(records: Iterable[Record]) -> Record | None:
     """The evaluation whose model is `best.pth`: the first one with the highest score. None: none has a score."""
     scored = [record for record in records if is_evaluation(record) and score_of(record) > NO_SCORE]
     return max(scored, key=score_of, default=None)
+
+
+class Evaluations(NamedTuple):
+    """Metrics of a run that ended: of its last evaluation, and of the one whose model is `best.pth` (`best_of`)."""
+
+    last: Record
+    best: Record | None
 
 
 def average_precision_text(record: Record) -> str:
@@ -74,7 +82,7 @@ class History(AbstractContextManager["History"]):
 
         Raises:
             ConfigError: a library is missing.
-            OutputError: the folder cannot be written.
+            OutputError: the folder cannot be written, or an earlier history cannot be read.
         """
         self._path = folder / HISTORY_FILE
         self._stream: TextIO = io.StringIO()
@@ -155,11 +163,20 @@ def _line(record: Record) -> str:
 
 
 def read_history(path: Path) -> list[Record]:
-    """Records of a run; a line that was cut off is left out."""
+    """Records of a run, none without a file; a line that was cut off is left out.
+
+    Raises:
+        OutputError: the file cannot be read, or is none.
+    """
     records: list[Record] = []
-    if not path.is_file():
-        return records
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    try:
+        text = read_file(path).decode("utf-8", errors="replace") if is_there(path) else ""
+    except OSError as e:
+        raise OutputError(
+            f"the history {path} cannot be read ({e.strerror or e}); expected the file that training writes: mend it,"
+            " or move it away to go on without the earlier metrics"
+        ) from e
+    for line in text.splitlines():
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):

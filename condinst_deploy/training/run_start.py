@@ -159,7 +159,8 @@ def resumed_run(
 
     Raises:
         CheckpointError: the file is no training checkpoint.
-        ConfigError: it was made with another recipe. Another length is none where `can_change_length`.
+        ConfigError: it was made with another recipe. Another length is none where `can_change_length`, and other places
+            of the data are none where the checkpoint records what its data was (`data_record.compared`).
     """
     content = load_checkpoint_file(path) if content is None else content
     training = content.get("training")
@@ -168,7 +169,10 @@ def resumed_run(
     loaded = load_model(path, content=content) if loaded is None else loaded
     recipe = recipe.with_model(loaded.model.config)
     done = training.get("iteration")
-    _check_same(path, recipe, _trained_with(path, training), done if isinstance(done, int) else 0)
+    then = _trained_with(path, training)
+    if training.get("data") is not None:  # data is compared by its record: it may have moved
+        then = replace(then, data=replace(then.data, **{name: getattr(recipe.data, name) for name in PLACES}))
+    _check_same(path, recipe, then, done if isinstance(done, int) else 0)
     run = _run(recipe, loaded.model, loaded.manifest, device, ranks)
     try:
         if run.average is not None:

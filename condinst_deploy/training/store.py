@@ -12,6 +12,9 @@ from condinst_deploy.support.folder_lock import locked_folder
 
 CHECKPOINT, BEST, DAMAGED = "last.pth", "best.pth", "damaged.pth"
 
+EARLIER_BEST = "best-earlier.pth"
+"""A best model whose score is not known any more, because the history was lost."""
+
 WAITING = "next.pth"
 """A complete checkpoint whose name is not `last.pth` yet; it is left only where a process is killed in that moment."""
 
@@ -73,6 +76,23 @@ class CheckpointStore:
                 path.replace(self._folder / DAMAGED)
             except OSError as e:
                 raise OutputError(f"{path} is damaged and cannot be renamed ({e.strerror or e})") from e
+
+    def keep_best(self) -> Path | None:
+        """Rename a best model, so that one of another score does not replace it.
+
+        Returns:
+            Its new path; None: there is none.
+
+        Raises:
+            OutputError: it cannot be renamed.
+        """
+        path, kept = self._folder / BEST, self._folder / EARLIER_BEST
+        if not path.is_file():
+            return None
+        try:
+            return path.replace(kept)
+        except OSError as e:
+            raise OutputError(f"{path} cannot be renamed to {kept.name} ({e.strerror or e})") from e
 
     def newest(self) -> Found:
         """The newest checkpoint that can be read.

@@ -19,7 +19,7 @@ from condinst_deploy.support.atomic_write import check_writable
 from condinst_deploy.support.folder_lock import locked_folder
 from condinst_deploy.training import trainer
 from condinst_deploy.training.data_record import DATA_FILE, DataRecord, compared, data_record, write_record
-from condinst_deploy.training.history import HISTORY_FILE, Record, best_of, is_evaluation, read_history
+from condinst_deploy.training.history import HISTORY_FILE, Record, is_evaluation, read_history
 from condinst_deploy.training.preview import Preview, preview
 from condinst_deploy.training.ranks import ALONE, Ranks, connected, device_of, ranks_from_environment
 from condinst_deploy.training.recipe import Recipe, load_recipe, sizes_named
@@ -166,16 +166,12 @@ def _train(recipe: Recipe, options: TrainOptions, reports: Reports, folder: Path
             ranks.on_first(lambda: stack.enter_context(locked_folder(folder)))
             ranks.on_first(lambda: CheckpointStore(folder, recipe.keep_checkpoints).set_aside(damaged))
             ranks.on_first(lambda: _write_data(run, folder))
-            metrics = trainer.train(run, sets, folder, reports)
+            last, best = trainer.train(run, sets, folder, reports)
     except KeyboardInterrupt:
         reports.on_interrupted(run.iteration, folder)
         raise
-    return _trained(folder.absolute(), metrics)
-
-
-def _trained(folder: Path, metrics: Record) -> TrainedModel:
-    best = best_of(read_history(folder / HISTORY_FILE))
-    return TrainedModel(folder, folder / trainer.MODEL, metrics, None if best is None else folder / BEST, best)
+    folder = folder.absolute()
+    return TrainedModel(folder, folder / trainer.MODEL, last, None if best is None else folder / BEST, best)
 
 
 def _prepared(

@@ -22,18 +22,24 @@ from condinst_deploy.runtime.torch_backend import TorchBackend
 from condinst_deploy.shown_text import quoted_if_odd, shown
 from condinst_deploy.support.signals import Interruption, Stopped, received, whole_steps
 from condinst_deploy.training.batches import PROBLEMS, batches
-from condinst_deploy.training.history import NO_SCORE, History, Record, best_of, draw_curves, is_evaluation, score_of
-from condinst_deploy.training.ranks import Ranks
+from condinst_deploy.training.history import (
+    NO_SCORE,
+    Evaluations,
+    History,
+    Record,
+    best_of,
+    draw_curves,
+    is_evaluation,
+    score_of,
+)
 from condinst_deploy.training.recipe import Recipe
 from condinst_deploy.training.recipe_file import write_recipe
 from condinst_deploy.training.run import LossesNotFinite, TrainingRun
+from condinst_deploy.training.shared_progress import OthersStopped, SharedProgress
 from condinst_deploy.training.store import BEST, CheckpointStore
 
 MODEL, CURVES, SHEET, RECIPE = "model.pth", "curves.png", "predictions.jpg", "recipe.toml"
 IMAGES_SHOWN = 12
-
-IMAGES_APART = 8
-"""Images of its own that a process detects in, in an evaluation, before it asks whether the others still do."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +117,8 @@ def manifest_for(recipe: Recipe, sets: Sets) -> ModelManifest:
     )
 
 
-def train(run: TrainingRun, sets: Sets, folder: Path, reports: Reports) -> Record:
-    """Train to the end of the recipe; returns the metrics of the last evaluation.
+def train(run: TrainingRun, sets: Sets, folder: Path, reports: Reports) -> Evaluations:
+    """Train to the end of the recipe; returns the metrics of the last and of the best evaluation.
 
     A checkpoint is written every `checkpoint_every` iterations, before every evaluation, at the end, and when the run
     is interrupted, meets a damaged image or losses that are not finite, or loses one of its processes. The first
@@ -170,7 +176,7 @@ class _Training:
     interruption: Interruption
     loader: Iterator[TrainingBatch]
 
-    def to_the_end(self) -> Record:
+    def to_the_end(self) -> Evaluations:
         run = self.run
         self._first(lambda: write_recipe(run.recipe, self.folder / RECIPE))
         started = time.perf_counter()
@@ -186,7 +192,7 @@ class _Training:
         self._first(lambda: save_model(self.folder / MODEL, run.evaluated, run.manifest))
         last = self._last_evaluation() or self._evaluate()
         self._first(lambda: draw_predictions(run, self.sets, self.folder / SHEET))
-        return last
+        return Evaluations(last, best_of(self.history.records))
 
     def _parts(self) -> list[TrainingBatch]:
         """The next step's batches, where all processes have theirs and none wants to stop.
@@ -233,6 +239,8 @@ class _Training:
         record = evaluate(run, self.sets, self.reports, self.interruption)
         best = best_of(self.history.records)
         if score_of(record) > (NO_SCORE if best is None else score_of(best)):
+            if best is None:
+                self._first(self._keep_unknown_best)
             self._first(lambda: save_model(self.folder / BEST, run.evaluated, run.manifest))
         self._first(lambda: self.history.add(record))
         if not run.ranks.first:
@@ -240,6 +248,13 @@ class _Training:
         self._first(self._draw_curves)
         self.reports.on_evaluation(record)
         return record
+
+    def _keep_unknown_best(self) -> None:
+        kept = self.store.keep_best()
+        if kept is not None:
+            self.reports.on_note(
+                f"the history in {self.folder} has no evaluation of the {BEST} that is there: it is kept as {kept.name}"
+            )
 
     def _draw_curves(self) -> None:
         draw_curves(self.history.records, self.folder / CURVES)
@@ -285,7 +300,7 @@ def evaluate(run: TrainingRun, sets: Sets, reports: Reports, interruption: Inter
     ranks = run.ranks
     images = list(zip(sets.val.image_ids, sets.val.paths, strict=True))
     own = images[ranks.rank :: ranks.size]
-    progress = _SharedProgress(ranks, len(images) // ranks.size, interruption or Interruption())
+    progress = SharedProgress(ranks, len(images) // ranks.size, interruption or Interruption())
 
     def on_image() -> None:
         progress.one_more()
@@ -294,7 +309,7 @@ def evaluate(run: TrainingRun, sets: Sets, reports: Reports, interruption: Inter
     def detect() -> list[Entry]:
         try:
             return detect_all(_predictor(run), own, on_image)
-        except _OthersStopped:
+        except OthersStopped:
             return []
         except DistributedError:
             raise
@@ -304,43 +319,6 @@ def evaluate(run: TrainingRun, sets: Sets, reports: Reports, interruption: Inter
 
     shares = ranks.gathered(ranks.in_each(detect))
     return ranks.on_first(lambda: _metrics(run.iteration, sets, [entry for share in shares for entry in share]))
-
-
-class _OthersStopped(Exception):
-    """Another process failed in its share of an evaluation."""
-
-
-@dataclass
-class _SharedProgress:
-    """What the processes of an evaluation tell each other while each detects in its images."""
-
-    ranks: Ranks
-    images: int  # that every process has at least
-    interruption: Interruption
-    done: int = 0
-
-    def one_more(self) -> None:
-        """Count an image.
-
-        Raises:
-            DistributedError: another process is lost.
-            KeyboardInterrupt: a signal came, here or in another process.
-            _OthersStopped: another process failed.
-        """
-        self.done += 1
-        if self.done % IMAGES_APART == 0 and self.done <= self.images and self._any(failed=False):
-            raise _OthersStopped
-
-    def failed(self) -> None:
-        """Let the others know at their next question; after the last one they wait for this process anyway."""
-        if (self.done // IMAGES_APART + 1) * IMAGES_APART <= self.images:
-            self._any(failed=True)
-
-    def _any(self, failed: bool) -> int:
-        somewhere, stop = self.ranks.any((int(failed), int(self.interruption.wanted)))
-        if stop:
-            raise Stopped(received() or SIGTERM)
-        return somewhere
 
 
 def _metrics(iteration: int, sets: Sets, results: list[Entry]) -> Record:

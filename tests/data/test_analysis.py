@@ -28,7 +28,7 @@ def test_a_sound_set_has_a_table_and_nothing_else(tmp_path: Path) -> None:
     report.check(strict=True)
     assert json.loads(json.dumps(report.to_dict()))["classes"][1]["name"] == "ant"
     lines = report.text().splitlines()
-    assert lines[0] == "2 of 2 images, 8 objects to learn"
+    assert lines[0] == f"{tmp_path / 'set.json'}: 2 of 2 images, 8 objects to learn"
     assert lines[1].split() == ["class", "images", "objects", "small", "medium", "large"]
     assert len({len(line) for line in lines[1:]}) == 1
     assert len(lines) == 4

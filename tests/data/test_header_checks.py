@@ -82,8 +82,24 @@ def test_images_of_the_validation_set_are_checked_alike(tmp_path: Path) -> None:
         "1 validation image of another size than annotated (image 4: 4.jpg is 30x20, annotated 200x160);"
         " annotations must be of the files themselves",
     ]
-    with pytest.raises(DataError, match="1 validation image that cannot be read"):
+    assert f"error: {val / 'set.json'}: 1 validation image that cannot be read" in report.text()
+    with pytest.raises(DataError, match=rf"^{val / 'set.json'} cannot be evaluated on: 1 validation image that cannot"):
         report.check()
+
+
+def test_findings_in_both_sets_name_the_file_that_they_are_about(tmp_path: Path) -> None:
+    folders = tmp_path / "train", tmp_path / "val"
+    for folder in folders:
+        folder.mkdir()
+        (folder / "1.jpg").write_bytes(b"no image" * len(folder.name))
+    train, val = (written(folder, ["1.jpg"]) for folder in folders)
+    with pytest.raises(DataError) as raised:
+        report_of(train, val).check()
+    unreadable = "that cannot be read (image 1: 1.jpg, not an image in a known format)"
+    assert str(raised.value) == (
+        f"{train[0]} cannot be trained on: 1 image {unreadable};"
+        f" {val[0]} cannot be evaluated on: 1 validation image {unreadable}"
+    )
 
 
 def test_a_validation_set_without_objects_is_a_warning(tmp_path: Path) -> None:
@@ -100,7 +116,11 @@ def test_a_validation_set_without_objects_is_a_warning(tmp_path: Path) -> None:
         "1 validation set without an object (set.json);"
         " no AP can be measured, and no best model is kept: name a set with objects"
     )
-    assert found == [[warning], [warning], [], []]
+    area = (
+        "1 object in the validation set whose area is not its mask's (annotation 1: 0 or less);"
+        " AP of small, medium and large objects goes by it: write the mask's area, or leave it out"
+    )
+    assert found == [[warning], [warning], [area], []]
 
 
 def test_twenty_files_are_named_and_all_are_counted(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Prediction of files from Python; `tests/cli/test_predict.py` runs the same through the command."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ from PIL import Image
 from condinst_deploy import FileOutputs, PredictFilesOptions, Predictor, PredictorOptions, predict_files
 from condinst_deploy.contract import ModelManifest
 from condinst_deploy.errors import BackendError, CondInstError, ConfigError
+from condinst_deploy.model.checkpoints import save_model
 from condinst_deploy.runtime.label_files import Format
 from condinst_deploy.runtime.predict_files import PredictFilesReports
 from condinst_deploy.runtime.recording import Destination, record
-from tests.support.models import noise_image
+from tests.support.models import manifest_of, noise_image, seeded_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -62,6 +64,15 @@ def test_one_call_writes_what_the_options_ask_for(images: Path, slim_checkpoint:
     names = sorted(path.name for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert names == ["0.txt", "1.txt", "classes.txt", "detections.json", "images.json"]
     assert (tmp_path / "out" / "yolo" / "classes.txt").read_text() == "class a\nclass b\nclass c\n"
+
+
+def test_class_names_of_a_checkpoint_are_shown_safely_beside_their_thresholds(images: Path, tmp_path: Path) -> None:
+    names = ("\x1b[2Jcat", "dog ", "ox")
+    save_model(tmp_path / "odd.pth", seeded_model(), replace(manifest_of(), class_names=names))
+    options = PredictFilesOptions(tmp_path / "out", PredictorOptions(device="cpu"), thresholds=OnlyFirstClass())
+    notes: list[str] = []
+    predict_files(tmp_path / "odd.pth", images / "0.png", options, noted(notes))
+    assert r"score thresholds: \x1b[2Jcat 0.000, 'dog ' 1.000, ox 1.000" in notes
 
 
 def test_a_model_among_the_images_is_refused_before_anything_is_written(slim_checkpoint: Path, tmp_path: Path) -> None:

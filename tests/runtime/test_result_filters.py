@@ -132,6 +132,11 @@ def test_options_replace_a_checkpoints_own_limits(
         assert "the options replace" in predictor.backend.note
 
 
+def test_the_note_on_replaced_limits_shows_values_that_differ(slim_checkpoint: Path) -> None:
+    with Predictor(slim_checkpoint, device="cpu", score_threshold=0.0499999999) as predictor:
+        assert "the options replace the score threshold 0.05 by 0.0499999999" in predictor.backend.note
+
+
 def test_limits_inside_a_checkpoints_own_change_no_model(slim_checkpoint: Path) -> None:
     with Predictor(slim_checkpoint, device="cpu", score_threshold=0.2, max_detections=3) as predictor:
         assert predictor.manifest.selection == Selection()

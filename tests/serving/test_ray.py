@@ -281,8 +281,9 @@ def test_images_of_a_dataset_that_cannot_be_read_are_rows_with_reasons(ray: Any,
     [
         ({"workers": 0}, "workers is 0; expected 1 to 100000"),
         ({"gpus_per_worker": 1.5}, "gpus_per_worker is 1.5; expected 0, a part of 1"),
+        ({"gpus_per_worker": 1.00000001}, "gpus_per_worker is 1.00000001; expected 0, a part of 1"),
         ({"gpus_per_worker": float("nan")}, "gpus_per_worker is nan"),
-        ({"cpus_per_worker": 0.0}, "cpus_per_worker is 0; expected more than 0"),
+        ({"cpus_per_worker": 0.0}, "cpus_per_worker is 0.0; expected 0.01 to 10000"),
     ],
 )
 def test_options_out_of_range_are_refused(changes: dict[str, Any], reason: str) -> None:

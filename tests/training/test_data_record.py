@@ -93,6 +93,39 @@ def test_a_changed_validation_set_is_a_note_until_the_first_evaluation(stopped: 
         train(tmp_path / "tiny.toml", replace(stopped, iterations=3))
 
 
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_data_that_moved_is_told_by_its_content(is_changed: bool, stopped: TrainOptions, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for name in ("train.json", "train", "val.json", "val"):
+        (tmp_path / name).rename(moved / name)
+    options = replace(
+        stopped,
+        train_annotations=moved / "train.json",
+        train_images=moved / "train",
+        val_annotations=moved / "val.json",
+        val_images=moved / "val",
+    )
+    if is_changed:
+        changed(moved / "train.json", lambda content: content["annotations"].pop())
+        with pytest.raises(ConfigError, match=rf"^the data changed since the run stopped \(training set {moved}"):
+            train(tmp_path / "tiny.toml", options)
+        return
+    assert "resumed at iteration 1" in resume(options, tmp_path / "tiny.toml")
+    record = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert record["train"]["annotations"] == str(moved / "train.json")
+    assert str(moved / "val") in (tmp_path / "run" / "recipe.toml").read_text()
+
+
+def test_data_that_moved_is_not_found_again_without_a_record(stopped: TrainOptions, tmp_path: Path) -> None:
+    content = torch.load(tmp_path / "run" / "last.pth", weights_only=True)
+    del content["training"]["data"]
+    torch.save(content, tmp_path / "run" / "last.pth")
+    (tmp_path / "val").rename(tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"differs in data\.val_images: .*val' then, .*other' now"):
+        train(tmp_path / "tiny.toml", replace(stopped, val_images=tmp_path / "other"))
+
+
 def test_a_state_without_a_record_goes_on_as_before_and_says_so(stopped: TrainOptions, tmp_path: Path) -> None:
     content = torch.load(tmp_path / "run" / "last.pth", weights_only=True)
     del content["training"]["data"]

@@ -17,7 +17,8 @@ from condinst_deploy.training.history import is_evaluation, read_history
 from condinst_deploy.training.ranks import Ranks
 from condinst_deploy.training.recipe import Recipe, ScheduleSettings
 from condinst_deploy.training.run_start import resumed_run
-from condinst_deploy.training.trainer import IMAGES_APART, Reports, Sets, evaluate, open_sets, train
+from condinst_deploy.training.shared_progress import IMAGES_APART
+from condinst_deploy.training.trainer import Reports, Sets, evaluate, open_sets, train
 from tests.support.processes import in_processes
 from tests.support.recipes import tiny_recipe
 from tests.support.training_runs import run_of
@@ -116,7 +117,7 @@ def test_a_signal_in_an_evaluation_stops_all_and_the_evaluation_is_made_when_the
     def resumed(ranks: Ranks) -> dict[str, Any]:
         run = resumed_run(recipe, tmp_path / "last.pth", CPU, ranks)
         assert run.iteration == 2
-        return train(run, sets, tmp_path, Reports())
+        return train(run, sets, tmp_path, Reports()).last
 
     first, second = in_processes(2, resumed, tmp_path)
     assert first == second

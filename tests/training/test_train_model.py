@@ -12,9 +12,10 @@ from PIL import Image
 import condinst_deploy
 from condinst_deploy import Predictor, TrainOptions, train
 from condinst_deploy.data.shapes_dataset import generate_shapes
-from condinst_deploy.errors import CheckpointError, ConfigError, DataError
+from condinst_deploy.errors import CheckpointError, ConfigError, DataError, OutputError
 from condinst_deploy.model.checkpoints import LoadedModel, load_model
 from condinst_deploy.model.losses import Losses
+from condinst_deploy.training.history import Record
 from condinst_deploy.training.recipe import Recipe, load_recipe
 from condinst_deploy.training.train_model import check
 from condinst_deploy.training.trainer import Reports
@@ -226,6 +227,40 @@ def test_a_finished_run_says_so_and_goes_on_with_more_iterations(folder: Path, t
         " --resume with a larger --iterations continues it"
     )
     assert train(folder / "tiny.toml", replace(given, iterations=3, resume=True)).metrics["iteration"] == 3
+
+
+@pytest.mark.parametrize("damage", ["a folder", "no JSON", "unreadable"])
+def test_a_history_that_is_damaged_during_a_run_costs_neither_result_nor_model(
+    damage: str, folder: Path, tmp_path: Path
+) -> None:
+    """Reading /proc/self/mem fails for every user; it is an ordinary file by its mode."""
+    given, history = options(folder, tmp_path / "run"), tmp_path / "run" / "history.jsonl"
+
+    def spoil(_record: Record) -> None:
+        history.unlink()
+        if damage == "a folder":
+            history.mkdir()
+        elif damage == "no JSON":
+            history.write_bytes(b"\xff\x00{\n" * 10)
+        else:
+            history.symlink_to("/proc/self/mem")
+
+    trained = train(folder / "tiny.toml", given, Reports(on_evaluation=spoil))
+    assert trained.best == trained.metrics
+    assert trained.best_model == tmp_path / "run" / "best.pth"
+    assert trained.best_model.is_file()
+    assert load_model(trained.model).manifest.class_names
+    if damage == "no JSON":  # lines that cannot be read are left out
+        notes: list[str] = []
+        before = trained.best_model.read_bytes()
+        train(folder / "tiny.toml", replace(given, resume=True), Reports(on_note=notes.append))
+        assert (tmp_path / "run" / "best-earlier.pth").read_bytes() == before
+        assert "has no evaluation of the best.pth that is there: it is kept as best-earlier.pth" in notes[-1]
+        return
+    problem = r"^the history .*history\.jsonl cannot be read \(.*\); expected the file that training writes"
+    for start in (train, check):
+        with pytest.raises(OutputError, match=problem):
+            start(folder / "tiny.toml", replace(given, resume=True))
 
 
 def test_a_run_with_a_shortened_warm_up_says_why_it_cannot_become_longer(folder: Path, tmp_path: Path) -> None:

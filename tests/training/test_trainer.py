@@ -155,7 +155,9 @@ def test_a_run_ends_after_so_many_evaluations_without_a_better_one(
     notes: list[str] = []
     reported = Reports(on_note=notes.append)
     run = run_of(patient, sets)
-    assert train(run, sets, tmp_path / "run", reported) == {"iteration": 4, "segm/ap": 0.3, "bbox/ap": 0.0}
+    last, best = train(run, sets, tmp_path / "run", reported)
+    assert last == {"iteration": 4, "segm/ap": 0.3, "bbox/ap": 0.0}
+    assert best == last | {"iteration": 2}
     assert run.iteration == 4
     assert notes == [
         "stopped at iteration 4: 2 evaluations without a better mask AP; the best model is"
@@ -166,7 +168,7 @@ def test_a_run_ends_after_so_many_evaluations_without_a_better_one(
     resumed = resumed_run(patient, tmp_path / "run" / "last.pth", CPU)
     train(resumed, sets, tmp_path / "run", reported)
     assert (resumed.iteration, len(notes)) == (4, 2)  # it has ended, and says so again
-    assert train(run_of(replace(patient, patience=3), sets), sets, tmp_path / "longer", reported)["iteration"] == 6
+    assert train(run_of(replace(patient, patience=3), sets), sets, tmp_path / "longer", reported).last["iteration"] == 6
 
 
 def test_the_last_losses_are_kept_whatever_the_interval(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
@@ -182,7 +184,7 @@ def test_another_seed_gives_other_weights(recipe: Recipe, sets: Sets, tmp_path: 
 
 
 def test_a_finished_run_leaves_everything_to_look_at(recipe: Recipe, sets: Sets, tmp_path: Path) -> None:
-    metrics: Record = train(run_of(recipe, sets), sets, tmp_path, quiet())
+    metrics = train(run_of(recipe, sets), sets, tmp_path, quiet()).last
     assert metrics["iteration"] == 6
     assert 0 <= metrics["segm/ap"] <= 1
     names = {path.name for path in tmp_path.iterdir()}

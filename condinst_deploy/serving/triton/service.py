@@ -11,6 +11,7 @@ from condinst_deploy.errors import CondInstError, ConfigError, ImageError
 from condinst_deploy.imaging.decode import rgb_from_bytes
 from condinst_deploy.runtime.postprocess import ResultFilter
 from condinst_deploy.runtime.predictor import Predictor
+from condinst_deploy.runtime.predictor_options import rounded_up
 from condinst_deploy.serving.protocol import RequestOptions, labels_of
 from condinst_deploy.serving.triton.limits import Limits
 
@@ -67,8 +68,8 @@ class ImageService:
             return e
         if options.score_threshold is not None and options.score_threshold < own.lowest_score:
             return ConfigError(
-                f"score_threshold is {options.score_threshold}; the model was exported with {own.lowest_score:.4g},"
-                " and a request can only raise it"
+                f"score_threshold is {options.score_threshold}; the model was exported with"
+                f" {rounded_up(own.lowest_score)}, and a request can only raise it"
             )
         if options.max_detections is not None and options.max_detections > own.max_detections:
             return ConfigError(f"max_detections is {options.max_detections}; the model's own is {own.max_detections}")

@@ -7,7 +7,7 @@ import typer
 
 from condinst_deploy.cli.command import command_app, labelled, print_json, results_console
 from condinst_deploy.contract.artifacts import check_there
-from condinst_deploy.shown_text import counted
+from condinst_deploy.shown_text import counted, quoted_if_odd
 
 MOST_CLASSES, MOST_LAYERS = 10, 30
 
@@ -116,7 +116,7 @@ def _shape(shape: list[Any]) -> str:
 def _model(manifest: dict[str, Any]) -> list[str]:
     names, preprocessing, selection = manifest["class_names"], manifest["preprocessing"], manifest["selection"]
     quantization = manifest.get("quantization")
-    shown = ", ".join(names[:MOST_CLASSES]) + (", ..." if len(names) > MOST_CLASSES else "")
+    shown = ", ".join(map(quoted_if_odd, names[:MOST_CLASSES])) + (", ..." if len(names) > MOST_CLASSES else "")
     return [
         *_quantization(quantization),
         f"  family {manifest['family']}; {counted(len(names), 'class')}: {shown}",

@@ -1,0 +1,34 @@
+"""What is found in a validation set before the first step; each finding names its file."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from condinst_deploy.data.annotated_areas import area_finding
+from condinst_deploy.data.box_form import corners_in
+from condinst_deploy.data.coco import CocoDataset
+from condinst_deploy.data.data_report import Finding
+from condinst_deploy.data.header_checks import header_findings
+from condinst_deploy.imaging.image_sizes import Header
+
+PLACE = "in the validation set"
+
+
+def validation_findings(data: CocoDataset, headers: Sequence[Header]) -> tuple[list[Finding], list[Finding]]:
+    """What cannot be right, and what is odd, in a set to evaluate on.
+
+    Args:
+        data: the set.
+        headers: of its images, in the same order.
+    """
+    corners, most = corners_in(data, PLACE)
+    wrong = [*header_findings(data.records, headers, "validation image"), *([corners] if most else [])]
+    odd = [*([] if most else [corners]), _nothing_to_evaluate(data), area_finding(data, PLACE)]
+    file = str(data.annotations)
+    return [replace(each, annotations=file) for each in wrong], [replace(each, annotations=file) for each in odd]
+
+
+def _nothing_to_evaluate(data: CocoDataset) -> Finding:
+    """A set of crowds, or of nothing: average precision needs objects."""
+    count = len(data.records.objects.ids) + sum(each.reason != "crowd" for each in data.left_out)
+    advice = "no AP can be measured, and no best model is kept: name a set with objects"
+    return Finding.of("validation set", "without an object", advice, [] if count else [data.annotations.name])
