@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.imaging.image_sizes import LONGEST_SIDE, MOST_PIXELS
+from condinst_deploy.runtime.devices import check_device
 from condinst_deploy.runtime.preprocessing.types import InputOptions, Pixels
 from condinst_deploy.shown_text import shown, shown_value
 from condinst_deploy.support.option_types import check_types
@@ -47,6 +48,7 @@ class Settings:
             ConfigError: a value has a wrong type, a number is too small or too large, or a list is empty.
         """
         check_types(self)
+        check_device(self.device)
         InputOptions(self.pixels)
         for name, values, most in (
             ("batch", self.batches, MOST_AT_ONCE),

@@ -11,7 +11,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
+from typer.core import TyperCommand
 
+from condinst_deploy.cli import completion
 from condinst_deploy.errors import CondInstError, ConfigError
 from condinst_deploy.shown_text import LONGEST, shown, shown_value
 from condinst_deploy.support import current_folder
@@ -200,6 +202,18 @@ def print_json(value: Any, what: str = "the summary") -> None:
     print(json_text(value, what, indent=2), flush=True)
 
 
+class CommandInShell(TyperCommand):
+    """The one command of a command line; completion for a shell that is not there is one line and status 1."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Look at the options for completion before typer does."""
+        problem = completion.refusal(args)
+        if problem is not None:
+            _show_error(problem)
+            raise typer.Exit(FAILED)
+        return super().parse_args(ctx, args)
+
+
 class Command(typer.Typer):
     """A command line; call it to run it to the end of the process."""
 
@@ -267,7 +281,7 @@ def command_app(function: Callable[P, None], *, extra: str | None = None) -> Com
     guarded.__annotations__ = function.__annotations__ | {VERSION.name: VERSION.annotation}
     app = Command(add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.extra = extra
-    app.command(context_settings={"help_option_names": ["-h", "--help"]})(guarded)
+    app.command(cls=CommandInShell, context_settings={"help_option_names": ["-h", "--help"]})(guarded)
     return app
 
 

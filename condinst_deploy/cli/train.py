@@ -12,6 +12,7 @@ from condinst_deploy.cli.command import DeviceOption, command_app, print_json, p
 from condinst_deploy.cli.progress import ProgressLines, progress_line
 from condinst_deploy.shown_text import counted, quoted_if_odd
 from condinst_deploy.support.signals import exit_status, listen_for_preemption
+from condinst_deploy.training.recipe_names import check_recipe_is_there
 from condinst_deploy.training.train_options import TrainOptions
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def train(
         device=device,
         meeting=meeting,
     )
+    check_recipe_is_there(recipe)
     listen_for_preemption()
     if check:
         _check(recipe, options, as_json)

@@ -27,6 +27,15 @@ def driver_present(root: Path = Path("/")) -> bool:
     return any((root / node).exists() for node in GPU_NODES)
 
 
+def check_device(device: str) -> None:
+    """Check the word before a library is imported that knows which devices are there.
+
+    Raises:
+        ConfigError: the word is unknown.
+    """
+    parsed_device(device, gpu_usable=False)
+
+
 def parsed_device(device: str, *, gpu_usable: bool) -> Device:
     """Return the device that a user names.
 

@@ -14,6 +14,7 @@ from condinst_deploy.errors import ConfigError
 from condinst_deploy.runtime.backend import Backend
 from condinst_deploy.runtime.batching import BatchingLimits
 from condinst_deploy.runtime.cores import CpuThreads, usable_cores
+from condinst_deploy.runtime.devices import check_device
 from condinst_deploy.runtime.observer import Observer
 from condinst_deploy.runtime.postprocess import ResultFilter
 from condinst_deploy.runtime.preprocessing.types import InputOptions, Pixels
@@ -91,6 +92,7 @@ class PredictorOptions:
             ConfigError: a value has a wrong type or is not allowed.
         """
         check_types(self)
+        check_device(self.device)
         for name, value, most in (
             ("batch_size", self.batch_size, MOST_IN_BATCH),
             ("window_batches", self.window_batches, MOST_IN_WINDOW),

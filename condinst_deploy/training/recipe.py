@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from importlib.resources import files
 from typing import Any, Literal
 
 from condinst_deploy.contract import Family
@@ -14,8 +13,9 @@ from condinst_deploy.errors import ConfigError, SettingError
 from condinst_deploy.model.config import CondInstConfig
 from condinst_deploy.model.loss_plan import LossSettings
 from condinst_deploy.support.option_types import check_types
-from condinst_deploy.support.toml_config import named_settings, recipe_from_toml
+from condinst_deploy.support.toml_config import recipe_from_toml
 from condinst_deploy.support.validation import Limits, check_choice, check_number, merged
+from condinst_deploy.training.recipe_names import RECIPES
 
 PUBLISHED: dict[Family, str] = {"mmdet": "condinst_r50_1x", "adelaidet": "adelaidet_r50_1x"}
 """The recipe that each family's own ones vary."""
@@ -362,18 +362,7 @@ def load_recipe(name: str) -> Recipe:
         ConfigError: the package has none of that name, or it has settings that cannot be used.
         MissingFileError: the file does not exist.
     """
-    return recipe_from_toml(Recipe(), name, files("condinst_deploy") / "training" / "recipes")
-
-
-def sizes_named(name: str) -> tuple[bool, bool]:
-    """Return whether a recipe, or its base, sets sizes for inference, and whether it sets sizes for training.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    named = named_settings(name, files("condinst_deploy") / "training" / "recipes")
-    inference = {"model.preprocessing.short_side", "model.preprocessing.long_side"}
-    return bool(named & inference), "short_sides" in named
+    return recipe_from_toml(Recipe(), name, RECIPES)
 
 
 def recipe_from_dict(values: object) -> Recipe:

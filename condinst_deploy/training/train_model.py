@@ -22,7 +22,8 @@ from condinst_deploy.training.data_record import DATA_FILE, DataRecord, compared
 from condinst_deploy.training.history import HISTORY_FILE, Record, is_evaluation, read_history
 from condinst_deploy.training.preview import Preview, preview
 from condinst_deploy.training.ranks import ALONE, Ranks, connected, device_of, ranks_from_environment
-from condinst_deploy.training.recipe import Recipe, load_recipe, sizes_named
+from condinst_deploy.training.recipe import Recipe, load_recipe
+from condinst_deploy.training.recipe_names import sizes_named
 from condinst_deploy.training.run import TrainingRun
 from condinst_deploy.training.run_start import (
     FIXED_LENGTH,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from condinst_deploy.contract.artifacts import CHECKPOINT, check_checkpoint, check_folder, check_json, check_kind
 from condinst_deploy.errors import ConfigError, DataError
+from condinst_deploy.runtime.devices import check_device
 from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.option_types import check_types
 from condinst_deploy.support.validation import is_unicode
@@ -59,6 +60,7 @@ class TrainOptions:
             ConfigError: a value has a wrong type, or two options name different beginnings.
         """
         check_types(self)
+        check_device(self.device)
         self._check_places()
         if self.weights is not None and self.backbone is not None:
             raise ConfigError("--weights and --backbone both say what to begin with; give one of them")

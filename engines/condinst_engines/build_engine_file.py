@@ -11,13 +11,11 @@ from condinst_deploy.contract.artifacts import ONNX, check_kind, check_text, che
 from condinst_deploy.contract.engine_manifest import EngineManifest, manifest_path
 from condinst_deploy.errors import OutputError
 from condinst_deploy.support.atomic_write import only_writer
+from condinst_engines.build_files import EngineFiles, check_apart, only_exported
 from condinst_engines.build_options import BuildOptions, recipe_of, request_of
 from condinst_engines.builder_library import BuilderLibrary, load_builder_library
-from condinst_engines.engine_file import EngineFiles, check_apart, default_engine_path, engine_from_onnx
 from condinst_engines.gpu_coverage import coverage_notes
 from condinst_engines.monitor import OnProgress
-from condinst_engines.onnx_input import only_exported
-from condinst_engines.plan_builder import Surroundings
 
 
 @dataclass(frozen=True)
@@ -61,21 +59,18 @@ def build_engine(
     _check_replaced(options)
     library = load_builder_library(options.flavour)
     recipe = recipe_of(options, library)
+    request = request_of(options, recipe)
     source, given = only_exported() if onnx is None else Path(onnx), None if out is None else Path(out)
     check_kind(source, ONNX, "--onnx")
-    files = EngineFiles(
-        source, given, options.keep_onnx, options.calibration, options.keep_policy, request_of(options, recipe)
-    )
-    engine = given or default_engine_path(source, recipe, library)
-    written = {
-        "--out": engine,
-        "the manifest": manifest_path(engine),
-        "--keep-onnx": options.keep_onnx,
-        "--keep-policy": options.keep_policy,
-    }
-    read = {"--onnx": source, "--recipe": Path(options.recipe) if isinstance(options.recipe, str) else None}
-    check_apart(read | written | {"--log": options.log, "--timing-cache": options.timing_cache})
+    files = EngineFiles(source, given, options.keep_onnx, options.calibration, options.keep_policy, request)
+    _check_names(source, given, options)
     check_there(source, ONNX)
+    # PyTorch takes seconds to import: only after the options and names were checked
+    from condinst_engines.engine_file import default_engine_path, engine_from_onnx
+    from condinst_engines.plan_builder import Surroundings
+
+    engine = given or default_engine_path(source, recipe, library)
+    _check_names(source, engine, options)
     reports.on_start(source, library)
     for note in coverage_notes(options, recipe, library):
         reports.on_note(note)
@@ -84,6 +79,18 @@ def build_engine(
     with only_writer(engine), _log_file(options.log, reports.on_note) as log:
         surroundings = Surroundings(options.timing_cache, log, reports.on_progress, reports.on_note)
         return BuiltEngineFile(*engine_from_onnx(files, recipe, library, surroundings, options.shapes))
+
+
+def _check_names(source: Path, engine: Path | None, options: BuildOptions) -> None:
+    """Raise a `ConfigError` if two of the files are the same; engine None: it has no name yet."""
+    read = {"--onnx": source, "--recipe": Path(options.recipe) if isinstance(options.recipe, str) else None}
+    written = {
+        "--out": engine,
+        "the manifest": None if engine is None else manifest_path(engine),
+        "--keep-onnx": options.keep_onnx,
+        "--keep-policy": options.keep_policy,
+    }
+    check_apart(read | written | {"--log": options.log, "--timing-cache": options.timing_cache})
 
 
 def _check_replaced(options: BuildOptions) -> None:

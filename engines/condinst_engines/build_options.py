@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ConfigError
@@ -9,10 +10,12 @@ from condinst_deploy.support.option_types import check_types
 from condinst_engines.build_recipe import BuildRecipe, load_recipe
 from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.precision_policy import Quantized
-from condinst_engines.quantization.calibrate import Request, recorded_ranges
 from condinst_engines.ranges.range_images import images_of
 from condinst_export.quantization.calibration_folder import check_calibration, check_headers
 from condinst_export.quantization.calibration_options import calibration_from, check_calibration_folder
+
+if TYPE_CHECKING:
+    from condinst_engines.quantization.calibrate import Request
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def recipe_of(options: BuildOptions, library: BuilderLibrary) -> BuildRecipe:
     return replace(recipe, tensorrt=replace(recipe.tensorrt, plugins=False)) if options.no_plugins else recipe
 
 
-def request_of(options: BuildOptions, recipe: BuildRecipe) -> Request | None:
+def request_of(options: BuildOptions, recipe: BuildRecipe) -> "Request | None":
     """Return the request for a quantised build; None if nothing is quantised.
 
     Raises:
@@ -126,9 +129,12 @@ def request_of(options: BuildOptions, recipe: BuildRecipe) -> Request | None:
             if value is not None:
                 raise ConfigError(f"{name} is for quantised engines; give --int8 or --fp8, too")
         return None
+    check_calibration(calibration)
+    # imported here: a mistake above does not wait for the ONNX library
+    from condinst_engines.quantization.calibrate import Request, recorded_ranges
+
     if options.scales is not None:
         recorded_ranges(options.scales, kind)
-    check_calibration(calibration)
     return Request(kind, calibration, options.scales, options.report, options.sensitivity)
 
 

@@ -1,24 +1,24 @@
 """An exported file becomes an engine file: read, convert, build, describe, write."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import onnx
 
 from condinst_deploy.contract import ModelManifest
-from condinst_deploy.contract.artifacts import ENGINE, ONNX
+from condinst_deploy.contract.artifacts import ENGINE
 from condinst_deploy.contract.engine_manifest import AMPERE, EngineManifest, host, write_engine
 from condinst_deploy.contract.engine_ranges import CheckedRanges
 from condinst_deploy.contract.quantization import HeldOutAgreement, Quantization
-from condinst_deploy.errors import ConfigError, EngineError, OutputError
+from condinst_deploy.errors import EngineError, OutputError
 from condinst_deploy.support.atomic_write import atomic_path, check_writable
 from condinst_deploy.support.digests import sha256_of, sha256_of_bytes
-from condinst_deploy.support.input_files import real_path
 from condinst_deploy.support.validation import printable
 from condinst_deploy.support.versions import installed_versions
+from condinst_engines.build_files import EngineFiles
 from condinst_engines.build_recipe import BuildRecipe
 from condinst_engines.builder_library import BuilderLibrary
 from condinst_engines.onnx_input import load_onnx, manifest_of, with_lifted_constants
@@ -51,39 +51,11 @@ from condinst_engines.ranges.decide import Setting
 from condinst_engines.ranges.range_images import RangeImages
 from condinst_engines.rounding import rounded
 from condinst_export.quantization.calibration_folder import few_images
-from condinst_export.quantization.calibration_options import check_calibration_folder
 
 DEFAULT_FOLDER = Path("engines/build")
 """Default folder of engines, relative to the current directory."""
 
 HANDLED_SHOWN = 20
-
-
-@dataclass(frozen=True)
-class EngineFiles:
-    """Files of one build."""
-
-    source: Path  # the exported file
-    engine: Path | None = None  # None: below the current directory, under a name with builder, precision and targets
-    keep_onnx: Path | None = None  # where to leave the graph that the builder got; written with the engine
-    calibration: Path | None = None  # folder of images that half precision is checked on; None: a built-in set
-    keep_policy: Path | None = None  # where to leave the policy of the range check, as a recipe
-    request: Request | None = None  # of a quantised engine
-
-    def __post_init__(self) -> None:
-        """Check the names.
-
-        Raises:
-            ConfigError: an ending is wrong, a file has two roles, or the folder is a file.
-            MissingFileError: the folder does not exist.
-        """
-        kinds = ((self.engine, ENGINE), (self.keep_onnx, ONNX), (self.keep_policy, ".toml"))
-        for path, suffix in kinds:
-            if path is not None and path.suffix != suffix:
-                raise ConfigError(f"the file to write is {path}; expected a name ending in {suffix}")
-        check_apart({"--onnx": self.source, "--keep-onnx": self.keep_onnx, "--out": self.engine})
-        if self.calibration is not None:
-            check_calibration_folder(self.calibration)
 
 
 class Source(NamedTuple):
@@ -262,24 +234,6 @@ def keep_timings(timings: bytes, surroundings: Surroundings) -> None:
             temporary.write_bytes(timings)
     except OutputError as e:
         surroundings.on_note(f"the timing cache was not kept: {e}")
-
-
-def check_apart(paths: Mapping[str, Path | None]) -> None:
-    """Refuse one file in two roles: the one would be lost.
-
-    Args:
-        paths: option -> its file, None if it was not given.
-
-    Raises:
-        ConfigError: two options name the same file.
-    """
-    seen: dict[Path, str] = {}
-    for option, path in paths.items():
-        if path is None:
-            continue
-        other = seen.setdefault(real_path(path), option)
-        if other != option:
-            raise ConfigError(f"{other} and {option} are the same file, {path}; give each a different name")
 
 
 def _check_writable(*paths: Path | None) -> None:

@@ -7,29 +7,10 @@ import onnx_ir as ir
 from onnx_ir.convenience import get_const_tensor
 
 from condinst_deploy.contract import MANIFEST_KEY, ModelManifest
-from condinst_deploy.contract.artifacts import EXPORT_FOLDER, INT8_ONNX, ONNX, check_there
-from condinst_deploy.errors import ArtifactError, ConfigError
+from condinst_deploy.contract.artifacts import ONNX, check_there
+from condinst_deploy.errors import ArtifactError
 from condinst_engines.onnx_checks import check_graph
 from condinst_engines.quantization.insert import QDQ
-
-
-def only_exported(folder: Path = EXPORT_FOLDER) -> Path:
-    """The only ONNX file that was exported below the current directory; files for CPUs (.int8.onnx) do not count.
-
-    Raises:
-        ConfigError: there is none, or more than one.
-    """
-    there = sorted(folder.glob(f"*{ONNX}"))
-    found = [path for path in there if not path.name.endswith(INT8_ONNX)]
-    if not found:
-        passed_over = f" ({there[0].name} is for CPUs; engines are built from float32 files)" if there else ""
-        raise ConfigError(
-            f"no ONNX file in {folder.absolute()}{passed_over}:"
-            " run condinst-export --weights model.pth here, or name one with --onnx"
-        )
-    if len(found) > 1:
-        raise ConfigError(f"{folder} holds {', '.join(p.name for p in found)}: name one with --onnx")
-    return found[0]
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from condinst_deploy.contract import Family
 from condinst_deploy.contract.artifacts import (
@@ -15,8 +16,10 @@ from condinst_deploy.contract.artifacts import (
     check_kind,
     check_text,
 )
+from condinst_deploy.contract.model_settings import Selection
 from condinst_deploy.errors import ConfigError, MissingFileError
 from condinst_deploy.shown_text import shown_value
+from condinst_deploy.support.atomic_write import check_writable
 from condinst_deploy.support.input_files import read_text
 from condinst_deploy.support.option_types import check_types
 from condinst_export.quantization.calibration_options import CalibrationOptions
@@ -49,13 +52,14 @@ class ExportOptions:
     keep_float: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the fixed shape, and that options of INT8 files come with a calibration.
+        """Check the numbers and the fixed shape, and that options of INT8 files come with a calibration.
 
         Raises:
-            ConfigError: a value has a wrong type, a size is not positive or not a multiple of 32, or there is no
-                calibration.
+            ConfigError: a value has a wrong type or is outside its range, a size is not positive or not a multiple of
+                32, or there is no calibration.
         """
         check_types(self)
+        Selection(**self.selection)
         if self.keep_float and self.int8 is None:
             raise ConfigError("--keep-float is for INT8 files; give --int8 and --calibration, too")
         if self.static_shape is None:
@@ -67,9 +71,15 @@ class ExportOptions:
                 " height and width multiples of 32, for example 1x800x1344"
             )
 
+    @property
+    def selection(self) -> dict[str, Any]:
+        """Return the given settings of `Selection`, by their names."""
+        names = ("max_detections", "score_threshold", "nms_iou", "candidates_per_level")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
 
 def checked_output(weights: Path, out: Path | None, *, int8: bool = False) -> Path:
-    """The absolute path to write, after a check of both names.
+    """The absolute path to write, after a check of both names and of the place.
 
     Args:
         weights: the checkpoint.
@@ -79,6 +89,7 @@ def checked_output(weights: Path, out: Path | None, *, int8: bool = False) -> Pa
     Raises:
         CheckpointError: the checkpoint does not exist, or is no checkpoint.
         ConfigError: the name of the file to write does not end in .onnx, or .int8.onnx for INT8 files alone.
+        OutputError: no file can be written there.
     """
     ending = INT8_ONNX if int8 else ONNX
     if out is not None and (not out.name.endswith(ending) or out.name.endswith(INT8_ONNX) != int8):
@@ -86,7 +97,9 @@ def checked_output(weights: Path, out: Path | None, *, int8: bool = False) -> Pa
         raise ConfigError(f"--out is {out}; expected a name ending in {ending}{reason}")
     check_kind(weights, CHECKPOINT, "--weights")
     check_checkpoint(weights)
-    return (out or EXPORT_FOLDER / f"{weights.stem}{ending}").absolute()
+    path = (out or EXPORT_FOLDER / f"{weights.stem}{ending}").absolute()
+    check_writable(path)
+    return path
 
 
 def class_names_from(path: Path) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from condinst_deploy.evaluation.agreement import ONNX_TOLERANCE
 from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.runtime.cpu_features import OVERFLOW_REMARK, products_may_overflow
 from condinst_deploy.shown_text import counted
-from condinst_deploy.support.atomic_write import atomic_path, check_writable, only_writer
+from condinst_deploy.support.atomic_write import atomic_path, only_writer
 from condinst_export.export_options import ExportOptions, checked_output
 from condinst_export.onnx_file import onnx_from_model, tensorrt_remarks, with_options
 from condinst_export.quantization.calibration_folder import check_calibration, few_images
@@ -102,7 +102,6 @@ def export_model(
     started = time.perf_counter()
     options, reports, weights = options or ExportOptions(), reports or ExportReports(), Path(weights)
     path = checked_output(weights, None if out is None else Path(out), int8=options.int8 is not None)
-    check_writable(path)
     if options.int8 is not None:
         check_calibration(options.int8)
     reports.on_stage("reading the checkpoint")

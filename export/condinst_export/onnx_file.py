@@ -32,12 +32,7 @@ PROGRAM_NAME = "condinst-deploy"
 
 def with_options(model: CondInst, manifest: ModelManifest, options: ExportOptions) -> ModelManifest:
     """Set the options on the model's selection rules, in place, and on a copy of its manifest."""
-    changes = {
-        name: value
-        for name in ("max_detections", "score_threshold", "nms_iou", "candidates_per_level")
-        if (value := getattr(options, name)) is not None
-    }
-    manifest = with_selection(model, manifest, replace(model.config.selection, **changes))
+    manifest = with_selection(model, manifest, replace(model.config.selection, **options.selection))
     return replace(manifest, static_shape=options.static_shape, tools=_tools())
 
 

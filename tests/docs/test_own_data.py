@@ -74,7 +74,8 @@ def test_the_commands_lead_to_a_server(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_the_recipe_of_the_guide_can_be_read(tmp_path: Path) -> None:
-    from condinst_deploy.training.recipe import load_recipe, sizes_named
+    from condinst_deploy.training.recipe import load_recipe
+    from condinst_deploy.training.recipe_names import sizes_named
 
     (recipe,) = blocks("toml")
     (tmp_path / "mine.toml").write_text(recipe)

@@ -17,10 +17,11 @@ from onnx import numpy_helper
 
 from condinst_deploy.contract.engine_manifest import manifest_path, read_engine
 from condinst_deploy.errors import ArtifactError, ConfigError, EngineError, OutputError
+from condinst_engines.build_files import EngineFiles, only_exported
 from condinst_engines.build_recipe import BuildRecipe, RtxSettings, TensorrtSettings, load_recipe
 from condinst_engines.builder_library import BuilderLibrary
-from condinst_engines.engine_file import EngineFiles, default_engine_path, engine_from_onnx, keep_timings
-from condinst_engines.onnx_input import load_onnx, only_exported
+from condinst_engines.engine_file import default_engine_path, engine_from_onnx, keep_timings
+from condinst_engines.onnx_input import load_onnx
 from condinst_engines.plan_builder import Surroundings
 from tests.support.graphs import set_weight
 

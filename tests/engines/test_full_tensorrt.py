@@ -13,9 +13,10 @@ import torch
 from condinst_deploy.contract.engine_manifest import read_engine
 from condinst_deploy.evaluation.agreement import agreement
 from condinst_deploy.runtime.predictor import Predictor
+from condinst_engines.build_files import EngineFiles
 from condinst_engines.build_recipe import BuildRecipe, TensorrtSettings
 from condinst_engines.builder_library import BuilderLibrary, load_builder_library
-from condinst_engines.engine_file import EngineFiles, engine_from_onnx
+from condinst_engines.engine_file import engine_from_onnx
 from condinst_engines.engine_inspector import found_in_engine, layers_of
 from condinst_engines.inspection import inspect_file
 from condinst_engines.plan_builder import Surroundings

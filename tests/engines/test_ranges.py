@@ -16,7 +16,7 @@ from condinst_deploy.contract.engine_ranges import CheckedRanges
 from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import EngineError, ImageError, MissingFileError
 from condinst_deploy.support.validation import typed
-from condinst_engines.engine_file import EngineFiles
+from condinst_engines.build_files import EngineFiles
 from condinst_engines.mixed_precision import converted
 from condinst_engines.onnx_input import manifest_of as manifest_in
 from condinst_engines.precision_policy import Policy

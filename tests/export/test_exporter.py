@@ -67,7 +67,6 @@ def test_without_a_name_the_file_goes_below_the_current_directory(
         ({"weights": "none.pth"}, CheckpointError, r"no checkpoint at none\.pth"),
         ({"options": ExportOptions(class_names=("a",))}, ConfigError, "^1 class name given; the model has 3"),
         ({"options": ExportOptions(family="adelaidet")}, CheckpointError, "of the family mmdet; expected adelaidet"),
-        ({"options": ExportOptions(nms_iou=2.0)}, ConfigError, "nms_iou is 2.0; expected a number from 0 to 1"),
     ],
 )
 def test_what_cannot_be_exported_writes_nothing(
@@ -77,6 +76,20 @@ def test_what_cannot_be_exported_writes_nothing(
     with pytest.raises(error, match=message):
         export_model(**({"weights": weights} | change))
     assert list(weights.parent.iterdir()) == [weights]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"nms_iou": 2.0}, "nms_iou is 2.0; expected a number from 0 to 1"),
+        ({"score_threshold": -1.0}, "score_threshold is -1.0; expected a number from 0 to 1"),
+        ({"max_detections": 0}, "max_detections is 0; expected a whole number"),
+        ({"candidates_per_level": 0}, "candidates_per_level is 0; expected a whole number"),
+    ],
+)
+def test_numbers_are_checked_before_a_checkpoint_is_read(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ExportOptions(**setting)
 
 
 @pytest.mark.usefixtures("untraced")

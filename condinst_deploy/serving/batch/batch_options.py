@@ -11,6 +11,7 @@ from condinst_deploy.contract.model_settings import DETECTIONS, SHARE
 from condinst_deploy.contract.precision import Precision
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.runtime.canvases import canvases_as_json
+from condinst_deploy.runtime.devices import check_device
 from condinst_deploy.runtime.predictor_options import MOST_IN_BATCH
 from condinst_deploy.serving.batch.shards import check_shard_size
 from condinst_deploy.support.option_types import check_types
@@ -45,6 +46,7 @@ class DetectionOptions:
             ConfigError: a value has another type, or cannot be used with any model.
         """
         check_types(self)
+        check_device(self.device)
         in_batch = Limits(1, MOST_IN_BATCH, whole=True)
         check_given(self, score_threshold=SHARE, max_detections=DETECTIONS, batch_size=in_batch)
         if self.classes is not None and not self.classes:

@@ -211,9 +211,10 @@ def test_an_rtx_engine_gives_what_onnx_runtime_gives(slim_onnx: Path, tmp_path: 
     """On a workstation's GPU: two shapes, a batch, the second run of a shape captured, two threads."""
     from concurrent.futures import ThreadPoolExecutor
 
+    from condinst_engines.build_files import EngineFiles
     from condinst_engines.build_recipe import BuildRecipe, RtxSettings
     from condinst_engines.builder_library import load_builder_library
-    from condinst_engines.engine_file import EngineFiles, engine_from_onnx
+    from condinst_engines.engine_file import engine_from_onnx
     from condinst_engines.plan_builder import Surroundings
 
     library = load_builder_library()
