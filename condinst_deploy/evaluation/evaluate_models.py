@@ -23,6 +23,7 @@ from condinst_deploy.evaluation.sources import (
 from condinst_deploy.runtime.coco_results import write_json
 from condinst_deploy.support.atomic_write import check_writable
 from condinst_deploy.support.folder_lock import locked_folder
+from condinst_deploy.support.option_types import checked_arguments
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class EvaluatedModels:
     report: Path
 
 
+@checked_arguments
 def evaluate(
     annotations: str | Path,
     images: str | Path | None = None,

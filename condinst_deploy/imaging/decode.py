@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -20,6 +20,7 @@ from condinst_deploy.imaging.encoded_image import EncodedImage
 from condinst_deploy.imaging.image_files import ImageFile
 from condinst_deploy.imaging.image_urls import ImageUrl
 from condinst_deploy.imaging.orientation import TURNS, orientation_of
+from condinst_deploy.shown_text import first_line
 from condinst_deploy.support.launch import remarks_on
 from condinst_deploy.support.remote_files import is_url, local_path, public_url
 
@@ -90,8 +91,11 @@ def rgb_from(source: Any) -> RGBArray:
     if hasattr(source, "detach") and hasattr(source, "permute"):  # a tensor, without importing torch for it
         try:
             array = source.detach().cpu().numpy()
-        except TypeError as e:
-            raise ImageError(f"a tensor is {source.dtype}; expected uint8 in 0..255") from e
+        except (TypeError, RuntimeError) as e:  # of sparse, nested, meta and quantised tensors, of floats of 8 bits
+            raise ImageError(
+                f"a tensor is {source.dtype}, {source.layout}, on {source.device}; expected uint8 in 0..255, dense and"
+                f" in memory ({first_line(e)})"
+            ) from e
         if array.ndim == 3:
             if array.shape[0] not in (1, 3, 4):
                 raise ImageError(f"a tensor has shape {array.shape}; expected (3, H, W), channels first")
@@ -107,6 +111,8 @@ def _expected_for(source: Any) -> str:
         return f"EncodedImage(name, content) for the content of a file, or {forms}"
     if hasattr(source, "read"):
         return f"EncodedImage(name, file.read()) for an open file, or {forms}"
+    if isinstance(source, Iterable):
+        return f"{forms}; several are a flat list or a tuple of these, and Predictor.stream takes other iterables"
     return forms
 
 

@@ -21,6 +21,7 @@ from condinst_deploy.model.weight_names import KEY_TABLES, KeyTable, renamed
 from condinst_deploy.shown_text import counted, shown_value
 from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.digests import sha256_of
+from condinst_deploy.support.option_types import checked_arguments
 from condinst_deploy.support.validation import printable
 
 OWN_FORMAT = "condinst-deploy"
@@ -47,6 +48,7 @@ class LoadedModel:
     note: str  # one sentence: which family and architecture were recognised
 
 
+@checked_arguments
 def load_model(path: str | Path, family: Family | None = None, content: dict[str, Any] | None = None) -> LoadedModel:
     """Load a checkpoint; its architecture follows from its keys and shapes.
 

@@ -40,11 +40,18 @@ MOST_NAMED = 20
 """Settings that cannot be used, which a remark lists; it counts the others."""
 
 
-class Expression:
-    """A value that would have to be computed, and is not."""
+class Described:
+    """A value that is not used, in words: one that would have to be computed, or is too long to be shown."""
+
+    def __init__(self, words: str) -> None:
+        self.words = words
 
     def __repr__(self) -> str:
-        return "(an expression)"
+        return self.words
+
+
+EXPRESSION = Described("(an expression)")
+LONG_NUMBER = Described("a number of more than 12 digits")
 
 
 class OwnSelection(NamedTuple):
@@ -114,24 +121,25 @@ def _names(statement: ast.Assign) -> list[str]:
 
 
 def _entries(node: ast.expr) -> dict[str, ast.expr]:
-    """Entries of `dict(a=...)` or `{"a": ...}`; none of anything else."""
+    """Entries of `dict(a=...)` or `{"a": ...}`; none of anything else. Unpacked ones (`**base`) have one name."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
-        return {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg is not None}
+        return {keyword.arg or "**": keyword.value for keyword in node.keywords}
     if isinstance(node, ast.Dict):
         pairs = zip(node.keys, node.values, strict=True)
-        return {str(key.value): value for key, value in pairs if isinstance(key, ast.Constant)}
+        return {str(key.value) if isinstance(key, ast.Constant) else "**": value for key, value in pairs}
     return {}
 
 
 def _plain(node: ast.expr) -> Any:
-    """A number, a text or a dictionary of them; an `Expression` for anything else."""
+    """A number, a text or a dictionary of them; anything else is `Described`."""
     if isinstance(node, ast.Constant):
-        return node.value
+        is_long = isinstance(node.value, int) and abs(node.value) >= 10**12
+        return LONG_NUMBER if is_long else node.value
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         value = _plain(node.operand)
-        return -value if isinstance(value, int | float) else Expression()
+        return -value if isinstance(value, int | float) else LONG_NUMBER if value is LONG_NUMBER else EXPRESSION
     entries = _entries(node)
-    return {key: _plain(value) for key, value in entries.items()} if entries else Expression()
+    return {key: _plain(value) for key, value in entries.items()} if entries else EXPRESSION
 
 
 def _selection(settings: Mapping[str, Any], selection: Selection) -> tuple[Selection, list[str], bool]:
@@ -143,7 +151,7 @@ def _selection(settings: Mapping[str, Any], selection: Selection) -> tuple[Selec
         if changed is not None:
             selection, taken = changed, True
         elif field is not None or (name != OF_SPEED and not _is_fixed(name, value)):
-            left.append(f"{_short(ascii(name)[1:-1])} = {_shown(value)}")
+            left.append(f"{_short(ascii(name)[1:-1])} = {_short(ascii(value))}")
     return selection, left, taken
 
 
@@ -173,13 +181,6 @@ def _with(selection: Selection, field: str, value: Any) -> Selection | None:
         return replace(selection, **changes)
     except ConfigError:
         return None
-
-
-def _shown(value: Any) -> str:
-    """A value of a file, short and on one line."""
-    if isinstance(value, int) and abs(value) >= 10**12:
-        return "a number of more than 12 digits"
-    return _short(ascii(value))
 
 
 def _short(text: str) -> str:

@@ -14,6 +14,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from condinst_deploy.errors import ConfigError
+from condinst_deploy.shown_text import shown_value
+
 DECODE, RESIZE, BATCH, NETWORK, POSTPROCESS = "decode", "resize", "batch", "network", "postprocess"
 
 STAGES = (DECODE, RESIZE, BATCH, NETWORK, POSTPROCESS)
@@ -30,8 +33,20 @@ _UNOBSERVED = nullcontext()
 
 
 def observed(observer: Observer | None, stage: str, images: Sequence[str]) -> AbstractContextManager[Any]:
-    """Return the observer's context manager for a stage, or an empty one if there is no observer."""
-    return _UNOBSERVED if observer is None else observer(stage, images)
+    """Return the observer's context manager for a stage, or an empty one if there is no observer.
+
+    Raises:
+        ConfigError: the observer returned something else.
+    """
+    if observer is None:
+        return _UNOBSERVED
+    context = observer(stage, images)
+    if not isinstance(context, AbstractContextManager):
+        raise ConfigError(
+            f"observer returned {shown_value(context)} for the stage {stage}; expected a context manager"
+            " (contextlib.contextmanager makes one of a generator function)"
+        )
+    return context
 
 
 @dataclass(frozen=True)

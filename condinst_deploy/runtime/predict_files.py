@@ -21,7 +21,7 @@ from condinst_deploy.runtime.recording import Destination, FileOutputs, Recorded
 from condinst_deploy.shown_text import counted, quoted_if_odd
 from condinst_deploy.support.atomic_write import check_writable
 from condinst_deploy.support.folder_lock import locked_folder
-from condinst_deploy.support.option_types import check_types
+from condinst_deploy.support.option_types import check_types, checked_arguments
 
 RESULTS_FILE, IMAGES_FILE, CLASSES_FILE = "detections.json", "images.json", "yolo/classes.txt"
 
@@ -98,6 +98,7 @@ class PredictedFiles:
     unlabelled: int = 0
 
 
+@checked_arguments
 def predict_files(
     model: str | Path,
     images: str | Path | Sequence[str | Path],

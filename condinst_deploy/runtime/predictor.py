@@ -29,6 +29,7 @@ from condinst_deploy.runtime.predictor_options import (
 )
 from condinst_deploy.runtime.preprocessing.factory import preparation
 from condinst_deploy.support.extras import missing_library
+from condinst_deploy.support.option_types import check_type, checked_arguments
 from condinst_deploy.support.suggestions import did_you_mean
 
 BACKENDS = {
@@ -78,6 +79,7 @@ class Predictor(AbstractContextManager["Predictor"]):
             similar = did_you_mean(unknown[0], known)
             raise ConfigError(f"Predictor has no option {unknown[0]!r}; expected one of {', '.join(known)}{similar}")
         options = replace(options or PredictorOptions(), **changes)
+        check_type("model", model, str | Path | Backend)
         loaded = isinstance(model, Backend)
         self.backend = _checked(model, options) if isinstance(model, Backend) else _loaded(model, options)
         try:
@@ -172,6 +174,7 @@ class Predictor(AbstractContextManager["Predictor"]):
         self.close()
 
 
+@checked_arguments
 def load_backend(
     path: str | Path,
     device: str = "auto",

@@ -6,7 +6,6 @@ A dataset's own scheduling applies: there are no shards, parts or manifests, and
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,13 @@ from condinst_deploy.serving.batch.parquet_inputs import ImageSource, image_colu
 from condinst_deploy.serving.batch.shard_worker import rows_of
 from condinst_deploy.serving.ray_session import RayOptions, check_ray
 from condinst_deploy.shown_text import shown_value
-from condinst_deploy.support.option_types import check_types
+from condinst_deploy.support.option_types import checked_arguments
 
 ROWS = 64
 """Rows that a worker is given at a time."""
 
 
+@checked_arguments
 def detect_dataset(
     dataset: Any,
     model: str | Path,
@@ -54,39 +54,25 @@ def detect_dataset(
             have twice; an address was given: the dataset knows its cluster. Where Ray does not know the columns yet,
             its workers find out about them, and the error is in Ray's.
     """
-    request = _Request(Path(model) if isinstance(model, str) else model, column, detection, ray_options)
     check_ray()
     from ray.data import ActorPoolStrategy, Dataset
 
     if not isinstance(dataset, Dataset):
         raise ConfigError(f"dataset is {shown_value(dataset)}; expected a ray.data.Dataset")
-    options = request.ray_options or RayOptions()
+    options = ray_options or RayOptions()
     if options.address is not None:
         raise ConfigError(f"address is {options.address}; a dataset runs where ray.init() connected to")
-    check_model_file(request.model)
+    check_model_file(Path(model))
     _check_columns(dataset, column)
     return dataset.map_batches(
         DatasetDetector,
-        fn_constructor_args=(request.model.absolute(), column, detection or DetectionOptions()),
+        fn_constructor_args=(Path(model).absolute(), column, detection or DetectionOptions()),
         batch_format="pyarrow",
         batch_size=ROWS,
         compute=ActorPoolStrategy(size=options.workers or 1),
         num_gpus=options.gpus_per_worker or 0,
         num_cpus=options.cpus_per_worker,
     )
-
-
-@dataclass(frozen=True)
-class _Request:
-    """Arguments of `detect_dataset`, with their types checked."""
-
-    model: Path
-    column: str | None
-    detection: DetectionOptions | None
-    ray_options: RayOptions | None
-
-    def __post_init__(self) -> None:
-        check_types(self)
 
 
 def _check_columns(dataset: Any, column: str | None) -> None:

@@ -1,16 +1,20 @@
-"""Check the types of options from Python, so that a wrong type is a one-line error at the start."""
+"""Check the types of options and arguments from Python, so that a wrong type is a one-line error at the start."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
-from functools import cache
+from functools import cache, wraps
+from inspect import signature
 from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from condinst_deploy.errors import SettingError
 from condinst_deploy.shown_text import shown_value
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _PLAIN: dict[Any, tuple[Any, str]] = {
     bool: (bool, "True or False"),
@@ -27,6 +31,7 @@ def check_types(options: Any, where: str = "") -> None:
     """Check the values of a dataclass against the types of its fields.
 
     Numbers of NumPy are numbers, texts are paths, and lists are taken for tuples. The ranges are not checked here.
+    Numbers of NumPy are replaced by Python's: those of 8 bits would wrap where they are multiplied.
 
     Args:
         options: the dataclass.
@@ -38,8 +43,46 @@ def check_types(options: Any, where: str = "") -> None:
     options_type: Any = type(options)
     for name, kind in _types_of(options_type).items():
         value = getattr(options, name)
-        if not _fits(value, kind):
-            raise SettingError(f"{where}{name}", f"is {shown_value(value)}; expected {_words(kind)}")
+        check_type(f"{where}{name}", value, kind)
+        plain = _plain(value)
+        if plain is not value:
+            object.__setattr__(options, name, plain)  # the dataclass can be frozen
+
+
+def check_type(name: str, value: Any, kind: Any) -> None:
+    """Check one value.
+
+    Raises:
+        ConfigError: it is not of the type.
+    """
+    if not _fits(value, kind):
+        raise SettingError(name, f"is {shown_value(value)}; expected {_words(kind)}")
+
+
+def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that checks its arguments against their annotations, as `check_types` does, before it runs."""
+    names = tuple(signature(function).parameters)
+
+    @wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        kinds = _types_of(function)
+        for name, value in [*zip(names, args, strict=False), *kwargs.items()]:
+            if name in kinds:
+                check_type(name, value, kinds[name])
+        return function(*args, **kwargs)
+
+    return checked
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of NumPy, alone or in tuples and lists, as Python's; everything else as it is."""
+    if isinstance(value, Real) and hasattr(value, "item"):
+        return value.item()
+    if type(value) in (tuple, list):
+        parts = [_plain(part) for part in value]
+        if any(new is not old for new, old in zip(parts, value, strict=True)):
+            return type(value)(parts)
+    return value
 
 
 @cache
@@ -60,6 +103,7 @@ def _fits(value: Any, kind: Any) -> bool:
     if origin in (Sequence, Collection):  # text, bytes and mappings are refused here
         container: Any = origin
         several = isinstance(value, container) and not isinstance(value, str | bytes | Mapping)
+        several = several and getattr(value, "shape", None) != ()  # an array without axes has no parts
         return several and all(_fits(part, inside[0]) for part in value)
     if origin is not None:
         container = origin

@@ -6,6 +6,7 @@ not finite, integers of more than 64 bits, text that is not Unicode, and deep ne
 """
 
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import cache
@@ -35,6 +36,10 @@ _WORDS: dict[Any, tuple[str, str]] = {
 """Type -> what a message calls one value of it, and several."""
 
 
+_LARGEST = sys.float_info.max
+"""NaN, infinity and whole numbers that no float holds are beyond it."""
+
+
 class _Place(NamedTuple):
     value: object
     kind: Any  # the type that it is to have
@@ -55,7 +60,7 @@ class Limits:
         """Return whether a value is in the range."""
         if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
             return False
-        if isinstance(value, float) and not math.isfinite(value):
+        if not -_LARGEST <= value <= _LARGEST:
             return False
         inside = self.least <= value <= self.most
         return inside and not (self.open and value == self.least) and not (self.below and value == self.most)

@@ -17,6 +17,7 @@ from condinst_deploy.runtime.torch_backend import torch_device
 from condinst_deploy.shown_text import counted, quoted_if_odd, shown
 from condinst_deploy.support.atomic_write import check_writable
 from condinst_deploy.support.folder_lock import locked_folder
+from condinst_deploy.support.option_types import checked_arguments
 from condinst_deploy.training import trainer
 from condinst_deploy.training.data_record import DATA_FILE, DataRecord, compared, data_record, write_record
 from condinst_deploy.training.history import HISTORY_FILE, Record, is_evaluation, read_history
@@ -64,6 +65,7 @@ class TrainedModel:
     best: Record | None = None
 
 
+@checked_arguments
 def train(
     recipe: str | Path | Recipe, options: TrainOptions | None = None, reports: Reports | None = None
 ) -> TrainedModel:

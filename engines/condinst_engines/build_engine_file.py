@@ -11,6 +11,7 @@ from condinst_deploy.contract.artifacts import ONNX, check_kind, check_text, che
 from condinst_deploy.contract.engine_manifest import EngineManifest, manifest_path
 from condinst_deploy.errors import OutputError
 from condinst_deploy.support.atomic_write import only_writer
+from condinst_deploy.support.option_types import checked_arguments
 from condinst_engines.build_files import EngineFiles, check_apart, only_exported
 from condinst_engines.build_options import BuildOptions, recipe_of, request_of
 from condinst_engines.builder_library import BuilderLibrary, load_builder_library
@@ -34,6 +35,7 @@ class BuiltEngineFile(NamedTuple):
     manifest: EngineManifest
 
 
+@checked_arguments
 def build_engine(
     onnx: str | Path | None = None,
     out: str | Path | None = None,

@@ -16,6 +16,7 @@ from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.runtime.cpu_features import OVERFLOW_REMARK, products_may_overflow
 from condinst_deploy.shown_text import counted
 from condinst_deploy.support.atomic_write import atomic_path, only_writer
+from condinst_deploy.support.option_types import checked_arguments
 from condinst_export.export_options import ExportOptions, checked_output
 from condinst_export.onnx_file import onnx_from_model, tensorrt_remarks, with_options
 from condinst_export.quantization.calibration_folder import check_calibration, few_images
@@ -73,6 +74,7 @@ class ExportedModel:
         }
 
 
+@checked_arguments
 def export_model(
     weights: str | Path,
     out: str | Path | None = None,

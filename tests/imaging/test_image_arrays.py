@@ -120,6 +120,21 @@ def test_tensor_of_another_type_is_refused(dtype: torch.dtype) -> None:
         rgb_from(torch.zeros(3, 4, 5, dtype=dtype))
 
 
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(3, 4, 5, dtype=torch.uint8, device="meta"),
+        torch.zeros(3, 4, 5, dtype=torch.uint8).to_sparse(),
+        torch.zeros(3, 4, 5, dtype=torch.complex64).conj().imag,
+        torch.zeros(3, 4, 5, dtype=torch.float8_e5m2),
+    ],
+    ids=["meta", "sparse", "negated", "8 bits"],
+)
+def test_tensor_without_plain_memory_is_refused_and_described(tensor: torch.Tensor) -> None:
+    with pytest.raises(ImageError, match=rf"a tensor is {tensor.dtype}, {tensor.layout}, on {tensor.device}; expected"):
+        rgb_from(tensor)
+
+
 def test_tensor_that_needs_gradients_is_refused_for_its_type_only() -> None:
     with pytest.raises(ImageError, match="float32"):
         rgb_from(torch.zeros(3, 4, 5, requires_grad=True))
@@ -170,6 +185,12 @@ def test_pil_image_itself_is_left_alone() -> None:
 def test_pil_image_of_floats_is_refused() -> None:
     with pytest.raises(ImageError, match="floating-point pixels"):
         rgb_from(Image.new("F", (5, 4)))
+
+
+@pytest.mark.parametrize("images", [{1}, range(3), [[GREY]], (GREY for _ in range(2))])
+def test_several_images_in_place_of_one_name_the_form_to_use(images: Any) -> None:
+    with pytest.raises(ImageError, match=r"several are a flat list or a tuple of these, and Predictor\.stream takes"):
+        rgb_from(images)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_small_polygons_stay_as_they_are() -> None:
     assert np.array_equal(simplified(triangle, 100), triangle)
 
 
-@pytest.mark.parametrize("tolerance", [-1.0, float("nan"), float("inf"), "1", None, True])
+@pytest.mark.parametrize("tolerance", [-1.0, float("nan"), float("inf"), "1", None, True, 10**400])
 def test_tolerances_without_meaning_are_refused(tolerance: Any) -> None:
     with pytest.raises(ConfigError, match="tolerance is"):
         disc(5).polygons(tolerance)

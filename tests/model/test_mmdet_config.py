@@ -83,6 +83,11 @@ def test_dictionaries_in_braces_and_parts_that_are_missing_are_fine() -> None:
         ("dict(score_thr=0.1, mask_thr_binary=0.3)", "nms_iou", "mask_thr_binary = 0.3"),
         ("dict(score_thr=0.1, min_bbox_size=False)", "nms_iou", "min_bbox_size = False"),
         ("dict(score_thr=0.1, nms=dict(iou_threshold=1e999))", "nms_iou", "nms.iou_threshold = inf"),
+        ("dict(score_thr=0.1, rpn=dict(a=0x" + "f" * 9000 + "))", "nms_iou", "rpn = {'a': a number of more than 12"),
+        ("dict(score_thr=0.1, rpn=[dict(a=-0x" + "f" * 9000 + ")])", "nms_iou", "rpn = (an expression)"),
+        ("dict(**base, score_thr=0.1)", "nms_iou", "** = (an expression)"),
+        ("{**base, 'score_thr': 0.1}", "nms_iou", "** = (an expression)"),
+        ("{'nms' + '_pre': 100, 'score_thr': 0.1}", "candidates_per_level", "** = 100"),
     ],
 )
 def test_what_cannot_be_used_is_said_and_the_rest_is_taken(test_cfg: str, kept: str, said: str) -> None:

@@ -2,15 +2,16 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from condinst_deploy import Predictor, StageTimer
-from condinst_deploy.errors import BackendError, ImageError
+from condinst_deploy.errors import BackendError, CondInstError, ImageError
 from condinst_deploy.runtime.observer import BATCH, DECODE, NETWORK, POSTPROCESS, RESIZE, STAGES, observed
 from condinst_deploy.runtime.preprocessing.types import InputOptions, Pixels
 from tests.support.models import noise_image
@@ -99,6 +100,16 @@ def test_an_error_of_an_observer_is_an_error_of_the_stage(slim_onnx: Path) -> No
         for call in (predictor, lambda image: list(predictor.stream([image]))):
             with pytest.raises(BackendError, match="the observer failed"):
                 call(IMAGE)
+
+
+@pytest.mark.parametrize("stage", [DECODE, NETWORK])
+def test_an_observer_that_returns_no_context_manager_is_named(stage: str, slim_onnx: Path) -> None:
+    def observer(own: str, images: Sequence[str]) -> Any:
+        return nullcontext() if own != stage else None
+
+    expected = f"observer returned None for the stage {stage}; expected a context manager"
+    with Predictor(slim_onnx, observer=observer) as predictor, pytest.raises(CondInstError, match=expected):
+        predictor(IMAGE)
 
 
 def test_a_timer_synchronises_before_it_takes_the_end() -> None:

@@ -13,11 +13,14 @@ from condinst_deploy.benchmarking.benchmark_settings import Settings
 from condinst_deploy.data.augmentation import Augmentation
 from condinst_deploy.data.shapes_dataset import ShapesConfig
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.evaluation.evaluate_models import evaluate
 from condinst_deploy.evaluation.sources import EvaluationOptions
+from condinst_deploy.model.checkpoints import load_model
 from condinst_deploy.model.loss_plan import LossSettings
 from condinst_deploy.runtime.cores import CpuThreads
 from condinst_deploy.runtime.label_files import Format
-from condinst_deploy.runtime.predict_files import PredictFilesOptions
+from condinst_deploy.runtime.predict_files import PredictFilesOptions, predict_files
+from condinst_deploy.runtime.predictor import Predictor, load_backend
 from condinst_deploy.runtime.predictor_options import PredictorOptions
 from condinst_deploy.runtime.preprocessing.types import InputOptions
 from condinst_deploy.runtime.recording import FileOutputs
@@ -34,8 +37,10 @@ from condinst_deploy.training.recipe import (
     ScheduleSettings,
     StartSettings,
 )
+from condinst_deploy.training.train_model import train
 from condinst_deploy.training.train_options import TrainOptions
-from condinst_engines import BuildOptions
+from condinst_engines import BuildOptions, build_engine
+from condinst_export import export_model
 from condinst_export.export_options import ExportOptions
 from condinst_export.quantization.calibration_options import CalibrationOptions
 
@@ -63,6 +68,61 @@ def test_a_client_takes_no_object_of_another_kind(name: str) -> None:
     for value in (object(), b"x", {"a": 1}, 1j, [[[object()]]]):
         with pytest.raises(ConfigError, match=f"{name} is .*; expected "):
             Client(**arguments | {name: value})
+
+
+@pytest.mark.parametrize(
+    ("function", "needed", "names"),
+    [
+        (train, {"recipe": "r.toml"}, ("recipe", "options", "reports")),
+        (evaluate, {"annotations": "a.json"}, ("annotations", "images", "models", "results", "options", "hooks")),
+        (predict_files, {"model": "m.onnx", "images": "images"}, ("model", "images", "options", "reports")),
+        (export_model, {"weights": "m.pth"}, ("weights", "out", "options", "reports")),
+        (build_engine, {"onnx": "m.onnx"}, ("onnx", "out", "options", "reports")),
+        (load_model, {"path": "m.pth"}, ("path", "family", "content")),
+        (load_backend, {"path": "m.pth"}, ("path", "device", "threads", "precision", "score_threshold")),
+        (Predictor, {"model": "m.onnx"}, ("model", "options")),
+    ],
+)
+def test_no_function_takes_an_argument_of_another_kind(
+    function: Any, needed: dict[str, Any], names: tuple[str, ...]
+) -> None:
+    for name in names:
+        for value in (object(), b"x", 1j, [[[object()]]], 0):
+            if (name, value) == ("score_threshold", 0):
+                continue
+            with pytest.raises(ConfigError, match=f"{name} is .*; expected "):
+                function(**needed | {name: value})
+
+
+def test_one_model_in_place_of_a_list_is_not_taken_for_its_letters() -> None:
+    with pytest.raises(ConfigError, match=r"models is 'm.onnx'; expected a list, of each part text or a path"):
+        evaluate("a.json", models="m.onnx")
+
+
+def test_numbers_of_numpy_become_those_of_python() -> None:
+    options = PredictorOptions(
+        batch_size=np.uint8(200),  # type: ignore[arg-type]
+        score_threshold=np.float32(0.5),  # type: ignore[arg-type]
+        canvases=[(np.uint8(160), 32)],  # type: ignore[list-item]
+        inputs=InputOptions(workers=np.uint8(9)),  # type: ignore[arg-type]
+    )
+    assert options.batch_size is not None
+    assert options.batch_size * 2 == 400  # it would wrap to 144
+    assert options.canvases == [(160, 32)]
+    assert options.canvases is not None
+    taken = (options.batch_size, options.score_threshold, options.canvases[0][0], options.inputs.workers)
+    assert [type(number) for number in taken] == [int, float, int, int]
+
+
+def test_an_array_without_axes_is_no_list() -> None:
+    with pytest.raises(ConfigError, match=r"classes is array\(0\); expected a list"):
+        PredictorOptions(classes=np.array(0))
+
+
+@pytest.mark.parametrize("workers", [0, 1025, 10**400])
+def test_threads_that_prepare_images_are_bounded(workers: int) -> None:
+    with pytest.raises(ConfigError, match=r"workers is .*; expected a whole number from 1 to 1024"):
+        InputOptions(workers=workers)
 
 
 @pytest.mark.parametrize("name", ["batch_size", "window_batches", "max_detections", "score_threshold"])

@@ -8,9 +8,14 @@ from condinst_deploy.contract import ImageGeometry, NetworkInputs
 from condinst_deploy.errors import ConfigError
 from condinst_deploy.imaging.decode import RGBArray
 from condinst_deploy.support.option_types import check_types
+from condinst_deploy.support.validation import Limits, check_given
 
 if TYPE_CHECKING:  # it imports PyTorch, and arguments are checked before PyTorch is imported
     from torch import Tensor
+
+
+MOST_WORKERS = 1024
+"""Threads that prepare images: each holds an image."""
 
 
 class Inputs(Protocol):
@@ -41,8 +46,7 @@ class InputOptions:
         check_types(self)
         if self.pixels not in get_args(Pixels):
             raise ConfigError(f"pixels is {self.pixels!r}; expected one of {', '.join(get_args(Pixels))}")
-        if self.workers is not None and self.workers < 1:
-            raise ConfigError(f"workers is {self.workers}; expected at least 1")
+        check_given(self, workers=Limits(1, MOST_WORKERS, whole=True))
 
 
 class Prepared(NamedTuple):

@@ -151,7 +151,7 @@ def test_a_full_batch_is_not_copied() -> None:
     ("options", "reason"),
     [
         ({"pixels": "draft"}, "pixels is 'draft'; expected one of exact, fast, cuda"),
-        ({"workers": 0}, "workers is 0; expected at least 1"),
+        ({"workers": 0}, "workers is 0; expected a whole number from 1 to 1024"),
     ],
 )
 def test_options_that_there_are_not_are_refused(options: dict[str, Any], reason: str) -> None:
