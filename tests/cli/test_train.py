@@ -47,7 +47,7 @@ def test_a_run_without_a_terminal_says_how_far_it_is_and_prints_its_metrics(fold
     done = train("--recipe", folder / "tiny.toml", *data_of(folder), "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "4 images to train on, 2 to evaluate on" in done.stderr
-    assert "\n4 of 4 images, " in done.stderr
+    assert f"\n{folder / 'train.json'}: 4 of 4 images, " in done.stderr
     assert "\nclass " in done.stderr
     reported = [line.split(":")[0] for line in done.stderr.splitlines() if " of 100: cls " in line]
     assert reported == [f"iteration {i} of 100" for i in (40, 80, 100)]
@@ -72,7 +72,7 @@ def test_the_end_of_a_run_names_the_best_and_the_last_model(
     monkeypatch.setattr(train_model, "train", lambda *_: runs.pop(0))
     printed = []
     for _ in range(3):
-        train_command("tiny", tmp_path, device="cpu")
+        train_command("shapes_slim", tmp_path, device="cpu")
         printed.append(capsys.readouterr().out.splitlines())
     values = "(AP50 0.5000), box AP 0.4000"
     last_line = f"last model, iteration 9: mask AP 0.2500 {values}: run/model.pth"
