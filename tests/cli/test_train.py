@@ -47,7 +47,7 @@ def test_a_run_without_a_terminal_says_how_far_it_is_and_prints_its_metrics(fold
     done = train("--recipe", folder / "tiny.toml", *data_of(folder), "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "4 images to train on, 2 to evaluate on" in done.stderr
-    assert "\n4 of 4 images, " in done.stderr
+    assert f"\n{folder / 'train.json'}: 4 of 4 images, " in done.stderr
     assert "\nclass " in done.stderr
     reported = [line.split(":")[0] for line in done.stderr.splitlines() if " of 100: cls " in line]
     assert reported == [f"iteration {i} of 100" for i in (40, 80, 100)]
