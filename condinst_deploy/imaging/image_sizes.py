@@ -1,4 +1,4 @@
-"""Sizes of images from their headers; no pixel is decoded."""
+"""Sizes of images from their headers, and whether files are cut off; no pixel is decoded."""
 
 import os
 import warnings
@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from condinst_deploy.imaging.decode import check_readable
+from condinst_deploy.imaging.image_ends import ends_whole
 from condinst_deploy.imaging.orientation import ORIENTATION, orientation_of
 from condinst_deploy.shown_text import first_line
 
@@ -33,6 +34,7 @@ class Header:
         problem: why the image cannot be read; "" if the header can be, and its kind of pixels.
         file: device and number of the file, the same under all its names; None: it cannot be opened.
         bytes: length of the file.
+        ends_whole: False: the file lacks the end of its format, so that it may be cut off.
     """
 
     stored: tuple[int, int] = (0, 0)
@@ -40,6 +42,7 @@ class Header:
     problem: str = ""
     file: tuple[int, int] | None = None
     bytes: int = 0
+    ends_whole: bool = True
 
     @property
     def size(self) -> tuple[int, int]:
@@ -63,7 +66,8 @@ def header_of(path: Path) -> Header:
             file, length = (found.st_dev, found.st_ino), found.st_size
             with Image.open(stream) as image:
                 check_readable(image)
-                return Header(*_size_of(image), file=file, bytes=length)
+                size = _size_of(image)
+                return Header(*size, file=file, bytes=length, ends_whole=ends_whole(stream, image.format))
     except UnidentifiedImageError:
         return Header(problem="not an image in a known format", file=file, bytes=length)
     except Exception as e:  # Pillow's readers raise errors of any kind on damaged files

@@ -13,6 +13,7 @@ from condinst_deploy.data.coco import CocoDataset, evaluation_set
 from condinst_deploy.data.data_report import DataReport
 from condinst_deploy.errors import DataError
 from condinst_deploy.imaging.image_sizes import header_of, headers_of
+from tests.support.models import noise_image
 
 WIDTH, HEIGHT = 200, 160
 PREPROCESSING = Preprocessing(short_side=HEIGHT, long_side=1333, pad_divisor=32)
@@ -100,6 +101,29 @@ def test_findings_in_both_sets_name_the_file_that_they_are_about(tmp_path: Path)
         f"{train[0]} cannot be trained on: 1 image {unreadable};"
         f" {val[0]} cannot be evaluated on: 1 validation image {unreadable}"
     )
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "gif"])
+def test_files_that_are_cut_off_are_refused_in_both_sets(ending: str, tmp_path: Path) -> None:
+    """Others that lack the end of their format, and can be decoded, are not."""
+    names = [f"{n}.{ending}" for n in (1, 2, 3)]
+    sets = []
+    for seed, folder in enumerate((tmp_path / "train", tmp_path / "val")):
+        folder.mkdir()
+        for number, name in enumerate(names):
+            Image.fromarray(noise_image(10 * seed + number, HEIGHT, WIDTH)).save(folder / name)
+        whole, cut, longer = (folder / name for name in names)
+        whole.write_bytes(whole.read_bytes() + bytes(20))
+        cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+        longer.write_bytes(longer.read_bytes() + b"more of the camera's")
+        sets.append(written(folder, names))
+    assert [header.ends_whole for header in headers_of([tmp_path / "val" / name for name in names])] == [
+        True,
+        False,
+        False,
+    ]
+    found = f"that cannot be decoded to the end (image 2: 2.{ending}); they are cut off: copy them again"
+    assert [str(error) for error in report_of(*sets).errors] == [f"1 image {found}", f"1 validation image {found}"]
 
 
 def test_a_validation_set_without_objects_is_a_warning(tmp_path: Path) -> None:

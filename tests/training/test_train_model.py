@@ -12,7 +12,7 @@ from PIL import Image
 import condinst_deploy
 from condinst_deploy import Predictor, TrainOptions, train
 from condinst_deploy.data.shapes_dataset import generate_shapes
-from condinst_deploy.errors import CheckpointError, ConfigError, DataError, OutputError
+from condinst_deploy.errors import CheckpointError, ConfigError, DataError, ImageError, OutputError
 from condinst_deploy.model.checkpoints import LoadedModel, load_model
 from condinst_deploy.model.losses import Losses
 from condinst_deploy.training.history import Record
@@ -227,6 +227,27 @@ def test_a_finished_run_says_so_and_goes_on_with_more_iterations(folder: Path, t
         " --resume with a larger --iterations continues it"
     )
     assert train(folder / "tiny.toml", replace(given, iterations=3, resume=True)).metrics["iteration"] == 3
+
+
+def test_a_validation_image_that_is_damaged_inside_is_named_and_costs_no_step(tmp_path: Path) -> None:
+    """It has its end, so that it is found when it is decoded, as one of the training set is."""
+    generate_shapes(tmp_path, "val", 2)
+    shutil.copytree(tmp_path / "val", tmp_path / "other")
+    (tmp_path / "tiny.toml").write_text(RECIPE.replace("iterations = 100", "iterations = 2"))
+    image = sorted((tmp_path / "other").iterdir())[1]
+    sound = image.read_bytes()
+    Image.open(image).convert("RGB").save(image, "png")
+    content = bytearray(image.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 40] = bytes(40)
+    image.write_bytes(content)
+    given = replace(options(tmp_path, tmp_path / "run"), val_images=tmp_path / "other")
+    with pytest.raises(ImageError, match=rf"{image} cannot be decoded"):
+        train(tmp_path / "tiny.toml", given)
+    assert (tmp_path / "run" / "last.pth").is_file()
+    image.write_bytes(sound)
+    notes: list[str] = []
+    train(tmp_path / "tiny.toml", replace(given, resume=True), Reports(on_note=notes.append))
+    assert any(note.startswith("resumed at iteration 2") for note in notes)
 
 
 @pytest.mark.parametrize("damage", ["a folder", "no JSON", "unreadable"])
