@@ -5,6 +5,7 @@ falling score and at most 100, take the annotated object of the highest IoU that
 does not count. Masks are compared if the results and the data set have masks, else boxes.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,19 +122,28 @@ def best_point(
     right, wrong = np.cumsum(partners >= 0), np.cumsum(partners == FREE)
     # detections of equal score are kept together or not at all
     last = np.flatnonzero(np.append(scores[1:] < scores[:-1], True)) if len(scores) else np.zeros(0, dtype=np.int64)
-    if objects == 0 or len(last) == 0 or right[-1] == 0:
+    last = last[scores[last] != 0]  # no threshold from 0 on keeps a score of 0
+    if objects == 0 or len(last) == 0 or right[last[-1]] == 0:
         return OperatingPoint(objects)
     f1 = 2 * right[last] / (right[last] + wrong[last] + objects)
     best = int(f1.argmax())
     at = last[best]
-    below = float(scores[at + 1]) if at + 1 < len(scores) else min(lowest, float(scores[at]))
+    below = float(scores[at + 1]) if at + 1 < len(scores) else lowest
     return OperatingPoint(
         objects,
-        threshold=(float(scores[at]) + below) / 2,
+        threshold=_between(below, float(scores[at])),
         f1=float(f1[best]),
         precision=float(right[at] / (right[at] + wrong[at])),
         recall=float(right[at] / objects),
     )
+
+
+def _between(below: float, kept: float) -> float:
+    """A threshold that a score of `kept` is above; one of `below` is not, unless that is as high."""
+    if below >= kept:
+        return math.nextafter(kept, -math.inf)
+    middle = below / 2 + kept / 2
+    return middle if below <= middle < kept else below  # neighbouring numbers have no middle
 
 
 def points_json(points: OperatingPoints, ground_truth: GroundTruth) -> dict[str, Any]:

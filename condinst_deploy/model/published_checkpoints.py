@@ -137,8 +137,8 @@ def _family(path: Path, state: Mapping[str, Any], family: Family | None) -> Fami
     objects = [key for key, value in state.items() if isinstance(value, Inert)]
     if objects:
         raise CheckpointError(
-            f"{path} holds {len(objects)} weights that are no tensors, such as numpy arrays (the first: {objects[0]});"
-            " save each as torch.as_tensor(value)"
+            f"{path} holds {counted(len(objects), 'weight')} without a tensor, such as numpy arrays (the first:"
+            f" {objects[0]}); save each as torch.as_tensor(value)"
         )
     return found
 

@@ -97,6 +97,10 @@ def test_a_second_detection_of_an_object_is_wrong(ground_truth: GroundTruth) -> 
         ([0.9, 0.8, 0.7, 0.6, 0.6], [0, FREE, FREE, 1, FREE], 3, OperatingPoint(3, 0.85, 0.5, 1.0, 1 / 3)),
         ([0.9, 0.8], [IGNORED, 0], 2, OperatingPoint(2, 0.4, 2 / 3, 1.0, 0.5)),
         ([0.9], [FREE], 0, OperatingPoint(0)),
+        # no threshold keeps a score of 0
+        ([0.9, 0.0], [0, 1], 2, OperatingPoint(2, 0.45, 2 / 3, 1.0, 0.5)),
+        ([0.0], [0], 1, OperatingPoint(1)),
+        ([0.9, 0.0], [FREE, 0], 1, OperatingPoint(1)),
         ([0.9], [FREE], 3, OperatingPoint(3)),
         ([], [], 3, OperatingPoint(3)),
     ],
@@ -119,6 +123,26 @@ def test_the_threshold_keeps_what_the_point_counts() -> None:
     for threshold in np.unique(scores):
         right = (partners[scores > threshold] >= 0).sum()
         assert 2 * right / ((scores > threshold).sum() + 150) <= (point.f1 or 0) + 1e-12
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        (0.1 + 0.2, 0.3),  # neighbours: their middle is rounded to the larger one
+        (1.0, np.nextafter(1, 0)),
+        (0.05, 0.0),
+        (0.05, -1.0),
+        (-1.0,),
+        (5e-324,),
+        (1.7e308, 1.6e308),  # their sum is infinite
+    ],
+)
+def test_a_threshold_is_finite_and_between_the_scores(scores: tuple[float, ...]) -> None:
+    partners = np.array([0, FREE][: len(scores)])
+    point = best_point(np.array(scores, dtype=np.float64), partners, 1)
+    assert point.threshold is not None
+    assert np.isfinite(point.threshold)
+    assert [score > point.threshold for score in scores] == [True, False][: len(scores)]
 
 
 def test_the_title_of_confusions_tells_rows_from_columns() -> None:

@@ -266,7 +266,7 @@ def test_a_foreign_model_is_refused_with_the_keys_of_its_weights(tmp_path: Path)
 def test_numpy_arrays_in_place_of_tensors_are_named(key: str, tmp_path: Path) -> None:
     state: dict[str, Any] = adelaidet_state_of(seeded_model(SLIM_ADELAIDET))
     state[key] = state[key].numpy()
-    message = rf"holds 1 weights that are no tensors, such as numpy arrays \(the first: {re.escape(key)}\)"
+    message = rf"holds 1 weight without a tensor, such as numpy arrays \(the first: {re.escape(key)}\)"
     with pytest.raises(CheckpointError, match=message):
         load_model(saved(tmp_path / "model.pth", {"model": state}))
 
