@@ -1,6 +1,7 @@
 """Optional libraries, and the extra that installs each; the message about a missing one has the pip command."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -104,8 +105,19 @@ def resolved(module: str, name: str, homes: Mapping[str, str], extra: str | None
     """
     if name not in homes:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
-    try:
+    with libraries_of(extra):
         return getattr(import_module(homes[name]), name)
+
+
+@contextmanager
+def libraries_of(extra: str | None = None) -> Iterator[None]:
+    """Imports in the block raise a `ConfigError` of one line if a library is not installed.
+
+    Args:
+        extra: as for `missing_library`.
+    """
+    try:
+        yield
     except ModuleNotFoundError as e:
         line = missing_library(e, extra)
         if line is None:

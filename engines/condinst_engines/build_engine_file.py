@@ -11,6 +11,7 @@ from condinst_deploy.contract.artifacts import ONNX, check_kind, check_text, che
 from condinst_deploy.contract.engine_manifest import EngineManifest, manifest_path
 from condinst_deploy.errors import OutputError
 from condinst_deploy.support.atomic_write import only_writer
+from condinst_deploy.support.extras import libraries_of
 from condinst_deploy.support.option_types import checked_arguments
 from condinst_engines.build_files import EngineFiles, check_apart, only_exported
 from condinst_engines.build_options import BuildOptions, recipe_of, request_of
@@ -68,8 +69,9 @@ def build_engine(
     _check_names(source, given, options)
     check_there(source, ONNX)
     # PyTorch takes seconds to import: only after the options and names were checked
-    from condinst_engines.engine_file import default_engine_path, engine_from_onnx
-    from condinst_engines.plan_builder import Surroundings
+    with libraries_of("rtx"):
+        from condinst_engines.engine_file import default_engine_path, engine_from_onnx
+        from condinst_engines.plan_builder import Surroundings
 
     engine = given or default_engine_path(source, recipe, library)
     _check_names(source, engine, options)

@@ -91,16 +91,16 @@ def test_what_an_extra_brings_is_what_the_project_says() -> None:
         ("from condinst_deploy import train", "train"),
         ("import condinst_deploy; condinst_deploy.TrainedModel", "train"),
         ("from condinst_export import export_model", "export"),
-        ("from condinst_engines import build_engine", "rtx"),
+        ("from condinst_engines import build_engine; build_engine({onnx!r})", "rtx"),
     ],
 )
-def test_a_name_that_needs_a_missing_library_says_so_in_python(statement: str, extra: str) -> None:
+def test_a_name_that_needs_a_missing_library_says_so_in_python(statement: str, extra: str, slim_onnx: Path) -> None:
     code = f"""
 import sys
 sys.modules.update(torch=None, torchvision=None, onnx=None)
 from condinst_deploy import ConfigError
 try:
-    {statement}
+    {statement.format(onnx=str(slim_onnx))}
 except ConfigError as e:
     print(e)
 """
