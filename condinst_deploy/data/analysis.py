@@ -60,7 +60,7 @@ def analyse(
     contents, shared = _contents(data, headers, validation, evaluated)
     classes = _classes(data, objects)
     wrong, odd, (boxes, most) = _object_findings(data, objects, preprocessing, short_sides)
-    wrong_there, odd_there = ([], []) if validation is None else validation_findings(validation, evaluated)
+    wrong_there, odd_there = ([], []) if validation is None else validation_findings(validation, evaluated, data)
     errors = [*header_findings(data.records, headers), *wrong, *([boxes] if most else []), *wrong_there]
     warnings = [
         shared,

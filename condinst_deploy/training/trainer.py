@@ -70,7 +70,7 @@ def open_sets(recipe: Recipe) -> Sets:
 
     Raises:
         ConfigError: the recipe names none.
-        DataError: one of them is malformed or incomplete, or they have different classes.
+        DataError: one of them is malformed or incomplete, or the validation set has other classes.
     """
     data = recipe.data
     if not (data.train_annotations and data.train_images and data.val_annotations and data.val_images):
@@ -80,10 +80,11 @@ def open_sets(recipe: Recipe) -> Sets:
         )
     train = _training_set(recipe)
     val = evaluation_set(Path(data.val_annotations), Path(data.val_images))
-    if (train.category_ids, train.class_names) != (val.category_ids, val.class_names):
+    known, named = (set(zip(each.category_ids, each.class_names, strict=True)) for each in (train, val))
+    if not named <= known or (known and not named):
         raise DataError(
-            f"{data.train_annotations} has the classes {_listed(train)}; {data.val_annotations} has {_listed(val)}:"
-            " expected the same names and ids"
+            f"{data.train_annotations} has the classes {_listed(train)}; {data.val_annotations} has"
+            f" {_listed(val) or 'none'}: expected the same names and ids, or some of them"
         )
     return Sets(train, val)
 

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from condinst_deploy.data.analysis import analyse
+from condinst_deploy.data.annotation_checks import checked_segmentation, merged_rle
 from condinst_deploy.data.shapes_dataset import generate_shapes
 from condinst_deploy.errors import CheckpointError, ConfigError, DataError, OutputError
 from condinst_deploy.model.checkpoints import load_model
@@ -28,7 +30,7 @@ from condinst_deploy.training.recipe import (
 )
 from condinst_deploy.training.run import TrainingRun
 from condinst_deploy.training.run_start import fine_tuning_run, resumed_run
-from condinst_deploy.training.trainer import Reports, Sets, manifest_for, open_sets, train, with_classes
+from condinst_deploy.training.trainer import Reports, Sets, evaluate, manifest_for, open_sets, train, with_classes
 from tests.support.models import TINY
 from tests.support.recipes import tiny_recipe
 from tests.support.training_runs import run_of
@@ -338,6 +340,39 @@ def test_sets_of_different_classes_are_refused(key: str, value: Any, tmp_path: P
         annotation["category_id"] = value if key == "id" and annotation["category_id"] == changed else 1
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match="expected the same names and ids"):
+        open_sets(recipe)
+
+
+def test_a_validation_set_without_a_class_measures_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is found of that class counts for nothing: AP is that of a set with the class and without its objects."""
+    recipe = replace(recipe_of(tmp_path), evaluate_every=0)
+    path = Path(recipe.data.val_annotations)
+    content = json.loads(path.read_text())
+    left_out = content["categories"][1]
+    sizes = {each["id"]: (each["height"], each["width"]) for each in content["images"]}
+    results = [
+        {name: each[name] for name in ("image_id", "category_id", "bbox")}
+        | {"segmentation": merged_rle(checked_segmentation(each["segmentation"], size, ""), size), "score": 0.9}
+        for each in content["annotations"]
+        for size in [sizes[each["image_id"]]]
+    ]
+    monkeypatch.setattr(trainer, "detect_all", lambda *_: results)
+    content["annotations"] = [each for each in content["annotations"] if each["category_id"] != left_out["id"]]
+    found = []
+    for categories in (content["categories"], [each for each in content["categories"] if each is not left_out]):
+        path.write_text(json.dumps(content | {"categories": categories}))
+        sets = open_sets(recipe)
+        found.append(evaluate(run_of(recipe, sets), sets, quiet()))
+        warnings = analyse(sets.train, recipe.model.preprocessing, recipe.short_sides, sets.val).warnings
+    assert found[0] == found[1]
+    assert found[1]["segm/ap"] == pytest.approx(1)
+    (warning,) = (str(each) for each in warnings if each.noun == "class")
+    assert warning == (
+        f"1 class of the training set that it does not name ({left_out['name']});"
+        " AP is the mean over the classes that it names"
+    )
+    path.write_text(json.dumps(content | {"categories": [], "annotations": []}))
+    with pytest.raises(DataError, match="has none: expected the same names and ids, or some of them"):
         open_sets(recipe)
 
 
