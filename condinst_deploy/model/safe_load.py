@@ -10,6 +10,7 @@ import torch
 
 from condinst_deploy.contract.artifacts import check_checkpoint
 from condinst_deploy.errors import CheckpointError
+from condinst_deploy.shown_text import counted
 
 
 class Inert:
@@ -63,7 +64,11 @@ def load_checkpoint_file(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as e:
         raise CheckpointError(_refusal(path, str(e))) from e
     except Exception as e:  # a damaged file can make the reader fail in any way
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        if _is_cut_off(path, e):
+            size = counted(path.stat().st_size, "byte")
+            raise CheckpointError(f"{path} is cut off at {size}, or not a checkpoint; fetch or copy it again") from e
+        # the first sentence: PyTorch's readers add paragraphs of guesses
+        reason = str(e).splitlines()[0].partition(". ")[0] if str(e) else type(e).__name__
         raise CheckpointError(_unreadable(path, reason)) from e
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a dictionary with weights")
@@ -87,6 +92,14 @@ def _check_size(path: Path) -> None:
             f"{path} has {size:,} bytes and would take {inside:,} when unpacked; expected the uncompressed file that"
             " torch.save writes"
         )
+
+
+def _is_cut_off(path: Path, error: Exception) -> bool:
+    """Return whether a file ends too early: a pickle in the middle, or a zip file without its directory."""
+    if isinstance(error, EOFError) or "unexpected EOF" in str(error):
+        return True
+    with path.open("rb") as stream:
+        return stream.read(2) == b"PK" and not zipfile.is_zipfile(path)
 
 
 def _refusal(path: Path, message: str) -> str:

@@ -75,9 +75,24 @@ DAMAGED = {
 def test_a_file_that_is_no_checkpoint_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"truncated or of another format|by its content; expected a") as caught:
+    refusals = r"truncated or of another format|by its content; expected a|is cut off"
+    with pytest.raises(CheckpointError, match=refusals) as caught:
         load_model(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize("kept", [100, 5_000, 20_000, -1])
+def test_a_file_that_is_cut_off_is_refused_in_words_of_our_own(kept: int, is_zip: bool, tmp_path: Path) -> None:
+    whole, path = tmp_path / "whole.pth", tmp_path / "model.pth"
+    values = {"state_dict": {"a": torch.zeros(10_000), "b": torch.ones(3)}}
+    torch.save(values, whole, _use_new_zipfile_serialization=is_zip)
+    path.write_bytes(content := whole.read_bytes()[:kept])
+    with pytest.raises(CheckpointError) as caught:
+        load_model(path)
+    assert str(caught.value) == (
+        f"{path} is cut off at {len(content):,} bytes, or not a checkpoint; fetch or copy it again"
+    )
 
 
 @pytest.mark.parametrize("content", [DAMAGED["HTML"], DAMAGED["a JPEG"], DAMAGED["zeros"]])
