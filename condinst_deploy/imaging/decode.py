@@ -32,6 +32,10 @@ FOREIGN_DECODERS = frozenset({"EPS"})
 STRIP = 1 << 22
 """Pixels that are converted to RGB at a time: transparency and 16 bits take several times an image's memory."""
 
+START_OF_SCAN = b"\xff\xda"
+MOST_SCANS = 100
+"""Scans of a JPEG that is decoded, as in libtiff; usual progressive ones have about ten."""
+
 END_OF_JPEG = b"\xff\xd9"
 LAST_BYTES = 1024
 """In which the end of a JPEG is looked for; some programs write something behind it."""
@@ -251,10 +255,22 @@ def check_readable(image: Image.Image) -> None:
 
 
 def _rgb_jpeg(image: Image.Image, stream: BinaryIO) -> bytes | None:
-    if image.format not in ("JPEG", "MPO") or image.mode != "RGB":
+    """Content of an RGB JPEG, else None.
+
+    Raises:
+        ImageError: it is a JPEG of any mode with more than `MOST_SCANS` scans.
+    """
+    if image.format not in ("JPEG", "MPO"):
         return None
     stream.seek(0)
-    return stream.read()
+    data = stream.read()
+    # inside compressed pixels a zero follows every 255, so that this is a marker
+    if (scans := data.count(START_OF_SCAN)) > MOST_SCANS:
+        raise ImageError(
+            f"it is a JPEG of {scans:,} scans; expected at most {MOST_SCANS}, because each costs as much time as the"
+            " whole image; write it again from a program that you trust"
+        )
+    return data if image.mode == "RGB" else None
 
 
 def rgb_from_pil(image: Image.Image, strip: int = STRIP) -> RGBArray:

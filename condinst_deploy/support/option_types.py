@@ -122,8 +122,8 @@ def _fits_inside(value: Any, origin: Any, inside: tuple[Any, ...]) -> bool:
 def _is_one(value: Any, kind: Any) -> bool:
     if kind in _PLAIN:
         return isinstance(value, _PLAIN[kind][0]) and (kind is bool or not isinstance(value, bool))
-    if not isinstance(kind, type):
-        return True  # Any
+    if kind is Any or not isinstance(kind, type):
+        return True
     if issubclass(kind, Enum):
         return isinstance(value, str | int | kind) and value in list(kind)
     if Protocol in kind.__bases__:
@@ -136,7 +136,8 @@ def _words(kind: Any) -> str:
     if kind in _PLAIN:
         return _PLAIN[kind][1]
     if origin in (Union, UnionType):
-        return " or ".join(_words(option) for option in inside)
+        # a path may be text, too
+        return " or ".join(_words(option) for option in inside if option is not str or Path not in inside)
     if origin is Literal:
         return f"one of {', '.join(map(str, inside))}"
     if origin is Callable:

@@ -13,7 +13,8 @@ import simplejpeg
 from PIL import Image, ImageOps, PngImagePlugin
 
 from condinst_deploy.errors import ImageError
-from condinst_deploy.imaging.decode import jpeg_from, rgb_from
+from condinst_deploy.imaging.decode import START_OF_SCAN, jpeg_from, rgb_from, rgb_from_bytes
+from condinst_deploy.imaging.encoded_image import EncodedImage
 from tests.support.models import IMAGES, noise_image
 
 SIZES = [(1, 1), (8, 8), (17, 33), (97, 131)]
@@ -129,6 +130,20 @@ def test_a_damaged_file_is_what_pillow_makes_of_it(at: float, tmp_path: Path) ->
     content[place : place + 12] = bytes(range(12))
     (tmp_path / "x.jpg").write_bytes(content)
     assert np.array_equal(rgb_from(tmp_path / "x.jpg"), by_pillow(bytes(content)))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_file_of_very_many_scans_is_refused(mode: str) -> None:
+    buffer = BytesIO()
+    Image.fromarray(noise_image(0, 48, 64)).convert(mode).save(buffer, "JPEG", progressive=True)
+    whole = buffer.getvalue()
+    scans = whole[whole.index(START_OF_SCAN) : -2]
+    repeated = whole[:-2] + scans * 200 + whole[-2:]
+    assert rgb_from_bytes(whole).shape == (48, 64, 3)
+    with pytest.raises(ImageError, match=r"it is a JPEG of [0-9,]+ scans; expected at most 100, because"):
+        rgb_from_bytes(repeated)
+    with pytest.raises(ImageError, match="scans; expected at most"):
+        jpeg_from(EncodedImage("x", repeated))
 
 
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from condinst_deploy.runtime.predictor import Predictor, load_backend
 from condinst_deploy.runtime.predictor_options import PredictorOptions
 from condinst_deploy.runtime.preprocessing.types import InputOptions
 from condinst_deploy.runtime.recording import FileOutputs
-from condinst_deploy.serving import Client
+from condinst_deploy.serving import Client, detect_dataset
 from condinst_deploy.serving.batch.batch_options import BatchOptions, DetectionOptions
 from condinst_deploy.serving.protocol import RequestOptions
 from condinst_deploy.serving.ray_session import RayOptions
@@ -81,6 +81,7 @@ def test_a_client_takes_no_object_of_another_kind(name: str) -> None:
         (load_model, {"path": "m.pth"}, ("path", "family", "content")),
         (load_backend, {"path": "m.pth"}, ("path", "device", "threads", "precision", "score_threshold")),
         (Predictor, {"model": "m.onnx"}, ("model", "options")),
+        (detect_dataset, {"dataset": None, "model": "m.onnx"}, ("model", "column", "detection", "ray_options")),
     ],
 )
 def test_no_function_takes_an_argument_of_another_kind(
@@ -95,7 +96,7 @@ def test_no_function_takes_an_argument_of_another_kind(
 
 
 def test_one_model_in_place_of_a_list_is_not_taken_for_its_letters() -> None:
-    with pytest.raises(ConfigError, match=r"models is 'm.onnx'; expected a list, of each part text or a path"):
+    with pytest.raises(ConfigError, match=r"models is 'm.onnx'; expected a list, of each part a path"):
         evaluate("a.json", models="m.onnx")
 
 
