@@ -17,7 +17,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
     The folder itself is locked: nothing is left in it, and the system unlocks it when the process dies. On a file
     system without locks the block runs unprotected. A file that is written into the folder after it was removed or
-    replaced is an error; see `held_folders`. A new folder that is empty when the block fails is removed.
+    replaced is an error; see `held_folders`. A new folder that is empty when the block ends is removed.
 
     Raises:
         ConfigError: another run is at work in it.
@@ -47,11 +47,10 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _removed_if_unused(folder: Path, descriptor: int) -> Iterator[None]:
-    """If the block fails, remove the folder, unless something is in it or another one has its name."""
+    """When the block ends, remove the folder, unless something is in it or another one has its name."""
     try:
         yield
-    except BaseException:
+    finally:
         with suppress(OSError):
             if os.path.samestat(os.stat(descriptor), folder.lstat()):
                 folder.rmdir()
-        raise
