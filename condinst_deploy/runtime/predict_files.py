@@ -141,10 +141,8 @@ def predict_files(
             with coco_results(out / RESULTS_FILE) as writer:
                 recorded = record(predictor, paths, destination, writer, reports.on_image)
                 writer.is_dropped = not recorded.images
-            if writer.is_dropped and earlier.has_results:
-                reports.on_note(f"no image was finished: {out / RESULTS_FILE} of an earlier run stays as it is")
-            elif writer.is_dropped:
-                reports.on_note(f"no image was finished: no results were written into {out}")
+            if writer.is_dropped:
+                _note_nothing_finished(out, earlier, reports)
             else:
                 _write_lists(destination, recorded, manifest)
                 if others := str(earlier):
@@ -219,6 +217,14 @@ def _note_missing_glyphs(names: Sequence[str], outputs: FileOutputs, reports: Pr
             f"no font on this machine has {missing[:10]}: overlays show codes such as"
             f" {ascii(missing[0])[1:-1]}. Install a font that has them, for example Noto Sans CJK"
         )
+
+
+def _note_nothing_finished(out: Path, earlier: EarlierFiles, reports: PredictFilesReports) -> None:
+    """Say that no results were written."""
+    if earlier.has_results:
+        reports.on_note(f"no image was finished: {out / RESULTS_FILE} of an earlier run stays as it is")
+    else:
+        reports.on_note(f"no image was finished: no results were written into {out}")
 
 
 def _note_nothing_drawn(options: PredictFilesOptions, detections: int, reports: PredictFilesReports) -> None:
