@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from condinst_deploy.benchmarking.measure import END_TO_END, Benchmark, ModelMetrics
 from condinst_deploy.benchmarking.tables import STAGE_NAMES
 from condinst_deploy.errors import ConfigError
-from condinst_deploy.support.atomic_write import atomic_path
+from condinst_deploy.support.atomic_write import atomic_path, check_writable
 from condinst_deploy.support.extras import install_command
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ def check_plot(path: Path) -> None:
 
     Raises:
         ConfigError: the name does not end in .png, or matplotlib is not installed.
+        OutputError: no file can be written there.
     """
     if path.suffix.lower() != ".png":
         raise ConfigError(f"--plot is {path}; expected the name of an image to write, ending in .png")
@@ -25,6 +26,7 @@ def check_plot(path: Path) -> None:
         import matplotlib  # noqa: F401
     except ImportError as e:
         raise ConfigError(f"--plot needs matplotlib: {install_command('train')}") from e
+    check_writable(path)
 
 
 def draw_benchmark(benchmark: Benchmark, path: Path) -> None:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from enum import StrEnum
 from functools import wraps
+from itertools import pairwise
 from typing import Annotated, Any, ParamSpec
 
 import typer
@@ -206,12 +207,27 @@ class CommandInShell(TyperCommand):
     """The one command of a command line; completion for a shell that is not there is one line and status 1."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Look at the options for completion before typer does."""
+        """Look at the options for completion, and at names joined by commas, before typer does."""
         problem = completion.refusal(args)
         if problem is not None:
             _show_error(problem)
             raise typer.Exit(FAILED)
-        return super().parse_args(ctx, args)
+        given = tuple(args)  # typer empties the list
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as e:
+            if joined := _joined_by_commas(e.param, given):
+                e.message += f" Repeat the option: {joined}"
+            raise
+
+
+def _joined_by_commas(option: Any, arguments: tuple[str, ...]) -> str | None:
+    """What to give in place of several values with commas between them, of an option that can be repeated."""
+    if getattr(option, "multiple", False):
+        for name, value in pairwise(arguments):
+            if name in option.opts and "," in value:
+                return " ".join(f"{name} {part.strip()}" for part in value.split(","))
+    return None
 
 
 class Command(typer.Typer):

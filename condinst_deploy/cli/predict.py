@@ -112,9 +112,10 @@ def predict(
     overlays, and classes, with their ids) into the folder; with options labelme/NAME.json, yolo/NAME.txt,
     instances/NAME.png and crops/NAME_K.png. An image that cannot be read is named, skipped and counted,
     and the exit status is 1 at the end. Files of an earlier run into the same folder stay where this one does not
-    replace them, and are named; images.json lists the images of this run. If no image can be read, the earlier results
-    stay. Overlays of images below 640 pixels are enlarged by a whole factor to at least that, so that labels do not
-    hide them. Images where this run writes its own (FOLDER/overlays, instances, crops) are left out.
+    replace them, and are named; images.json lists the images of this run. If no image can be read, nothing is
+    written, and earlier results stay. Overlays of images below 640 pixels are enlarged by a whole factor to at least
+    that, so that labels do not hide them. Images where this run writes its own (FOLDER/overlays, instances, crops) are
+    left out.
     """
     # imported here, so that --help does not wait for the backends
     from condinst_deploy.runtime.predict_files import PredictFilesOptions, predict_files

@@ -1,7 +1,9 @@
 """Which image files a person means: paths, folders, patterns and URLs."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from glob import glob, has_magic
+from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -17,6 +19,9 @@ SUFFIXES = frozenset(
 
 STORAGE_FAILURES = 3
 """Failed URLs after which a storage counts as not reachable."""
+
+MOST_LOOKED_AT = 10_000
+"""Files and folders below a folder without images that are looked at for a better message."""
 
 ImageFile = Path | ImageUrl
 """A file that an image is read from."""
@@ -76,7 +81,9 @@ def _expanded(source: Any, recursive: bool) -> Iterator[Any]:
         inside = path.rglob("*") if recursive else path.iterdir()
         found = sorted(p for p in inside if is_image_name(p) and not p.is_dir())
         if not found:
-            raise ImageError(f"{path} has no images; expected files ending in {', '.join(sorted(SUFFIXES))}")
+            raise ImageError(
+                f"{path} has no images{_deeper(path)}; expected files ending in {', '.join(sorted(SUFFIXES))}"
+            )
         yield from found
     elif not path.exists() and has_magic(source):
         found = sorted(Path(p) for p in glob(source, recursive=True) if not Path(p).is_dir())  # noqa: PTH207
@@ -85,6 +92,18 @@ def _expanded(source: Any, recursive: bool) -> Iterator[Any]:
         yield from found
     else:
         yield path
+
+
+def _deeper(folder: Path) -> str:
+    """What to do where a folder's images lie in its subfolders; nothing is said after `MOST_LOOKED_AT` entries."""
+    with suppress(OSError):
+        for path in islice(folder.rglob("*"), MOST_LOOKED_AT):
+            if is_image_name(path) and path.parent != folder:
+                return (
+                    f" itself, but {path} lies in a subfolder: name the subfolder or the pattern"
+                    f" '{folder}/**/*{path.suffix}', or give condinst-predict --recursive"
+                )
+    return ""
 
 
 def is_image_name(path: PurePath) -> bool:

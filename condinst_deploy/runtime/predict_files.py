@@ -109,8 +109,8 @@ def predict_files(
 
     Writes detections.json (COCO results, all detections), images.json (images with their overlays, and classes, with
     their ids) and the files of `options.outputs`. An image that cannot be read is skipped. Where no image is finished,
-    the results of an earlier run into the folder stay as they are. Files of an earlier run that this one does not
-    replace stay, too, and are named in a note.
+    nothing is written, and the results of an earlier run into the folder stay as they are. Files of an earlier run that
+    this one does not replace stay, too, and are named in a note.
 
     Args:
         model: model file (.pth, .onnx, .engine).
@@ -142,9 +142,9 @@ def predict_files(
             destination = Destination(out, options.outputs, label_thresholds, earlier.replaced)
             with coco_results(out / RESULTS_FILE) as writer:
                 recorded = record(predictor, paths, destination, writer, reports.on_image)
-                writer.is_dropped = not recorded.images and earlier.has_results
+                writer.is_dropped = not recorded.images
             if writer.is_dropped:
-                reports.on_note(f"no image was finished: {out / RESULTS_FILE} of an earlier run stays as it is")
+                _note_nothing_finished(out, earlier, reports)
             else:
                 _write_lists(destination, recorded, manifest)
                 if others := str(earlier):
@@ -219,6 +219,14 @@ def _note_missing_glyphs(names: Sequence[str], outputs: FileOutputs, reports: Pr
             f"no font on this machine has {missing[:10]}: overlays show codes such as"
             f" {ascii(missing[0])[1:-1]}. Install a font that has them, for example Noto Sans CJK"
         )
+
+
+def _note_nothing_finished(out: Path, earlier: EarlierFiles, reports: PredictFilesReports) -> None:
+    """Say that no results were written."""
+    if earlier.has_results:
+        reports.on_note(f"no image was finished: {out / RESULTS_FILE} of an earlier run stays as it is")
+    else:
+        reports.on_note(f"no image was finished: no results were written into {out}")
 
 
 def _note_nothing_drawn(options: PredictFilesOptions, detections: int, reports: PredictFilesReports) -> None:

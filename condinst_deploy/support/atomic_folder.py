@@ -11,6 +11,7 @@ from pathlib import Path
 
 from condinst_deploy.errors import OutputError
 from condinst_deploy.support.atomic_write import TEMPORARY_NAME, name_start
+from condinst_deploy.support.input_files import no_folder
 
 
 @contextmanager
@@ -30,6 +31,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 path.rmdir()
             temporary.rename(path)
     except OSError as e:
+        if problem := no_folder(path.parent):
+            raise OutputError(problem) from e
         raise OutputError(f"{path} cannot be written ({e.strerror or e}); choose another place") from e
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.support.held_folders import held_folder
+from condinst_deploy.support.input_files import no_folder
 
 
 @contextmanager
@@ -17,7 +18,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
     The folder itself is locked: nothing is left in it, and the system unlocks it when the process dies. On a file
     system without locks the block runs unprotected. A file that is written into the folder after it was removed or
-    replaced is an error; see `held_folders`. A new folder that is empty when the block fails is removed.
+    replaced is an error; see `held_folders`. A new folder that is empty when the block ends is removed.
 
     Raises:
         ConfigError: another run is at work in it.
@@ -31,6 +32,8 @@ def locked_folder(folder: Path) -> Iterator[None]:
             if is_new:
                 stack.enter_context(_removed_if_unused(folder, descriptor))
         except (OSError, ValueError) as e:
+            if problem := no_folder(folder):
+                raise OutputError(problem) from e
             reason = getattr(e, "strerror", None) or e
             raise OutputError(f"the folder {folder} cannot be written ({reason}); choose another place") from e
         try:
@@ -47,11 +50,10 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _removed_if_unused(folder: Path, descriptor: int) -> Iterator[None]:
-    """If the block fails, remove the folder, unless something is in it or another one has its name."""
+    """When the block ends, remove the folder, unless something is in it or another one has its name."""
     try:
         yield
-    except BaseException:
+    finally:
         with suppress(OSError):
             if os.path.samestat(os.stat(descriptor), folder.lstat()):
                 folder.rmdir()
-        raise

@@ -60,6 +60,18 @@ def special_kind(mode: int) -> str | None:
     return next((name for is_kind, name in _KINDS if is_kind(mode)), "something unknown")
 
 
+def no_folder(path: Path) -> str | None:
+    """Say what stands in the place of a folder: of `path` or of one above it; None: nothing does."""
+    for folder in (path, *path.parents):
+        try:
+            mode = folder.stat().st_mode
+        except (OSError, ValueError):
+            continue
+        kind = special_kind(mode) or "a file"
+        return None if stat.S_ISDIR(mode) else f"{folder} is {kind}; expected a folder there, or a name that is free"
+    return None
+
+
 def real_path(path: Path) -> Path:
     """The absolute path without links; of a link that leads to itself, or nowhere, as far as it can be followed.
 

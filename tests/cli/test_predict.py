@@ -152,13 +152,19 @@ def test_corrupt_images_are_named_skipped_and_counted(images: Path, slim_checkpo
     assert files(tmp_path / "out" / "overlays") == ["a.jpg", "c.jpg"]
 
 
-def test_no_image_that_can_be_read_gives_empty_results_and_a_failure(slim_checkpoint: Path, tmp_path: Path) -> None:
+def test_formats_joined_by_commas_are_refused_with_what_to_give(tmp_path: Path) -> None:
+    done = predict("a.png", "--model", "m.pth", "--format", "labelme,yolo", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Repeat the option: --format labelme --format yolo" in done.stderr
+
+
+def test_no_image_that_can_be_read_is_a_failure_that_leaves_no_folder(slim_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("not an image")
     done = predict("text.jpg", "--model", slim_checkpoint, "--out", "out", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stdout == f"0 detections in 0 images, 1 skipped: {tmp_path / 'out'}\n"
-    assert files(tmp_path / "out") == ["detections.json", "images.json"]
-    assert loaded(tmp_path / "out" / "detections.json") == loaded(tmp_path / "out" / "images.json")["images"] == []
+    assert "no image was finished: no results were written into out" in done.stderr
+    assert files(tmp_path) == ["text.jpg"]
 
 
 @pytest.mark.parametrize(

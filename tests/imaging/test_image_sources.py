@@ -37,9 +37,17 @@ def test_folder_is_searched_for_every_kind_that_can_be_read(suffix: str, tmp_pat
 
 
 def test_folder_without_images_is_refused_by_its_name(tmp_path: Path) -> None:
-    touch(tmp_path, "empty/deeper/x.png", "empty/x.txt")
+    touch(tmp_path, "empty/deeper/x.txt", "empty/x.txt")
     with pytest.raises(ImageError, match=r"empty has no images; expected files ending in \.avif, \.bmp"):
         expand_sources(tmp_path / "empty")
+
+
+def test_folder_whose_images_lie_in_subfolders_is_refused_with_what_takes_them(tmp_path: Path) -> None:
+    touch(tmp_path, "some/deeper/x.png", "some/x.txt")
+    with pytest.raises(ImageError, match=r"some has no images itself, but .*/deeper/x\.png lies in a subf") as caught:
+        expand_sources(tmp_path / "some")
+    assert f"'{tmp_path}/some/**/*.png', or give condinst-predict --recursive; expected files" in str(caught.value)
+    assert expand_sources(f"{tmp_path}/some/**/*.png") == [tmp_path / "some" / "deeper" / "x.png"]
 
 
 def test_folder_named_like_an_image_is_not_one(tmp_path: Path) -> None:

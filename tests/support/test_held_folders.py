@@ -117,6 +117,12 @@ def test_a_new_folder_that_was_not_used_is_removed_after_an_error(there: bool, u
     assert folder.is_dir() == (there or used)
 
 
+def test_a_new_folder_that_was_not_used_is_removed_where_nothing_failed(tmp_path: Path) -> None:
+    with locked_folder(tmp_path / "run"):
+        pass
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_empty_folder_of_the_same_name_is_not_removed(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt), locked_folder(folder):
