@@ -309,7 +309,6 @@ def test_cocos_own_ids_are_in_the_results(tmp_path: Path) -> None:
             2,
         ),
         (("--results", "a.json"), "no results file at a.json", 1),
-        (("--model", "x.engine", "--images", "pictures"), "no engine at x.engine: write one with condinst-build", 1),
         (("--results", "val.json", "--score-threshold", "nan"), "score_threshold is nan; expected a number from", 2),
         (("--results", "val.json", "--score-threshold", "7"), "score_threshold is 7.0; expected a number from", 2),
         (("--results", "val.json", "--batch-size", "0"), "batch_size is 0; expected at least 1", 2),
