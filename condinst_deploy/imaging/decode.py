@@ -19,6 +19,7 @@ from condinst_deploy.errors import ConfigError, ImageError
 from condinst_deploy.imaging.encoded_image import EncodedImage
 from condinst_deploy.imaging.image_files import ImageFile
 from condinst_deploy.imaging.image_urls import ImageUrl
+from condinst_deploy.imaging.jpeg_markers import check_scans, has_end
 from condinst_deploy.imaging.orientation import TURNS, orientation_of
 from condinst_deploy.shown_text import first_line
 from condinst_deploy.support.launch import remarks_on
@@ -31,14 +32,6 @@ FOREIGN_DECODERS = frozenset({"EPS"})
 
 STRIP = 1 << 22
 """Pixels that are converted to RGB at a time: transparency and 16 bits take several times an image's memory."""
-
-START_OF_SCAN = b"\xff\xda"
-MOST_SCANS = 100
-"""Scans of a JPEG that is decoded, as in libtiff; usual progressive ones have about ten."""
-
-END_OF_JPEG = b"\xff\xd9"
-LAST_BYTES = 1024
-"""In which the end of a JPEG is looked for; some programs write something behind it."""
 
 _opening = Lock()
 """Held while a warning is silenced, because Python's warning filters belong to the process and not to a thread."""
@@ -149,7 +142,7 @@ def jpeg_from(source: Any) -> Jpeg | None:
         return None
     with _reading(source) as stream, _opened(stream) as image:
         data = _rgb_jpeg(image, stream)
-        if data is None or END_OF_JPEG not in data[-LAST_BYTES:] or orientation_of(image) in TURNS:
+        if data is None or not has_end(data) or orientation_of(image) in TURNS:
             return None
         return Jpeg(data, image.height, image.width)
 
@@ -258,18 +251,13 @@ def _rgb_jpeg(image: Image.Image, stream: BinaryIO) -> bytes | None:
     """Content of an RGB JPEG, else None.
 
     Raises:
-        ImageError: it is a JPEG of any mode with more than `MOST_SCANS` scans.
+        ImageError: it is a JPEG of any mode with too many scans.
     """
     if image.format not in ("JPEG", "MPO"):
         return None
     stream.seek(0)
     data = stream.read()
-    # inside compressed pixels a zero follows every 255, so that this is a marker
-    if (scans := data.count(START_OF_SCAN)) > MOST_SCANS:
-        raise ImageError(
-            f"it is a JPEG of {scans:,} scans; expected at most {MOST_SCANS}, because each costs as much time as the"
-            " whole image; write it again from a program that you trust"
-        )
+    check_scans(data)
     return data if image.mode == "RGB" else None
 
 

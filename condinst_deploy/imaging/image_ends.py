@@ -3,7 +3,9 @@
 import os
 from typing import IO
 
-_ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
+from condinst_deploy.imaging import jpeg_markers
+
+_ENDS = {"JPEG": jpeg_markers.END, "MPO": jpeg_markers.END, "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
 """Last bytes of a whole file, by the format's name in Pillow."""
 
 _READ = 64
