@@ -121,11 +121,13 @@ def export_model(
             quantized_convolutions(ir.from_proto(proto), options.keep_float)  # a mistake is found before the comparison
         for remark in tensorrt_remarks(proto):
             reports.on_note(remark)
+        if options.int8 is None:
+            onnx.save(proto, str(temporary))  # a full disk is found before the comparison
         reports.on_stage(COMPARING)
         verification = verify_onnx(proto, loaded.model, manifest, reports.on_case)
         if options.int8 is not None:
             proto, manifest = _in_int8(proto, manifest, options, reports)
-        onnx.save(proto, str(temporary))
+            onnx.save(proto, str(temporary))
     return ExportedModel(path, manifest, verification, time.perf_counter() - started)
 
 

@@ -1,5 +1,7 @@
 """Exporting as one function call."""
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from PIL import Image
 
 from condinst_deploy.contract import ModelManifest
 from condinst_deploy.contract.quantization import HeldOutAgreement, Quantization
-from condinst_deploy.errors import CheckpointError, ConfigError, ImageError, VerificationError
+from condinst_deploy.errors import CheckpointError, ConfigError, ImageError, OutputError, VerificationError
 from condinst_deploy.model.checkpoints import save_model
 from condinst_export import ExportOptions, ExportReports, export_model, exporter
 from condinst_export.quantization.calibration_options import CalibrationOptions
@@ -100,6 +102,19 @@ def test_a_file_that_disagrees_with_pytorch_is_not_written(weights: Path, monkey
     monkeypatch.setattr(exporter, "verify_onnx", disagree)
     with pytest.raises(VerificationError):
         export_model(weights, weights.with_suffix(".onnx"))
+    assert list(weights.parent.iterdir()) == [weights]
+
+
+@pytest.mark.usefixtures("untraced")
+def test_a_full_disk_is_found_before_the_comparison(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    stages: list[str] = []
+    monkeypatch.setattr(onnx, "save", full)
+    with pytest.raises(OutputError, match=r"x\.onnx cannot be written \(No space left"):
+        export_model(weights, weights.with_name("x.onnx"), reports=ExportReports(stages.append))
+    assert exporter.COMPARING not in stages
     assert list(weights.parent.iterdir()) == [weights]
 
 
