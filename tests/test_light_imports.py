@@ -85,7 +85,7 @@ def test_options_and_commands_are_imported_without_the_backends(statement: str, 
         (
             "condinst_export.cli",
             ["--weights", "m.pth", "--out", "a.png/x.onnx"],
-            "a.png is a file; expected a folder there",
+            "a.png is a file, not a folder",
         ),
     ],
 )

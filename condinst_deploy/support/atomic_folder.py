@@ -11,7 +11,7 @@ from pathlib import Path
 
 from condinst_deploy.errors import OutputError
 from condinst_deploy.support.atomic_write import TEMPORARY_NAME, name_start
-from condinst_deploy.support.input_files import no_folder
+from condinst_deploy.support.input_files import why_not_written
 
 
 @contextmanager
@@ -31,9 +31,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 path.rmdir()
             temporary.rename(path)
     except OSError as e:
-        if problem := no_folder(path.parent):
-            raise OutputError(problem) from e
-        raise OutputError(f"{path} cannot be written ({e.strerror or e}); choose another place") from e
+        reason = why_not_written(path.parent, e)
+        raise OutputError(f"{path} cannot be written ({reason}); choose another place") from e
 
 
 @contextmanager

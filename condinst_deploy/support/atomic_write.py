@@ -13,7 +13,7 @@ from pathlib import Path
 
 from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.support.held_folders import check_held
-from condinst_deploy.support.input_files import no_folder
+from condinst_deploy.support.input_files import why_not_written
 
 TEMPORARY_NAME = re.compile(r"\..{1,200}\.[0-9a-f]{16}\.partial", re.DOTALL)
 """Names of temporary files and folders. Each is locked as long as its process lives."""
@@ -156,10 +156,7 @@ def _check_replaceable(path: Path) -> None:
 
 
 def _unwritable(path: Path, error: OSError | ValueError) -> OutputError:
-    if isinstance(error, NotADirectoryError | FileExistsError) and (problem := no_folder(path.parent)):
-        return OutputError(problem)
-    reason = getattr(error, "strerror", None) or error
-    return OutputError(f"{path} cannot be written ({reason}); choose another place")
+    return OutputError(f"{path} cannot be written ({why_not_written(path.parent, error)}); choose another place")
 
 
 def _created(path: Path) -> tuple[Path, int]:

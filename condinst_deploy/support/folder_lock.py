@@ -9,7 +9,7 @@ from pathlib import Path
 
 from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.support.held_folders import held_folder
-from condinst_deploy.support.input_files import no_folder
+from condinst_deploy.support.input_files import why_not_written
 
 
 @contextmanager
@@ -32,9 +32,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
             if is_new:
                 stack.enter_context(_removed_if_unused(folder, descriptor))
         except (OSError, ValueError) as e:
-            if problem := no_folder(folder):
-                raise OutputError(problem) from e
-            reason = getattr(e, "strerror", None) or e
+            reason = why_not_written(folder, e)
             raise OutputError(f"the folder {folder} cannot be written ({reason}); choose another place") from e
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -60,16 +60,17 @@ def special_kind(mode: int) -> str | None:
     return next((name for is_kind, name in _KINDS if is_kind(mode)), "something unknown")
 
 
-def no_folder(path: Path) -> str | None:
-    """Say what stands in the place of a folder: of `path` or of one above it; None: nothing does."""
-    for folder in (path, *path.parents):
+def why_not_written(folder: Path, error: OSError | ValueError) -> str:
+    """Say why nothing can be written into a folder: what stands in its place, or the system's reason."""
+    for place in (folder, *folder.parents):
         try:
-            mode = folder.stat().st_mode
+            mode = place.stat().st_mode
         except (OSError, ValueError):
             continue
-        kind = special_kind(mode) or "a file"
-        return None if stat.S_ISDIR(mode) else f"{folder} is {kind}; expected a folder there, or a name that is free"
-    return None
+        if stat.S_ISDIR(mode):
+            break
+        return f"{place} is {special_kind(mode) or 'a file'}, not a folder"
+    return getattr(error, "strerror", None) or str(error)
 
 
 def real_path(path: Path) -> Path:

@@ -12,7 +12,7 @@ from condinst_deploy.contract.engine_manifest import EngineManifest, manifest_pa
 from condinst_deploy.errors import OutputError
 from condinst_deploy.support.atomic_write import only_writer
 from condinst_deploy.support.extras import libraries_of
-from condinst_deploy.support.input_files import no_folder
+from condinst_deploy.support.input_files import why_not_written
 from condinst_deploy.support.option_types import checked_arguments
 from condinst_engines.build_files import EngineFiles, check_apart, only_exported
 from condinst_engines.build_options import BuildOptions, recipe_of, request_of
@@ -118,9 +118,7 @@ def _log_file(path: Path | None, on_note: Callable[[str], None]) -> Iterator[Tex
         os.set_blocking(descriptor, True)
         opened = os.fdopen(descriptor, "w", encoding="utf-8")
     except OSError as e:
-        if problem := no_folder(path.parent):
-            raise OutputError(problem) from e
-        raise OutputError(f"the log {path} cannot be written ({e.strerror or e})") from e
+        raise OutputError(f"the log {path} cannot be written ({why_not_written(path.parent, e)})") from e
     try:
         yield opened
     finally:

@@ -238,7 +238,7 @@ def bad(weights: Path, tmp_path: Path) -> Path:
     ("arguments", "reasons", "status"),
     [
         (("--weights", "none.pth"), ["no checkpoint at none.pth"], 1),
-        (("--weights", "truncated.pth"), ["truncated.pth", "may be truncated"], 1),
+        (("--weights", "truncated.pth"), ["truncated.pth", "is cut off at"], 1),
         (("--weights", "nan.pth"), ["nan.pth", "not finite: fpn.p6.bias", "not finite: head.scales.1"], 1),
         (("--weights", "good.pth", "--static", "128x224"), ["--static is '128x224'; expected BATCHxHEIGHTxWIDTH"], 2),
     ],

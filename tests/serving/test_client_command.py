@@ -69,7 +69,7 @@ def test_a_place_for_overlays_is_tried_before_the_first_request(images: Path, tm
         result = run(server.url, images, "--overlays", tmp_path / "file" / "found")
     assert result.exit_code == 1
     assert result.stderr.startswith("error: ")
-    assert "is a file; expected a folder there" in result.stderr
+    assert "is a file, not a folder" in result.stderr
     assert result.stdout == ""
 
 

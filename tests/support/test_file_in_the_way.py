@@ -43,6 +43,6 @@ def test_a_file_in_place_of_a_folder_or_of_one_above_it_is_named(
     (file := tmp_path / "file").write_text("kept")
     with pytest.raises(OutputError) as caught, ExitStack() as stack:
         stack.enter_context(made(file / deeper))
-    assert str(caught.value) == f"{file} is a file; expected a folder there, or a name that is free"
+    assert f"{file} is a file, not a folder); choose another place" in str(caught.value)
     assert file.read_text() == "kept"
     assert list(tmp_path.iterdir()) == [file]

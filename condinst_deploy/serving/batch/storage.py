@@ -13,7 +13,7 @@ from condinst_deploy.serving.batch.object_lock import LOCK_TIMES, LockTimes, Obj
 from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.folder_lock import locked_folder
 from condinst_deploy.support.held_folders import check_held
-from condinst_deploy.support.input_files import no_folder
+from condinst_deploy.support.input_files import why_not_written
 from condinst_deploy.support.remote_files import filesystem_of, is_url, local_path, public_reason, public_url
 
 PART_PREFIX = "part-"
@@ -126,9 +126,8 @@ class LocalFolder(OutputFolder):
         except FileNotFoundError:
             return
         except OSError as e:
-            if problem := no_folder(self.path):
-                raise OutputError(problem) from e
-            raise OutputError(f"{self.path} cannot be read ({e.strerror}); choose another place with --out") from e
+            reason = why_not_written(self.path, e)
+            raise OutputError(f"{self.path} cannot be read ({reason}); choose another place with --out") from e
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a file, None if there is none."""
@@ -180,10 +179,9 @@ class LocalFolder(OutputFolder):
             flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
             stream = os.fdopen(os.open(self.path / ".lock", flags, 0o666), "rb")
         except OSError as e:
-            if problem := no_folder(self.path):
-                raise OutputError(problem) from e
+            reason = why_not_written(self.path, e)
             raise OutputError(
-                f"{e.filename or self.path} cannot be written ({e.strerror or e}); choose another place with --out"
+                f"{e.filename or self.path} cannot be written ({reason}); choose another place with --out"
             ) from e
         with stream:
             try:
