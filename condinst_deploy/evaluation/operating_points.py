@@ -139,11 +139,16 @@ def best_point(
 
 
 def _between(below: float, kept: float) -> float:
-    """A threshold that a score of `kept` is above; one of `below` is not, unless that is as high."""
+    """A threshold that a score of `kept` is above; one of `below` is not, unless that is as high.
+
+    Models' scores are float32, and are compared with the threshold in float32: rounded to it, `kept` is above, too.
+    """
     if below >= kept:
         return math.nextafter(kept, -math.inf)
     middle = below / 2 + kept / 2
-    return middle if below <= middle < kept else below  # neighbouring numbers have no middle
+    with np.errstate(over="ignore"):  # a results file may have any scores
+        is_apart = below <= middle < kept and np.float32(middle) < np.float32(kept)
+    return middle if is_apart else below  # neighbouring numbers have no middle
 
 
 def points_json(points: OperatingPoints, ground_truth: GroundTruth) -> dict[str, Any]:

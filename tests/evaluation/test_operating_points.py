@@ -17,6 +17,7 @@ from condinst_deploy.evaluation.operating_points import (
     operating_points,
 )
 from condinst_deploy.evaluation.threshold_tables import confusion_title
+from condinst_deploy.runtime.postprocess import ResultFilter
 from tests.support import small_coco
 
 PERSON, STOP_SIGN, TOOTHBRUSH = 1, 13, 90
@@ -143,6 +144,16 @@ def test_a_threshold_is_finite_and_between_the_scores(scores: tuple[float, ...])
     assert point.threshold is not None
     assert np.isfinite(point.threshold)
     assert [score > point.threshold for score in scores] == [True, False][: len(scores)]
+
+
+def test_a_threshold_separates_the_float32_scores_of_a_model() -> None:
+    """A predictor compares in float32, in which the middle of neighbouring scores is one of the two."""
+    scores = np.array([1, 0.75, 0.5, 0.050000004], dtype=np.float32)
+    for kept in (*scores, *np.nextafter(scores, np.float32(0))):
+        pair = np.array([kept, np.nextafter(kept, np.float32(0))])
+        point = best_point(pair.astype(np.float64), np.array([0, FREE]), 1)
+        found = ResultFilter(score_threshold=point.threshold).kept(pair, np.zeros(2, dtype=np.int32))
+        assert found.tolist() == [0]
 
 
 def test_the_title_of_confusions_tells_rows_from_columns() -> None:
