@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,7 +79,7 @@ class CheckpointStore:
                 raise OutputError(f"{path} is damaged and cannot be renamed ({e.strerror or e})") from e
 
     def keep_best(self) -> Path | None:
-        """Rename a best model, so that one of another score does not replace it.
+        """Rename a best model, so that one of another score does not replace it; one that was kept before stays.
 
         Returns:
             Its new path; None: there is none.
@@ -86,9 +87,11 @@ class CheckpointStore:
         Raises:
             OutputError: it cannot be renamed.
         """
-        path, kept = self._folder / BEST, self._folder / EARLIER_BEST
+        path, earlier = self._folder / BEST, self._folder / EARLIER_BEST
         if not path.is_file():
             return None
+        names = chain([earlier], (earlier.with_stem(f"{earlier.stem}-{number}") for number in count(2)))
+        kept = next(name for name in names if not name.exists())
         try:
             return path.replace(kept)
         except OSError as e:

@@ -36,6 +36,20 @@ def test_one_checkpoint_is_replaced_where_one_is_wanted(tmp_path: Path) -> None:
     assert iterations(tmp_path) == {"last.pth": 2}
 
 
+def test_best_models_that_are_kept_do_not_replace_each_other(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=1)
+    assert store.keep_best() is None
+    for number in (1, 2, 3):
+        (tmp_path / "best.pth").write_text(f"{number}")
+        kept = store.keep_best()
+        assert kept is not None
+        assert kept.read_text() == f"{number}"
+    names = ["best-earlier-2.pth", "best-earlier-3.pth", "best-earlier.pth"]
+    assert [(path.name, path.read_text()) for path in sorted(tmp_path.iterdir())] == list(
+        zip(names, "231", strict=True)
+    )
+
+
 def test_a_checkpoint_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=2)
     add(store, 1)
