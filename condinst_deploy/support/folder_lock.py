@@ -3,7 +3,7 @@
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -18,7 +18,8 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
     The folder itself is locked: nothing is left in it, and the system unlocks it when the process dies. On a file
     system without locks the block runs unprotected. A file that is written into the folder after it was removed or
-    replaced is an error; see `held_folders`. A new folder that is empty when the block ends is removed.
+    replaced is an error; see `held_folders`. A new folder that is empty when the block ends is removed, and so are the
+    empty folders above it that were made for it.
 
     Raises:
         ConfigError: another run is at work in it.
@@ -26,11 +27,11 @@ def locked_folder(folder: Path) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
-            is_new = not folder.exists()
+            made = [each for each in (folder, *folder.parents) if not each.exists()]
             folder.mkdir(parents=True, exist_ok=True)
             descriptor = stack.enter_context(held_folder(folder))
-            if is_new:
-                stack.enter_context(_removed_if_unused(folder, descriptor))
+            if made:
+                stack.enter_context(_removed_if_unused(made, descriptor))
         except (OSError, ValueError) as e:
             reason = why_not_written(folder, e)
             raise OutputError(f"the folder {folder} cannot be written ({reason}); choose another place") from e
@@ -47,11 +48,17 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _removed_if_unused(folder: Path, descriptor: int) -> Iterator[None]:
-    """When the block ends, remove the folder, unless something is in it or another one has its name."""
+def _removed_if_unused(made: Sequence[Path], descriptor: int) -> Iterator[None]:
+    """When the block ends, remove a folder and those above it, unless something is in it or another one has its name.
+
+    Args:
+        made: the folder, then those above it, from the inside out.
+        descriptor: of the folder.
+    """
     try:
         yield
     finally:
-        with suppress(OSError):
-            if os.path.samestat(os.stat(descriptor), folder.lstat()):
-                folder.rmdir()
+        with suppress(OSError):  # the first one that is not empty ends it
+            if os.path.samestat(os.stat(descriptor), made[0].lstat()):
+                for folder in made:
+                    folder.rmdir()

@@ -123,6 +123,17 @@ def test_a_new_folder_that_was_not_used_is_removed_where_nothing_failed(tmp_path
     assert not (tmp_path / "run").exists()
 
 
+def test_empty_folders_above_it_are_removed_if_the_block_made_them(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    with locked_folder(there / "made" / "run"):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+    with locked_folder(there / "made" / "run"):
+        (there / "made" / "of another run").write_text("")
+    assert sorted(path.name for path in there.rglob("*")) == ["made", "of another run"]
+
+
 def test_an_empty_folder_of_the_same_name_is_not_removed(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt), locked_folder(folder):
