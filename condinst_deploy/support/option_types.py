@@ -60,8 +60,12 @@ def check_type(name: str, value: Any, kind: Any) -> None:
 
 
 def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that checks its arguments against their annotations, as `check_types` does, before it runs."""
-    names = tuple(signature(function).parameters)
+    """A function that checks its arguments against their annotations, as `check_types` does, before it runs.
+
+    Those of `*args` and `**kwargs` are not checked.
+    """
+    parameters = signature(function).parameters.values()
+    names = [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -29,6 +29,7 @@ from condinst_deploy.serving.batch.batch_options import BatchOptions, DetectionO
 from condinst_deploy.serving.protocol import RequestOptions
 from condinst_deploy.serving.ray_session import RayOptions
 from condinst_deploy.serving.triton.repository_settings import RepositoryOptions
+from condinst_deploy.support.option_types import checked_arguments
 from condinst_deploy.training.recipe import (
     DataSettings,
     ExecutionSettings,
@@ -93,6 +94,16 @@ def test_no_function_takes_an_argument_of_another_kind(
                 continue
             with pytest.raises(ConfigError, match=f"{name} is .*; expected "):
                 function(**needed | {name: value})
+
+
+def test_further_values_of_a_function_are_not_taken_for_its_options() -> None:
+    @checked_arguments
+    def joined(first: str, *others: str, end: int = 0) -> str:
+        return f"{first}{''.join(others)}{end}"
+
+    assert joined("a", "b", "c", end=1) == "abc1"
+    with pytest.raises(ConfigError, match="end is 'd'; expected a whole number"):
+        joined("a", end="d")  # type: ignore[arg-type]
 
 
 def test_one_model_in_place_of_a_list_is_not_taken_for_its_letters() -> None:
