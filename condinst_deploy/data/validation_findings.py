@@ -13,6 +13,8 @@ from condinst_deploy.shown_text import quoted_if_odd
 
 PLACE = "in the validation set"
 
+NOT_NAMED = "AP is the mean over the classes that it names; condinst-eval needs all of them in its categories"
+
 
 def validation_findings(
     data: CocoDataset, headers: Sequence[Header], trained: CocoDataset
@@ -40,9 +42,7 @@ def _classes_not_named(data: CocoDataset, trained: CocoDataset) -> Finding:
     """Classes of the training set that the file leaves out; small sets are often exported so."""
     classes = zip(trained.category_ids, trained.class_names, strict=True)
     names = [quoted_if_odd(name) for number, name in classes if number not in data.category_ids]
-    return Finding.of(
-        "class", "of the training set that it does not name", "AP is the mean over the classes that it names", names
-    )
+    return Finding.of("class", "of the training set that it does not name", NOT_NAMED, names)
 
 
 def _nothing_to_evaluate(data: CocoDataset) -> Finding:

@@ -105,7 +105,7 @@ class GroundTruth:
             raise ConfigError(
                 f"{model} has {counted(len(names), 'class')} and {self.annotations} {len(self.class_names)}, and they"
                 f" are not the same: {_named('only the model has', surplus)}{_named('only the data has', lacking)}"
-                f"expected the classes that the model was trained on{_ignoring(lacking, surplus)}"
+                f"expected the classes that the model was trained on{_remedy(lacking, surplus)}"
             )
         ids = dict(zip(self.class_names, self.category_ids, strict=True))
         return tuple(ids[name] for name in names)
@@ -191,8 +191,10 @@ def _classes(number: int) -> str:
     return "class" if number == 1 else "classes"
 
 
-def _ignoring(lacking: Sequence[str], surplus: Sequence[str]) -> str:
-    """How to leave out the classes that a model lacks; "" where that would not be enough."""
+def _remedy(lacking: Sequence[str], surplus: Sequence[str]) -> str:
+    """How to leave out the classes that a model lacks, or to name those that the data lacks; "" where both differ."""
+    if surplus and not lacking:
+        return ": add them to the data's categories, with their ids; a class needs no objects"
     if surplus or not lacking:
         return ""
     few = " ".join(f"--ignore-class {shlex.quote(shown(name, 60))}" for name in lacking[:MOST_NAMED])

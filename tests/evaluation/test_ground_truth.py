@@ -183,6 +183,10 @@ def test_a_models_labels_get_the_data_sets_ids_by_their_names(tmp_path: Path) ->
             ("person", "stop sign", "comb"),
             r"only the model has comb; only the data has toothbrush; expected the classes .* trained on$",
         ),
+        (
+            ("person", "stop sign", "toothbrush", "comb"),
+            r"only the model has comb; expected .* trained on: add them to the data's categories, .*objects$",
+        ),
         (("class_0", "class_1"), r"only the model has class_0, class_1; only the data has person, stop sign"),
         (("person", "person", "stop sign"), r"m\.pth has 3 classes"),
         (tuple("abcdefgh"), r"only the model has a, b, c, d, e, \.\.\.; "),

@@ -369,7 +369,7 @@ def test_a_validation_set_without_a_class_measures_the_others(tmp_path: Path, mo
     (warning,) = (str(each) for each in warnings if each.noun == "class")
     assert warning == (
         f"1 class of the training set that it does not name ({left_out['name']});"
-        " AP is the mean over the classes that it names"
+        " AP is the mean over the classes that it names; condinst-eval needs all of them in its categories"
     )
     path.write_text(json.dumps(content | {"categories": [], "annotations": []}))
     with pytest.raises(DataError, match="has none: expected the same names and ids, or some of them"):
