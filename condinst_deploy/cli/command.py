@@ -224,7 +224,8 @@ class CommandInShell(TyperCommand):
 def _joined_by_commas(option: Any, arguments: tuple[str, ...]) -> str | None:
     """What to give in place of several values with commas between them, of an option that can be repeated."""
     if getattr(option, "multiple", False):
-        for name, value in pairwise(arguments):
+        joined = [(name, value) for name, is_there, value in (each.partition("=") for each in arguments) if is_there]
+        for name, value in (*pairwise(arguments), *joined):
             if name in option.opts and "," in value:
                 return " ".join(f"{name} {part.strip()}" for part in value.split(","))
     return None

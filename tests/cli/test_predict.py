@@ -152,8 +152,9 @@ def test_corrupt_images_are_named_skipped_and_counted(images: Path, slim_checkpo
     assert files(tmp_path / "out" / "overlays") == ["a.jpg", "c.jpg"]
 
 
-def test_formats_joined_by_commas_are_refused_with_what_to_give(tmp_path: Path) -> None:
-    done = predict("a.png", "--model", "m.pth", "--format", "labelme,yolo", cwd=tmp_path)
+@pytest.mark.parametrize("given", [("--format", "labelme,yolo"), ("--format=labelme,yolo",)])
+def test_formats_joined_by_commas_are_refused_with_what_to_give(given: tuple[str, ...], tmp_path: Path) -> None:
+    done = predict("a.png", "--model", "m.pth", *given, cwd=tmp_path)
     assert done.returncode == 2
     assert "Repeat the option: --format labelme --format yolo" in done.stderr
 
