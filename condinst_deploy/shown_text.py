@@ -96,10 +96,17 @@ def _escaped(match: re.Match[str]) -> str:
 def told_apart(*numbers: float) -> tuple[str, ...]:
     """Numbers of one message with six digits, or with as many more as it takes that different ones look different."""
     for digits in range(6, 17):
-        texts = tuple(f"{number:.{digits}g}" for number in numbers)
+        texts = tuple(_with_digits(number, digits) for number in numbers)
         if len(set(texts)) == len(set(numbers)):
             return texts
-    return tuple(f"{number:.17g}" for number in numbers)  # that many tell all apart
+    return tuple(_with_digits(number, 17) for number in numbers)  # that many tell all apart
+
+
+def _with_digits(number: float, digits: int) -> str:
+    try:
+        return f"{number:.{digits}g}"
+    except OverflowError:  # a whole number that no float holds
+        return shown_value(number)
 
 
 def counted(number: int, noun: str) -> str:

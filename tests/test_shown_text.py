@@ -63,6 +63,7 @@ def test_a_message_is_one_line_wherever_it_is_printed() -> None:
         ((0.1 + 0.2, 0.3), ("0.30000000000000004", "0.29999999999999999")),
         ((100, 5), ("100", "5")),
         ((100.0000001, 0, 100), ("100.0000001", "0", "100")),
+        ((10**400, 0, 100), ("a whole number of 1,329 bits", "0", "100")),
     ],
 )
 def test_different_numbers_of_a_message_look_different(numbers: tuple[float, ...], expected: tuple[str, ...]) -> None:

@@ -56,7 +56,7 @@ class Settings:
             ("size", self.size, LONGEST_SIDE),
         ):
             if not values or not all(1 <= value <= most for value in values):
-                listed = shown(", ".join(map(str, values)), 60) or "empty"
+                listed = shown(", ".join(map(shown_value, values)), 60) or "empty"
                 raise ConfigError(f"{name} is {listed}; expected numbers of at least 1 and at most {most}")
         if self.size[0] * self.size[1] > MOST_PIXELS:
             raise ConfigError(f"size is {self.size[1]}x{self.size[0]}; expected at most {MOST_PIXELS} pixels")

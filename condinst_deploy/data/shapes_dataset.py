@@ -20,6 +20,7 @@ from PIL import Image
 from condinst_deploy.data.shape_outlines import OUTLINES, between, cut_in_two, rasterised, turned, whole_between
 from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.masks import BoolArray, Masks, trimmed_crop
+from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.atomic_folder import temporary_folder
 from condinst_deploy.support.atomic_write import atomic_path
 from condinst_deploy.support.digests import sha256_of_text
@@ -68,14 +69,16 @@ class ShapesConfig:
         """
         check_types(self)
         if not 1 <= self.objects[0] <= self.objects[1] <= 100:
-            raise ConfigError(f"objects are {self.objects}; expected fewest and most in 1..100")
+            raise ConfigError(f"objects are {shown_value(self.objects)}; expected fewest and most in 1..100")
         if not 4 <= self.sides[0] <= self.sides[1] <= self.size:
-            raise ConfigError(f"sides are {self.sides}; expected least and largest in 4..{self.size}")
+            raise ConfigError(
+                f"sides are {shown_value(self.sides)}; expected least and largest in 4..{shown_value(self.size)}"
+            )
         for name, limit in (("min_visible", 1), ("two_parts", 1), ("contrast", 127), ("noise", 127)):
             if not 0 <= getattr(self, name) <= limit:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected 0..{limit}")
+                raise ConfigError(f"{name} is {shown_value(getattr(self, name))}; expected 0..{limit}")
         if self.train_seed == self.val_seed:
-            raise ConfigError(f"both splits have seed {self.val_seed}; expected different ones")
+            raise ConfigError(f"both splits have seed {shown_value(self.val_seed)}; expected different ones")
 
 
 @dataclass(frozen=True, eq=False)

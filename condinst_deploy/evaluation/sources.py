@@ -73,7 +73,7 @@ class EvaluationOptions:
         check_types(self)
         check_given(self, score_threshold=SHARE)
         if self.batch_size is not None and self.batch_size < 1:
-            raise ConfigError(f"batch_size is {self.batch_size}; expected at least 1")
+            raise ConfigError(f"batch_size is {shown_value(self.batch_size)}; expected at least 1")
         if self.gate is not None and not 0 <= self.gate <= 100:
             raise ConfigError(f"--gate is {told_apart(self.gate, 0, 100)[0]}; expected 0 to 100 AP points")
         if self.limit is not None and self.limit < 1:

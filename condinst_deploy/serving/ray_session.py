@@ -68,9 +68,9 @@ class RayOptions:
                 " cluster; leave it out to run on this machine alone"
             )
         gpus = self.gpus_per_worker
-        if gpus is not None and not (gpus == 0 or 0.01 <= gpus < 1 or (gpus >= 1 and gpus == int(gpus))):
+        if gpus is not None and not (gpus == 0 or 0.01 <= gpus < 1 or (1 <= gpus <= 10_000 and gpus == int(gpus))):
             raise ConfigError(
-                f"gpus_per_worker is {shown_value(gpus)}; expected 0, a part of 1 (0.5), or a whole number"
+                f"gpus_per_worker is {shown_value(gpus)}; expected 0, a part of 1 (0.5), or a whole number to 10000"
             )
         if not 0.01 <= self.cpus_per_worker <= 10_000:
             raise ConfigError(f"cpus_per_worker is {shown_value(self.cpus_per_worker)}; expected 0.01 to 10000")

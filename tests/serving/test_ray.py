@@ -283,6 +283,8 @@ def test_images_of_a_dataset_that_cannot_be_read_are_rows_with_reasons(ray: Any,
         ({"gpus_per_worker": 1.5}, "gpus_per_worker is 1.5; expected 0, a part of 1"),
         ({"gpus_per_worker": 1.00000001}, "gpus_per_worker is 1.00000001; expected 0, a part of 1"),
         ({"gpus_per_worker": float("nan")}, "gpus_per_worker is nan"),
+        ({"gpus_per_worker": float("inf")}, "gpus_per_worker is inf; expected 0, a part of 1"),
+        ({"gpus_per_worker": 10**400}, "gpus_per_worker is a whole number of 1,329 bits; expected 0, a part of 1"),
         ({"cpus_per_worker": 0.0}, "cpus_per_worker is 0.0; expected 0.01 to 10000"),
     ],
 )

@@ -137,6 +137,20 @@ def test_threads_that_prepare_images_are_bounded(workers: int) -> None:
         InputOptions(workers=workers)
 
 
+@pytest.mark.parametrize(
+    ("options", "name"), [(options, field.name) for options in CLASSES for field in fields(options)]
+)
+def test_a_number_that_no_float_holds_is_taken_or_refused_in_a_short_line(options: Any, name: str) -> None:
+    for number in (10**400, 10**5000, -(10**5000), float("inf"), float("nan")):
+        for value in (number, (number,), (number, 1), (1, number), ((number, 1),)):
+            message = ""
+            try:
+                options(**NEEDED.get(options, {}) | {name: value})
+            except ConfigError as e:
+                message = str(e)
+            assert len(message) < 500
+
+
 @pytest.mark.parametrize("name", ["batch_size", "window_batches", "max_detections", "score_threshold"])
 def test_a_number_of_thousands_of_digits_is_described(name: str) -> None:
     several: tuple[Any, ...] = (PredictorOptions, RequestOptions)

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from condinst_deploy.contract.artifacts import check_folder
 from condinst_deploy.errors import ConfigError
+from condinst_deploy.shown_text import shown_value
 from condinst_deploy.support.option_types import check_types
 
 Method = Literal["entropy", "mse", "max"]
@@ -45,7 +46,7 @@ class CalibrationOptions:
         object.__setattr__(self, "folder", Path(self.folder))  # text is taken, too
         check_calibration_folder(self.folder)
         if self.images < 1:
-            raise ConfigError(f"--calibration-images is {self.images}; expected at least 1")
+            raise ConfigError(f"--calibration-images is {shown_value(self.images)}; expected at least 1")
         if self.method not in METHODS:
             raise ConfigError(f"--calibration-method is {self.method!r}; expected one of {', '.join(METHODS)}")
 
