@@ -14,6 +14,7 @@ from pathlib import Path
 from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.support.held_folders import check_held
 from condinst_deploy.support.input_files import why_not_written
+from condinst_deploy.support.new_folders import make_folder, remove_unused
 
 TEMPORARY_NAME = re.compile(r"\..{1,200}\.[0-9a-f]{16}\.partial", re.DOTALL)
 """Names of temporary files and folders. Each is locked as long as its process lives."""
@@ -79,10 +80,8 @@ def only_writer(path: Path) -> Iterator[None]:
         OutputError: the file cannot be written.
     """
     _check_replaceable(path)
-    made = []
     try:
-        made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
-        path.parent.mkdir(parents=True, exist_ok=True)
+        made = make_folder(path.parent)
         own, descriptor = _created(path)
     except (OSError, ValueError) as e:
         raise _unwritable(path, e) from e
@@ -93,9 +92,7 @@ def only_writer(path: Path) -> Iterator[None]:
         yield
     finally:
         _remove(own, descriptor)
-        with suppress(OSError):  # the first one that is not empty ends it
-            for folder in made:
-                folder.rmdir()
+        remove_unused(made)
 
 
 def _is_locked(path: Path) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from condinst_deploy.errors import ConfigError, OutputError
 from condinst_deploy.support.held_folders import held_folder
 from condinst_deploy.support.input_files import why_not_written
+from condinst_deploy.support.new_folders import make_folder, remove_unused
 
 
 @contextmanager
@@ -27,8 +28,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
-            made = [each for each in (folder, *folder.parents) if not each.exists()]
-            folder.mkdir(parents=True, exist_ok=True)
+            made = make_folder(folder)
             descriptor = stack.enter_context(held_folder(folder))
             if made:
                 stack.enter_context(_removed_if_unused(made, descriptor))
@@ -58,7 +58,6 @@ def _removed_if_unused(made: Sequence[Path], descriptor: int) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # the first one that is not empty ends it
+        with suppress(OSError):
             if os.path.samestat(os.stat(descriptor), made[0].lstat()):
-                for folder in made:
-                    folder.rmdir()
+                remove_unused(made)
